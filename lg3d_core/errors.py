@@ -1,0 +1,25 @@
+"""The errors a user can fix. Every message says what was expected, what came, and what to do next."""
+
+
+class Lg3dError(Exception):
+    """Base of every error that the command line turns into one line and exit code 1."""
+
+
+class SettingsError(Lg3dError):
+    """An option, a recipe or a settings file that cannot be used; the message names the option."""
+
+
+class DataError(Lg3dError):
+    """A scan, store, anchors file or table whose content is missing, damaged or inconsistent."""
+
+
+class ShapeError(Lg3dError):
+    """An array or tensor of the wrong shape, dtype or range at a public boundary."""
+
+
+class CheckpointError(Lg3dError):
+    """A checkpoint that cannot be read, or that does not fit the network, vocabulary or anchors."""
+
+
+class MissingDependencyError(Lg3dError):
+    """Something optional that is not installed, or weights that are not at hand; the message says how to get it."""

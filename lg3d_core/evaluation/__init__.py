@@ -1,0 +1,1 @@
+"""Prediction, confusion matrices, scores and exports."""

@@ -1,0 +1,1 @@
+"""From category names to text anchors: prompts, text encoders, projection, files."""

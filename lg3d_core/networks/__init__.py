@@ -1,0 +1,1 @@
+"""The MinkUNet family on the sparse engine, and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Procedural furnished rooms, written exactly as raw scans come."""

@@ -1,0 +1,1 @@
+"""From a stored scene to a training sample: voxelise, augment, batch."""

@@ -1,0 +1,1 @@
+"""One raw scan: the files of ScanNet, read strictly and audited."""

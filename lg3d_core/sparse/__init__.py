@@ -1,0 +1,1 @@
+"""Sparse tensors and sparse convolution: coordinates, kernel maps, backends."""

@@ -1,0 +1,16 @@
+"""What things are called: the 200 and the classic 20 categories, their groups, and the benchmark's scene splits."""
+
+from lg3d_core.vocabulary.categories import Category, Vocabulary, load_vocabulary
+from lg3d_core.vocabulary.labels import LabelTable, read_label_table
+from lg3d_core.vocabulary.splits import SPLITS, load_scene_splits, read_split_files
+
+__all__ = [
+    "SPLITS",
+    "Category",
+    "LabelTable",
+    "Vocabulary",
+    "load_scene_splits",
+    "load_vocabulary",
+    "read_label_table",
+    "read_split_files",
+]

@@ -1,0 +1,54 @@
+"""From the raw label that an annotator typed to a training index: the benchmark's scannetv2-labels.combined.tsv."""
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from lg3d_core.errors import DataError
+from lg3d_core.vocabulary.categories import Vocabulary
+
+LABEL_TABLE_NAME = "scannetv2-labels.combined.tsv"
+
+
+class LabelTable(NamedTuple):
+    """Raw label -> training index.
+
+    Attributes:
+        index_by_label: Training index of every raw label in the table; -1 where its id lies outside the vocabulary. A
+            label that is missing here is unmapped: treat it as -1 and report it.
+        digest: SHA-256 of the file's bytes, first 16 hex digits.
+    """
+
+    index_by_label: dict[str, int]
+    digest: str
+
+
+def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
+    """Read the raw label table for one vocabulary.
+
+    Rows match on `raw_category` exactly and the first row of a label wins; the id comes from the vocabulary's
+    `id_column`. Line ends (LF or CRLF) and a byte-order mark do not matter.
+
+    Raises:
+        DataError: The file is missing, not UTF-8, or lacks a column.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the label table {path}: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"label table {path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    needed = {"raw_category", vocabulary.id_column}
+    if not needed <= set(reader.fieldnames or ()):
+        raise DataError(f"label table {path} lacks the columns {sorted(needed)}: is it {LABEL_TABLE_NAME}?")
+    index_by_label: dict[str, int] = {}
+    for row in reader:
+        label, raw_id = row["raw_category"], (row[vocabulary.id_column] or "").strip()
+        if label is None or label in index_by_label:
+            continue
+        index_by_label[label] = vocabulary.index_by_id.get(int(raw_id), -1) if raw_id.isdecimal() else -1
+    return LabelTable(index_by_label, hashlib.sha256(data).hexdigest()[:16])
