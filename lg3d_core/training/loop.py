@@ -1,0 +1,321 @@
+"""The one training loop: batches, gradient accumulation, schedule, validation, checkpoints, and going on after a stop."""
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lg3d_core.devices import autocast
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
+from lg3d_core.progress import Progress
+from lg3d_core.sampling.batch import Batch
+from lg3d_core.sampling.dataset import SceneDataset
+from lg3d_core.settings import TrainSettings
+from lg3d_core.sparse import SparseTensor
+from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.training.batches import BatchPlan, load_batches, plan_batches, steps_per_epoch
+from lg3d_core.training.learners import Learner
+from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser
+from lg3d_core.training.run import Run
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, has saved its state, and can be continued."""
+
+
+class _Position(NamedTuple):
+    """How far a run is: whole epochs, optimiser steps into the next one, and the best validation so far."""
+
+    epoch: int
+    step: int
+    best: float
+
+
+def train(
+    learner: Learner,
+    dataset: SceneDataset,
+    *,
+    store: SceneStore,
+    run: Run,
+    settings: TrainSettings,
+    info: CheckpointInfo,
+    device: torch.device,
+    precision: str,
+    progress: Progress,
+) -> Evaluation | None:
+    """Minimise a learner's loss over a dataset.
+
+    The gradient of a step is that of the mean over all labelled voxels of its `batch_size` scenes, however many forward
+    passes they are split into. Everything random is drawn from the seed and the position, so a run that is stopped and
+    resumed takes the same steps as one that is not.
+
+    Args:
+        learner: Network and loss; the network is trained in place.
+        dataset: Augmented training scenes.
+        store: Validation scenes come from here.
+        run: Where metrics and checkpoints go; a state to resume from is taken up.
+        settings: Of the run.
+        info: What checkpoints say of themselves; `epoch` is filled in.
+        device: Where the network is.
+        precision: `fp32`, or `bf16` for autocast.
+        progress: Told of epochs and scores.
+
+    Returns:
+        The last validation, or None where the store has no validation scenes.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        SettingsError: The loss is no longer finite.
+    """
+    network = learner.network
+    optimiser = make_optimiser(network, settings)
+    per_epoch = steps_per_epoch(len(dataset), settings.batch_size)
+    position = _restore(run, network, optimiser, per_epoch=per_epoch)
+    plans = list(
+        plan_batches(
+            len(dataset),
+            batch_size=settings.batch_size,
+            micro_batch=settings.micro_batch or settings.batch_size,
+            seed=settings.seed,
+            epochs=settings.epochs,
+            start_epoch=position.epoch,
+            start_step=position.step,
+        )
+    )
+    validation_ids = store.scene_ids("val")
+    if not validation_ids:
+        progress.warn(f"{store.path} has no validation scenes: training without validation")
+    evaluation: Evaluation | None = None
+    best = position.best
+    meter = _Meter()
+    with (
+        _stop_signals() as stop,
+        _event_writer(run, purge_step=position.epoch * per_epoch + position.step) as events,
+        progress.task(info.kind, total=settings.epochs * per_epoch, unit="step") as task,
+    ):
+        task.advance(position.epoch * per_epoch + position.step)
+        batches = load_batches(dataset, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment)
+        step_parts: list[tuple[BatchPlan, Batch]] = []
+        for plan, batch in meter.waiting_for(batches):
+            step_parts.append((plan, batch))
+            if not plan.last:
+                continue
+            done = plan.epoch * per_epoch + plan.step + 1
+            rate = _set_rate(optimiser, settings, (done - 0.5) / (settings.epochs * per_epoch))
+            network.train()
+            losses = _take_step(learner, optimiser, step_parts, settings, device=device, precision=precision)
+            voxels = sum(len(part.labels) for _, part in step_parts)
+            step_parts = []
+            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **meter.report(voxels)})
+            for name, value in losses.items():
+                events.add_scalar(f"train/{name}", value, done)
+            events.add_scalar("train/lr", rate, done)
+            task.advance(status=_status(plan, settings, losses))
+            if plan.step + 1 < per_epoch:
+                if stop.asked:
+                    _save_state(run, network, optimiser, _Position(plan.epoch, plan.step + 1, best))
+                    raise Interrupted(str(run.folder))
+                continue
+            epoch = plan.epoch + 1
+            own_info = dataclasses.replace(info, epoch=epoch)
+            last = epoch == settings.epochs
+            if validation_ids and (last or (settings.validate_every and epoch % settings.validate_every == 0)):
+                evaluation = _validate(learner, store, validation_ids, settings, device=device, precision=precision)
+                score = evaluation.vertex.miou_present
+                _log_validation(run, events, evaluation, step=done, epoch=epoch)
+                progress.note(_validation_line(evaluation, epoch=epoch, epochs=settings.epochs))
+                if score > best:
+                    best = score
+                    save_checkpoint(run.best, network, own_info)
+            save_checkpoint(run.checkpoint, network, own_info)
+            _save_state(run, network, optimiser, _Position(epoch, 0, best))
+            if stop.asked and not last:
+                raise Interrupted(str(run.folder))
+    return evaluation
+
+
+def _take_step(
+    learner: Learner,
+    optimiser: torch.optim.Optimizer,
+    parts: list[tuple[BatchPlan, Batch]],
+    settings: TrainSettings,
+    *,
+    device: torch.device,
+    precision: str,
+) -> dict[str, float]:
+    """One optimiser step over the forward passes of an effective batch; returns the losses, means over its voxels."""
+    optimiser.zero_grad(set_to_none=True)
+    labelled = [int((batch.labels >= 0).sum()) for _, batch in parts]
+    total = max(1, sum(labelled))
+    sums: dict[str, float] = {}
+    for (plan, batch), count in zip(parts, labelled, strict=True):
+        batch = batch.to(device)
+        with autocast(device, precision):
+            features = learner.network(SparseTensor(batch.features, batch.coordinates))
+            loss = learner.loss(features, batch.labels, seed=_draw_seed(settings.seed, plan))
+        share = count / total
+        (loss.total * share).backward()  # type: ignore[no-untyped-call]
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            sums[name] = sums.get(name, 0.0) + share * float(value.detach())
+    if not math.isfinite(sums["loss"]):
+        scenes = ", ".join(scene for _, batch in parts for scene in batch.scene_ids)
+        raise SettingsError(
+            f"the loss became {sums['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
+        )
+    if settings.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
+    optimiser.step()
+    return sums
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainSettings, done: float) -> float:
+    factor = learning_rate_factor(
+        done,
+        schedule=settings.schedule,
+        decay=settings.decay,
+        milestones=settings.milestones,
+        warmup=settings.warmup,
+    )
+    for group in optimiser.param_groups:
+        group["lr"] = settings.learning_rate * factor
+    return settings.learning_rate * factor
+
+
+def _validate(
+    learner: Learner,
+    store: SceneStore,
+    scene_ids: list[str],
+    settings: TrainSettings,
+    *,
+    device: torch.device,
+    precision: str,
+) -> Evaluation:
+    return evaluate_scenes(
+        learner.network,
+        store,
+        scene_ids,
+        voxel_size=settings.voxel_size,
+        device=device,
+        precision=precision,
+        scores=learner.scores,
+    )
+
+
+def _restore(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optimizer, *, per_epoch: int) -> _Position:
+    state = run.load_resume()
+    if state is None:
+        run.metrics_file.unlink(missing_ok=True)
+        return _Position(0, 0, -math.inf)
+    try:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        position = _Position(int(state["epoch"]), int(state["step"]), float(state["best"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{run.resume_file} does not fit this run's settings: {error}") from None
+    run.drop_metrics_after(position.epoch * per_epoch + position.step)
+    return position
+
+
+def _save_state(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optimizer, position: _Position) -> None:
+    run.save_resume({"network": network.state_dict(), "optimiser": optimiser.state_dict(), **position._asdict()})
+
+
+def _draw_seed(seed: int, plan: BatchPlan) -> int:
+    """A seed of its own for every forward pass, the same when a run is resumed."""
+    return int(np.random.SeedSequence([seed, plan.epoch, plan.step, plan.part]).generate_state(1)[0])
+
+
+def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int, epoch: int) -> None:
+    scores = {
+        "miou_200": evaluation.vertex.miou_200,
+        "miou_present": evaluation.vertex.miou_present,
+        "voxel_miou_present": evaluation.voxel.miou_present,
+    }
+    run.log({"step": step, "epoch": epoch, **{f"val_{name}": value for name, value in scores.items()}})
+    for name, value in scores.items():
+        events.add_scalar(f"val/{name}", value, step)
+
+
+def _validation_line(evaluation: Evaluation, *, epoch: int, epochs: int) -> str:
+    scores = evaluation.vertex
+    return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, miou_200 {scores.miou_200:.4f}"
+
+
+def _status(plan: BatchPlan, settings: TrainSettings, losses: dict[str, float]) -> str:
+    return f"epoch {plan.epoch + 1}/{settings.epochs}, loss {losses['loss']:.4f}"
+
+
+class _Meter:
+    """Seconds a step takes, and how many of them the training waits for data."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self.start = time.perf_counter()
+
+    def waiting_for(self, items: Iterator[tuple[BatchPlan, Batch]]) -> Iterator[tuple[BatchPlan, Batch]]:
+        """Pass items on, and count the time until each arrives."""
+        while True:
+            before = time.perf_counter()
+            item = next(items, None)
+            self.waited += time.perf_counter() - before
+            if item is None:
+                return
+            yield item
+
+    def report(self, voxels: int) -> dict[str, float]:
+        """Figures since the last report."""
+        now = time.perf_counter()
+        seconds, waited = now - self.start, self.waited
+        self.start, self.waited = now, 0.0
+        return {"seconds": seconds, "data_wait": waited, "voxels_per_second": voxels / max(seconds, 1e-9)}
+
+
+class _Stop:
+    """Whether someone asked the run to stop."""
+
+    asked = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Turn the first SIGINT or SIGTERM into a request that is honoured at the end of a step; a second one is at once."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        stop.asked = True
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _event_writer(run: Run, *, purge_step: int) -> Iterator[Any]:
+    """TensorBoard's event file in the run's folder; on a resumed run, steps from `purge_step` on are replaced."""
+    from torch.utils.tensorboard import SummaryWriter  # heavy, and only training needs it
+
+    writer = SummaryWriter(str(run.folder), purge_step=purge_step + 1 if purge_step else None)  # type: ignore[no-untyped-call]
+    try:
+        yield writer
+    finally:
+        writer.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,66 @@
+"""The training scenes of a run, and what its card says of them."""
+
+from typing import Any, NamedTuple
+
+from lg3d_core.errors import DataError
+from lg3d_core.progress import Progress
+from lg3d_core.sampling.augment import Augmentation
+from lg3d_core.sampling.dataset import SceneDataset
+from lg3d_core.settings import TrainSettings
+from lg3d_core.store.budgets import Budget, ensure_budget
+from lg3d_core.store.scene_store import SceneStore
+
+
+class TrainingData(NamedTuple):
+    """What a run trains on."""
+
+    store: SceneStore
+    budget: Budget | None
+    dataset: SceneDataset
+
+
+def open_training_data(settings: TrainSettings, progress: Progress) -> TrainingData:
+    """Open the store, the label budget that was asked for, and the augmented training scenes.
+
+    Raises:
+        DataError: No store, or one without training scenes.
+    """
+    store = SceneStore(settings.store)
+    scene_ids = store.scene_ids("train")
+    if not scene_ids:
+        raise DataError(f"{settings.store} has no training scenes: prepare a raw folder whose split files name some")
+    budget = None
+    if settings.limited is not None:
+        budget = ensure_budget(store, settings.limited, seed=settings.limited_seed, progress=progress)
+    dataset = SceneDataset(
+        store,
+        scene_ids,
+        voxel_size=settings.voxel_size,
+        augmentation=Augmentation() if settings.augment else None,
+        budget=budget,
+        seed=settings.seed,
+    )
+    micro = min(settings.micro_batch or settings.batch_size, settings.batch_size)
+    passes = -(-settings.batch_size // micro)
+    progress.note(
+        f"effective batch {settings.batch_size} scenes ({passes} forward pass{'es' if passes > 1 else ''} of {micro}), "
+        f"{len(scene_ids)} training scenes" + (f", {settings.limited:.0%} of the labels" if budget else "")
+    )
+    return TrainingData(store, budget, dataset)
+
+
+def describe_data(data: TrainingData, settings: TrainSettings) -> dict[str, Any]:
+    """The part of a run's card that concerns its data."""
+    counts = data.store.class_counts("train", budget=data.budget)
+    return {
+        "store": {"path": str(settings.store), "digest": data.store.digest},
+        "vocabulary": {"name": data.store.vocabulary.name, "digest": data.store.vocabulary.digest},
+        "training_scenes": len(data.store.scene_ids("train")),
+        "validation_scenes": len(data.store.scene_ids("val")),
+        "labelled_points": int(counts.sum()),
+        "categories_with_labels": int((counts > 0).sum()),
+        "effective_batch": settings.batch_size,
+        "label_budget": None
+        if data.budget is None
+        else {"ratio": data.budget.ratio, "seed": data.budget.seed, "digest": data.budget.digest},
+    }
