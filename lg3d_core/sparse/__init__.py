@@ -1,1 +1,22 @@
-"""Sparse tensors and sparse convolution: coordinates, kernel maps, backends."""
+"""Sparse tensors and convolutions on occupied voxels."""
+
+from lg3d_core.sparse.backends import BACKENDS, Backend, current_backend, resolve_backend, use_backend
+from lg3d_core.sparse.cache import CoordinateCache
+from lg3d_core.sparse.functional import sparse_convolution
+from lg3d_core.sparse.kernel_maps import KernelMap
+from lg3d_core.sparse.modules import SparseBatchNorm, SparseConvolution
+from lg3d_core.sparse.tensor import SparseTensor
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "CoordinateCache",
+    "KernelMap",
+    "SparseBatchNorm",
+    "SparseConvolution",
+    "SparseTensor",
+    "current_backend",
+    "resolve_backend",
+    "sparse_convolution",
+    "use_backend",
+]

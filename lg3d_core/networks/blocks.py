@@ -1,0 +1,43 @@
+"""The residual block of the MinkUNet family."""
+
+import torch
+from torch import Tensor, nn
+
+from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor
+
+BLOCK_MOMENTUM = 0.1
+"""Momentum of the running statistics inside residual blocks; the reference does not hand its own value down to them."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3^3 convolutions around a shortcut: conv, BN, ReLU, conv, BN, add, ReLU.
+
+    Where widths differ, the shortcut is a 1x1 convolution with BN, named `downsample` as in released weights.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, final_relu: bool = True) -> None:
+        super().__init__()
+        self.conv1 = SparseConvolution(in_channels, out_channels, kernel_size=3)
+        self.norm1 = SparseBatchNorm(out_channels, momentum=BLOCK_MOMENTUM)
+        self.conv2 = SparseConvolution(out_channels, out_channels, kernel_size=3)
+        self.norm2 = SparseBatchNorm(out_channels, momentum=BLOCK_MOMENTUM)
+        self.downsample: nn.Sequential | None = None
+        if in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                SparseConvolution(in_channels, out_channels, kernel_size=1),
+                SparseBatchNorm(out_channels, momentum=BLOCK_MOMENTUM),
+            )
+        self.final_relu = final_relu
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        hidden = relu(self.norm1(self.conv1(x)))
+        output = self.norm2(self.conv2(hidden))
+        summed = output.replace(output.features + shortcut.features)
+        return relu(summed) if self.final_relu else summed
+
+
+def relu(x: SparseTensor) -> SparseTensor:
+    """Clip at zero, in place where no earlier step needs the values for its gradient."""
+    features: Tensor = torch.relu_(x.features)
+    return x.replace(features)

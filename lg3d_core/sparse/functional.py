@@ -1,0 +1,73 @@
+"""Sparse convolution as a function: validated here once, computed by a backend."""
+
+import torch
+from torch import Tensor
+
+from lg3d_core.errors import ShapeError
+from lg3d_core.sparse.backends import current_backend
+from lg3d_core.sparse.kernel_maps import KernelMap
+from lg3d_core.sparse.tensor import SparseTensor
+
+
+def sparse_convolution(
+    x: SparseTensor,
+    weight: Tensor,
+    *,
+    kernel_size: int,
+    stride: int = 1,
+    transposed: bool = False,
+    bias: Tensor | None = None,
+) -> SparseTensor:
+    """Convolve a sparse tensor: on its own voxels, down to half the resolution, or back up.
+
+    Args:
+        x: The input.
+        weight: Shape `(offsets, in, out)`, or `(in, out)` for kernel size 1. Offsets in MinkowskiEngine 0.5's order.
+        kernel_size: Edge of the kernel: odd with stride 1, or 2 with stride 2.
+        stride: 1 keeps the voxels; 2 halves the resolution, or doubles it when transposed.
+        transposed: Go back to the next finer level, whose voxels the cache still knows.
+        bias: Added to every output, shape `(out,)` or `(1, out)`.
+
+    Raises:
+        ShapeError: A kernel that is not supported, or a weight or bias that does not fit.
+    """
+    kernel_map, output_stride = _find_map(x, kernel_size, stride, transposed)
+    offsets = () if kernel_map is None else (kernel_map.num_offsets,)
+    if weight.dim() != len(offsets) + 2 or weight.shape[:-1] != (*offsets, x.features.shape[1]):
+        wanted = ", ".join(str(size) for size in (*offsets, x.features.shape[1]))
+        raise ShapeError(f"Expected a weight of shape ({wanted}, out), got {tuple(weight.shape)}.")
+    if bias is not None and bias.numel() != weight.shape[-1]:
+        raise ShapeError(f"Expected a bias of {weight.shape[-1]} values, got {tuple(bias.shape)}.")
+    features, weight = _same_dtype(x.features, weight)
+    if kernel_map is None:
+        output = features @ weight if bias is None else torch.addmm(bias.reshape(-1).to(weight.dtype), features, weight)
+    else:
+        output = current_backend(features.device).convolve(features, weight, kernel_map)
+        if bias is not None:
+            output = output + bias.reshape(-1).to(output.dtype)
+    return x.replace(output, stride=output_stride)
+
+
+def _find_map(x: SparseTensor, kernel_size: int, stride: int, transposed: bool) -> tuple[KernelMap | None, int]:
+    if (kernel_size, stride, transposed) == (1, 1, False):
+        return None, x.stride
+    if kernel_size % 2 == 1 and 1 < kernel_size <= 7 and stride == 1 and not transposed:
+        return x.cache.submanifold_map(x.stride, kernel_size), x.stride
+    if (kernel_size, stride) == (2, 2):
+        if transposed:
+            return x.cache.upward_map(x.stride), x.stride // 2
+        return x.cache.downward_map(x.stride), x.stride * 2
+    raise ShapeError(
+        "Expected kernel size 1, 3, 5 or 7 with stride 1, or kernel size 2 with stride 2, got kernel size "
+        f"{kernel_size} with stride {stride}{', transposed' if transposed else ''}."
+    )
+
+
+def _same_dtype(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    device = features.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        return features.to(dtype), weight.to(dtype)
+    if features.dtype != weight.dtype:
+        raise ShapeError(f"Expected features and weight of one dtype, got {features.dtype} and {weight.dtype}.")
+    return features, weight

@@ -1,0 +1,95 @@
+"""A sparse tensor: features on occupied voxels."""
+
+import torch
+from torch import Tensor
+
+from lg3d_core.errors import ShapeError
+from lg3d_core.sparse.cache import CoordinateCache
+from lg3d_core.sparse.coordinates import pack
+
+
+class SparseTensor:
+    """Features on the occupied voxels of a grid, kept in the order of the voxels' sorted keys.
+
+    Tensors that a network derives from one another share a cache, so that coordinates and kernel maps of a level are
+    built once per forward pass.
+
+    Attributes:
+        features: Shape `(voxels, channels)`, floating point, in the level's storage order.
+        stride: Distance of adjacent voxels of this level, in input voxels: 1, 2, 4, ...
+        cache: Levels and kernel maps that all tensors of the forward pass share.
+    """
+
+    __slots__ = ("_to_input", "cache", "features", "stride")
+
+    features: Tensor
+    stride: int
+    cache: CoordinateCache
+
+    def __init__(self, features: Tensor, coordinates: Tensor) -> None:
+        """Build the finest level from voxels in any order.
+
+        Args:
+            features: Shape `(voxels, channels)`, floating point, finite.
+            coordinates: Rows `batch, x, y, z`, shape `(voxels, 4)`, integers, all distinct, on the same device.
+
+        Raises:
+            ShapeError: Shapes, dtypes, lengths or ranges that do not fit, a voxel that occurs twice, or values that
+                are not finite.
+        """
+        keys = pack(coordinates)
+        if features.dim() != 2 or not features.is_floating_point():
+            raise ShapeError(
+                "Expected floating point features of shape (voxels, channels), got "
+                f"{tuple(features.shape)} of {features.dtype}."
+            )
+        if len(features) != len(coordinates):
+            raise ShapeError(
+                f"Expected one row of features per voxel, got {len(features)} rows for {len(keys)} voxels."
+            )
+        if features.device != coordinates.device:
+            raise ShapeError(
+                f"Expected features and coordinates on one device, got {features.device} and {coordinates.device}."
+            )
+        if not bool(torch.isfinite(features.detach()).all()):
+            raise ShapeError("Expected finite features, got NaN or infinity: look at the colours of this batch.")
+        keys, order = torch.sort(keys)
+        num_duplicates = int((keys[1:] == keys[:-1]).sum())
+        if num_duplicates:
+            raise ShapeError(
+                f"Expected distinct voxels, got {num_duplicates} twice among {len(keys)}: voxelize the points first."
+            )
+        to_input = torch.empty_like(order)
+        to_input[order] = torch.arange(len(order), device=order.device)
+        self.features = features[order]
+        self.stride = 1
+        self.cache = CoordinateCache(keys)
+        self._to_input = to_input
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Rows `batch, x, y, z` of this level in the order of `features`, int32, multiples of `stride`."""
+        return self.cache.coordinates(self.stride)
+
+    def replace(self, features: Tensor, *, stride: int | None = None) -> "SparseTensor":
+        """Give a tensor that shares this one's cache, with other features, on this level or on another."""
+        other = object.__new__(SparseTensor)
+        other.features = features
+        other.stride = self.stride if stride is None else stride
+        other.cache = self.cache
+        other._to_input = self._to_input
+        return other
+
+    def restore(self, features: Tensor) -> Tensor:
+        """Bring rows from the storage order of the finest level back into the order of the input.
+
+        Raises:
+            ShapeError: `features` has not one row per voxel of the finest level.
+        """
+        if len(features) != len(self._to_input):
+            raise ShapeError(f"Expected {len(self._to_input)} rows of the finest level, got {len(features)}.")
+        return features[self._to_input]
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(size) for size in self.features.shape)
+        return f"SparseTensor({shape}, {self.features.dtype}, stride {self.stride}, {self.features.device})"
