@@ -1,1 +1,6 @@
 """One raw scan: the files of ScanNet, read strictly and audited."""
+
+from lg3d_core.scans.ply import Mesh, read_ply, write_ply
+from lg3d_core.scans.scannet import Scan, ScanFiles, find_scans, read_scan
+
+__all__ = ["Mesh", "Scan", "ScanFiles", "find_scans", "read_ply", "read_scan", "write_ply"]

@@ -1,0 +1,48 @@
+"""Whole raw files as bytes, with a limit on their size and errors that name them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lg3d_core.errors import DataError
+
+MAX_FILE_BYTES = 1 << 30
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file of at most 1 GiB.
+
+    Raises:
+        DataError: It is missing, no regular file, unreadable or larger.
+    """
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: expected a file, found {'something else' if path.exists() else 'nothing'}")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, found {size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_json_object(data: bytes, path: Path) -> dict[str, Any]:
+    """Parse a file that holds one JSON object.
+
+    Raises:
+        DataError: It is not UTF-8, not JSON, nested too deeply, or not an object.
+    """
+    try:
+        value = json.loads(data)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path}: not JSON ({error.msg} at {where}, {len(data)} bytes): download it again") from None
+    except RecursionError:
+        raise DataError(f"{path}: JSON nested too deeply") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON that can be read ({error})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    return value
