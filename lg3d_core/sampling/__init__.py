@@ -1,1 +1,8 @@
-"""From a stored scene to a training sample: voxelise, augment, batch."""
+"""What the network sees while training: voxels, augmentation, samples, batches."""
+
+from lg3d_core.sampling.augment import Augmentation
+from lg3d_core.sampling.batch import Batch, collate
+from lg3d_core.sampling.dataset import Sample, SceneDataset, sample_scene
+from lg3d_core.sampling.voxels import Voxels, voxelize
+
+__all__ = ["Augmentation", "Batch", "Sample", "SceneDataset", "Voxels", "collate", "sample_scene", "voxelize"]

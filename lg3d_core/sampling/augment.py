@@ -1,0 +1,195 @@
+"""Augmentation while training: move the geometry, mirror the cells, change the colours.
+
+The steps and their values follow the reference recipe, in its order: elastic distortion, scale, rotation, then
+voxelisation (not here), then mirroring, contrast, colour translation and colour jitter.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Mirrored(NamedTuple):
+    """Cells and the positions in them, after mirroring.
+
+    Attributes:
+        cells: Shape `(voxels, 3)`, int32.
+        xyz: Metres, shape `(voxels, 3)`, float32.
+    """
+
+    cells: npt.NDArray[np.int32]
+    xyz: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to a training scene, and how often; the defaults are the reference's."""
+
+    elastic_probability: float = 0.95
+    """Of distorting a scene; all of `elastic` is then applied in turn."""
+    elastic: tuple[tuple[float, float], ...] = ((0.2, 0.4), (0.8, 1.6))
+    """Granularity and magnitude of each distortion, in metres."""
+    scale: tuple[float, float] = (0.9, 1.1)
+    """Range of the uniform scale factor."""
+    rotation: tuple[float, float, float] = (math.pi / 64, math.pi / 64, math.pi)
+    """Largest angle about x, y and z, in radians, either way."""
+    mirror_probability: float = 0.95
+    """Of considering to mirror; x and y are then mirrored with probability one half each."""
+    contrast_probability: float = 0.2
+    """Of stretching the colours to the full range, by a random share."""
+    tint_probability: float = 0.95
+    """Of adding one colour to all voxels."""
+    tint: float = 0.1
+    """Largest added colour, as a share of 255, either way in each channel."""
+    jitter_probability: float = 0.95
+    """Of adding noise to every voxel's colour."""
+    jitter: float = 0.05
+    """Standard deviation of that noise, as a share of 255."""
+
+    def move(self, xyz: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Distort, scale and rotate a scene about the middle of its box.
+
+        Args:
+            xyz: Metres, shape `(points, 3)`.
+            rng: Draws everything.
+        """
+        if len(xyz) == 0:
+            return xyz
+        if rng.random() < self.elastic_probability:
+            for granularity, magnitude in self.elastic:
+                xyz = distort(xyz, rng, granularity=granularity, magnitude=magnitude)
+        factor = rng.uniform(*self.scale)
+        angles = rng.uniform(-1, 1, size=3) * self.rotation
+        middle = (xyz.min(axis=0) + xyz.max(axis=0)) / 2
+        turn = (factor * rotation_matrix(angles)).astype(np.float32)
+        moved: FloatArray = (xyz - middle) @ turn.T + middle
+        return moved
+
+    def mirror(
+        self, cells: npt.NDArray[np.int32], xyz: FloatArray, rng: np.random.Generator, *, voxel_size: float
+    ) -> Mirrored:
+        """Mirror a voxelised scene along x, along y, along both or not at all.
+
+        Args:
+            cells: Shape `(voxels, 3)`.
+            xyz: Positions in these cells, metres, shape `(voxels, 3)`.
+            rng: Draws everything.
+            voxel_size: Edge of a voxel in metres.
+        """
+        considered = rng.random() < self.mirror_probability
+        axes = [axis for axis, chosen in enumerate(rng.random(2) < 0.5) if considered and chosen]
+        return mirror_cells(cells, xyz, axes=axes, voxel_size=voxel_size)
+
+    def recolor(self, rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> FloatArray:
+        """Change contrast, tint and grain of the colours.
+
+        Args:
+            rgb: Shape `(voxels, 3)`, 0..255.
+            rng: Draws everything.
+
+        Returns:
+            Colours in 0..255, shape `(voxels, 3)`.
+        """
+        colors = rgb.astype(np.float32)
+        if rng.random() < self.contrast_probability:
+            colors = stretch_contrast(colors, share=rng.random())
+        if rng.random() < self.tint_probability:
+            colors = shift_colors(colors, rng.uniform(-1, 1, size=3) * self.tint * 255)
+        if rng.random() < self.jitter_probability:
+            colors = jitter_colors(colors, rng, std=self.jitter * 255)
+        return colors
+
+
+def distort(xyz: FloatArray, rng: np.random.Generator, *, granularity: float, magnitude: float) -> FloatArray:
+    """Shift points by a smooth random field: white noise on a grid, blurred twice by 3^3 means, interpolated linearly.
+
+    Args:
+        xyz: Metres, shape `(points, 3)`.
+        rng: Draws the noise, three standard normals a node.
+        granularity: Distance of the grid's nodes in metres.
+        magnitude: Metres that the unblurred noise's standard deviation stands for.
+    """
+    low = xyz.min(axis=0)
+    nodes = np.floor((xyz.max(axis=0) - low) / granularity).astype(np.int64) + 3  # one node of margin on either side
+    noise = torch.from_numpy(rng.standard_normal((1, 3, *nodes), dtype=np.float32))
+    for _ in range(2):
+        noise = F.avg_pool3d(noise, kernel_size=3, stride=1, padding=1)
+    return xyz + magnitude * interpolate(noise[0].numpy(), (xyz - low) / granularity + 1)
+
+
+def interpolate(field: FloatArray, places: FloatArray) -> FloatArray:
+    """Read a field between its nodes, trilinearly.
+
+    Args:
+        field: Values at the nodes, shape `(channels, nodes x, nodes y, nodes z)`, two nodes or more a side.
+        places: Where to read, in nodes from the first, shape `(points, 3)`.
+
+    Returns:
+        Shape `(points, channels)`.
+    """
+    ends = np.array(field.shape[1:], dtype=np.float32) - 1
+    # grid_sample names the last axis first, and counts from -1 at the first node to 1 at the last.
+    grid = torch.from_numpy(np.ascontiguousarray((places * (2 / ends) - 1)[:, ::-1], dtype=np.float32))
+    values = F.grid_sample(
+        torch.from_numpy(field)[None],
+        grid[None, None, None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
+    return np.ascontiguousarray(values[0, :, 0, 0].numpy().T)
+
+
+def rotation_matrix(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The rotation about x, then y, then z by these angles in radians, to be multiplied from the left."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    product: npt.NDArray[np.float64] = about_z @ about_y @ about_x
+    return product
+
+
+def mirror_cells(cells: npt.NDArray[np.int32], xyz: FloatArray, *, axes: list[int], voxel_size: float) -> Mirrored:
+    """Mirror cells within their box along some axes, and the positions with them."""
+    if len(cells) == 0 or not axes:
+        return Mirrored(cells, xyz)
+    cells, xyz = cells.copy(), xyz.copy()
+    for axis in axes:
+        ends = int(cells[:, axis].min()) + int(cells[:, axis].max())
+        cells[:, axis] = ends - cells[:, axis]
+        xyz[:, axis] = (ends + 1) * voxel_size - xyz[:, axis]
+    return Mirrored(cells, xyz)
+
+
+def stretch_contrast(colors: FloatArray, *, share: float) -> FloatArray:
+    """Blend colours with themselves stretched to 0..255 per channel; a channel of one value stays.
+
+    Args:
+        colors: In 0..255, shape `(voxels, 3)`.
+        share: Of the stretched colours in the blend, 0..1.
+    """
+    if len(colors) == 0:
+        return colors
+    low, high = colors.min(axis=0), colors.max(axis=0)
+    extent = high - low
+    stretched = np.where(extent > 0, (colors - low) * (255 / np.maximum(extent, 1e-6)), colors)
+    return ((1 - share) * colors + share * stretched).astype(np.float32)
+
+
+def shift_colors(colors: FloatArray, shift: npt.NDArray[np.float64]) -> FloatArray:
+    """Add one colour to all, and clip to 0..255."""
+    return np.clip(colors + shift.astype(np.float32), 0, 255)
+
+
+def jitter_colors(colors: FloatArray, rng: np.random.Generator, *, std: float) -> FloatArray:
+    """Add normal noise to every channel of every voxel, and clip to 0..255."""
+    noise = rng.standard_normal(colors.shape, dtype=np.float32)
+    return np.clip(colors + np.float32(std) * noise, 0, 255)

@@ -1,0 +1,140 @@
+"""Scenes as samples: read, augmented, voxelised."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lg3d_core.errors import DataError
+from lg3d_core.sampling.augment import Augmentation
+from lg3d_core.sampling.voxels import voxelize
+
+if TYPE_CHECKING:
+    from lg3d_core.store.budgets import Budget
+    from lg3d_core.store.scene_file import Scene
+    from lg3d_core.store.scene_store import SceneStore
+
+THINNING = 0.5
+"""Before an augmentation, a scene is thinned to one point per voxel of this share of the voxel size. Half a voxel keeps
+about four points for every voxel of a dense surface, so that the distorted surface still has no holes."""
+
+
+class Sample(NamedTuple):
+    """One voxelised scene; every voxel has the colour, label, instance and position of the point it keeps.
+
+    Attributes:
+        scene_id: Of the scene.
+        cells: Shape `(voxels, 3)`, int32.
+        features: Colour / 255 - 0.5, shape `(voxels, 3)`, float32.
+        labels: Vocabulary index, -1 none, shape `(voxels,)`, int64.
+        instances: 0 none, shape `(voxels,)`, int64.
+        positions: Metres, augmented like the cells, shape `(voxels, 3)`, float32.
+        point_to_voxel: Voxel of every vertex of the scene, shape `(vertices,)`, int64; empty when augmented, since
+            nothing is read off at the vertices then.
+    """
+
+    scene_id: str
+    cells: Tensor
+    features: Tensor
+    labels: Tensor
+    instances: Tensor
+    positions: Tensor
+    point_to_voxel: Tensor
+
+
+def sample_scene(
+    scene: "Scene",
+    *,
+    voxel_size: float,
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+) -> Sample:
+    """Voxelise a scene, augmented or as it is.
+
+    Args:
+        scene: From the store.
+        voxel_size: Edge of a voxel in metres.
+        augmentation: What to do to it first; None leaves it, and keeps the first vertex of each voxel.
+        rng: Draws the augmentation and the kept points; must be given with an augmentation.
+    """
+    if augmentation is None:
+        voxels = voxelize(scene.xyz, voxel_size)
+        rows, cells, positions = voxels.point, voxels.cells, scene.xyz[voxels.point]
+        colors, point_to_voxel = scene.rgb[rows].astype(np.float32), voxels.point_to_voxel
+    else:
+        assert rng is not None, "an augmentation needs a random generator"
+        thinned = voxelize(scene.xyz, THINNING * voxel_size, rng=rng).point
+        moved = augmentation.move(scene.xyz[thinned], rng)
+        voxels = voxelize(moved, voxel_size, rng=rng)
+        rows = thinned[voxels.point]
+        cells, positions = augmentation.mirror(voxels.cells, moved[voxels.point], rng, voxel_size=voxel_size)
+        colors, point_to_voxel = augmentation.recolor(scene.rgb[rows], rng), np.zeros(0, dtype=np.int64)
+    return Sample(
+        scene_id=scene.scene_id,
+        cells=torch.from_numpy(cells),
+        features=torch.from_numpy(colors / np.float32(255) - np.float32(0.5)),
+        labels=torch.from_numpy(scene.label[rows].astype(np.int64)),
+        instances=torch.from_numpy(scene.instance[rows].astype(np.int64)),
+        positions=torch.from_numpy(positions.astype(np.float32, copy=False)),
+        point_to_voxel=torch.from_numpy(point_to_voxel),
+    )
+
+
+class SceneDataset(Dataset[Sample]):
+    """Scenes of a store as samples.
+
+    A sample is drawn from the seed, the epoch and its index alone, so worker processes, their number and an
+    interruption change nothing. Picklable; a worker process holds a copy, so tell the epoch before the loader's
+    iterator is made, or in the worker.
+    """
+
+    def __init__(
+        self,
+        store: "SceneStore",
+        scene_ids: Sequence[str],
+        *,
+        voxel_size: float,
+        augmentation: Augmentation | None,
+        budget: "Budget | None" = None,
+        seed: int = 0,
+    ) -> None:
+        """Describe the samples; nothing is read yet.
+
+        Args:
+            store: Holds the scenes.
+            scene_ids: Which of them, in order.
+            voxel_size: Edge of a voxel in metres.
+            augmentation: Applied to every sample; None for validation.
+            budget: Labels and instances outside it are hidden.
+            seed: Of all that is drawn.
+
+        Raises:
+            DataError: No scene at all.
+        """
+        if not scene_ids:
+            raise DataError("expected at least one scene, got none: check the split, and that `lg3d prepare` filled it")
+        self.store = store
+        self.scene_ids = tuple(scene_ids)
+        self.voxel_size = voxel_size
+        self.augmentation = augmentation
+        self.budget = budget
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass over the scenes whose samples come next, from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.scene_ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        index %= len(self)
+        scene = self.store.read(self.scene_ids[index], budget=self.budget)
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        return sample_scene(scene, voxel_size=self.voxel_size, augmentation=self.augmentation, rng=rng)

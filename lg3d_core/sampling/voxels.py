@@ -1,0 +1,110 @@
+"""Points to voxels: which cells of a regular grid are occupied, and which point each of them keeps."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError, ShapeError
+
+MAX_CELL = 2**17 - 1
+"""Largest magnitude of a cell index, the range of the sparse engine: 2.6 km at 2 cm."""
+
+DENSE_CELLS = 2**28
+"""Boxes of fewer cells than this may be voxelised in a dense occupancy grid (at most 1.3 GB, allocated lazily)."""
+
+DENSE_CELLS_PER_POINT = 64
+"""Above this many cells per point, clearing and reading the grid takes longer than sorting the points."""
+
+
+class Voxels(NamedTuple):
+    """The occupied voxels of a cloud.
+
+    Attributes:
+        cells: Integer cell indices in lexicographic order, shape `(voxels, 3)`, int32; cell `c` spans
+            `c * voxel_size` to `(c + 1) * voxel_size`.
+        point: Row of the one point that each voxel keeps, shape `(voxels,)`, int64.
+        point_to_voxel: Row of `cells` that holds each point, shape `(points,)`, int64.
+    """
+
+    cells: npt.NDArray[np.int32]
+    point: npt.NDArray[np.int64]
+    point_to_voxel: npt.NDArray[np.int64]
+
+
+def voxelize(xyz: npt.NDArray[np.floating], voxel_size: float, *, rng: np.random.Generator | None = None) -> Voxels:
+    """Snap points to a regular grid and keep one point per occupied cell.
+
+    The box of a room is small enough for a dense occupancy grid; where it is not, packed cells are sorted. Both give
+    the same result.
+
+    Args:
+        xyz: Positions in metres, shape `(points, 3)`, floating point, finite; any sign.
+        voxel_size: Edge of a cubic voxel in metres.
+        rng: Draws the kept point of each voxel, uniformly among its points; None keeps the first in row order.
+
+    Raises:
+        ShapeError: `xyz` is not `(points, 3)` of floating point, or `voxel_size` is not a positive length.
+        DataError: Positions that are not finite, or too far from the origin for this voxel size.
+    """
+    if xyz.ndim != 2 or xyz.shape[1] != 3 or not np.issubdtype(xyz.dtype, np.floating):
+        raise ShapeError(f"expected floating-point positions of shape (points, 3), got {xyz.shape} {xyz.dtype}")
+    if not (math.isfinite(voxel_size) and voxel_size > 0):
+        raise ShapeError(f"expected a voxel size in metres above 0, got {voxel_size}")
+    order = np.arange(len(xyz), dtype=np.int64) if rng is None else rng.permutation(len(xyz))
+    if len(xyz) == 0:
+        return Voxels(np.zeros((0, 3), np.int32), order, order.copy())
+    scaled = np.floor(xyz.T.astype(np.float64, order="C") / voxel_size)
+    low, high = scaled.min(axis=1), scaled.max(axis=1)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        rows = np.flatnonzero(~np.isfinite(scaled).all(axis=0))
+        raise DataError(f"positions of {len(rows)} points are not finite, the first in row {rows[0]}")
+    if low.min() < -MAX_CELL or high.max() > MAX_CELL:
+        raise DataError(
+            f"positions reach {np.abs(xyz).max():.6g} m, expected at most {MAX_CELL * voxel_size:.6g} m with voxels of "
+            f"{voxel_size:g} m: are the coordinates in metres? Otherwise raise --voxel-size"
+        )
+    size = [int(count) for count in high - low + 1]
+    cell = (scaled - low[:, None]).astype(np.int64)
+    key = (cell[0] * size[1] + cell[1]) * size[2] + cell[2]
+    num_cells = math.prod(size)
+    if num_cells < DENSE_CELLS and num_cells <= DENSE_CELLS_PER_POINT * len(xyz):
+        point, point_to_voxel = _group_in_grid(key, order, num_cells)
+    else:
+        point, point_to_voxel = _group_by_sorting(key, order)
+    return Voxels(scaled.T[point].astype(np.int32), point, point_to_voxel)
+
+
+_Grouping = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def _group_in_grid(key: npt.NDArray[np.int64], order: npt.NDArray[np.int64], num_cells: int) -> _Grouping:
+    """Kept point of each occupied cell, the earliest in `order`, and each point's rank among occupied cells."""
+    occupied = np.zeros(num_cells, dtype=np.bool_)
+    occupied[key] = True
+    cells = np.flatnonzero(occupied)
+    rank = np.empty(num_cells, dtype=np.int32)  # only the occupied cells' pages are ever touched
+    rank[cells] = np.arange(len(cells), dtype=np.int32)
+    point_to_voxel = rank[key].astype(np.int64)
+    point = np.empty(len(cells), dtype=np.int64)
+    backwards = order[::-1]
+    point[point_to_voxel[backwards]] = backwards  # of repeated rows the last assignment stays: the earliest in `order`
+    return point, point_to_voxel
+
+
+def _group_by_sorting(key: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> _Grouping:
+    """The same, by sorting keys with each point's place in `order` in their low bits."""
+    num_points = len(key)
+    bits = (num_points - 1).bit_length()
+    if int(key.max()) < 2 ** (63 - bits):
+        packed = np.sort((key[order] << bits) | np.arange(num_points))  # a plain sort is vectorised, an argsort is not
+        rows, sorted_key = order[packed & ((1 << bits) - 1)], packed >> bits
+    else:
+        places = np.argsort(key[order], kind="stable")
+        rows, sorted_key = order[places], key[order[places]]
+    first = np.ones(num_points, dtype=np.bool_)
+    np.not_equal(sorted_key[1:], sorted_key[:-1], out=first[1:])
+    point_to_voxel = np.empty(num_points, dtype=np.int64)
+    point_to_voxel[rows] = np.cumsum(first) - 1
+    return rows[first], point_to_voxel
