@@ -80,22 +80,12 @@ def language_contrastive_loss(
 
     with full_precision(features):
         rows = (labels >= 0).nonzero().squeeze(1)
-        if len(rows) < len(labels):
-            features, labels = features[rows], labels[rows]
-        features = features if features.dtype == torch.float64 else features.float()
         if len(rows) == 0:
-            zero = features.sum()
+            zero = _at_least_float32(features[rows]).sum()
             return ContrastiveLoss(zero, zero, zero)
-        labels = labels.long()
-        directions = torch.nn.functional.normalize(anchors.to(features), dim=1, eps=SHORTEST_FEATURE)
-        negatives = draw_negatives(labels, len(anchors), num_negatives=num_negatives, generator=generator)
-
-        # One product with the anchors, divided by the lengths afterwards: neither a second (voxels, D) array of
-        # normalised features nor a (voxels, negatives, D) one of gathered anchors is ever made.
-        lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-        lengths = lengths.masked_fill(lengths < SHORTEST_FEATURE, torch.inf)
-        candidates = torch.cat([labels[:, None], negatives], dim=1)
-        distances = 1.0 - (features @ directions.T).gather(1, candidates) / lengths
+        own = labels[rows].long()
+        negatives = draw_negatives(own, len(anchors), num_negatives=num_negatives, generator=generator)
+        distances = 1.0 - _cosines(features, rows, anchors, torch.cat([own[:, None], negatives], dim=1))
 
         positive = (distances[:, 0] - positive_margin).clamp_min(0.0).mean()
         if negatives.shape[1] == 0:
@@ -103,6 +93,28 @@ def language_contrastive_loss(
         else:
             negative = (negative_margin - distances[:, 1:]).clamp_min(0.0).mean()
         return ContrastiveLoss(positive + negative_weight * negative, positive, negative)
+
+
+def _cosines(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
+    """Cosines of `features[rows]` with the anchors `candidates`, shape `(rows, candidates)`.
+
+    One product with all anchors, divided by the lengths afterwards: neither a second `(voxels, D)` array of normalised
+    features nor a `(rows, candidates, D)` one of gathered anchors is made. Where most voxels are labelled it is cheaper
+    to take the product of all of them than to copy the labelled ones.
+    """
+    if 2 * len(rows) <= len(features):
+        features, rows = features[rows], torch.arange(len(rows), device=rows.device)
+    features = _at_least_float32(features)
+    directions = torch.nn.functional.normalize(anchors.to(features), dim=1, eps=SHORTEST_FEATURE)
+    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    lengths = lengths.masked_fill(lengths < SHORTEST_FEATURE, torch.inf)
+    columns = candidates.new_zeros(len(features), candidates.shape[1]).index_copy(0, rows, candidates)
+    cosines: Tensor = (features @ directions.T).gather(1, columns) / lengths
+    return cosines[rows]
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def draw_negatives(
