@@ -1,0 +1,106 @@
+"""The first look into a room, the same for the picture, the page and the window."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.viewing.cutaway import hidden_from
+
+FIELD_OF_VIEW = 40.0  # degrees, vertical
+ELEVATION = 48.0  # degrees above the horizon
+ASPECT = 4 / 3
+TURNS = (25.0, 65.0, 115.0, 155.0, 205.0, 245.0, 295.0, 335.0)  # never flat onto a wall of an axis-aligned room
+
+
+class Camera(NamedTuple):
+    """An orbit camera: it looks at `target` from `distance` metres away, +z up.
+
+    Attributes:
+        target: Point in the middle of the picture, metres.
+        azimuth: Direction from the target to the camera in the floor plane, degrees from +x towards +y.
+        elevation: Of the camera above the target's horizon, degrees.
+        distance: Metres.
+    """
+
+    target: tuple[float, float, float]
+    azimuth: float
+    elevation: float
+    distance: float
+
+    @property
+    def eye(self) -> npt.NDArray[np.float64]:
+        """Position of the camera, shape `(3,)`."""
+        eye: npt.NDArray[np.float64] = np.array(self.target) + self.distance * self.axes[2]
+        return eye
+
+    @property
+    def axes(self) -> npt.NDArray[np.float64]:
+        """Right, up and backward (towards the camera) in the world, as rows of a rotation, shape `(3, 3)`."""
+        a, e = np.deg2rad([self.azimuth, self.elevation])
+        backward = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+        right = np.array([-np.sin(a), np.cos(a), 0.0])
+        return np.stack([right, np.cross(backward, right), backward])
+
+    def to_view(self, xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """World to camera axes: x right, y up, z towards the viewer (negative in front), shape `(points, 3)`."""
+        view: npt.NDArray[np.float64] = (xyz - self.eye) @ self.axes.T
+        return view
+
+
+def first_camera(
+    xyz: npt.NDArray[np.float32], normal: npt.NDArray[np.float32], outward: npt.NDArray[np.int8]
+) -> Camera:
+    """Look from above at an angle, from the side on which the furniture hides the least of itself.
+
+    Args:
+        xyz: Positions in metres, shape `(points, 3)`.
+        normal: Unit normals, same shape.
+        outward: As `find_outward` gives it.
+    """
+    if len(xyz) == 0:
+        return Camera((0.0, 0.0, 0.0), TURNS[0], ELEVATION, 1.0)
+    step = max(1, len(xyz) // 30_000)
+    some, its_normal, its_outward = xyz[::step], normal[::step], outward[::step]
+    cameras = [_fit(some, turn) for turn in TURNS]
+    scores = [_count_visible(camera, some, its_normal, its_outward) for camera in cameras]
+    return cameras[int(np.argmax(scores))]
+
+
+def _fit(xyz: npt.NDArray[np.float32], azimuth: float) -> Camera:
+    """The camera from one side that holds all points with a small margin, whatever a few outliers do."""
+    low, high = np.percentile(xyz.astype(np.float64), [0.1, 99.9], axis=0)
+    corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+    target = (low + high) / 2
+    tangent = np.tan(np.deg2rad(FIELD_OF_VIEW / 2)) * 0.94
+    camera = Camera((float(target[0]), float(target[1]), float(target[2])), azimuth, ELEVATION, 1.0)
+    for _ in range(3):
+        x, y, z = ((corners - np.array(camera.target)) @ camera.axes.T).T
+        distance = float(max((np.abs(x) / (tangent * ASPECT) + z).max(), (np.abs(y) / tangent + z).max(), 0.1))
+        # Perspective lifts the near edge: shift the target so that the picture is centred, then fit again.
+        top, bottom = (y / (distance - z)).max(), (y / (distance - z)).min()
+        left, right = (x / (distance - z)).min(), (x / (distance - z)).max()
+        shift = distance * ((left + right) / 2 * camera.axes[0] + (top + bottom) / 2 * camera.axes[1])
+        moved = np.array(camera.target) + shift
+        camera = camera._replace(target=(float(moved[0]), float(moved[1]), float(moved[2])), distance=distance)
+    return camera
+
+
+def _count_visible(
+    camera: Camera, xyz: npt.NDArray[np.float32], normal: npt.NDArray[np.float32], outward: npt.NDArray[np.int8]
+) -> int:
+    """Points off the shell that no other point hides, on a coarse raster."""
+    keep = ~hidden_from(camera.eye, xyz, normal, outward)
+    view = camera.to_view(xyz[keep])
+    scale = 60 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
+    depth = np.maximum(-view[:, 2], 1e-6)
+    column = np.clip(np.round(view[:, 0] / depth * scale) + 80, 0, 160).astype(np.int64)
+    row = np.clip(np.round(view[:, 1] / depth * scale) + 60, 0, 120).astype(np.int64)
+    cell = row * 161 + column
+    nearest = np.full(161 * 121, np.inf)
+    np.minimum.at(nearest, cell, depth)
+    visible = depth < nearest[cell] + 0.15
+    furniture = outward[keep] == 0 if np.any(outward == 0) else np.ones(len(cell), dtype=bool)
+    height = xyz[keep, 2]
+    furniture = furniture & (height > height.min() + 0.1)
+    return int(np.count_nonzero(visible & furniture))

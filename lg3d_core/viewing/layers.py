@@ -1,0 +1,271 @@
+"""What there is to see of a scene: one colour per vertex and layer, and a legend of the categories in sight."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import ShapeError
+from lg3d_core.viewing.camera import Camera, first_camera
+from lg3d_core.viewing.cutaway import find_outward
+from lg3d_core.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from lg3d_core.evaluation.predict import Prediction
+    from lg3d_core.store.scene_file import Scene
+
+LAYER_TITLES = {
+    "colours": "Colours",
+    "truth": "Ground truth",
+    "prediction": "Prediction",
+    "errors": "Errors",
+    "confidence": "Confidence",
+    "instances": "Instances",
+}
+SMOOTH_LAYERS = frozenset({"colours", "confidence"})
+"""Layers whose colours may blend between vertices; in the others a blend would be the colour of a third category."""
+
+NEUTRAL = (214, 216, 220)  # no annotation: light, without a hue
+RIGHT = (158, 190, 178)  # muted green-grey
+WRONG = (200, 66, 12)  # vermilion, darker than RIGHT: told apart in greyscale and by colour-blind eyes
+ERROR_COLORS = {"right": RIGHT, "wrong": WRONG, "unannotated": NEUTRAL}
+
+# Dark blue over grey to yellow: lightness rises evenly, and blue against yellow is seen by nearly all eyes.
+CONFIDENCE_STOPS = ((20, 38, 92), (74, 86, 122), (124, 126, 128), (182, 168, 112), (250, 228, 88))
+
+
+class LegendEntry(NamedTuple):
+    """One category in sight.
+
+    Attributes:
+        category: Vocabulary index.
+        name: Category name.
+        group: "head", "common", "tail", or "".
+        color: Display colour, 0..255.
+        share: Of the scene's vertices that are annotated as this (predicted as this, where nothing is annotated), 0..1.
+        predicted_share: Of the scene's vertices that are predicted as this, 0..1; None without a prediction.
+        iou: Intersection over union in this scene's annotated vertices, 0..1; None unless both are there.
+    """
+
+    category: int
+    name: str
+    group: str
+    color: tuple[int, int, int]
+    share: float
+    predicted_share: float | None
+    iou: float | None
+
+
+class SceneScores(NamedTuple):
+    """How a prediction does in one scene, over its annotated vertices.
+
+    Attributes:
+        accuracy: Share of annotated vertices that are right, 0..1.
+        miou: Mean IoU of the categories annotated in this scene, 0..1.
+        num_categories: How many those are.
+    """
+
+    accuracy: float
+    miou: float
+    num_categories: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SceneView:
+    """A scene ready to be shown.
+
+    Attributes:
+        scene_id: Name of the scene.
+        xyz: Positions in metres, +z up, float32 `(points, 3)`.
+        normal: Unit normals or zeros, float32 `(points, 3)`.
+        faces: Triangles, int32 `(faces, 3)`; none for a point cloud.
+        layers: Colours per layer in the order of `LAYER_TITLES`, uint8 `(points, 3)` each; those that the scene has.
+        names: Category names by vocabulary index.
+        label: Annotated category, int16 `(points,)`, -1 none.
+        predicted: Predicted category likewise, or None.
+        confidence: Of the prediction, float32 `(points,)` in 0..1, or None.
+        instance: Object number, int32 `(points,)`, 0 none.
+        legend: Categories in sight, the largest share first.
+        scores: Of the prediction in this scene; None unless there are both annotation and prediction.
+        outward: As `find_outward` gives it, int8 `(points,)`.
+    """
+
+    scene_id: str
+    xyz: npt.NDArray[np.float32]
+    normal: npt.NDArray[np.float32]
+    faces: npt.NDArray[np.int32]
+    layers: dict[str, npt.NDArray[np.uint8]]
+    names: tuple[str, ...]
+    label: npt.NDArray[np.int16]
+    predicted: npt.NDArray[np.int16] | None
+    confidence: npt.NDArray[np.float32] | None
+    instance: npt.NDArray[np.int32]
+    legend: tuple[LegendEntry, ...]
+    scores: SceneScores | None
+    outward: npt.NDArray[np.int8]
+
+    @cached_property
+    def camera(self) -> Camera:
+        """The first look into the room."""
+        return first_camera(self.xyz, self.normal, self.outward)
+
+    @cached_property
+    def spacing(self) -> float:
+        """Typical distance of neighbouring vertices in metres: how large a point must be drawn to close the surface."""
+        if len(self.faces):
+            some = self.faces[:: max(1, len(self.faces) // 20_000)]
+            edges = np.linalg.norm(self.xyz[some[:, 0]] - self.xyz[some[:, 1]], axis=1)
+            return max(float(np.median(edges)), 1e-4)
+        occupied = np.unique(np.floor(self.xyz / 0.1).astype(np.int64), axis=0)
+        return float(np.clip(0.1 * np.sqrt(len(occupied) / len(self.xyz)), 0.002, 0.1))
+
+    @cached_property
+    def error_shares(self) -> dict[str, float]:
+        """Share of all vertices that are right, wrong and unannotated; empty without the layer `errors`."""
+        if self.predicted is None or "errors" not in self.layers:
+            return {}
+        known, right = self.label >= 0, self.label == self.predicted
+        counts = {"right": known & right, "wrong": known & ~right, "unannotated": ~known}
+        return {name: float(mask.mean()) for name, mask in counts.items()}
+
+
+def build_view(scene: "Scene", vocabulary: Vocabulary, prediction: "Prediction | None" = None) -> SceneView:
+    """Colour a scene by everything that is known about it.
+
+    Args:
+        scene: From a store.
+        vocabulary: Whose indices the scene and the prediction use.
+        prediction: Of this scene by a network.
+
+    Raises:
+        ShapeError: The prediction is of another number of vertices, a label lies outside the vocabulary, a face names
+            a vertex that is not there, or there is no vertex with finite coordinates.
+    """
+    num_points = len(scene.xyz)
+    if num_points == 0:
+        raise ShapeError(f"{scene.scene_id} has no vertices: nothing to view")
+    if not np.isfinite(scene.xyz).all():
+        raise ShapeError(f"{scene.scene_id} has coordinates that are not finite: prepare it again")
+    if len(scene.faces) and not (scene.faces.min() >= 0 and scene.faces.max() < num_points):
+        raise ShapeError(f"{scene.scene_id} has faces of vertices beyond its {num_points}: prepare it again")
+    label = np.asarray(scene.label, dtype=np.int16)
+    _require_labels(label, vocabulary, f"the labels of {scene.scene_id}")
+    predicted = confidence = None
+    if prediction is not None:
+        predicted = np.asarray(prediction.label, dtype=np.int16)
+        confidence = np.asarray(prediction.confidence, dtype=np.float32)
+        if predicted.shape != (num_points,) or confidence.shape != (num_points,):
+            raise ShapeError(
+                f"{scene.scene_id} has {num_points} vertices but the prediction {predicted.shape[0]}: "
+                "predict this scene again"
+            )
+        _require_labels(predicted, vocabulary, f"the prediction of {scene.scene_id}")
+    instance = np.asarray(scene.instance, dtype=np.int32)
+    normal = np.nan_to_num(np.asarray(scene.normal, dtype=np.float32))
+    legend, scores = _describe(label, predicted, vocabulary)
+    return SceneView(
+        scene_id=scene.scene_id,
+        xyz=np.asarray(scene.xyz, dtype=np.float32),
+        normal=normal,
+        faces=np.asarray(scene.faces, dtype=np.int32).reshape(-1, 3),
+        layers=_color(np.asarray(scene.rgb, dtype=np.uint8), label, predicted, confidence, instance, vocabulary),
+        names=vocabulary.names,
+        label=label,
+        predicted=predicted,
+        confidence=confidence,
+        instance=instance,
+        legend=legend,
+        scores=scores,
+        outward=find_outward(scene.xyz, normal),
+    )
+
+
+def _require_labels(label: npt.NDArray[np.int16], vocabulary: Vocabulary, what: str) -> None:
+    if label.min() < -1 or label.max() >= len(vocabulary):
+        raise ShapeError(
+            f"{what} reach from {label.min()} to {label.max()}, outside -1..{len(vocabulary) - 1} of "
+            f"{vocabulary.name}: were they made with another vocabulary?"
+        )
+
+
+def _color(
+    rgb: npt.NDArray[np.uint8],
+    label: npt.NDArray[np.int16],
+    predicted: npt.NDArray[np.int16] | None,
+    confidence: npt.NDArray[np.float32] | None,
+    instance: npt.NDArray[np.int32],
+    vocabulary: Vocabulary,
+) -> dict[str, npt.NDArray[np.uint8]]:
+    palette = np.concatenate([vocabulary.colors, np.array([NEUTRAL], dtype=np.uint8)])  # index -1 is the last row
+    annotated = bool((label >= 0).any())
+    layers = {"colours": rgb}
+    if annotated:
+        layers["truth"] = palette[label]
+    if predicted is not None and confidence is not None:
+        layers["prediction"] = palette[predicted]
+        if annotated:
+            outcome = np.where(label < 0, 2, np.where(label == predicted, 0, 1))
+            layers["errors"] = np.array(list(ERROR_COLORS.values()), dtype=np.uint8)[outcome]
+        layers["confidence"] = _confidence_colors(confidence)
+    if instance.any():
+        layers["instances"] = _instance_colors(instance)
+    return layers
+
+
+def _confidence_colors(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    position = np.clip(np.nan_to_num(confidence), 0, 1)
+    stops = np.linspace(0, 1, len(CONFIDENCE_STOPS))
+    channels = [np.interp(position, stops, stop) for stop in zip(*CONFIDENCE_STOPS, strict=True)]
+    return np.round(np.stack(channels, axis=1)).astype(np.uint8)
+
+
+def _instance_colors(instance: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """Neighbouring numbers get hues a golden angle apart, and three lightnesses in turn."""
+    numbers, row = np.unique(instance, return_inverse=True)
+    hue = (numbers * 0.6180339887) % 1 * 6
+    channels = [np.clip(np.abs((hue + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2)]
+    colors = np.stack(channels, axis=1) * 0.62 + 0.3
+    colors *= np.array([1.0, 0.8, 0.62])[numbers % 3, None]
+    colors[numbers <= 0] = np.array(NEUTRAL) / 255
+    return np.round(colors[row.reshape(-1)] * 255).astype(np.uint8)
+
+
+def _describe(
+    label: npt.NDArray[np.int16], predicted: npt.NDArray[np.int16] | None, vocabulary: Vocabulary
+) -> tuple[tuple[LegendEntry, ...], SceneScores | None]:
+    size, total = len(vocabulary), len(label)
+    known = label >= 0
+    annotated = np.bincount(label[known], minlength=size)
+    guessed = np.zeros(size, dtype=np.int64)
+    iou = np.full(size, np.nan)
+    scores = None
+    if predicted is not None:
+        guessed = np.bincount(predicted[predicted >= 0], minlength=size)
+    if predicted is not None and known.any():
+        right = np.bincount(label[known & (label == predicted)], minlength=size)
+        guessed_known = np.bincount(predicted[known & (predicted >= 0)], minlength=size)
+        union = annotated + guessed_known - right
+        iou = np.divide(right, union, out=np.full(size, np.nan), where=union > 0)
+        scores = SceneScores(
+            accuracy=float(right.sum() / known.sum()),
+            miou=float(iou[annotated > 0].mean()),
+            num_categories=int(np.count_nonzero(annotated)),
+        )
+    counted = annotated if known.any() else guessed
+    in_sight = np.flatnonzero((annotated > 0) | (guessed > 0)).tolist()
+    in_sight.sort(key=lambda index: (-counted[index], -guessed[index], index))
+    legend = tuple(
+        LegendEntry(
+            category=index,
+            name=vocabulary.categories[index].name,
+            group=vocabulary.categories[index].group,
+            color=vocabulary.categories[index].color,
+            share=float(counted[index] / total),
+            predicted_share=None if predicted is None else float(guessed[index] / total),
+            iou=None if np.isnan(iou[index]) else float(iou[index]),
+        )
+        for index in in_sight
+    )
+    return legend, scores

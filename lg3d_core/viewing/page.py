@@ -1,0 +1,129 @@
+"""A scene as one HTML file that opens from disk: plain WebGL2, no library, nothing fetched."""
+
+import base64
+import contextlib
+import html
+import json
+import os
+import zlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError
+from lg3d_core.viewing.camera import FIELD_OF_VIEW
+from lg3d_core.viewing.layers import CONFIDENCE_STOPS, ERROR_COLORS, LAYER_TITLES, NEUTRAL, SMOOTH_LAYERS, SceneView
+
+COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
+
+
+def write_page(view: SceneView, path: Path) -> None:
+    """Write the interactive page of a scene: orbit, layers, legend, isolation, hover, comparison, screenshot.
+
+    A vertex costs about 20 bytes. The file appears under its name only when it is whole.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    text = build_page(view)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write the page {path}: {error.strerror}") from None
+
+
+def build_page(view: SceneView) -> str:
+    """The page's text; names from files enter it only as JSON with `<` escaped, and as an escaped title."""
+    template = (resources.files("lg3d_core.viewing") / "data" / "page.html").read_text(encoding="utf-8")
+    manifest, data = pack_arrays(page_arrays(view))
+    description = json.dumps(describe(view) | {"arrays": manifest}, ensure_ascii=True, allow_nan=False)
+    for mark, text in (
+        ("__TITLE__", html.escape(f"{view.scene_id} · lg3d")),
+        ("__DESCRIPTION__", description.replace("<", "\\u003c")),
+        ("__DATA__", base64.b64encode(data).decode("ascii")),
+    ):
+        before, found, after = template.partition(mark)
+        assert found, f"the template lacks {mark}"
+        template = before + text + after
+    return template
+
+
+def describe(view: SceneView) -> dict[str, Any]:
+    """Everything on the page that is not an array, ready for JSON."""
+    low, high = view.xyz.min(axis=0).astype(float), view.xyz.max(axis=0).astype(float)
+    return {
+        "scene": view.scene_id,
+        "low": low.tolist(),
+        "size": np.maximum(high - low, 1e-6).tolist(),
+        "layers": [
+            {"name": name, "title": LAYER_TITLES[name], "smooth": name in SMOOTH_LAYERS} for name in view.layers
+        ],
+        "legend": [entry._asdict() for entry in view.legend],
+        "scores": None if view.scores is None else view.scores._asdict(),
+        "errors": [
+            {"name": name, "color": ERROR_COLORS[name], "share": share} for name, share in view.error_shares.items()
+        ],
+        "confidence": CONFIDENCE_STOPS,
+        "neutral": NEUTRAL,
+        "camera": view.camera._asdict() | {"fov": FIELD_OF_VIEW},
+        "points": len(view.xyz),
+        "faces": len(view.faces),
+        "spacing": view.spacing,
+    }
+
+
+def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of the page, small types: positions as 16 bits of the scene's box, normals as signed bytes.
+
+    Layers made of categories or instances are not stored: the page colours them by number.
+    """
+    low, high = view.xyz.min(axis=0), view.xyz.max(axis=0)
+    scaled = (view.xyz - low).astype(np.float64) / np.maximum(high - low, 1e-6).astype(np.float64)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "position": np.round(scaled * 65535).astype(np.uint16),
+        "normal": np.round(np.clip(view.normal, -1, 1) * 127).astype(np.int8),
+        "outward": view.outward.astype(np.int8),
+        "rgb": view.layers["colours"],
+        "label": view.label.astype(np.int16),
+    }
+    if view.predicted is not None and view.confidence is not None:
+        arrays["predicted"] = view.predicted.astype(np.int16)
+        arrays["confidence"] = np.round(np.clip(np.nan_to_num(view.confidence), 0, 1) * 255).astype(np.uint8)
+    if "instances" in view.layers:
+        arrays["instance"] = view.instance.astype(np.int32)
+        numbers, first = np.unique(view.instance, return_index=True)
+        arrays["instance_number"] = numbers.astype(np.int32)
+        arrays["instance_color"] = view.layers["instances"][first]
+    if len(view.faces):
+        # Neighbouring triangles name neighbouring vertices: differences are small, and small numbers compress.
+        flat = view.faces.reshape(-1).astype(np.int64)
+        arrays["face_steps"] = np.diff(flat, prepend=0).astype(np.int32)
+    return arrays
+
+
+def pack_arrays(arrays: dict[str, npt.NDArray[Any]]) -> tuple[list[dict[str, Any]], bytes]:
+    """Lay arrays one after the other, each with equal bytes of its numbers together (little endian), and deflate.
+
+    Returns:
+        Name, type, shape and place of each array in the inflated bytes, and the deflated bytes (zlib's format).
+    """
+    manifest, parts, offset = [], [], 0
+    for name, array in arrays.items():
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        columns = little.view(np.uint8).reshape(len(little), -1)
+        part = np.ascontiguousarray(columns.T).tobytes()
+        manifest.append(
+            {"name": name, "type": array.dtype.name, "rows": len(array), "width": columns.shape[1], "offset": offset}
+        )
+        parts.append(part)
+        offset += len(part)
+    return manifest, zlib.compress(b"".join(parts), COMPRESSION)
+
