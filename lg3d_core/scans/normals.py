@@ -22,4 +22,6 @@ def vertex_normals(xyz: npt.NDArray[np.floating], faces: npt.NDArray[np.integer]
         for k in range(3):
             total[:, axis] += np.bincount(faces[:, k], weights=weights, minlength=len(xyz))
     length = np.linalg.norm(total, axis=1, keepdims=True)
-    return np.divide(total, length, out=np.zeros_like(total), where=length > 0).astype(np.float32)
+    unit = np.zeros((len(xyz), 3), dtype=np.float32)
+    np.divide(total, length, out=unit, where=length > 0, casting="same_kind")
+    return unit

@@ -10,11 +10,10 @@ from lg3d_core.errors import DataError, ShapeError
 from lg3d_core.scans.files import read_file
 
 # What a header may call each number, and the numpy type without its byte order.
-NUMBER_TYPES = {
-    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
-    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
-    **{"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"},
-}
+INTEGER_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
+SIZED_TYPES = {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
+FLOAT_TYPES = {"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"}
+NUMBER_TYPES = INTEGER_TYPES | SIZED_TYPES | FLOAT_TYPES
 BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
 FACE_LISTS = ("vertex_indices", "vertex_index")
 MAX_HEADER_BYTES = 1 << 16
@@ -43,7 +42,7 @@ class _Property(NamedTuple):
 
 class _Element(NamedTuple):
     name: str
-    count: int
+    num_rows: int
     properties: list[_Property]
 
     @property
@@ -84,7 +83,7 @@ def parse_ply(data: bytes, path: Path) -> Mesh:
     else:
         columns = _read_ascii(data, start, elements, path)
     vertex, face = columns["vertex"], columns.get("face")
-    num_vertices = next(e.count for e in elements if e.name == "vertex")
+    num_vertices = next(e.num_rows for e in elements if e.name == "vertex")
     xyz = np.empty((num_vertices, 3), dtype=np.float32)
     rgb = np.empty((num_vertices, 3), dtype=np.uint8)
     for k in range(3):
@@ -196,20 +195,20 @@ def _require_mesh(elements: list[_Element], path: Path) -> None:
 def _read_binary(data: bytes, start: int, elements: list[_Element], order: str, path: Path) -> dict[str, Any]:
     """Vertex records and face corners, as views into `data`."""
     found = len(data) - start
-    expected = sum(element.count * element.record(order).itemsize for element in elements)
+    expected = sum(element.num_rows * element.record(order).itemsize for element in elements)
     columns: dict[str, Any] = {}
     offset = start
     for element in elements:
         record = element.record(order)
-        num_rows = min(element.count, max(0, len(data) - offset) // max(1, record.itemsize))
-        rows = np.frombuffer(data, dtype=record, count=num_rows, offset=min(offset, len(data)))
+        num_present = min(element.num_rows, max(0, len(data) - offset) // max(1, record.itemsize))
+        rows = np.frombuffer(data, dtype=record, count=num_present, offset=min(offset, len(data)))
         if element.name == "face":
             name = next(p.name for p in element.properties if p.count_type is not None)
             _require_triangles(rows[f"{name} length"], path)
             columns["face"] = rows[name]
         elif element.name == "vertex":
             columns["vertex"] = rows
-        offset += element.count * record.itemsize
+        offset += element.num_rows * record.itemsize
     if expected != found:
         _refuse_size(expected, found, elements, path, unit="bytes")
     return columns
@@ -217,7 +216,7 @@ def _read_binary(data: bytes, start: int, elements: list[_Element], order: str, 
 
 def _read_ascii(data: bytes, start: int, elements: list[_Element], path: Path) -> dict[str, Any]:
     """Vertex columns and face corners."""
-    expected = sum(e.count * sum(4 if p.count_type is not None else 1 for p in e.properties) for e in elements)
+    expected = sum(e.num_rows * sum(4 if p.count_type is not None else 1 for p in e.properties) for e in elements)
     if expected > len(data) - start:  # every number takes a character and a space, less the last space
         _refuse_size(expected, len(data) - start, elements, path, unit="numbers, one or more bytes each")
     try:
@@ -228,9 +227,9 @@ def _read_ascii(data: bytes, start: int, elements: list[_Element], path: Path) -
     offset = 0
     for element in elements:
         width = sum(4 if p.count_type is not None else 1 for p in element.properties)
-        num_rows = min(element.count, max(0, len(numbers) - offset) // max(1, width))
-        rows = numbers[offset : offset + num_rows * width].reshape(num_rows, width)
-        offset += element.count * width
+        num_present = min(element.num_rows, max(0, len(numbers) - offset) // max(1, width))
+        rows = numbers[offset : offset + num_present * width].reshape(num_present, width)
+        offset += element.num_rows * width
         at = 0
         table: dict[str, Any] = {}
         for p in element.properties:
@@ -267,8 +266,6 @@ def _require_triangles(lengths: npt.NDArray[Any], path: Path) -> None:
 
 
 def _refuse_size(expected: int, found: int, elements: list[_Element], path: Path, *, unit: str) -> NoReturn:
-    counts = " and ".join(f"{element.count} {element.name} rows" for element in elements)
+    counts = " and ".join(f"{element.num_rows} {element.name} rows" for element in elements)
     state = "truncated" if found < expected else "longer than its header says"
-    raise DataError(
-        f"{path}: the file is {state}: {counts} need {expected} {unit} after the header, found {found}; download it again"
-    )
+    raise DataError(f"{path}: the file is {state}: {counts} need {expected} {unit} after the header, found {found}")

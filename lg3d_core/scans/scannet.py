@@ -263,7 +263,7 @@ def parse_mesh(files: ScanFiles, data: bytes) -> Mesh:
     mesh = parse_ply(data, files.mesh)
     if not len(mesh.xyz):
         raise DataError(f"{files.mesh}: the mesh has no vertices")
-    bad = ~np.isfinite(mesh.xyz).all(axis=1)
+    bad: npt.NDArray[np.bool_] = ~np.all(np.isfinite(mesh.xyz), axis=1, keepdims=True)[:, 0]
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataError(

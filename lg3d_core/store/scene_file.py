@@ -1,0 +1,296 @@
+"""One scene as HDF5: what a file holds, how it is written whole, and how it is read without trusting it.
+
+The layout, with `N` vertices and `F` faces:
+
+    points/xyz       float32 (N, 3)   metres, axis-aligned, +z up
+    points/rgb       uint8   (N, 3)
+    points/normal    float16 (N, 3)   unit length, zero where a vertex has no face
+    points/label     int16   (N,)     vocabulary index, -1 none
+    points/instance  int32   (N,)     0 none
+    points/segment   int32   (N,)     -1 none
+    mesh/faces       int32   (F, 3)
+
+Attributes of the root: see `SceneHeader`.
+"""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError
+from lg3d_core.store.atomic import write_atomically
+from lg3d_core.vocabulary import SPLITS
+
+FORMAT_VERSION = 1
+CHUNK_ROWS = 65_536
+MAX_ROWS = 1 << 26
+"""More vertices or faces than any room has: a file that declares more is damaged or hostile."""
+MAX_INFLATION = 1100
+"""Deflate packs at most 1032 to 1, so a dataset that unpacks to more than this has chunks that were never written."""
+FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+
+COLUMNS: dict[str, tuple[str, int]] = {
+    "points/xyz": ("<f4", 3),
+    "points/rgb": ("|u1", 3),
+    "points/normal": ("<f2", 3),
+    "points/label": ("<i2", 1),
+    "points/instance": ("<i4", 1),
+    "points/segment": ("<i4", 1),
+    "mesh/faces": ("<i4", 3),
+}
+
+
+class Scene(NamedTuple):
+    """One scene of the store, per vertex in the mesh's order.
+
+    Attributes:
+        scene_id: Its id.
+        split: "train", "val" or "test".
+        xyz: Metres, axis-aligned, +z up, shape `(points, 3)`, float32.
+        rgb: Colours, shape `(points, 3)`, uint8.
+        normal: Unit normals, zero where a vertex has no face, shape `(points, 3)`, float32.
+        label: Vocabulary index, -1 none, shape `(points,)`, int16.
+        instance: Object, 0 none, shape `(points,)`, int32.
+        segment: Segment of the over-segmentation, -1 none, shape `(points,)`, int32.
+        faces: Corners of the triangles, shape `(faces, 3)`, int32.
+    """
+
+    scene_id: str
+    split: str
+    xyz: npt.NDArray[np.float32]
+    rgb: npt.NDArray[np.uint8]
+    normal: npt.NDArray[np.float32]
+    label: npt.NDArray[np.int16]
+    instance: npt.NDArray[np.int32]
+    segment: npt.NDArray[np.int32]
+    faces: npt.NDArray[np.int32]
+
+
+class SceneHeader(NamedTuple):
+    """What a scene file says about itself, in the attributes of its root.
+
+    Attributes:
+        scene: Its id.
+        split: "train", "val" or "test".
+        axis_alignment: Applied to the raw coordinates, shape `(4, 4)`, float64.
+        source_digest: Of the raw files' bytes.
+        source_stamp: Names, sizes and times of the raw files, to notice cheaply that nothing has changed.
+        label_table: Digest of the label table.
+        vocabulary: Digest of the vocabulary.
+        num_points: Vertices.
+        num_faces: Triangles.
+        class_counts: Labelled points of each category that occurs.
+        unmapped: Raw labels that the table lacks, with their number of objects.
+    """
+
+    scene: str
+    split: str
+    axis_alignment: npt.NDArray[np.float64]
+    source_digest: str
+    source_stamp: str
+    label_table: str
+    vocabulary: str
+    num_points: int
+    num_faces: int
+    class_counts: dict[int, int]
+    unmapped: dict[str, int]
+
+
+def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
+    """The bytes of a scene file; equal input gives equal bytes.
+
+    They are made in memory (some megabytes), so that a full disk can only stop a plain write and never leaves a file
+    that opens but lacks datasets, which HDF5 does when it runs out of space while closing.
+    """
+    image = BytesIO()
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "points/xyz": scene.xyz,
+        "points/rgb": scene.rgb,
+        "points/normal": scene.normal,
+        "points/label": scene.label,
+        "points/instance": scene.instance,
+        "points/segment": scene.segment,
+        "mesh/faces": scene.faces,
+    }
+    with h5py.File(image, "w", libver=("earliest", "v110")) as file:
+        for name, (dtype, _) in COLUMNS.items():
+            add_column(file, name, arrays[name].astype(dtype, copy=False))
+        file.attrs["format_version"] = FORMAT_VERSION
+        for key, value in header._asdict().items():
+            file.attrs[key] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+    return image.getvalue()
+
+
+def add_column(file: h5py.File, name: str, array: npt.NDArray[Any]) -> None:
+    """Store an array in compressed chunks with checksums; one without rows is stored plainly."""
+    if len(array):
+        chunks = (min(CHUNK_ROWS, len(array)), *array.shape[1:])
+        options = {"compression": "gzip", "compression_opts": 1, "shuffle": array.itemsize > 1, "fletcher32": True}
+        file.create_dataset(name, data=array, chunks=chunks, track_times=False, **options)
+    else:
+        file.create_dataset(name, data=array, track_times=False)
+
+
+def write_scene_file(path: Path, scene: Scene, header: SceneHeader) -> None:
+    """Write a scene so that `path` is either whole or untouched.
+
+    Raises:
+        DataError: The disk is full or the folder cannot be written.
+    """
+    data = encode_scene(scene, header)
+    with h5py.File(BytesIO(data), "r") as file:
+        for name in COLUMNS:
+            open_column(file, name, *COLUMNS[name], path=path)
+    write_atomically(path, data)
+
+
+def read_scene_header(path: Path) -> SceneHeader:
+    """Read the attributes of a scene file and check them.
+
+    Raises:
+        DataError: No whole scene file of this version.
+    """
+    with open_hdf5(path) as file:
+        return _parse_header(file, path)
+
+
+def read_scene_file(path: Path, *, num_classes: int) -> Scene:
+    """Read a scene whole, after its layout, and then its values, were checked.
+
+    Raises:
+        DataError: Missing, damaged, of another version, or with values that no scene can have.
+    """
+    with open_hdf5(path) as file:
+        header = _parse_header(file, path)
+        columns = {name: open_column(file, name, *COLUMNS[name], path=path) for name in COLUMNS}
+        for name, column in columns.items():
+            rows = header.num_faces if name == "mesh/faces" else header.num_points
+            if column.shape[0] != rows:
+                raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header says {rows}; {AGAIN}")
+        arrays = {name.partition("/")[2]: read_column(column, path) for name, column in columns.items()}
+    arrays["normal"] = arrays["normal"].astype(np.float32)
+    scene = Scene(scene_id=header.scene, split=header.split, **arrays)
+    _require_values(scene, num_classes, path)
+    return scene
+
+
+AGAIN = "prepare this scene again (delete the file, then run lg3d prepare)"
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a file for reading.
+
+    Raises:
+        DataError: Missing, or no HDF5.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: missing; {AGAIN}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        size = path.stat().st_size
+        raise DataError(f"{path}: not a whole HDF5 file ({size} bytes; {_first_line(error)}); {AGAIN}") from None
+
+
+def open_column(file: h5py.File, name: str, dtype: str, width: int, *, path: Path) -> h5py.Dataset:
+    """Find a dataset and check everything about it that can be known without reading its values.
+
+    Links, external storage, virtual datasets, foreign filters, other types and absurd sizes are refused.
+
+    Raises:
+        DataError: Naming the dataset and what is wrong with it.
+    """
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        prefix = "/".join(parts[:depth])
+        if not isinstance(file.get(prefix, getlink=True), h5py.HardLink):
+            raise DataError(f"{path}: expected a dataset {name} inside the file, found none or a link; {AGAIN}")
+    column = file[name]
+    if not isinstance(column, h5py.Dataset) or column.external is not None or column.is_virtual:
+        raise DataError(f"{path}: {name} is no dataset stored in this file; {AGAIN}")
+    expected = "(rows,)" if width == 1 else f"(rows, {width})"
+    if column.dtype != np.dtype(dtype) or column.shape is None or column.shape[1:] != (() if width == 1 else (width,)):
+        found = f"{column.dtype} {column.shape}"
+        raise DataError(f"{path}: expected {name} as {np.dtype(dtype)} {expected}, found {found}; {AGAIN}")
+    if column.shape[0] > MAX_ROWS:
+        raise DataError(f"{path}: {name} declares {column.shape[0]} rows, expected at most {MAX_ROWS}; {AGAIN}")
+    plist = column.id.get_create_plist()
+    filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
+    stored = column.id.get_storage_size()
+    chunk_rows = column.chunks[0] if column.chunks else 0
+    if not filters <= FILTERS or chunk_rows > MAX_ROWS or column.nbytes > MAX_INFLATION * stored:
+        raise DataError(f"{path}: {name} declares {column.nbytes} bytes but stores {stored}; {AGAIN}")
+    return column
+
+
+def read_column(column: h5py.Dataset, path: Path) -> npt.NDArray[Any]:
+    """Read a dataset whose form was checked.
+
+    Raises:
+        DataError: A checksum does not fit, or a chunk cannot be unpacked.
+    """
+    try:
+        values: npt.NDArray[Any] = column[()]
+    except OSError as error:
+        raise DataError(f"{path}: {column.name} is damaged ({_first_line(error)}); {AGAIN}") from None
+    return values
+
+
+def _first_line(error: OSError) -> str:
+    return str(error).partition("\n")[0][:120]
+
+
+def _parse_header(file: h5py.File, path: Path) -> SceneHeader:
+    attributes = read_attributes(file, ("format_version", *SceneHeader._fields), path)
+    version = attributes.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path}: format version {version}, expected {FORMAT_VERSION}: prepare it with this version")
+    try:
+        alignment = np.asarray(attributes["axis_alignment"], dtype=np.float64).reshape(4, 4)
+        counts = {int(key): int(value) for key, value in json.loads(attributes["class_counts"]).items()}
+        unmapped = {str(key): int(value) for key, value in json.loads(attributes["unmapped"]).items()}
+        points, faces = int(attributes["num_points"]), int(attributes["num_faces"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: its attributes cannot be read ({error}); {AGAIN}") from None
+    text = ("scene", "split", "source_digest", "source_stamp", "label_table", "vocabulary")
+    wrong = [key for key in text if not isinstance(attributes[key], str)]
+    if wrong or attributes["split"] not in SPLITS:
+        raise DataError(f"{path}: its attributes {', '.join(wrong) or 'split'} make no sense; {AGAIN}")
+    parsed = {"axis_alignment": alignment, "class_counts": counts, "unmapped": unmapped}
+    return SceneHeader(**(attributes | parsed | {"num_points": points, "num_faces": faces}))
+
+
+def read_attributes(file: h5py.File, names: tuple[str, ...], path: Path) -> dict[str, Any]:
+    """Read the named attributes of a file's root.
+
+    Raises:
+        DataError: One is missing or damaged.
+    """
+    missing = [name for name in names if name not in file.attrs]
+    if missing:
+        raise DataError(f"{path}: expected the attributes {', '.join(names)}, found no {missing[0]}; {AGAIN}")
+    try:
+        return {name: file.attrs[name] for name in names}
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: its attributes are damaged ({error}); {AGAIN}") from None
+
+
+def _require_values(scene: Scene, num_classes: int, path: Path) -> None:
+    """Refuse what every reader would otherwise have to expect."""
+    for name, values, low, high in (
+        ("label", scene.label, -1, num_classes - 1),
+        ("instance", scene.instance, 0, None),
+        ("segment", scene.segment, -1, None),
+        ("faces", scene.faces, 0, len(scene.xyz) - 1),
+    ):
+        if values.size and (values.min() < low or (high is not None and values.max() > high)):
+            limit = "" if high is None else f" to {high}"
+            found = f"{values.min()} to {values.max()}"
+            raise DataError(f"{path}: {name} holds {found}, expected {low}{limit or ' or more'}; {AGAIN}")
+    if not (np.isfinite(scene.xyz).all() and np.isfinite(scene.normal).all()):
+        raise DataError(f"{path}: coordinates or normals that are not finite; {AGAIN}")

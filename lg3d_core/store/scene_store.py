@@ -1,0 +1,256 @@
+"""A prepared store: which scenes it has, and their content, whole or under a label budget."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError
+from lg3d_core.store.atomic import write_atomically
+from lg3d_core.store.budgets import Budget
+from lg3d_core.store.scene_file import FORMAT_VERSION, Scene, SceneHeader, read_scene_file
+from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
+
+INDEX_NAME = "store.json"
+SCENES_FOLDER = "scenes"
+
+
+class SceneEntry(NamedTuple):
+    """What `store.json` says of a scene.
+
+    Attributes:
+        split: "train", "val" or "test".
+        num_points: Vertices.
+        num_faces: Triangles.
+        digest: Of the raw files, label table and vocabulary that it was made from.
+        class_counts: Labelled points of each category that occurs.
+    """
+
+    split: str
+    num_points: int
+    num_faces: int
+    digest: str
+    class_counts: dict[int, int]
+
+
+class SceneStore:
+    """The scenes that `lg3d prepare` wrote.
+
+    It keeps no file open, so it may be copied to other processes. Scenes are read whole, one at a time.
+    """
+
+    path: Path
+    vocabulary: Vocabulary
+    digest: str
+    """Of the vocabulary and every scene: equal exactly when two stores were made from the same input."""
+
+    def __init__(self, path: Path) -> None:
+        """Read `store.json`.
+
+        Raises:
+            DataError: No store, an unfinished one, or one of another version; the message says what to do.
+        """
+        self.path = path
+        index = _read_index(path)
+        try:
+            self.vocabulary = vocabulary_from_json(index["vocabulary"])
+            self._entries = {
+                str(scene_id): SceneEntry(
+                    split=entry["split"],
+                    num_points=int(entry["points"]),
+                    num_faces=int(entry["faces"]),
+                    digest=str(entry["digest"]),
+                    class_counts={int(key): int(value) for key, value in entry["class_counts"].items()},
+                )
+                for scene_id, entry in sorted(index["scenes"].items())
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{path / INDEX_NAME} is damaged ({error!r}): run lg3d prepare again") from None
+        wrong = [s for s, entry in self._entries.items() if entry.split not in SPLITS or Path(s).name != s]
+        if wrong:
+            raise DataError(f"{path / INDEX_NAME}: scene {wrong[0]!r} makes no sense: run lg3d prepare again")
+        self.digest = digest_scenes(self.vocabulary, self._entries)
+
+    def scene_ids(self, split: str | None = None) -> list[str]:
+        """Ids of all scenes, or of those in a split, sorted; perhaps none.
+
+        Raises:
+            DataError: No such split.
+        """
+        if split is not None and split not in SPLITS:
+            raise DataError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
+        return [scene_id for scene_id, entry in self._entries.items() if split in (None, entry.split)]
+
+    def entry(self, scene_id: str) -> SceneEntry:
+        """What is known of a scene without opening its file.
+
+        Raises:
+            DataError: No such scene; the message names those most like it.
+        """
+        if scene_id not in self._entries:
+            close = difflib.get_close_matches(scene_id, self._entries, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else f" among its {len(self._entries)} scenes"
+            raise DataError(f"no scene {scene_id!r} in {self.path}{hint}")
+        return self._entries[scene_id]
+
+    def split_of(self, scene_id: str) -> str:
+        """The split of a scene.
+
+        Raises:
+            DataError: No such scene.
+        """
+        return self.entry(scene_id).split
+
+    def scene_path(self, scene_id: str) -> Path:
+        """Where the file of a scene is.
+
+        Raises:
+            DataError: No such scene.
+        """
+        self.entry(scene_id)
+        return self.path / SCENES_FOLDER / f"{scene_id}.h5"
+
+    def read(self, scene_id: str, *, budget: Budget | None = None) -> Scene:
+        """Read a scene.
+
+        Args:
+            scene_id: Which.
+            budget: Whose labels may be seen. Elsewhere in a training scene the label is -1 and the instance 0; geometry
+                and segments stay. Scenes of other splits are not under a budget.
+
+        Raises:
+            DataError: No such scene, a damaged file, or a budget made for other scenes.
+        """
+        entry = self.entry(scene_id)
+        path = self.scene_path(scene_id)
+        scene = read_scene_file(path, num_classes=len(self.vocabulary))
+        if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene.split != entry.split:
+            raise DataError(f"{path} does not fit {INDEX_NAME}: run lg3d prepare again")
+        if budget is None or entry.split != "train":
+            return scene
+        rows = self._budgeted_rows(scene_id, budget)
+        label, instance = np.full_like(scene.label, -1), np.zeros_like(scene.instance)
+        label[rows], instance[rows] = scene.label[rows], scene.instance[rows]
+        return scene._replace(label=label, instance=instance)
+
+    def class_counts(self, split: str, *, budget: Budget | None = None) -> npt.NDArray[np.int64]:
+        """Labelled points of each category in a split, shape `(classes,)`, int64.
+
+        With a budget the training split counts what it keeps and nothing else.
+
+        Raises:
+            DataError: No such split, or a budget made for other scenes.
+        """
+        total = np.zeros(len(self.vocabulary), dtype=np.int64)
+        for scene_id in self.scene_ids(split):
+            if budget is not None and split == "train":
+                self._require_own(budget)
+                total += budget.class_counts(scene_id)
+            else:
+                for index, count in self.entry(scene_id).class_counts.items():
+                    total[index] += count
+        return total
+
+    def train_digest(self) -> str:
+        """Of the vocabulary and the training scenes: what a label budget is made for."""
+        train = {scene_id: entry for scene_id, entry in self._entries.items() if entry.split == "train"}
+        return digest_scenes(self.vocabulary, train)
+
+    def _require_own(self, budget: Budget) -> None:
+        if budget.train_digest != self.train_digest():
+            raise DataError(f"the label budget {budget.path} was made for other training scenes than {self.path} has")
+
+    def _budgeted_rows(self, scene_id: str, budget: Budget) -> npt.NDArray[np.int64]:
+        self._require_own(budget)
+        rows = budget.rows(scene_id)
+        if len(rows) and int(rows.max()) >= self.entry(scene_id).num_points:
+            raise DataError(f"the label budget {budget.path} names points that {scene_id} does not have")
+        return rows
+
+
+def write_index(path: Path, vocabulary: Vocabulary, headers: list[SceneHeader], provenance: dict[str, Any]) -> None:
+    """Write `store.json` for scenes whose files are in place.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    scenes = {
+        header.scene: {
+            "split": header.split,
+            "points": header.num_points,
+            "faces": header.num_faces,
+            "digest": scene_digest(header),
+            "class_counts": {str(index): count for index, count in sorted(header.class_counts.items())},
+        }
+        for header in sorted(headers, key=lambda header: header.scene)
+    }
+    index = {
+        "format": "lg3d scene store",
+        "format_version": FORMAT_VERSION,
+        "provenance": provenance,
+        "vocabulary": vocabulary_to_json(vocabulary),
+        "splits": {split: [s for s, entry in scenes.items() if entry["split"] == split] for split in SPLITS},
+        "scenes": scenes,
+    }
+    write_atomically(path / INDEX_NAME, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    file = path / INDEX_NAME
+    if not path.exists():
+        raise DataError(f"no scene store at {path}: make one with lg3d prepare RAW --store {path}")
+    if not file.is_file():
+        begun = (path / SCENES_FOLDER).is_dir()
+        state = "an unfinished scene store" if begun else "no scene store"
+        raise DataError(f"{path} is {state} (no {INDEX_NAME}): run lg3d prepare RAW --store {path}, it continues")
+    try:
+        index = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read ({error}): run lg3d prepare again") from None
+    if not isinstance(index, dict) or index.get("format") != "lg3d scene store":
+        raise DataError(f"{file} is no index of a scene store: run lg3d prepare again")
+    if index.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{file} has format version {index.get('format_version')}, expected {FORMAT_VERSION}: prepare it again"
+        )
+    return index
+
+
+def scene_digest(header: SceneHeader) -> str:
+    """Of everything that a scene file's content follows from."""
+    parts = (str(FORMAT_VERSION), header.source_digest, header.label_table, header.vocabulary, header.split)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def digest_scenes(vocabulary: Vocabulary, entries: dict[str, SceneEntry]) -> str:
+    """Of a vocabulary and a set of scenes, first 16 hex digits."""
+    total = hashlib.sha256(vocabulary.digest.encode())
+    for scene_id, entry in sorted(entries.items()):
+        total.update(f"\n{scene_id}\t{entry.digest}".encode())
+    return total.hexdigest()[:16]
+
+
+def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    """A vocabulary in full, so that a store does not depend on a file of the user's."""
+    return {
+        "name": vocabulary.name,
+        "id_column": vocabulary.id_column,
+        "digest": vocabulary.digest,
+        "categories": [category.__dict__ for category in vocabulary.categories],
+    }
+
+
+def vocabulary_from_json(value: dict[str, Any]) -> Vocabulary:
+    """What `vocabulary_to_json` wrote."""
+    categories = tuple(
+        Category(**(fields | {"color": (fields["color"][0], fields["color"][1], fields["color"][2])}))
+        for fields in value["categories"]
+    )
+    vocabulary = Vocabulary(name=value["name"], id_column=value["id_column"], categories=categories)
+    if vocabulary.digest != value["digest"]:
+        raise ValueError("the vocabulary does not fit its digest")
+    return vocabulary
