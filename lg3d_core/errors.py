@@ -23,3 +23,7 @@ class CheckpointError(Lg3dError):
 
 class MissingDependencyError(Lg3dError):
     """Something optional that is not installed, or weights that are not at hand; the message says how to get it."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop, has saved its state, and can be continued; the message says how."""

@@ -23,7 +23,7 @@ CONFIG_NAME = "lg3d.toml"
 
 NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
 Device = Literal["auto", "cpu", "cuda"]
-Backend = Literal["auto", "torch"]
+Backend = Literal["auto", "torch", "reference"]
 Precision = Literal["auto", "fp32", "bf16"]
 Loss = Literal["cross-entropy", "class-balanced-focal"]
 Alpha = Literal["inverse-log", "paper"]
@@ -41,6 +41,7 @@ class Settings:
         cls,
         *,
         recipe: str | None = None,
+        default_recipe: str | None = None,
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
         **options: Any,
@@ -48,7 +49,8 @@ class Settings:
         """Gather each field's value from option, variable, file, recipe or default, in that order.
 
         Args:
-            recipe: Name of a shipped recipe, or path of a TOML file.
+            recipe: Name of a shipped recipe, or path of a TOML file, that the user typed.
+            default_recipe: The recipe where neither the user, `LG3D_RECIPE` nor the file's key `recipe` names one.
             environ: Environment variables; those named `LG3D_<FIELD>` are read.
             config: Path of the settings file; ignored when it does not exist.
             options: What the user typed; `None` means not given.
@@ -57,13 +59,16 @@ class Settings:
             SettingsError: An unknown key, or a value of the wrong type or range; the message names the source.
         """
         hints = _field_types(cls)
+        environ = environ or {}
         values: dict[str, Any] = {}
+        table = _read_toml(config) if config is not None and config.is_file() else {}
+        recipe = recipe or environ.get("LG3D_RECIPE") or table.pop("recipe", None) or default_recipe
+        table.pop("recipe", None)
         if recipe is not None:
             values |= _table_values(cls, read_recipe(recipe), source=f"recipe {recipe}")
-        if config is not None and config.is_file():
-            values |= _table_values(cls, _read_toml(config), source=str(config))
+        values |= _table_values(cls, table, source=str(config))
         for field in hints:
-            text = (environ or {}).get(f"LG3D_{field.upper()}")
+            text = environ.get(f"LG3D_{field.upper()}")
             if text is not None:
                 values[field] = _parse_text(text, hints[field], source=f"LG3D_{field.upper()}")
         values |= {field: value for field, value in options.items() if value is not None}

@@ -95,7 +95,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     newest = newest_checkpoint(settings.runs, "pretrain")
     if newest is None:
         raise CheckpointError(
-            f"no pre-training run in {settings.runs}: run lg3d pretrain first, or say --from CHECKPOINT or --from scratch"
+            f"no pre-training run in {settings.runs}: run lg3d pretrain, or say --from CHECKPOINT, or --from scratch"
         )
     progress.note(f"starting from the newest pre-training run: {newest}")
     return newest

@@ -1,4 +1,4 @@
-"""The one training loop: batches, gradient accumulation, schedule, validation, checkpoints, and going on after a stop."""
+"""The one training loop: accumulation, schedule, validation, checkpoints, and going on after a stop."""
 
 import dataclasses
 import math
@@ -14,23 +14,19 @@ import numpy as np
 import torch
 
 from lg3d_core.devices import autocast
-from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.errors import CheckpointError, Interrupted, SettingsError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
 from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.settings import TrainSettings
-from lg3d_core.sparse import SparseTensor
+from lg3d_core.sparse import SparseTensor, use_backend
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.batches import BatchPlan, load_batches, plan_batches, steps_per_epoch
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser
 from lg3d_core.training.run import Run
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, has saved its state, and can be continued."""
 
 
 class _Position(NamedTuple):
@@ -99,6 +95,7 @@ def train(
     best = position.best
     meter = _Meter()
     with (
+        use_backend(settings.backend),
         _stop_signals() as stop,
         _event_writer(run, purge_step=position.epoch * per_epoch + position.step) as events,
         progress.task(info.kind, total=settings.epochs * per_epoch, unit="step") as task,
@@ -124,7 +121,7 @@ def train(
             if plan.step + 1 < per_epoch:
                 if stop.asked:
                     _save_state(run, network, optimiser, _Position(plan.epoch, plan.step + 1, best))
-                    raise Interrupted(str(run.folder))
+                    raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}")
                 continue
             epoch = plan.epoch + 1
             own_info = dataclasses.replace(info, epoch=epoch)
@@ -140,7 +137,7 @@ def train(
             save_checkpoint(run.checkpoint, network, own_info)
             _save_state(run, network, optimiser, _Position(epoch, 0, best))
             if stop.asked and not last:
-                raise Interrupted(str(run.folder))
+                raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}")
     return evaluation
 
 
@@ -221,7 +218,7 @@ def _restore(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optimize
         optimiser.load_state_dict(state["optimiser"])
         position = _Position(int(state["epoch"]), int(state["step"]), float(state["best"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{run.resume_file} does not fit this run's settings: {error}") from None
+        raise CheckpointError(f"{run.resume_file} does not fit this run's settings: {error}") from None
     run.drop_metrics_after(position.epoch * per_epoch + position.step)
     return position
 
@@ -288,7 +285,7 @@ class _Stop:
 
 @contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Turn the first SIGINT or SIGTERM into a request that is honoured at the end of a step; a second one is at once."""
+    """Turn the first SIGINT or SIGTERM into a request that is honoured at the end of a step; a second acts at once."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -38,7 +38,7 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
     if anchors.vectors.shape[1] != network.num_features:
         raise SettingsError(
             f"the anchors {settings.anchors} are {anchors.vectors.shape[1]}-d, network {settings.network} gives "
-            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}, or take another --network"
+            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}"
         )
     learner = LanguageGrounding(
         network.to(device),

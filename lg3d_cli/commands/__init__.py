@@ -1,0 +1,1 @@
+"""One file per command: declare the options, resolve the settings, call one core function, report."""

@@ -1,0 +1,36 @@
+"""`lg3d demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lg3d_cli import console
+from lg3d_cli.options import DeviceOption, JobsOption, JsonOption, QuietOption, SeedOption, resolve
+from lg3d_core.settings import DemoSettings
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Working folder.  [default: demo]")] = None,
+    scenes: Annotated[int | None, typer.Option(help="Number of rooms.  [default: 24]")] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run the whole pipeline on procedural rooms, in minutes, on a CPU.
+
+    Prints each step as the command that does the same.
+    """
+    settings = resolve(DemoSettings, out=out, scenes=scenes, seed=seed, device=device, jobs=jobs)
+    from lg3d_core.demo import run_demo
+    from lg3d_core.evaluation.table import group_table
+
+    outcome = run_demo(settings, console.progress(quiet=quiet))
+    if as_json:
+        console.result_json(outcome.to_dict())
+        return
+    console.result_table("Scores on the validation rooms", *group_table(outcome.evaluation))
+    for path in outcome.files:
+        console.result(path)

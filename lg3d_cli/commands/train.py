@@ -1,0 +1,118 @@
+"""`lg3d pretrain` and `lg3d finetune`."""
+
+from typing import Annotated
+
+import typer
+
+from lg3d_cli import console
+from lg3d_cli.options import (
+    DEFAULT_RECIPE,
+    AnchorsOption,
+    AugmentOption,
+    BackendOption,
+    BatchSizeOption,
+    ClipNormOption,
+    DeviceOption,
+    EpochsOption,
+    JobsOption,
+    LearningRateOption,
+    LimitedOption,
+    LimitedSeedOption,
+    MicroBatchOption,
+    NameOption,
+    NetworkOption,
+    PrecisionOption,
+    QuietOption,
+    RecipeOption,
+    ResumeOption,
+    RunsOption,
+    ScheduleOption,
+    SeedOption,
+    StoreOption,
+    ValidateEveryOption,
+    VoxelSizeOption,
+    resolve,
+)
+from lg3d_core.settings import FinetuneSettings, PretrainSettings
+
+
+def pretrain(
+    store: StoreOption = None,
+    anchors: AnchorsOption = None,
+    runs: RunsOption = None,
+    name: NameOption = None,
+    resume: ResumeOption = None,
+    recipe: RecipeOption = None,
+    network: NetworkOption = None,
+    voxel_size: VoxelSizeOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    micro_batch: MicroBatchOption = None,
+    learning_rate: LearningRateOption = None,
+    schedule: ScheduleOption = None,
+    clip_norm: ClipNormOption = None,
+    augment: AugmentOption = None,
+    limited: LimitedOption = None,
+    limited_seed: LimitedSeedOption = None,
+    negatives: Annotated[int | None, typer.Option(help="Other categories each voxel is pushed from.")] = None,
+    negative_margin: Annotated[float | None, typer.Option(help="Distance at which a negative costs nothing.")] = None,
+    validate_every: ValidateEveryOption = None,
+    device: DeviceOption = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    jobs: JobsOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Pull every voxel's feature towards the text anchor of its category.
+
+    Example: ckpt=$(lg3d pretrain --recipe paper-34d --limited 0.05)
+    """
+    options = {key: value for key, value in locals().items() if key != "quiet"}
+    settings = resolve(PretrainSettings, default_recipe=DEFAULT_RECIPE, **options)
+    from lg3d_core.training.pretrain import pretrain as run  # torch loads here, never on --help
+
+    console.result(run(settings, console.progress(quiet=quiet)))
+
+
+def finetune(
+    store: StoreOption = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Checkpoint, run folder, or scratch.  [default: the newest pre-training run]"),
+    ] = None,
+    runs: RunsOption = None,
+    name: NameOption = None,
+    resume: ResumeOption = None,
+    recipe: RecipeOption = None,
+    network: NetworkOption = None,
+    voxel_size: VoxelSizeOption = None,
+    loss: Annotated[str | None, typer.Option(help="cross-entropy or class-balanced-focal.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Focusing exponent of the focal loss.")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Class weights: inverse-log, or paper (as printed).")] = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    micro_batch: MicroBatchOption = None,
+    learning_rate: LearningRateOption = None,
+    schedule: ScheduleOption = None,
+    clip_norm: ClipNormOption = None,
+    augment: AugmentOption = None,
+    limited: LimitedOption = None,
+    limited_seed: LimitedSeedOption = None,
+    validate_every: ValidateEveryOption = None,
+    device: DeviceOption = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    jobs: JobsOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Learn to name every voxel, from a pre-trained network or from scratch.
+
+    Example: lg3d finetune --from "$ckpt" --limited 0.05
+    """
+    options = {key: value for key, value in locals().items() if key != "quiet"}
+    settings = resolve(FinetuneSettings, default_recipe=DEFAULT_RECIPE, **options)
+    from lg3d_core.training.finetune import finetune as run  # torch loads here, never on --help
+
+    console.result(run(settings, console.progress(quiet=quiet)))

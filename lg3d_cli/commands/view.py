@@ -1,0 +1,50 @@
+"""`lg3d view`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lg3d_cli import console
+from lg3d_cli.options import (
+    BackendOption,
+    CheckpointOption,
+    DeviceOption,
+    QuietOption,
+    RunsOption,
+    StoreOption,
+    resolve,
+)
+from lg3d_core.settings import ViewSettings
+
+
+def view(
+    scene: Annotated[str, typer.Argument(help="Scene id in the store, such as scene0011_00.")],
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+    runs: RunsOption = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained interactive page.")] = None,
+    device: DeviceOption = None,
+    backend: BackendOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Show a scene: colours, ground truth, prediction, errors.
+
+    A window where there is a display; otherwise a picture and a page. Example: lg3d view scene0011_00 --html room.html
+    """
+    settings = resolve(
+        ViewSettings,
+        scene=scene,
+        store=store,
+        checkpoint=checkpoint,
+        runs=runs,
+        png=png,
+        html=html,
+        device=device,
+        backend=backend,
+    )
+    from lg3d_core.viewing.show import show_scene
+
+    for path in show_scene(settings, console.progress(quiet=quiet)):
+        console.result(path)

@@ -1,0 +1,139 @@
+"""What the user sees: results on stdout, everything else on stderr; bars on a terminal, plain lines in a log."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from lg3d_core.progress import Progress, Task
+
+LOG_EVERY_SECONDS = 15.0
+
+
+def result(value: object) -> None:
+    """Print one result, a path or a number, alone on a line of stdout."""
+    sys.stdout.write(f"{value}\n")
+    sys.stdout.flush()
+
+
+def result_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout; a value that is not finite becomes null."""
+    result(json.dumps(value, indent=2, allow_nan=False))
+
+
+def result_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout: drawn on a terminal, tab-separated and complete in a pipe."""
+    if not sys.stdout.isatty():
+        for row in [header, *rows]:
+            result("\t".join(row))
+        return
+    table = Table(title=escape(title), title_justify="left")
+    for k, name in enumerate(header):
+        table.add_column(escape(name), justify="left" if k == 0 else "right", no_wrap=k > 0)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console().print(table)
+
+
+def error(message: str) -> None:
+    """Say on one line of stderr what went wrong."""
+    sys.stderr.write(f"lg3d: error: {message}\n")
+
+
+def progress(*, quiet: bool = False) -> Progress:
+    """The progress that fits where stderr goes: nothing, bars, or lines."""
+    if quiet:
+        return _WarningsOnly()
+    return _Bars() if sys.stderr.isatty() else _Lines()
+
+
+class _WarningsOnly(Progress):
+    """`--quiet`: only what is probably not meant."""
+
+    def warn(self, message: str) -> None:
+        sys.stderr.write(f"lg3d: warning: {message}\n")
+
+
+class _Lines(_WarningsOnly):
+    """For logs: a line at the start and end of a task, and one every few seconds between."""
+
+    def note(self, message: str) -> None:
+        sys.stderr.write(f"lg3d: {message}\n")
+        sys.stderr.flush()
+
+    @contextmanager
+    def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
+        task = _LoggedTask(description, total, unit)
+        yield task
+        task.log(final=True)
+
+
+class _LoggedTask(Task):
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        self.description = description
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.status = ""
+        self.start = self.logged = time.monotonic()
+
+    def advance(self, steps: int = 1, *, status: str = "") -> None:
+        self.done += steps
+        self.status = status or self.status
+        if time.monotonic() - self.logged >= LOG_EVERY_SECONDS:
+            self.log()
+
+    def log(self, *, final: bool = False) -> None:
+        """Write one line: how far, how long, how much longer."""
+        self.logged = time.monotonic()
+        seconds = self.logged - self.start
+        count = f"{self.done}/{self.total}" if self.total is not None else str(self.done)
+        line = f"lg3d: {self.description} {count} {self.unit}{'s' if self.unit else ''} in {seconds:.0f} s"
+        if not final and self.total and self.done:
+            line += f", {seconds / self.done * (self.total - self.done):.0f} s left"
+        sys.stderr.write(line + (f" ({self.status})" if self.status else "") + "\n")
+        sys.stderr.flush()
+
+
+class _Bars(Progress):
+    """For terminals."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+
+    def note(self, message: str) -> None:
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"warning: {message}", markup=False, highlight=False, style="yellow", soft_wrap=True)
+
+    @contextmanager
+    def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn(unit + "s" if unit else ""),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+        )
+        with RichProgress(*columns, console=self.console, transient=False) as bars:
+            yield _DrawnTask(bars, bars.add_task(description, total=total, status=""))
+
+
+class _DrawnTask(Task):
+    def __init__(self, bars: RichProgress, number: Any) -> None:
+        self.bars = bars
+        self.number = number
+
+    def advance(self, steps: int = 1, *, status: str = "") -> None:
+        self.bars.update(self.number, advance=steps, **({"status": status} if status else {}))

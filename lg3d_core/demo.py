@@ -1,0 +1,120 @@
+"""The whole pipeline on procedural rooms, each step the one that a command of its own does."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.evaluate import Evaluation
+from lg3d_core.language.make import make_anchors
+from lg3d_core.progress import Progress
+from lg3d_core.rooms import write_rooms
+from lg3d_core.settings import (
+    AnchorsSettings,
+    DemoSettings,
+    EvalSettings,
+    FinetuneSettings,
+    PrepareSettings,
+    PretrainSettings,
+    RoomsSettings,
+    ViewSettings,
+)
+from lg3d_core.store.prepare import prepare_store
+from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.training.finetune import finetune
+from lg3d_core.training.pretrain import pretrain
+from lg3d_core.viewing.show import show_scene
+
+RECIPE = "demo"
+
+
+class DemoOutcome(NamedTuple):
+    """What the demo made.
+
+    Attributes:
+        evaluation: Scores on the validation rooms.
+        scene: The validation room that is shown.
+        files: Picture and page of that room.
+        seconds: Wall-clock time of each step.
+    """
+
+    evaluation: Evaluation
+    scene: str
+    files: list[Path]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "scores": self.evaluation.to_dict(),
+            "scene": self.scene,
+            "files": [str(path) for path in self.files],
+            "seconds": self.seconds,
+        }
+
+
+def run_demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
+    """Rooms, prepare, anchors, pretrain, finetune, eval, view: in one folder, with recipe `demo`.
+
+    Steps that keep what is there (rooms, prepare) do so when the demo runs again; the training runs are new each time.
+    """
+    steps = _Steps(progress)
+    out = settings.out
+    raw, store, anchors, runs = out / "rooms", out / "data", out / "anchors.safetensors", out / "runs"
+
+    steps.begin("rooms", raw, "--scenes", settings.scenes, "--seed", settings.seed)
+    write_rooms(RoomsSettings(out=raw, scenes=settings.scenes, seed=settings.seed, jobs=settings.jobs), progress)
+
+    steps.begin("prepare", raw, "--store", store)
+    prepare_store(PrepareSettings(raw=raw, store=store, jobs=settings.jobs), progress)
+
+    steps.begin("anchors", "--recipe", RECIPE, "--anchors", anchors)
+    make_anchors(AnchorsSettings.resolve(recipe=RECIPE, anchors=anchors), progress)
+
+    common: dict[str, Any] = {"store": store, "runs": runs, "seed": settings.seed, "device": settings.device}
+    typed = ("--recipe", RECIPE, "--store", store, "--runs", runs, "--seed", settings.seed)
+    steps.begin("pretrain", *typed, "--anchors", anchors)
+    pretrained = pretrain(PretrainSettings.resolve(recipe=RECIPE, anchors=anchors, **common), progress)
+
+    steps.begin("finetune", *typed, "--from", pretrained)
+    tuned = finetune(FinetuneSettings.resolve(recipe=RECIPE, start=str(pretrained), **common), progress)
+
+    steps.begin("eval", "--store", store, "--checkpoint", tuned)
+    evaluation = evaluate_checkpoint(EvalSettings(store=store, checkpoint=tuned, device=settings.device), progress)
+
+    scene = SceneStore(store).scene_ids("val")[0]
+    png, html = out / f"{scene}.png", out / f"{scene}.html"
+    steps.begin("view", scene, "--store", store, "--checkpoint", tuned, "--png", png, "--html", html)
+    files = show_scene(
+        ViewSettings(scene=scene, store=store, checkpoint=tuned, png=png, html=html, device=settings.device), progress
+    )
+    return DemoOutcome(evaluation, scene, files, steps.finish())
+
+
+class _Steps:
+    """Announces each step as the command that does the same, and times it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self.current = ""
+        self.start = time.perf_counter()
+
+    def begin(self, command: str, *words: object) -> None:
+        """Say the command."""
+        self._close()
+        self.current = command
+        self.progress.note("$ " + shlex.join(["lg3d", command, *map(str, words)]))
+
+    def finish(self) -> dict[str, float]:
+        """The seconds of every step."""
+        self._close()
+        self.progress.note(", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items()))
+        return self.seconds
+
+    def _close(self) -> None:
+        now = time.perf_counter()
+        if self.current:
+            self.seconds[self.current] = round(now - self.start, 2)
+        self.start = now

@@ -1,0 +1,68 @@
+"""Scores of one checkpoint on one split of a store."""
+
+from pathlib import Path
+
+from lg3d_core.devices import resolve_device, resolve_precision
+from lg3d_core.errors import CheckpointError
+from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, newest_checkpoint, resolve_checkpoint
+from lg3d_core.progress import Progress
+from lg3d_core.settings import EvalSettings
+from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.vocabulary import Vocabulary
+
+
+def evaluate_checkpoint(settings: EvalSettings, progress: Progress) -> Evaluation:
+    """Score a fine-tuned checkpoint, or the newest one, on a split.
+
+    Raises:
+        CheckpointError: No checkpoint, one without a classifier, or one of another vocabulary.
+        DataError: No store, or no scenes in the split.
+    """
+    store = SceneStore(settings.store)
+    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    if path is None:
+        raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
+    device = resolve_device(settings.device)
+    network, info = load_network(path, device=device)
+    require_classifier(path, info, store.vocabulary)
+    return evaluate_scenes(
+        network,
+        store,
+        store.scene_ids(settings.split),
+        voxel_size=info.voxel_size,
+        device=device,
+        precision=resolve_precision(settings.precision, device),
+        backend=settings.backend,
+        export=settings.export,
+        progress=progress,
+    )
+
+
+def find_classifier(checkpoint: Path | None, runs: Path, progress: Progress) -> Path | None:
+    """The checkpoint that was asked for, else the newest fine-tuned one, else None.
+
+    Raises:
+        CheckpointError: What was asked for does not exist.
+    """
+    if checkpoint is not None:
+        return resolve_checkpoint(checkpoint)
+    newest = newest_checkpoint(runs, "finetune")
+    if newest is not None:
+        progress.note(f"using the newest fine-tuned run: {newest}")
+    return newest
+
+
+def require_classifier(path: Path, info: CheckpointInfo, vocabulary: Vocabulary) -> None:
+    """Refuse a checkpoint that cannot name the categories of a vocabulary.
+
+    Raises:
+        CheckpointError: It has no classifier, or one for other categories.
+    """
+    if info.num_classes is None:
+        raise CheckpointError(f"{path} is a pre-training checkpoint without a classifier: run lg3d finetune --from {path}")
+    if info.vocabulary_digest != vocabulary.digest:
+        raise CheckpointError(
+            f"{path} names the categories of {info.vocabulary} ({info.vocabulary_digest}), the store has "
+            f"{vocabulary.name} ({vocabulary.digest}): use a store of that vocabulary"
+        )

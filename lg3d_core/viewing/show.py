@@ -1,0 +1,68 @@
+"""One scene of a store, with the prediction of a checkpoint, as a window, a picture or a page."""
+
+from pathlib import Path
+
+from lg3d_core.devices import resolve_device, resolve_precision
+from lg3d_core.errors import MissingDependencyError
+from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.evaluation.predict import predict_scene
+from lg3d_core.networks.checkpoint import load_network
+from lg3d_core.progress import Progress
+from lg3d_core.settings import ViewSettings
+from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.viewing.layers import build_view
+from lg3d_core.viewing.page import write_page
+from lg3d_core.viewing.picture import render_picture
+from lg3d_core.viewing.window import has_display, open_window
+
+
+def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
+    """Show a scene's colours, ground truth, prediction and errors; returns the files written, if any.
+
+    Where neither a picture nor a page is asked for, a window opens; without a display `<scene>.png` and `<scene>.html`
+    are written to the working directory instead.
+
+    Raises:
+        DataError: No store, or no such scene.
+        CheckpointError: The checkpoint that was asked for cannot be used.
+        MissingDependencyError: A picture or window was asked for and open3d is not there.
+    """
+    store = SceneStore(settings.store)
+    scene = store.read(settings.scene)
+    prediction = None
+    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    if path is None:
+        progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth alone")
+    else:
+        device = resolve_device(settings.device)
+        network, info = load_network(path, device=device)
+        require_classifier(path, info, store.vocabulary)
+        prediction = predict_scene(
+            network,
+            scene,
+            voxel_size=info.voxel_size,
+            device=device,
+            precision=resolve_precision("auto", device),
+            backend=settings.backend,
+        )
+    view = build_view(scene, store.vocabulary, prediction)
+    png, html = settings.png, settings.html
+    if png is None and html is None:
+        if has_display():
+            open_window(view)
+            return []
+        progress.note("no display: writing a picture and a page instead of opening a window")
+        png, html = Path(f"{scene.scene_id}.png"), Path(f"{scene.scene_id}.html")
+    written = []
+    if html is not None:
+        write_page(view, html)
+        written.append(html)
+    if png is not None:
+        try:
+            render_picture(view, png)
+            written.append(png)
+        except MissingDependencyError as error:
+            if settings.png is not None:
+                raise
+            progress.warn(f"no picture: {error}")
+    return written

@@ -1,0 +1,98 @@
+"""The direction of imports, and what may load on start-up."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "lg3d_core"
+
+# Each room may import the rooms before it that are named here, and itself.
+FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "__version__"}
+MAY_IMPORT = {
+    "vocabulary": set(),
+    "scans": {"vocabulary"},
+    "rooms": {"scans", "vocabulary"},
+    "store": {"scans", "vocabulary"},
+    "language": {"vocabulary"},
+    "sparse": set(),
+    "networks": {"sparse"},
+    "sampling": {"store", "scans", "vocabulary"},
+    "objectives": set(),
+    "evaluation": {"vocabulary", "store", "sparse", "networks", "sampling"},
+    "training": {"vocabulary", "store", "language", "sparse", "networks", "sampling", "objectives", "evaluation"},
+    "viewing": {"vocabulary", "store", "networks", "evaluation"},
+    "demo": {"rooms", "store", "language", "training", "evaluation", "viewing", "networks"},
+    "doctor": set(),
+}
+TORCH_FREE = {"vocabulary", "scans", "rooms", "errors", "progress", "settings", "files"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, at the top or inside a function."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(CORE).parts[0].removesuffix(".py")
+
+
+MODULES = sorted(CORE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CORE)))
+def test_a_module_imports_only_rooms_below_its_own(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    used = {name.split(".")[1] for name in imported_modules(path) if name.startswith("lg3d_core.")} - {room}
+    allowed = FOUNDATIONS if room in FOUNDATIONS else FOUNDATIONS | MAY_IMPORT[room]
+    assert used <= allowed, f"{path.relative_to(ROOT)} imports {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in TORCH_FREE], ids=str)
+def test_rooms_that_only_handle_files_never_import_torch(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported_modules(path)} & {"torch", "open3d", "h5py", "open_clip"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CORE)))
+def test_the_core_never_prints_and_never_imports_the_command_line(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    prints = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "print"]
+    assert not prints, f"prints on lines {prints}"
+    assert not {name for name in imported_modules(path) if name.startswith(("lg3d_cli", "typer", "rich"))}
+
+
+def test_kernels_are_imported_by_the_dispatch_of_sparse_alone() -> None:
+    kernels = {"lg3d_core.sparse.torch_backend", "lg3d_core.sparse.reference"}
+    for path in MODULES:
+        if path.name in ("backends.py", "torch_backend.py", "reference.py") and room_of(path) == "sparse":
+            continue
+        used = {name for name in imported_modules(path) for kernel in kernels if name.startswith(kernel)}
+        assert not used, f"{path.relative_to(ROOT)} imports {used}"
+
+
+def test_help_is_fast_and_loads_neither_torch_nor_open3d() -> None:
+    code = (
+        "import sys, lg3d_cli.__main__ as m\n"
+        "heavy = {'torch', 'open3d', 'h5py', 'open_clip', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "lg3d_cli", "--help"], check=True, capture_output=True, cwd=ROOT)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5, f"lg3d --help took {min(seconds):.2f} s at best"

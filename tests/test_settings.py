@@ -1,0 +1,133 @@
+"""Where a setting's value comes from, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import (
+    COMMANDS,
+    AnchorsSettings,
+    EvalSettings,
+    FinetuneSettings,
+    PrepareSettings,
+    PretrainSettings,
+    RoomsSettings,
+    recipe_names,
+)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_option_beats_variable_beats_file_beats_recipe_beats_default(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "recipe.toml", "epochs = 2\nbatch_size = 2\nseed = 2\nlearning_rate = 0.2\n")
+    config = write(tmp_path / "lg3d.toml", "epochs = 3\nbatch_size = 3\nseed = 3\n")
+    settings = PretrainSettings.resolve(
+        recipe=str(recipe), config=config, environ={"LG3D_EPOCHS": "4", "LG3D_BATCH_SIZE": "4"}, epochs=5
+    )
+    assert (settings.epochs, settings.batch_size, settings.seed, settings.learning_rate) == (5, 4, 3, 0.2)
+    assert settings.momentum == 0.9
+
+
+def test_a_table_holds_for_its_command_alone(tmp_path: Path) -> None:
+    config = write(tmp_path / "lg3d.toml", "epochs = 1\n[finetune]\nepochs = 7\nfrom = 'scratch'\n")
+    assert PretrainSettings.resolve(config=config).epochs == 1
+    assert FinetuneSettings.resolve(config=config).epochs == 7
+    assert FinetuneSettings.resolve(config=config).start == "scratch"
+
+
+def test_the_recipe_itself_can_come_from_variable_or_file(tmp_path: Path) -> None:
+    config = write(tmp_path / "lg3d.toml", "recipe = 'demo'\n")
+    assert PretrainSettings.resolve(config=config, default_recipe="paper-34d").network == "14A"
+    environ = {"LG3D_RECIPE": "paper-18c"}
+    assert PretrainSettings.resolve(config=config, environ=environ).network == "18C"
+    assert PretrainSettings.resolve(default_recipe="paper-34d").network == "34D"
+    assert EvalSettings.resolve(config=config).split == "val"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("command", ["anchors", "pretrain", "finetune"])
+def test_every_shipped_recipe_resolves_for_every_command(name: str, command: str) -> None:
+    settings = COMMANDS[command].resolve(recipe=name)
+    assert settings == type(settings).from_json(settings.to_json())
+
+
+def test_the_paper_recipe_holds_the_papers_numbers() -> None:
+    pretraining = PretrainSettings.resolve(recipe="paper-34d")
+    assert (pretraining.epochs, pretraining.batch_size, pretraining.learning_rate) == (400, 8, 0.05)
+    assert [m * pretraining.epochs for m in pretraining.milestones] == [150, 250]
+    assert (pretraining.negatives, pretraining.positive_margin, pretraining.negative_margin) == (3, 0.0, 0.6)
+    assert FinetuneSettings.resolve(recipe="paper-34d").epochs == 170
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epoch = 3", "did you mean 'epochs'?"),
+        ("[pretrian]\nepochs = 3", "did you mean 'pretrain'?"),
+        ("[pretrain]\nnegativs = 3", "did you mean 'negatives'?"),
+        ("epochs = 'many'", "--epochs must be a whole number, got 'many'"),
+        ("epochs = 2.5", "--epochs must be a whole number, got 2.5"),
+        ("epochs = true", "--epochs must be a number, got True"),
+        ("augment = 1", "--augment must be true or false, got 1"),
+        ("network = '34X'", "--network must be one of 34D, 34C, 18C, 18A, 14A, got '34X'"),
+        ("epochs = 0", "--epochs must be at least 1, got 0"),
+        ("limited = 5", "--limited must be above 0 and at most 1 (0.05 is 5 %), got 5.0"),
+        ("name = '../x'", "--name must be a plain folder name"),
+        ("epochs = ", "is not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_key_and_a_way_out(tmp_path: Path, text: str, expected: str) -> None:
+    config = write(tmp_path / "lg3d.toml", text)
+    with pytest.raises(SettingsError) as caught:
+        PretrainSettings.resolve(config=config)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "expected"),
+    [
+        ("LG3D_AUGMENT", "false", "augment", False),
+        ("LG3D_MILESTONES", "0.5, 0.75", "milestones", (0.5, 0.75)),
+        ("LG3D_STORE", "/data/x", "store", Path("/data/x")),
+        ("LG3D_MICRO_BATCH", "", "micro_batch", None),
+        ("LG3D_VOXEL_SIZE", "0.05", "voxel_size", 0.05),
+    ],
+)
+def test_variables_are_text_of_any_type(variable: str, value: str, field: str, expected: object) -> None:
+    assert getattr(PretrainSettings.resolve(environ={variable: value}), field) == expected
+
+
+def test_a_variable_that_is_no_boolean_is_refused() -> None:
+    with pytest.raises(SettingsError, match="LG3D_AUGMENT must be true or false, got 'maybe'"):
+        PretrainSettings.resolve(environ={"LG3D_AUGMENT": "maybe"})
+
+
+@pytest.mark.parametrize("shard", ["", "1", "0/4", "5/4", "a/b", "1/4/2", "-1/4", "١/٤"])
+def test_a_malformed_shard_is_refused(shard: str) -> None:
+    with pytest.raises(SettingsError, match="--shard must be of the form i/n"):
+        PrepareSettings(raw=Path("x"), shard=shard)
+
+
+def test_a_shard_is_read_as_numbers() -> None:
+    assert PrepareSettings(raw=Path("x"), shard="2/4").shard_numbers == (2, 4)
+
+
+def test_a_prompt_needs_exactly_one_place_for_the_name() -> None:
+    with pytest.raises(SettingsError, match="--prompt must be templates with exactly one {}"):
+        AnchorsSettings(prompt=("a chair",))
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="expected one of demo, paper-18c, paper-34d"):
+        RoomsSettings.resolve(recipe="papr", out="x")
+
+
+def test_saved_settings_of_another_kind_are_refused() -> None:
+    text = json.dumps({"epochs": 3, "warp": 9})
+    with pytest.raises(SettingsError, match="saved settings do not fit PretrainSettings"):
+        PretrainSettings.from_json(text)

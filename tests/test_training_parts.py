@@ -1,0 +1,102 @@
+"""The schedule, the plan of batches, and the folder of a run, each by itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.settings import FinetuneSettings
+from lg3d_core.training.batches import plan_batches, steps_per_epoch
+from lg3d_core.training.optimisation import learning_rate_factor
+from lg3d_core.training.run import Run
+
+
+def factor(done: float, **changes: object) -> float:
+    options: dict[str, object] = {"schedule": "step", "decay": 0.3, "milestones": (0.375, 0.625), "warmup": 0.0}
+    return learning_rate_factor(done, **(options | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 1.0), (149, 1.0), (150, 0.3), (249, 0.3), (250, 0.09), (399, 0.09)]
+)
+def test_the_papers_schedule_decays_at_epochs_150_and_250_of_400(epoch: int, expected: float) -> None:
+    assert factor(epoch / 400) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("done", "expected"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1 / 3, 0.75)])
+def test_cosine_falls_from_one_to_zero(done: float, expected: float) -> None:
+    assert factor(done, schedule="cosine") == pytest.approx(expected)  # (1 + cos(pi done)) / 2; cos(pi/3) = 1/2
+
+
+def test_warmup_rises_linearly() -> None:
+    assert [factor(d, warmup=0.1) for d in (0.0, 0.05, 0.1, 0.2)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
+
+
+def plans(**changes: int) -> list[object]:
+    options = {"batch_size": 4, "micro_batch": 3, "seed": 0, "epochs": 2}
+    return list(plan_batches(10, **(options | changes)))
+
+
+def test_an_epoch_visits_every_scene_once_in_a_fresh_order() -> None:
+    orders = []
+    for epoch in (0, 1):
+        visited = [scene for plan in plans() if plan.epoch == epoch for scene in plan.scenes]  # type: ignore[attr-defined]
+        assert sorted(visited) == list(range(10))
+        orders.append(visited)
+    assert orders[0] != orders[1]
+    assert steps_per_epoch(10, 4) == 3
+
+
+def test_a_step_is_split_into_passes_and_only_the_last_one_steps() -> None:
+    first_step = [plan for plan in plans() if (plan.epoch, plan.step) == (0, 0)]  # type: ignore[attr-defined]
+    assert [(plan.part, len(plan.scenes), plan.last) for plan in first_step] == [  # type: ignore[attr-defined]
+        (0, 3, False),
+        (1, 1, True),
+    ]
+
+
+def test_going_on_from_a_step_gives_the_rest_of_the_same_plan() -> None:
+    rest = [plan for plan in plans() if (plan.epoch, plan.step) >= (1, 2)]  # type: ignore[attr-defined]
+    assert plans(start_epoch=1, start_step=2) == rest
+    assert rest
+
+
+def settings(tmp_path: Path) -> FinetuneSettings:
+    return FinetuneSettings(runs=tmp_path / "runs", name="mine")
+
+
+def test_a_run_is_made_once(tmp_path: Path) -> None:
+    run = Run.create(settings(tmp_path))
+    assert FinetuneSettings.from_json((run.folder / "settings.json").read_text()) == settings(tmp_path)
+    with pytest.raises(SettingsError, match="take another --name, or continue it with --resume"):
+        Run.create(settings(tmp_path))
+
+
+def test_two_unnamed_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    unnamed = FinetuneSettings(runs=tmp_path)
+    assert Run.create(unnamed).folder != Run.create(unnamed).folder
+
+
+def test_metrics_after_the_resumed_step_and_a_torn_line_are_dropped(tmp_path: Path) -> None:
+    run = Run.create(settings(tmp_path))
+    for step in (1, 2, 3):
+        run.log({"step": step})
+    with run.metrics_file.open("a") as stream:
+        stream.write('{"step": 4, "lo')
+    run.drop_metrics_after(2)
+    assert run.metrics_file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    run = Run.create(settings(tmp_path))
+    assert run.load_resume() is None
+    run.save_resume({"epoch": 1, "weights": torch.zeros(3)})
+    run.resume_file.write_bytes(run.resume_file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"resume\.pt is damaged"):
+        run.load_resume()
+
+
+def test_a_folder_without_settings_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="it is no run's folder"):
+        Run.open(tmp_path)
