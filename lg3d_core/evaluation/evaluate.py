@@ -1,0 +1,150 @@
+"""Scores of a network on the scenes of a store."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lg3d_core.errors import CheckpointError, DataError
+from lg3d_core.evaluation.confusion import ConfusionMatrix
+from lg3d_core.evaluation.predict import predict_scene
+from lg3d_core.evaluation.scores import Scores, score_confusion
+from lg3d_core.files import write_text
+from lg3d_core.progress import Progress
+from lg3d_core.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from lg3d_core.networks.minkunet import MinkUNet
+    from lg3d_core.store.scene_store import SceneStore
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of a network, and what they were measured on.
+
+    Attributes:
+        vertex: At mesh vertices, full resolution, as the benchmark scores.
+        voxel: At voxels, each with the label of the vertex it keeps, as the paper scores.
+        num_scenes: Evaluated scenes.
+        num_labelled_scenes: Those of them with ground truth.
+        seconds: Reading, predicting, counting and writing.
+        export: Folder of the written predictions, if any.
+    """
+
+    vertex: Scores
+    voxel: Scores
+    num_scenes: int
+    num_labelled_scenes: int
+    seconds: float
+    export: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON, None where undefined."""
+        return {
+            "vocabulary": self.vertex.vocabulary.name,
+            "num_scenes": self.num_scenes,
+            "num_labelled_scenes": self.num_labelled_scenes,
+            "seconds": round(self.seconds, 3),
+            "export": None if self.export is None else str(self.export),
+            "vertex": self.vertex.to_dict(),
+            "voxel": self.voxel.to_dict(),
+        }
+
+
+def evaluate_scenes(
+    network: "MinkUNet",
+    store: "SceneStore",
+    scene_ids: Sequence[str],
+    *,
+    voxel_size: float,
+    device: torch.device | str,
+    precision: str = "fp32",
+    backend: str | None = None,
+    scores: Callable[[Tensor], Tensor] | None = None,
+    export: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predict scenes one by one, and score them together.
+
+    Args:
+        network: On `device`.
+        store: Holds the scenes and their vocabulary.
+        scene_ids: Which scenes; those without ground truth are predicted and exported, and do not count.
+        voxel_size: Edge of a voxel in metres, as in training.
+        device: Where the network is.
+        precision: `fp32` or `bf16`.
+        backend: Of the sparse convolution; None keeps the one in use.
+        scores: Gives class scores for features; None takes the network's classifier.
+        export: Folder for one `<scene>.txt` a scene: a raw id per vertex in the mesh's order.
+        progress: Told of scenes.
+
+    Raises:
+        DataError: No scene, a scene that cannot be read, or a prediction that cannot be written.
+        CheckpointError: The network's classifier has another number of classes than the store's vocabulary.
+    """
+    progress = progress or Progress()
+    vocabulary = store.vocabulary
+    if not scene_ids:
+        raise DataError(
+            f"no scenes to evaluate in {store.path}: choose another --split, or prepare a raw folder whose split files "
+            "put scenes into this one"
+        )
+    if scores is None and network.num_classes != len(vocabulary):
+        has = "no classifier" if network.num_classes is None else f"a classifier of {network.num_classes} classes"
+        raise CheckpointError(
+            f"expected a classifier of {len(vocabulary)} classes ({vocabulary.name}), the network has {has}: "
+            "fine-tune one on this store"
+        )
+    start = time.perf_counter()
+    at_vertices, at_voxels = ConfusionMatrix(len(vocabulary)), ConfusionMatrix(len(vocabulary))
+    num_labelled = 0
+    with progress.task("evaluate", total=len(scene_ids), unit="scene") as task:
+        for scene_id in scene_ids:
+            scene = store.read(scene_id)
+            prediction = predict_scene(
+                network,
+                scene,
+                voxel_size=voxel_size,
+                device=device,
+                precision=precision,
+                backend=backend,
+                scores=scores,
+            )
+            at_vertices.update(scene.label, prediction.label)
+            at_voxels.update(prediction.voxel_truth, prediction.voxel_label)
+            num_labelled += bool((scene.label >= 0).any())
+            if export is not None:
+                write_labels(export / f"{scene_id}.txt", prediction.label, vocabulary)
+            task.advance(status=scene_id)
+    if num_labelled == 0:
+        progress.warn(f"none of the {len(scene_ids)} scenes has ground truth: their scores are undefined")
+    return Evaluation(
+        vertex=score_confusion(at_vertices, vocabulary),
+        voxel=score_confusion(at_voxels, vocabulary),
+        num_scenes=len(scene_ids),
+        num_labelled_scenes=num_labelled,
+        seconds=time.perf_counter() - start,
+        export=export,
+    )
+
+
+def write_labels(path: Path, labels: npt.NDArray[np.integer], vocabulary: Vocabulary) -> None:
+    """Write a prediction as the benchmark wants it: one raw id per vertex, 0 for none.
+
+    Args:
+        path: File to replace as a whole.
+        labels: Vocabulary index of every vertex in the mesh's order; outside the vocabulary is none.
+        vocabulary: Gives the raw ids.
+
+    Raises:
+        DataError: The file system refused.
+    """
+    inside = (labels >= 0) & (labels < len(vocabulary))
+    ids = np.where(inside, vocabulary.ids[np.where(inside, labels, 0)], 0)
+    write_text(path, "".join(f"{raw_id}\n" for raw_id in ids.tolist()))

@@ -1,0 +1,210 @@
+"""IoU, precision and recall per category, and their means over head, common, tail and all.
+
+`docs/design/0005-scores.md` says why there are two conventions for the means, and what the paper's precision is.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import ShapeError
+from lg3d_core.evaluation.confusion import ConfusionMatrix
+from lg3d_core.vocabulary import Vocabulary
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class Means(NamedTuple):
+    """Means over the categories of one group, in 0..1; nan where the mean is over no category.
+
+    Attributes:
+        iou: Of tp / (tp + fp + fn).
+        precision: Of tp / (tp + fp).
+        recall: Of tp / (tp + fn).
+        precision_paper: Of tp / (tp + fp) with fp counted only where the truth lies in the category's own group; over
+            all, the mean of the groups' values.
+        recall_paper: The recall; over all, the mean of the groups' values.
+    """
+
+    iou: float
+    precision: float
+    recall: float
+    precision_paper: float
+    recall_paper: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a confusion matrix says of each category, and of head, common, tail and all.
+
+    Per category, 0/0 is nan: IoU without truth and prediction, precision without prediction, recall without truth.
+    Means never see nan: it counts 0, so a category that is never predicted lowers the precision.
+
+    Attributes:
+        vocabulary: The categories.
+        support: Evaluated points whose truth is the category, shape `(classes,)`, int64.
+        predicted: Evaluated points that were taken for it, shape `(classes,)`, int64.
+        iou: Shape `(classes,)`, 0..1 or nan, as are the following.
+        precision: Over all evaluated points.
+        recall: Over all evaluated points.
+        precision_paper: Over the evaluated points whose truth lies in the category's own group.
+        means: By group ("head", "common", "tail" where the vocabulary has them, and "all") over all its categories.
+        means_present: By group over those of its categories that have ground truth.
+        accuracy: Share of the evaluated points that are right; nan without points.
+    """
+
+    vocabulary: Vocabulary
+    support: IntArray
+    predicted: IntArray
+    iou: FloatArray
+    precision: FloatArray
+    recall: FloatArray
+    precision_paper: FloatArray
+    means: dict[str, Means]
+    means_present: dict[str, Means]
+    accuracy: float
+
+    @property
+    def miou_200(self) -> float:
+        """Mean IoU over the whole vocabulary, an absent category counting 0: as the paper and most others report."""
+        return self.means["all"].iou
+
+    @property
+    def miou_present(self) -> float:
+        """Mean IoU over the categories with ground truth in the evaluated scenes; nan where there is none."""
+        return self.means_present["all"].iou
+
+    @property
+    def num_present(self) -> int:
+        """Categories with ground truth."""
+        return int((self.support > 0).sum())
+
+    @property
+    def num_evaluated(self) -> int:
+        """Points with ground truth."""
+        return int(self.support.sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON, shares in 0..1, None where undefined."""
+        per_class = zip(
+            self.vocabulary.categories,
+            self.support.tolist(),
+            self.predicted.tolist(),
+            self.iou.tolist(),
+            self.precision.tolist(),
+            self.recall.tolist(),
+            self.precision_paper.tolist(),
+            strict=True,
+        )
+        return {
+            "miou_200": none_if_undefined(self.miou_200),
+            "miou_present": none_if_undefined(self.miou_present),
+            "accuracy": none_if_undefined(self.accuracy),
+            "num_evaluated": self.num_evaluated,
+            "num_present": self.num_present,
+            "num_classes": len(self.vocabulary),
+            "means": {group: _plain_means(means) for group, means in self.means.items()},
+            "means_present": {group: _plain_means(means) for group, means in self.means_present.items()},
+            "per_class": [
+                {
+                    "index": category.index,
+                    "id": category.id,
+                    "name": category.name,
+                    "group": category.group or None,
+                    "support": support,
+                    "predicted": predicted,
+                    "iou": none_if_undefined(iou),
+                    "precision": none_if_undefined(precision),
+                    "recall": none_if_undefined(recall),
+                    "precision_paper": none_if_undefined(precision_paper),
+                }
+                for category, support, predicted, iou, precision, recall, precision_paper in per_class
+            ],
+        }
+
+
+def score_confusion(confusion: ConfusionMatrix, vocabulary: Vocabulary) -> Scores:
+    """Score a confusion matrix.
+
+    Args:
+        confusion: Over all evaluated points.
+        vocabulary: What its rows stand for.
+
+    Raises:
+        ShapeError: The matrix has another number of classes than the vocabulary.
+
+    Source: section 4 "Evaluation metrics"; the paper's precision as its numbers have it.
+    """
+    if confusion.num_classes != len(vocabulary):
+        raise ShapeError(f"expected a matrix of {len(vocabulary)} classes, got {confusion.num_classes}")
+    counts = confusion.counts
+    size = confusion.num_classes
+    inside = counts[:, :size]  # a prediction outside the vocabulary is in `support`, and in no category's `predicted`
+    correct = np.diagonal(inside).copy()
+    support = counts.sum(axis=1)
+    predicted = inside.sum(axis=0)
+    predicted_in_group = predicted.copy()
+    for members in vocabulary.groups.values():
+        predicted_in_group[members] = inside[np.ix_(members, members)].sum(axis=0)
+    iou = _divide(correct, support + predicted - correct)
+    precision, recall = _divide(correct, predicted), _divide(correct, support)
+    precision_paper = _divide(correct, predicted_in_group)
+    per_class = np.stack([iou, precision, recall, precision_paper])
+    everything = np.ones(size, dtype=np.bool_)
+    return Scores(
+        vocabulary=vocabulary,
+        support=support,
+        predicted=predicted,
+        iou=iou,
+        precision=precision,
+        recall=recall,
+        precision_paper=precision_paper,
+        means=_average(per_class, vocabulary, counted=everything),
+        means_present=_average(per_class, vocabulary, counted=support > 0),
+        accuracy=float(_divide(correct.sum(), support.sum())),
+    )
+
+
+def none_if_undefined(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(value) else value
+
+
+def _average(per_class: FloatArray, vocabulary: Vocabulary, *, counted: npt.NDArray[np.bool_]) -> dict[str, Means]:
+    """Means of IoU, precision, recall and the paper's precision over the counted categories of each group."""
+    means: dict[str, Means] = {}
+    for group, members in vocabulary.groups.items():
+        iou, precision, recall, paper = _mean(per_class[:, members[counted[members]]])
+        means[group] = Means(iou, precision, recall, precision_paper=paper, recall_paper=recall)
+    iou, precision, recall, _ = _mean(per_class[:, counted])
+    shown = [group for group in means.values() if not math.isnan(group.iou)]
+    means["all"] = Means(
+        iou,
+        precision,
+        recall,
+        precision_paper=sum(group.precision_paper for group in shown) / len(shown) if shown else precision,
+        recall_paper=sum(group.recall_paper for group in shown) / len(shown) if shown else recall,
+    )
+    return means
+
+
+def _mean(per_class: FloatArray) -> list[float]:
+    """Mean of each row, nan counting 0; nan for rows of no columns."""
+    if per_class.shape[1] == 0:
+        return [math.nan] * len(per_class)
+    return [float(value) for value in np.nan_to_num(per_class, nan=0.0).mean(axis=1)]
+
+
+def _divide(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
+    """Shares, nan for 0/0."""
+    whole = np.asarray(whole, dtype=np.float64)
+    shares: FloatArray = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    return shares
+
+
+def _plain_means(means: Means) -> dict[str, float | None]:
+    return {name: none_if_undefined(value) for name, value in means._asdict().items()}

@@ -1,0 +1,86 @@
+"""Scores as rows of text."""
+
+import math
+from typing import NamedTuple
+
+from lg3d_core.evaluation.evaluate import Evaluation
+from lg3d_core.evaluation.scores import Means, Scores
+
+METRICS = ("mIoU", "Precision", "Recall")
+
+
+class Table(NamedTuple):
+    """Column names and rows of cells."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def group_table(evaluation: Evaluation) -> Table:
+    """Head, common, tail and all under mIoU, precision and recall, in percent, like the paper's Table 1.
+
+    The rows are vertices and voxels, each over the whole vocabulary and over the present categories, and the one to
+    hold against the paper's tables: voxels, the whole vocabulary, the paper's precision.
+    """
+    groups = list(evaluation.vertex.means)
+    header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in groups)]
+    rows = []
+    for level, scores in (("vertices", evaluation.vertex), ("voxels", evaluation.voxel)):
+        rows.append([f"{level}, miou_200", *_cells(scores.means, ("iou", "precision", "recall"))])
+        rows.append([f"{level}, miou_present", *_cells(scores.means_present, ("iou", "precision", "recall"))])
+    paper = _cells(evaluation.voxel.means, ("iou", "precision_paper", "recall_paper"))
+    rows.append(["voxels, as the paper", *paper])
+    return Table(header, rows)
+
+
+def narrow_group_table(evaluation: Evaluation) -> Table:
+    """The same figures as `group_table` with one metric a row, for narrow terminals."""
+    wide = group_table(evaluation)
+    groups = list(evaluation.vertex.means)
+    size = len(groups)
+    rows = [
+        [f"{label}: {metric}", *cells[k * size : (k + 1) * size]]
+        for label, *cells in wide.rows
+        for k, metric in enumerate(METRICS)
+    ]
+    return Table(["", *(group.capitalize() for group in groups)], rows)
+
+
+def per_class_table(evaluation: Evaluation) -> Table:
+    """IoU, precision and recall of each category that occurs or was predicted, at vertices, in percent."""
+    return class_rows(evaluation.vertex)
+
+
+def class_rows(scores: Scores, *, absent: bool = False) -> Table:
+    """Each category in index order.
+
+    Args:
+        scores: Of one level.
+        absent: Also the categories that neither occur nor were predicted.
+    """
+    header = ["Category", "Group", "Points", "Predicted", "IoU", "Precision", "Recall"]
+    rows = [
+        [
+            category.name,
+            category.group or "-",
+            str(support),
+            str(predicted),
+            percent(float(scores.iou[category.index])),
+            percent(float(scores.precision[category.index])),
+            percent(float(scores.recall[category.index])),
+        ]
+        for category, support, predicted in zip(
+            scores.vocabulary.categories, scores.support.tolist(), scores.predicted.tolist(), strict=True
+        )
+        if absent or support or predicted
+    ]
+    return Table(header, rows)
+
+
+def percent(share: float) -> str:
+    """A share of 0..1 in percent with two decimals; "-" where undefined."""
+    return "-" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def _cells(means: dict[str, Means], names: tuple[str, ...]) -> list[str]:
+    return [percent(getattr(group, name)) for name in names for group in means.values()]
