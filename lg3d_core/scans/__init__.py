@@ -1,6 +1,18 @@
 """One raw scan: the files of ScanNet, read strictly and audited."""
 
+from lg3d_core.scans.audit import AuditReport, Problem, audit_scans
 from lg3d_core.scans.ply import Mesh, read_ply, write_ply
 from lg3d_core.scans.scannet import Scan, ScanFiles, find_scans, read_scan
 
-__all__ = ["Mesh", "Scan", "ScanFiles", "find_scans", "read_ply", "read_scan", "write_ply"]
+__all__ = [
+    "AuditReport",
+    "Mesh",
+    "Problem",
+    "Scan",
+    "ScanFiles",
+    "audit_scans",
+    "find_scans",
+    "read_ply",
+    "read_scan",
+    "write_ply",
+]

@@ -225,9 +225,18 @@ def require_files(files: ScanFiles) -> None:
     Raises:
         DataError: Naming the first such file.
     """
+    require_id(files)
     missing = missing_files(files)
     if missing:
         raise DataError(missing[0])
+
+
+def require_id(files: ScanFiles) -> None:
+    """Refuse a name that cannot be a file's name in the store.
+
+    Raises:
+        DataError: Naming it.
+    """
     if SCENE_ID.fullmatch(files.scene_id) is None:
         raise DataError(f"{files.scene_id[:100]!r} is no scene id: expected letters, digits, '_', '-' and '.'")
 
@@ -315,8 +324,8 @@ def _identity() -> npt.NDArray[np.float64]:
     return np.eye(4)
 
 
-def parse_segments(files: ScanFiles, data: bytes, num_vertices: int) -> npt.NDArray[np.int32]:
-    """The segment of every vertex, shape `(vertices,)`, int32.
+def parse_segments(files: ScanFiles, data: bytes, num_vertices: int | None) -> npt.NDArray[np.int32]:
+    """The segment of every vertex, shape `(vertices,)`, int32; a length of None is not checked.
 
     Raises:
         DataError: Not of this form, of another scene, or of another length than the mesh.
@@ -325,7 +334,7 @@ def parse_segments(files: ScanFiles, data: bytes, num_vertices: int) -> npt.NDAr
     body = parse_json_object(data, files.segments)
     _require_scene(body.get("sceneId"), files, files.segments)
     ids = _whole_numbers(body.get("segIndices"), "segIndices", files.segments)
-    if len(ids) != num_vertices:
+    if num_vertices is not None and len(ids) != num_vertices:
         raise DataError(
             f"{files.segments}: segIndices has {len(ids)} entries, expected {num_vertices}, one per vertex of "
             f"{files.mesh.name}"

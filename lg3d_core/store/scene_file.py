@@ -34,6 +34,8 @@ MAX_INFLATION = 1100
 """Deflate packs at most 1032 to 1, so a dataset that unpacks to more than this has chunks that were never written."""
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
+AGAIN = "prepare this scene again (delete the file, then run lg3d prepare)"
+
 COLUMNS: dict[str, tuple[str, int]] = {
     "points/xyz": ("<f4", 3),
     "points/rgb": ("|u1", 3),
@@ -179,25 +181,24 @@ def read_scene_file(path: Path, *, num_classes: int) -> Scene:
     return scene
 
 
-AGAIN = "prepare this scene again (delete the file, then run lg3d prepare)"
-
-
-def open_hdf5(path: Path) -> h5py.File:
+def open_hdf5(path: Path, *, again: str = AGAIN) -> h5py.File:
     """Open a file for reading.
 
     Raises:
         DataError: Missing, or no HDF5.
     """
     if not path.is_file():
-        raise DataError(f"{path}: missing; {AGAIN}")
+        raise DataError(f"{path}: missing; {again}")
     try:
         return h5py.File(path, "r")
     except OSError as error:
         size = path.stat().st_size
-        raise DataError(f"{path}: not a whole HDF5 file ({size} bytes; {_first_line(error)}); {AGAIN}") from None
+        raise DataError(f"{path}: not a whole HDF5 file ({size} bytes; {_first_line(error)}); {again}") from None
 
 
-def open_column(file: h5py.File, name: str, dtype: str, width: int, *, path: Path) -> h5py.Dataset:
+def open_column(
+    file: h5py.File, name: str, dtype: str, width: int, *, path: Path, max_rows: int = MAX_ROWS, again: str = AGAIN
+) -> h5py.Dataset:
     """Find a dataset and check everything about it that can be known without reading its values.
 
     Links, external storage, virtual datasets, foreign filters, other types and absurd sizes are refused.
@@ -209,35 +210,37 @@ def open_column(file: h5py.File, name: str, dtype: str, width: int, *, path: Pat
     for depth in range(1, len(parts) + 1):
         prefix = "/".join(parts[:depth])
         if not isinstance(file.get(prefix, getlink=True), h5py.HardLink):
-            raise DataError(f"{path}: expected a dataset {name} inside the file, found none or a link; {AGAIN}")
+            raise DataError(f"{path}: expected a dataset {name} inside the file, found none or a link; {again}")
     column = file[name]
     if not isinstance(column, h5py.Dataset) or column.external is not None or column.is_virtual:
-        raise DataError(f"{path}: {name} is no dataset stored in this file; {AGAIN}")
+        raise DataError(f"{path}: {name} is no dataset stored in this file; {again}")
     expected = "(rows,)" if width == 1 else f"(rows, {width})"
     if column.dtype != np.dtype(dtype) or column.shape is None or column.shape[1:] != (() if width == 1 else (width,)):
         found = f"{column.dtype} {column.shape}"
-        raise DataError(f"{path}: expected {name} as {np.dtype(dtype)} {expected}, found {found}; {AGAIN}")
-    if column.shape[0] > MAX_ROWS:
-        raise DataError(f"{path}: {name} declares {column.shape[0]} rows, expected at most {MAX_ROWS}; {AGAIN}")
+        raise DataError(f"{path}: expected {name} as {np.dtype(dtype)} {expected}, found {found}; {again}")
+    if column.shape[0] > max_rows:
+        raise DataError(f"{path}: {name} declares {column.shape[0]} rows, expected at most {max_rows}; {again}")
     plist = column.id.get_create_plist()
     filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
     stored = column.id.get_storage_size()
     chunk_rows = column.chunks[0] if column.chunks else 0
     if not filters <= FILTERS or chunk_rows > MAX_ROWS or column.nbytes > MAX_INFLATION * stored:
-        raise DataError(f"{path}: {name} declares {column.nbytes} bytes but stores {stored}; {AGAIN}")
+        raise DataError(f"{path}: {name} declares {column.nbytes} bytes but stores {stored}; {again}")
     return column
 
 
-def read_column(column: h5py.Dataset, path: Path) -> npt.NDArray[Any]:
-    """Read a dataset whose form was checked.
+def read_column(
+    column: h5py.Dataset, path: Path, part: slice | tuple[()] = (), *, again: str = AGAIN
+) -> npt.NDArray[Any]:
+    """Read a dataset whose form was checked, or a part of its rows.
 
     Raises:
         DataError: A checksum does not fit, or a chunk cannot be unpacked.
     """
     try:
-        values: npt.NDArray[Any] = column[()]
+        values: npt.NDArray[Any] = column[part]
     except OSError as error:
-        raise DataError(f"{path}: {column.name} is damaged ({_first_line(error)}); {AGAIN}") from None
+        raise DataError(f"{path}: {column.name} is damaged ({_first_line(error)}); {again}") from None
     return values
 
 
@@ -265,7 +268,7 @@ def _parse_header(file: h5py.File, path: Path) -> SceneHeader:
     return SceneHeader(**(attributes | parsed | {"num_points": points, "num_faces": faces}))
 
 
-def read_attributes(file: h5py.File, names: tuple[str, ...], path: Path) -> dict[str, Any]:
+def read_attributes(file: h5py.File, names: tuple[str, ...], path: Path, *, again: str = AGAIN) -> dict[str, Any]:
     """Read the named attributes of a file's root.
 
     Raises:
@@ -273,11 +276,11 @@ def read_attributes(file: h5py.File, names: tuple[str, ...], path: Path) -> dict
     """
     missing = [name for name in names if name not in file.attrs]
     if missing:
-        raise DataError(f"{path}: expected the attributes {', '.join(names)}, found no {missing[0]}; {AGAIN}")
+        raise DataError(f"{path}: expected the attributes {', '.join(names)}, found no {missing[0]}; {again}")
     try:
         return {name: file.attrs[name] for name in names}
     except (OSError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: its attributes are damaged ({error}); {AGAIN}") from None
+        raise DataError(f"{path}: its attributes are damaged ({error}); {again}") from None
 
 
 def _require_values(scene: Scene, num_classes: int, path: Path) -> None:

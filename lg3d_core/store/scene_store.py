@@ -47,6 +47,8 @@ class SceneStore:
     vocabulary: Vocabulary
     digest: str
     """Of the vocabulary and every scene: equal exactly when two stores were made from the same input."""
+    train_digest: str
+    """Of the vocabulary and the training scenes: what a label budget is made for."""
 
     def __init__(self, path: Path) -> None:
         """Read `store.json`.
@@ -74,6 +76,8 @@ class SceneStore:
         if wrong:
             raise DataError(f"{path / INDEX_NAME}: scene {wrong[0]!r} makes no sense: run lg3d prepare again")
         self.digest = digest_scenes(self.vocabulary, self._entries)
+        train = {scene_id: entry for scene_id, entry in self._entries.items() if entry.split == "train"}
+        self.train_digest = digest_scenes(self.vocabulary, train)
 
     def scene_ids(self, split: str | None = None) -> list[str]:
         """Ids of all scenes, or of those in a split, sorted; perhaps none.
@@ -155,13 +159,8 @@ class SceneStore:
                     total[index] += count
         return total
 
-    def train_digest(self) -> str:
-        """Of the vocabulary and the training scenes: what a label budget is made for."""
-        train = {scene_id: entry for scene_id, entry in self._entries.items() if entry.split == "train"}
-        return digest_scenes(self.vocabulary, train)
-
     def _require_own(self, budget: Budget) -> None:
-        if budget.train_digest != self.train_digest():
+        if budget.train_digest != self.train_digest:
             raise DataError(f"the label budget {budget.path} was made for other training scenes than {self.path} has")
 
     def _budgeted_rows(self, scene_id: str, budget: Budget) -> npt.NDArray[np.int64]:

@@ -1,0 +1,203 @@
+"""What is wrong with a raw folder, found without writing anything."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from lg3d_core.errors import DataError
+from lg3d_core.progress import Progress
+from lg3d_core.scans.files import read_file
+from lg3d_core.scans.scannet import (
+    ScanFiles,
+    count_unmapped,
+    describe_groups,
+    drop_repeated,
+    find_scans,
+    missing_files,
+    missing_info,
+    parse_alignment,
+    parse_groups,
+    parse_mesh,
+    parse_segments,
+    require_id,
+)
+from lg3d_core.vocabulary import LabelTable, Vocabulary, read_label_table, read_split_files
+from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
+
+T = TypeVar("T")
+
+
+class Problem(NamedTuple):
+    """One thing wrong.
+
+    Attributes:
+        scene: Whose; "" for what concerns the whole folder.
+        file: Path of the file, as far as one can be named.
+        reason: The line that `prepare` would print.
+        fatal: Whether `prepare` would leave the scene out; otherwise it warns and goes on.
+    """
+
+    scene: str
+    file: str
+    reason: str
+    fatal: bool
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit found.
+
+    Attributes:
+        raw: The folder.
+        num_scenes: Scans looked at.
+        num_vertices: Their vertices, of meshes that can be read.
+        problems: By scene.
+        unmapped: Raw labels that the label table lacks, with their number of objects, the most frequent first.
+    """
+
+    raw: Path
+    num_scenes: int
+    num_vertices: int
+    problems: list[Problem] = field(default_factory=list)
+    unmapped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every scene can be prepared."""
+        return not any(problem.fatal for problem in self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as what `json.dumps` takes."""
+        return {
+            "raw": str(self.raw),
+            "scenes": self.num_scenes,
+            "vertices": self.num_vertices,
+            "problems": [problem._asdict() for problem in self.problems],
+            "unmapped": self.unmapped,
+        }
+
+
+class _Findings(NamedTuple):
+    num_vertices: int
+    problems: list[Problem]
+    unmapped: dict[str, int]
+
+
+def audit_scans(raw: Path, vocabulary: Vocabulary, *, jobs: int, progress: Progress) -> AuditReport:
+    """Look through a raw folder for everything that `prepare` would stumble over or warn about.
+
+    Missing files, other lengths than the mesh's, raw labels that the table lacks, ids given twice, coordinates that are
+    not finite, groups without segments or with segments that do not exist, damaged files. Unlike `prepare` it goes on
+    within a scene after the first finding.
+
+    Args:
+        raw: ScanNet's folder.
+        vocabulary: Whose ids are looked up in the label table.
+        jobs: Processes; 0 takes one per core.
+        progress: Told of each scene.
+
+    Raises:
+        DataError: No such folder, or one without scans.
+    """
+    scans = find_scans(raw)
+    problems: list[Problem] = []
+    table: LabelTable | None = None
+    if not all(files.is_test for files in scans):
+        try:
+            table = read_label_table(raw / LABEL_TABLE_NAME, vocabulary)
+        except DataError as error:
+            problems.append(Problem("", str(raw / LABEL_TABLE_NAME), str(error), True))
+    try:
+        read_split_files(raw)
+    except DataError as error:
+        problems.append(Problem("", str(raw), str(error), True))
+    counts: dict[str, int] = {}
+    for files in scans:
+        counts[files.scene_id] = counts.get(files.scene_id, 0) + 1
+    for scene_id, count in counts.items():
+        if count > 1:
+            reason = f"{scene_id} lies under both scans/ and scans_test/: remove one"
+            problems.append(Problem(scene_id, str(raw), reason, True))
+    num_vertices = 0
+    unmapped: dict[str, int] = {}
+    with progress.task("check", total=len(scans), unit="scene") as task:
+        for files, found in zip(scans, _map(scans, table, num_processes=jobs or _num_cores()), strict=True):
+            problems += found.problems
+            num_vertices += found.num_vertices
+            for label, objects in found.unmapped.items():
+                unmapped[label] = unmapped.get(label, 0) + objects
+            task.advance(status=files.scene_id)
+    return AuditReport(
+        raw=raw,
+        num_scenes=len(scans),
+        num_vertices=num_vertices,
+        problems=sorted(problems),
+        unmapped=dict(sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _map(scans: list[ScanFiles], table: LabelTable | None, *, num_processes: int) -> Any:
+    if min(num_processes, len(scans)) <= 1:
+        yield from (audit_scan(files, table) for files in scans)
+        return
+    with ProcessPoolExecutor(min(num_processes, len(scans)), multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield from pool.map(audit_scan, scans, [table] * len(scans))
+        except BrokenProcessPool:
+            raise DataError("a worker process died (killed, or out of memory): check again with fewer --jobs") from None
+
+
+def audit_scan(files: ScanFiles, table: LabelTable | None) -> _Findings:
+    """Look through one scan; `table` is None where there is none to look labels up in."""
+    problems: list[Problem] = []
+
+    def note(reason: str, path: Path | None, *, fatal: bool = True) -> None:
+        problems.append(Problem(files.scene_id, str(path or files.folder), reason, fatal))
+
+    def attempt(path: Path, parse: Callable[[bytes], T]) -> T | None:
+        try:
+            return parse(read_file(path))
+        except DataError as error:
+            note(str(error), path)
+            return None
+
+    try:
+        require_id(files)
+    except DataError as error:
+        note(str(error), files.folder)
+    for line in missing_files(files):
+        note(line, Path(line.partition(": ")[0]))
+    if files.info is None:
+        note(missing_info(files), files.folder / f"{files.scene_id}.txt", fatal=False)
+    else:
+        info = files.info
+        attempt(info, lambda data: parse_alignment(data, info))
+    mesh = attempt(files.mesh, lambda data: parse_mesh(files, data)) if files.mesh.exists() else None
+    segments = None
+    if files.segments is not None:
+        segments = attempt(
+            files.segments, lambda data: parse_segments(files, data, None if mesh is None else len(mesh.xyz))
+        )
+    unmapped: dict[str, int] = {}
+    if files.aggregation is not None:
+        groups = attempt(files.aggregation, lambda data: parse_groups(files, data))
+        if groups is not None:
+            unmapped = {} if table is None else count_unmapped(drop_repeated(groups), table)
+            if segments is not None:
+                try:
+                    for line in describe_groups(files, groups, np.unique(segments)):
+                        note(line, files.aggregation, fatal=False)
+                except DataError as error:
+                    note(str(error), files.aggregation)
+    return _Findings(0 if mesh is None else len(mesh.xyz), problems, unmapped)
