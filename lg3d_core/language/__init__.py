@@ -1,1 +1,13 @@
-"""From category names to text anchors: prompts, text encoders, projection, files."""
+"""From category names to text anchors. Making them (`lg3d_core.language.make`) loads torch; reading them does not."""
+
+from lg3d_core.language.anchors import Anchors, load_anchors, project_anchors, require_vocabulary, save_anchors
+from lg3d_core.language.bundled import load_bundled_anchors
+
+__all__ = [
+    "Anchors",
+    "load_anchors",
+    "load_bundled_anchors",
+    "project_anchors",
+    "require_vocabulary",
+    "save_anchors",
+]

@@ -1,0 +1,287 @@
+"""Text encoders: which there are, where their weights come from, and turning texts into features."""
+
+import difflib
+import importlib.util
+import os
+import pickle
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError
+from lg3d_core.language.torchvision_compatibility import import_open_clip
+from lg3d_core.progress import Progress
+
+ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS")
+BATCH_SIZE = 64
+# A site that has not answered by then is taken for unreachable; without this, a download retries for 46 seconds.
+PROBE_SECONDS = 3.0
+# Only the text side of a model is used, so its image side is built as small as it gets.
+_NO_IMAGE_SIDE = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 32, "head_width": 32}
+# What reading a file that is no checkpoint can raise.
+_UNREADABLE = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+)
+
+
+class EncoderSpec(NamedTuple):
+    """What `--encoder` names.
+
+    Attributes:
+        kind: "bundled" or "open_clip".
+        architecture: Name of the model, "" for bundled.
+        weights: Tag of its pre-trained weights; "" where none is given.
+    """
+
+    kind: str
+    architecture: str
+    weights: str
+
+
+def parse_encoder(text: str) -> EncoderSpec:
+    """Take `bundled`, `open_clip:ARCHITECTURE/WEIGHTS` or `open_clip:ARCHITECTURE` apart.
+
+    Raises:
+        SettingsError: Anything else; the message lists what exists.
+    """
+    if text == "bundled":
+        return EncoderSpec("bundled", "", "")
+    kind, colon, rest = text.partition(":")
+    if kind != "open_clip" or not colon or not rest.strip("/"):
+        raise SettingsError(f"--encoder {text!r}: expected {' or '.join(ENCODERS)}, such as open_clip:ViT-B-32/openai")
+    architecture, slash, weights = rest.rpartition("/")
+    if not slash:
+        return EncoderSpec("open_clip", rest, "")
+    return EncoderSpec("open_clip", architecture.replace("/", "-"), weights)
+
+
+class OpenClipEncoder:
+    """The text side of an open_clip model, frozen, in float32."""
+
+    def __init__(self, architecture: str, weights: str, text: nn.Module, tokenizer: Any, device: torch.device) -> None:
+        self.encoder = f"open_clip:{architecture}"
+        self.weights = weights
+        self._text = text.to(device).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._device = device
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode texts to unit vectors, shape `(texts, D)`, float32."""
+        features = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), BATCH_SIZE):
+                tokens = self._tokenizer(list(texts[start : start + BATCH_SIZE])).to(self._device)
+                features.append(nn.functional.normalize(self._text(tokens).float(), dim=-1).cpu())
+        return torch.cat(features).numpy().astype(np.float32, copy=False)
+
+
+def load_open_clip(
+    spec: EncoderSpec, *, checkpoint: Path | None, device: torch.device, progress: Progress
+) -> OpenClipEncoder:
+    """Build the text side of an open_clip model with pre-trained weights.
+
+    The activation follows the weights' tag: OpenAI's own weights need QuickGELU, and give wrong features without it.
+    With a checkpoint the tag, where there is one, says just that: `open_clip:ViT-B-32/openai` with `--checkpoint`
+    reads OpenAI's weights from the file.
+
+    Args:
+        spec: Architecture, and the tag of its weights.
+        checkpoint: Weights on disk (.safetensors, or a state dict by `torch.save`) instead of a download.
+        device: Where to encode.
+        progress: Told of a download.
+
+    Raises:
+        SettingsError: No such architecture, or no such weights of it.
+        CheckpointError: A file that cannot be read, or holds another architecture.
+        MissingDependencyError: A package that this architecture needs is missing, or its weights are neither in the
+            cache nor to be had from the network.
+    """
+    open_clip = import_open_clip()
+    config = _read_config(open_clip, spec)
+    tag = open_clip.get_pretrained_cfg(spec.architecture, spec.weights) if spec.weights else {}
+    if checkpoint is None:
+        if not tag:
+            known = ", ".join(open_clip.list_pretrained_tags_by_model(spec.architecture)) or "none"
+            wanted = f"has no weights {spec.weights!r}" if spec.weights else "needs the name of its weights"
+            raise SettingsError(
+                f"--encoder: {spec.architecture} {wanted}: expected one of {known}, or --checkpoint FILE"
+            )
+        path = _find_weights(open_clip, spec, tag, progress)
+        weights = spec.weights
+    else:
+        if not checkpoint.is_file():
+            raise CheckpointError(f"--checkpoint {checkpoint}: no such file")
+        path = checkpoint
+        weights = f"{spec.weights or 'unnamed'} from {checkpoint.name}"
+
+    text_config = {**config["text_cfg"], "output_tokens": False}
+    if "hf_model_name" in text_config:
+        text_config["hf_model_pretrained"] = False
+    try:
+        tokenizer = open_clip.get_tokenizer(spec.architecture)
+        model = open_clip.CustomTextCLIP(
+            embed_dim=config["embed_dim"],
+            vision_cfg=_NO_IMAGE_SIDE,
+            text_cfg=text_config,
+            quick_gelu=bool(config.get("quick_gelu", False) or tag.get("quick_gelu", False)),
+        )
+    except ImportError as error:
+        raise MissingDependencyError(f"--encoder: {spec.architecture} needs another package ({error})") from None
+    _load_text_weights(model.text, path, spec.architecture)
+    return OpenClipEncoder(spec.architecture, weights, model.text, tokenizer, device)
+
+
+def _read_config(open_clip: ModuleType, spec: EncoderSpec) -> dict[str, Any]:
+    known: list[str] = open_clip.list_models()
+    if spec.architecture not in known:
+        by_fold = {name.casefold(): name for name in known}
+        close = [by_fold[name] for name in difflib.get_close_matches(spec.architecture.casefold(), by_fold, n=5)]
+        hint = f"nearest in spelling: {', '.join(close)}" if close else "such as ViT-B-32, ViT-L-14, RN50"
+        raise SettingsError(f"--encoder: open_clip has no architecture {spec.architecture!r} ({hint})")
+    config: dict[str, Any] = open_clip.get_model_config(spec.architecture)
+    text_config = config["text_cfg"]
+    needs_transformers = "siglip" in spec.architecture.lower() or "hf_tokenizer_name" in text_config
+    if needs_transformers and importlib.util.find_spec("transformers") is None:
+        raise MissingDependencyError(
+            f"--encoder: {spec.architecture} needs the package transformers: pip install transformers, or take another"
+        )
+    return config
+
+
+def _find_weights(open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any], progress: Progress) -> Path:
+    """The weights' file in the local cache, downloaded where it is not there yet."""
+    cached = _cached_weights(tag)
+    if cached is not None:
+        return cached
+    name = f"{spec.architecture}/{spec.weights}"
+    advice = "give the weights with --checkpoint FILE, or use --encoder bundled"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise MissingDependencyError(f"the weights {name} are not on this machine and HF_HUB_OFFLINE is set: {advice}")
+    site = os.environ.get("HF_ENDPOINT", "https://huggingface.co") if tag.get("hf_hub") else tag["url"]
+    if not answers(site):
+        raise MissingDependencyError(f"the weights {name} are not on this machine and {site} does not answer: {advice}")
+    progress.note(f"downloading the weights {name}")
+    try:
+        return Path(open_clip.download_pretrained(tag))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MissingDependencyError(f"the weights {name} could not be downloaded ({reason}): {advice}") from None
+
+
+def _cached_weights(tag: dict[str, Any]) -> Path | None:
+    if tag.get("hf_hub"):
+        repository, _, file_name = tag["hf_hub"].rpartition("/")
+        file_name = file_name or "open_clip_pytorch_model.bin"
+        stem = file_name.rpartition(".")[0]
+        # Some repositories name the safetensors of the default file `open_clip_model.safetensors`.
+        for candidate in ("open_clip_model.safetensors", f"{stem}.safetensors", file_name):
+            found = huggingface_hub.try_to_load_from_cache(repository, candidate)
+            if isinstance(found, str):
+                return Path(found)
+        return None
+    path = Path("~/.cache/clip").expanduser() / Path(tag["url"]).name
+    return path if path.is_file() else None
+
+
+def answers(site: str, *, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether a web site says anything within `seconds`, through the proxy of the environment where there is one."""
+    heard: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(site, method="HEAD"), timeout=seconds):
+                heard.append(True)
+        except urllib.error.HTTPError as error:
+            error.close()
+            heard.append(True)
+        except urllib.error.URLError as error:
+            heard.append(isinstance(error.reason, ssl.SSLError))
+        except (OSError, ValueError):
+            heard.append(False)
+
+    # In a thread of its own, for a name that does not resolve can hold the caller longer than any timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(heard) and heard[0]
+
+
+def _load_text_weights(text: nn.Module, path: Path, architecture: str) -> None:
+    weights = _read_text_weights(path)
+    own = text.state_dict()
+    # Certain encoders of transformers once stored this; it is no weight.
+    weights.pop("transformer.embeddings.position_ids", None)
+    missing = [key for key in own if key not in weights]
+    misfits = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if missing or misfits:
+        if misfits:
+            key = misfits[0]
+            detail = f"{key} is {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+        else:
+            detail = f"{len(missing)} of {len(own)} text weights are missing, first {missing[0]}"
+        raise CheckpointError(f"{path} does not fit the text side of {architecture}: {detail}")
+    broken = [key for key in own if not torch.isfinite(weights[key]).all()]
+    if broken:
+        raise CheckpointError(f"{path} holds values that are not finite, first in {broken[0]}")
+    text.load_state_dict({key: weights[key] for key in own})
+
+
+def _read_text_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of the text side by their names within it; the rest of the file is left on disk where it can be."""
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="pt") as file:
+                names = {_text_name(key): key for key in file.keys()}  # noqa: SIM118 (no mapping)
+                return {name: file.get_tensor(key) for name, key in names.items() if name is not None}
+        stored = _read_torch_file(path)
+    except _UNREADABLE as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript archive, which is not loaded: if you trust it, convert it once with "
+                "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)"
+            ) from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
+    if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
+        stored = stored["state_dict"]
+    if not isinstance(stored, dict) or not stored:
+        raise CheckpointError(f"{path} holds no weights: expected a state dict, got {type(stored).__name__}")
+    named = {_text_name(str(key)): value for key, value in stored.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in named.items() if name is not None}
+
+
+def _read_torch_file(path: Path) -> Any:
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    # Files of before PyTorch 1.6 are no zip archives, and cannot be mapped into memory.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+# Where the text side's weights lie at the top of the older of open_clip's two layouts.
+_TOP_LEVEL = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+
+
+def _text_name(key: str) -> str | None:
+    """A stored weight's name within the text side; None for the image side and the rest."""
+    key = key.removeprefix("module.")
+    if key.startswith("text."):
+        return key.removeprefix("text.")
+    return key if key.startswith(_TOP_LEVEL) else None

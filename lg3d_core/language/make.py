@@ -1,0 +1,94 @@
+"""`lg3d anchors`: category names to a file of text anchors."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lg3d_core.errors import SettingsError
+from lg3d_core.language.anchors import Anchors, describe_projection, project_anchors, save_anchors
+from lg3d_core.language.bundled import load_bundled_anchors
+from lg3d_core.language.encoders import EncoderSpec, OpenClipEncoder, load_open_clip, parse_encoder
+from lg3d_core.language.prompts import fill_prompts
+from lg3d_core.progress import Progress
+from lg3d_core.settings import AnchorsSettings
+from lg3d_core.vocabulary import Vocabulary, load_vocabulary
+
+
+def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
+    """Encode a vocabulary, bring the features to the wanted width, and write the anchors.
+
+    The features of several prompts are averaged as unit vectors, and the average is brought to unit length again.
+
+    Returns:
+        The written file.
+
+    Raises:
+        SettingsError: No such encoder, or options that do not go together.
+        CheckpointError: A text encoder's checkpoint that cannot be used.
+        MissingDependencyError: Weights or packages that are not at hand.
+        DataError: A vocabulary that cannot be read, names without a bundled anchor, or a file that cannot be written.
+    """
+    vocabulary = load_vocabulary(settings.vocabulary)
+    spec = parse_encoder(settings.encoder)
+    source = (
+        _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
+    )
+    dim = settings.dim or source.dim
+    projection = describe_projection(len(vocabulary), source.dim, dim)
+    vectors = project_anchors(source.vectors, dim)
+    save_anchors(settings.anchors, Anchors(vectors, source.names, {**source.metadata, "projection": projection}))
+    progress.note(
+        f"{len(vocabulary)} anchors of width {dim} by {source.metadata['encoder']} (projection: {projection})"
+    )
+    return settings.anchors
+
+
+def encode_names(
+    encoder: OpenClipEncoder, names: tuple[str, ...], prompts: tuple[str, ...], progress: Progress
+) -> npt.NDArray[np.float32]:
+    """One unit vector per name, averaged over the prompts, shape `(names, D)`, float32."""
+    texts = fill_prompts(names, prompts)
+    with progress.task("encoding categories", total=len(texts), unit="prompt") as task:
+        total = np.zeros(0)
+        for prompt, filled in zip(prompts, texts, strict=True):
+            features = encoder.encode(filled).astype(np.float64)
+            total = features if total.size == 0 else total + features
+            task.advance(status=prompt)
+    vectors: npt.NDArray[np.float32] = (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
+    return vectors
+
+
+def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
+    if settings.checkpoint is not None:
+        raise SettingsError("--checkpoint goes with --encoder open_clip:ARCHITECTURE/WEIGHTS, not with bundled")
+    anchors = load_bundled_anchors(vocabulary)
+    if settings.prompt != (anchors.metadata["prompt"],):
+        raise SettingsError(
+            f"--encoder bundled has the prompt {anchors.metadata['prompt']!r} built in: leave --prompt away, "
+            "or take an encoder that reads it (--encoder open_clip:ARCHITECTURE/WEIGHTS)"
+        )
+    return anchors
+
+
+def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabulary, progress: Progress) -> Anchors:
+    device = torch.device(_choose_device(settings.device))
+    encoder = load_open_clip(spec, checkpoint=settings.checkpoint, device=device, progress=progress)
+    vectors = encode_names(encoder, vocabulary.names, settings.prompt, progress)
+    metadata = {
+        "encoder": encoder.encoder,
+        "weights": encoder.weights,
+        "prompt": " | ".join(settings.prompt),
+        "vocabulary_digest": vocabulary.digest,
+        "projection": "none",
+    }
+    return Anchors(vectors, vocabulary.names, metadata)
+
+
+def _choose_device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    return name

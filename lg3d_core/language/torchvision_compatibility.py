@@ -1,0 +1,53 @@
+"""Lets `open_clip` be imported where torchvision's compiled operators cannot be loaded.
+
+`open_clip` imports torchvision for its image side. The package index offers torchvision built for CUDA only; next to a
+CPU build of PyTorch its compiled library fails to load, torchvision swallows that error, and then its registration of
+fake kernels stops with `RuntimeError: operator torchvision::nms does not exist` (pytorch/vision issues 9077 and 9085).
+Text encoding needs none of these operators: declaring the two that the registration asks for lets the import pass. They
+stay without an implementation, and a torchvision that loads its own is never touched.
+"""
+
+import sys
+from types import ModuleType
+
+import torch
+
+from lg3d_core.errors import MissingDependencyError
+
+_UNREGISTERED = "operator torchvision::nms does not exist"
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+# A declaration lives as long as the object that made it.
+_declared: list[torch.library.Library] = []
+
+
+def import_open_clip() -> ModuleType:
+    """Import `open_clip`, declaring torchvision's operators first where its own are broken.
+
+    Raises:
+        MissingDependencyError: `open_clip_torch` is not installed, or cannot be imported.
+    """
+    try:
+        _import_torchvision()
+        import open_clip
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"text encoders need open_clip ({error}): pip install open_clip_torch, or use --encoder bundled"
+        ) from None
+    module: ModuleType = open_clip
+    return module
+
+
+def _import_torchvision() -> None:
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if _UNREGISTERED not in str(error):
+            raise
+        for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
+            del sys.modules[name]
+        if not _declared:
+            library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+            library.define(f"nms{_SIGNATURE}")  # type: ignore[no-untyped-call]
+            library.define(f"qnms{_SIGNATURE}")  # type: ignore[no-untyped-call]
+            _declared.append(library)
+        import torchvision  # noqa: F401
