@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from lg3d_core.viewing.cutaway import hidden_from
 
-FIELD_OF_VIEW = 40.0  # degrees, vertical
+FIELD_OF_VIEW = 30.0  # degrees, vertical
 ELEVATION = 48.0  # degrees above the horizon
 ASPECT = 4 / 3
 TURNS = (25.0, 65.0, 115.0, 155.0, 205.0, 245.0, 295.0, 335.0)  # never flat onto a wall of an axis-aligned room
@@ -48,22 +48,19 @@ class Camera(NamedTuple):
         return view
 
 
-def first_camera(
-    xyz: npt.NDArray[np.float32], normal: npt.NDArray[np.float32], outward: npt.NDArray[np.int8]
-) -> Camera:
+def first_camera(xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32]) -> Camera:
     """Look from above at an angle, from the side on which the furniture hides the least of itself.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
-        normal: Unit normals, same shape.
-        outward: As `find_outward` gives it.
+        outward: As `find_outward` gives it, same shape.
     """
     if len(xyz) == 0:
         return Camera((0.0, 0.0, 0.0), TURNS[0], ELEVATION, 1.0)
     step = max(1, len(xyz) // 30_000)
-    some, its_normal, its_outward = xyz[::step], normal[::step], outward[::step]
+    some, its_outward = xyz[::step], outward[::step]
     cameras = [_fit(some, turn) for turn in TURNS]
-    scores = [_count_visible(camera, some, its_normal, its_outward) for camera in cameras]
+    scores = [_count_visible(camera, some, its_outward) for camera in cameras]
     return cameras[int(np.argmax(scores))]
 
 
@@ -86,11 +83,9 @@ def _fit(xyz: npt.NDArray[np.float32], azimuth: float) -> Camera:
     return camera
 
 
-def _count_visible(
-    camera: Camera, xyz: npt.NDArray[np.float32], normal: npt.NDArray[np.float32], outward: npt.NDArray[np.int8]
-) -> int:
-    """Points off the shell that no other point hides, on a coarse raster."""
-    keep = ~hidden_from(camera.eye, xyz, normal, outward)
+def _count_visible(camera: Camera, xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32]) -> int:
+    """Points away from floor and hull that no other point hides, on a coarse raster."""
+    keep = ~hidden_from(camera.eye, xyz, outward)
     view = camera.to_view(xyz[keep])
     scale = 60 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
     depth = np.maximum(-view[:, 2], 1e-6)
@@ -100,7 +95,6 @@ def _count_visible(
     nearest = np.full(161 * 121, np.inf)
     np.minimum.at(nearest, cell, depth)
     visible = depth < nearest[cell] + 0.15
-    furniture = outward[keep] == 0 if np.any(outward == 0) else np.ones(len(cell), dtype=bool)
-    height = xyz[keep, 2]
-    furniture = furniture & (height > height.min() + 0.1)
-    return int(np.count_nonzero(visible & furniture))
+    low, high = np.percentile(xyz, [0.5, 99.5], axis=0)
+    inside = np.all((xyz[keep] > low + 0.15)[:, :2] & (xyz[keep] < high - 0.15)[:, :2], axis=1)
+    return int(np.count_nonzero(visible & inside & (xyz[keep, 2] > low[2] + 0.1)))

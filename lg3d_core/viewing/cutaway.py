@@ -3,60 +3,88 @@
 import numpy as np
 import numpy.typing as npt
 
-NEAR_HULL = 0.18  # metres: plaster, pictures, doors and window frames lie this close to the room's hull
+NEAR_HULL = 0.2  # metres: plaster, pictures, doors and window frames lie this close to the room's hull
 NUM_AZIMUTHS = 72
-STEEP = 0.85  # |normal z| from which a surface counts as horizontal
+TILT = 0.75  # |cosine| from which a noisy vertex normal counts as vertical
+ALIGNED = 0.5  # |cosine| from which it counts as facing out of the hull or into it
 TRUSTED = 0.9  # share of the shell that must face inwards before the winding of all faces is believed
 
 
-def find_outward(xyz: npt.NDArray[np.float32], normal: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
+def find_outward(
+    xyz: npt.NDArray[np.float32], normal: npt.NDArray[np.float32], instance: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
     """Tell which way out of the room each vertex of its shell faces.
 
-    A vertex lies on the shell where nothing of the scene is further out along its normal or against it (but for
-    outliers). Labels are not needed, nor are normals that all point the same way: CAD models wind their faces either
-    way. Where the shell shows that the winding is sound, as in real scans, every surface seen from behind is cut too.
+    The shell is what lies on the hull of the floor plan, or under its top, and faces that way or the opposite one.
+    Labels are not needed, nor normals that all point inwards: CAD models wind their faces either way. Where the shell
+    shows that the winding is sound, as in real scans, every surface seen from behind is cut too. Objects are cut whole
+    (a door in its wall) or not at all (a cupboard that leans on it).
 
     Args:
         xyz: Positions in metres, +z up, shape `(points, 3)`.
         normal: Unit normals, or zeros where there are none, same shape.
+        instance: Object number, 0 for none, shape `(points,)`.
 
     Returns:
-        `(points,)`: +1 where `normal` points out of the room, -1 where its opposite does, 0 for what is never cut. A
-        vertex is hidden while its outward side faces the camera.
+        Unit vectors out of the room, zeros for what is never cut, shape `(points, 3)`. A vertex is hidden while its
+        vector points to the camera's side.
     """
-    outward = np.zeros(len(xyz), dtype=np.int8)
+    outward = np.zeros((len(xyz), 3), dtype=np.float32)
     if len(xyz) < 3:
         return outward
     sample = xyz[:: max(1, len(xyz) // 20_000)].astype(np.float64)
     low, high = np.percentile(sample[:, 2], [0.2, 99.8])
-    level = np.abs(normal[:, 2]) > STEEP
+    level = np.abs(normal[:, 2]) > TILT
     ceiling = level & (xyz[:, 2] > high - NEAR_HULL) & (xyz[:, 2] > low + 1.8)
-    outward[ceiling] = np.where(normal[ceiling, 2] >= 0, 1, -1)
 
     angles = np.arange(NUM_AZIMUTHS) * (2 * np.pi / NUM_AZIMUTHS)
-    directions = np.stack([np.cos(angles), np.sin(angles)])
-    reach = np.percentile(sample[:, :2] @ directions, 99.8, axis=0)
-    upright = np.flatnonzero((np.abs(normal[:, 2]) < 1 - STEEP) & (np.abs(normal).sum(axis=1) > 0))
-    azimuth = np.arctan2(normal[upright, 1], normal[upright, 0])
-    for sign in (1, -1):
-        nearest = np.round((azimuth + (0 if sign == 1 else np.pi)) / (2 * np.pi) * NUM_AZIMUTHS).astype(int)
-        nearest %= NUM_AZIMUTHS
-        along = (xyz[upright, :2] * directions.T[nearest]).sum(axis=1)
-        outward[upright[reach[nearest] - along < NEAR_HULL]] = sign
+    directions = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    reach = np.percentile(sample[:, :2] @ directions, 99.8, axis=0).astype(np.float32)
+    # Per vertex, the closest part of the hull that its normal agrees with, and the closest part of all.
+    facing_gap, facing, any_gap, closest = (
+        np.full(len(xyz), np.inf, dtype=np.float32),
+        np.zeros(len(xyz), dtype=np.int64),
+        np.full(len(xyz), np.inf, dtype=np.float32),
+        np.zeros(len(xyz), dtype=np.int64),
+    )
+    for k in range(NUM_AZIMUTHS):
+        aligned = np.abs(normal[:, :2] @ directions[:, k])
+        gap = reach[k] - xyz[:, :2] @ directions[:, k]
+        nearer = gap < any_gap
+        any_gap[nearer], closest[nearer] = gap[nearer], k
+        # A corner is near two walls: the distance decides, unless the normal speaks for the other one.
+        gap += 0.3 * (1 - aligned)
+        nearer = (gap < facing_gap) & (aligned > ALIGNED)
+        facing_gap[nearer], facing[nearer] = gap[nearer], k
+    wall = ~level & (facing_gap < NEAR_HULL)
+
+    flat = _majority(wall, instance)
+    whole = flat & ~wall & (any_gap < 2 * NEAR_HULL) & (instance > 0)
+    wall &= flat | (instance <= 0)
+    outward[wall, :2] = directions.T[facing[wall]]
+    outward[ceiling] = (0, 0, 1)
+
     floor = level & (xyz[:, 2] < low + NEAR_HULL)
-    inwards = np.concatenate([outward[outward != 0] < 0, normal[floor, 2] > 0])
-    if len(inwards) and inwards.mean() > TRUSTED and np.any(outward):
-        outward[(outward == 0) & (np.abs(normal).sum(axis=1) > 0)] = -1
+    shell = wall | ceiling
+    inwards = np.concatenate([(outward[shell] * normal[shell]).sum(axis=1) < 0, normal[floor, 2] > 0])
+    if np.any(shell) and inwards.mean() > TRUSTED:
+        outward[~shell] = -normal[~shell]
+    outward[whole] = 0
+    outward[whole, :2] = directions.T[closest[whole]]
     return outward
 
 
+def _majority(mask: npt.NDArray[np.bool_], instance: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Whether the mask holds for most vertices of each vertex's object."""
+    _, part = np.unique(instance, return_inverse=True)
+    part = part.reshape(-1)
+    share = np.bincount(part, weights=mask) / np.bincount(part)
+    return (share > 0.5)[part]
+
+
 def hidden_from(
-    eye: npt.NDArray[np.float64],
-    xyz: npt.NDArray[np.floating],
-    normal: npt.NDArray[np.floating],
-    outward: npt.NDArray[np.integer],
+    eye: npt.NDArray[np.float64], xyz: npt.NDArray[np.floating], outward: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.bool_]:
-    """Rows whose outward side faces a camera at `eye`, shape `(points,)`."""
-    facing = ((eye - xyz) * normal).sum(axis=1)
-    hidden: npt.NDArray[np.bool_] = facing * outward > 0
+    """Rows that a camera at `eye` looks at from outside, shape `(points,)`."""
+    hidden: npt.NDArray[np.bool_] = ((eye - xyz) * outward).sum(axis=1) > 0
     return hidden

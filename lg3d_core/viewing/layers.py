@@ -89,7 +89,7 @@ class SceneView:
         instance: Object number, int32 `(points,)`, 0 none.
         legend: Categories in sight, the largest share first.
         scores: Of the prediction in this scene; None unless there are both annotation and prediction.
-        outward: As `find_outward` gives it, int8 `(points,)`.
+        outward: As `find_outward` gives it, float32 `(points, 3)`.
     """
 
     scene_id: str
@@ -104,12 +104,12 @@ class SceneView:
     instance: npt.NDArray[np.int32]
     legend: tuple[LegendEntry, ...]
     scores: SceneScores | None
-    outward: npt.NDArray[np.int8]
+    outward: npt.NDArray[np.float32]
 
     @cached_property
     def camera(self) -> Camera:
         """The first look into the room."""
-        return first_camera(self.xyz, self.normal, self.outward)
+        return first_camera(self.xyz, self.outward)
 
     @cached_property
     def spacing(self) -> float:
@@ -178,7 +178,7 @@ def build_view(scene: "Scene", vocabulary: Vocabulary, prediction: "Prediction |
         instance=instance,
         legend=legend,
         scores=scores,
-        outward=find_outward(scene.xyz, normal),
+        outward=find_outward(np.asarray(scene.xyz, dtype=np.float32), normal, instance),
     )
 
 

@@ -1,10 +1,8 @@
 """A scene as one HTML file that opens from disk: plain WebGL2, no library, nothing fetched."""
 
 import base64
-import contextlib
 import html
 import json
-import os
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
+from lg3d_core.viewing.files import write_result
 from lg3d_core.viewing.layers import CONFIDENCE_STOPS, ERROR_COLORS, LAYER_TITLES, NEUTRAL, SMOOTH_LAYERS, SceneView
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
@@ -28,16 +26,7 @@ def write_page(view: SceneView, path: Path) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    text = build_page(view)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write the page {path}: {error.strerror}") from None
+    write_result(path, build_page(view).encode())
 
 
 def build_page(view: SceneView) -> str:
@@ -90,7 +79,7 @@ def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {
         "position": np.round(scaled * 65535).astype(np.uint16),
         "normal": np.round(np.clip(view.normal, -1, 1) * 127).astype(np.int8),
-        "outward": view.outward.astype(np.int8),
+        "outward": np.round(view.outward * 127).astype(np.int8),
         "rgb": view.layers["colours"],
         "label": view.label.astype(np.int16),
     }
@@ -126,4 +115,3 @@ def pack_arrays(arrays: dict[str, npt.NDArray[Any]]) -> tuple[list[dict[str, Any
         parts.append(part)
         offset += len(part)
     return manifest, zlib.compress(b"".join(parts), COMPRESSION)
-

@@ -1,2 +1,266 @@
-from typing import Any
-def render_picture(*a: Any)->None: ...
+"""A scene as one picture for a paper: its layers in a grid from one camera, with titles and a legend."""
+
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import MissingDependencyError, SettingsError
+from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
+from lg3d_core.viewing.cutaway import hidden_from
+from lg3d_core.viewing.files import write_result
+from lg3d_core.viewing.layers import ERROR_COLORS, LAYER_TITLES, NEUTRAL, SMOOTH_LAYERS, SceneView
+from lg3d_core.viewing.open3d_buffers import render_buffers
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+    from PIL.ImageFont import ImageFont as PlainFont
+
+PICTURE_LAYERS = ("colours", "truth", "prediction", "errors")
+SUPERSAMPLING = 2  # each pixel of the picture is the mean of 2 x 2 rendered ones
+EDGE_STRENGTH = 14.0
+INK, QUIET = (29, 36, 48), (93, 103, 120)
+
+
+def render_picture(
+    view: SceneView, path: Path, *, layers: tuple[str, ...] | None = None, panel_width: int = 1000
+) -> None:
+    """Write a PNG of a scene's layers.
+
+    The near walls and the ceiling are cut away. Categories keep their exact display colours but for the shading.
+
+    Args:
+        view: What to draw.
+        path: PNG file to write; it appears only when it is whole.
+        layers: Names of layers in reading order; None takes those of `PICTURE_LAYERS` that the view has.
+        panel_width: Of one layer, in pixels, before white margins are trimmed.
+
+    Raises:
+        SettingsError: A layer that the view does not have.
+        DataError: The file cannot be written.
+        MissingDependencyError: open3d or Pillow is missing, or nothing to draw with.
+    """
+    shown = tuple(name for name in PICTURE_LAYERS if name in view.layers) if layers is None else layers
+    unknown = [name for name in shown if name not in view.layers]
+    if unknown or not shown:
+        raise SettingsError(f"{view.scene_id} has no layer {', '.join(unknown)}: it has {', '.join(view.layers)}")
+    panels = render_layers(view, shown, width=panel_width, height=round(panel_width / ASPECT))
+    picture = compose(view, dict(zip(shown, panels, strict=True)))
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    write_result(path, data.getvalue())
+
+
+def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, height: int) -> list[npt.NDArray[np.uint8]]:
+    """Draw layers from the view's first camera on white, trimmed alike, shape `(rows, columns, 3)` each.
+
+    The scene is rendered once, as numbers of triangles; every layer is then coloured from that.
+    """
+    camera = view.camera
+    hidden = hidden_from(camera.eye, view.xyz, view.outward)
+    # The last corner decides for its triangle what is cut and which category it shows, as on the page.
+    faces = view.faces[~hidden[view.faces[:, 2]]]
+    kept = np.flatnonzero(~hidden) if len(faces) == 0 else np.arange(len(view.xyz))
+    smooth = [name for name in layers if name in SMOOTH_LAYERS]
+    columns, rows = width * SUPERSAMPLING, height * SUPERSAMPLING
+    pixels_per_metre = rows / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2)) / camera.distance
+    buffers = render_buffers(
+        view.xyz[kept],
+        faces,
+        camera,
+        width=columns,
+        height=rows,
+        point_size=1.5 * view.spacing * pixels_per_metre,
+        blends=[view.normal[kept] / 2 + 0.5, *(view.layers[name][kept] / 255.0 for name in smooth)],
+    )
+    shade = shade_normals(buffers.blends[0] * 2 - 1, camera)
+    edges = _darken_edges(buffers.depth, radius=SUPERSAMPLING)
+    seen = buffers.primitive >= 0
+    corner = faces[:, 2] if len(faces) else kept
+    blended = dict(zip(smooth, buffers.blends[1:], strict=True))
+    trim = _content(seen, margin=8 * SUPERSAMPLING)
+    panels = []
+    for name in layers:
+        if name in blended:
+            color = blended[name] * (1 - 0.6 * (1 - shade[..., None]))
+        else:
+            color = view.layers[name][corner[buffers.primitive]] / np.float32(255) * shade[..., None]
+        color = np.where(seen[..., None], np.clip(color * edges[..., None], 0, 1), np.float32(1))[trim]
+        panels.append(_shrink(color))
+    return panels
+
+
+def shade_normals(normal: npt.NDArray[np.floating], camera: Camera) -> npt.NDArray[np.float32]:
+    """Brightness under a lamp over the left shoulder and some light from above; surfaces may be wound either way.
+
+    Args:
+        normal: Of any length, shape `(..., 3)`; a length near zero means that there is none, and full brightness.
+        camera: Whose shoulder.
+
+    Returns:
+        About 0.7 to 1, float32, shape `(...)`.
+    """
+    length = np.linalg.norm(normal, axis=-1)
+    unit = normal / np.maximum(length, 1e-3)[..., None]
+    right, _, backward = camera.axes.astype(np.float32)
+    side = np.where(unit @ backward < 0, np.float32(-1), np.float32(1))
+    light = backward - 0.45 * right
+    lamp = np.maximum(side * (unit @ (light / np.linalg.norm(light))), 0)
+    shade = np.minimum(0.68 + 0.28 * lamp + 0.08 * np.maximum(side * unit[..., 2], 0), 1.02)
+    return np.where(length > 0.3, shade, 1.0).astype(np.float32)
+
+
+def _darken_edges(depth: npt.NDArray[np.float32], *, radius: int) -> npt.NDArray[np.float32]:
+    """Darken where something nearer is next to a pixel, so that things stand out from what is behind them.
+
+    Source: eye-dome lighting (Boucheny, 2009), two rings of eight neighbours.
+    """
+    log = np.log2(np.where(np.isfinite(depth), np.maximum(depth, 1e-3), np.float32(1e6)))
+    total = np.zeros_like(log)
+    for step in (radius, 2 * radius):
+        padded = np.pad(log, step, mode="edge")
+        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            for sign in (-1, 1):
+                y, x = step + sign * dy * step, step + sign * dx * step
+                nearer = log - padded[y : y + log.shape[0], x : x + log.shape[1]]
+                total += np.clip(nearer, 0, 0.25)
+    darkened: npt.NDArray[np.float32] = np.maximum(np.exp(-EDGE_STRENGTH * total / 16), 0.45).astype(np.float32)
+    return darkened
+
+
+def _content(seen: npt.NDArray[np.bool_], *, margin: int) -> tuple[slice, slice]:
+    """Rows and columns that hold everything seen, with a margin, in whole blocks of the supersampling."""
+    slices = []
+    for axis in (0, 1):
+        filled = np.flatnonzero(seen.any(axis=1 - axis))
+        low, high = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, seen.shape[axis])
+        low = max(0, low - margin) // SUPERSAMPLING * SUPERSAMPLING
+        high = min(seen.shape[axis], -(-(high + margin) // SUPERSAMPLING) * SUPERSAMPLING)
+        slices.append(slice(low, high))
+    return slices[0], slices[1]
+
+
+def _shrink(color: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    rows, columns = (size // SUPERSAMPLING for size in color.shape[:2])
+    block = color[: rows * SUPERSAMPLING, : columns * SUPERSAMPLING]
+    mean = block.reshape(rows, SUPERSAMPLING, columns, SUPERSAMPLING, 3).mean(axis=(1, 3))
+    shrunk: npt.NDArray[np.uint8] = np.round(mean * 255).astype(np.uint8)
+    return shrunk
+
+
+def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image":
+    """Set panels in a grid of at most two columns, with titles above and the legend below.
+
+    Raises:
+        MissingDependencyError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise MissingDependencyError("pictures need Pillow: pip install pillow, or use --html FILE") from None
+    height, width = next(iter(panels.values())).shape[:2]
+    unit = max(12, round((width + 200) / 50))  # of text and gaps, so that a larger picture reads alike
+    font, bold = ImageFont.load_default(unit), ImageFont.load_default(round(unit * 1.25))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    title_height, gap = 2 * unit, unit
+    page_width = columns * width + (columns + 1) * gap
+    entries = _legend_entries(view, panels)
+    grid_bottom = gap + rows * (title_height + height)
+    cell, line = _cell_width(entries, font, unit, page_width - 2 * gap), round(1.6 * unit)
+    per_row = max(1, (page_width - 2 * gap) // cell)
+    picture = Image.new("RGB", (page_width, grid_bottom + gap + -(-len(entries) // per_row) * line + gap), "white")
+    draw = ImageDraw.Draw(picture)
+    for k, (name, panel) in enumerate(panels.items()):
+        left, top = gap + k % columns * (width + gap), gap + k // columns * (title_height + height)
+        draw.text((left, top), LAYER_TITLES[name], font=bold, fill=INK)
+        _draw_note(draw, view, name, (left + width, top), font=font, unit=unit)
+        picture.paste(Image.fromarray(panel), (left, top + title_height))
+    # Down the columns, as people read a legend that is sorted.
+    per_column = -(-len(entries) // per_row)
+    for k, (color, name, note) in enumerate(entries):
+        left, top = gap + k // max(per_column, 1) * cell, grid_bottom + gap + k % max(per_column, 1) * line
+        _draw_entry(draw, (left, top), color, name, note, font=font, unit=unit)
+    return picture
+
+
+def _draw_note(
+    draw: "ImageDraw",
+    view: SceneView,
+    layer: str,
+    corner: tuple[int, int],
+    *,
+    font: "FreeTypeFont | PlainFont",
+    unit: int,
+) -> None:
+    """What is worth knowing about a layer, flush right above its panel."""
+    right, top = corner
+    notes: list[tuple[tuple[int, int, int] | None, str]] = []
+    if layer == "colours":
+        notes = [(None, view.scene_id)]
+    elif layer == "prediction" and view.scores is not None:
+        notes = [(None, f"mIoU {100 * view.scores.miou:.1f}")]
+    elif layer == "errors":
+        shares = view.error_shares
+        notes = [(ERROR_COLORS[name], f"{name} {_percent(shares[name])}") for name in shares if shares[name] > 0]
+    for color, text in reversed(notes):
+        draw.text((right, top + 0.75 * unit), text, font=font, fill=QUIET, anchor="rm")
+        right -= round(font.getlength(text) + 1.5 * unit)
+        if color is not None:
+            _draw_swatch(draw, (right, top + unit // 4), color, unit)
+        right -= unit
+
+
+def _legend_entries(
+    view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]
+) -> list[tuple[tuple[int, int, int], str, str]]:
+    """Colour, name and note: the categories by share, then what is not annotated."""
+    entries = []
+    if {"truth", "prediction"} & set(panels):
+        for entry in view.legend:
+            note = _percent(entry.share) if entry.iou is None else f"IoU {100 * entry.iou:.0f}"
+            entries.append((entry.color, entry.name, note))
+    if "truth" in panels and (view.label < 0).any():
+        entries.append((NEUTRAL, "unannotated", _percent(float((view.label < 0).mean()))))
+    return entries
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def _cell_width(
+    entries: list[tuple[tuple[int, int, int], str, str]], font: "FreeTypeFont | PlainFont", unit: int, available: int
+) -> int:
+    """Wide enough for the longest entry, then stretched so that whole columns fill the line."""
+    longest = max((font.getlength(name) + font.getlength(note) for _, name, note in entries), default=0)
+    wanted = longest + 4.5 * unit
+    return int(available / max(1, available // wanted))
+
+
+def _draw_entry(
+    draw: "ImageDraw",
+    corner: tuple[int, int],
+    color: tuple[int, int, int],
+    name: str,
+    note: str,
+    *,
+    font: "FreeTypeFont | PlainFont",
+    unit: int,
+) -> None:
+    left, top = corner
+    _draw_swatch(draw, corner, color, unit)
+    draw.text((left + 1.6 * unit, top + unit / 2), name, font=font, fill=INK, anchor="lm")
+    offset = left + 2.1 * unit + font.getlength(name)
+    draw.text((offset, top + unit / 2), note, font=font, fill=QUIET, anchor="lm")
+
+
+def _draw_swatch(draw: "ImageDraw", corner: tuple[int, int], color: tuple[int, int, int], unit: int) -> None:
+    left, top = corner
+    outline = tuple(round(0.75 * channel) for channel in color)
+    draw.rounded_rectangle((left, top, left + unit, top + unit), radius=unit // 4, fill=color, outline=outline)

@@ -1,2 +1,200 @@
-def has_display()->bool: return False
-def open_window()->None: ...
+"""A scene in a window on the desktop, with keys for its layers."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import MissingDependencyError
+from lg3d_core.progress import Progress
+from lg3d_core.viewing.camera import FIELD_OF_VIEW
+from lg3d_core.viewing.cutaway import hidden_from
+from lg3d_core.viewing.layers import LAYER_TITLES, SMOOTH_LAYERS, SceneView
+from lg3d_core.viewing.open3d_buffers import BY_PAGE, import_open3d, place_camera, quiet_output
+from lg3d_core.viewing.picture import shade_normals
+
+WIDTH, HEIGHT = 1280, 960
+CONNECT_SECONDS = 1.0
+TURN_TO_RECUT = 0.02  # squared length between unit view directions: about 8 degrees
+
+
+def has_display() -> bool:
+    """Whether a window can open: a display is named, and something answers there.
+
+    A display forwarded over SSH counts as none: it lacks the OpenGL that the window needs, and would be slow.
+    """
+    if sys.platform in ("darwin", "win32"):
+        return True
+    wayland = os.environ.get("WAYLAND_DISPLAY", "")
+    if wayland and _answers(Path(os.environ.get("XDG_RUNTIME_DIR", "/")) / wayland):
+        return True
+    host, colon, number = os.environ.get("DISPLAY", "").rpartition(":")
+    number = number.partition(".")[0]
+    if not colon or not (number.isascii() and number.isdecimal()):
+        return False
+    if host in ("", "unix"):
+        path = f"/tmp/.X11-unix/X{number}"
+        return _answers(path) or (sys.platform == "linux" and _answers("\0" + path))
+    if "SSH_CONNECTION" in os.environ:
+        return False
+    try:
+        with socket.create_connection((host, 6000 + int(number)), timeout=CONNECT_SECONDS):
+            return True
+    except (OSError, OverflowError):
+        return False
+
+
+def _answers(address: str | Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(CONNECT_SECONDS)
+        try:
+            connection.connect(str(address))
+        except (OSError, ValueError):
+            return False
+        return True
+
+
+def open_window(view: SceneView, progress: Progress | None = None) -> None:
+    """Show a scene until its window is closed; keys 1, 2, ... switch layers, H tells the others.
+
+    Raises:
+        MissingDependencyError: There is no display, open3d is missing, or the display has no OpenGL.
+    """
+    if not has_display():
+        raise MissingDependencyError("no display answers, so no window can open: use --html FILE or --png FILE")
+    SceneWindow(view, progress or Progress()).run()
+
+
+class SceneWindow:
+    """The window of one scene.
+
+    Args:
+        view: What to show.
+        progress: Told about the keys and the saved pictures.
+        visible: False draws off screen.
+    """
+
+    def __init__(self, view: SceneView, progress: Progress, *, visible: bool = True) -> None:
+        self.view = view
+        self.progress = progress
+        self.layer: str = next(name for name in ("prediction", "truth", "colours") if name in view.layers)
+        self.cuts = True
+        self._o3d = import_open3d()
+        self._eye = view.camera.eye
+        self._is_mesh = len(view.faces) > 0
+        self._geometry = self._o3d.geometry.TriangleMesh() if self._is_mesh else self._o3d.geometry.PointCloud()
+        with quiet_output():
+            self._window = self._o3d.visualization.VisualizerWithKeyCallback()
+            self._window.create_window(f"{view.scene_id} · lg3d", width=WIDTH, height=HEIGHT, visible=visible)
+        option = self._window.get_render_option()
+        if option is None:  # create_window itself reports success even so
+            self._window.destroy_window()
+            raise MissingDependencyError(f"open3d finds no OpenGL 3.3 on this display: {BY_PAGE}")
+        option.light_on = False  # shading is in the colours, so that categories keep their own
+        option.mesh_show_back_face = True
+        option.background_color = np.ones(3)
+        option.point_size = max(
+            2.0, 1.5 * view.spacing * HEIGHT / (2 * view.camera.distance * np.tan(np.deg2rad(FIELD_OF_VIEW / 2)))
+        )
+        self._fill()
+        self._window.add_geometry(self._geometry)
+        self.reset_view()
+        for name, action in self.actions().items():
+            self._window.register_key_callback(ord(name), lambda _window, act=action: self._on_key(act))
+
+    def actions(self) -> dict[str, Callable[[], None]]:
+        """What each key does."""
+        layers = {str(k + 1): lambda name=name: self.show_layer(name) for k, name in enumerate(self.view.layers)}
+        return layers | {"C": self.toggle_cut, "R": self.reset_view, "S": self.save_picture, "H": self.tell_keys}
+
+    def run(self) -> None:
+        """Hand over to the user until the window is closed."""
+        self.tell_keys()
+        self._window.register_animation_callback(lambda _window: self.follow_camera())
+        try:
+            with quiet_output(stderr=False):
+                self._window.run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the window back."""
+        self._window.close()
+        self._window.destroy_window()
+
+    def show_layer(self, layer: str) -> None:
+        """Colour the scene by another layer."""
+        self.layer = layer
+        self.refill()
+        self.progress.note(LAYER_TITLES[layer])
+
+    def toggle_cut(self) -> None:
+        """Show or hide the walls between the camera and the room."""
+        self.cuts = not self.cuts
+        self.refill()
+
+    def reset_view(self) -> None:
+        """Go back to the first look."""
+        place_camera(self._o3d, self._window, self.view.camera, WIDTH, HEIGHT)
+
+    def save_picture(self) -> None:
+        """Write what is seen to a new PNG in the working directory."""
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{self.view.scene_id}-{self.layer}")
+        path = next(path for k in range(1, 10_000) if not (path := Path(f"{stem}-{k}.png")).exists())
+        self._window.capture_screen_image(str(path), do_render=True)
+        if path.exists():
+            self.progress.note(f"saved {path}")
+        else:
+            self.progress.warn(f"could not write {path.absolute()}")
+
+    def tell_keys(self) -> None:
+        """Say what the keys do."""
+        layers = ", ".join(f"{k + 1} {LAYER_TITLES[name].lower()}" for k, name in enumerate(self.view.layers))
+        self.progress.note(f"keys: {layers}, C cut the near walls, R reset the view, S save a picture, H help, Q quit")
+
+    def follow_camera(self) -> bool:
+        """Cut other walls after the camera has gone round; whether anything changed."""
+        extrinsic = self._window.get_view_control().convert_to_pinhole_camera_parameters().extrinsic
+        eye: npt.NDArray[np.float64] = -extrinsic[:3, :3].T @ extrinsic[:3, 3]
+        middle = np.array(self.view.camera.target)
+        before, now = (
+            (place - middle) / max(float(np.linalg.norm(place - middle)), 1e-9) for place in (self._eye, eye)
+        )
+        if float(((now - before) ** 2).sum()) < TURN_TO_RECUT:
+            return False
+        self._eye = eye
+        self.refill()
+        return True
+
+    def refill(self) -> None:
+        """Hand the current layer and cut to the graphics card."""
+        self._fill()
+        self._window.update_geometry(self._geometry)
+
+    def _on_key(self, action: Callable[[], None]) -> bool:
+        action()
+        return False  # the geometry has been updated where needed
+
+    def _fill(self) -> None:
+        """Triangles with their own corners, so that each shows one category and no blend of two."""
+        view = self.view
+        hidden = hidden_from(self._eye, view.xyz, view.outward) & self.cuts
+        faces = view.faces[~hidden[view.faces[:, 2]]]
+        corners = faces.reshape(-1) if self._is_mesh else np.flatnonzero(~hidden)
+        owner = np.repeat(faces[:, 2], 3) if self._is_mesh and self.layer not in SMOOTH_LAYERS else corners
+        shade = shade_normals(view.normal[corners], view.camera)
+        colors = np.clip(view.layers[self.layer][owner] / 255.0 * shade[:, None], 0, 1)
+        points = self._o3d.utility.Vector3dVector(view.xyz[corners].astype(np.float64))
+        colors_given = self._o3d.utility.Vector3dVector(colors.astype(np.float64))
+        if self._is_mesh:
+            rows = np.arange(len(corners), dtype=np.int32).reshape(-1, 3)
+            self._geometry.vertices = points
+            self._geometry.triangles = self._o3d.utility.Vector3iVector(rows)
+            self._geometry.vertex_colors = colors_given
+        else:
+            self._geometry.points = points
+            self._geometry.colors = colors_given
