@@ -1,10 +1,6 @@
 """What is wrong with a raw folder, found without writing anything."""
 
-import multiprocessing
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +10,7 @@ import numpy as np
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.scans.files import read_file
+from lg3d_core.scans.processes import run_in_processes
 from lg3d_core.scans.scannet import (
     ScanFiles,
     count_unmapped,
@@ -128,12 +125,12 @@ def audit_scans(raw: Path, vocabulary: Vocabulary, *, jobs: int, progress: Progr
     num_vertices = 0
     unmapped: dict[str, int] = {}
     with progress.task("check", total=len(scans), unit="scene") as task:
-        for files, found in zip(scans, _map(scans, table, num_processes=jobs or _num_cores()), strict=True):
+        for job, found in run_in_processes(_audit_job, [_Job(files, table) for files in scans], num_processes=jobs):
             problems += found.problems
             num_vertices += found.num_vertices
             for label, objects in found.unmapped.items():
                 unmapped[label] = unmapped.get(label, 0) + objects
-            task.advance(status=files.scene_id)
+            task.advance(status=job.scene_id)
     return AuditReport(
         raw=raw,
         num_scenes=len(scans),
@@ -143,19 +140,17 @@ def audit_scans(raw: Path, vocabulary: Vocabulary, *, jobs: int, progress: Progr
     )
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class _Job(NamedTuple):
+    files: ScanFiles
+    table: LabelTable | None
+
+    @property
+    def scene_id(self) -> str:
+        return self.files.scene_id
 
 
-def _map(scans: list[ScanFiles], table: LabelTable | None, *, num_processes: int) -> Any:
-    if min(num_processes, len(scans)) <= 1:
-        yield from (audit_scan(files, table) for files in scans)
-        return
-    with ProcessPoolExecutor(min(num_processes, len(scans)), multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(audit_scan, scans, [table] * len(scans))
-        except BrokenProcessPool:
-            raise DataError("a worker process died (killed, or out of memory): check again with fewer --jobs") from None
+def _audit_job(job: _Job) -> _Findings:
+    return audit_scan(job.files, job.table)
 
 
 def audit_scan(files: ScanFiles, table: LabelTable | None) -> _Findings:

@@ -2,13 +2,7 @@
 
 import itertools
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +13,7 @@ from lg3d_core import __version__
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.scans import Scan, ScanFiles, find_scans, read_scan
+from lg3d_core.scans.processes import run_in_processes
 from lg3d_core.scans.scannet import digest_scan, require_files
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.store.atomic import STALE_SECONDS, lock_file, sweep_temporaries
@@ -62,6 +57,10 @@ class _Job(NamedTuple):
     table: LabelTable
     vocabulary: Vocabulary
     force: bool
+
+    @property
+    def scene_id(self) -> str:
+        return self.files.scene_id
 
 
 class _Outcome(NamedTuple):
@@ -115,7 +114,8 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
             _require_vocabulary(settings.store, vocabulary)
         sweep_temporaries(scenes_folder, older_than=0.0 if count == 1 else STALE_SECONDS)
         with progress.task("prepare", total=len(jobs), unit="scene") as task:
-            for scene_id, outcome in _run(jobs, num_processes=settings.jobs or num_cores()):
+            for job, outcome in run_in_processes(_prepare_scene, jobs, num_processes=settings.jobs):
+                scene_id = job.scene_id
                 for warning in outcome.warnings:
                     progress.warn(warning)
                 if outcome.state == "failed":
@@ -134,11 +134,6 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
         failed=dict(sorted(failed.items())),
         unmapped=dict(sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))),
     )
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _repeated(scans: list[ScanFiles]) -> list[ScanFiles]:
@@ -189,51 +184,6 @@ def _require_vocabulary(store: Path, vocabulary: Vocabulary) -> None:
                 f"{store} holds scenes of the vocabulary {other.name}, not {vocabulary.name}: "
                 "choose another --store, or replace them with --force"
             )
-
-
-def _run(jobs: list[_Job], *, num_processes: int) -> Iterator[tuple[str, _Outcome]]:
-    """Do the jobs, in this process or in several, and give their outcomes as they come."""
-    if min(num_processes, len(jobs)) <= 1:
-        yield from ((job.files.scene_id, _prepare_scene(job)) for job in jobs)
-        return
-    # Spawned, not forked: a process that has loaded torch holds threads and locks that a fork would copy half-way.
-    pool = ProcessPoolExecutor(
-        max_workers=min(num_processes, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-    )
-    waiting = iter(jobs)
-    running: dict[Future[_Outcome], str] = {}
-    try:
-        try:
-            while True:
-                for job in itertools.islice(waiting, num_processes + 1 - len(running)):
-                    running[pool.submit(_prepare_scene, job)] = job.files.scene_id
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    outcome = future.result()
-                    yield running.pop(future), outcome
-        except BrokenProcessPool:
-            raise DataError(
-                f"a worker process died (killed, or out of memory) while it prepared one of "
-                f"{', '.join(sorted(running.values()))}: run again, with fewer --jobs if memory is short; it continues"
-            ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it is killed, which a pool's workers do not do by themselves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()
 
 
 def _prepare_scene(job: _Job) -> _Outcome:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 
+MAX_CATEGORIES = 32_767
+"""What an int16 label can count."""
 GROUPS = ("head", "common", "tail")
 
 # Which column of scannetv2-labels.combined.tsv holds the ids of each shipped vocabulary.
@@ -114,7 +117,10 @@ def load_vocabulary(name: str = "scannet200") -> Vocabulary:
 
 
 def _parse_vocabulary(text: str, *, name: str, id_column: str, source: str) -> Vocabulary:
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=None), delimiter="\t", quoting=csv.QUOTE_NONE))
+    except csv.Error as error:
+        raise DataError(f"vocabulary {source} is no table of tab-separated text: {error}") from None
     if not rows or not {"id", "name"} <= set(rows[0]):
         raise DataError(f"vocabulary {source} has no rows with the columns id and name (tab-separated, with a header)")
     try:
@@ -122,6 +128,8 @@ def _parse_vocabulary(text: str, *, name: str, id_column: str, source: str) -> V
         categories = tuple(_parse_category(index, row) for index, row in enumerate(rows))
     except (TypeError, ValueError) as error:
         raise DataError(f"vocabulary {source} has a row that cannot be read: {error}") from None
+    if len(categories) > MAX_CATEGORIES:
+        raise DataError(f"vocabulary {source} has {len(categories)} categories, expected at most {MAX_CATEGORIES}")
     for what, values in (("id", [c.id for c in categories]), ("name", [c.name for c in categories])):
         if len(set(values)) != len(values):
             raise DataError(f"vocabulary {source} names the same {what} twice")
@@ -132,10 +140,12 @@ def _parse_category(index: int, row: dict[str, str]) -> Category:
     group = (row.get("split") or "").strip()
     if group not in ("", *GROUPS):
         raise ValueError(f"split must be head, common or tail, got {group!r}")
-    name = row["name"].strip()
+    name = (row["name"] or "").strip()
     if not name:
         raise ValueError(f"category {row['id']} has no name")
     red, green, blue = (int(row.get(channel) or _fallback_channel(index, k)) for k, channel in enumerate(RGB))
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"category {row['id']} has a colour outside 0 to 255: {red} {green} {blue}")
     return Category(index, int(row["id"]), name, group, (row.get("in_val") or "1") != "0", (red, green, blue))
 
 

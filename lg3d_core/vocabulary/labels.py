@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,12 +42,16 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"label table {path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = csv.DictReader(io.StringIO(text, newline=None), delimiter="\t", quoting=csv.QUOTE_NONE)
     needed = {"raw_category", vocabulary.id_column}
-    if not needed <= set(reader.fieldnames or ()):
-        raise DataError(f"label table {path} lacks the columns {sorted(needed)}: is it {LABEL_TABLE_NAME}?")
+    try:
+        if not needed <= set(reader.fieldnames or ()):
+            raise DataError(f"label table {path} lacks the columns {sorted(needed)}: is it {LABEL_TABLE_NAME}?")
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"label table {path} is no table of tab-separated text: {error}") from None
     index_by_label: dict[str, int] = {}
-    for row in reader:
+    for row in rows:
         label, raw_id = row["raw_category"], (row[vocabulary.id_column] or "").strip()
         if label is None or label in index_by_label:
             continue

@@ -5,6 +5,8 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from lg3d_core.errors import DataError
+
 SPLITS = ("train", "val", "test")
 
 
@@ -20,12 +22,22 @@ def read_split_files(folder: Path) -> dict[str, str]:
 
     Returns:
         Split of each scene named there; empty where there is no such file.
+
+    Raises:
+        DataError: A file is not text, or two of them name the same scene: it would be trained and tested on.
     """
     found: dict[str, str] = {}
     for split in SPLITS:
         path = folder / f"scannetv2_{split}.txt"
-        if path.is_file():
-            found.update(
-                (line.strip(), split) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-            )
+        if not path.is_file():
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"split file {path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        except OSError as error:
+            raise DataError(f"cannot read the split file {path}: {error.strerror}") from None
+        for scene_id in filter(None, map(str.strip, lines)):
+            if found.setdefault(scene_id, split) != split:
+                raise DataError(f"split file {path} names {scene_id}, which scannetv2_{found[scene_id]}.txt has too")
     return found
