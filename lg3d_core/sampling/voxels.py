@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError, ShapeError
 
-MAX_CELL = 2**17 - 1
-"""Largest magnitude of a cell index, the range of the sparse engine: 2.6 km at 2 cm."""
+MAX_CELL = 2**17 - 512
+"""Largest magnitude of a cell index: the sparse engine's range of 2.6 km at 2 cm, less room to shift a batch in."""
 
 DENSE_CELLS = 2**28
 """Boxes of fewer cells than this may be voxelised in a dense occupancy grid (at most 1.3 GB, allocated lazily)."""
