@@ -8,6 +8,7 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,7 @@ _NO_IMAGE_SIDE = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 32, 
 _UNREADABLE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
     RuntimeError,
     EOFError,
     OSError,
@@ -176,7 +178,7 @@ def _find_weights(open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any],
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise MissingDependencyError(f"the weights {name} are not on this machine and HF_HUB_OFFLINE is set: {advice}")
     site = os.environ.get("HF_ENDPOINT", "https://huggingface.co") if tag.get("hf_hub") else tag["url"]
-    if not answers(site):
+    if not answers(site, seconds=PROBE_SECONDS):
         raise MissingDependencyError(f"the weights {name} are not on this machine and {site} does not answer: {advice}")
     progress.note(f"downloading the weights {name}")
     try:
@@ -201,7 +203,7 @@ def _cached_weights(tag: dict[str, Any]) -> Path | None:
     return path if path.is_file() else None
 
 
-def answers(site: str, *, seconds: float = PROBE_SECONDS) -> bool:
+def answers(site: str, *, seconds: float) -> bool:
     """Whether a web site says anything within `seconds`, through the proxy of the environment where there is one."""
     heard: list[bool] = []
 
@@ -253,11 +255,6 @@ def _read_text_weights(path: Path) -> dict[str, Tensor]:
                 return {name: file.get_tensor(key) for name, key in names.items() if name is not None}
         stored = _read_torch_file(path)
     except _UNREADABLE as error:
-        if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{path} is a TorchScript archive, which is not loaded: if you trust it, convert it once with "
-                "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)"
-            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
@@ -269,9 +266,15 @@ def _read_text_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch_file(path: Path) -> Any:
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
     # Files of before PyTorch 1.6 are no zip archives, and cannot be mapped into memory.
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise CheckpointError(
+                    f"{path} is a TorchScript archive, which holds code and is not loaded: if you trust it, convert it "
+                    "once with torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)"
+                )
     return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
