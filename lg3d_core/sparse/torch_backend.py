@@ -8,14 +8,21 @@ The sum reads each product once, needs no zeroed output and no atomics, and alwa
 repeated runs are bit-equal. Outputs are processed in chunks, so that the products never outgrow the caches.
 """
 
+import threading
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lg3d_core.sparse.kernel_maps import KernelMap
+from lg3d_core.sparse.parallel import run_pieces
 
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 1024  # the products of two such chunks, 96 channels wide, fit into 16 MiB of cache
+NUM_SLOTS = 8
+MAX_KEPT_BYTES = 64 << 20
+MIN_SHARED_WORK = 4_000_000  # multiply-adds; below this, waking a thread costs more than it saves
 
 
 class Segment(NamedTuple):
@@ -49,9 +56,11 @@ class Chunk(NamedTuple):
 def plan_chunks(kernel_map: KernelMap, rows: int = CHUNK_ROWS) -> tuple[Chunk, ...]:
     """Lay out the pairs of a map for matrix products, chunk by chunk; no sort, only cumulative sums."""
     centre = kernel_map.num_offsets // 2 if kernel_map.is_submanifold else -1
+    num_chunks = max(1, round(kernel_map.num_outputs / rows)) if kernel_map.num_outputs else 0
+    bounds = [kernel_map.num_outputs * index // num_chunks for index in range(num_chunks + 1)] if num_chunks else []
     chunks = []
-    for first in range(0, kernel_map.num_outputs, rows):
-        table = kernel_map.neighbours[:, first : first + rows]
+    for first, last in pairwise(bounds):
+        table = kernel_map.neighbours[:, first:last]
         num_rows = table.shape[1]
         hit = table >= 0
         flat = hit.flatten()
@@ -84,27 +93,76 @@ def _reduce(products: Tensor, chunk: Chunk) -> Tensor:
     return sums
 
 
-def _scratch(chunks: tuple[Chunk, ...], like: Tensor, channels: int) -> Tensor:
-    return like.new_empty(max((chunk.num_products for chunk in chunks), default=0), channels)
+class _Scratch(threading.local):
+    """Products of one chunk, kept per thread: fresh memory would be paged in anew for every layer."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+
+    def products(self, chunk: Chunk, channels: int, like: Tensor) -> Tensor:
+        size = chunk.num_products * channels
+        if size * like.element_size() > MAX_KEPT_BYTES or like.device.type != "cpu":
+            return like.new_empty(chunk.num_products, channels)
+        buffer = self.buffer
+        if buffer is None or buffer.dtype != like.dtype or buffer.numel() < size:
+            with torch.inference_mode(False):
+                buffer = self.buffer = torch.empty(size, dtype=like.dtype)
+        return buffer[:size].view(chunk.num_products, channels)
 
 
-def convolve_forward(features: Tensor, weight: Tensor, chunks: tuple[Chunk, ...], num_outputs: int) -> Tensor:
-    """Compute the output features, shape `(outputs, out)`."""
-    output = features.new_empty(num_outputs, weight.shape[2])
-    products = _scratch(chunks, features, weight.shape[2])
-    kernels = weight.unbind(0)
-    for chunk in chunks:
-        for segment in chunk.segments:
-            rows = _inputs(features, segment, chunk)
-            torch.mm(rows, kernels[segment.offset], out=products[segment.begin : segment.end])
-        output[chunk.first : chunk.last] = _reduce(products, chunk)
-    return output
+_scratch = _Scratch()
+
+
+def _run(task: Callable[[int], None], count: int, *, device: torch.device, work: int) -> None:
+    """Run pieces side by side where that pays: on CPU, and when there is enough work to share."""
+    if device.type == "cpu" and work >= MIN_SHARED_WORK:
+        run_pieces(task, count)
+    else:
+        with torch.no_grad():
+            for piece in range(count):
+                task(piece)
+
+
+def _work(chunks: tuple[Chunk, ...], weight: Tensor) -> int:
+    return sum(chunk.num_products for chunk in chunks) * weight.shape[1] * weight.shape[2]
 
 
 def _inputs(features: Tensor, segment: Segment, chunk: Chunk) -> Tensor:
     if segment.source is None:
         return features[chunk.first : chunk.last]
     return torch.index_select(features, 0, segment.source)
+
+
+def convolve_forward(features: Tensor, weight: Tensor, chunks: tuple[Chunk, ...], num_outputs: int) -> Tensor:
+    """Compute the output features, shape `(outputs, out)`."""
+    channels = weight.shape[2]
+    output = features.new_empty(num_outputs, channels)
+    kernels = weight.unbind(0)
+
+    def multiply(products: Tensor, chunk: Chunk, segment: Segment) -> None:
+        rows = _inputs(features, segment, chunk)
+        torch.mm(rows, kernels[segment.offset], out=products[segment.begin : segment.end])
+
+    def convolve_chunk(index: int) -> None:
+        chunk = chunks[index]
+        products = _scratch.products(chunk, channels, features)
+        for segment in chunk.segments:
+            multiply(products, chunk, segment)
+        output[chunk.first : chunk.last] = _reduce(products, chunk)
+
+    work = _work(chunks, weight)
+    if len(chunks) != 1:
+        _run(convolve_chunk, len(chunks), device=features.device, work=work)
+        return output
+    (only,) = chunks  # a small level: share out its offsets instead
+    products = _scratch.products(only, channels, features)
+    _run(
+        lambda index: multiply(products, only, only.segments[index]),
+        len(only.segments),
+        device=features.device,
+        work=work,
+    )
+    return _reduce(products, only)
 
 
 def convolve_backward(
@@ -125,24 +183,65 @@ def convolve_backward(
     """
     num_offsets, in_channels, _ = weight.shape
     grad_features = torch.empty_like(features) if wants_features else None
-    grad_weight = torch.zeros_like(weight) if wants_weight else None
-    products = _scratch(chunks, gradient, in_channels) if wants_features else None
     kernels = [kernel.t() for kernel in weight.unbind(0)]
-    for chunk in chunks:
-        for segment in chunk.segments:
-            offset = num_offsets - 1 - segment.offset if mirrored else segment.offset
-            rows = _inputs(gradient, segment, chunk)
-            if products is not None:
-                torch.mm(rows, kernels[offset], out=products[segment.begin : segment.end])
-            if grad_weight is not None:
-                if segment.target is None:
-                    inputs = features[chunk.first : chunk.last]
-                else:
-                    inputs = torch.index_select(features, 0, segment.target)
-                grad_weight[offset].addmm_(inputs.t(), rows)
-        if grad_features is not None and products is not None:
-            grad_features[chunk.first : chunk.last] = _reduce(products, chunk)
-    return grad_features, grad_weight
+    # Weight gradients are summed in a few slots, each a fixed run of chunks: the sum does not depend on the cores.
+    bounds = [len(chunks) * slot // NUM_SLOTS for slot in range(NUM_SLOTS + 1)]
+    slots = [chunks[first:last] for first, last in pairwise(bounds) if last > first]
+    sums: list[Tensor] = [torch.empty_like(weight) for _ in slots] if wants_weight else []
+    summed = [[False] * num_offsets for _ in slots]
+
+    def multiply(products: Tensor | None, slot: int, chunk: Chunk, segment: Segment) -> None:
+        offset = num_offsets - 1 - segment.offset if mirrored else segment.offset
+        rows = _inputs(gradient, segment, chunk)
+        if products is not None:
+            torch.mm(rows, kernels[offset], out=products[segment.begin : segment.end])
+        if wants_weight:
+            if segment.target is None:
+                inputs = features[chunk.first : chunk.last]
+            else:
+                inputs = torch.index_select(features, 0, segment.target)
+            if summed[slot][offset]:
+                sums[slot][offset].addmm_(inputs.t(), rows)
+            else:
+                torch.mm(inputs.t(), rows, out=sums[slot][offset])
+                summed[slot][offset] = True
+
+    def convolve_slot(slot: int) -> None:
+        for chunk in slots[slot]:
+            products = _scratch.products(chunk, in_channels, gradient) if wants_features else None
+            for segment in chunk.segments:
+                multiply(products, slot, chunk, segment)
+            if grad_features is not None and products is not None:
+                grad_features[chunk.first : chunk.last] = _reduce(products, chunk)
+
+    work = _work(chunks, weight) * (wants_features + wants_weight)
+    if len(chunks) != 1:
+        _run(convolve_slot, len(slots), device=features.device, work=work)
+    else:
+        (only,) = chunks
+        products = _scratch.products(only, in_channels, gradient) if wants_features else None
+        _run(
+            lambda index: multiply(products, 0, only, only.segments[index]),
+            len(only.segments),
+            device=features.device,
+            work=work,
+        )
+        if products is not None:
+            grad_features = _reduce(products, only)
+    return grad_features, _sum_slots(sums, summed, weight) if wants_weight else None
+
+
+def _sum_slots(sums: list[Tensor], summed: list[list[bool]], weight: Tensor) -> Tensor:
+    if not sums:
+        return torch.zeros_like(weight)
+    for slot, flags in enumerate(summed):
+        for offset, written in enumerate(flags):
+            if not written:
+                sums[slot][offset].zero_()
+    total = sums[0]
+    for part in sums[1:]:
+        total.add_(part)
+    return total
 
 
 class _Convolve(torch.autograd.Function):

@@ -1,0 +1,66 @@
+"""Run independent pieces of one operation on several cores, one Python thread per core.
+
+PyTorch's own threads meet at a barrier in every operation. A sparse convolution on CPU is a thousand small operations:
+each barrier costs, and when another process holds one of the cores it costs a whole time slice. So each piece is
+computed by one thread alone, and the threads meet once, at the end. PyTorch releases the interpreter lock inside its
+operations, so the threads do run side by side.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+MAX_WORKERS = 8  # beyond this the interpreter lock is the limit; more cores go to the operations inside each piece
+
+_lock = threading.Lock()
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def run_pieces(task: Callable[[int], None], count: int) -> None:
+    """Call `task(0)` to `task(count - 1)`, each once, in any order, over as many threads as PyTorch may use.
+
+    Tasks run without autograd and must write to disjoint places; then the result does not depend on the number of
+    threads. The first exception of a task is raised here, after all threads have stopped.
+    """
+    num_threads = torch.get_num_threads()
+    num_workers = min(num_threads, MAX_WORKERS, count)
+    if num_workers <= 1:
+        with torch.no_grad():
+            for piece in range(count):
+                task(piece)
+        return
+    pieces = iter(range(count))
+    inference = torch.is_inference_mode_enabled()
+
+    def work() -> None:
+        with torch.inference_mode(inference), torch.no_grad():
+            for piece in pieces:  # a range's iterator hands out each number once, whichever thread asks
+                task(piece)
+
+    with _lock:
+        torch.set_num_threads(max(1, num_threads // num_workers))
+        try:
+            futures = [_pool(num_workers - 1).submit(work) for _ in range(num_workers - 1)]
+            try:
+                work()
+            finally:
+                _wait(futures)
+        finally:
+            torch.set_num_threads(num_threads)
+    for future in futures:
+        future.result()
+
+
+def _wait(futures: list[Future[None]]) -> None:
+    for future in futures:
+        future.exception()
+
+
+def _pool(num_workers: int) -> ThreadPoolExecutor:
+    owner = (os.getpid(), num_workers)  # threads do not survive a fork: a child makes its own
+    if owner not in _pools:
+        _pools[owner] = ThreadPoolExecutor(num_workers, thread_name_prefix="lg3d-sparse")
+    return _pools[owner]
