@@ -20,7 +20,7 @@ LABEL_TABLE = [
     (6, "sofa", "couch", 6),
     (6, "couch", "couch", 6),
     (56, "trash can", "trash can", 39),
-    (488, "rubber duck", "toy", 40),  # a known label whose id lies outside the 200
+    (1200, "rubber duck", "toy", 40),  # a known label whose id lies outside the 200
 ]
 
 DEFAULT_OBJECTS = ("chair", "table", "sofa", "trash can", "rubber duck")
