@@ -94,14 +94,14 @@ def main() -> None:
         thinned = voxelize(room.xyz, THINNING * voxel_size).point
         xyz = room.xyz[thinned]
         sample = sample_scene(room, voxel_size=voxel_size)
-        rows = sample.point_to_voxel.numpy()
+        colors = room.rgb[: len(sample.cells)]
         steps: dict[str, Callable[[], Any]] = {
             "voxelize, dense grid": lambda size=voxel_size: voxelize_by(10**9, room.xyz, size),
             "voxelize, sort": lambda size=voxel_size: voxelize_by(0, room.xyz, size),
             "voxelize": lambda size=voxel_size: voxelize(room.xyz, size),
             "distort 0.2 m": lambda xyz=xyz, rng=rng: distort(xyz, rng, granularity=0.2, magnitude=0.4),
             "distort 0.8 m": lambda xyz=xyz, rng=rng: distort(xyz, rng, granularity=0.8, magnitude=1.6),
-            "recolor": lambda rng=rng, rows=rows: augmentation.recolor(room.rgb[: rows.max() + 1], rng),
+            "recolor": lambda rng=rng, colors=colors: augmentation.recolor(colors, rng),
             "sample as it is": lambda size=voxel_size: sample_scene(room, voxel_size=size),
             "sample, augmented": lambda size=voxel_size, rng=rng: sample_scene(
                 room, voxel_size=size, augmentation=augmentation, rng=rng
