@@ -48,19 +48,24 @@ class Camera(NamedTuple):
         return view
 
 
-def first_camera(xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32]) -> Camera:
+def first_camera(
+    xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32], instance: npt.NDArray[np.int32]
+) -> Camera:
     """Look from above at an angle, from the side on which the furniture hides the least of itself.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
         outward: As `find_outward` gives it, same shape.
+        instance: Object number, 0 for none, shape `(points,)`. A small object in sight is worth more than its area.
     """
     if len(xyz) == 0:
         return Camera((0.0, 0.0, 0.0), TURNS[0], ELEVATION, 1.0)
     step = max(1, len(xyz) // 30_000)
     some, its_outward = xyz[::step], outward[::step]
+    _, part = np.unique(instance[::step], return_inverse=True)
+    worth = 1 / np.sqrt(np.bincount(part.reshape(-1)))[part.reshape(-1)]
     cameras = [_fit(some, turn) for turn in TURNS]
-    scores = [_count_visible(camera, some, its_outward) for camera in cameras]
+    scores = [_rate_view(camera, some, its_outward, worth) for camera in cameras]
     return cameras[int(np.argmax(scores))]
 
 
@@ -83,8 +88,13 @@ def _fit(xyz: npt.NDArray[np.float32], azimuth: float) -> Camera:
     return camera
 
 
-def _count_visible(camera: Camera, xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32]) -> int:
-    """Points away from floor and hull that no other point hides, on a coarse raster."""
+def _rate_view(
+    camera: Camera,
+    xyz: npt.NDArray[np.float32],
+    outward: npt.NDArray[np.float32],
+    worth: npt.NDArray[np.float64],
+) -> float:
+    """What the points away from floor and hull are worth that no other point hides, on a coarse raster."""
     keep = ~hidden_from(camera.eye, xyz, outward)
     view = camera.to_view(xyz[keep])
     scale = 60 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
@@ -97,4 +107,4 @@ def _count_visible(camera: Camera, xyz: npt.NDArray[np.float32], outward: npt.ND
     visible = depth < nearest[cell] + 0.15
     low, high = np.percentile(xyz, [0.5, 99.5], axis=0)
     inside = np.all((xyz[keep] > low + 0.15)[:, :2] & (xyz[keep] < high - 0.15)[:, :2], axis=1)
-    return int(np.count_nonzero(visible & inside & (xyz[keep, 2] > low[2] + 0.1)))
+    return float(worth[keep][visible & inside & (xyz[keep, 2] > low[2] + 0.1)].sum())

@@ -109,7 +109,7 @@ class SceneView:
     @cached_property
     def camera(self) -> Camera:
         """The first look into the room."""
-        return first_camera(self.xyz, self.outward)
+        return first_camera(self.xyz, self.outward, self.instance)
 
     @cached_property
     def spacing(self) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lg3d_core.files import write_text
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
-from lg3d_core.viewing.files import write_result
 from lg3d_core.viewing.layers import CONFIDENCE_STOPS, ERROR_COLORS, LAYER_TITLES, NEUTRAL, SMOOTH_LAYERS, SceneView
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
@@ -26,7 +26,7 @@ def write_page(view: SceneView, path: Path) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    write_result(path, build_page(view).encode())
+    write_text(path, build_page(view))
 
 
 def build_page(view: SceneView) -> str:

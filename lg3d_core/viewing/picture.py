@@ -1,6 +1,5 @@
 """A scene as one picture for a paper: its layers in a grid from one camera, with titles and a legend."""
 
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import MissingDependencyError, SettingsError
+from lg3d_core.files import atomic_path
 from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.cutaway import hidden_from
-from lg3d_core.viewing.files import write_result
 from lg3d_core.viewing.layers import ERROR_COLORS, LAYER_TITLES, NEUTRAL, SMOOTH_LAYERS, SceneView
 from lg3d_core.viewing.open3d_buffers import render_buffers
 
@@ -51,9 +50,8 @@ def render_picture(
         raise SettingsError(f"{view.scene_id} has no layer {', '.join(unknown)}: it has {', '.join(view.layers)}")
     panels = render_layers(view, shown, width=panel_width, height=round(panel_width / ASPECT))
     picture = compose(view, dict(zip(shown, panels, strict=True)))
-    data = io.BytesIO()
-    picture.save(data, format="PNG")
-    write_result(path, data.getvalue())
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, height: int) -> list[npt.NDArray[np.uint8]]:
