@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lg3d_core.errors import DataError
@@ -25,7 +25,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written there may be nothing to remove
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
