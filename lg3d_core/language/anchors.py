@@ -1,9 +1,7 @@
 """Text anchors: one vector per category, as a file and in memory; and their projection to a network's width."""
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from lg3d_core.errors import DataError, ShapeError
+from lg3d_core.files import atomic_path
 from lg3d_core.vocabulary import Vocabulary
 
 FORMAT = "lg3d anchors 1"
@@ -74,18 +73,8 @@ def save_anchors(path: Path, anchors: Anchors) -> None:
     """
     metadata = {**anchors.metadata, "format": FORMAT, "names": json.dumps(list(anchors.names), ensure_ascii=False)}
     data = safetensors.numpy.save({"anchors": np.ascontiguousarray(anchors.vectors)}, metadata=metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write the anchors {path}: {error.strerror or error}") from None
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_anchors(path: Path) -> Anchors:
