@@ -43,8 +43,9 @@ def test_the_near_wall_and_the_ceiling_are_cut_and_the_others_stay(flipped: bool
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_door_goes_with_its_wall_and_a_wardrobe_stays(flipped: bool) -> None:
-    from_behind_the_door, from_behind_the_wardrobe = share_hidden(FROM_X_LOW, flipped=flipped), share_hidden(
-        FROM_X_HIGH, flipped=flipped
+    from_behind_the_door, from_behind_the_wardrobe = (
+        share_hidden(FROM_X_LOW, flipped=flipped),
+        share_hidden(FROM_X_HIGH, flipped=flipped),
     )
     assert from_behind_the_door[DOOR + 4] > 0.8
     assert from_behind_the_wardrobe[DOOR + 4] < 0.5

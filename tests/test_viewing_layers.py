@@ -63,7 +63,10 @@ def test_layers_show_display_colours_and_the_three_outcomes() -> None:
 def test_without_annotation_shares_are_the_predictions() -> None:
     view = build_view(make_scene([-1] * 10), VOCABULARY, make_prediction(GUESS))
     assert list(view.layers) == ["colours", "prediction", "confidence", "instances"]
-    assert [(entry.name, entry.share, entry.iou) for entry in view.legend][:2] == [("wall", 0.4, None), ("floor", 0.3, None)]
+    assert [(entry.name, entry.share, entry.iou) for entry in view.legend][:2] == [
+        ("wall", 0.4, None),
+        ("floor", 0.3, None),
+    ]
     assert view.scores is None
     assert view.error_shares == {}
 

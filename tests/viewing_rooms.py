@@ -56,9 +56,7 @@ def make_room(*, spacing: float = 0.1, surfaces: list[Surface] | None = None, sc
         if np.dot(np.cross(u, v), normal) < 0:
             faces = faces[:, ::-1]
         rows = len(xyz)
-        parts.append(
-            [xyz, np.tile(normal, (rows, 1)), np.full(rows, label), np.full(rows, instance), faces + count]
-        )
+        parts.append([xyz, np.tile(normal, (rows, 1)), np.full(rows, label), np.full(rows, instance), faces + count])
         count += rows
     xyz, normal, label, instance, faces = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Scene(

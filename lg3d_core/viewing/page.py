@@ -34,15 +34,16 @@ def build_page(view: SceneView) -> str:
     template = (resources.files("lg3d_core.viewing") / "data" / "page.html").read_text(encoding="utf-8")
     manifest, data = pack_arrays(page_arrays(view))
     description = json.dumps(describe(view) | {"arrays": manifest}, ensure_ascii=True, allow_nan=False)
-    for mark, text in (
+    parts, rest = [], template
+    for mark, text in (  # in the template's order, so that a name which looks like a mark stays a name
         ("__TITLE__", html.escape(f"{view.scene_id} · lg3d")),
         ("__DESCRIPTION__", description.replace("<", "\\u003c")),
         ("__DATA__", base64.b64encode(data).decode("ascii")),
     ):
-        before, found, after = template.partition(mark)
+        before, found, rest = rest.partition(mark)
         assert found, f"the template lacks {mark}"
-        template = before + text + after
-    return template
+        parts += [before, text]
+    return "".join([*parts, rest])
 
 
 def describe(view: SceneView) -> dict[str, Any]:

@@ -1,0 +1,383 @@
+"""The page in a real browser: Debian's chromium without a display, spoken to over a pipe (Chrome DevTools Protocol)."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lg3d_core.viewing.layers import build_view
+from lg3d_core.viewing.page import write_page
+from tests.viewing_rooms import DOOR, SIZE, TABLE, VOCABULARY, make_room, predict
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--force-device-scale-factor=1",
+    "--window-size=1100,760",
+    "--remote-debugging-pipe",
+]
+# The browser reads commands from descriptor 3 and answers on 4.
+LAUNCH = "import os, sys; r, w = map(int, sys.argv[1:3]); os.dup2(r, 13); os.dup2(w, 14); os.dup2(13, 3); os.dup2(14, 4); os.execv(sys.argv[3], sys.argv[3:])"  # noqa: E501
+DEADLINE = 60.0
+
+
+class Browser:
+    """One page of a browser."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMIUM is not None
+        command_read, self._write = os.pipe()
+        self._read, answer_write = os.pipe()
+        arguments = [str(command_read), str(answer_write), CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, *arguments, "about:blank"],
+            pass_fds=(command_read, answer_write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(command_read)
+        os.close(answer_write)
+        self._number, self._received = 0, b""
+        self.events: list[dict[str, Any]] = []
+        self._session = ""
+        targets = self.call("Target.getTargets")["targetInfos"]
+        target = next(one["targetId"] for one in targets if one["type"] == "page")
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            answer = self._receive(deadline)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return dict(answer["result"])
+            self.events.append(answer)
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        while b"\0" not in self._received:
+            ready, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, "the browser does not answer"
+            data = os.read(self._read, 1 << 20)
+            assert data, "the browser has gone"
+            self._received += data
+        message, _, self._received = self._received.partition(b"\0")
+        return dict(json.loads(message))
+
+    def open(self, page: Path, address: str = "") -> None:
+        self.call("Page.navigate", url="about:blank")
+        self.events.clear()
+        self.call("Page.navigate", url=page.as_uri() + address)
+        deadline = time.monotonic() + DEADLINE
+        while not self.run("document.body && (document.body.dataset.ready || document.body.dataset.failed)"):
+            assert time.monotonic() < deadline, "the page is never ready"
+            time.sleep(0.05)
+
+    def run(self, script: str) -> Any:
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def frame(self) -> None:
+        """Wait until what was asked for has been drawn."""
+        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def click(self, x: float, y: float, **more: Any) -> None:
+        self.mouse("mouseMoved", x, y)
+        self.mouse("mousePressed", x, y, button="left", buttons=1, clickCount=1, **more)
+        self.mouse("mouseReleased", x, y, button="left", clickCount=1, **more)
+        self.frame()
+
+    def key(self, name: str, *, shift: bool = False) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=name, modifiers=8 if shift else 0)
+        self.frame()
+
+    def pixels(self) -> np.ndarray:
+        """The 3D view as it is shown, `(rows, columns, 3)`."""
+        from PIL import Image
+
+        self.frame()
+        width, height = self.run("[canvas.clientWidth, canvas.clientHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        data = base64.b64decode(self.call("Page.captureScreenshot", clip=clip)["data"])
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+    def place(self, xyz: tuple[float, float, float]) -> tuple[float, float]:
+        """Where a point of the room is in the left view, in pixels; computed here, independently of the page."""
+        camera = self.run("lg3d.state.camera")
+        width, height = self.run("[canvas.clientWidth / (lg3d.state.beside ? 2 : 1), canvas.clientHeight]")
+        a, e = np.deg2rad([camera["azimuth"], camera["elevation"]])
+        back = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+        right = np.array([-np.sin(a), np.cos(a), 0])
+        offset = np.array(xyz) - (np.array(camera["target"]) + camera["distance"] * back)
+        x, y, z = (offset @ axis for axis in (right, np.cross(back, right), back))
+        tangent = np.tan(np.deg2rad(camera["fov"] / 2)) * max(1, 4 / 3 / (width / height))
+        scale = height / 2 / tangent
+        return float(width / 2 - x / z * scale), float(height / 2 + y / z * scale)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, AssertionError):
+            self._session = ""
+            self.call("Browser.close")
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._read)
+        os.close(self._write)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "room with spaces.html"
+    room = make_room(spacing=0.08, scene_id="</script><b>scene</b>")
+    write_page(build_view(room, VOCABULARY, predict(room, table=DOOR)), path)
+    return path
+
+
+TABLE_TOP = (2.0, 1.5, 0.7)
+FLOOR_SPOT = (2.0, 0.6, 0.0)
+
+
+def is_like(color: np.ndarray, wanted: tuple[int, ...]) -> bool:
+    """The same hue, at any brightness of shading."""
+    wanted_ = np.array(wanted, dtype=float)
+    return bool(np.abs(color / max(color.max(), 1) - wanted_ / wanted_.max()).max() < 0.04)
+
+
+def test_the_page_opens_from_disk_without_an_error_or_a_request(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert browser.run("document.body.dataset.failed") is None
+    assert browser.run("document.querySelector('#name').textContent") == "</script><b>scene</b>"
+    problems = [
+        event
+        for event in browser.events
+        if event["method"] == "Runtime.exceptionThrown"
+        or (event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error")
+        or (event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] == "error")
+    ]
+    assert problems == []
+    asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    assert all(url == page.as_uri() or url.startswith("blob:") for url in asked)
+
+
+def test_the_canvas_shows_the_room(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    pixels = browser.pixels()
+    inked = (pixels < 250).any(axis=2)
+    assert 0.2 < inked.mean() < 0.9
+    colors = {entry["name"]: tuple(entry["color"]) for entry in browser.run("lg3d.scene.legend")}
+    for name, spot in (("table", TABLE_TOP), ("floor", FLOOR_SPOT)):
+        x, y = browser.place(spot)
+        assert is_like(pixels[round(y), round(x)], colors[name]), name
+
+
+def test_keys_and_buttons_switch_layers(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    x, y = (round(value) for value in browser.place(TABLE_TOP))
+    table, door = VOCABULARY.categories[TABLE].color, VOCABULARY.categories[DOOR].color
+    assert is_like(browser.pixels()[y, x], table)
+    browser.key("3")
+    assert browser.run("lg3d.state.layer") == "prediction"
+    assert is_like(browser.pixels()[y, x], door)
+    browser.run("document.querySelector('[data-layer=errors]').click()")
+    wrong = next(error for error in browser.run("lg3d.scene.errors") if error["name"] == "wrong")
+    assert is_like(browser.pixels()[y, x], wrong["color"])
+    assert "wrong" in browser.run("document.querySelector('#key').textContent")
+    for name in ("confidence", "instances", "colours"):
+        before = browser.pixels()
+        browser.run(f"document.querySelector('[data-layer={name}]').click()")
+        assert (browser.pixels() != before).any()
+
+
+def test_hover_tells_category_prediction_confidence_and_instance(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    browser.mouse("mouseMoved", *browser.place(TABLE_TOP))
+    browser.frame()
+    tip = browser.run("tip.hidden ? '' : [...tip.children].map(line => line.textContent).join('|')")
+    assert tip == "table|predicted door, confidence 0.30|instance 7|head category"
+    browser.mouse("mouseMoved", 3, 3)
+    browser.frame()
+    assert browser.run("tip.hidden")
+
+
+def test_a_click_on_a_category_isolates_it_and_a_second_click_shows_all(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    table, floor = ([round(v) for v in browser.place(spot)] for spot in (TABLE_TOP, FLOOR_SPOT))
+    row = "[...document.querySelectorAll('.entry')].find(row => row.textContent.startsWith('table'))"
+    browser.run(f"{row}.click()")
+    pixels = browser.pixels()
+    assert is_like(pixels[table[1], table[0]], VOCABULARY.categories[TABLE].color)
+    assert np.ptp(pixels[floor[1], floor[0]]) < 6  # faded to a pale grey
+    assert pixels[floor[1], floor[0]].min() > 200
+    assert browser.run(f"{row}.getAttribute('aria-pressed')") == "true"
+    assert browser.run("location.hash") == f"#layer=truth&only={TABLE}"
+    browser.run(f"{row}.click()")
+    assert np.ptp(browser.pixels()[floor[1], floor[0]]) > 30
+
+
+def test_a_click_on_a_surface_isolates_its_category_and_shift_adds(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    browser.click(*browser.place(TABLE_TOP))
+    assert browser.run("[...lg3d.state.only]") == [TABLE]
+    browser.click(*browser.place(FLOOR_SPOT), modifiers=8)
+    assert sorted(browser.run("[...lg3d.state.only]")) == [1, TABLE]
+    browser.key("Escape")
+    assert browser.run("lg3d.state.only.size") == 0
+
+
+def test_dragging_turns_shift_dragging_moves_and_the_wheel_zooms(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    start = browser.run("lg3d.state.camera")
+
+    def drag(**more: Any) -> dict[str, Any]:
+        browser.mouse("mousePressed", 300, 300, button="left", buttons=1, clickCount=1, **more)
+        browser.mouse("mouseMoved", 360, 320, button="left", buttons=1, **more)
+        browser.mouse("mouseReleased", 360, 320, button="left", clickCount=1, **more)
+        return dict(browser.run("lg3d.state.camera"))
+
+    turned = drag()
+    assert turned["azimuth"] == pytest.approx(start["azimuth"] - 60 * 0.35)
+    assert turned["elevation"] == pytest.approx(start["elevation"] + 20 * 0.35)
+    assert turned["target"] == start["target"]
+    moved = drag(modifiers=8)
+    assert moved["azimuth"] == turned["azimuth"]
+    assert moved["target"] != turned["target"]
+    browser.mouse("mouseWheel", 300, 300, deltaX=0, deltaY=-60)
+    browser.frame()
+    assert browser.run("lg3d.state.camera.distance") < moved["distance"]
+    browser.key("ArrowLeft")
+    browser.key("ArrowLeft", shift=True)
+    browser.key("+")
+    browser.key("r")
+    assert browser.run("lg3d.state.camera") == start
+
+
+def test_two_fingers_pinch(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    start = browser.run("lg3d.state.camera.distance")
+
+    def touch(kind: str, *gap: float) -> None:
+        points = [{"x": 300 - g, "y": 300, "id": 1} for g in gap] + [{"x": 300 + g, "y": 300, "id": 2} for g in gap]
+        browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    touch("touchStart", 50)
+    touch("touchMove", 100)
+    touch("touchEnd")
+    assert browser.run("lg3d.state.camera.distance") == pytest.approx(start / 2, rel=0.05)
+
+
+def test_truth_and_prediction_stand_side_by_side_under_one_camera(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth&beside=prediction")
+    pixels = browser.pixels()
+    x, y = (round(value) for value in browser.place(TABLE_TOP))
+    half = pixels.shape[1] // 2
+    assert is_like(pixels[y, x], VOCABULARY.categories[TABLE].color)
+    assert is_like(pixels[y, x + half], VOCABULARY.categories[DOOR].color)
+    browser.mouse("mouseMoved", x + half, y)
+    browser.frame()
+    assert browser.run("tip.firstChild.textContent") == "table"
+
+
+def test_the_near_wall_is_cut_and_comes_back(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    cut = browser.pixels()
+    browser.key("c")
+    whole = browser.pixels()
+    ceiling = VOCABULARY.categories[2].color
+    x, y = (round(value) for value in browser.place((SIZE[0] / 2, SIZE[1] / 2, SIZE[2])))
+    assert is_like(whole[y, x], ceiling)
+    assert not is_like(cut[y, x], ceiling)
+
+
+def test_points_can_be_shown_in_place_of_the_surface(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    surface = browser.pixels()
+    browser.key("f")
+    points = browser.pixels()
+    assert (points != surface).any()
+    assert (points < 250).any(axis=2).mean() > 0.15
+    assert browser.run("lg3d.pick(...%s).vertex" % json.dumps(browser.place(TABLE_TOP))) >= 0  # noqa: UP031
+
+
+def test_save_gives_a_picture_twice_as_fine(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    size = browser.run("[canvas.width, canvas.height]")
+    made = browser.run(
+        "new Promise(done => { const create = URL.createObjectURL;"
+        "URL.createObjectURL = blob => { createImageBitmap(blob).then(image => done([image.width, image.height]));"
+        "return create.call(URL, blob); };"
+        "HTMLAnchorElement.prototype.click = function () { window.saved = this.download; };"
+        "document.querySelector('#save').click(); })"
+    )
+    assert made == [2 * size[0], 2 * size[1]]
+    assert browser.run("window.saved") == "_script_b_scene_b_-prediction.png"
+    assert browser.run("[canvas.width, canvas.height]") == size
+
+
+def test_an_old_browser_is_told_what_it_lacks(browser: Browser, page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    old = tmp_path / "old.html"
+    old.write_text(text.replace('"use strict";', '"use strict"; delete window.DecompressionStream;'), encoding="utf-8")
+    browser.open(old)
+    assert "too old" in browser.run("document.querySelector('#message').textContent")
+
+
+def test_a_bare_point_cloud_opens(browser: Browser, tmp_path: Path) -> None:
+    room = make_room()
+    bare = room._replace(
+        faces=np.zeros((0, 3), dtype=np.int32),
+        normal=np.zeros_like(room.normal),
+        label=np.full_like(room.label, -1),
+        instance=np.zeros_like(room.instance),
+    )
+    path = tmp_path / "bare.html"
+    write_page(build_view(bare, VOCABULARY), path)
+    browser.open(path)
+    assert browser.run("document.body.dataset.failed") is None
+    assert (browser.pixels() < 250).any(axis=2).mean() > 0.1
+    browser.mouse("mouseMoved", *browser.place((2.0, 1.5, SIZE[2])))
+    browser.frame()
+    assert browser.run("tip.textContent") == "no annotation"
