@@ -270,8 +270,8 @@ def test_names_without_a_bundled_anchor_are_listed(tmp_path):
         load_bundled_anchors(many)
 
 
-def test_reading_anchors_does_not_load_torch():
-    code = "import sys, lg3d_core.language; sys.exit('torch' in sys.modules)"
+def test_bundled_anchors_are_made_and_read_without_torch():
+    code = "import sys, lg3d_core.language, lg3d_core.language.make; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

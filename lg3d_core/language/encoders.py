@@ -1,4 +1,4 @@
-"""Text encoders: which there are, where their weights come from, and turning texts into features."""
+"""Text encoders: where their weights come from, and turning texts into features."""
 
 import difflib
 import importlib.util
@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError
+from lg3d_core.language.encoder_names import EncoderSpec
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
 
-ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS")
 BATCH_SIZE = 64
 # A site that has not answered by then is taken for unreachable; without this, a download retries for 46 seconds.
 PROBE_SECONDS = 3.0
@@ -42,37 +42,6 @@ _UNREADABLE = (
     ValueError,
     KeyError,
 )
-
-
-class EncoderSpec(NamedTuple):
-    """What `--encoder` names.
-
-    Attributes:
-        kind: "bundled" or "open_clip".
-        architecture: Name of the model, "" for bundled.
-        weights: Tag of its pre-trained weights; "" where none is given.
-    """
-
-    kind: str
-    architecture: str
-    weights: str
-
-
-def parse_encoder(text: str) -> EncoderSpec:
-    """Take `bundled`, `open_clip:ARCHITECTURE/WEIGHTS` or `open_clip:ARCHITECTURE` apart.
-
-    Raises:
-        SettingsError: Anything else; the message lists what exists.
-    """
-    if text == "bundled":
-        return EncoderSpec("bundled", "", "")
-    kind, colon, rest = text.partition(":")
-    if kind != "open_clip" or not colon or not rest.strip("/"):
-        raise SettingsError(f"--encoder {text!r}: expected {' or '.join(ENCODERS)}, such as open_clip:ViT-B-32/openai")
-    architecture, slash, weights = rest.rpartition("/")
-    if not slash:
-        return EncoderSpec("open_clip", rest, "")
-    return EncoderSpec("open_clip", architecture.replace("/", "-"), weights)
 
 
 class OpenClipEncoder:

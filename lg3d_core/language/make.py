@@ -1,19 +1,22 @@
-"""`lg3d anchors`: category names to a file of text anchors."""
+"""`lg3d anchors`: category names to a file of text anchors. Torch loads only where a text encoder runs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lg3d_core.errors import SettingsError
 from lg3d_core.language.anchors import Anchors, describe_projection, project_anchors, save_anchors
 from lg3d_core.language.bundled import load_bundled_anchors
-from lg3d_core.language.encoders import EncoderSpec, OpenClipEncoder, load_open_clip, parse_encoder
+from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
 from lg3d_core.language.prompts import fill_prompts
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
+
+if TYPE_CHECKING:
+    from lg3d_core.language.encoders import OpenClipEncoder
 
 
 def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
@@ -46,7 +49,7 @@ def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
 
 
 def encode_names(
-    encoder: OpenClipEncoder, names: tuple[str, ...], prompts: tuple[str, ...], progress: Progress
+    encoder: "OpenClipEncoder", names: tuple[str, ...], prompts: tuple[str, ...], progress: Progress
 ) -> npt.NDArray[np.float32]:
     """One unit vector per name, averaged over the prompts, shape `(names, D)`, float32."""
     texts = fill_prompts(names, prompts)
@@ -73,7 +76,14 @@ def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
 
 
 def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabulary, progress: Progress) -> Anchors:
-    device = torch.device(_choose_device(settings.device))
+    import torch
+
+    from lg3d_core.language.encoders import load_open_clip
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    on_cuda = settings.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_cuda else "cpu")
     encoder = load_open_clip(spec, checkpoint=settings.checkpoint, device=device, progress=progress)
     vectors = encode_names(encoder, vocabulary.names, settings.prompt, progress)
     metadata = {
@@ -84,11 +94,3 @@ def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabular
         "projection": "none",
     }
     return Anchors(vectors, vocabulary.names, metadata)
-
-
-def _choose_device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
-    return name
