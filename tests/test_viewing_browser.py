@@ -40,8 +40,15 @@ FLAGS = [
     "--window-size=1100,760",
     "--remote-debugging-pipe",
 ]
-# The browser reads commands from descriptor 3 and answers on 4.
-LAUNCH = "import os, sys; r, w = map(int, sys.argv[1:3]); os.dup2(r, 13); os.dup2(w, 14); os.dup2(13, 3); os.dup2(14, 4); os.execv(sys.argv[3], sys.argv[3:])"  # noqa: E501
+# The browser reads commands from descriptor 3 and answers on 4; first out of the way, lest one overwrite the other.
+LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 13)
+os.dup2(int(sys.argv[2]), 14)
+os.dup2(13, 3)
+os.dup2(14, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 DEADLINE = 60.0
 
 
@@ -339,7 +346,8 @@ def test_points_can_be_shown_in_place_of_the_surface(browser: Browser, page: Pat
     points = browser.pixels()
     assert (points != surface).any()
     assert (points < 250).any(axis=2).mean() > 0.15
-    assert browser.run("lg3d.pick(...%s).vertex" % json.dumps(browser.place(TABLE_TOP))) >= 0  # noqa: UP031
+    x, y = browser.place(TABLE_TOP)
+    assert browser.run(f"lg3d.pick({x}, {y}).vertex") >= 0
 
 
 def test_save_gives_a_picture_twice_as_fine(browser: Browser, page: Path) -> None:

@@ -36,6 +36,7 @@ class Scripts(HTMLParser):
         self._inside = (tag, dict(attrs).get("id") or "")
 
     def handle_endtag(self, tag: str) -> None:
+        del tag
         self._inside = ("", "")
 
     def handle_data(self, data: str) -> None:

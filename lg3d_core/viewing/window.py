@@ -14,7 +14,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
 from lg3d_core.viewing.cutaway import hidden_from
 from lg3d_core.viewing.layers import LAYER_TITLES, SMOOTH_LAYERS, SceneView
-from lg3d_core.viewing.open3d_buffers import BY_PAGE, import_open3d, place_camera, quiet_output
+from lg3d_core.viewing.open3d_buffers import import_open3d, place_camera, quiet_output
 from lg3d_core.viewing.picture import shade_normals
 
 WIDTH, HEIGHT = 1280, 960
@@ -93,7 +93,7 @@ class SceneWindow:
         option = self._window.get_render_option()
         if option is None:  # create_window itself reports success even so
             self._window.destroy_window()
-            raise MissingDependencyError(f"open3d finds no OpenGL 3.3 on this display: {BY_PAGE}")
+            raise MissingDependencyError("open3d finds no OpenGL 3.3 on this display: use --html FILE or --png FILE")
         option.light_on = False  # shading is in the colours, so that categories keep their own
         option.mesh_show_back_face = True
         option.background_color = np.ones(3)
