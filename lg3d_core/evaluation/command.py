@@ -60,7 +60,9 @@ def require_classifier(path: Path, info: CheckpointInfo, vocabulary: Vocabulary)
         CheckpointError: It has no classifier, or one for other categories.
     """
     if info.num_classes is None:
-        raise CheckpointError(f"{path} is a pre-training checkpoint without a classifier: run lg3d finetune --from {path}")
+        raise CheckpointError(
+            f"{path} is a pre-training checkpoint without a classifier: run lg3d finetune --from {path}"
+        )
     if info.vocabulary_digest != vocabulary.digest:
         raise CheckpointError(
             f"{path} names the categories of {info.vocabulary} ({info.vocabulary_digest}), the store has "
