@@ -16,3 +16,27 @@ def raw_rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = tmp_path_factory.mktemp("raw")
     box_rooms.write_dataset(raw, train=3, val=2, test=1)
     return raw
+
+
+@pytest.fixture(scope="session")
+def store_path(raw_rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw rooms of boxes as a scene store. Read only."""
+    from lg3d_core.progress import Progress
+    from lg3d_core.settings import PrepareSettings
+    from lg3d_core.store.prepare import prepare_store
+
+    path = tmp_path_factory.mktemp("store") / "data"
+    report = prepare_store(PrepareSettings(raw=raw_rooms, store=path, jobs=1), Progress())
+    assert not report.failed
+    return path
+
+
+@pytest.fixture(scope="session")
+def anchors_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled anchors, 96-d. Read only."""
+    from lg3d_core.language.make import make_anchors
+    from lg3d_core.progress import Progress
+    from lg3d_core.settings import AnchorsSettings
+
+    path = tmp_path_factory.mktemp("anchors") / "anchors.safetensors"
+    return make_anchors(AnchorsSettings(anchors=path, encoder="bundled", dim=96), Progress())

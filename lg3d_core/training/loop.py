@@ -141,6 +141,41 @@ def train(
     return evaluation
 
 
+def accumulate_gradients(
+    learner: Learner,
+    parts: list[tuple[BatchPlan, Batch]],
+    *,
+    seed: int,
+    device: torch.device,
+    precision: str,
+) -> dict[str, float]:
+    """Add the gradient of the mean loss over all labelled voxels of an effective batch to the network's gradients.
+
+    Args:
+        learner: Network and loss, a mean over labelled voxels.
+        parts: The forward passes that the effective batch is split into.
+        seed: Of what the loss draws.
+        device: Where the network is.
+        precision: `fp32`, or `bf16` for autocast.
+
+    Returns:
+        The loss and its parts, means over the same voxels.
+    """
+    labelled = [int((batch.labels >= 0).sum()) for _, batch in parts]
+    total = max(1, sum(labelled))
+    sums: dict[str, float] = {}
+    for (plan, batch), count in zip(parts, labelled, strict=True):
+        batch = batch.to(device)
+        with autocast(device, precision):
+            features = learner.network(SparseTensor(batch.features, batch.coordinates))
+            loss = learner.loss(features, batch.labels, seed=_draw_seed(seed, plan))
+        share = count / total
+        (loss.total * share).backward()  # type: ignore[no-untyped-call]
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            sums[name] = sums.get(name, 0.0) + share * float(value.detach())
+    return sums
+
+
 def _take_step(
     learner: Learner,
     optimiser: torch.optim.Optimizer,
@@ -150,29 +185,18 @@ def _take_step(
     device: torch.device,
     precision: str,
 ) -> dict[str, float]:
-    """One optimiser step over the forward passes of an effective batch; returns the losses, means over its voxels."""
+    """One optimiser step over the forward passes of an effective batch."""
     optimiser.zero_grad(set_to_none=True)
-    labelled = [int((batch.labels >= 0).sum()) for _, batch in parts]
-    total = max(1, sum(labelled))
-    sums: dict[str, float] = {}
-    for (plan, batch), count in zip(parts, labelled, strict=True):
-        batch = batch.to(device)
-        with autocast(device, precision):
-            features = learner.network(SparseTensor(batch.features, batch.coordinates))
-            loss = learner.loss(features, batch.labels, seed=_draw_seed(settings.seed, plan))
-        share = count / total
-        (loss.total * share).backward()  # type: ignore[no-untyped-call]
-        for name, value in {"loss": loss.total, **loss.parts}.items():
-            sums[name] = sums.get(name, 0.0) + share * float(value.detach())
-    if not math.isfinite(sums["loss"]):
+    losses = accumulate_gradients(learner, parts, seed=settings.seed, device=device, precision=precision)
+    if not math.isfinite(losses["loss"]):
         scenes = ", ".join(scene for _, batch in parts for scene in batch.scene_ids)
         raise SettingsError(
-            f"the loss became {sums['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
+            f"the loss became {losses['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
         )
     if settings.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
     optimiser.step()
-    return sums
+    return losses
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainSettings, done: float) -> float:
