@@ -53,7 +53,7 @@ class Chunk(NamedTuple):
     """Every voxel has exactly one pair."""
 
 
-def plan_chunks(kernel_map: KernelMap, rows: int = CHUNK_ROWS) -> tuple[Chunk, ...]:
+def plan_chunks(kernel_map: KernelMap, rows: int) -> tuple[Chunk, ...]:
     """Lay out the pairs of a map for matrix products, chunk by chunk; no sort, only cumulative sums."""
     centre = kernel_map.num_offsets // 2 if kernel_map.is_submanifold else -1
     num_chunks = max(1, round(kernel_map.num_outputs / rows)) if kernel_map.num_outputs else 0
@@ -269,7 +269,7 @@ class _Convolve(torch.autograd.Function):
 def _plan(kernel_map: KernelMap) -> tuple[Chunk, ...]:
     plan = kernel_map.plans.get("forward")
     if plan is None:
-        plan = kernel_map.plans["forward"] = plan_chunks(kernel_map)
+        plan = kernel_map.plans["forward"] = plan_chunks(kernel_map, CHUNK_ROWS)
     chunks: tuple[Chunk, ...] = plan
     return chunks
 
@@ -279,7 +279,7 @@ def _reverse_plan(kernel_map: KernelMap) -> tuple[Chunk, ...]:
         return _plan(kernel_map)
     plan = kernel_map.plans.get("backward")
     if plan is None:
-        plan = kernel_map.plans["backward"] = plan_chunks(kernel_map.reversed())
+        plan = kernel_map.plans["backward"] = plan_chunks(kernel_map.reversed(), CHUNK_ROWS)
     chunks: tuple[Chunk, ...] = plan
     return chunks
 

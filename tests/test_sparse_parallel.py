@@ -1,0 +1,80 @@
+"""Pieces of one operation on several threads."""
+
+import multiprocessing
+import threading
+
+import pytest
+import torch
+
+from lg3d_core.sparse.parallel import run_pieces
+
+
+@pytest.fixture(params=[1, 2, 4])
+def num_threads(request: pytest.FixtureRequest):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_every_piece_runs_once_without_autograd(num_threads: int, count: int):
+    ran = []
+
+    def task(piece: int) -> None:
+        assert not torch.is_grad_enabled()
+        ran.append(piece)
+
+    run_pieces(task, count)
+    assert sorted(ran) == list(range(count))
+    assert torch.get_num_threads() == num_threads
+    assert torch.is_grad_enabled()
+
+
+def test_threads_share_the_pieces():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    meeting = threading.Barrier(2)  # passes only when two threads are in a task at once
+
+    def meet(_: int) -> None:
+        meeting.wait(timeout=20)
+
+    try:
+        run_pieces(meet, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("bad", [0, 3, 7])
+def test_an_exception_of_a_piece_reaches_the_caller(num_threads: int, bad: int):
+    def task(piece: int) -> None:
+        if piece == bad:
+            raise ValueError(f"piece {piece}")
+
+    with pytest.raises(ValueError, match=f"piece {bad}"):
+        run_pieces(task, 8)
+    assert torch.get_num_threads() == num_threads
+
+
+@pytest.mark.usefixtures("num_threads")
+def test_inference_mode_reaches_every_thread():
+    with torch.inference_mode():
+        target = torch.zeros(8)
+        run_pieces(lambda piece: target[piece].fill_(piece), 8)
+    assert target.tolist() == list(range(8))
+
+
+def _add_in_a_child(queue: "multiprocessing.Queue[float]") -> None:
+    torch.set_num_threads(2)
+    sums = torch.zeros(4)
+    run_pieces(lambda piece: sums[piece].fill_(1), 4)
+    queue.put(float(sums.sum()))
+
+
+def test_a_spawned_process_makes_its_own_threads():
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[float] = context.Queue()
+    child = context.Process(target=_add_in_a_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == 4
+    child.join()
