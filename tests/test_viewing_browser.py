@@ -37,7 +37,7 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
     "--force-device-scale-factor=1",
-    "--window-size=1100,760",
+    "--window-size=860,480",
     "--remote-debugging-pipe",
 ]
 # The browser reads commands from descriptor 3 and answers on 4; first out of the way, lest one overwrite the other.
