@@ -25,8 +25,11 @@ class KernelMap:
     reverse_neighbours: Tensor | None
     """The same for the way back, `(offsets, inputs)`: the output row that each input feeds, by offset. None for a map
     onto the same voxels, which is its own reverse with the offsets counted backwards."""
+    is_reversed: bool = False
+    """Made by `reversed()`."""
     plans: dict[Hashable, Any] = field(default_factory=dict, repr=False)
-    """What backends derive from the map, kept so that every layer on the same voxels shares it."""
+    """What backends derive from the map, kept so that every layer on the same voxels shares it. A map and its reverse
+    share one dict: keys say which of the two they belong to."""
 
     @property
     def num_outputs(self) -> int:
@@ -44,7 +47,7 @@ class KernelMap:
         """Give the map of the transposed convolution: inputs and outputs change places, offsets keep their number."""
         if self.reverse_neighbours is None:
             return KernelMap(self.neighbours.flip(0), self.num_outputs, None)
-        return KernelMap(self.reverse_neighbours, self.num_outputs, self.neighbours)
+        return KernelMap(self.reverse_neighbours, self.num_outputs, self.neighbours, not self.is_reversed, self.plans)
 
 
 def build_submanifold_map(keys: Tensor, kernel_size: int, stride: int) -> KernelMap:

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.parallel import run_pieces
 
 CHUNK_ROWS = 1024  # the products of two such chunks, 96 channels wide, fit into 16 MiB of cache
+CHUNK_ROWS_PADDED = 4096  # fewer and larger products, so that less of them is padding
 NUM_SLOTS = 8
 MAX_KEPT_BYTES = 64 << 20
 MIN_SHARED_WORK = 4_000_000  # multiply-adds; below this, waking a thread costs more than it saves
@@ -32,6 +34,8 @@ class Segment(NamedTuple):
     begin: int
     """First row of the chunk's products."""
     end: int
+    num_pairs: int
+    """Pairs that count; more rows than that are padding."""
     source: Tensor | None
     """Input row per pair, int32; None for the centre of a submanifold kernel, where inputs are the outputs."""
     target: Tensor | None
@@ -53,37 +57,71 @@ class Chunk(NamedTuple):
     """Every voxel has exactly one pair."""
 
 
-def plan_chunks(kernel_map: KernelMap, rows: int) -> tuple[Chunk, ...]:
-    """Lay out the pairs of a map for matrix products, chunk by chunk; no sort, only cumulative sums."""
-    centre = kernel_map.num_offsets // 2 if kernel_map.is_submanifold else -1
-    num_chunks = max(1, round(kernel_map.num_outputs / rows)) if kernel_map.num_outputs else 0
-    bounds = [kernel_map.num_outputs * index // num_chunks for index in range(num_chunks + 1)] if num_chunks else []
+def plan_chunks(kernel_map: KernelMap, rows: int, *, pad: bool = False) -> tuple[Chunk, ...]:
+    """Lay out the pairs of a map for matrix products, chunk by chunk; no sort, only cumulative sums.
+
+    Args:
+        kernel_map: The map.
+        rows: Output voxels per chunk, about.
+        pad: Round the pairs of a segment up to one of few sizes; padding pairs join row 0 with row 0, and no voxel
+            reads their products.
+    """
+    num_outputs = kernel_map.num_outputs
+    num_chunks = min(num_outputs, max(1, round(num_outputs / rows)))
+    bounds = [num_outputs * index // num_chunks for index in range(num_chunks + 1)] if num_chunks else []
+    centre = kernel_map.num_offsets // 2 if kernel_map.is_submanifold and not pad else -1
     chunks = []
     for first, last in pairwise(bounds):
         table = kernel_map.neighbours[:, first:last]
-        num_rows = table.shape[1]
+        num_rows = last - first
         hit = table >= 0
         flat = hit.flatten()
         places = flat.nonzero().squeeze(1)
         source = table.flatten()[places]
         target = (places % num_rows).to(torch.int32) + first
         counts = hit.sum(dim=1).tolist()
+        position = (torch.cumsum(flat, dim=0, dtype=torch.int32) - 1).view(hit.shape)
+        segments, begin, begin_unpadded, shifts = [], 0, 0, []
+        for offset, count in enumerate(counts):
+            size = padded_size(count) if pad else count
+            shifts.append(begin - begin_unpadded)
+            if offset == centre:
+                segments.append(Segment(offset, begin, begin + size, count, None, None))
+            elif count:
+                pairs = slice(begin_unpadded, begin_unpadded + count)
+                padding = (0, size - count)
+                segments.append(
+                    Segment(
+                        offset,
+                        begin,
+                        begin + size,
+                        count,
+                        functional.pad(source[pairs], padding) if size > count else source[pairs],
+                        functional.pad(target[pairs], padding) if size > count else target[pairs],
+                    )
+                )
+            begin += size
+            begin_unpadded += count
+        if pad:
+            position += torch.tensor(shifts, dtype=torch.int32, device=table.device)[:, None]
+        bag = position.t()[hit.t()]
         per_voxel = hit.sum(dim=0, dtype=torch.int32)
         bag_ends = torch.zeros(num_rows + 1, dtype=torch.int32, device=table.device)
         torch.cumsum(per_voxel, dim=0, out=bag_ends[1:])
-        position = (torch.cumsum(flat, dim=0, dtype=torch.int32) - 1).view(hit.shape)
-        bag = position.t()[hit.t()]
-        segments, begin = [], 0
-        for offset, count in enumerate(counts):
-            end = begin + count
-            if offset == centre:
-                segments.append(Segment(offset, begin, end, None, None))
-            elif count:
-                segments.append(Segment(offset, begin, end, source[begin:end], target[begin:end]))
-            begin = end
-        is_permutation = begin == num_rows and bool((per_voxel == 1).all())
-        chunks.append(Chunk(first, first + num_rows, begin, tuple(segments), bag, bag_ends, is_permutation))
+        is_permutation = begin_unpadded == num_rows and bool((per_voxel == 1).all())
+        chunks.append(Chunk(first, last, begin, tuple(segments), bag, bag_ends, is_permutation))
     return tuple(chunks)
+
+
+def padded_size(count: int) -> int:
+    """Round a number of rows up to one of eight sizes per octave, at most an eighth more from 512 rows on.
+
+    In bfloat16, oneDNN prepares a kernel for every height of matrix it meets, which costs more than the product itself.
+    """
+    if count == 0:
+        return 0
+    step = max(64, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
 
 
 def _reduce(products: Tensor, chunk: Chunk) -> Tensor:
@@ -193,6 +231,8 @@ def convolve_backward(
     def multiply(products: Tensor | None, slot: int, chunk: Chunk, segment: Segment) -> None:
         offset = num_offsets - 1 - segment.offset if mirrored else segment.offset
         rows = _inputs(gradient, segment, chunk)
+        if segment.num_pairs < segment.end - segment.begin:
+            rows[segment.num_pairs :].zero_()
         if products is not None:
             torch.mm(rows, kernels[offset], out=products[segment.begin : segment.end])
         if wants_weight:
@@ -249,7 +289,7 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.kernel_map = kernel_map
-        return convolve_forward(features, weight, _plan(kernel_map), kernel_map.num_outputs)
+        return convolve_forward(features, weight, _plan(kernel_map, features), kernel_map.num_outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -258,7 +298,7 @@ class _Convolve(torch.autograd.Function):
             gradients[0].contiguous(),
             features,
             weight,
-            _reverse_plan(ctx.kernel_map),
+            _reverse_plan(ctx.kernel_map, features),
             mirrored=ctx.kernel_map.is_submanifold,
             wants_features=ctx.needs_input_grad[0],
             wants_weight=ctx.needs_input_grad[1],
@@ -266,22 +306,19 @@ class _Convolve(torch.autograd.Function):
         return grad_features, grad_weight, None
 
 
-def _plan(kernel_map: KernelMap) -> tuple[Chunk, ...]:
-    plan = kernel_map.plans.get("forward")
+def _plan(kernel_map: KernelMap, features: Tensor) -> tuple[Chunk, ...]:
+    pad = features.dtype != torch.float64 and features.dtype != torch.float32 and features.device.type == "cpu"
+    wanted = ("torch", kernel_map.is_reversed, pad)
+    plan = kernel_map.plans.get(wanted)
     if plan is None:
-        plan = kernel_map.plans["forward"] = plan_chunks(kernel_map, CHUNK_ROWS)
+        rows = CHUNK_ROWS_PADDED if pad else CHUNK_ROWS
+        plan = kernel_map.plans[wanted] = plan_chunks(kernel_map, rows, pad=pad)
     chunks: tuple[Chunk, ...] = plan
     return chunks
 
 
-def _reverse_plan(kernel_map: KernelMap) -> tuple[Chunk, ...]:
-    if kernel_map.is_submanifold:
-        return _plan(kernel_map)
-    plan = kernel_map.plans.get("backward")
-    if plan is None:
-        plan = kernel_map.plans["backward"] = plan_chunks(kernel_map.reversed(), CHUNK_ROWS)
-    chunks: tuple[Chunk, ...] = plan
-    return chunks
+def _reverse_plan(kernel_map: KernelMap, features: Tensor) -> tuple[Chunk, ...]:
+    return _plan(kernel_map if kernel_map.is_submanifold else kernel_map.reversed(), features)
 
 
 class TorchBackend:
