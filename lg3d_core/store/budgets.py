@@ -27,7 +27,15 @@ import numpy.typing as npt
 from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.progress import Progress
 from lg3d_core.store.atomic import sweep_temporaries, write_atomically
-from lg3d_core.store.scene_file import CHUNK_ROWS, add_column, open_column, open_hdf5, read_attributes, read_column
+from lg3d_core.store.scene_file import (
+    CHUNK_ROWS,
+    LIBRARY_VERSIONS,
+    add_column,
+    open_column,
+    open_hdf5,
+    read_attributes,
+    read_column,
+)
 
 if TYPE_CHECKING:
     from lg3d_core.store.scene_store import SceneStore
@@ -71,7 +79,7 @@ class Budget:
         start, stop = self._extent(scene_id)
         with open_hdf5(self.path, again=AGAIN) as file:
             column = open_column(file, "rows", "<i4", 1, path=self.path, max_rows=MAX_KEPT, again=AGAIN)
-            rows = read_column(column, self.path, slice(start, stop), again=AGAIN).astype(np.int64)
+            rows = read_column(column, slice(start, stop)).astype(np.int64)
         if len(rows) != stop - start or (len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any())):
             raise DataError(f"{self.path}: the rows of {scene_id} make no sense; {AGAIN}")
         return rows
@@ -139,7 +147,7 @@ def load_budget(path: Path, *, num_classes: int) -> Budget:
         names = ("format_version", "ratio", "seed", "digest", "train_digest")
         attributes = read_attributes(file, names, path, again=AGAIN)
         columns = [
-            read_column(open_column(file, name, dtype, 1, path=path, again=AGAIN), path, again=AGAIN)
+            read_column(open_column(file, name, dtype, 1, path=path, again=AGAIN))
             for name, dtype in (("scenes", ID_TYPE), ("offsets", "<i8"), ("counts", "<i8"))
         ]
     scenes, offsets, counts = columns
@@ -168,7 +176,7 @@ def _encode_budget(store: "SceneStore", ratio: float, seed: int, progress: Progr
     counts = np.zeros((len(scene_ids), len(store.vocabulary)), dtype=np.int64)
     digest = hashlib.sha256(f"{ratio!r} {seed}".encode())
     image = BytesIO()
-    with h5py.File(image, "w", libver=("earliest", "v110")) as file:
+    with h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:
         options: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
         kept = file.create_dataset(
             "rows", shape=(0,), maxshape=(None,), dtype="<i4", chunks=(CHUNK_ROWS,), track_times=False, **options

@@ -14,6 +14,8 @@ Attributes of the root: see `SceneHeader`.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,8 @@ from lg3d_core.vocabulary import SPLITS
 
 FORMAT_VERSION = 1
 CHUNK_ROWS = 65_536
+LIBRARY_VERSIONS = ("v108", "v110")
+"""The oldest form with checksums over the layout too; readable since HDF5 1.8."""
 MAX_ROWS = 1 << 26
 """More vertices or faces than any room has: a file that declares more is damaged or hostile."""
 MAX_INFLATION = 1100
@@ -119,7 +123,7 @@ def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
         "points/segment": scene.segment,
         "mesh/faces": scene.faces,
     }
-    with h5py.File(image, "w", libver=("earliest", "v110")) as file:
+    with h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:
         for name, (dtype, _) in COLUMNS.items():
             add_column(file, name, arrays[name].astype(dtype, copy=False))
         file.attrs["format_version"] = FORMAT_VERSION
@@ -174,26 +178,35 @@ def read_scene_file(path: Path, *, num_classes: int) -> Scene:
             rows = header.num_faces if name == "mesh/faces" else header.num_points
             if column.shape[0] != rows:
                 raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header says {rows}; {AGAIN}")
-        arrays = {name.partition("/")[2]: read_column(column, path) for name, column in columns.items()}
+        arrays = {name.partition("/")[2]: read_column(column) for name, column in columns.items()}
     arrays["normal"] = arrays["normal"].astype(np.float32)
     scene = Scene(scene_id=header.scene, split=header.split, **arrays)
     _require_values(scene, num_classes, path)
     return scene
 
 
-def open_hdf5(path: Path, *, again: str = AGAIN) -> h5py.File:
-    """Open a file for reading.
+@contextmanager
+def open_hdf5(path: Path, *, again: str = AGAIN) -> Iterator[h5py.File]:
+    """Open a file for reading, for as long as the context is open.
+
+    Args:
+        path: The file.
+        again: What the user can do about a damaged file, for messages.
 
     Raises:
-        DataError: Missing, or no HDF5.
+        DataError: Missing, or no HDF5; also where anything in the context stumbles over damage, which HDF5 reports in
+            many ways.
     """
     if not path.is_file():
         raise DataError(f"{path}: missing; {again}")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError) as error:
         size = path.stat().st_size
-        raise DataError(f"{path}: not a whole HDF5 file ({size} bytes; {_first_line(error)}); {again}") from None
+        raise DataError(
+            f"{path}: damaged, not a whole HDF5 file ({size} bytes; {_first_line(error)}); {again}"
+        ) from None
 
 
 def open_column(
@@ -226,25 +239,20 @@ def open_column(
     chunk_rows = column.chunks[0] if column.chunks else 0
     if not filters <= FILTERS or chunk_rows > MAX_ROWS or column.nbytes > MAX_INFLATION * stored:
         raise DataError(f"{path}: {name} declares {column.nbytes} bytes but stores {stored}; {again}")
+    for start in range(0, column.shape[0], chunk_rows) if chunk_rows else ():
+        chunk = column.id.get_chunk_info_by_coord((start, *[0] * (column.ndim - 1)))
+        if chunk.byte_offset is None or chunk.filter_mask:  # would be read as zeros, or without its checksum
+            raise DataError(f"{path}: {name} lacks its rows from {start} on; {again}")
     return column
 
 
-def read_column(
-    column: h5py.Dataset, path: Path, part: slice | tuple[()] = (), *, again: str = AGAIN
-) -> npt.NDArray[Any]:
-    """Read a dataset whose form was checked, or a part of its rows.
-
-    Raises:
-        DataError: A checksum does not fit, or a chunk cannot be unpacked.
-    """
-    try:
-        values: npt.NDArray[Any] = column[part]
-    except OSError as error:
-        raise DataError(f"{path}: {column.name} is damaged ({_first_line(error)}); {again}") from None
+def read_column(column: h5py.Dataset, part: slice | tuple[()] = ()) -> npt.NDArray[Any]:
+    """Read a dataset whose form was checked, or a part of its rows; to be called within `open_hdf5`."""
+    values: npt.NDArray[Any] = column[part]
     return values
 
 
-def _first_line(error: OSError) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:120]
 
 
@@ -253,34 +261,28 @@ def _parse_header(file: h5py.File, path: Path) -> SceneHeader:
     version = attributes.pop("format_version")
     if version != FORMAT_VERSION:
         raise DataError(f"{path}: format version {version}, expected {FORMAT_VERSION}: prepare it with this version")
-    try:
-        alignment = np.asarray(attributes["axis_alignment"], dtype=np.float64).reshape(4, 4)
-        counts = {int(key): int(value) for key, value in json.loads(attributes["class_counts"]).items()}
-        unmapped = {str(key): int(value) for key, value in json.loads(attributes["unmapped"]).items()}
-        points, faces = int(attributes["num_points"]), int(attributes["num_faces"])
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: its attributes cannot be read ({error}); {AGAIN}") from None
+    alignment = np.asarray(attributes["axis_alignment"], dtype=np.float64).reshape(4, 4)
+    counts = {int(key): int(value) for key, value in json.loads(attributes["class_counts"]).items()}
+    unmapped = {str(key): int(value) for key, value in json.loads(attributes["unmapped"]).items()}
+    points, faces = int(attributes["num_points"]), int(attributes["num_faces"])
     text = ("scene", "split", "source_digest", "source_stamp", "label_table", "vocabulary")
     wrong = [key for key in text if not isinstance(attributes[key], str)]
-    if wrong or attributes["split"] not in SPLITS:
+    if wrong or attributes["split"] not in SPLITS or min(points, faces) < 0:
         raise DataError(f"{path}: its attributes {', '.join(wrong) or 'split'} make no sense; {AGAIN}")
     parsed = {"axis_alignment": alignment, "class_counts": counts, "unmapped": unmapped}
     return SceneHeader(**(attributes | parsed | {"num_points": points, "num_faces": faces}))
 
 
 def read_attributes(file: h5py.File, names: tuple[str, ...], path: Path, *, again: str = AGAIN) -> dict[str, Any]:
-    """Read the named attributes of a file's root.
+    """Read the named attributes of a file's root; to be called within `open_hdf5`.
 
     Raises:
-        DataError: One is missing or damaged.
+        DataError: One is missing.
     """
     missing = [name for name in names if name not in file.attrs]
     if missing:
         raise DataError(f"{path}: expected the attributes {', '.join(names)}, found no {missing[0]}; {again}")
-    try:
-        return {name: file.attrs[name] for name in names}
-    except (OSError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: its attributes are damaged ({error}); {again}") from None
+    return {name: file.attrs[name] for name in names}
 
 
 def _require_values(scene: Scene, num_classes: int, path: Path) -> None:
