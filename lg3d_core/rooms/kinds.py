@@ -20,8 +20,8 @@ class Wish:
 
     Attributes:
         name: Builder's name.
-        place: "wall", "corner", "floor", "middle", "hang", "ceiling", or a relation to an earlier thing: "on", "under",
-            "beside", "before", "around", "above", "near", "window".
+        place: "wall", "corner", "floor", "middle", "hang", "ceiling", or a relation to an earlier thing: "on",
+            "at head", "back of", "under", "beside", "before", "facing", "around", "above", "near", "window".
         chance: Share of the rooms of this kind that hold it.
         count: Fewest and most.
         by: Labels that a relation may refer to.
@@ -53,7 +53,8 @@ class Kind:
 class Furnisher:
     """Fulfils wishes in one room."""
 
-    def __init__(self, room: Room, kit: Kit, *, turn: int, allowed: frozenset[str] | None) -> None:
+    def __init__(self, kind: Kind, room: Room, kit: Kit, *, turn: int, allowed: frozenset[str] | None) -> None:
+        self.kind = kind
         self.room = room
         self.kit = kit
         self.turn = turn
@@ -65,7 +66,7 @@ class Furnisher:
             return False
         if chance >= 1.0:
             return True
-        phase = sum(ord(letter) * (n + 1) for n, letter in enumerate(name + place)) * 0.137
+        phase = sum(ord(letter) * (n + 1) for n, letter in enumerate(self.kind.scene_type + name + place)) * 0.137
         return (self.turn * GOLDEN + phase) % 1.0 < chance
 
     def model(self, name: str) -> Model:
@@ -102,6 +103,12 @@ def _hang(furnisher: Furnisher, wish: Wish) -> None:
     furnisher.room.hang(furnisher.model(wish.name), *wish.z)
 
 
+def _from_ceiling(furnisher: Furnisher, wish: Wish) -> None:
+    """Where the ceiling was scanned: else the thing would hang from nothing."""
+    if furnisher.room.named("ceiling"):
+        furnisher.room.from_ceiling(furnisher.model(wish.name))
+
+
 def _at_window(furnisher: Furnisher, wish: Wish) -> None:
     """Curtains at both sides of a window, or blinds before its pane."""
     room = furnisher.room
@@ -130,14 +137,15 @@ PLACES: dict[str, Callable[[Furnisher, Wish], object]] = {
     "floor": lambda f, w: f.room.on_floor(f.model(w.name)),
     "middle": lambda f, w: f.room.on_floor(f.model(w.name), middle=True),
     "hang": _hang,
-    "ceiling": lambda f, w: f.room.from_ceiling(f.model(w.name)),
+    "ceiling": _from_ceiling,
     "window": _at_window,
-    "on": partial(_related, lambda room, host, model, wish: room.on_top(host, model)),
-    "back of": partial(_related, lambda room, host, model, wish: room.on_top(host, model, facing=True)),
-    "under": partial(_related, lambda room, host, model, wish: room.under(host, model)),
-    "beside": partial(_related, lambda room, host, model, wish: room.beside(host, model)),
-    "before": partial(_related, lambda room, host, model, wish: room.before(host, model)),
-    "facing": partial(_related, lambda room, host, model, wish: room.before(host, model, reach=-0.6)),
+    "on": partial(_related, lambda room, host, model, _: room.on_top(host, model)),
+    "at head": partial(_related, lambda room, host, model, _: room.on_top(host, model, only=0)),
+    "back of": partial(_related, lambda room, host, model, _: room.on_top(host, model, facing=True)),
+    "under": partial(_related, lambda room, host, model, _: room.under(host, model)),
+    "beside": partial(_related, lambda room, host, model, _: room.beside(host, model)),
+    "before": partial(_related, lambda room, host, model, _: room.before(host, model)),
+    "facing": partial(_related, lambda room, host, model, _: room.before(host, model, reach=-0.6)),
     "above": partial(_related, lambda room, host, model, wish: room.hang_by(host, model, *wish.z)),
     "near": partial(_related, lambda room, host, model, wish: room.hang_by(host, model, *wish.z, aside=True)),
 }
@@ -148,7 +156,7 @@ def furnish(kind: Kind, *, rng: np.random.Generator, turn: int, allowed: frozens
     width, depth = float(rng.uniform(*kind.width)), float(rng.uniform(*kind.depth))
     room = Room((width, depth, float(rng.uniform(2.4, 2.7))), rng)
     kit = Kit(rng)
-    furnisher = Furnisher(room, kit, turn=turn, allowed=allowed)
+    furnisher = Furnisher(kind, room, kit, turn=turn, allowed=allowed)
     windows = kit.count(*kind.windows)
     build_shell(
         room,
@@ -156,7 +164,7 @@ def furnish(kind: Kind, *, rng: np.random.Generator, turn: int, allowed: frozens
         floor=kit.choose(kind.floors),
         doors=1 if kit.chance(0.8) else 2,
         windows=windows,
-        ceiling=furnisher.wants("ceiling", 0.4),
+        ceiling=furnisher.wants("ceiling", 0.45),
         tiled=kind.tiled,
     )
     if allowed is not None:
@@ -175,7 +183,7 @@ def _kitchen_run(furnisher: Furnisher) -> None:
     if furnisher.wants("dishwasher", 0.6):
         units[3] = "dishwasher"
     if furnisher.wants("oven", 0.35):
-        units.append("oven")
+        units.insert(1, "oven")
     best: list[str] = ["north", "south"] if room.size[0] >= room.size[1] else ["east", "west"]
     for wall in (*best, "north", "south", "east", "west"):
         placed = _run_along(furnisher, wall, units)
@@ -186,6 +194,8 @@ def _kitchen_run(furnisher: Furnisher) -> None:
             room.hang_by(stove, furnisher.model("range hood"), 1.62, 1.66)
     hosts = room.named("kitchen cabinet")
     for host in hosts:
+        if not furnisher.kit.chance(0.85):
+            continue
         model = furnisher.model("wall cabinet")
         axis = 0 if host.wall in ("south", "north") else 1
         room.at_wall(host.wall, model, float(host.origin[axis]), z=1.5)
@@ -193,7 +203,7 @@ def _kitchen_run(furnisher: Furnisher) -> None:
 
 def _run_along(furnisher: Furnisher, wall: str, units: list[str]) -> int:
     room = furnisher.room
-    along, placed = 0.42, 0
+    along, placed = 0.1, 0
     length = room.wall_length(wall)
     for unit in units:
         name = "kitchen cabinet" if unit in ("unit", "sink") else unit
@@ -308,9 +318,9 @@ def _class_rows(furnisher: Furnisher) -> None:
     if not furnisher.wants(chair.label, 1.0):
         chair = furnisher.model("chair")
     low, high = table.extent()
-    step_x, step_y = float(high[0] - low[0]) + 0.45, float(high[1] - low[1]) + 0.95
+    step_x, step_y = float(high[0] - low[0]) + 0.45, float(high[1] - low[1]) + 0.85
     width, depth, _ = room.size
-    for row in range(int((depth - 2.2) / step_y)):
+    for row in range(int((depth - 1.3) / step_y)):
         for column in range(max(1, int((width - 0.5) / step_x))):
             x = 0.35 + step_x * (column + 0.5)
             y = 1.1 + step_y * row
@@ -337,7 +347,7 @@ EVERYWHERE = (
     Wish("object", "wall", 0.35),
     Wish("box", "wall", 0.3, (1, 2)),
     Wish("box", "on", 0.3, by=("box", "wardrobe", "refrigerator", "file cabinet", "rack", "closet")),
-    Wish("ceiling light", "ceiling", 0.45, by=("ceiling",)),
+    Wish("ceiling light", "ceiling", 0.75),
     Wish("clutter", "wall", 0.6, (1, 3)),
     Wish("clutter", "on", 0.6, (1, 3), by=(*SURFACES, *BOARDS, "bed", "couch")),
 )
@@ -348,9 +358,10 @@ BEDROOM = Kind(
     (3.0, 4.0),
     ("planks", "carpet", "carpet"),
     (
+        Wish("rug", "middle", 0.4),
         Wish("bed", "wall"),
         Wish("nightstand", "beside", 0.9, (1, 2), by=("bed",)),
-        Wish("pillow", "on", 1.0, (2, 3), by=("bed",)),
+        Wish("pillow", "at head", 1.0, (2, 3), by=("bed",)),
         Wish("blanket", "on", 0.5, by=("bed",)),
         Wish("stuffed animal", "on", 0.4, (1, 2), by=("bed",)),
         Wish("wardrobe", "wall", 0.5),
@@ -376,15 +387,14 @@ BEDROOM = Kind(
         Wish("clothes", "on", 0.5, (1, 2), by=("bed", "chair", "armchair")),
         Wish("shoe", "wall", 0.6, (1, 3)),
         Wish("jacket", "hang", 0.35, z=(0.95, 1.1)),
-        Wish("hat", "on", 0.25, by=("dresser", "nightstand", "desk")),
+        Wish("hat", "on", 0.35, by=("dresser", "wardrobe", "bed", "desk")),
         Wish("guitar", "wall", 0.25),
         Wish("dumbbell", "wall", 0.25, (1, 2)),
-        Wish("ball", "floor", 0.2),
+        Wish("ball", "wall", 0.3),
         Wish("fan", "corner", 0.3),
         Wish("plant", "corner", 0.3),
         Wish("trash can", "wall", 0.3),
         Wish("bag", "wall", 0.35),
-        Wish("rug", "floor", 0.4),
     ),
     prelude=_closet_corner,
 )
@@ -395,6 +405,7 @@ LIVING_ROOM = Kind(
     (3.4, 4.4),
     ("planks", "planks", "carpet"),
     (
+        Wish("rug", "middle", 0.5),
         Wish("couch", "wall"),
         Wish("tv stand", "wall", 0.85),
         Wish("coffee table", "facing", 0.85, by=("couch",)),
@@ -435,7 +446,6 @@ LIVING_ROOM = Kind(
         Wish("basket", "wall", 0.4),
         Wish("guitar", "wall", 0.3),
         Wish("person", "floor", 0.15),
-        Wish("rug", "middle", 0.5),
         Wish("vacuum cleaner", "wall", 0.2),
         Wish("shoe", "wall", 0.3),
         Wish("telephone", "on", 0.25, by=("end table", "cabinet")),
@@ -564,7 +574,7 @@ BATHROOM = Kind(
         Wish("soap dispenser", "on", 0.6, by=("bathroom vanity",)),
         Wish("soap dish", "on", 0.5, by=("bathroom vanity",)),
         Wish("cup", "on", 0.3, by=("bathroom vanity",)),
-        Wish("hair dryer", "on", 0.3, by=("bathroom vanity", "dresser")),
+        Wish("hair dryer", "on", 0.5, by=("bathroom vanity", "dresser")),
         Wish("tissue box", "on", 0.3, by=("toilet", "bathroom vanity")),
         Wish("towel", "hang", 0.95, (1, 3), z=(0.9, 1.3)),
         Wish("mat", "floor", 0.75),
@@ -594,8 +604,8 @@ CLASSROOM = Kind(
         Wish("blackboard", "hang", 0.55, z=(0.9, 1.0)),
         Wish("whiteboard", "hang", 0.65, (1, 2), z=(0.9, 1.0)),
         Wish("projector screen", "hang", 0.45, z=(1.0, 1.05)),
-        Wish("projector", "ceiling", 0.55),
-        Wish("light", "ceiling", 0.5, (1, 3)),
+        Wish("projector", "ceiling", 0.9),
+        Wish("light", "ceiling", 0.8, (1, 3)),
         Wish("bulletin board", "hang", 0.5, (1, 2), z=(1.1, 1.3)),
         Wish("board", "hang", 0.3, z=(1.1, 1.3)),
         Wish("cabinet", "wall", 0.5),
@@ -674,13 +684,13 @@ COPY_ROOM = Kind(
     (2.8, 3.6),
     ("carpet", "granite"),
     (
-        Wish("copier", "wall", 1.0, (1, 2)),
+        Wish("copier", "wall"),
+        Wish("machine", "wall", 0.3),
         Wish("counter", "wall", 0.7),
         Wish("table", "wall", 0.7),
         Wish("cabinet", "wall", 0.5),
         Wish("file cabinet", "wall", 0.7, (1, 3)),
         Wish("shelf", "wall", 0.5),
-        Wish("machine", "wall", 0.3),
         Wish("water cooler", "wall", 0.5),
         Wish("bench", "wall", 0.35),
         Wish("stand", "wall", 0.3),
@@ -703,7 +713,7 @@ COPY_ROOM = Kind(
         Wish("cart", "wall", 0.35),
         Wish("coat rack", "corner", 0.25),
         Wish("person", "floor", 0.2),
-        Wish("light", "ceiling", 0.4, (1, 2)),
+        Wish("light", "ceiling", 0.7, (1, 2)),
     ),
     windows=(0, 1),
 )

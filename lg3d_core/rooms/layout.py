@@ -1,4 +1,4 @@
-"""Where things stand: a room with walls, and placement that keeps parts of different things from entering each other."""
+"""Where things stand: a room with walls, and placement that keeps things from entering each other."""
 
 from dataclasses import dataclass, field
 
@@ -126,12 +126,14 @@ class Room:
                 return thing
         return None
 
-    def on_top(self, host: Thing, model: Model, *, facing: bool = False) -> Thing | None:
-        """Place on one of the host's planes; `facing` things look the way the host does."""
+    def on_top(self, host: Thing, model: Model, *, facing: bool = False, only: int | None = None) -> Thing | None:
+        """Place on one of the host's planes, or on `only` that one; `facing` things look the way the host does."""
         if not host.model.tops:
             return None
         for _ in range(TRIES):
-            x0, y0, x1, y1, z, headroom = host.model.tops[int(self.rng.integers(len(host.model.tops)))]
+            x0, y0, x1, y1, z, headroom = host.model.tops[
+                int(self.rng.integers(len(host.model.tops))) if only is None else only
+            ]
             turn = float(self.rng.normal(0, 0.08)) if facing else float(self.rng.uniform(-0.5, 0.5))
             low, high = model.extent(turn)
             room = np.array([x1 - x0, y1 - y0]) - (high[:2] - low[:2])
@@ -168,7 +170,7 @@ class Room:
         The model's own front may slide below the host by up to `reach` of its depth.
         """
         turn = side * np.pi / 2
-        low, high = host.model.extent(-turn)
+        low, _ = host.model.extent(-turn)
         mine_low, mine_high = model.extent(np.pi)
         depth = float(mine_high[1] - mine_low[1])
         for share in (reach, reach * 0.6, reach * 0.3, 0.0, -0.15):

@@ -1,6 +1,7 @@
 """How a thing is put together: `Model` takes parts, `Kit` gives sizes and a room's materials."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -133,6 +134,14 @@ class Model:
         turn = yaw_matrix(yaw) @ pitch_matrix(lean) if lean or yaw else np.eye(3)
         half = np.maximum((high - low) / 2, 1e-4)
         self.parts.append(Part(shape, (low + high) / 2, half, turn, paint, profile=profile, power=power))
+
+    def lift(self) -> None:
+        """Raise everything so that nothing, not the corner of a slanted bar either, lies below the origin."""
+        low = float(self.extent()[0][2])
+        if low < 0:
+            self.parts = [replace(part, center=part.center - (0, 0, low)) for part in self.parts]
+            self.tops = [Top((*top[:4], top[4] - low, top[5])) for top in self.tops]
+            self._bounds = None
 
     def bounds(self) -> tuple[Array, Array, Array]:
         """Centres `(parts, 3)`, half sizes `(parts, 3)` and rotations `(parts, 3, 3)` of all parts."""

@@ -148,18 +148,21 @@ def _visible(surfaces: Surfaces, spacing: float, stations: Array) -> npt.NDArray
         near = np.flatnonzero(distance < 1.8 * spacing / pixel)
         for dv, du in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1), (-1, 1), (1, -1)):
             np.minimum.at(depth, (v[near] + 1 + dv, u[near] + 1 + du), distance[near])
-        slack = 0.05 + spacing + 1.3 * pixel * distance / np.clip(facing, 0.12, 1.0)
-        seen |= (facing > -0.2) & (distance < depth[v + 1, u + 1] + slack)
+        slack = 0.05 + spacing + 1.3 * pixel * distance / np.clip(facing, 0.25, 1.0)
+        seen |= (facing > -0.12) & (distance < depth[v + 1, u + 1] + slack)
     return seen
 
 
 def _weld(surfaces: Surfaces, keep: npt.NDArray[np.bool_], spacing: float) -> Surfaces:
-    """Merge kept vertices that share a small cell; drop faces that lose a corner, and vertices without a face."""
+    """Merge kept vertices that share a small cell; drop faces that lose a corner, and vertices without a face.
+
+    The last of them stays: parts and things are listed from the carrier to what it carries.
+    """
     cell = np.floor(surfaces.xyz / (WELD * spacing) + 0.25).astype(np.int64)
     cell -= cell.min(axis=0)
     span = cell.max(axis=0) + 1
     key = (cell[:, 0] * span[1] + cell[:, 1]) * span[2] + cell[:, 2]
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero(keep)[::-1]
     _, first, inverse = np.unique(key[rows], return_index=True, return_inverse=True)
     merged = np.full(len(keep), -1, dtype=np.int64)
     merged[rows] = inverse
@@ -191,7 +194,11 @@ def _color(room: Room, seen: Surfaces, rng: np.random.Generator) -> npt.NDArray[
     base = np.array([part.paint.rgb for part in parts])[seen.part]
     texture = np.array([TEXTURE_NAMES.index(part.paint.texture) for part in parts])[seen.part]
     seed = np.array([part.paint.seed for part in parts])[seen.part]
-    colors = paint_vertices(base, texture, seen.local, seed)
+    # Grain runs along a board: its longest axis comes first.
+    order = np.argsort([-part.half for part in parts], axis=1, kind="stable")[seen.part]
+    grained = (texture == TEXTURE_NAMES.index("wood"))[:, None]
+    local = np.where(grained, np.take_along_axis(seen.local, order, axis=1), seen.local)
+    colors = paint_vertices(base, texture, local, seed)
     angle = rng.uniform(0, 2 * np.pi)
     sun = np.array([np.cos(angle) * 0.6, np.sin(angle) * 0.6, 0.55])
     light = 0.86 + 0.11 * seen.normal[:, 2] + 0.09 * (seen.normal @ sun)
@@ -201,7 +208,8 @@ def _color(room: Room, seen: Surfaces, rng: np.random.Generator) -> npt.NDArray[
     light *= 1.0 - 0.12 * low - 0.1 * corner
     balance = rng.uniform(0.84, 1.06) * (1.0 + rng.normal(0.0, 0.025, size=3))
     noisy = colors * light[:, None] * balance + rng.normal(0.0, COLOR_NOISE, size=colors.shape)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    rgb: npt.NDArray[np.uint8] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return rgb
 
 
 def _segments(seen: Surfaces, rng: np.random.Generator) -> IntArray:

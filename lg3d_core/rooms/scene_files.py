@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from lg3d_core.rooms.labels import SYNONYMS
 from lg3d_core.rooms.layout import Room
 from lg3d_core.rooms.scanner import ScannedRoom
 from lg3d_core.rooms.shapes import Array, yaw_matrix
+from lg3d_core.scans.ply import Mesh, write_ply
 
 ALIGNED_SHARE = 0.85
 """Share of the rooms that are stored turned and shifted, with the `axisAlignment` that rights them."""
@@ -31,7 +31,7 @@ def write_scene(
     if alignment is not None:
         xyz = ((xyz - alignment[:3, 3]) @ alignment[:3, :3]).astype(np.float32)
     mesh_name = f"{scene_id}_vh_clean_2"
-    (folder / f"{mesh_name}.ply").write_bytes(_ply_bytes(xyz, scanned.rgb, scanned.faces))
+    write_ply(folder / f"{mesh_name}.ply", Mesh(xyz, scanned.rgb, scanned.faces))
     segments = {
         "params": {
             "kThresh": "0.0001",
@@ -62,20 +62,6 @@ def _random_alignment(rng: np.random.Generator) -> Array:
     alignment[:3, :3] = yaw_matrix(float(rng.uniform(-np.pi, np.pi)))
     alignment[:3, 3] = [*rng.uniform(-3.0, 3.0, size=2), rng.normal(0.0, 0.1)]
     return np.round(alignment, 6)
-
-
-def _ply_bytes(xyz: npt.NDArray[np.float32], rgb: npt.NDArray[np.uint8], faces: npt.NDArray[np.int32]) -> bytes:
-    header = (
-        "ply\nformat binary_little_endian 1.0\ncomment procedural room by lg3d\n"
-        f"element vertex {len(xyz)}\nproperty float x\nproperty float y\nproperty float z\n"
-        "property uchar red\nproperty uchar green\nproperty uchar blue\nproperty uchar alpha\n"
-        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-    )
-    vertex = np.empty(len(xyz), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3), ("alpha", "u1")])
-    vertex["xyz"], vertex["rgb"], vertex["alpha"] = xyz, rgb, 255
-    face = np.empty(len(faces), dtype=[("count", "u1"), ("rows", "<i4", 3)])
-    face["count"], face["rows"] = 3, faces
-    return header.encode("ascii") + vertex.tobytes() + face.tobytes()
 
 
 def _groups(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -135,7 +136,7 @@ def _sample_lathe(part: Part, spacing: float) -> tuple[Array, Array, IntArray]:
     corners = np.array(part.profile) * (radius, float(part.half[2]))
     rows: list[Array] = []
     normals: list[Array] = []
-    for (r0, z0), (r1, z1) in zip(corners[:-1], corners[1:], strict=True):
+    for (r0, z0), (r1, z1) in pairwise(corners):
         length = float(np.hypot(r1 - r0, z1 - z0))
         if length < 1e-9:
             continue
@@ -173,10 +174,7 @@ def _sample_lathe(part: Part, spacing: float) -> tuple[Array, Array, IntArray]:
 def _breaks(half: float, cuts: list[float], spacing: float) -> Array:
     """Grid lines over -half..half, about `spacing` apart, with a line at each cut."""
     stops = sorted({-half, half, *(min(max(cut, -half), half) for cut in cuts)})
-    pieces = [
-        np.linspace(low, high, _count(high - low, spacing) + 1)[:-1]
-        for low, high in zip(stops[:-1], stops[1:], strict=True)
-    ]
+    pieces = [np.linspace(low, high, _count(high - low, spacing) + 1)[:-1] for low, high in pairwise(stops)]
     return np.append(np.concatenate(pieces), half)
 
 

@@ -22,7 +22,8 @@ def hash_cells(cells: IntArray, seed: IntArray) -> Array:
 
 
 def _cells(local: Array, size: float | tuple[float, float, float]) -> IntArray:
-    return np.floor(local / np.array(size)).astype(np.int64)
+    cells: IntArray = np.floor(local / np.array(size)).astype(np.int64)
+    return cells
 
 
 def _plain(rgb: Array, local: Array, seed: IntArray) -> Array:
@@ -30,8 +31,8 @@ def _plain(rgb: Array, local: Array, seed: IntArray) -> Array:
 
 
 def _wood(rgb: Array, local: Array, seed: IntArray) -> Array:
-    warp = 0.02 * np.sin(local[:, 0] * 3.1 + seed % 7) + 0.02 * np.sin(local[:, 2] * 2.3)
-    rings = np.sin((local[:, 1] + local[:, 2] * 0.35 + local[:, 0] * 0.12 + warp) * 90.0)
+    warp = 0.03 * np.sin(local[:, 0] * 3.1 + seed % 7) + 0.015 * np.sin(local[:, 0] * 9.7)
+    rings = np.sin((local[:, 1] + local[:, 2] * 0.6 + warp) * 80.0)
     return rgb * (0.95 + 0.07 * rings + 0.06 * hash_cells(_cells(local, 0.3), seed))[:, None]
 
 
@@ -77,7 +78,7 @@ def _carpet(rgb: Array, local: Array, seed: IntArray) -> Array:
 
 
 def _granite(rgb: Array, local: Array, seed: IntArray) -> Array:
-    return rgb * (0.84 + 0.32 * hash_cells(_cells(local, 0.015), seed))[:, None]
+    return rgb * (0.9 + 0.18 * hash_cells(_cells(local, 0.015), seed))[:, None]
 
 
 def _plaster(rgb: Array, local: Array, seed: IntArray) -> Array:
@@ -166,7 +167,7 @@ TEXTURE_NAMES = tuple(TEXTURES)
 
 
 def paint_vertices(rgb: Array, texture: IntArray, local: Array, seed: IntArray) -> Array:
-    """Colours 0..255 of vertices from their base `rgb`, index into `TEXTURE_NAMES`, part coordinates and part's seed."""
+    """Colours 0..255 of vertices from base `rgb`, row of `TEXTURE_NAMES`, part coordinates and part's seed."""
     colors = np.empty_like(rgb)
     for code in np.unique(texture):
         rows = np.flatnonzero(texture == code)

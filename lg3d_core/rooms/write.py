@@ -1,32 +1,34 @@
 """Procedural rooms as a raw ScanNet folder: scans, label table and split files."""
 
 import json
-import multiprocessing
-import os
 import shutil
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from functools import partial
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lg3d_core.errors import SettingsError
-from lg3d_core.progress import Progress, Task
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.progress import Progress
 from lg3d_core.rooms.kinds import KINDS, furnish
 from lg3d_core.rooms.labels import label_table
 from lg3d_core.rooms.scanner import scan_room
 from lg3d_core.rooms.scene_files import write_scene
+from lg3d_core.scans.processes import run_in_processes
 from lg3d_core.settings import RoomsSettings
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
 MARKER = "rooms.json"
 """Says that a folder is one of ours, and of which settings."""
+WORKSHOP = ".unfinished"
+"""Hidden folder for rooms under way, and for what the finished ones hold."""
 FORMAT = 1
 """Counts changes of what equal settings give."""
-WELL_SEEN = 30
-"""A category counts as known to the training rooms from so many annotated vertices."""
+WELL_SEEN = 10
+"""A room holds a category from so many annotated vertices."""
+FEW_ROOMS = 12
+"""With fewer training rooms, validation may hold what a single one of them has."""
 
 
 def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
@@ -34,30 +36,58 @@ def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
 
     Rooms that a previous run with equal settings has finished are kept, so a second run does nothing and an interrupted
     one continues. Training rooms are made first; a validation room then holds only categories that some training room
-    has. Every room depends on the seed, its index and (in validation) the set of those categories, never on `jobs`.
+    has (two of them, from twelve training rooms on). Every room depends on the seed, its index and (in validation) the set of those categories, never on `jobs`.
 
     Returns:
         `settings.out`, which then holds `scans/`, the label table, `scannetv2_train.txt` and `scannetv2_val.txt`.
 
     Raises:
         SettingsError: `settings.out` is a file, or a folder with other content, or has rooms of other settings.
+        DataError: It cannot be written (a full disk, no permission), or a worker process died.
     """
+    try:
+        _claim(settings.out, settings)
+        _write_all(settings, progress)
+    except OSError as error:
+        where = error.filename or settings.out
+        raise DataError(f"cannot write rooms: {where}: {error.strerror or error}; what is finished is kept") from None
+    return settings.out
+
+
+def _write_all(settings: RoomsSettings, progress: Progress) -> None:
     out = settings.out
-    _claim(out, settings)
-    (out / LABEL_TABLE_NAME).write_text(label_table(), encoding="utf-8")
+    _write_text(out / LABEL_TABLE_NAME, label_table())
     splits = plan_splits(settings.scenes, settings.validation)
-    with progress.task("rooms", total=settings.scenes, unit="room") as task, _pool(settings.jobs) as pool:
-        known: set[str] = set()
+    seen: Counter[str] = Counter()
+    with progress.task("rooms", total=settings.scenes, unit="room") as task:
         for split in ("train", "val"):
-            allowed = frozenset(known) if split == "val" and known else None
-            rows = [index for index, own in enumerate(splits) if own == split]
-            make = partial(write_room, out, settings.seed, settings.vertices, splits, allowed)
-            for counts in _all_done(pool, make, rows, task):
-                known |= {label for label, count in counts.items() if count >= WELL_SEEN}
-    for split in ("train", "val"):
-        lines = [f"{scene_id_of(index)}\n" for index, own in enumerate(splits) if own == split]
-        (out / f"scannetv2_{split}.txt").write_text("".join(lines), encoding="utf-8")
-    return out
+            jobs = [
+                RoomJob(
+                    out=out,
+                    index=index,
+                    splits=tuple(splits),
+                    seed=settings.seed,
+                    vertices=settings.vertices,
+                    allowed=_well_known(seen, splits.count("train")) if split == "val" else None,
+                )
+                for index, own in enumerate(splits)
+                if own == split
+            ]
+            for job, counts in run_in_processes(write_room, jobs, num_processes=settings.jobs):
+                seen.update(label for label, count in counts.items() if count >= WELL_SEEN)
+                task.advance(status=job.scene_id)
+            _write_text(out / f"scannetv2_{split}.txt", "".join(f"{job.scene_id}\n" for job in jobs))
+
+
+def _well_known(seen: Counter[str], num_rooms: int) -> frozenset[str]:
+    """Categories that two training rooms hold, or one where there are only a few rooms."""
+    return frozenset(label for label, rooms in seen.items() if rooms >= (2 if num_rooms >= FEW_ROOMS else 1))
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def scene_id_of(index: int) -> str:
@@ -76,38 +106,57 @@ def plan_splits(scenes: int, validation: float) -> list[str]:
     return splits
 
 
-def kind_of(splits: list[str], index: int) -> tuple[str, int]:
+def kind_of(splits: Sequence[str], index: int) -> tuple[str, int]:
     """Kind of a room, and the how-manieth of its kind it is: kinds take turns within each split.
 
     Validation rooms count on from a far number, so that they are no repetition of training rooms.
     """
-    place = splits[:index].count(splits[index])
-    names = tuple(KINDS)
+    place = list(splits[:index]).count(splits[index])
+    # Few rooms: fewer kinds, so that training sees each of them about three times.
+    names = tuple(KINDS)[: max(3, len(splits) // 4)]
     return names[place % len(names)], place // len(names) + (1000 if splits[index] == "val" else 0)
 
 
-def write_room(
-    out: Path, seed: int, vertices: int, splits: list[str], allowed: frozenset[str] | None, index: int
-) -> dict[str, int]:
+@dataclass(frozen=True, slots=True)
+class RoomJob:
+    """One room to write: `allowed` are the categories that it may hold, None for all."""
+
+    out: Path
+    index: int
+    splits: tuple[str, ...]
+    seed: int
+    vertices: int
+    allowed: frozenset[str] | None
+
+    @property
+    def scene_id(self) -> str:
+        """Name of its folder."""
+        return scene_id_of(self.index)
+
+
+def write_room(job: RoomJob) -> dict[str, int]:
     """Make one room and write it, unless it is there already; returns annotated vertices per category."""
-    scene_id = scene_id_of(index)
-    folder = out / "scans" / scene_id
-    counts_file = out / ".counts" / f"{scene_id}.json"
+    folder = job.out / "scans" / job.scene_id
+    counts_file = job.out / WORKSHOP / f"{job.scene_id}.json"
     if folder.is_dir() and counts_file.is_file():
         found: dict[str, int] = json.loads(counts_file.read_text(encoding="utf-8"))
         return found
-    rng = np.random.default_rng([seed, index])
-    kind, turn = kind_of(splits, index)
-    room = furnish(KINDS[kind], rng=rng, turn=turn, allowed=allowed)
-    scanned = scan_room(room, vertices=vertices, rng=rng)
-    unfinished = out / "scans" / f".{scene_id}.unfinished"
+    rng = np.random.default_rng([job.seed, job.index])
+    kind, turn = kind_of(job.splits, job.index)
+    room = furnish(KINDS[kind], rng=rng, turn=turn, allowed=job.allowed)
+    scanned = scan_room(room, vertices=job.vertices, rng=rng)
+    unfinished = job.out / WORKSHOP / job.scene_id
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    counts = write_scene(unfinished, scene_id, room, scanned, scene_type=KINDS[kind].scene_type, rng=rng)
+    try:
+        counts = write_scene(unfinished, job.scene_id, room, scanned, scene_type=KINDS[kind].scene_type, rng=rng)
+        _write_text(counts_file, json.dumps(counts))
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
     unfinished.rename(folder)
-    counts_file.parent.mkdir(exist_ok=True)
-    counts_file.write_text(json.dumps(counts), encoding="utf-8")
     return counts
 
 
@@ -136,41 +185,10 @@ def _claim(out: Path, settings: RoomsSettings) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise SettingsError(f"{out} is not empty and holds no rooms of lg3d: name another folder, or empty it")
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f"{MARKER}.unfinished"
-    temporary.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-    temporary.rename(marker)
+    _write_text(marker, json.dumps(mine, indent=1) + "\n")
 
 
 def _differences(theirs: object, mine: dict[str, int | float]) -> str:
     if not isinstance(theirs, dict):
         return f"its {MARKER} cannot be read"
     return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in mine.items() if theirs.get(key) != value)
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Worker processes, or None for one job, which then runs here."""
-    workers = jobs or len(os.sched_getaffinity(0))
-    if workers == 1:
-        yield None
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _all_done(
-    pool: ProcessPoolExecutor | None, make: "partial[dict[str, int]]", rows: list[int], task: Task
-) -> Iterable[dict[str, int]]:
-    if pool is None:
-        for index in rows:
-            yield make(index)
-            task.advance(status=scene_id_of(index))
-        return
-    futures = {pool.submit(make, index): index for index in rows}
-    for future in as_completed(futures):
-        yield future.result()
-        task.advance(status=scene_id_of(futures[future]))

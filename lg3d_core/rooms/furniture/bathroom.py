@@ -97,7 +97,7 @@ def _folds(m: Model, w: float, high: float, paint: Paint) -> None:
 
 def shower_curtain_rod(m: Model, k: Kit) -> None:
     """A straight tube between two walls."""
-    w = k.u(1.5, 1.65)
+    w = k.u(1.42, 1.5)
     m.box((-w / 2, w / 2), (-0.014, 0.014), (0, 0.028), k.paint((196, 198, 202), spread=5))
 
 

@@ -311,7 +311,7 @@ def globe(m: Model, k: Kit) -> None:
 def rug(m: Model, k: Kit) -> None:
     """A large flat rug; its label lies outside the 200 categories."""
     w, d = k.u(1.3, 1.9), k.u(0.9, 1.3)
-    m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, 0.012), k.bright("weave"))
+    m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, 0.005), k.bright("weave"))
 
 
 def easel(m: Model, k: Kit) -> None:

@@ -54,4 +54,5 @@ def build(name: str, kit: Kit) -> Model:
     model = Model(label_of(name))
     builder = VARIANTS[name][1] if name in VARIANTS else BUILDERS[name]
     builder(model, kit)
+    model.lift()
     return model

@@ -70,9 +70,9 @@ def _upholstered(m: Model, k: Kit, w: float, *, cloth: Paint, seats: int, arm: f
     inner = w - 2 * arm
     for n in range(seats):
         low = -inner / 2 + n * inner / seats
-        x = (low + 0.005, low + inner / seats - 0.005)
-        m.blob(x, (-d / 2 - 0.01, d / 2 - back), (seat - 0.14, seat + 0.02), cloth, power=7)
-        m.blob(x, (d / 2 - back - 0.13, d / 2 - back + 0.04), (seat, high - 0.05), cloth, power=5, lean=0.15)
+        place = (low + 0.005, low + inner / seats - 0.005)
+        m.blob(place, (-d / 2 - 0.01, d / 2 - back), (seat - 0.14, seat + 0.02), cloth, power=7)
+        m.blob(place, (d / 2 - back - 0.13, d / 2 - back + 0.04), (seat, high - 0.05), cloth, power=5, lean=0.15)
     m.top((-inner / 2, inner / 2), (-d / 2 + 0.05, d / 2 - back - 0.12), seat + 0.02)
 
 

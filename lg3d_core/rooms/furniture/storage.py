@@ -57,7 +57,7 @@ def kitchen_cabinet(m: Model, k: Kit) -> None:
 
 def wall_cabinet(m: Model, k: Kit) -> None:
     """A kitchen cabinet that hangs on the wall; its origin is its bottom."""
-    w, d, high = k.choose((0.6, 0.8, 1.2)), 0.34, k.u(0.6, 0.72)
+    w, d, high = 0.6, 0.34, 0.68
     paint = k.kitchen
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), paint)
     _fronts(m, (-w / 2, w / 2), -d / 2, (0, high), max(1, round(w / 0.4)), 1, paint, k.metal(), upright=True)
