@@ -49,7 +49,7 @@ def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
     png, html = settings.png, settings.html
     if png is None and html is None:
         if has_display():
-            open_window(view)
+            open_window(view, progress)
             return []
         progress.note("no display: writing a picture and a page instead of opening a window")
         png, html = Path(f"{scene.scene_id}.png"), Path(f"{scene.scene_id}.html")
