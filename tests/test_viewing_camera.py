@@ -122,3 +122,11 @@ def test_the_ceiling_category_is_not_what_decides() -> None:
     hidden = hidden_from(np.array([2.0, 1.5, 9.0]), room.xyz, outward)
     assert hidden[room.label == CEILING].mean() > 0.9
     assert not hidden[room.label == FLOOR].any()
+
+
+def test_a_few_outliers_do_not_make_the_room_a_dot() -> None:
+    room = make_room()
+    strayed = room.xyz.copy()
+    strayed[:3] = [[1e3, 0, 0], [0, -1e3, 5], [0, 0, 1e4]]
+    usual = build_view(room, VOCABULARY).camera.distance
+    assert build_view(room._replace(xyz=strayed), VOCABULARY).camera.distance == pytest.approx(usual, rel=0.1)
