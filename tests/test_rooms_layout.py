@@ -107,6 +107,18 @@ def test_a_thing_is_refused_where_another_stands_or_beyond_a_wall() -> None:
     assert not room.along_wall(build("couch", kit), z=3.0)
 
 
+def test_a_kitchen_has_its_sink_in_the_hole_of_its_worktop() -> None:
+    room = furnish(KINDS["kitchen"], rng=np.random.default_rng(1), turn=0)
+    (sink,) = room.named("sink")
+    low, high = sink.boxes()
+    tops = [
+        (corner[0].min(axis=0), corner[1].max(axis=0)) for t in room.named("kitchen counter") for corner in [t.boxes()]
+    ]
+    over = [t for t in tops if (t[0][:2] < low.min(axis=0)[:2]).all() and (t[1][:2] > high.max(axis=0)[:2]).all()]
+    assert len(over) == 1
+    assert low[:, 2].min() < over[0][0][2] < high[:, 2].max()
+
+
 def test_a_room_that_is_full_takes_nothing_more() -> None:
     room = Room((2.0, 2.0, 2.5), np.random.default_rng(0))
     kit = Kit(room.rng)

@@ -241,7 +241,7 @@ def _put_unit(furnisher: Furnisher, wall: str, unit: str, model: Model, along: f
     if unit == "sink":
         room.at_wall(wall, furnisher.model("sink counter"), along, z=0.86, gap=0.005)
         if furnisher.wants("kitchen sink", 1.0):
-            room.at_wall(wall, furnisher.model("kitchen sink"), along, z=0.73, gap=0.085)
+            room.at_wall(wall, furnisher.model("kitchen sink"), along, z=0.73, gap=0.075)
     return True
 
 

@@ -36,7 +36,8 @@ def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
 
     Rooms that a previous run with equal settings has finished are kept, so a second run does nothing and an interrupted
     one continues. Training rooms are made first; a validation room then holds only categories that some training room
-    has (two of them, from twelve training rooms on). Every room depends on the seed, its index and (in validation) the set of those categories, never on `jobs`.
+    has (two of them, from twelve training rooms on). Every room depends on the seed, its index, the number of rooms of
+    each split and (in validation) the set of those categories, never on `jobs`.
 
     Returns:
         `settings.out`, which then holds `scans/`, the label table, `scannetv2_train.txt` and `scannetv2_val.txt`.
