@@ -200,8 +200,8 @@ def _encode_budget(store: "SceneStore", ratio: float, seed: int, progress: Progr
                 "format_version": BUDGET_FORMAT,
                 "ratio": ratio,
                 "seed": seed,
-                "digest": digest.hexdigest()[:16],
-                "train_digest": store.train_digest,
+                "digest": np.bytes_(digest.hexdigest()[:16].encode()),
+                "train_digest": np.bytes_(store.train_digest.encode()),
             }
         )
     return image.getvalue()
