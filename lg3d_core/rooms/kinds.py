@@ -154,9 +154,13 @@ PLACES: dict[str, Callable[[Furnisher, Wish], object]] = {
 def furnish(kind: Kind, *, rng: np.random.Generator, turn: int, allowed: frozenset[str] | None = None) -> Room:
     """Make the `turn`-th room of a kind; with `allowed`, only things of these categories."""
     width, depth = float(rng.uniform(*kind.width)), float(rng.uniform(*kind.depth))
-    room = Room((width, depth, float(rng.uniform(2.4, 2.7))), rng)
+    room = Room((width, depth, float(rng.uniform(2.4, 2.6))), rng)
     kit = Kit(rng)
     furnisher = Furnisher(kind, room, kit, turn=turn, allowed=allowed)
+    has_ceiling = furnisher.wants("ceiling", 0.4)
+    if not has_ceiling:
+        # Whoever does not point the camera at the ceiling does not see the top of the walls either.
+        room.size = (width, depth, float(rng.uniform(2.18, 2.35)))
     windows = kit.count(*kind.windows)
     build_shell(
         room,
@@ -164,7 +168,7 @@ def furnish(kind: Kind, *, rng: np.random.Generator, turn: int, allowed: frozens
         floor=kit.choose(kind.floors),
         doors=1 if kit.chance(0.8) else 2,
         windows=windows,
-        ceiling=furnisher.wants("ceiling", 0.45),
+        ceiling=has_ceiling,
         tiled=kind.tiled,
     )
     if allowed is not None:
@@ -354,8 +358,8 @@ EVERYWHERE = (
 
 BEDROOM = Kind(
     "Bedroom / Hotel",
-    (3.2, 4.3),
-    (3.0, 4.0),
+    (3.0, 3.9),
+    (2.9, 3.7),
     ("planks", "carpet", "carpet"),
     (
         Wish("rug", "middle", 0.4),
@@ -401,8 +405,8 @@ BEDROOM = Kind(
 
 LIVING_ROOM = Kind(
     "Living room / Lounge",
-    (3.8, 5.0),
-    (3.4, 4.4),
+    (3.5, 4.5),
+    (3.1, 4.0),
     ("planks", "planks", "carpet"),
     (
         Wish("rug", "middle", 0.5),
@@ -454,8 +458,8 @@ LIVING_ROOM = Kind(
 
 OFFICE = Kind(
     "Office",
-    (3.4, 4.8),
-    (3.2, 4.4),
+    (3.1, 4.3),
+    (2.9, 3.9),
     ("carpet", "carpet", "granite"),
     (
         Wish("desk", "wall", 1.0, (2, 3)),
@@ -510,8 +514,8 @@ OFFICE = Kind(
 
 KITCHEN = Kind(
     "Kitchen",
-    (3.6, 4.8),
-    (3.0, 4.0),
+    (3.5, 4.4),
+    (2.8, 3.6),
     ("tiles", "tiles", "planks"),
     (
         Wish("dining table", "floor", 0.55),
@@ -595,8 +599,8 @@ BATHROOM = Kind(
 
 CLASSROOM = Kind(
     "Classroom",
-    (4.6, 5.6),
-    (4.4, 5.4),
+    (4.3, 5.1),
+    (4.45, 5.0),
     ("granite", "carpet", "planks"),
     (
         Wish("desk", "wall", 0.5),

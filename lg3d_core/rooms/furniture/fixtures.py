@@ -151,7 +151,7 @@ def fireplace(m: Model, k: Kit) -> None:
 
 def pipe(m: Model, k: Kit) -> None:
     """A vertical pipe along a wall."""
-    m.lathe(0, 0, (0, 2.3), 0.045, k.paint((196, 190, 178), spread=12), ((1, -1), (1, 1)))
+    m.lathe(0, 0, (0, 2.15), 0.045, k.paint((196, 190, 178), spread=12), ((1, -1), (1, 1)))
 
 
 def ceiling_light(m: Model, k: Kit) -> None:
