@@ -100,7 +100,7 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
             files,
             splits[files.scene_id],
             scenes_folder / f"{files.scene_id}.h5",
-            table,
+            NO_TABLE if files.is_test else table,
             vocabulary,
             settings.force,
         )
