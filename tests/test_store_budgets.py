@@ -50,10 +50,10 @@ def budget_of(store: SceneStore, ratio: float = 0.05, *, seed: int = 0, progress
 
 def slow_farthest(points: np.ndarray, num_kept: int, first: int) -> list[int]:
     """Farthest-point sampling as it is defined."""
+    gaps = ((points[:, None] - points[None]) ** 2).sum(axis=2)
     chosen = [first]
     while len(chosen) < num_kept:
-        gaps = [min(float(((p - points[c]) ** 2).sum()) for c in chosen) for p in points]
-        chosen.append(int(np.argmax(gaps)))
+        chosen.append(int(gaps[:, chosen].min(axis=1).argmax()))
     return chosen
 
 

@@ -136,7 +136,7 @@ def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path: Path) -
     whole, header, data = read(path), repr(read_scene_header(path)), path.read_bytes()
     draw = random.Random(0)
     refused = 0
-    for _ in range(500):
+    for _ in range(200):
         damaged = bytearray(data)
         damaged[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(bytes(damaged))
@@ -147,7 +147,7 @@ def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path: Path) -
         else:
             assert repr(own) == header
             assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
-    assert refused > 100  # the rest hit free space in the file
+    assert refused > 40  # the rest hit free space in the file
 
 
 def replace(name: str, **options: Any) -> Callable[[h5py.File], None]:
