@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 
-from lg3d_core.sparse.parallel import run_pieces
+from lg3d_core.errors import SettingsError
+from lg3d_core.sparse.parallel import num_workers, run_pieces, set_num_workers
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -31,16 +32,17 @@ def test_every_piece_runs_once_without_autograd(num_threads: int, count: int):
     assert torch.is_grad_enabled()
 
 
+def meet(barrier: threading.Barrier) -> None:
+    """Go on only when two threads are here at once."""
+    barrier.wait(timeout=20)
+
+
 def test_threads_share_the_pieces():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    meeting = threading.Barrier(2)  # passes only when two threads are in a task at once
-
-    def meet(_: int) -> None:
-        meeting.wait(timeout=20)
-
+    meeting = threading.Barrier(2)
     try:
-        run_pieces(meet, 2)
+        run_pieces(lambda _: meet(meeting), 2)
     finally:
         torch.set_num_threads(before)
 
@@ -62,6 +64,27 @@ def test_inference_mode_reaches_every_thread():
         target = torch.zeros(8)
         run_pieces(lambda piece: target[piece].fill_(piece), 8)
     assert target.tolist() == list(range(8))
+
+
+def test_the_number_of_workers_can_differ_from_the_number_of_torch_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    meeting = threading.Barrier(2)
+    try:
+        assert num_workers() == 1
+        set_num_workers(2)
+        assert num_workers() == 2
+        run_pieces(lambda _: meet(meeting), 2)
+        assert torch.get_num_threads() == 1
+    finally:
+        set_num_workers(None)
+        torch.set_num_threads(before)
+    assert num_workers() == min(8, before)
+
+
+def test_fewer_than_one_worker_is_refused():
+    with pytest.raises(SettingsError, match="at least one worker"):
+        set_num_workers(0)
 
 
 def _add_in_a_child(queue: "multiprocessing.Queue[float]") -> None:

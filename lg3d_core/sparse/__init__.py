@@ -5,6 +5,7 @@ from lg3d_core.sparse.cache import CoordinateCache
 from lg3d_core.sparse.functional import sparse_convolution
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.modules import SparseBatchNorm, SparseConvolution
+from lg3d_core.sparse.parallel import num_workers, set_num_workers
 from lg3d_core.sparse.tensor import SparseTensor
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "SparseConvolution",
     "SparseTensor",
     "current_backend",
+    "num_workers",
     "resolve_backend",
+    "set_num_workers",
     "sparse_convolution",
     "use_backend",
 ]

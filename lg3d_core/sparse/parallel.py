@@ -13,21 +13,43 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from lg3d_core.errors import SettingsError
+
 MAX_WORKERS = 8  # beyond this the interpreter lock is the limit; more cores go to the operations inside each piece
 
 _lock = threading.Lock()
+_chosen_workers: int | None = None
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
+def set_num_workers(count: int | None) -> None:
+    """Choose how many threads share a convolution; None, the default, takes as many as PyTorch uses.
+
+    On a busy machine, `torch.set_num_threads(1)` with `set_num_workers(cores)` keeps PyTorch's own operations free of
+    barriers while convolutions still use all cores. Results are the same whatever the number.
+
+    Raises:
+        SettingsError: `count` is below 1.
+    """
+    global _chosen_workers
+    if count is not None and count < 1:
+        raise SettingsError(f"Expected at least one worker for sparse convolutions, got {count}.")
+    _chosen_workers = count
+
+
+def num_workers() -> int:
+    """Give the number of threads that share a convolution."""
+    return min(MAX_WORKERS, torch.get_num_threads() if _chosen_workers is None else _chosen_workers)
+
+
 def run_pieces(task: Callable[[int], None], count: int) -> None:
-    """Call `task(0)` to `task(count - 1)`, each once, in any order, over as many threads as PyTorch may use.
+    """Call `task(0)` to `task(count - 1)`, each once, in any order, over `num_workers()` threads.
 
     Tasks run without autograd and must write to disjoint places; then the result does not depend on the number of
     threads. The first exception of a task is raised here, after all threads have stopped.
     """
-    num_threads = torch.get_num_threads()
-    num_workers = min(num_threads, MAX_WORKERS, count)
-    if num_workers <= 1:
+    workers = min(num_workers(), count)
+    if workers <= 1:
         with torch.no_grad():
             for piece in range(count):
                 task(piece)
@@ -41,9 +63,10 @@ def run_pieces(task: Callable[[int], None], count: int) -> None:
                 task(piece)
 
     with _lock:
-        torch.set_num_threads(max(1, num_threads // num_workers))
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, num_threads // workers))
         try:
-            futures = [_pool(num_workers - 1).submit(work) for _ in range(num_workers - 1)]
+            futures = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
             try:
                 work()
             finally:
@@ -59,8 +82,8 @@ def _wait(futures: list[Future[None]]) -> None:
         future.exception()
 
 
-def _pool(num_workers: int) -> ThreadPoolExecutor:
-    owner = (os.getpid(), num_workers)  # threads do not survive a fork: a child makes its own
+def _pool(size: int) -> ThreadPoolExecutor:
+    owner = (os.getpid(), size)  # threads do not survive a fork: a child makes its own
     if owner not in _pools:
-        _pools[owner] = ThreadPoolExecutor(num_workers, thread_name_prefix="lg3d-sparse")
+        _pools[owner] = ThreadPoolExecutor(size, thread_name_prefix="lg3d-sparse")
     return _pools[owner]
