@@ -16,6 +16,8 @@ from rich.table import Table
 from lg3d_core.progress import Progress, Task
 
 LOG_EVERY_SECONDS = 15.0
+FIRST_COLUMN = 24
+"""Characters that the first column of a table needs."""
 
 
 def result(value: object) -> None:
@@ -41,6 +43,11 @@ def result_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)
+
+
+def has_room_for(header: Sequence[str]) -> bool:
+    """Whether a table with these columns fits: always in a pipe, on a terminal if the headings fit on a line."""
+    return not sys.stdout.isatty() or Console().width >= sum(len(name) + 3 for name in header) + FIRST_COLUMN
 
 
 def error(message: str) -> None:
@@ -136,4 +143,6 @@ class _DrawnTask(Task):
         self.number = number
 
     def advance(self, steps: int = 1, *, status: str = "") -> None:
-        self.bars.update(self.number, advance=steps, **({"status": status} if status else {}))
+        if status:
+            self.bars.update(self.number, status=status)
+        self.bars.advance(self.number, steps)

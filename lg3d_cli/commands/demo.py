@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.commands.evaluate import show_scores
 from lg3d_cli.options import DeviceOption, JobsOption, JsonOption, QuietOption, SeedOption, resolve
 from lg3d_core.settings import DemoSettings
 
@@ -25,12 +26,11 @@ def demo(
     """
     settings = resolve(DemoSettings, out=out, scenes=scenes, seed=seed, device=device, jobs=jobs)
     from lg3d_core.demo import run_demo
-    from lg3d_core.evaluation.table import group_table
 
     outcome = run_demo(settings, console.progress(quiet=quiet))
     if as_json:
         console.result_json(outcome.to_dict())
         return
-    console.result_table("Scores on the validation rooms", *group_table(outcome.evaluation))
+    show_scores("Scores on the validation rooms, in percent", outcome.evaluation)
     for path in outcome.files:
         console.result(path)

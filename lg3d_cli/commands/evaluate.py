@@ -1,7 +1,7 @@
 """`lg3d eval`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,17 @@ from lg3d_cli.options import (
     resolve,
 )
 from lg3d_core.settings import EvalSettings
+
+if TYPE_CHECKING:
+    from lg3d_core.evaluation.evaluate import Evaluation
+
+
+def show_scores(title: str, evaluation: "Evaluation") -> None:
+    """Print a table like the paper's Table 1, one metric a row where the terminal is narrow."""
+    from lg3d_core.evaluation.table import group_table, narrow_group_table
+
+    table = group_table(evaluation)
+    console.result_table(title, *(table if console.has_room_for(table.header) else narrow_group_table(evaluation)))
 
 
 def evaluate(
@@ -49,12 +60,12 @@ def evaluate(
         export=export,
     )
     from lg3d_core.evaluation.command import evaluate_checkpoint
-    from lg3d_core.evaluation.table import group_table, per_class_table
+    from lg3d_core.evaluation.table import per_class_table
 
     evaluation = evaluate_checkpoint(settings, console.progress(quiet=quiet))
     if as_json:
         console.result_json(evaluation.to_dict())
         return
-    console.result_table(f"Scores on {settings.split}", *group_table(evaluation))
+    show_scores(f"Scores on {settings.split}, in percent", evaluation)
     if per_class:
         console.result_table("Per category, at vertices", *per_class_table(evaluation))

@@ -55,7 +55,7 @@ def _check(settings: PrepareSettings, *, as_json: bool, quiet: bool) -> None:
     vocabulary = load_vocabulary(settings.vocabulary)
     report = audit_scans(settings.raw, vocabulary, jobs=settings.jobs, progress=console.progress(quiet=quiet))
     if as_json:
-        console.result_json(report.to_dict())
+        console.result_json(report.to_json())
     else:
         rows = [[problem.scene, problem.file, problem.reason] for problem in report.problems]
         console.result_table("Problems", ["scene", "file", "reason"], rows)

@@ -66,7 +66,9 @@ def read_info(path: Path) -> CheckpointInfo:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path} is no lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})")
+            raise CheckpointError(
+                f"{path} is no lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})"
+            )
         info = CheckpointInfo(**json.loads(metadata["info"]))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None

@@ -318,7 +318,7 @@ def _stop_signals() -> Iterator[_Stop]:
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         stop.asked = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
@@ -335,8 +335,8 @@ def _event_writer(run: Run, *, purge_step: int) -> Iterator[Any]:
     """TensorBoard's event file in the run's folder; on a resumed run, steps from `purge_step` on are replaced."""
     from torch.utils.tensorboard import SummaryWriter  # heavy, and only training needs it
 
-    writer = SummaryWriter(str(run.folder), purge_step=purge_step + 1 if purge_step else None)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(run.folder), purge_step=purge_step + 1 if purge_step else None)
     try:
         yield writer
     finally:
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()

@@ -1,0 +1,172 @@
+"""The command line as a user meets it: what goes to stdout and stderr, exit codes, one line per error."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lg3d_core.settings import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+TRAIN = ["--recipe", "demo", "--voxel-size", "0.15", "--epochs", "1", "--batch-size", "3", "--jobs", "0", "--quiet"]
+
+
+def lg3d(*words: object, cwd: Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lg3d_cli", *map(str, words)],
+        cwd=cwd,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def workplace(raw_rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory in which the pipeline has run, each command with the defaults that chain."""
+    folder = tmp_path_factory.mktemp("work place [train]")  # spaces and brackets are fine
+    assert lg3d("prepare", raw_rooms, "--jobs", "1", cwd=folder).stdout == "data\n"
+    assert lg3d("anchors", "--recipe", "demo", cwd=folder).stdout == "anchors.safetensors\n"
+    pretrained = lg3d("pretrain", *TRAIN, "--name", "p", cwd=folder)
+    assert pretrained.stdout == "runs/p/checkpoint.safetensors\n"
+    assert pretrained.stderr == ""
+    tuned = lg3d("finetune", *TRAIN, "--name", "f", "--limited", "0.5", cwd=folder)
+    assert tuned.stdout == "runs/f/checkpoint.safetensors\n"
+    return folder
+
+
+def test_every_command_has_help_with_an_example_or_a_reason() -> None:
+    listed = lg3d("--help", cwd=ROOT).stdout
+    for command in COMMANDS:
+        assert f"  {command} " in listed
+        assert lg3d(command, "--help", cwd=ROOT).stdout.startswith("Usage:")
+    assert lg3d("--version", cwd=ROOT).stdout.startswith("lg3d ")
+
+
+def test_scores_are_one_json_object_on_stdout(workplace: Path) -> None:
+    done = lg3d("eval", "--json", cwd=workplace)
+    scores = json.loads(done.stdout)
+    assert scores["num_scenes"] == 2
+    assert 0 <= scores["vertex"]["miou_200"] <= scores["vertex"]["miou_present"] <= 1
+    assert "using the newest fine-tuned run: runs/f/checkpoint.safetensors" in done.stderr
+
+
+def test_a_table_in_a_pipe_is_complete_and_tab_separated(workplace: Path) -> None:
+    lines = lg3d("eval", "--quiet", "--per-class", cwd=workplace).stdout.splitlines()
+    assert lines[0].split("\t")[1:5] == ["mIoU Head", "mIoU Common", "mIoU Tail", "mIoU All"]
+    assert any(line.startswith("wall\t") for line in lines)
+
+
+def test_exported_labels_are_raw_ids_one_per_vertex(workplace: Path) -> None:
+    lg3d("eval", "--quiet", "--export", "labels", cwd=workplace)
+    from lg3d_core.store.scene_store import SceneStore
+    from lg3d_core.vocabulary import load_vocabulary
+
+    store = SceneStore(workplace / "data")
+    assert sorted(path.stem for path in (workplace / "labels").iterdir()) == store.scene_ids("val")
+    for path in (workplace / "labels").iterdir():
+        ids = [int(line) for line in path.read_text().splitlines()]
+        assert len(ids) == len(store.read(path.stem).xyz)
+        assert set(ids) <= set(load_vocabulary().ids.tolist())
+
+
+def test_a_page_is_written_and_named(workplace: Path) -> None:
+    done = lg3d("view", "scene9003_00", "--html", "room.html", cwd=workplace)
+    assert done.stdout == "room.html\n"
+    assert (workplace / "room.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_preparing_again_skips_what_is_done(workplace: Path, raw_rooms: Path) -> None:
+    report = json.loads(lg3d("prepare", raw_rooms, "--json", cwd=workplace).stdout)
+    assert report["prepared"] == []
+    assert len(report["skipped"]) == 6
+
+
+def test_check_writes_nothing_and_finds_nothing_wrong(raw_rooms: Path, tmp_path: Path) -> None:
+    report = json.loads(lg3d("prepare", raw_rooms, "--check", "--json", cwd=tmp_path).stdout)
+    assert report["problems"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rooms_come_in_the_raw_format(tmp_path: Path) -> None:
+    done = lg3d("rooms", "rooms", "--scenes", "2", "--vertices", "5000", "--validation", "0.5", cwd=tmp_path)
+    assert done.stdout == "rooms\n"
+    assert lg3d("prepare", "rooms", "--check", "--quiet", cwd=tmp_path).returncode == 0
+
+
+def test_doctor_tells_versions() -> None:
+    facts = json.loads(lg3d("doctor", "--json", cwd=ROOT).stdout)
+    assert facts["torch"]
+    assert "numpy\t" in lg3d("doctor", cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["prepare", "nowhere"], "nowhere"),
+        (["prepare", "data"], "data"),
+        (["prepare", ".", "--shard", "5/4"], "--shard must be of the form i/n"),
+        (["pretrain", "--store", "nowhere"], "nowhere"),
+        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34d"),
+        (["pretrain", "--recipe", "demo", "--anchors", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["pretrain", "--recipe", "paper-34d"], "run lg3d anchors --dim 512"),
+        (["finetune", "--recipe", "demo", "--from", "nowhere"], "no checkpoint at nowhere"),
+        (["finetune", "--recipe", "demo", "--limited", "5"], "--limited must be above 0 and at most 1"),
+        (["finetune", "--recipe", "demo", "--network", "99Z"], "--network must be one of"),
+        (["finetune", "--recipe", "demo", "--runs", "elsewhere"], "no pre-training run in elsewhere"),
+        (["finetune", "--resume", "data"], "it is no run's folder"),
+        (["eval", "--runs", "elsewhere"], "no fine-tuned run in elsewhere: run lg3d finetune"),
+        (["eval", "--checkpoint", "runs/p"], "without a classifier: run lg3d finetune --from"),
+        (["eval", "--split", "nope"], "nope"),
+        (["eval", "--device", "cuda"], "--device cuda"),
+        (["eval", "--backend", "nope"], "--backend must be one of"),
+        (["view", "scene9999_99"], "scene9999_99"),
+        (["view", "../../etc/passwd"], "passwd"),
+        (["anchors", "--encoder", "nope"], "nope"),
+        (["anchors"], "--encoder bundled"),
+        (["rooms", "data"], "data"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_1(workplace: Path, words: list[str], expected: str) -> None:
+    before = sorted(workplace.rglob("*"))
+    done = lg3d(*words, cwd=workplace, code=1)
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("lg3d: ") or "error" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("lg3d: error: ")
+    assert expected in errors[0]
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_bad_scene_is_named_and_the_others_are_prepared(raw_rooms: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(raw_rooms, tmp_path / "raw")
+    mesh = tmp_path / "raw" / "scans" / "scene9001_00" / "scene9001_00_vh_clean_2.ply"
+    mesh.write_bytes(mesh.read_bytes()[:-1000])
+    done = lg3d("prepare", "raw", "--jobs", "2", cwd=tmp_path, code=1)
+    assert "lg3d: error: scene9001_00: " in done.stderr
+    assert "scene9001_00_vh_clean_2.ply" in done.stderr
+    assert len(list((tmp_path / "data" / "scenes").glob("*.h5"))) == 5
+    problems = json.loads(lg3d("prepare", "raw", "--check", "--json", cwd=tmp_path, code=1).stdout)["problems"]
+    assert [problem["scene"] for problem in problems] == ["scene9001_00"]
+
+
+def test_usage_errors_exit_with_2() -> None:
+    lg3d("pretrain", "--epochs", "many", cwd=ROOT, code=2)
+    lg3d("nonsense", cwd=ROOT, code=2)
+
+
+def test_variables_and_the_settings_file_are_read(workplace: Path, tmp_path: Path) -> None:
+    (tmp_path / "lg3d.toml").write_text(f"store = '{workplace / 'data'}'\nruns = '{workplace / 'runs'}'\n")
+    lg3d("eval", "--quiet", cwd=tmp_path)
+    done = lg3d("eval", cwd=tmp_path, code=1, LG3D_STORE="nowhere")
+    assert "nowhere" in done.stderr
+    (tmp_path / "lg3d.toml").write_text("stroe = 'x'\n")
+    assert "did you mean 'store'?" in lg3d("eval", cwd=tmp_path, code=1).stderr
