@@ -43,6 +43,7 @@ MicroBatchOption = Annotated[int | None, typer.Option(help="Scenes per forward p
 LearningRateOption = Annotated[float | None, typer.Option(help="Before the schedule.")]
 ScheduleOption = Annotated[str | None, typer.Option(help="step or cosine.")]
 ClipNormOption = Annotated[float | None, typer.Option(help="Largest norm of the gradient.")]
+NormMomentumOption = Annotated[float | None, typer.Option(help="Of running statistics; raise it for short runs.")]
 AugmentOption = Annotated[bool | None, typer.Option("--augment/--no-augment", help="Augment while training.")]
 LimitedOption = Annotated[float | None, typer.Option(help="Share of labels to learn from; 0.05 is 5 %.")]
 LimitedSeedOption = Annotated[int | None, typer.Option(help="Which labels that share keeps.")]

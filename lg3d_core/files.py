@@ -1,39 +1,123 @@
-"""Writing files so that a reader never sees half of one: a temporary name, a flush to disk, a rename."""
+"""Files that appear whole or not at all, and locks between processes that write in one folder."""
 
+import fcntl
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lg3d_core.errors import DataError
 
+TEMPORARY_SUFFIX = ".tmp"
+STALE_SECONDS = 3600.0
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, on failure removed.
+    """Yield a temporary path beside `path`; on success it is flushed to the disk and renamed, on failure removed.
+
+    Whenever the process is killed, `path` holds the old bytes or the new ones; what is left under the temporary name
+    then is removed by `sweep_temporaries`.
 
     Raises:
         DataError: The file system refused (full disk, no permission); `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as stream:
+            os.fchmod(stream.fileno(), 0o666 & ~_umask())  # some writers make files for their owner alone
             os.fsync(stream.fileno())
         temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+        raise DataError(
+            f"cannot write {path} ({error.strerror or error}): nothing half-written was left; "
+            "make room or choose another folder, then run again"
+        ) from None
     finally:
         with suppress(OSError):  # where nothing could be written there may be nothing to remove
             temporary.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file as a whole.
 
     Raises:
         DataError: The file system refused; the old file, if any, is untouched.
     """
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary, temporary.open("xb", buffering=0) as stream:
+        view = memoryview(data)
+        while view:
+            view = view[stream.write(view) :]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file, as UTF-8, as a whole.
+
+    Raises:
+        DataError: The file system refused; the old file, if any, is untouched.
+    """
+    write_bytes(path, text.encode())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sweep_temporaries(folder: Path, *, older_than: float = 0.0) -> int:
+    """Remove what killed processes left in a folder under temporary names, if it has not changed for so many seconds.
+
+    Returns:
+        How many files were removed.
+    """
+    removed = 0
+    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        try:
+            if time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:  # its writer was faster
+            continue
+    return removed
+
+
+@contextmanager
+def lock_file(path: Path, *, shared: bool = False, wait: bool = False, holder: str = "") -> Iterator[None]:
+    """Hold an advisory lock for as long as the context is open; the system gives it up when the process dies.
+
+    Args:
+        path: Lock file, made where it is missing and left in place.
+        shared: Whether others may hold it shared at the same time.
+        wait: Whether to wait for the lock, or to refuse when it is held.
+        holder: Who holds the lock, for the message.
+
+    Raises:
+        DataError: The lock is held, or the file cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror})") from None
+    try:
+        flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, flags)
+        except BlockingIOError:
+            raise DataError(f"{path.parent} is in use by {holder or 'another process'}: wait for it to end") from None
+        except OSError as error:
+            raise DataError(
+                f"cannot lock {path} ({error.strerror}): is this file system mounted without locks?"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -239,6 +239,9 @@ class TrainSettings(Settings):
     """Share of all steps over which the rate rises linearly from zero."""
     clip_norm: float | None = None
     """Largest norm of the gradient; None does not clip."""
+    norm_momentum: float | None = None
+    """Momentum of all running statistics of batch normalisation, in 0..1. None keeps the released networks' values
+    (0.02 outside the residual blocks, 0.1 inside), which need some hundred steps to settle."""
     augment: bool = True
     """Augment while training."""
     limited: float | None = None
@@ -261,6 +264,8 @@ class TrainSettings(Settings):
         self._require(self.limited is None or 0 < self.limited <= 1, "limited", "above 0 and at most 1 (0.05 is 5 %)")
         self._require(self.validate_every >= 0, "validate_every", "0 or more")
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive")
+        momentum = self.norm_momentum
+        self._require(momentum is None or 0 < momentum <= 1, "norm_momentum", "above 0 and at most 1")
         self._require(self.name is None or Path(self.name).name == self.name, "name", "a plain folder name")
 
 

@@ -76,7 +76,7 @@ def test_another_network_is_refused_with_what_is_missing(saved: Path) -> None:
         load_weights(MinkUNet("18A", num_classes=7), saved)
 
 
-def test_weights_that_are_not_finite_are_refused(saved: Path, tmp_path: Path, network: MinkUNet) -> None:
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     broken = MinkUNet("14A", num_classes=7)
     with torch.no_grad():
         broken.get_parameter("conv0p1s1.kernel").view(-1)[0] = float("nan")

@@ -118,7 +118,7 @@ def test_a_shard_is_read_as_numbers() -> None:
 
 
 def test_a_prompt_needs_exactly_one_place_for_the_name() -> None:
-    with pytest.raises(SettingsError, match="--prompt must be templates with exactly one {}"):
+    with pytest.raises(SettingsError, match=r"--prompt must be templates with exactly one \{\}"):
         AnchorsSettings(prompt=("a chair",))
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from lg3d_core.errors import DataError
+from lg3d_core.files import lock_file
 from lg3d_core.progress import Progress
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.store import PrepareReport, SceneStore, prepare_store
 from lg3d_core.store import prepare as prepare_module
-from lg3d_core.store.atomic import lock_file
 from lg3d_core.store.scene_file import read_scene_file, read_scene_header
 from tests import box_rooms
 
@@ -259,7 +259,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_continues(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"No space left on device.*run again: it continues"):
+    with pytest.raises(DataError, match=r"No space left on device.*then run again"):
         prepare(raw, tmp_path / "data")
     assert sorted(entry.name for entry in (tmp_path / "data/scenes").iterdir()) == [f"{s}.h5" for s in IDS[:2]]
     report = prepare(raw, tmp_path / "data")

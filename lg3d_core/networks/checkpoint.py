@@ -51,7 +51,10 @@ def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> Non
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "info": json.dumps(dataclasses.asdict(info))})
+        try:
+            save_file(tensors, temporary, metadata={"format": FORMAT, "info": json.dumps(dataclasses.asdict(info))})
+        except SafetensorError as error:  # its way of saying that the disk is full
+            raise OSError(str(error)) from None
 
 
 def read_info(path: Path) -> CheckpointInfo:

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.files import sweep_temporaries, write_bytes
 from lg3d_core.progress import Progress
-from lg3d_core.store.atomic import sweep_temporaries, write_atomically
 from lg3d_core.store.scene_file import (
     CHUNK_ROWS,
     LIBRARY_VERSIONS,
@@ -133,7 +133,7 @@ def ensure_budget(store: "SceneStore", ratio: float, *, seed: int = 0, progress:
     except OSError as error:
         raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
     sweep_temporaries(path.parent, older_than=3600.0)
-    write_atomically(path, _encode_budget(store, float(ratio), seed, progress))
+    write_bytes(path, _encode_budget(store, float(ratio), seed, progress))
     return load_budget(path, num_classes=len(store.vocabulary))
 
 

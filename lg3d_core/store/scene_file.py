@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.store.atomic import write_atomically
+from lg3d_core.files import write_bytes
 from lg3d_core.vocabulary import SPLITS
 
 FORMAT_VERSION = 1
@@ -163,7 +163,7 @@ def write_scene_file(path: Path, scene: Scene, header: SceneHeader) -> None:
     with h5py.File(BytesIO(data), "r") as file:
         for name in COLUMNS:
             open_column(file, name, *COLUMNS[name], path=path)
-    write_atomically(path, data)
+    write_bytes(path, data)
 
 
 def read_scene_header(path: Path) -> SceneHeader:

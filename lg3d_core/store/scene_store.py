@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.store.atomic import write_atomically
+from lg3d_core.files import write_bytes
 from lg3d_core.store.budgets import Budget
 from lg3d_core.store.scene_file import FORMAT_VERSION, Scene, SceneHeader, read_scene_file
 from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
@@ -195,7 +195,7 @@ def write_index(path: Path, vocabulary: Vocabulary, headers: list[SceneHeader], 
         "splits": {split: [s for s, entry in scenes.items() if entry["split"] == split] for split in SPLITS},
         "scenes": scenes,
     }
-    write_atomically(path / INDEX_NAME, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path / INDEX_NAME, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from lg3d_core.sparse import SparseTensor, use_backend
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.batches import BatchPlan, load_batches, plan_batches, steps_per_epoch
 from lg3d_core.training.learners import Learner
-from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser
+from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser, set_norm_momentum
 from lg3d_core.training.run import Run
 
 
@@ -74,6 +74,7 @@ def train(
         SettingsError: The loss is no longer finite.
     """
     network = learner.network
+    set_norm_momentum(network, settings.norm_momentum)
     optimiser = make_optimiser(network, settings)
     per_epoch = steps_per_epoch(len(dataset), settings.batch_size)
     position = _restore(run, network, optimiser, per_epoch=per_epoch)

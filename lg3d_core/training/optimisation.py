@@ -20,6 +20,13 @@ def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.S
     )
 
 
+def set_norm_momentum(network: nn.Module, momentum: float | None) -> None:
+    """Give all batch normalisation one momentum of its running statistics; None leaves each layer its own."""
+    for module in network.modules():
+        if momentum is not None and isinstance(module, nn.BatchNorm1d):
+            module.momentum = momentum
+
+
 def learning_rate_factor(
     done: float, *, schedule: Schedule, decay: float, milestones: Sequence[float], warmup: float
 ) -> float:
