@@ -41,6 +41,7 @@ EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training
 BatchSizeOption = Annotated[int | None, typer.Option(help="Scenes per optimiser step (the effective batch).")]
 MicroBatchOption = Annotated[int | None, typer.Option(help="Scenes per forward pass; gradients accumulate.")]
 LearningRateOption = Annotated[float | None, typer.Option(help="Before the schedule.")]
+OptimiserOption = Annotated[str | None, typer.Option(help="sgd or adamw.")]
 ScheduleOption = Annotated[str | None, typer.Option(help="step or cosine.")]
 ClipNormOption = Annotated[float | None, typer.Option(help="Largest norm of the gradient.")]
 NormMomentumOption = Annotated[float | None, typer.Option(help="Of running statistics; raise it for short runs.")]

@@ -28,6 +28,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Loss = Literal["cross-entropy", "class-balanced-focal"]
 Alpha = Literal["inverse-log", "paper"]
 Schedule = Literal["step", "cosine"]
+Optimiser = Literal["sgd", "adamw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +222,8 @@ class TrainSettings(Settings):
     """Scenes per optimiser step: the effective batch."""
     micro_batch: int | None = None
     """Scenes per forward pass; gradients accumulate over several. None: the whole batch on CUDA, 1 on the CPU."""
+    optimiser: Optimiser = "sgd"
+    """The paper's SGD, or AdamW, which gets further in a few hundred steps."""
     learning_rate: float = 0.05
     """At the start, before the schedule."""
     momentum: float = 0.9
@@ -228,7 +231,7 @@ class TrainSettings(Settings):
     dampening: float = 0.1
     """Of SGD's momentum."""
     weight_decay: float = 1e-4
-    """L2 penalty on all weights."""
+    """L2 penalty on all weights with SGD, decoupled decay with AdamW."""
     schedule: Schedule = "step"
     """`step` multiplies by `decay` at each milestone; `cosine` falls to zero."""
     decay: float = 0.3

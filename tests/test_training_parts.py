@@ -8,7 +8,7 @@ import torch
 from lg3d_core.errors import CheckpointError, SettingsError
 from lg3d_core.settings import FinetuneSettings
 from lg3d_core.training.batches import plan_batches, steps_per_epoch
-from lg3d_core.training.optimisation import learning_rate_factor
+from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser, set_norm_momentum
 from lg3d_core.training.run import Run
 
 
@@ -31,6 +31,27 @@ def test_cosine_falls_from_one_to_zero(done: float, expected: float) -> None:
 
 def test_warmup_rises_linearly() -> None:
     assert [factor(d, warmup=0.1) for d in (0.0, 0.05, 0.1, 0.2)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
+
+
+def test_the_optimiser_has_the_settings_of_the_run() -> None:
+    network = torch.nn.Linear(2, 2)
+    sgd = make_optimiser(network, FinetuneSettings(learning_rate=0.2, weight_decay=0.5))
+    assert isinstance(sgd, torch.optim.SGD)
+    assert {name: sgd.defaults[name] for name in ("lr", "momentum", "dampening", "weight_decay")} == {
+        "lr": 0.2,
+        "momentum": 0.9,
+        "dampening": 0.1,
+        "weight_decay": 0.5,
+    }
+    assert isinstance(make_optimiser(network, FinetuneSettings(optimiser="adamw")), torch.optim.AdamW)
+
+
+def test_momentum_of_running_statistics_is_changed_only_on_demand() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(2, momentum=0.02), torch.nn.Linear(2, 2))
+    set_norm_momentum(network, None)
+    assert network[0].momentum == 0.02
+    set_norm_momentum(network, 0.3)
+    assert network[0].momentum == 0.3
 
 
 def plans(**changes: int) -> list[object]:

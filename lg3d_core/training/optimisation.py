@@ -9,8 +9,10 @@ from torch import nn
 from lg3d_core.settings import Schedule, TrainSettings
 
 
-def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
-    """SGD with momentum and dampening on all parameters (section 3.3)."""
+def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """SGD with momentum and dampening on all parameters (section 3.3), or AdamW."""
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.learning_rate,
