@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lg3d_core.errors import SettingsError
-from lg3d_core.sparse.parallel import num_workers, run_pieces, set_num_workers
+from lg3d_core.sparse.parallel import num_workers, owned_threads, run_pieces, set_num_workers
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -80,6 +80,38 @@ def test_the_number_of_workers_can_differ_from_the_number_of_torch_threads():
         set_num_workers(None)
         torch.set_num_threads(before)
     assert num_workers() == min(8, before)
+
+
+def test_owned_threads_leave_one_thread_to_torch_and_the_rest_to_workers(num_threads: int):
+    meeting = threading.Barrier(num_threads)
+    with owned_threads():
+        assert (torch.get_num_threads(), num_workers()) == (1, num_threads)
+        with owned_threads():
+            run_pieces(lambda _: meet(meeting), num_threads)
+        assert (torch.get_num_threads(), num_workers()) == (1, num_threads)
+    assert (torch.get_num_threads(), num_workers()) == (num_threads, num_threads)
+
+
+def test_threads_beyond_the_number_of_workers_work_inside_the_pieces():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    set_num_workers(2)
+    inside = []
+    try:
+        with owned_threads():
+            run_pieces(lambda _: inside.append(torch.get_num_threads()), 4)
+            assert torch.get_num_threads() == 1
+        assert (torch.get_num_threads(), num_workers()) == (4, 2)
+    finally:
+        set_num_workers(None)
+        torch.set_num_threads(before)
+    assert inside == [2, 2, 2, 2]
+
+
+def test_threads_come_back_after_an_error(num_threads: int):
+    with pytest.raises(ValueError, match="stop"), owned_threads():
+        raise ValueError("stop")
+    assert (torch.get_num_threads(), num_workers()) == (num_threads, num_threads)
 
 
 def test_fewer_than_one_worker_is_refused():

@@ -5,7 +5,7 @@ from lg3d_core.sparse.cache import CoordinateCache
 from lg3d_core.sparse.functional import sparse_convolution
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.modules import SparseBatchNorm, SparseConvolution
-from lg3d_core.sparse.parallel import num_workers, set_num_workers
+from lg3d_core.sparse.parallel import num_workers, owned_threads, set_num_workers
 from lg3d_core.sparse.tensor import SparseTensor
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SparseTensor",
     "current_backend",
     "num_workers",
+    "owned_threads",
     "resolve_backend",
     "set_num_workers",
     "sparse_convolution",
