@@ -1,7 +1,6 @@
 """The residual block of the MinkUNet family."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor
 
@@ -31,13 +30,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        hidden = relu(self.norm1(self.conv1(x)))
-        output = self.norm2(self.conv2(hidden))
-        summed = output.replace(output.features + shortcut.features)
-        return relu(summed) if self.final_relu else summed
-
-
-def relu(x: SparseTensor) -> SparseTensor:
-    """Clip at zero, in place where no earlier step needs the values for its gradient."""
-    features: Tensor = torch.relu_(x.features)
-    return x.replace(features)
+        hidden = self.norm1(self.conv1(x), relu=True)
+        output: SparseTensor = self.norm2(self.conv2(hidden), residual=shortcut, relu=self.final_relu)
+        return output

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.errors import SettingsError, ShapeError
-from lg3d_core.networks.blocks import ResidualBlock, relu
+from lg3d_core.networks.blocks import ResidualBlock
 from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor
 
 STEM_WIDTH = 32
@@ -100,15 +100,15 @@ class MinkUNet(nn.Module):
         Returns:
             Shape `(voxels, num_features)`, in the order in which the voxels were given to `SparseTensor`.
         """
-        stem = relu(self.bn0(self.conv0p1s1(x)))
-        half = self.block1(relu(self.bn1(self.conv1p1s2(stem))))
-        quarter = self.block2(relu(self.bn2(self.conv2p2s2(half))))
-        eighth = self.block3(relu(self.bn3(self.conv3p4s2(quarter))))
-        lowest = self.block4(relu(self.bn4(self.conv4p8s2(eighth))))
-        out = self.block5(_join(relu(self.bntr4(self.convtr4p16s2(lowest))), eighth))
-        out = self.block6(_join(relu(self.bntr5(self.convtr5p8s2(out))), quarter))
-        out = self.block7(_join(relu(self.bntr6(self.convtr6p4s2(out))), half))
-        out = self.block8(_join(relu(self.bntr7(self.convtr7p2s2(out))), stem))
+        stem = self.bn0(self.conv0p1s1(x), relu=True)
+        half = self.block1(self.bn1(self.conv1p1s2(stem), relu=True))
+        quarter = self.block2(self.bn2(self.conv2p2s2(half), relu=True))
+        eighth = self.block3(self.bn3(self.conv3p4s2(quarter), relu=True))
+        lowest = self.block4(self.bn4(self.conv4p8s2(eighth), relu=True))
+        out = self.block5(_join(self.bntr4(self.convtr4p16s2(lowest), relu=True), eighth))
+        out = self.block6(_join(self.bntr5(self.convtr5p8s2(out), relu=True), quarter))
+        out = self.block7(_join(self.bntr6(self.convtr6p4s2(out), relu=True), half))
+        out = self.block8(_join(self.bntr7(self.convtr7p2s2(out), relu=True), stem))
         return x.restore(out.features)
 
     def classify(self, features: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lg3d_core.sparse import normalization
 from lg3d_core.sparse.functional import sparse_convolution
 from lg3d_core.sparse.tensor import SparseTensor
 
@@ -60,16 +61,68 @@ class SparseBatchNorm(nn.Module):
         super().__init__()
         self.bn = nn.BatchNorm1d(channels, momentum=momentum)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        return x.replace(self.normalize(x.features))
+    def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
+        """Normalise a tensor, then add a residual on the same voxels and clip at zero, if wanted."""
+        return x.replace(
+            self.normalize(x.features, residual=None if residual is None else residual.features, relu=relu)
+        )
 
-    def normalize(self, features: Tensor) -> Tensor:
-        """Normalise rows of shape `(voxels, channels)`.
+    def normalize(self, features: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Normalise rows of shape `(voxels, channels)`, then add the residual and clip at zero, if wanted.
 
         A single voxel has no variance: it is normalised by the running statistics, which it leaves alone.
         """
-        if self.training and len(features) < 2:
-            bn = self.bn
-            return functional.batch_norm(features, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
-        normalized: Tensor = self.bn(features)
-        return normalized
+        bn = self.bn
+        measures = self.training and len(features) > 1
+        if not _runs_on_workers(features, bn.weight, residual):
+            output = functional.batch_norm(
+                features,
+                bn.running_mean,
+                bn.running_var,
+                bn.weight,
+                bn.bias,
+                training=measures,
+                momentum=self._count_batch() if measures else 0.0,
+                eps=bn.eps,
+            )
+            if residual is not None:
+                output = output + residual
+            return functional.relu(output) if relu else output
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        if measures:
+            statistics = normalization.measure(features.detach())
+            self._update_running_statistics(statistics, len(features))
+        else:  # copies, because a later batch may move the running ones before the gradient is asked for
+            statistics = normalization.Statistics(bn.running_mean.clone(), bn.running_var.clone())
+        return normalization.normalize(
+            features,
+            statistics,
+            bn.weight,
+            bn.bias,
+            eps=bn.eps,
+            statistics_are_own=measures,
+            residual=residual,
+            relu=relu,
+        )
+
+    def _count_batch(self) -> float:
+        """Count one more batch, and give the share that it has in the running statistics."""
+        assert self.bn.num_batches_tracked is not None
+        self.bn.num_batches_tracked.add_(1)
+        return 1.0 / int(self.bn.num_batches_tracked) if self.bn.momentum is None else self.bn.momentum
+
+    def _update_running_statistics(self, statistics: normalization.Statistics, num_rows: int) -> None:
+        assert self.bn.running_mean is not None
+        assert self.bn.running_var is not None
+        share = self._count_batch()
+        unbiased = num_rows / (num_rows - 1)
+        self.bn.running_mean.mul_(1 - share).add_(statistics.mean, alpha=share)
+        self.bn.running_var.mul_(1 - share).add_(statistics.variance, alpha=share * unbiased)
+
+
+def _runs_on_workers(features: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
+    """Tell whether rows are normalised here, on CPU and in the usual dtypes, or by PyTorch's own batch norm."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    fits = residual is None or (residual.dtype == features.dtype and residual.shape == features.shape)
+    return features.device.type == "cpu" and weight.dtype == wide and fits

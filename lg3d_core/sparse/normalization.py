@@ -1,0 +1,198 @@
+"""Batch normalisation of rows on CPU, with the addition and the ReLU that follow it, by workers over pieces of rows.
+
+    output = max(0, (x - mean) / sqrt(variance + eps) * weight + bias + residual)
+
+mean, variance: over all rows, per channel. Reference: `torch.nn.functional.batch_norm`, addition and ReLU one by one.
+A piece is small enough to stay in a core's cache while its few operations run. Pieces depend on the shape alone, and
+their sums are combined in float64 in one order, so that results are bit-equal whatever the number of workers.
+"""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lg3d_core.sparse.parallel import run_pieces
+
+PIECE_VALUES = 1 << 16
+MAX_SUMS = 1 << 14  # sums of all pieces together; so few are added by one thread of PyTorch, in one order
+
+
+class Statistics(NamedTuple):
+    """Mean and variance (biased) per channel, in the dtype of the weights."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def measure(features: Tensor) -> Statistics:
+    """Give the statistics of rows of shape `(rows, channels)`, at least one row; float32 for narrower dtypes."""
+    bounds = _cut_rows(features)
+    wide = _wide(features.dtype)
+    means = features.new_empty(len(bounds) - 1, features.shape[1], dtype=wide)
+    variances = torch.empty_like(means)
+
+    def measure_piece(piece: int) -> None:
+        rows = features[bounds[piece] : bounds[piece + 1]].to(wide)
+        means[piece], variances[piece] = torch.batch_norm_update_stats(rows, None, None, 0.0)
+
+    run_pieces(measure_piece, len(bounds) - 1)
+    share = torch.tensor([last - first for first, last in pairwise(bounds)], dtype=torch.float64) / len(features)
+    mean = (share[:, None] * means).sum(dim=0)
+    variance = (share[:, None] * (variances + (means - mean).square())).sum(dim=0)
+    return Statistics(mean.to(wide), variance.to(wide))
+
+
+def normalize(
+    features: Tensor,
+    statistics: Statistics,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float,
+    statistics_are_own: bool,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Normalise, scale and shift rows, then add the residual and clip at zero, if wanted, in one pass.
+
+    Args:
+        features: Shape `(rows, channels)`, on CPU.
+        statistics: What is subtracted and divided by, without a gradient of its own.
+        weight: Shape `(channels,)`, float32, or float64 with features of float64.
+        bias: As `weight`.
+        eps: Added to the variance.
+        statistics_are_own: They were measured on `features`, so that the gradient flows through them as well.
+        residual: Shape and dtype of `features`.
+        relu: Clip at zero.
+    """
+    output: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
+        features, weight, bias, residual, statistics, eps, statistics_are_own, relu
+    )
+    return output
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        statistics: Statistics,
+        eps: float,
+        statistics_are_own: bool,
+        relu: bool,
+    ) -> Tensor:
+        bounds = _cut_rows(features)
+        wide = _wide(features.dtype)
+        scale = (statistics.variance + eps).rsqrt() * weight
+        shift = bias - statistics.mean * scale
+        output = torch.empty_like(features, memory_format=torch.contiguous_format)
+
+        def normalize_piece(piece: int) -> None:
+            rows = slice(bounds[piece], bounds[piece + 1])
+            target = output[rows] if output.dtype == wide else None
+            values = torch.addcmul(shift, features[rows].to(wide), scale, out=target)
+            if residual is not None:
+                values.add_(residual[rows])
+            if relu:
+                values.relu_()
+            if target is None:
+                output[rows] = values
+
+        run_pieces(normalize_piece, len(bounds) - 1)
+        ctx.save_for_backward(features, weight, *statistics, *([output] if relu else []))
+        ctx.eps, ctx.statistics_are_own, ctx.has_residual = eps, statistics_are_own, residual is not None
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, mean, variance, *outputs = ctx.saved_tensors
+        bounds = _cut_rows(features)
+        wide = _wide(features.dtype)
+        inverse_deviation = (variance + ctx.eps).rsqrt()
+        (gradient,) = gradients
+        # Where the ReLU clipped, nothing flows; what is left is the gradient of the sum, and so of the residual.
+        clipped = torch.empty_like(gradient, memory_format=torch.contiguous_format) if outputs else gradient
+        sums = features.new_empty(2, len(bounds) - 1, features.shape[1], dtype=wide)
+
+        def sum_piece(piece: int) -> None:
+            rows = slice(bounds[piece], bounds[piece + 1])
+            if outputs:
+                torch.ops.aten.threshold_backward.grad_input(
+                    gradient[rows], outputs[0][rows], 0, grad_input=clipped[rows]
+                )
+            # With statistics that are given, gradients of bias and weight are the sums over the rows of the gradient,
+            # and of the gradient times the normalised features: just what is needed, in one pass.
+            _, by_features, plain = torch.ops.aten.native_batch_norm_backward(
+                clipped[rows].to(wide),
+                features[rows].to(wide),
+                weight,
+                mean,
+                variance,
+                None,
+                None,
+                False,
+                ctx.eps,
+                [False, True, True],
+            )
+            sums[0, piece], sums[1, piece] = plain, by_features
+
+        run_pieces(sum_piece, len(bounds) - 1)
+        grad_bias, grad_weight = sums.sum(dim=1, dtype=torch.float64)
+        grad_features = None
+        if ctx.needs_input_grad[0]:
+            wants_residual = ctx.has_residual and ctx.needs_input_grad[3]
+            grad_features = torch.empty_like(gradient) if clipped is gradient or wants_residual else clipped
+            slope = weight * inverse_deviation
+            if ctx.statistics_are_own:
+                by_features = -slope * inverse_deviation * grad_weight / len(features)
+                constant = -slope * grad_bias / len(features) - by_features * mean
+            else:
+                by_features = constant = torch.zeros_like(slope)
+            _combine(grad_features, clipped, slope, features, by_features.to(wide), constant.to(wide), bounds)
+        return (
+            grad_features,
+            grad_weight.to(weight.dtype),
+            grad_bias.to(weight.dtype),
+            clipped if ctx.has_residual else None,
+            *[None] * 4,
+        )
+
+
+def _combine(
+    output: Tensor,
+    gradient: Tensor,
+    slope: Tensor,
+    features: Tensor,
+    by_features: Tensor,
+    constant: Tensor,
+    bounds: list[int],
+) -> None:
+    """Write `gradient * slope + features * by_features + constant`; `output` may be `gradient` itself."""
+    wide = slope.dtype
+
+    def combine_piece(piece: int) -> None:
+        rows = slice(bounds[piece], bounds[piece + 1])
+        values = torch.addcmul(constant, features[rows].to(wide), by_features)
+        if output.dtype == wide:
+            torch.addcmul(values, gradient[rows], slope, out=output[rows])
+        else:
+            output[rows] = values.addcmul_(gradient[rows].to(wide), slope)
+
+    run_pieces(combine_piece, len(bounds) - 1)
+
+
+def _cut_rows(features: Tensor) -> list[int]:
+    num_rows, channels = features.shape
+    num_pieces = min(-(-features.numel() // PIECE_VALUES), max(1, MAX_SUMS // max(1, channels)))
+    return [num_rows * piece // num_pieces for piece in range(num_pieces + 1)] if num_pieces else [0]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
