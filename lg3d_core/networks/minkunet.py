@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import SettingsError, ShapeError
 from lg3d_core.networks.blocks import ResidualBlock
-from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor
+from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor, pointwise_convolution
 
 STEM_WIDTH = 32
 OUTER_MOMENTUM = 0.02
@@ -122,9 +122,8 @@ class MinkUNet(nn.Module):
             raise SettingsError("This network has no classifier: build it with num_classes.")
         if features.dim() != 2 or features.shape[1] != self.num_features:
             raise ShapeError(f"Expected features of shape (voxels, {self.num_features}), got {tuple(features.shape)}.")
-        weight, bias = self.final.kernel, self.final.bias
-        assert bias is not None
-        return features.to(weight.dtype) @ weight + bias
+        weight = self.final.kernel
+        return pointwise_convolution(features.to(weight.dtype), weight, self.final.bias)
 
 
 def _down(channels: int) -> SparseConvolution:

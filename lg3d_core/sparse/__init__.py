@@ -2,7 +2,7 @@
 
 from lg3d_core.sparse.backends import BACKENDS, Backend, current_backend, resolve_backend, use_backend
 from lg3d_core.sparse.cache import CoordinateCache
-from lg3d_core.sparse.functional import sparse_convolution
+from lg3d_core.sparse.functional import pointwise_convolution, sparse_convolution
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.modules import SparseBatchNorm, SparseConvolution
 from lg3d_core.sparse.parallel import num_workers, owned_threads, set_num_workers
@@ -19,6 +19,7 @@ __all__ = [
     "current_backend",
     "num_workers",
     "owned_threads",
+    "pointwise_convolution",
     "resolve_backend",
     "set_num_workers",
     "sparse_convolution",

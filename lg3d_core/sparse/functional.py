@@ -6,6 +6,7 @@ from torch import Tensor
 from lg3d_core.errors import ShapeError
 from lg3d_core.sparse.backends import current_backend
 from lg3d_core.sparse.kernel_maps import KernelMap
+from lg3d_core.sparse.pointwise import multiply_rows
 from lg3d_core.sparse.tensor import SparseTensor
 
 
@@ -40,12 +41,35 @@ def sparse_convolution(
         raise ShapeError(f"Expected a bias of {weight.shape[-1]} values, got {tuple(bias.shape)}.")
     features, weight = _same_dtype(x.features, weight)
     if kernel_map is None:
-        output = features @ weight if bias is None else torch.addmm(bias.reshape(-1).to(weight.dtype), features, weight)
+        output = multiply_rows(features, weight, None if bias is None else bias.reshape(-1).to(weight.dtype))
     else:
         output = current_backend(features.device).convolve(features, weight, kernel_map)
         if bias is not None:
             output = output + bias.reshape(-1).to(output.dtype)
     return x.replace(output, stride=output_stride)
+
+
+def pointwise_convolution(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply each voxel's features with one matrix: a convolution of kernel size 1, on rows in any order.
+
+    Args:
+        features: Shape `(voxels, in)`.
+        weight: Shape `(in, out)`.
+        bias: Added to every output, shape `(out,)` or `(1, out)`. Under autocast it keeps its dtype, and so does the
+            output.
+
+    Raises:
+        ShapeError: A weight or bias that does not fit.
+    """
+    if features.dim() != 2 or weight.dim() != 2 or features.shape[1] != weight.shape[0]:
+        raise ShapeError(
+            "Expected features of shape (voxels, in) and a weight of shape (in, out), got "
+            f"{tuple(features.shape)} and {tuple(weight.shape)}."
+        )
+    if bias is not None and bias.numel() != weight.shape[1]:
+        raise ShapeError(f"Expected a bias of {weight.shape[1]} values, got {tuple(bias.shape)}.")
+    features, weight = _same_dtype(features, weight)
+    return multiply_rows(features, weight, None if bias is None else bias.reshape(-1))
 
 
 def _find_map(x: SparseTensor, kernel_size: int, stride: int, transposed: bool) -> tuple[KernelMap | None, int]:

@@ -23,6 +23,7 @@ from lg3d_core.sparse.parallel import run_pieces
 CHUNK_ROWS = 2048  # 1024 fits the cache better, but takes more and smaller products: slower on two cores
 CHUNK_ROWS_PADDED = 4096  # fewer and larger products, so that less of them is padding
 NUM_SLOTS = 8
+MAX_SLOT_BYTES = 32 << 20  # weights up to this, all slots together, are summed in more and finer slots
 MAX_KEPT_BYTES = 64 << 20
 MIN_SHARED_WORK = 4_000_000  # multiply-adds; below this, waking a thread costs more than it saves
 
@@ -223,8 +224,7 @@ def convolve_backward(
     grad_features = torch.empty_like(features) if wants_features else None
     kernels = [kernel.t() for kernel in weight.unbind(0)]
     # Weight gradients are summed in a few slots, each a fixed run of chunks: the sum does not depend on the cores.
-    bounds = [len(chunks) * slot // NUM_SLOTS for slot in range(NUM_SLOTS + 1)]
-    slots = [chunks[first:last] for first, last in pairwise(bounds) if last > first]
+    slots = [chunks[first:last] for first, last in pairwise(_cut_slots(len(chunks), weight))]
     sums: list[Tensor] = [torch.empty_like(weight) for _ in slots] if wants_weight else []
     summed = [[False] * num_offsets for _ in slots]
 
@@ -271,16 +271,32 @@ def convolve_backward(
     return grad_features, _sum_slots(sums, summed, weight) if wants_weight else None
 
 
+def _cut_slots(num_chunks: int, weight: Tensor) -> list[int]:
+    """Cut chunks into runs that get shorter towards the end, so that no worker waits long for the last one.
+
+    Large weights are cut into equal runs: each costs the memory of a weight gradient.
+    """
+    bounds = [0]
+    while bounds[-1] < num_chunks:
+        bounds.append(bounds[-1] + -(-(num_chunks - bounds[-1]) // NUM_SLOTS))
+    if (len(bounds) - 1) * weight.numel() * weight.element_size() > MAX_SLOT_BYTES:
+        bounds = sorted({num_chunks * slot // NUM_SLOTS for slot in range(NUM_SLOTS + 1)})
+    return bounds
+
+
 def _sum_slots(sums: list[Tensor], summed: list[list[bool]], weight: Tensor) -> Tensor:
-    if not sums:
-        return torch.zeros_like(weight)
-    for slot, flags in enumerate(summed):
-        for offset, written in enumerate(flags):
-            if not written:
-                sums[slot][offset].zero_()
-    total = sums[0]
-    for part in sums[1:]:
-        total.add_(part)
+    total = torch.empty_like(weight)
+
+    def sum_offset(offset: int) -> None:
+        parts = [part[offset] for part, flags in zip(sums, summed, strict=True) if flags[offset]]
+        if len(parts) > 1:
+            torch.add(parts[0], parts[1], out=total[offset])
+        else:
+            total[offset] = parts[0] if parts else 0
+        for part in parts[2:]:
+            total[offset].add_(part)
+
+    _run(sum_offset, len(total), device=weight.device, work=len(sums) * weight.numel())
     return total
 
 
