@@ -26,8 +26,6 @@ from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.viewing.show import show_scene
 
-RECIPE = "demo"
-
 
 class DemoOutcome(NamedTuple):
     """What the demo made.
@@ -55,7 +53,7 @@ class DemoOutcome(NamedTuple):
 
 
 def run_demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
-    """Rooms, prepare, anchors, pretrain, finetune, eval, view: in one folder, with recipe `demo`.
+    """Rooms, prepare, anchors, pretrain, finetune, eval, view: in one folder, with one recipe.
 
     Steps that keep what is there (rooms, prepare) do so when the demo runs again; the training runs are new each time.
     """
@@ -63,22 +61,25 @@ def run_demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
     out = settings.out
     raw, store, anchors, runs = out / "rooms", out / "data", out / "anchors.safetensors", out / "runs"
 
-    steps.begin("rooms", raw, "--scenes", settings.scenes, "--seed", settings.seed)
-    write_rooms(RoomsSettings(out=raw, scenes=settings.scenes, seed=settings.seed, jobs=settings.jobs), progress)
+    steps.begin("rooms", raw, "--scenes", settings.scenes, "--seed", settings.seed, "--vertices", settings.vertices)
+    rooms = RoomsSettings(
+        out=raw, scenes=settings.scenes, seed=settings.seed, vertices=settings.vertices, jobs=settings.jobs
+    )
+    write_rooms(rooms, progress)
 
     steps.begin("prepare", raw, "--store", store)
     prepare_store(PrepareSettings(raw=raw, store=store, jobs=settings.jobs), progress)
 
-    steps.begin("anchors", "--recipe", RECIPE, "--anchors", anchors)
-    make_anchors(AnchorsSettings.resolve(recipe=RECIPE, anchors=anchors), progress)
+    steps.begin("anchors", "--recipe", settings.recipe, "--anchors", anchors)
+    make_anchors(AnchorsSettings.resolve(recipe=settings.recipe, anchors=anchors), progress)
 
     common: dict[str, Any] = {"store": store, "runs": runs, "seed": settings.seed, "device": settings.device}
-    typed = ("--recipe", RECIPE, "--store", store, "--runs", runs, "--seed", settings.seed)
+    typed = ("--recipe", settings.recipe, "--store", store, "--runs", runs, "--seed", settings.seed)
     steps.begin("pretrain", *typed, "--anchors", anchors)
-    pretrained = pretrain(PretrainSettings.resolve(recipe=RECIPE, anchors=anchors, **common), progress)
+    pretrained = pretrain(PretrainSettings.resolve(recipe=settings.recipe, anchors=anchors, **common), progress)
 
     steps.begin("finetune", *typed, "--from", pretrained)
-    tuned = finetune(FinetuneSettings.resolve(recipe=RECIPE, start=str(pretrained), **common), progress)
+    tuned = finetune(FinetuneSettings.resolve(recipe=settings.recipe, start=str(pretrained), **common), progress)
 
     steps.begin("eval", "--store", store, "--checkpoint", tuned)
     evaluation = evaluate_checkpoint(EvalSettings(store=store, checkpoint=tuned, device=settings.device), progress)

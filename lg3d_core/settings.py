@@ -67,6 +67,7 @@ class Settings:
         table.pop("recipe", None)
         if recipe is not None:
             values |= _table_values(cls, read_recipe(recipe), source=f"recipe {recipe}")
+            values |= {"recipe": recipe} if "recipe" in hints else {}
         values |= _table_values(cls, table, source=str(config))
         for field in hints:
             text = environ.get(f"LG3D_{field.upper()}")
@@ -370,8 +371,12 @@ class DemoSettings(Settings):
 
     out: Path = Path("demo")
     """Working folder of the demo."""
+    recipe: str = "demo"
+    """Recipe of anchors and training."""
     scenes: int = 24
     """Number of rooms."""
+    vertices: int = 60_000
+    """Mesh vertices a room, about."""
     seed: int = 0
     """Of rooms and training."""
     device: Device = "auto"

@@ -13,6 +13,7 @@ from lg3d_core.settings import DemoSettings
 
 def demo(
     out: Annotated[Path | None, typer.Option(help="Working folder.  [default: demo]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Of anchors and training.  [default: demo]")] = None,
     scenes: Annotated[int | None, typer.Option(help="Number of rooms.  [default: 24]")] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
@@ -24,7 +25,7 @@ def demo(
 
     Prints each step as the command that does the same.
     """
-    settings = resolve(DemoSettings, out=out, scenes=scenes, seed=seed, device=device, jobs=jobs)
+    settings = resolve(DemoSettings, out=out, recipe=recipe, scenes=scenes, seed=seed, device=device, jobs=jobs)
     from lg3d_core.demo import run_demo
 
     outcome = run_demo(settings, console.progress(quiet=quiet))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lg3d_core.devices import autocast
 from lg3d_core.sampling.batch import collate
 from lg3d_core.sampling.dataset import sample_scene
-from lg3d_core.sparse import SparseTensor, use_backend
+from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 
 if TYPE_CHECKING:
     from lg3d_core.networks.minkunet import MinkUNet
@@ -65,7 +65,8 @@ def predict_scene(
         nothing = np.zeros(0, dtype=np.int16)
         return Prediction(nothing, np.zeros(0, dtype=np.float32), nothing, nothing)
     batch = collate([sample])
-    with torch.inference_mode(), _evaluating(network), use_backend(backend) if backend else nullcontext():
+    chosen = use_backend(backend) if backend else nullcontext()
+    with torch.inference_mode(), _evaluating(network), owned_threads(), chosen:
         x = SparseTensor(batch.features.to(device), batch.coordinates.to(device))
         with autocast(device, precision):
             features = network(x)

@@ -21,7 +21,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
 from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.settings import TrainSettings
-from lg3d_core.sparse import SparseTensor, use_backend
+from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.batches import BatchPlan, load_batches, plan_batches, steps_per_epoch
 from lg3d_core.training.learners import Learner
@@ -97,6 +97,7 @@ def train(
     meter = _Meter()
     with (
         use_backend(settings.backend),
+        owned_threads(),
         _stop_signals() as stop,
         _event_writer(run, purge_step=position.epoch * per_epoch + position.step) as events,
         progress.task(info.kind, total=settings.epochs * per_epoch, unit="step") as task,
