@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.networks import NETWORK_PLANS, MinkUNet
-from lg3d_core.sparse import SparseConvolution, SparseTensor, set_num_workers, use_backend
+from lg3d_core.sparse import SparseConvolution, SparseTensor, owned_threads, use_backend
 
 AGREEMENT = 1e-3  # relative; both engines add in fp32, in another order
 
@@ -51,9 +51,6 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--quiet-torch", action="store_true", help="lg3d: one PyTorch thread, `--threads` workers in convolutions."
-    )
     parser.add_argument("--no-peer", action="store_true", help="Leave MinkowskiEngine out.")
     parser.add_argument("--patience", type=float, default=0.0, help="Seconds to wait for a quiet machine, per pass.")
     arguments = parser.parse_args()
@@ -63,17 +60,9 @@ def main() -> None:
     coordinates, features = read_voxels(arguments)
     passes: dict[str, Callable[[], tuple[Tensor, float, float]]] = {}
     ours = build_ours(arguments.network)
-    set_num_workers(arguments.threads)
-
-    def run(precision: str) -> tuple[Tensor, float, float]:
-        torch.set_num_threads(1 if arguments.quiet_torch else arguments.threads)
-        result = run_ours(ours, features, coordinates, precision)
-        torch.set_num_threads(arguments.threads)
-        return result
-
-    passes["lg3d"] = lambda: run("fp32")
+    passes["lg3d"] = lambda: run_ours(ours, features, coordinates, "fp32")
     if arguments.precision == "bf16":
-        passes["lg3d bf16"] = lambda: run("bf16")
+        passes["lg3d bf16"] = lambda: run_ours(ours, features, coordinates, "bf16")
     engine = None if arguments.no_peer else import_minkowski()
     if engine is not None:
         theirs = build_theirs(engine, arguments.network)
@@ -95,7 +84,6 @@ def main() -> None:
         "dtype": arguments.precision,
         "device": platform.processor() or platform.machine(),
         "threads": arguments.threads,
-        "quiet_torch": arguments.quiet_torch,
         "torch": torch.__version__,
         "relative_difference": differences,
         "engines": {name: summarize(taken) for name, taken in timings.items()},
@@ -216,6 +204,7 @@ def run_ours(network: nn.Module, features: Tensor, coordinates: Tensor, precisio
     network.zero_grad()
     inference = precision == "bf16"
     with (
+        owned_threads(),
         use_backend("torch"),
         torch.inference_mode(inference),
         torch.autocast("cpu", torch.bfloat16, enabled=inference),

@@ -71,47 +71,55 @@ def plan_chunks(kernel_map: KernelMap, rows: int, *, pad: bool = False) -> tuple
     num_chunks = min(num_outputs, max(1, round(num_outputs / rows)))
     bounds = [num_outputs * index // num_chunks for index in range(num_chunks + 1)] if num_chunks else []
     centre = kernel_map.num_offsets // 2 if kernel_map.is_submanifold and not pad else -1
-    chunks = []
-    for first, last in pairwise(bounds):
-        table = kernel_map.neighbours[:, first:last]
-        num_rows = last - first
-        hit = table >= 0
-        flat = hit.flatten()
-        places = flat.nonzero().squeeze(1)
-        source = table.flatten()[places]
-        target = (places % num_rows).to(torch.int32) + first
-        counts = hit.sum(dim=1).tolist()
-        position = (torch.cumsum(flat, dim=0, dtype=torch.int32) - 1).view(hit.shape)
-        segments, begin, begin_unpadded, shifts = [], 0, 0, []
-        for offset, count in enumerate(counts):
-            size = padded_size(count) if pad else count
-            shifts.append(begin - begin_unpadded)
-            if offset == centre:
-                segments.append(Segment(offset, begin, begin + size, count, None, None))
-            elif count:
-                pairs = slice(begin_unpadded, begin_unpadded + count)
-                padding = (0, size - count)
-                segments.append(
-                    Segment(
-                        offset,
-                        begin,
-                        begin + size,
-                        count,
-                        functional.pad(source[pairs], padding) if size > count else source[pairs],
-                        functional.pad(target[pairs], padding) if size > count else target[pairs],
-                    )
+    spans = list(pairwise(bounds))
+    chunks: dict[int, Chunk] = {}
+
+    def plan_span(index: int) -> None:
+        chunks[index] = _plan_chunk(kernel_map, *spans[index], centre=centre, pad=pad)
+
+    _run(plan_span, len(spans), device=kernel_map.neighbours.device, work=100 * kernel_map.neighbours.numel())
+    return tuple(chunks[index] for index in range(len(spans)))
+
+
+def _plan_chunk(kernel_map: KernelMap, first: int, last: int, *, centre: int, pad: bool) -> Chunk:
+    table = kernel_map.neighbours[:, first:last]
+    num_rows = last - first
+    hit = table >= 0
+    flat = hit.flatten()
+    places = flat.nonzero().squeeze(1)
+    source = table.flatten()[places]
+    target = (places % num_rows).to(torch.int32) + first
+    counts = hit.sum(dim=1).tolist()
+    position = (torch.cumsum(flat, dim=0, dtype=torch.int32) - 1).view(hit.shape)
+    segments, begin, begin_unpadded, shifts = [], 0, 0, []
+    for offset, count in enumerate(counts):
+        size = padded_size(count) if pad else count
+        shifts.append(begin - begin_unpadded)
+        if offset == centre:
+            segments.append(Segment(offset, begin, begin + size, count, None, None))
+        elif count:
+            pairs = slice(begin_unpadded, begin_unpadded + count)
+            padding = (0, size - count)
+            segments.append(
+                Segment(
+                    offset,
+                    begin,
+                    begin + size,
+                    count,
+                    functional.pad(source[pairs], padding) if size > count else source[pairs],
+                    functional.pad(target[pairs], padding) if size > count else target[pairs],
                 )
-            begin += size
-            begin_unpadded += count
-        if pad:
-            position += torch.tensor(shifts, dtype=torch.int32, device=table.device)[:, None]
-        bag = position.t()[hit.t()]
-        per_voxel = hit.sum(dim=0, dtype=torch.int32)
-        bag_ends = torch.zeros(num_rows + 1, dtype=torch.int32, device=table.device)
-        torch.cumsum(per_voxel, dim=0, out=bag_ends[1:])
-        is_permutation = begin_unpadded == num_rows and bool((per_voxel == 1).all())
-        chunks.append(Chunk(first, last, begin, tuple(segments), bag, bag_ends, is_permutation))
-    return tuple(chunks)
+            )
+        begin += size
+        begin_unpadded += count
+    if pad:
+        position += torch.tensor(shifts, dtype=torch.int32, device=table.device)[:, None]
+    bag = position.t()[hit.t()]
+    per_voxel = hit.sum(dim=0, dtype=torch.int32)
+    bag_ends = torch.zeros(num_rows + 1, dtype=torch.int32, device=table.device)
+    torch.cumsum(per_voxel, dim=0, out=bag_ends[1:])
+    is_permutation = begin_unpadded == num_rows and bool((per_voxel == 1).all())
+    return Chunk(first, last, begin, tuple(segments), bag, bag_ends, is_permutation)
 
 
 def padded_size(count: int) -> int:
@@ -285,6 +293,11 @@ def _cut_slots(num_chunks: int, weight: Tensor) -> list[int]:
 
 
 def _sum_slots(sums: list[Tensor], summed: list[list[bool]], weight: Tensor) -> Tensor:
+    if len(sums) == 1:
+        for offset, written in enumerate(summed[0]):
+            if not written:
+                sums[0][offset].zero_()
+        return sums[0]
     total = torch.empty_like(weight)
 
     def sum_offset(offset: int) -> None:
