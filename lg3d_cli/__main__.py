@@ -53,7 +53,7 @@ def main() -> None:
         console.error(str(error))
         sys.exit(1)
     except Interrupted as stop:
-        console.error(str(stop))
+        console.notice(str(stop))
         sys.exit(130)
 
 

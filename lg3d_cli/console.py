@@ -55,6 +55,11 @@ def error(message: str) -> None:
     sys.stderr.write(f"lg3d: error: {message}\n")
 
 
+def notice(message: str) -> None:
+    """Say on one line of stderr what the user must know, also when quiet."""
+    sys.stderr.write(f"lg3d: {message}\n")
+
+
 def progress(*, quiet: bool = False) -> Progress:
     """The progress that fits where stderr goes: nothing, bars, or lines."""
     if quiet:

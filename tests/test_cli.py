@@ -121,6 +121,8 @@ def test_doctor_tells_versions() -> None:
         (["finetune", "--recipe", "demo", "--network", "99Z"], "--network must be one of"),
         (["finetune", "--recipe", "demo", "--runs", "elsewhere"], "no pre-training run in elsewhere"),
         (["finetune", "--resume", "data"], "it is no run's folder"),
+        (["finetune", "--resume", "runs/f", "--epochs", "9"], "leave out --epochs"),
+        (["pretrain", "--resume", "runs/f"], "saved settings do not fit PretrainSettings"),
         (["eval", "--runs", "elsewhere"], "no fine-tuned run in elsewhere: run lg3d finetune"),
         (["eval", "--checkpoint", "runs/p"], "without a classifier: run lg3d finetune --from"),
         (["eval", "--split", "nope"], "nope"),

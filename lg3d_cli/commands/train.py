@@ -1,6 +1,6 @@
 """`lg3d pretrain` and `lg3d finetune`."""
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -35,7 +35,18 @@ from lg3d_cli.options import (
     VoxelSizeOption,
     resolve,
 )
-from lg3d_core.settings import FinetuneSettings, PretrainSettings
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import FinetuneSettings, PretrainSettings, TrainSettings, option_name
+
+S = TypeVar("S", bound=TrainSettings)
+
+
+def _resolve(settings: type[S], options: dict[str, Any]) -> S:
+    """Settings of a new run, or nothing but the folder of the one that goes on."""
+    typed = [option_name(key) for key, value in options.items() if value is not None and key != "resume"]
+    if options["resume"] is not None and typed:
+        raise SettingsError(f"--resume goes on with the run's own settings: leave out {', '.join(typed)}")
+    return resolve(settings, default_recipe=DEFAULT_RECIPE, **options)
 
 
 def pretrain(
@@ -73,7 +84,7 @@ def pretrain(
     Example: ckpt=$(lg3d pretrain --recipe paper-34d --limited 0.05)
     """
     options = {key: value for key, value in locals().items() if key != "quiet"}
-    settings = resolve(PretrainSettings, default_recipe=DEFAULT_RECIPE, **options)
+    settings = _resolve(PretrainSettings, options)
     from lg3d_core.training.pretrain import pretrain as run  # torch loads here, never on --help
 
     console.result(run(settings, console.progress(quiet=quiet)))
@@ -118,7 +129,7 @@ def finetune(
     Example: lg3d finetune --from "$ckpt" --limited 0.05
     """
     options = {key: value for key, value in locals().items() if key != "quiet"}
-    settings = resolve(FinetuneSettings, default_recipe=DEFAULT_RECIPE, **options)
+    settings = _resolve(FinetuneSettings, options)
     from lg3d_core.training.finetune import finetune as run  # torch loads here, never on --help
 
     console.result(run(settings, console.progress(quiet=quiet)))
