@@ -93,6 +93,21 @@ def test_with_a_display_a_window_opens_and_nothing_is_written(
     assert len(opened) == 1
 
 
+def test_a_window_that_cannot_open_gives_way_to_the_page(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MissingDependencyError("open3d is not installed")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(show, "has_display", lambda: True)
+    monkeypatch.setattr(show, "open_window", refuse)
+    monkeypatch.setattr(show, "render_picture", refuse)
+    notes = Notes()
+    assert [path.suffix for path in show.show_scene(settings(store_path, tmp_path), notes)] == [".html"]
+    assert "no window: open3d is not installed" in notes.lines
+
+
 def test_a_picture_that_cannot_be_drawn_is_an_error_only_where_it_was_asked_for(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from lg3d_core.networks.checkpoint import load_network
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
-from lg3d_core.viewing.layers import build_view
+from lg3d_core.viewing.layers import SceneView, build_view
 from lg3d_core.viewing.page import write_page
 from lg3d_core.viewing.picture import render_picture
 from lg3d_core.viewing.window import has_display, open_window
@@ -48,10 +48,8 @@ def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
     view = build_view(scene, store.vocabulary, prediction)
     png, html = settings.png, settings.html
     if png is None and html is None:
-        if has_display():
-            open_window(view, progress)
+        if _opened_window(view, progress):
             return []
-        progress.note("no display: writing a picture and a page instead of opening a window")
         png, html = Path(f"{scene.scene_id}.png"), Path(f"{scene.scene_id}.html")
     written = []
     if html is not None:
@@ -66,3 +64,16 @@ def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
                 raise
             progress.warn(f"no picture: {error}")
     return written
+
+
+def _opened_window(view: SceneView, progress: Progress) -> bool:
+    """Show the scene in a window until it is closed; False, with the reason told, where there can be none."""
+    if not has_display():
+        progress.note("no display: writing a picture and a page instead of opening a window")
+        return False
+    try:
+        open_window(view, progress)
+    except MissingDependencyError as error:
+        progress.warn(f"no window: {error}")
+        return False
+    return True
