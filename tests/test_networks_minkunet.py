@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import SettingsError, ShapeError
 from lg3d_core.networks import NETWORK_PLANS, MinkUNet
-from lg3d_core.sparse import SparseBatchNorm, SparseTensor, use_backend
+from lg3d_core.sparse import SparseBatchNorm, SparseTensor, set_num_workers, use_backend
 
 
 def draw_room(num_voxels: int = 300, *, batches: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -102,6 +102,27 @@ def test_both_backends_give_the_same_features_and_gradients(small: MinkUNet):
     for ours, expected in zip(results[1], results[0], strict=True):
         # Measured: 1.1e-6 in the mean square. Additions in another order; ReLUs may then switch at zero.
         assert ((ours - expected).norm() / expected.norm().clamp(min=1e-6)).item() < 1e-3
+
+
+def test_features_and_gradients_are_bit_equal_for_all_numbers_of_threads(small: MinkUNet):
+    network = small.train()
+    features, coordinates = draw_room(3000)
+    upstream = torch.randn(3000, 20, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for num_threads, workers in ((1, None), (1, 3), (2, None), (2, 1)):
+            torch.set_num_threads(num_threads)
+            set_num_workers(workers)
+            network.zero_grad()
+            out = network.classify(network(SparseTensor(features, coordinates)))
+            out.backward(upstream)
+            runs.append([out.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    finally:
+        set_num_workers(None)
+        torch.set_num_threads(before)
+    for other in runs[1:]:
+        assert all(torch.equal(ours, expected) for ours, expected in zip(other, runs[0], strict=True))
 
 
 def test_repeated_runs_are_bit_equal(small: MinkUNet):

@@ -92,20 +92,12 @@ def test_owned_threads_leave_one_thread_to_torch_and_the_rest_to_workers(num_thr
     assert (torch.get_num_threads(), num_workers()) == (num_threads, num_threads)
 
 
-def test_threads_beyond_the_number_of_workers_work_inside_the_pieces():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    set_num_workers(2)
+def test_every_piece_has_one_thread_of_torch_shared_or_not(num_threads: int):
     inside = []
-    try:
-        with owned_threads():
-            run_pieces(lambda _: inside.append(torch.get_num_threads()), 4)
-            assert torch.get_num_threads() == 1
-        assert (torch.get_num_threads(), num_workers()) == (4, 2)
-    finally:
-        set_num_workers(None)
-        torch.set_num_threads(before)
-    assert inside == [2, 2, 2, 2]
+    for shared in (True, False):
+        run_pieces(lambda _: inside.append(torch.get_num_threads()), 1, shared=shared)
+    assert inside == [1, 1]
+    assert torch.get_num_threads() == num_threads
 
 
 def test_threads_come_back_after_an_error(num_threads: int):

@@ -16,11 +16,10 @@ import torch
 
 from lg3d_core.errors import SettingsError
 
-MAX_WORKERS = 8  # beyond this the interpreter lock is the limit; more cores go to the operations inside each piece
+MAX_WORKERS = 8  # beyond this the interpreter lock is the limit
 
 _lock = threading.Lock()
 _chosen_workers: int | None = None
-_threads_inside: int | None = None
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
@@ -52,34 +51,32 @@ def owned_threads() -> Iterator[None]:
     of the heavy work. Wrap training and prediction on CPU in it. Results are the same with and without. Blocks can be
     nested; where PyTorch has one thread already, nothing changes.
     """
-    global _chosen_workers, _threads_inside
+    global _chosen_workers
     num_threads = torch.get_num_threads()
     if num_threads == 1:
         yield
         return
-    before = _chosen_workers, _threads_inside
-    workers = num_workers()
-    _chosen_workers, _threads_inside = workers, max(1, num_threads // workers)
+    before, _chosen_workers = _chosen_workers, num_workers()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        _chosen_workers, _threads_inside = before
+        _chosen_workers = before
         torch.set_num_threads(num_threads)
 
 
-def run_pieces(task: Callable[[int], None], count: int) -> None:
+def run_pieces(task: Callable[[int], None], count: int, *, shared: bool = True) -> None:
     """Call `task(0)` to `task(count - 1)`, each once, in any order, over `num_workers()` threads.
 
-    Tasks run without autograd and must write to disjoint places; then the result does not depend on the number of
-    threads. The first exception of a task is raised here, after all threads have stopped.
+    Tasks run without autograd and on one thread of PyTorch, and must write to disjoint places; then the result does
+    not depend on the number of threads. The first exception of a task is raised here, after all threads have stopped.
+
+    Args:
+        task: One piece of work; it must not call this function.
+        count: Number of pieces.
+        shared: Share them out; else this thread runs them all, as pays for little work.
     """
-    workers = min(num_workers(), count)
-    if workers <= 1:
-        with torch.no_grad():
-            for piece in range(count):
-                task(piece)
-        return
+    workers = min(num_workers(), count) if shared else 1
     pieces = iter(range(count))
     inference = torch.is_inference_mode_enabled()
 
@@ -88,9 +85,12 @@ def run_pieces(task: Callable[[int], None], count: int) -> None:
             for piece in pieces:  # a range's iterator hands out each number once, whichever thread asks
                 task(piece)
 
+    if workers <= 1 and torch.get_num_threads() == 1:
+        work()
+        return
     with _lock:
         num_threads = torch.get_num_threads()
-        torch.set_num_threads(_threads_inside or max(1, num_threads // workers))
+        torch.set_num_threads(1)  # products of matrices depend on the number of threads
         try:
             futures = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
             try:

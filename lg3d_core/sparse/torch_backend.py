@@ -162,8 +162,8 @@ _scratch = _Scratch()
 
 def _run(task: Callable[[int], None], count: int, *, device: torch.device, work: int) -> None:
     """Run pieces side by side where that pays: on CPU, and when there is enough work to share."""
-    if device.type == "cpu" and work >= MIN_SHARED_WORK:
-        run_pieces(task, count)
+    if device.type == "cpu":
+        run_pieces(task, count, shared=work >= MIN_SHARED_WORK)
     else:
         with torch.no_grad():
             for piece in range(count):
