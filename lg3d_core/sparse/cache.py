@@ -1,11 +1,13 @@
 """What all tensors of one forward pass share: the voxels of every level, and the kernel maps between them."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.sparse.coordinates import coarsen, unpack
-from lg3d_core.sparse.kernel_maps import KernelMap, build_strided_map, build_submanifold_map
+from lg3d_core.sparse.kernel_maps import KernelMap, Level, build_strided_map, build_submanifold_map
 
 
 class CoordinateCache:
@@ -58,10 +60,13 @@ class CoordinateCache:
         wanted = (kind, stride, kernel_size)
         if wanted not in self._maps:
             if kind == "same":
-                self._maps[wanted] = build_submanifold_map(self.keys(stride), kernel_size, stride)
+                level = Level(self.keys(stride), stride)
+                kernel_map = build_submanifold_map(level.keys, kernel_size, stride)
+                self._maps[wanted] = replace(kernel_map, levels=(level, level))
             elif kind == "down":
-                coarse = self.keys(2 * stride)
-                self._maps[wanted] = build_strided_map(self.keys(stride), self._parents[stride], len(coarse), stride)
+                fine, coarse = Level(self.keys(stride), stride), Level(self.keys(2 * stride), 2 * stride)
+                kernel_map = build_strided_map(fine.keys, self._parents[stride], len(coarse.keys), stride)
+                self._maps[wanted] = replace(kernel_map, levels=(fine, coarse))
             else:
                 self._maps[wanted] = self.downward_map(stride // 2).reversed()
         return self._maps[wanted]

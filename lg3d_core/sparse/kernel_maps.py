@@ -2,12 +2,21 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lg3d_core.sparse.coordinates import X_STEP, Y_STEP, fine_offset
+
+
+class Level(NamedTuple):
+    """The voxels of one level."""
+
+    keys: Tensor
+    """Sorted, distinct keys, shape `(voxels,)`, int64."""
+    stride: int
+    """Distance of adjacent voxels, in input voxels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +39,8 @@ class KernelMap:
     plans: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     """What backends derive from the map, kept so that every layer on the same voxels shares it. A map and its reverse
     share one dict: keys say which of the two they belong to."""
+    levels: tuple[Level, Level] | None = None
+    """Voxels of the input and of the output, for a backend that looks for the neighbours itself."""
 
     @property
     def num_outputs(self) -> int:
@@ -47,7 +58,10 @@ class KernelMap:
         """Give the map of the transposed convolution: inputs and outputs change places, offsets keep their number."""
         if self.reverse_neighbours is None:
             return KernelMap(self.neighbours.flip(0), self.num_outputs, None)
-        return KernelMap(self.reverse_neighbours, self.num_outputs, self.neighbours, not self.is_reversed, self.plans)
+        levels = None if self.levels is None else (self.levels[1], self.levels[0])
+        return KernelMap(
+            self.reverse_neighbours, self.num_outputs, self.neighbours, not self.is_reversed, self.plans, levels
+        )
 
 
 def build_submanifold_map(keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
