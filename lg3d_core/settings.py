@@ -307,12 +307,16 @@ class FinetuneSettings(TrainSettings):
     """What is minimised."""
     gamma: float = 2.0
     """Focusing exponent of the focal loss, equation 4."""
+    instances: int = 0
+    """Objects of tail categories from other training scenes that are put into each training scene; 0 puts in none. Part
+    of the augmentation, so none with `--no-augment` either."""
     alpha: Alpha = "inverse-log"
     """Class weights of the focal loss: falling in log n, or as equation 5 is printed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require(self.gamma >= 0, "gamma", "0 or more")
+        self._require(self.instances >= 0, "instances", "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,6 +103,7 @@ def finetune(
     network: NetworkOption = None,
     voxel_size: VoxelSizeOption = None,
     loss: Annotated[str | None, typer.Option(help="cross-entropy or class-balanced-focal.")] = None,
+    instances: Annotated[int | None, typer.Option(help="Rare objects put into each training scene; 0: none.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Focusing exponent of the focal loss.")] = None,
     alpha: Annotated[str | None, typer.Option(help="Class weights: inverse-log, or paper (as printed).")] = None,
     epochs: EpochsOption = None,
