@@ -25,6 +25,8 @@ class Batch(NamedTuple):
         instances: 0 none, counted per scene, shape `(voxels,)`, int64.
         positions: Metres, in each scene's own frame, shape `(voxels, 3)`, float32.
         scene_sizes: Voxels of each scene.
+        placed: Objects of other scenes that were put into these.
+        skipped: Objects that found no place.
     """
 
     scene_ids: tuple[str, ...]
@@ -34,6 +36,8 @@ class Batch(NamedTuple):
     instances: Tensor
     positions: Tensor
     scene_sizes: tuple[int, ...]
+    placed: int = 0
+    skipped: int = 0
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device, copied without waiting where memory is pinned."""
@@ -74,4 +78,6 @@ def collate(samples: Sequence[Sample], *, rng: np.random.Generator | None = None
         instances=torch.cat([sample.instances for sample in samples]),
         positions=torch.cat([sample.positions for sample in samples]),
         scene_sizes=sizes,
+        placed=sum(sample.placed for sample in samples),
+        skipped=sum(sample.skipped for sample in samples),
     )

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from lg3d_core.errors import DataError
 from lg3d_core.sampling.augment import Augmentation
+from lg3d_core.sampling.placement import FurnishedScene, InstancePasting
 from lg3d_core.sampling.voxels import voxelize
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 THINNING = 0.5
 """Before an augmentation, a scene is thinned to one point per voxel of this share of the voxel size. Half a voxel keeps
 about four points for every voxel of a dense surface, so that the distorted surface still has no holes."""
+PASTING_STREAM = 1
 
 
 class Sample(NamedTuple):
@@ -34,6 +36,8 @@ class Sample(NamedTuple):
         positions: Metres, augmented like the cells, shape `(voxels, 3)`, float32.
         point_to_voxel: Voxel of every vertex of the scene, shape `(vertices,)`, int64; empty when augmented, since
             nothing is read off at the vertices then.
+        placed: Objects of other scenes that were put into this one.
+        skipped: Objects that found no place in it.
     """
 
     scene_id: str
@@ -43,10 +47,12 @@ class Sample(NamedTuple):
     instances: Tensor
     positions: Tensor
     point_to_voxel: Tensor
+    placed: int = 0
+    skipped: int = 0
 
 
 def sample_scene(
-    scene: "Scene",
+    scene: "Scene | FurnishedScene",
     *,
     voxel_size: float,
     augmentation: Augmentation | None = None,
@@ -55,7 +61,7 @@ def sample_scene(
     """Voxelise a scene, augmented or as it is.
 
     Args:
-        scene: From the store.
+        scene: From the store, or with objects put into it.
         voxel_size: Edge of a voxel in metres.
         augmentation: What to do to it first; None leaves it, and keeps the first vertex of each voxel.
         rng: Draws the augmentation and the kept points; must be given with an augmentation.
@@ -80,6 +86,8 @@ def sample_scene(
         instances=torch.from_numpy(scene.instance[rows].astype(np.int64)),
         positions=torch.from_numpy(positions.astype(np.float32, copy=False)),
         point_to_voxel=torch.from_numpy(point_to_voxel),
+        placed=scene.placed if isinstance(scene, FurnishedScene) else 0,
+        skipped=scene.skipped if isinstance(scene, FurnishedScene) else 0,
     )
 
 
@@ -99,6 +107,7 @@ class SceneDataset(Dataset[Sample]):
         voxel_size: float,
         augmentation: Augmentation | None,
         budget: "Budget | None" = None,
+        pasting: InstancePasting | None = None,
         seed: int = 0,
     ) -> None:
         """Describe the samples; nothing is read yet.
@@ -109,6 +118,7 @@ class SceneDataset(Dataset[Sample]):
             voxel_size: Edge of a voxel in metres.
             augmentation: Applied to every sample; None for validation.
             budget: Labels and instances outside it are hidden.
+            pasting: Objects of other scenes that are put into each; None puts in none.
             seed: Of all that is drawn.
 
         Raises:
@@ -121,6 +131,7 @@ class SceneDataset(Dataset[Sample]):
         self.voxel_size = voxel_size
         self.augmentation = augmentation
         self.budget = budget
+        self.pasting = pasting
         self.seed = seed
         self.epoch = 0
 
@@ -135,6 +146,10 @@ class SceneDataset(Dataset[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        scene = self.store.read(self.scene_ids[index], budget=self.budget)
+        scene: Scene | FurnishedScene = self.store.read(self.scene_ids[index], budget=self.budget)
+        if self.pasting is not None:
+            # A stream of its own, so that the room is moved and coloured as it would be without the objects.
+            own = np.random.SeedSequence([self.seed, self.epoch, index], spawn_key=(PASTING_STREAM,))
+            scene = self.pasting.furnish(scene, np.random.default_rng(own), voxel_size=self.voxel_size)
         rng = np.random.default_rng([self.seed, self.epoch, index])
         return sample_scene(scene, voxel_size=self.voxel_size, augmentation=self.augmentation, rng=rng)

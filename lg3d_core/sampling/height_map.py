@@ -1,0 +1,137 @@
+"""The height map of a room: how high each place is, whether something can stand there, and how much room is above it.
+
+It is made from geometry alone, so labels outside a budget cannot reach it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+CELL = 0.05
+"""Edge of a cell in metres, or more where the vertices are farther apart."""
+CELL_PER_SPACING = 1.5
+"""A cell is at least this many distances of neighbouring vertices wide, so that a surface has a vertex in every cell."""
+MAX_CELLS = 1 << 22
+REACH = 1.5
+"""Nothing is put on surfaces higher above the floor than this, in metres: not on wardrobes, lamps or ceilings."""
+LEVEL = 0.75
+"""|cosine| between a normal and the vertical from which a surface is level; meshes are wound either way."""
+FLOOR_PERCENTILE = 2.0
+
+
+class Footprint(NamedTuple):
+    """A rectangle of cells, as slices of the map."""
+
+    x: slice
+    y: slice
+
+
+@dataclass(eq=False)
+class HeightMap:
+    """The surface of a room seen from above, below `REACH`; it changes as things are put into the room.
+
+    Attributes:
+        origin: Corner of the first cell, metres, shape `(2,)`, float64.
+        cell: Edge of a cell in metres.
+        height: Highest point of each cell below the reach, -inf where there is none, shape `(cells x, cells y)`.
+        free: Lowest point of each cell above the reach, inf where there is none, same shape.
+        support: Whether the highest point is on a level surface, same shape.
+    """
+
+    origin: npt.NDArray[np.float64]
+    cell: float
+    height: npt.NDArray[np.float32]
+    free: npt.NDArray[np.float32]
+    support: npt.NDArray[np.bool_]
+
+    def footprint(self, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> Footprint | None:
+        """The cells that a rectangle touches, or None where it leaves the map.
+
+        Args:
+            low: Its smallest x and y, metres, shape `(2,)`.
+            high: Its largest, likewise.
+        """
+        x0, y0 = ((low - self.origin) // self.cell).astype(int).tolist()
+        x1, y1 = ((high - self.origin) // self.cell).astype(int).tolist()
+        if x0 < 0 or y0 < 0 or x1 >= self.height.shape[0] or y1 >= self.height.shape[1]:
+            return None
+        return Footprint(slice(x0, x1 + 1), slice(y0, y1 + 1))
+
+    def stand(self, footprint: Footprint, height: float, *, tolerance: float, share: float) -> float | None:
+        """How high something with this footprint stands, or None where it cannot.
+
+        It stands on the highest point under it, so it goes through nothing; at least `share` of its footprint must be
+        level and no more than `tolerance` lower, all of it known, and nothing may hang into it.
+
+        Args:
+            footprint: The cells below it.
+            height: Its own, metres.
+            tolerance: Metres.
+            share: 0..1.
+        """
+        patch = self.height[footprint]
+        bottom = float(patch.max())
+        if not patch.min() > -np.inf or bottom + height > self.free[footprint].min():
+            return None
+        held = self.support[footprint] & (patch >= bottom - tolerance)
+        return bottom if np.count_nonzero(held) >= share * held.size else None
+
+    def occupy(self, footprint: Footprint, xyz: npt.NDArray[np.float32]) -> None:
+        """Raise the map to something that was put there; nothing else will stand on it."""
+        x, y = ((xyz[:, :2] - self.origin) // self.cell).astype(np.int64).T
+        np.maximum.at(self.height, (x, y), xyz[:, 2])
+        self.support[footprint] = False
+
+
+def build_height_map(
+    xyz: npt.NDArray[np.float32],
+    normal: npt.NDArray[np.float32],
+    faces: npt.NDArray[np.int32],
+    *,
+    tolerance: float,
+) -> HeightMap:
+    """Look at a room from above, below its ceiling.
+
+    Args:
+        xyz: Metres, +z up, at least one point, shape `(points, 3)`.
+        normal: Unit normals; a point with none (zeros) counts as level, shape `(points, 3)`.
+        faces: Triangles, for the distance of neighbouring vertices, shape `(faces, 3)`, perhaps none.
+        tolerance: A cell supports where a level point lies no lower than this below its highest, metres.
+    """
+    low, high = xyz[:, :2].min(axis=0).astype(np.float64), xyz[:, :2].max(axis=0).astype(np.float64)
+    cell = max(CELL, CELL_PER_SPACING * vertex_spacing(xyz, faces))
+    cell = max(cell, float(np.sqrt((high[0] - low[0]) * (high[1] - low[1]) / MAX_CELLS)))
+    size = ((high - low) // cell).astype(np.int64) + 1
+    place = ((xyz[:, :2] - low.astype(np.float32)) * np.float32(1 / cell)).astype(np.int32)
+    np.minimum(place, (size - 1).astype(np.int32), out=place)
+    flat = place[:, 0] * np.int32(size[1]) + place[:, 1]
+    z = np.ascontiguousarray(xyz[:, 2])
+    steepness = np.abs(normal[:, 2])
+    level = (steepness > LEVEL) | ((steepness == 0) & ~normal[:, :2].any(axis=1))
+    below = z < _floor(z, level) + REACH
+    height = np.full(int(size.prod()), -np.inf, dtype=np.float32)
+    standable, free = height.copy(), np.full_like(height, np.inf)
+    np.maximum.at(height, flat[below], z[below])
+    np.minimum.at(free, flat[~below], z[~below])
+    on_level = below & level
+    np.maximum.at(standable, flat[on_level], z[on_level])
+    with np.errstate(invalid="ignore"):  # -inf against -inf, where a cell has no point at all
+        support = (standable > -np.inf) & (standable >= height - np.float32(tolerance))
+    shape = (int(size[0]), int(size[1]))
+    return HeightMap(low, cell, height.reshape(shape), free.reshape(shape), support.reshape(shape))
+
+
+def _floor(z: npt.NDArray[np.float32], level: npt.NDArray[np.bool_]) -> float:
+    """Height of the floor: the lowest level surface, some noise left out."""
+    some = z[level] if level.any() else z
+    return float(np.percentile(some[:: max(1, len(some) // 10_000)], FLOOR_PERCENTILE))
+
+
+def vertex_spacing(xyz: npt.NDArray[np.float32], faces: npt.NDArray[np.int32]) -> float:
+    """Typical distance of neighbouring vertices in metres; 0 where there are no triangles to tell."""
+    some = faces[:: max(1, len(faces) // 2_000)]
+    if len(some) == 0:
+        return 0.0
+    return float(np.median(np.linalg.norm(xyz[some[:, 0]] - xyz[some[:, 1]], axis=1)))

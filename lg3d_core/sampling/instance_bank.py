@@ -1,0 +1,299 @@
+"""The tail-instance bank: objects of rare categories, cut from the labelled points of the training scenes.
+
+It is made once per store and label budget and kept as `STORE/instances/tail-<key>.h5`, whose key names everything that
+it follows from. With `N` objects of `K` points in all:
+
+    points/xyz       float32 (K, 3)   metres, about the middle of the object's box in x and y and from its bottom in z
+    points/rgb       uint8   (K, 3)
+    points/labelled  uint8   (K,)     whether the point keeps its label
+    offsets          int64   (N + 1,) where each object's points begin and end
+    category         int16   (N,)     vocabulary index
+    scene            bytes   (N,)     id of the scene it was cut from
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError
+from lg3d_core.files import sweep_temporaries, write_bytes
+from lg3d_core.progress import Progress
+from lg3d_core.store.scene_file import (
+    LIBRARY_VERSIONS,
+    add_column,
+    open_column,
+    open_hdf5,
+    read_attributes,
+    read_column,
+)
+
+if TYPE_CHECKING:
+    from lg3d_core.store.budgets import Budget
+    from lg3d_core.store.scene_file import Scene
+    from lg3d_core.store.scene_store import SceneStore
+
+BANK_FOLDER = "instances"
+BANK_FORMAT = 1
+GROUP = "tail"
+MIN_POINTS = 20
+"""Objects of fewer points are no more than noise at any voxel size."""
+CHUNK_ROWS = 2048
+"""About one object: reading one decompresses little else."""
+MAX_POINTS = 1 << 34
+ID_TYPE = "|S100"
+AGAIN = "delete the file, it is made again"
+
+COLUMNS = {"points/xyz": ("<f4", 3), "points/rgb": ("|u1", 3), "points/labelled": ("|u1", 1)}
+
+
+class Instance(NamedTuple):
+    """One object, standing at the origin.
+
+    Attributes:
+        category: Vocabulary index.
+        xyz: Metres, the box centred in x and y, its bottom at z = 0, shape `(points, 3)`, float32.
+        rgb: Colours, shape `(points, 3)`, uint8.
+        labelled: Whether a point keeps its label, shape `(points,)`, bool. Under a budget most do not: they are the
+            geometry that the labelled ones belong to.
+    """
+
+    category: int
+    xyz: npt.NDArray[np.float32]
+    rgb: npt.NDArray[np.uint8]
+    labelled: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceBank:
+    """The objects of a bank. It holds their index only, keeps no file open, and may be pickled.
+
+    Attributes:
+        path: Its file.
+        key: Of everything that it follows from.
+        category: Vocabulary index of each object, shape `(objects,)`, int16.
+        scene: Scene that each was cut from, shape `(objects,)`, bytes.
+        offsets: Where each object's points begin and end, shape `(objects + 1,)`, int64.
+    """
+
+    path: Path
+    key: str
+    category: npt.NDArray[np.int16]
+    scene: npt.NDArray[np.bytes_]
+    offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.category)
+
+    @cached_property
+    def categories(self) -> npt.NDArray[np.int16]:
+        """The categories that have an object, ascending."""
+        return np.unique(self.category)
+
+    def draw(self, count: int, rng: np.random.Generator, *, scene_id: str) -> npt.NDArray[np.int64]:
+        """Choose objects for a scene: a category uniformly, then one of its objects uniformly, with replacement.
+
+        Args:
+            count: How many.
+            rng: Draws them.
+            scene_id: Where they will stand; its own objects are not chosen.
+
+        Returns:
+            Rows of the bank, shape `(count,)`, int64; none where no other scene has an object.
+        """
+        rows = np.flatnonzero(self.scene != np.bytes_(scene_id.encode()))
+        categories = np.unique(self.category[rows])
+        if len(categories) == 0:
+            return np.empty(0, dtype=np.int64)
+        wanted = rng.choice(categories, size=count)
+        members = [rows[self.category[rows] == category] for category in wanted]
+        return np.array([rng.choice(own) for own in members], dtype=np.int64)
+
+    def read(self, rows: Iterable[int]) -> list[Instance]:
+        """Read objects.
+
+        Raises:
+            DataError: The file is missing or damaged.
+        """
+        found = []
+        with open_hdf5(self.path, again=AGAIN) as file:
+            columns = [
+                open_column(file, name, *form, path=self.path, max_rows=MAX_POINTS, again=AGAIN)
+                for name, form in COLUMNS.items()
+            ]
+            for row in rows:
+                part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
+                xyz, rgb, labelled = (read_column(column, part) for column in columns)
+                if len(xyz) != part.stop - part.start or not np.isfinite(xyz).all():
+                    raise DataError(f"{self.path}: object {row} makes no sense; {AGAIN}")
+                found.append(Instance(int(self.category[row]), xyz, rgb, labelled != 0))
+        return found
+
+
+def ensure_bank(store: "SceneStore", *, budget: "Budget | None", progress: Progress) -> InstanceBank:
+    """Read the bank of a store and label budget, or cut it and write it.
+
+    Where the vocabulary has no tail categories, or the training scenes no object of one, the bank is empty.
+
+    Raises:
+        DataError: A damaged store, or the file cannot be written.
+    """
+    key = bank_key(store, budget)
+    path = store.path / BANK_FOLDER / f"{GROUP}-{key}.h5"
+    if path.exists():
+        try:
+            return load_bank(path, key=key)
+        except DataError as error:
+            progress.warn(f"the instance bank is made again: {error}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
+    sweep_temporaries(path.parent, older_than=3600.0)
+    write_bytes(path, _encode_bank(store, budget, key, progress))
+    return load_bank(path, key=key)
+
+
+def bank_key(store: "SceneStore", budget: "Budget | None") -> str:
+    """Of the training scenes, the labels that may be seen in them, and the categories that are cut; 16 hex digits."""
+    tail = store.vocabulary.groups.get(GROUP, np.empty(0, dtype=np.int64))
+    parts = (BANK_FORMAT, MIN_POINTS, store.train_digest, budget.digest if budget else "all labels", tail.tolist())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def load_bank(path: Path, *, key: str) -> InstanceBank:
+    """Read the index of a bank's file; the objects are read when they are asked for.
+
+    Raises:
+        DataError: Missing, damaged, or of another key than asked for.
+    """
+    with open_hdf5(path, again=AGAIN) as file:
+        found = read_attributes(file, ("key",), path, again=AGAIN)["key"]
+        offsets, category, scene = (
+            read_column(open_column(file, name, dtype, 1, path=path, again=AGAIN))
+            for name, dtype in (("offsets", "<i8"), ("category", "<i2"), ("scene", ID_TYPE))
+        )
+        points = [
+            len(open_column(file, name, *form, path=path, max_rows=MAX_POINTS, again=AGAIN))
+            for name, form in COLUMNS.items()
+        ]
+    fits = len(category) == len(scene) == len(offsets) - 1 and offsets[0] == 0 and (np.diff(offsets) > 0).all()
+    if found != key or not fits or any(count != offsets[-1] for count in points):
+        raise DataError(f"{path}: not the instance bank {key}; {AGAIN}")
+    return InstanceBank(path=path, key=key, category=category, scene=scene, offsets=offsets)
+
+
+def _encode_bank(store: "SceneStore", budget: "Budget | None", key: str, progress: Progress) -> bytes:
+    """Cut the objects of every training scene, and make the file's bytes; one scene is held at a time."""
+    tail = store.vocabulary.groups.get(GROUP, np.empty(0, dtype=np.int64))
+    scene_ids = [scene_id for scene_id in store.scene_ids("train") if _holds_any(store, budget, scene_id, tail)]
+    offsets, categories, scenes = [0], [], []
+    image = BytesIO()
+    with h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:
+        options: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+        columns = [
+            file.create_dataset(
+                name,
+                shape=(0, 3) if width == 3 else (0,),
+                maxshape=(None, 3) if width == 3 else (None,),
+                chunks=(CHUNK_ROWS, 3) if width == 3 else (CHUNK_ROWS,),
+                dtype=dtype,
+                track_times=False,
+                **options,
+            )
+            for name, (dtype, width) in COLUMNS.items()
+        ]
+        with progress.task("instance bank", total=len(scene_ids), unit="scene") as task:
+            for scene_id in scene_ids:
+                found = list(cut_instances(store.read(scene_id, budget=budget), tail))
+                for column, name in zip(columns, ("xyz", "rgb", "labelled"), strict=True):
+                    _append(column, [getattr(instance, name) for instance in found])
+                for instance in found:
+                    offsets.append(offsets[-1] + len(instance.xyz))
+                    categories.append(instance.category)
+                    scenes.append(scene_id.encode())
+                task.advance(status=scene_id)
+        add_column(file, "offsets", np.array(offsets, dtype=np.int64))
+        add_column(file, "category", np.array(categories, dtype=np.int16))
+        add_column(file, "scene", np.array(scenes, dtype=ID_TYPE))
+        file.attrs["key"] = np.bytes_(key.encode())
+    return image.getvalue()
+
+
+def _append(column: h5py.Dataset, parts: Sequence[npt.NDArray[Any]]) -> None:
+    if parts:
+        rows = np.concatenate(parts)
+        start = column.shape[0]
+        column.resize(start + len(rows), axis=0)
+        column[start:] = rows
+
+
+def _holds_any(
+    store: "SceneStore", budget: "Budget | None", scene_id: str, categories: npt.NDArray[np.int64]
+) -> bool:
+    """Whether a scene has labelled points of these categories, known without reading it."""
+    if budget is not None:
+        return bool(budget.class_counts(scene_id)[categories].any())
+    return not set(store.entry(scene_id).class_counts).isdisjoint(categories.tolist())
+
+
+def cut_instances(scene: "Scene", categories: npt.NDArray[np.int64]) -> Iterator[Instance]:
+    """Cut the objects of some categories out of a scene, in the order of their instance and label.
+
+    An object is what shares an instance and a label. Points without a label come along, still without one, where every
+    labelled point of their segment belongs to the object: segments are geometry, so under a label budget an object
+    keeps its surface and not only its few labelled points.
+
+    Args:
+        scene: With the labels that may be seen.
+        categories: Vocabulary indices to cut.
+    """
+    known = np.flatnonzero((scene.label >= 0) & (scene.instance > 0))
+    if len(known) == 0:
+        return
+    pairs = scene.instance[known].astype(np.int64) << 16 | scene.label[known].astype(np.int64)
+    objects, owner = np.unique(pairs, return_inverse=True)
+    owner_of_point = np.full(len(scene.label), -1, dtype=np.int64)
+    owner_of_point[known] = owner.reshape(-1)
+    free = np.flatnonzero((scene.label < 0) & (scene.instance == 0) & (scene.segment >= 0))
+    owner_of_point[free] = _owners_of_segments(scene.segment, owner_of_point)[free]
+    label_of_object = objects & 0xFFFF
+    for index in np.flatnonzero(np.isin(label_of_object, categories)):
+        rows = np.flatnonzero(owner_of_point == index)
+        if len(rows) >= MIN_POINTS:
+            yield Instance(
+                category=int(label_of_object[index]),
+                xyz=stand_at_origin(scene.xyz[rows]),
+                rgb=scene.rgb[rows],
+                labelled=scene.label[rows] >= 0,
+            )
+
+
+def _owners_of_segments(
+    segment: npt.NDArray[np.int32], owner_of_point: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Per point, the one object that all owned points of its segment belong to; -1 where there are none or several."""
+    numbers, place = np.unique(segment, return_inverse=True)
+    place = place.reshape(-1)
+    owned = np.flatnonzero(owner_of_point >= 0)
+    low = np.full(len(numbers), np.iinfo(np.int64).max)
+    high = np.full(len(numbers), -1, dtype=np.int64)
+    np.minimum.at(low, place[owned], owner_of_point[owned])
+    np.maximum.at(high, place[owned], owner_of_point[owned])
+    owners: npt.NDArray[np.int64] = np.where(low == high, high, -1)[place]
+    return owners
+
+
+def stand_at_origin(xyz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Move an object so that the middle of its box in x and y, and its bottom, are at the origin."""
+    low, high = xyz.min(axis=0), xyz.max(axis=0)
+    foot = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], dtype=np.float32)
+    moved: npt.NDArray[np.float32] = xyz - foot
+    return moved

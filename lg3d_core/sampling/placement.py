@@ -1,0 +1,249 @@
+"""Objects put into a room where they could stand: on a level surface, in nobody's way, inside the room.
+
+Source: section 3.2, instance sampling. An object that finds no place is left out and counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.progress import Progress
+from lg3d_core.sampling.height_map import HeightMap, build_height_map
+from lg3d_core.sampling.instance_bank import GROUP, Instance, InstanceBank, ensure_bank
+
+if TYPE_CHECKING:
+    from lg3d_core.store.budgets import Budget
+    from lg3d_core.store.scene_file import Scene
+    from lg3d_core.store.scene_store import SceneStore
+
+MAX_TRIES = 50
+MAX_TOLERANCE = 0.03
+"""Metres: what contact means with voxels larger than this."""
+SUPPORT_SHARE = 0.8
+"""Of an object's footprint that must be held."""
+SHELL = ("wall", "floor", "ceiling")
+"""Categories whose boxes span the room and say nothing about what is in it."""
+SHELL_SHARE = 0.5
+"""An object whose box covers more of the room's floor plan than this counts as shell too, whatever it is called."""
+
+
+class FurnishedScene(NamedTuple):
+    """A scene with objects put into it: its own points first, then theirs.
+
+    Attributes:
+        scene_id: Of the scene.
+        xyz: Metres, shape `(points, 3)`, float32.
+        rgb: Shape `(points, 3)`, uint8.
+        label: Vocabulary index, -1 none, shape `(points,)`, int16.
+        instance: 0 none; what was put in has numbers above all others, shape `(points,)`, int32.
+        num_own: Points of the scene itself.
+        placed: Objects that found a place.
+        skipped: Objects that found none.
+    """
+
+    scene_id: str
+    xyz: npt.NDArray[np.float32]
+    rgb: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.int16]
+    instance: npt.NDArray[np.int32]
+    num_own: int
+    placed: int
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InstancePasting:
+    """Which objects are put into a training scene, and how they may differ from where they were cut."""
+
+    bank: InstanceBank
+    """Where they come from."""
+    count: int = 5
+    """How many are tried per scene."""
+    scale: tuple[float, float] = (0.9, 1.1)
+    """Range of the uniform scale factor of an object."""
+    contrast: tuple[float, float] = (0.8, 1.2)
+    """Range of the factor on its colours' distance from their mean."""
+    tint: float = 0.06
+    """Largest colour added to an object, as a share of 255, either way in each channel."""
+    shell: frozenset[int] = frozenset()
+    """Categories that are the room itself: their boxes are no obstacles."""
+
+    def furnish(self, scene: "Scene", rng: np.random.Generator, *, voxel_size: float) -> FurnishedScene:
+        """Draw objects and put them into a scene.
+
+        Args:
+            scene: With the labels that may be seen.
+            rng: Draws everything.
+            voxel_size: Edge of a voxel in metres: what may overlap and still counts as contact.
+
+        Raises:
+            DataError: The bank's file is missing or damaged.
+        """
+        rows = self.bank.draw(self.count, rng, scene_id=scene.scene_id)
+        instances = [self.vary(instance, rng) for instance in self.bank.read(rows.tolist())] if len(rows) else []
+        return place_instances(scene, instances, rng, voxel_size=voxel_size, shell=self.shell)
+
+    def vary(self, instance: Instance, rng: np.random.Generator) -> Instance:
+        """Scale, turn and recolour an object; it stays at the origin."""
+        angle, factor = rng.uniform(0, 2 * np.pi), rng.uniform(*self.scale)
+        contrast = rng.uniform(*self.contrast)
+        shift = rng.uniform(-1, 1, size=3) * self.tint * 255
+        cosine, sine = factor * np.cos(angle), factor * np.sin(angle)
+        turn = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, factor]], dtype=np.float32)
+        mean = instance.rgb.mean(axis=0)
+        colors = (instance.rgb - mean) * contrast + mean + shift
+        return instance._replace(xyz=instance.xyz @ turn, rgb=np.clip(np.round(colors), 0, 255).astype(np.uint8))
+
+
+def open_pasting(
+    store: "SceneStore", *, budget: "Budget | None", count: int, progress: Progress
+) -> InstancePasting | None:
+    """Instance sampling from a store's bank, which is made where it is missing; None, with a warning, if it is empty.
+
+    Args:
+        store: Whose training scenes the objects come from.
+        budget: Labels outside it are not seen.
+        count: Objects per scene.
+        progress: Told how large the bank is.
+
+    Raises:
+        DataError: A damaged store, or the bank cannot be written.
+    """
+    bank = ensure_bank(store, budget=budget, progress=progress)
+    if len(bank) == 0:
+        progress.warn(f"no instance sampling: the training scenes have no objects of {GROUP} categories")
+        return None
+    progress.note(f"instance sampling: {count} of {len(bank)} objects of {len(bank.categories)} {GROUP} categories a scene")
+    names = store.vocabulary.index_by_name
+    return InstancePasting(bank=bank, count=count, shell=frozenset(names[name] for name in SHELL if name in names))
+
+
+def place_instances(
+    scene: "Scene",
+    instances: Sequence[Instance],
+    rng: np.random.Generator,
+    *,
+    voxel_size: float,
+    shell: frozenset[int] = frozenset(),
+    max_tries: int = MAX_TRIES,
+) -> FurnishedScene:
+    """Put objects into a scene, one after the other, each seeing those before it.
+
+    A place is a random point over a cell where something can stand. The object stands there on the highest point under
+    its box; the place is refused where the box leaves the room, is not held by a level surface, is met from above, or
+    meets the box of another object by more than contact.
+
+    Args:
+        scene: With the labels that may be seen; its geometry is complete in any case.
+        instances: What to put in, as large and as turned as it shall be.
+        rng: Draws the places.
+        voxel_size: Edge of a voxel in metres: what counts as contact, but at most `MAX_TOLERANCE`.
+        shell: Categories whose boxes are no obstacles.
+        max_tries: Places to try before an object is left out.
+    """
+    if len(scene.xyz) == 0 or not instances:
+        return _join(scene, [], skipped=len(instances))
+    tolerance = min(voxel_size, MAX_TOLERANCE)
+    ground = build_height_map(scene.xyz, scene.normal, scene.faces, tolerance=tolerance / 2)
+    boxes = object_boxes(scene, shell)
+    cells = np.argwhere(ground.support)
+    placed: list[Instance] = []
+    for instance in instances:
+        foot = _find_foot(ground, cells, boxes, instance, rng, tolerance=tolerance, max_tries=max_tries)
+        if foot is None:
+            continue
+        xyz = instance.xyz + foot
+        box = np.array([xyz.min(axis=0), xyz.max(axis=0)])
+        boxes = np.concatenate([boxes, box[None]])
+        footprint = ground.footprint(box[0, :2].astype(np.float64), box[1, :2].astype(np.float64))
+        assert footprint is not None, "a place inside the map"
+        ground.occupy(footprint, xyz)
+        placed.append(instance._replace(xyz=xyz))
+    return _join(scene, placed, skipped=len(instances) - len(placed))
+
+
+def _find_foot(
+    ground: HeightMap,
+    cells: npt.NDArray[np.int64],
+    boxes: npt.NDArray[np.float32],
+    instance: Instance,
+    rng: np.random.Generator,
+    *,
+    tolerance: float,
+    max_tries: int,
+) -> npt.NDArray[np.float32] | None:
+    """Where an object's origin goes, shape `(3,)`, or None where no try found a place."""
+    if len(cells) == 0:
+        return None
+    low, high = instance.xyz.min(axis=0), instance.xyz.max(axis=0)
+    tall = float(high[2] - low[2])
+    chosen = cells[rng.integers(len(cells), size=max_tries)]
+    places = (ground.origin + ground.cell * (chosen + rng.random((max_tries, 2)))).astype(np.float32)
+    for place in places:
+        box_low, box_high = place + low[:2], place + high[:2]
+        footprint = ground.footprint(box_low.astype(np.float64), box_high.astype(np.float64))
+        if footprint is None:
+            continue
+        bottom = ground.stand(footprint, tall, tolerance=tolerance, share=SUPPORT_SHARE)
+        if bottom is None:
+            continue
+        beside = (boxes[:, 1, :2] <= box_low) | (boxes[:, 0, :2] >= box_high)
+        apart = (boxes[:, 1, 2] <= bottom + tolerance) | (boxes[:, 0, 2] >= bottom + tall)
+        if (beside.any(axis=1) | apart).all():
+            return np.array([*place, bottom - low[2]], dtype=np.float32)
+    return None
+
+
+def object_boxes(scene: "Scene", shell: frozenset[int]) -> npt.NDArray[np.float32]:
+    """Smallest and largest corner of every labelled object that is not the room itself, shape `(objects, 2, 3)`.
+
+    Under a label budget they are those of the labelled points, which farthest-point sampling spreads over the object.
+    """
+    known = np.flatnonzero(scene.instance > 0)
+    numbers, owner, first = _group(scene.instance[known])
+    low = np.full((len(numbers), 3), np.inf, dtype=np.float32)
+    high = np.full((len(numbers), 3), -np.inf, dtype=np.float32)
+    for axis in range(3):
+        values = scene.xyz[known, axis]
+        np.minimum.at(low[:, axis], owner, values)
+        np.maximum.at(high[:, axis], owner, values)
+    plan = np.ptp(scene.xyz[:, :2], axis=0).prod()
+    named = np.isin(scene.label[known[first]], list(shell))
+    wide = (high - low)[:, :2].prod(axis=1) > SHELL_SHARE * plan
+    return np.stack([low, high], axis=1)[~(named | wide)]
+
+
+class _Groups(NamedTuple):
+    numbers: npt.NDArray[np.int64]
+    owner: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+
+
+def _group(number: npt.NDArray[np.int32]) -> _Groups:
+    """Different numbers, the rank of each row's number, and a row of each; numbers are small, so nothing is sorted."""
+    size = int(number.max(initial=-1)) + 1
+    some_row = np.full(size, -1, dtype=np.int64)
+    some_row[number[::-1]] = np.arange(len(number))[::-1]
+    numbers = np.flatnonzero(some_row >= 0)
+    rank = np.empty(size, dtype=np.int64)
+    rank[numbers] = np.arange(len(numbers))
+    return _Groups(numbers, rank[number], some_row[numbers])
+
+
+def _join(scene: "Scene", placed: list[Instance], *, skipped: int) -> FurnishedScene:
+    first = int(scene.instance.max(initial=0)) + 1
+    labels = [np.where(one.labelled, one.category, -1).astype(np.int16) for one in placed]
+    numbers = [np.where(one.labelled, first + k, 0).astype(np.int32) for k, one in enumerate(placed)]
+    return FurnishedScene(
+        scene_id=scene.scene_id,
+        xyz=np.concatenate([scene.xyz, *(one.xyz for one in placed)]),
+        rgb=np.concatenate([scene.rgb, *(one.rgb for one in placed)]),
+        label=np.concatenate([scene.label, *labels]),
+        instance=np.concatenate([scene.instance, *numbers]),
+        num_own=len(scene.xyz),
+        placed=len(placed),
+        skipped=skipped,
+    )
