@@ -114,8 +114,9 @@ def train(
             network.train()
             losses = _take_step(learner, optimiser, step_parts, settings, device=device, precision=precision)
             voxels = sum(len(part.labels) for _, part in step_parts)
+            pasted = _count_pasted(step_parts) if dataset.pasting is not None else {}
             step_parts = []
-            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **meter.report(voxels)})
+            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **meter.report(voxels), **pasted})
             for name, value in losses.items():
                 events.add_scalar(f"train/{name}", value, done)
             events.add_scalar("train/lr", rate, done)
@@ -199,6 +200,14 @@ def _take_step(
         torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
     optimiser.step()
     return losses
+
+
+def _count_pasted(parts: list[tuple[BatchPlan, Batch]]) -> dict[str, int]:
+    """Objects that instance sampling put into the scenes of a step, and those that found no place."""
+    return {
+        "instances_placed": sum(batch.placed for _, batch in parts),
+        "instances_skipped": sum(batch.skipped for _, batch in parts),
+    }
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainSettings, done: float) -> float:

@@ -6,7 +6,8 @@ from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import SceneDataset
-from lg3d_core.settings import TrainSettings
+from lg3d_core.sampling.placement import InstancePasting, open_pasting
+from lg3d_core.settings import FinetuneSettings, TrainSettings
 from lg3d_core.store.budgets import Budget, ensure_budget
 from lg3d_core.store.scene_store import SceneStore
 
@@ -38,6 +39,7 @@ def open_training_data(settings: TrainSettings, progress: Progress) -> TrainingD
         voxel_size=settings.voxel_size,
         augmentation=Augmentation() if settings.augment else None,
         budget=budget,
+        pasting=_open_pasting(settings, store, budget, progress),
         seed=settings.seed,
     )
     micro = min(settings.micro_batch or settings.batch_size, settings.batch_size)
@@ -47,6 +49,15 @@ def open_training_data(settings: TrainSettings, progress: Progress) -> TrainingD
         f"{len(scene_ids)} training scenes" + (f", {settings.limited:.0%} of the labels" if budget else "")
     )
     return TrainingData(store, budget, dataset)
+
+
+def _open_pasting(
+    settings: TrainSettings, store: SceneStore, budget: Budget | None, progress: Progress
+) -> InstancePasting | None:
+    """What instance sampling puts into the scenes, where these settings have it and ask for it."""
+    if not isinstance(settings, FinetuneSettings) or not settings.augment or settings.instances == 0:
+        return None
+    return open_pasting(store, budget=budget, count=settings.instances, progress=progress)
 
 
 def describe_data(data: TrainingData, settings: TrainSettings) -> dict[str, Any]:
@@ -60,6 +71,9 @@ def describe_data(data: TrainingData, settings: TrainSettings) -> dict[str, Any]
         "labelled_points": int(counts.sum()),
         "categories_with_labels": int((counts > 0).sum()),
         "effective_batch": settings.batch_size,
+        "instance_bank": None
+        if data.dataset.pasting is None
+        else {"key": data.dataset.pasting.bank.key, "objects": len(data.dataset.pasting.bank)},
         "label_budget": None
         if data.budget is None
         else {"ratio": data.budget.ratio, "seed": data.budget.seed, "digest": data.budget.digest},
