@@ -23,7 +23,7 @@ CONFIG_NAME = "lg3d.toml"
 
 NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
 Device = Literal["auto", "cpu", "cuda"]
-Backend = Literal["auto", "torch", "reference"]
+Backend = Literal["auto", "torch", "minkowski", "reference"]
 Precision = Literal["auto", "fp32", "bf16"]
 Loss = Literal["cross-entropy", "class-balanced-focal"]
 Alpha = Literal["inverse-log", "paper"]
