@@ -17,6 +17,7 @@ from lg3d_core.sparse import (
     torch_backend,
     use_backend,
 )
+from tests.backend_choice import require_backend
 
 # kernel size, stride, transposed
 LAYERS = {"3^3": (3, 1, False), "5^3": (5, 1, False), "2^3 down": (2, 2, False), "2^3 up": (2, 2, True)}
@@ -24,6 +25,7 @@ LAYERS = {"3^3": (3, 1, False), "5^3": (5, 1, False), "2^3 down": (2, 2, False),
 
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> str:
+    require_backend(request.param)
     return str(request.param)
 
 

@@ -1,5 +1,6 @@
 """The backends that can compute a sparse convolution, and the choice among them."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.reference import ReferenceBackend
 from lg3d_core.sparse.torch_backend import TorchBackend
@@ -36,7 +37,24 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"reference": ReferenceBackend, "torch": TorchBackend}
+def _minkowski() -> Backend:
+    from lg3d_core.sparse.minkowski_backend import MinkowskiBackend
+
+    return MinkowskiBackend()
+
+
+def _native() -> Backend:
+    from lg3d_core.sparse.native import NativeBackend
+
+    return NativeBackend()
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "minkowski": _minkowski,
+    "native": _native,
+    "reference": ReferenceBackend,
+    "torch": TorchBackend,
+}
 _instances: dict[str, Backend] = {}
 _chosen: ContextVar[str] = ContextVar("lg3d_sparse_backend", default="auto")
 
@@ -46,6 +64,7 @@ def resolve_backend(name: str, device: torch.device) -> Backend:
 
     Raises:
         SettingsError: There is no backend of this name.
+        MissingDependencyError: It is not installed; the message has the line that installs it.
     """
     if name == "auto":
         name = _fastest(device)
@@ -67,6 +86,7 @@ def use_backend(name: str) -> Iterator[None]:
 
     Raises:
         SettingsError: There is no backend of this name.
+        MissingDependencyError: It is not installed.
     """
     resolve_backend(name, torch.device("cpu"))
     token = _chosen.set(name)
@@ -76,5 +96,14 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def _fastest(_device: torch.device) -> str:
-    return "torch"
+def _fastest(device: torch.device) -> str:
+    return "native" if device.type == "cpu" and _can_compile() else "torch"
+
+
+@functools.cache
+def _can_compile() -> bool:
+    try:
+        _native()
+    except MissingDependencyError:  # `lg3d doctor` tells why
+        return False
+    return True
