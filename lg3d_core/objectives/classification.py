@@ -1,4 +1,4 @@
-"""Objectives of fine-tuning: cross entropy, focal loss, and the class weights of the class-balanced focal loss."""
+"""Objectives of fine-tuning: cross entropy and focal loss, plain and with class weights, and those weights."""
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,34 @@ def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
         return logits.sum()
     with full_precision(logits):
         return cross_entropy(logits, labels)
+
+
+def weighted_cross_entropy_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the labelled voxels of -w_y log p_y.
+
+    The mean divides by the number of labelled voxels, as that of `focal_loss` does, and not by the sum of their
+    weights: a voxel's part of the loss does not depend on which others are in its batch.
+
+    Args:
+        logits: Shape `(voxels, classes)`, floating point; computed in float32 also under autocast (float64 stays).
+        labels: Shape `(voxels,)`, integer; -1 is left out.
+        weights: Weight of each class, shape `(classes,)`.
+
+    Returns:
+        A scalar; 0 with a graph where no voxel is labelled.
+
+    Raises:
+        ShapeError: Shapes that do not match, or labels outside `[-1, classes)`.
+    """
+    if weights.shape != logits.shape[1:]:
+        raise ShapeError(
+            f"expected one weight for each class of logits {tuple(logits.shape)}, got {tuple(weights.shape)}"
+        )
+    logits, labels = _labelled_rows(logits, labels)
+    if len(labels) == 0:
+        return logits.sum()
+    with full_precision(logits):
+        return cross_entropy(logits, labels, weight=weights.to(logits), reduction="sum") / len(labels)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, alpha: Tensor | None = None) -> Tensor:

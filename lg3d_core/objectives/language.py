@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from lg3d_core.errors import ShapeError
+from lg3d_core.errors import SettingsError, ShapeError
 from lg3d_core.objectives.boundary import full_precision, require_labels
+from lg3d_core.settings import Distance, Hinge
 
 # Up to here drawing one negative after the other is cheaper than ordering a random number for every category.
 MOST_SEQUENTIAL_DRAWS = 8
@@ -33,7 +35,10 @@ def language_contrastive_loss(
     labels: Tensor,
     anchors: Tensor,
     *,
+    distance: Distance = "cosine",
+    hinge: Hinge = "per-negative",
     num_negatives: int = 3,
+    replacement: bool = False,
     positive_margin: float = 0.0,
     negative_margin: float = 0.6,
     negative_weight: float = 1.0,
@@ -41,20 +46,25 @@ def language_contrastive_loss(
 ) -> ContrastiveLoss:
     """Pull each labelled voxel's feature to the anchor of its category, and push it off the anchors of a few others.
 
-    With the cosine distance d = 1 - cos, M negatives drawn for each voxel, and means over labelled voxels i alone:
+    With a distance d, M negatives drawn for each voxel, and means over labelled voxels i alone:
 
         positive = mean_i max(0, d(f_i, t_h(i)) - positive_margin)
         negative = mean_i mean_{j in M} max(0, negative_margin - d(f_i, t_j))
 
-    The paper prints a similarity where this distance is meant. Neither features nor anchors need unit length.
-    Computed in float32 also under autocast; a float64 input stays float64.
+    The paper prints a similarity where a distance is meant. Computed in float32 also under autocast; a float64 input
+    stays float64.
 
     Args:
         features: What the network gives each voxel, shape `(voxels, D)`, floating point.
         labels: Category of each voxel, shape `(voxels,)`, integer; -1 is left out.
         anchors: Text feature of each category, shape `(classes, D)`.
-        num_negatives: Other categories per voxel, uniform over the vocabulary without replacement; all of them where
-            the vocabulary has fewer.
+        distance: `cosine` is 1 - cos(f, t), for which neither needs unit length; `l1` is sum |f - t| over the D
+            entries and `l2` the Euclidean length of f - t, both of the vectors as they are.
+        hinge: `per-negative` is the equation above; `mean-first` is max(0, negative_margin - mean_{j in M} d(f_i, t_j))
+            as in the reference implementation: one far negative then pays for a near one.
+        num_negatives: Other categories per voxel, uniform over the vocabulary; all of them where the vocabulary has
+            fewer.
+        replacement: Whether one voxel's negatives may repeat, as in the reference implementation.
         positive_margin: Distance to the own anchor that costs nothing.
         negative_margin: Distance from another anchor from which on nothing is paid.
         negative_weight: Factor of the negative part in the total.
@@ -66,8 +76,9 @@ def language_contrastive_loss(
     Raises:
         ShapeError: Shapes that do not match, features that are not floating point, labels that are not integer or lie
             outside `[-1, classes)`, or no negatives asked for.
+        SettingsError: No such distance or hinge.
 
-    Source: equations 1 and 2.
+    Source: equations 1 and 2; distances l1 and l2: table 4.
     """
     if features.ndim != 2 or anchors.ndim != 2 or features.shape[1] != anchors.shape[1]:
         raise ShapeError(
@@ -76,6 +87,10 @@ def language_contrastive_loss(
         )
     if num_negatives < 1:
         raise ShapeError(f"num_negatives must be at least 1, got {num_negatives}")
+    if distance not in DISTANCES:
+        raise SettingsError(f"--distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    if hinge not in ("per-negative", "mean-first"):
+        raise SettingsError(f"--hinge must be one of per-negative, mean-first, got {hinge!r}")
     require_labels(features, labels, num_classes=len(anchors))
 
     with full_precision(features):
@@ -84,19 +99,23 @@ def language_contrastive_loss(
             zero = _at_least_float32(features[rows]).sum()
             return ContrastiveLoss(zero, zero, zero)
         own = labels[rows].long()
-        negatives = draw_negatives(own, len(anchors), num_negatives=num_negatives, generator=generator)
-        distances = 1.0 - _cosines(features, rows, anchors, torch.cat([own[:, None], negatives], dim=1))
+        negatives = draw_negatives(
+            own, len(anchors), num_negatives=num_negatives, replacement=replacement, generator=generator
+        )
+        distances = DISTANCES[distance](features, rows, anchors, torch.cat([own[:, None], negatives], dim=1))
 
         positive = (distances[:, 0] - positive_margin).clamp_min(0.0).mean()
         if negatives.shape[1] == 0:
             negative = distances[:, 1:].sum()
+        elif hinge == "mean-first":
+            negative = (negative_margin - distances[:, 1:].mean(dim=1)).clamp_min(0.0).mean()
         else:
             negative = (negative_margin - distances[:, 1:]).clamp_min(0.0).mean()
         return ContrastiveLoss(positive + negative_weight * negative, positive, negative)
 
 
-def _cosines(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
-    """Cosines of `features[rows]` with the anchors `candidates`, shape `(rows, candidates)`.
+def _cosine_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
+    """1 - cosines of `features[rows]` with the anchors `candidates`, shape `(rows, candidates)`.
 
     One product with all anchors, divided by the lengths afterwards: neither a second `(voxels, D)` array of normalised
     features nor a `(rows, candidates, D)` one of gathered anchors is made. Where most voxels are labelled it is cheaper
@@ -110,7 +129,54 @@ def _cosines(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor
     lengths = lengths.masked_fill(lengths < SHORTEST_FEATURE, torch.inf)
     columns = candidates.new_zeros(len(features), candidates.shape[1]).index_copy(0, rows, candidates)
     cosines: Tensor = (features @ directions.T).gather(1, columns) / lengths
-    return cosines[rows]
+    return 1.0 - cosines[rows]
+
+
+def _l1_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
+    return _norms(features, rows, anchors, candidates, 1.0)
+
+
+def _l2_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
+    return _norms(features, rows, anchors, candidates, 2.0)
+
+
+def _norms(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, order: float) -> Tensor:
+    """Lengths of `features[rows] - anchors[candidates]`, shape `(rows, candidates)`.
+
+    One candidate at a time, and again in the backward pass: a `(rows, candidates, D)` array of differences would take
+    some gigabytes. The product |f|^2 - 2 f t + |t|^2 is cheaper, but loses the digits of small distances.
+    """
+    features = _at_least_float32(features if len(rows) == len(features) else features[rows])
+    anchors = anchors.to(features)
+
+    def distance(features: Tensor, column: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(features - anchors[column], ord=order, dim=1)
+        return length
+
+    columns = [checkpoint(distance, features, column, use_reentrant=False) for column in candidates.unbind(1)]
+    return torch.stack(columns, dim=1)
+
+
+DISTANCES = {"cosine": _cosine_distances, "l1": _l1_distances, "l2": _l2_distances}
+
+
+def anchor_scores(features: Tensor, anchors: Tensor, *, distance: Distance = "cosine") -> Tensor:
+    """How near every feature lies to every anchor, shape `(voxels, classes)`: the largest score names the voxel.
+
+    Args:
+        features: Shape `(voxels, D)`.
+        anchors: Shape `(classes, D)`.
+        distance: As in `language_contrastive_loss`; `cosine` gives cosines, the others the negative distance.
+    """
+    features, anchors = features.float(), anchors.float()
+    if distance == "cosine":
+        normalize = torch.nn.functional.normalize
+        return normalize(features, dim=1) @ normalize(anchors, dim=1).T
+    return -torch.cdist(features, anchors, p=1.0 if distance == "l1" else 2.0, compute_mode=EXACT)
+
+
+EXACT = "donot_use_mm_for_euclid_dist"
+"""`torch.cdist` by differences: its way by products loses the digits of small distances."""
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
@@ -118,22 +184,32 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def draw_negatives(
-    labels: Tensor, num_classes: int, *, num_negatives: int, generator: torch.Generator | None = None
+    labels: Tensor,
+    num_classes: int,
+    *,
+    num_negatives: int,
+    replacement: bool = False,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw for each voxel other categories than its own, uniformly and without replacement.
+    """Draw for each voxel other categories than its own, uniformly.
 
     Args:
         labels: Category of each voxel, shape `(voxels,)`, int64, within `[0, num_classes)`.
         num_classes: Size of the vocabulary.
-        num_negatives: How many; capped at `num_classes - 1`.
+        num_negatives: How many; without replacement capped at `num_classes - 1`.
+        replacement: Whether one voxel's categories may repeat.
         generator: Source of randomness; the draw happens on its device, or on that of `labels` for None.
 
     Returns:
-        Categories on the device of `labels`, shape `(voxels, min(num_negatives, num_classes - 1))`, int64.
+        Categories on the device of `labels`, shape `(voxels, min(num_negatives, num_classes - 1))`, int64; with
+        replacement `(voxels, num_negatives)` where there is another category at all.
     """
     num_voxels, num_others = len(labels), num_classes - 1
     device = labels.device if generator is None else generator.device
     own = labels.to(device)[:, None]
+    if replacement and num_others > 0:
+        others = torch.randint(num_others, (num_voxels, num_negatives), generator=generator, device=device)
+        return (others + (others >= own).long()).to(labels.device)
     if num_negatives >= num_others:
         others = torch.arange(num_others, device=device).expand(num_voxels, num_others)
         return (others + (others >= own).long()).to(labels.device)
