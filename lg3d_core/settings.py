@@ -1,0 +1,555 @@
+"""What can be set: one frozen dataclass per command, and where each value came from.
+
+A value is taken from the first of: the command's option, the environment variable `LG3D_<FIELD>`, `lg3d.toml` in the
+working directory, the recipe, the default in the dataclass. Recipes and `lg3d.toml` have one form: keys at the top hold
+for every command that has such a field, keys in a table `[pretrain]`, `[finetune]`, ... for that command alone.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from lg3d_core.errors import SettingsError
+
+CONFIG_NAME = "lg3d.toml"
+
+NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
+Device = Literal["auto", "cpu", "cuda"]
+Backend = Literal["auto", "torch", "minkowski", "reference"]
+Precision = Literal["auto", "fp32", "bf16"]
+Method = Literal["language", "supcon", "csc"]
+Distance = Literal["cosine", "l1", "l2"]
+Hinge = Literal["per-negative", "mean-first"]
+Pooling = Literal["mean", "end-of-text"]
+Loss = Literal["cross-entropy", "weighted-cross-entropy", "focal", "class-balanced-focal"]
+Alpha = Literal["inverse-log", "paper"]
+Schedule = Literal["step", "cosine"]
+Optimiser = Literal["sgd", "adamw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every command's settings can do: be resolved from their sources, be saved, be read back."""
+
+    command: ClassVar[str] = ""
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        recipe: str | None = None,
+        default_recipe: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        config: Path | None = None,
+        **options: Any,
+    ) -> Self:
+        """Gather each field's value from option, variable, file, recipe or default, in that order.
+
+        Args:
+            recipe: Name of a shipped recipe, or path of a TOML file, that the user typed.
+            default_recipe: The recipe where neither the user, `LG3D_RECIPE` nor the file's key `recipe` names one.
+            environ: Environment variables; those named `LG3D_<FIELD>` are read.
+            config: Path of the settings file; ignored when it does not exist.
+            options: What the user typed; `None` means not given.
+
+        Raises:
+            SettingsError: An unknown key, or a value of the wrong type or range; the message names the source.
+        """
+        hints = _field_types(cls)
+        environ = environ or {}
+        values: dict[str, Any] = {}
+        table = _read_toml(config) if config is not None and config.is_file() else {}
+        recipe = recipe or environ.get("LG3D_RECIPE") or table.pop("recipe", None) or default_recipe
+        table.pop("recipe", None)
+        if recipe is not None:
+            values |= _table_values(cls, read_recipe(recipe), source=f"recipe {recipe}")
+            values |= {"recipe": recipe} if "recipe" in hints else {}
+        values |= _table_values(cls, table, source=str(config))
+        for field in hints:
+            text = environ.get(f"LG3D_{field.upper()}")
+            if text is not None:
+                values[field] = _parse_text(text, hints[field], source=f"LG3D_{field.upper()}")
+        values |= {field: value for field, value in options.items() if value is not None}
+        for field, value in values.items():
+            values[field] = _coerce(value, hints[field], source=option_name(field))
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Serialise, paths as text."""
+        return json.dumps(dataclasses.asdict(self), default=str, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read back what `to_json` wrote.
+
+        Raises:
+            SettingsError: The text does not hold these settings.
+        """
+        hints = _field_types(cls)
+        try:
+            values = json.loads(text)
+            return cls(**{key: _coerce(value, hints[key], source=key) for key, value in values.items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SettingsError(f"saved settings do not fit {cls.__name__} of this version: {error}") from None
+
+    def _require(self, condition: bool, field: str, expected: str) -> None:
+        if not condition:
+            raise SettingsError(f"{option_name(field)} must be {expected}, got {getattr(self, field)!r}")
+
+
+def option_name(field: str) -> str:
+    """What the user types for a field."""
+    return {"start": "--from", "raw": "RAW", "out": "OUT", "scene": "SCENE"}.get(field, "--" + field.replace("_", "-"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomsSettings(Settings):
+    """`lg3d rooms`: procedural rooms in ScanNet's raw format."""
+
+    command: ClassVar[str] = "rooms"
+
+    out: Path
+    """Folder to write."""
+    scenes: int = 24
+    """Number of rooms."""
+    seed: int = 0
+    """Equal seeds give equal rooms, whatever `jobs` is."""
+    vertices: int = 60_000
+    """Mesh vertices a room, about."""
+    validation: float = 0.25
+    """Share of the rooms that go to the validation split, in 0..1."""
+    jobs: int = 0
+    """Worker processes; 0 takes one per core."""
+
+    def __post_init__(self) -> None:
+        self._require(self.scenes >= 1, "scenes", "at least 1")
+        self._require(self.vertices >= 2_000, "vertices", "at least 2000")
+        self._require(0 <= self.validation < 1, "validation", "at least 0 and below 1")
+        self._require(self.jobs >= 0, "jobs", "0 (one per core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings(Settings):
+    """`lg3d prepare`: raw scans to the scene store."""
+
+    command: ClassVar[str] = "prepare"
+
+    raw: Path
+    """ScanNet's folder: holds `scans/` and perhaps `scans_test/`, the label table and split files."""
+    store: Path = Path("data")
+    """Folder of the scene store."""
+    vocabulary: str = "scannet200"
+    """`scannet200`, `scannet20`, or a TSV file of the user's."""
+    jobs: int = 0
+    """Worker processes; 0 takes one per core."""
+    shard: str = "1/1"
+    """Part of the scenes to do, as `i/n`, for array jobs."""
+    force: bool = False
+    """Prepare every scene again, also those that are done."""
+
+    def __post_init__(self) -> None:
+        self._require(self.jobs >= 0, "jobs", "0 (one per core) or more")
+        self._require(self.shard_numbers is not None, "shard", "of the form i/n with 1 <= i <= n, such as 1/4")
+
+    @property
+    def shard_numbers(self) -> tuple[int, int] | None:
+        """`(i, n)`, or None where `shard` is malformed."""
+        index, slash, count = self.shard.partition("/")
+        if not slash or not (index.isascii() and index.isdecimal() and count.isascii() and count.isdecimal()):
+            return None
+        return (int(index), int(count)) if 1 <= int(index) <= int(count) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorsSettings(Settings):
+    """`lg3d anchors`: category names to text anchors."""
+
+    command: ClassVar[str] = "anchors"
+
+    anchors: Path = Path("anchors.safetensors")
+    """File to write."""
+    vocabulary: str = "scannet200"
+    """`scannet200`, `scannet20`, or a TSV file of the user's."""
+    encoder: str = "open_clip:ViT-B-32/openai"
+    """`open_clip:ARCHITECTURE/WEIGHTS`, `hf:NAME` or `hf:FOLDER` (a text model of Hugging Face), or `bundled`."""
+    pooling: Pooling | None = None
+    """How `hf` makes one feature of a text's tokens: their mean (None too), or the feature of the last one."""
+    checkpoint: Path | None = None
+    """Weights of the text encoder on disk, instead of a download."""
+    prompt: tuple[str, ...] = ("{}",)
+    """Templates with one `{}` for the name; the features of several are averaged."""
+    dim: int | None = None
+    """Width of the anchors; None keeps the encoder's."""
+    device: Device = "auto"
+    """Where the encoder runs."""
+
+    def __post_init__(self) -> None:
+        self._require(len(self.prompt) > 0, "prompt", "at least one template")
+        self._require(all(text.count("{}") == 1 for text in self.prompt), "prompt", "templates with exactly one {}")
+        self._require(self.dim is None or self.dim >= 1, "dim", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """What pre-training and fine-tuning share."""
+
+    store: Path = Path("data")
+    """Folder of the scene store."""
+    runs: Path = Path("runs")
+    """Folder in which each run makes its own."""
+    name: str | None = None
+    """Name of the run's folder; None makes one from the command and the time."""
+    resume: Path | None = None
+    """Folder of an interrupted run to continue, with its own settings."""
+    network: NetworkName = "34D"
+    """Plan of the U-Net."""
+    voxel_size: float = 0.02
+    """Edge of a voxel in metres."""
+    device: Device = "auto"
+    """`auto` takes CUDA where there is one."""
+    backend: Backend = "auto"
+    """Implementation of the sparse convolution."""
+    precision: Precision = "auto"
+    """`auto` is bf16 autocast on CUDA and fp32 on the CPU."""
+    jobs: int = 2
+    """Processes that load and augment scenes; 0 loads in the training process."""
+    seed: int = 0
+    """Of weights, order, augmentation and negatives."""
+    epochs: int = 1
+    """Passes over the training scenes."""
+    batch_size: int = 8
+    """Scenes per optimiser step: the effective batch."""
+    micro_batch: int | None = None
+    """Scenes per forward pass; gradients accumulate over several. None: the whole batch on CUDA, 1 on the CPU."""
+    optimiser: Optimiser = "sgd"
+    """The paper's SGD, or AdamW, which gets further in a few hundred steps."""
+    learning_rate: float = 0.05
+    """At the start, before the schedule."""
+    momentum: float = 0.9
+    """Of SGD."""
+    dampening: float = 0.1
+    """Of SGD's momentum."""
+    weight_decay: float = 1e-4
+    """L2 penalty on all weights with SGD, decoupled decay with AdamW."""
+    schedule: Schedule = "step"
+    """`step` multiplies by `decay` at each milestone; `cosine` falls to zero."""
+    decay: float = 0.3
+    """Factor at each milestone."""
+    milestones: tuple[float, ...] = (0.375, 0.625)
+    """Where the step schedule decays, as shares of all epochs (150 and 250 of 400)."""
+    warmup: float = 0.0
+    """Share of all steps over which the rate rises linearly from zero."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; None does not clip."""
+    norm_momentum: float | None = None
+    """Momentum of all running statistics of batch normalisation, in 0..1. None keeps the released networks' values
+    (0.02 outside the residual blocks, 0.1 inside), which need some hundred steps to settle."""
+    augment: bool = True
+    """Augment while training."""
+    limited: float | None = None
+    """Share of each object's points that keep their label, in 0..1; None keeps all."""
+    limited_seed: int = 0
+    """Which points a label budget keeps."""
+    validate_every: int = 1
+    """Epochs between two validations; 0 validates only at the end."""
+
+    def __post_init__(self) -> None:
+        self._require(
+            math.isfinite(self.voxel_size) and self.voxel_size > 0, "voxel_size", "a positive length in metres"
+        )
+        self._require(self.epochs >= 1, "epochs", "at least 1")
+        self._require(self.jobs >= 0, "jobs", "0 or more")
+        self._require(self.batch_size >= 1, "batch_size", "at least 1")
+        self._require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "at least 1")
+        self._require(math.isfinite(self.learning_rate) and self.learning_rate > 0, "learning_rate", "positive")
+        self._require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
+        self._require(self.limited is None or 0 < self.limited <= 1, "limited", "above 0 and at most 1 (0.05 is 5 %)")
+        self._require(self.validate_every >= 0, "validate_every", "0 or more")
+        self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive")
+        momentum = self.norm_momentum
+        self._require(momentum is None or 0 < momentum <= 1, "norm_momentum", "above 0 and at most 1")
+        self._require(self.name is None or Path(self.name).name == self.name, "name", "a plain folder name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(TrainSettings):
+    """`lg3d pretrain`: pull every voxel's feature towards the text anchor of its category (section 3.1), or a baseline
+    with the same backbone."""
+
+    command: ClassVar[str] = "pretrain"
+
+    method: Method = "language"
+    """`language` grounds features in text anchors; `supcon` draws voxels of one category together (supervised
+    contrastive); `csc` draws two views of one place together, without labels (contrastive scene contexts)."""
+    anchors: Path = Path("anchors.safetensors")
+    """File that `lg3d anchors` wrote; for `language` alone."""
+    distance: Distance = "cosine"
+    """d of equations 1 and 2: 1 - cos(f, t), sum |f - t|, or the Euclidean length of f - t."""
+    hinge: Hinge = "per-negative"
+    """mean_j max(0, t_neg - d_j) of equation 2, or the reference implementation's max(0, t_neg - mean_j d_j)."""
+    negatives: int = 3
+    """Other categories that each voxel is pushed from, |M| of equation 2."""
+    replacement: bool = False
+    """Whether one voxel's negatives may repeat, as in the reference implementation."""
+    positive_margin: float = 0.0
+    """Distance to the own anchor that costs nothing, t_pos of equation 1."""
+    negative_margin: float = 0.6
+    """Distance to another anchor from which it costs nothing, t_neg of equation 2."""
+    negative_weight: float = 1.0
+    """lambda of equation 3."""
+    contrast_points: int = 4096
+    """Source voxels of `supcon`, matched points of `csc`, at most so many of each scene: bounds memory."""
+    temperature: float | None = None
+    """tau of `supcon` and `csc`, cosines are divided by it; None takes 0.1 and 0.4."""
+    supcon_positives: int = 5
+    """Voxels of its own category that a source voxel of `supcon` is compared with, from its scene."""
+    supcon_negatives: int = 5
+    """Voxels of other categories that a source voxel of `supcon` is compared with, from its scene."""
+    view_share: float = 0.5
+    """Share of a scene's points in each of the two views of `csc`, in 0..1."""
+    partition_radii: tuple[float, ...] = (0.05, 0.5)
+    """Metres at which the partitions of `csc` begin and at which near turns into far."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.negatives >= 1, "negatives", "at least 1")
+        self._require(self.contrast_points >= 2, "contrast_points", "at least 2")
+        self._require(self.temperature is None or self.temperature >= 0.05, "temperature", "at least 0.05")
+        self._require(self.supcon_positives >= 1, "supcon_positives", "at least 1")
+        self._require(self.supcon_negatives >= 1, "supcon_negatives", "at least 1")
+        self._require(0 < self.view_share <= 1, "view_share", "above 0 and at most 1")
+        radii = self.partition_radii
+        self._require(len(radii) == 2 and 0 <= radii[0] < radii[1], "partition_radii", "two rising lengths in metres")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(TrainSettings):
+    """`lg3d finetune`: learn to classify voxels (section 3.2)."""
+
+    command: ClassVar[str] = "finetune"
+
+    start: str = "latest"
+    """A checkpoint or run folder to start from, `latest` for the newest pre-training run, or `scratch`."""
+    loss: Loss = "class-balanced-focal"
+    """What is minimised: -log p_y, -alpha_y log p_y, -(1 - p_y)^gamma log p_y (equation 4), or
+    -alpha_y (1 - p_y)^gamma log p_y (equation 5)."""
+    gamma: float = 2.0
+    """Focusing exponent of the focal losses, equation 4."""
+    instances: int = 0
+    """Objects of tail categories from other training scenes that are put into each training scene; 0 puts in none. Part
+    of the augmentation, so none with `--no-augment` either."""
+    alpha: Alpha = "inverse-log"
+    """Class weights of the weighted losses: falling in log n, or as equation 5 is printed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.gamma >= 0, "gamma", "0 or more")
+        self._require(self.instances >= 0, "instances", "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings(Settings):
+    """`lg3d eval`: scores of a checkpoint on a split."""
+
+    command: ClassVar[str] = "eval"
+
+    store: Path = Path("data")
+    """Folder of the scene store."""
+    runs: Path = Path("runs")
+    """Where the newest fine-tuned run is looked for."""
+    checkpoint: Path | None = None
+    """Checkpoint or run folder; None takes the newest fine-tuned run."""
+    split: str = "val"
+    """Which scenes."""
+    device: Device = "auto"
+    """`auto` takes CUDA where there is one."""
+    backend: Backend = "auto"
+    """Implementation of the sparse convolution."""
+    precision: Precision = "auto"
+    """`auto` is bf16 autocast on CUDA and fp32 on the CPU."""
+    export: Path | None = None
+    """Folder for one `<scene>.txt` of raw ids a scene, as the benchmark wants them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings(Settings):
+    """`lg3d view`: a scene as a window, a page or a picture."""
+
+    command: ClassVar[str] = "view"
+
+    scene: str
+    """Scene id in the store."""
+    store: Path = Path("data")
+    """Folder of the scene store."""
+    runs: Path = Path("runs")
+    """Where the newest fine-tuned run is looked for."""
+    checkpoint: Path | None = None
+    """Checkpoint or run folder whose prediction is shown; None takes the newest fine-tuned run, if there is one."""
+    png: Path | None = None
+    """Picture to write."""
+    html: Path | None = None
+    """Self-contained page to write."""
+    device: Device = "auto"
+    """Where the prediction is made."""
+    backend: Backend = "auto"
+    """Implementation of the sparse convolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings(Settings):
+    """`lg3d demo`: the whole pipeline on procedural rooms."""
+
+    command: ClassVar[str] = "demo"
+
+    out: Path = Path("demo")
+    """Working folder of the demo."""
+    recipe: str = "demo"
+    """Recipe of anchors and training."""
+    scenes: int = 24
+    """Number of rooms."""
+    vertices: int = 60_000
+    """Mesh vertices a room, about."""
+    seed: int = 0
+    """Of rooms and training."""
+    device: Device = "auto"
+    """Where it trains."""
+    jobs: int = 2
+    """Worker processes."""
+
+    def __post_init__(self) -> None:
+        self._require(self.scenes >= 2, "scenes", "at least 2, one of them for validation")
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    cls.command: cls
+    for cls in (
+        RoomsSettings,
+        PrepareSettings,
+        AnchorsSettings,
+        PretrainSettings,
+        FinetuneSettings,
+        EvalSettings,
+        ViewSettings,
+        DemoSettings,
+    )
+}
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    folder = resources.files("lg3d_core") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Read a shipped recipe by name, or a TOML file by path.
+
+    Raises:
+        SettingsError: No such recipe, or not TOML.
+    """
+    if name in recipe_names():
+        text = (resources.files("lg3d_core") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    path = Path(name)
+    if not path.is_file():
+        raise SettingsError(f"--recipe {name}: expected one of {', '.join(recipe_names())}, or a TOML file's path")
+    return _read_toml(path)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _table_values(cls: type[Settings], table: dict[str, Any], *, source: str) -> dict[str, Any]:
+    """The values in a recipe or settings file that concern one command; any key that no command knows is an error."""
+    every_field = {field for command in COMMANDS.values() for field in _field_types(command)}
+    own = _field_types(cls)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            if key not in COMMANDS:
+                raise SettingsError(f"{source}: [{key}] is no command{_did_you_mean(key, COMMANDS)}")
+            unknown = [name for name in value if _field(name) not in _field_types(COMMANDS[key])]
+            if unknown:
+                hint = _did_you_mean(unknown[0], _field_types(COMMANDS[key]))
+                raise SettingsError(f"{source}: [{key}] has no setting {unknown[0]!r}{hint}")
+        elif _field(key) not in every_field:
+            raise SettingsError(f"{source}: no setting {key!r}{_did_you_mean(key, every_field)}")
+        elif _field(key) in own:
+            values[_field(key)] = value
+    values |= {_field(name): value for name, value in table.get(cls.command, {}).items()}
+    return values
+
+
+def _field(key: str) -> str:
+    """`voxel-size` and `voxel_size` are one key, and `from` is typed for `start`."""
+    return "start" if key == "from" else key.replace("-", "_")
+
+
+def _did_you_mean(word: str, known: Mapping[str, Any] | set[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _field_types(cls: type[Settings]) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _parse_text(text: str, kind: Any, *, source: str) -> Any:
+    """A value typed as text into something that `_coerce` takes."""
+    kinds = _alternatives(kind)
+    if types.NoneType in kinds and text == "":
+        return None
+    if bool in kinds:
+        if text.lower() not in ("0", "1", "true", "false"):
+            raise SettingsError(f"{source} must be true or false, got {text!r}")
+        return text.lower() in ("1", "true")
+    if any(get_origin(k) is tuple for k in kinds):
+        return [part.strip() for part in text.split(",")]
+    return text
+
+
+def _coerce(value: Any, kind: Any, *, source: str) -> Any:
+    """Bring a value from TOML, JSON, text or Python to the field's type."""
+    kinds = _alternatives(kind)
+    if value is None and types.NoneType in kinds:
+        return None
+    target = next(k for k in kinds if k is not types.NoneType)
+    if get_origin(target) is Literal:
+        if value not in get_args(target):
+            raise SettingsError(f"{source} must be one of {', '.join(map(str, get_args(target)))}, got {value!r}")
+        return value
+    if get_origin(target) is tuple:
+        items = [value] if isinstance(value, str | int | float) else list(value)
+        return tuple(_coerce(item, get_args(target)[0], source=source) for item in items)
+    if target is bool:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{source} must be true or false, got {value!r}")
+        return value
+    if target in (int, float) and isinstance(value, bool):
+        raise SettingsError(f"{source} must be a number, got {value!r}")
+    try:
+        if target is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return target(value)
+    except (TypeError, ValueError):
+        expected = {int: "a whole number", float: "a number"}.get(target, target.__name__)
+        raise SettingsError(f"{source} must be {expected}, got {value!r}") from None
