@@ -146,10 +146,11 @@ class SceneDataset(Dataset[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         index %= len(self)
-        scene: Scene | FurnishedScene = self.store.read(self.scene_ids[index], budget=self.budget)
+        scene = self.store.read(self.scene_ids[index], budget=self.budget)
+        furnished = None
         if self.pasting is not None:
-            # A stream of its own, so that the room is moved and coloured as it would be without the objects.
+            # A stream of its own: how long places are looked for changes nothing else.
             own = np.random.SeedSequence([self.seed, self.epoch, index], spawn_key=(PASTING_STREAM,))
-            scene = self.pasting.furnish(scene, np.random.default_rng(own), voxel_size=self.voxel_size)
+            furnished = self.pasting.furnish(scene, np.random.default_rng(own), voxel_size=self.voxel_size)
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        return sample_scene(scene, voxel_size=self.voxel_size, augmentation=self.augmentation, rng=rng)
+        return sample_scene(furnished or scene, voxel_size=self.voxel_size, augmentation=self.augmentation, rng=rng)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 CELL = 0.05
 """Edge of a cell in metres, or more where the vertices are farther apart."""
 CELL_PER_SPACING = 1.5
-"""A cell is at least this many distances of neighbouring vertices wide, so that a surface has a vertex in every cell."""
+"""A cell is at least this many distances of neighbouring vertices wide: a surface has a vertex in nearly every cell."""
 MAX_CELLS = 1 << 22
 REACH = 1.5
 """Nothing is put on surfaces higher above the floor than this, in metres: not on wardrobes, lamps or ceilings."""
@@ -100,16 +100,18 @@ def build_height_map(
         faces: Triangles, for the distance of neighbouring vertices, shape `(faces, 3)`, perhaps none.
         tolerance: A cell supports where a level point lies no lower than this below its highest, metres.
     """
-    low, high = xyz[:, :2].min(axis=0).astype(np.float64), xyz[:, :2].max(axis=0).astype(np.float64)
+    x, y, z = np.ascontiguousarray(xyz.T)  # reductions along rows of three are many times slower
+    low, high = np.array([x.min(), y.min()], dtype=np.float64), np.array([x.max(), y.max()], dtype=np.float64)
     cell = max(CELL, CELL_PER_SPACING * vertex_spacing(xyz, faces))
     cell = max(cell, float(np.sqrt((high[0] - low[0]) * (high[1] - low[1]) / MAX_CELLS)))
     size = ((high - low) // cell).astype(np.int64) + 1
-    place = ((xyz[:, :2] - low.astype(np.float32)) * np.float32(1 / cell)).astype(np.int32)
-    np.minimum(place, (size - 1).astype(np.int32), out=place)
-    flat = place[:, 0] * np.int32(size[1]) + place[:, 1]
-    z = np.ascontiguousarray(xyz[:, 2])
-    steepness = np.abs(normal[:, 2])
-    level = (steepness > LEVEL) | ((steepness == 0) & ~normal[:, :2].any(axis=1))
+    row, column = (
+        np.minimum(((values - values.min()) * np.float32(1 / cell)).astype(np.int64), last)
+        for values, last in ((x, size[0] - 1), (y, size[1] - 1))
+    )
+    flat = row * size[1] + column
+    nx, ny, nz = np.ascontiguousarray(normal.T)
+    level = (np.abs(nz) > LEVEL) | ((nx == 0) & (ny == 0) & (nz == 0))
     below = z < _floor(z, level) + REACH
     height = np.full(int(size.prod()), -np.inf, dtype=np.float32)
     standable, free = height.copy(), np.full_like(height, np.inf)

@@ -235,9 +235,7 @@ def _append(column: h5py.Dataset, parts: Sequence[npt.NDArray[Any]]) -> None:
         column[start:] = rows
 
 
-def _holds_any(
-    store: "SceneStore", budget: "Budget | None", scene_id: str, categories: npt.NDArray[np.int64]
-) -> bool:
+def _holds_any(store: "SceneStore", budget: "Budget | None", scene_id: str, categories: npt.NDArray[np.int64]) -> bool:
     """Whether a scene has labelled points of these categories, known without reading it."""
     if budget is not None:
         return bool(budget.class_counts(scene_id)[categories].any())
@@ -276,9 +274,7 @@ def cut_instances(scene: "Scene", categories: npt.NDArray[np.int64]) -> Iterator
             )
 
 
-def _owners_of_segments(
-    segment: npt.NDArray[np.int32], owner_of_point: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _owners_of_segments(segment: npt.NDArray[np.int32], owner_of_point: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Per point, the one object that all owned points of its segment belong to; -1 where there are none or several."""
     numbers, place = np.unique(segment, return_inverse=True)
     place = place.reshape(-1)

@@ -116,7 +116,9 @@ def open_pasting(
     if len(bank) == 0:
         progress.warn(f"no instance sampling: the training scenes have no objects of {GROUP} categories")
         return None
-    progress.note(f"instance sampling: {count} of {len(bank)} objects of {len(bank.categories)} {GROUP} categories a scene")
+    progress.note(
+        f"instance sampling: {count} of {len(bank)} objects of {len(bank.categories)} {GROUP} categories a scene"
+    )
     names = store.vocabulary.index_by_name
     return InstancePasting(bank=bank, count=count, shell=frozenset(names[name] for name in SHELL if name in names))
 
@@ -206,14 +208,16 @@ def object_boxes(scene: "Scene", shell: frozenset[int]) -> npt.NDArray[np.float3
     numbers, owner, first = _group(scene.instance[known])
     low = np.full((len(numbers), 3), np.inf, dtype=np.float32)
     high = np.full((len(numbers), 3), -np.inf, dtype=np.float32)
+    plan = 1.0
     for axis in range(3):
-        values = scene.xyz[known, axis]
-        np.minimum.at(low[:, axis], owner, values)
-        np.maximum.at(high[:, axis], owner, values)
-    plan = np.ptp(scene.xyz[:, :2], axis=0).prod()
+        values = np.ascontiguousarray(scene.xyz[:, axis])
+        np.minimum.at(low[:, axis], owner, values[known])
+        np.maximum.at(high[:, axis], owner, values[known])
+        plan *= float(np.ptp(values)) if axis < 2 else 1
     named = np.isin(scene.label[known[first]], list(shell))
     wide = (high - low)[:, :2].prod(axis=1) > SHELL_SHARE * plan
-    return np.stack([low, high], axis=1)[~(named | wide)]
+    boxes: npt.NDArray[np.float32] = np.stack([low, high], axis=1)[~(named | wide)]
+    return boxes
 
 
 class _Groups(NamedTuple):
