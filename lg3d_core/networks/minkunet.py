@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import SettingsError, ShapeError
 from lg3d_core.networks.blocks import ResidualBlock
-from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor, pointwise_convolution
+from lg3d_core.sparse import (
+    SparseBatchNorm,
+    SparseConvolution,
+    SparseTensor,
+    convolve_and_normalize,
+    pointwise_convolution,
+)
 
 STEM_WIDTH = 32
 OUTER_MOMENTUM = 0.02
@@ -41,13 +47,20 @@ class MinkUNet(nn.Module):
         in_channels: Channels per voxel, 3 for colours.
         num_classes: Width of the classifier; without it the network has no head.
         final_relu: Keep the last block's ReLU. Features grounded in language have none: they can point anywhere.
+        stem_size: Edge of the first kernel: 3, or 5 as in the MinkUNet that MinkowskiEngine ships.
 
     Raises:
         SettingsError: There is no plan of this name.
     """
 
     def __init__(
-        self, plan_name: str, *, in_channels: int = 3, num_classes: int | None = None, final_relu: bool = False
+        self,
+        plan_name: str,
+        *,
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        final_relu: bool = False,
+        stem_size: int = 3,
     ) -> None:
         super().__init__()
         if plan_name not in NETWORK_PLANS:
@@ -57,8 +70,10 @@ class MinkUNet(nn.Module):
         self.in_channels = in_channels
         self.num_features = widths[-1]
         self.num_classes = num_classes
+        self.final_relu = final_relu
+        self.stem_size = stem_size
 
-        self.conv0p1s1 = SparseConvolution(in_channels, STEM_WIDTH, kernel_size=3)
+        self.conv0p1s1 = SparseConvolution(in_channels, STEM_WIDTH, kernel_size=stem_size)
         self.bn0 = SparseBatchNorm(STEM_WIDTH, momentum=OUTER_MOMENTUM)
 
         self.conv1p1s2 = _down(STEM_WIDTH)
@@ -100,15 +115,15 @@ class MinkUNet(nn.Module):
         Returns:
             Shape `(voxels, num_features)`, in the order in which the voxels were given to `SparseTensor`.
         """
-        stem = self.bn0(self.conv0p1s1(x), relu=True)
-        half = self.block1(self.bn1(self.conv1p1s2(stem), relu=True))
-        quarter = self.block2(self.bn2(self.conv2p2s2(half), relu=True))
-        eighth = self.block3(self.bn3(self.conv3p4s2(quarter), relu=True))
-        lowest = self.block4(self.bn4(self.conv4p8s2(eighth), relu=True))
-        out = self.block5(_join(self.bntr4(self.convtr4p16s2(lowest), relu=True), eighth))
-        out = self.block6(_join(self.bntr5(self.convtr5p8s2(out), relu=True), quarter))
-        out = self.block7(_join(self.bntr6(self.convtr6p4s2(out), relu=True), half))
-        out = self.block8(_join(self.bntr7(self.convtr7p2s2(out), relu=True), stem))
+        stem = _step(self.conv0p1s1, self.bn0, x)
+        half = self.block1(_step(self.conv1p1s2, self.bn1, stem))
+        quarter = self.block2(_step(self.conv2p2s2, self.bn2, half))
+        eighth = self.block3(_step(self.conv3p4s2, self.bn3, quarter))
+        lowest = self.block4(_step(self.conv4p8s2, self.bn4, eighth))
+        out = self.block5(_join(_step(self.convtr4p16s2, self.bntr4, lowest), eighth))
+        out = self.block6(_join(_step(self.convtr5p8s2, self.bntr5, out), quarter))
+        out = self.block7(_join(_step(self.convtr6p4s2, self.bntr6, out), half))
+        out = self.block8(_join(_step(self.convtr7p2s2, self.bntr7, out), stem))
         return x.restore(out.features)
 
     def classify(self, features: Tensor) -> Tensor:
@@ -142,6 +157,10 @@ def _stage(in_channels: int, out_channels: int, depth: int, *, final_relu: bool 
             for index in range(depth)
         )
     )
+
+
+def _step(convolution: SparseConvolution, norm: SparseBatchNorm, x: SparseTensor) -> SparseTensor:
+    return convolve_and_normalize(convolution, norm, x, relu=True)
 
 
 def _join(x: SparseTensor, skipped: SparseTensor) -> SparseTensor:

@@ -70,7 +70,7 @@ class MinkowskiBackend:
             function = self._engine.MinkowskiConvolutionTransposeFunction
         output: Tensor = function.apply(
             rows,
-            weight.to(dtype),
+            weight.to(dtype).contiguous(),
             self._engine.KernelGenerator(
                 kernel_size=round(kernel_map.num_offsets ** (1 / 3)),
                 stride=1 if kernel_map.is_submanifold else 2,
@@ -98,7 +98,7 @@ class MinkowskiBackend:
         kinds = self._engine.CoordinateMapType
         if device.type == "cuda" and not self._engine.is_cuda_available():
             raise SettingsError(
-                "--backend minkowski: this MinkowskiEngine was built for the CPU alone: say --device cpu, or --backend auto"
+                "--backend minkowski: this MinkowskiEngine was built for the CPU: say --device cpu or --backend auto"
             )
         return self._engine.CoordinateManager(
             D=3,
@@ -129,7 +129,7 @@ def import_engine() -> Any:
         if getattr(error, "name", None) == "MinkowskiEngine":
             raise MissingDependencyError(f"--backend minkowski: MinkowskiEngine is not installed: {ADVICE}") from None
         raise MissingDependencyError(
-            f"--backend minkowski: MinkowskiEngine does not load ({error}); it fits the PyTorch it was built with: {ADVICE}"
+            f"--backend minkowski: MinkowskiEngine does not load ({error}); it fits one PyTorch alone: {ADVICE}"
         ) from None
     if not MinkowskiEngine.__version__.startswith(VERSION + "."):
         raise MissingDependencyError(
