@@ -397,10 +397,24 @@ class ViewSettings(Settings):
     """Picture to write."""
     html: Path | None = None
     """Self-contained page to write."""
+    augmented: bool = False
+    """Show the voxels of a training sample instead: augmented, with objects of other scenes put in."""
+    voxel_size: float = 0.02
+    """Edge of a voxel in metres, of the sample."""
+    instances: int = 5
+    """Objects of tail categories that are put into the sample."""
+    seed: int = 0
+    """Of the sample: as in the first epoch of a run with this seed."""
     device: Device = "auto"
     """Where the prediction is made."""
     backend: Backend = "auto"
     """Implementation of the sparse convolution."""
+
+    def __post_init__(self) -> None:
+        self._require(
+            math.isfinite(self.voxel_size) and self.voxel_size > 0, "voxel_size", "a positive length in metres"
+        )
+        self._require(self.instances >= 0, "instances", "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "objectives": set(),
     "evaluation": {"vocabulary", "store", "sparse", "networks", "sampling"},
     "training": {"vocabulary", "store", "language", "sparse", "networks", "sampling", "objectives", "evaluation"},
-    "viewing": {"vocabulary", "store", "networks", "evaluation"},
+    "viewing": {"vocabulary", "store", "networks", "sampling", "evaluation"},
     "demo": {"rooms", "store", "language", "training", "evaluation", "viewing", "networks"},
     "doctor": set(),
 }

@@ -12,7 +12,9 @@ from lg3d_cli.options import (
     DeviceOption,
     QuietOption,
     RunsOption,
+    SeedOption,
     StoreOption,
+    VoxelSizeOption,
     resolve,
 )
 from lg3d_core.settings import ViewSettings
@@ -25,6 +27,10 @@ def view(
     runs: RunsOption = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained interactive page.")] = None,
+    augmented: Annotated[bool | None, typer.Option("--augmented", help="Show it as a training sample.")] = None,
+    voxel_size: VoxelSizeOption = None,
+    instances: Annotated[int | None, typer.Option(help="Rare objects put into that sample.  [default: 5]")] = None,
+    seed: SeedOption = None,
     device: DeviceOption = None,
     backend: BackendOption = None,
     quiet: QuietOption = False,
@@ -41,6 +47,10 @@ def view(
         runs=runs,
         png=png,
         html=html,
+        augmented=augmented,
+        voxel_size=voxel_size,
+        instances=instances,
+        seed=seed,
         device=device,
         backend=backend,
     )
