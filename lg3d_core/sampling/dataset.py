@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 THINNING = 0.5
 """Before an augmentation, a scene is thinned to one point per voxel of this share of the voxel size. Half a voxel keeps
 about four points for every voxel of a dense surface, so that the distorted surface still has no holes."""
-PASTING_STREAM = 1
 
 
 class Sample(NamedTuple):
@@ -51,6 +51,41 @@ class Sample(NamedTuple):
     skipped: int = 0
 
 
+class AugmentedVoxels(NamedTuple):
+    """The voxels of an augmented scene.
+
+    Attributes:
+        rows: Point of the scene that each voxel keeps, shape `(voxels,)`, int64.
+        cells: Shape `(voxels, 3)`, int32.
+        positions: Metres, shape `(voxels, 3)`, float32.
+        colors: 0..255, shape `(voxels, 3)`, float32.
+    """
+
+    rows: npt.NDArray[np.int64]
+    cells: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.float32]
+    colors: npt.NDArray[np.float32]
+
+
+def augment_scene(
+    scene: "Scene | FurnishedScene", augmentation: Augmentation, rng: np.random.Generator, *, voxel_size: float
+) -> AugmentedVoxels:
+    """Thin, move, voxelise, mirror and recolour a scene.
+
+    Args:
+        scene: From the store, or with objects put into it.
+        augmentation: What may happen to it.
+        rng: Draws everything.
+        voxel_size: Edge of a voxel in metres.
+    """
+    thinned = voxelize(scene.xyz, THINNING * voxel_size, rng=rng).point
+    moved = augmentation.move(scene.xyz[thinned], rng)
+    voxels = voxelize(moved, voxel_size, rng=rng)
+    rows = thinned[voxels.point]
+    cells, positions = augmentation.mirror(voxels.cells, moved[voxels.point], rng, voxel_size=voxel_size)
+    return AugmentedVoxels(rows, cells, positions, augmentation.recolor(scene.rgb[rows], rng))
+
+
 def sample_scene(
     scene: "Scene | FurnishedScene",
     *,
@@ -72,12 +107,8 @@ def sample_scene(
         colors, point_to_voxel = scene.rgb[rows].astype(np.float32), voxels.point_to_voxel
     else:
         assert rng is not None, "an augmentation needs a random generator"
-        thinned = voxelize(scene.xyz, THINNING * voxel_size, rng=rng).point
-        moved = augmentation.move(scene.xyz[thinned], rng)
-        voxels = voxelize(moved, voxel_size, rng=rng)
-        rows = thinned[voxels.point]
-        cells, positions = augmentation.mirror(voxels.cells, moved[voxels.point], rng, voxel_size=voxel_size)
-        colors, point_to_voxel = augmentation.recolor(scene.rgb[rows], rng), np.zeros(0, dtype=np.int64)
+        rows, cells, positions, colors = augment_scene(scene, augmentation, rng, voxel_size=voxel_size)
+        point_to_voxel = np.zeros(0, dtype=np.int64)
     return Sample(
         scene_id=scene.scene_id,
         cells=torch.from_numpy(cells),
@@ -89,6 +120,16 @@ def sample_scene(
         placed=scene.placed if isinstance(scene, FurnishedScene) else 0,
         skipped=scene.skipped if isinstance(scene, FurnishedScene) else 0,
     )
+
+
+def augmentation_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """What draws the augmentation of one sample."""
+    return np.random.default_rng([seed, epoch, index])
+
+
+def pasting_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """What draws the objects of one sample and their places; however long it looks for them, nothing else changes."""
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch, index], spawn_key=(1,)))
 
 
 class SceneDataset(Dataset[Sample]):
@@ -149,8 +190,7 @@ class SceneDataset(Dataset[Sample]):
         scene = self.store.read(self.scene_ids[index], budget=self.budget)
         furnished = None
         if self.pasting is not None:
-            # A stream of its own: how long places are looked for changes nothing else.
-            own = np.random.SeedSequence([self.seed, self.epoch, index], spawn_key=(PASTING_STREAM,))
-            furnished = self.pasting.furnish(scene, np.random.default_rng(own), voxel_size=self.voxel_size)
-        rng = np.random.default_rng([self.seed, self.epoch, index])
+            own = pasting_generator(self.seed, self.epoch, index)
+            furnished = self.pasting.furnish(scene, own, voxel_size=self.voxel_size)
+        rng = augmentation_generator(self.seed, self.epoch, index)
         return sample_scene(furnished or scene, voxel_size=self.voxel_size, augmentation=self.augmentation, rng=rng)

@@ -23,6 +23,7 @@ LAYER_TITLES = {
     "errors": "Errors",
     "confidence": "Confidence",
     "instances": "Instances",
+    "augmentation": "What augmentation did",
 }
 SMOOTH_LAYERS = frozenset({"colours", "confidence"})
 """Layers whose colours may blend between vertices; in the others a blend would be the colour of a third category."""
@@ -34,6 +35,11 @@ ERROR_COLORS = {"right": RIGHT, "wrong": WRONG, "unannotated": NEUTRAL}
 
 # Dark blue over grey to yellow: lightness rises evenly, and blue against yellow is seen by nearly all eyes.
 CONFIDENCE_STOPS = ((20, 38, 92), (74, 86, 122), (124, 126, 128), (182, 168, 112), (250, 228, 88))
+PASTED = (206, 40, 110)  # objects that were put in: a hue that the ramp below does not have
+# Light grey over teal to dark blue: the farther a point was shifted, the darker.
+SHIFT_STOPS = ((226, 228, 230), (150, 190, 196), (66, 128, 158), (24, 62, 110))
+FULL_SHIFT = 0.15
+"""Metres of elastic distortion at the end of that ramp."""
 
 
 class LegendEntry(NamedTuple):
@@ -208,16 +214,17 @@ def _color(
         if annotated:
             outcome = np.where(label < 0, 2, np.where(label == predicted, 0, 1))
             layers["errors"] = np.array(list(ERROR_COLORS.values()), dtype=np.uint8)[outcome]
-        layers["confidence"] = _confidence_colors(confidence)
+        layers["confidence"] = ramp_colors(confidence, CONFIDENCE_STOPS)
     if instance.any():
         layers["instances"] = _instance_colors(instance)
     return layers
 
 
-def _confidence_colors(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    position = np.clip(np.nan_to_num(confidence), 0, 1)
-    stops = np.linspace(0, 1, len(CONFIDENCE_STOPS))
-    channels = [np.interp(position, stops, stop) for stop in zip(*CONFIDENCE_STOPS, strict=True)]
+def ramp_colors(values: npt.NDArray[np.floating], colors: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.uint8]:
+    """Colours along a ramp of equally spaced stops, for values of 0..1, shape `(points, 3)`."""
+    position = np.clip(np.nan_to_num(values), 0, 1)
+    stops = np.linspace(0, 1, len(colors))
+    channels = [np.interp(position, stops, stop) for stop in zip(*colors, strict=True)]
     return np.round(np.stack(channels, axis=1)).astype(np.uint8)
 
 

@@ -87,6 +87,8 @@ def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
     if view.predicted is not None and view.confidence is not None:
         arrays["predicted"] = view.predicted.astype(np.int16)
         arrays["confidence"] = np.round(np.clip(np.nan_to_num(view.confidence), 0, 1) * 255).astype(np.uint8)
+    if "augmentation" in view.layers:
+        arrays["augmentation"] = view.layers["augmentation"]
     if "instances" in view.layers:
         arrays["instance"] = view.instance.astype(np.int32)
         numbers, first = np.unique(view.instance, return_index=True)

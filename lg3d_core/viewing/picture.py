@@ -11,7 +11,16 @@ from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.files import atomic_path
 from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.cutaway import hidden_from
-from lg3d_core.viewing.layers import ERROR_COLORS, LAYER_TITLES, NEUTRAL, SMOOTH_LAYERS, SceneView
+from lg3d_core.viewing.layers import (
+    ERROR_COLORS,
+    FULL_SHIFT,
+    LAYER_TITLES,
+    NEUTRAL,
+    PASTED,
+    SHIFT_STOPS,
+    SMOOTH_LAYERS,
+    SceneView,
+)
 from lg3d_core.viewing.open3d_buffers import render_buffers
 
 if TYPE_CHECKING:
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
     from PIL.ImageFont import ImageFont as PlainFont
 
-PICTURE_LAYERS = ("colours", "truth", "prediction", "errors")
+PICTURE_LAYERS = ("colours", "truth", "prediction", "errors", "augmentation")
 SUPERSAMPLING = 2  # each pixel of the picture is the mean of 2 x 2 rendered ones
 EDGE_STRENGTH = 14.0
 INK, QUIET = (29, 36, 48), (93, 103, 120)
@@ -206,6 +215,12 @@ def _draw_note(
     elif layer == "errors":
         shares = view.error_shares
         notes = [(ERROR_COLORS[name], f"{name} {_percent(shares[name])}") for name in shares if shares[name] > 0]
+    elif layer == "augmentation":
+        notes = [
+            (PASTED, "put in"),
+            (SHIFT_STOPS[0], "in place"),
+            (SHIFT_STOPS[-1], f"shifted {100 * FULL_SHIFT:.0f} cm"),
+        ]
     for color, text in reversed(notes):
         draw.text((right, top + 0.75 * unit), text, font=font, fill=QUIET, anchor="rm")
         right -= round(font.getlength(text) + 1.5 * unit)

@@ -10,6 +10,7 @@ from lg3d_core.networks.checkpoint import load_network
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.viewing.augmented import build_augmented_view
 from lg3d_core.viewing.layers import SceneView, build_view
 from lg3d_core.viewing.page import write_page
 from lg3d_core.viewing.picture import render_picture
@@ -28,6 +29,22 @@ def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
         MissingDependencyError: A picture or window was asked for and open3d is not there.
     """
     store = SceneStore(settings.store)
+    if settings.augmented:
+        view = build_augmented_view(
+            store,
+            settings.scene,
+            voxel_size=settings.voxel_size,
+            instances=settings.instances,
+            seed=settings.seed,
+            progress=progress,
+        )
+    else:
+        view = _view_as_it_is(store, settings, progress)
+    return _show(view, settings, progress)
+
+
+def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress) -> SceneView:
+    """The scene itself, with a prediction where there is a checkpoint."""
     scene = store.read(settings.scene)
     prediction = None
     path = find_classifier(settings.checkpoint, settings.runs, progress)
@@ -45,12 +62,16 @@ def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
             precision=resolve_precision("auto", device),
             backend=settings.backend,
         )
-    view = build_view(scene, store.vocabulary, prediction)
+    return build_view(scene, store.vocabulary, prediction)
+
+
+def _show(view: SceneView, settings: ViewSettings, progress: Progress) -> list[Path]:
+    """Open a window, or write what was asked for."""
     png, html = settings.png, settings.html
     if png is None and html is None:
         if _opened_window(view, progress):
             return []
-        png, html = Path(f"{scene.scene_id}.png"), Path(f"{scene.scene_id}.html")
+        png, html = Path(f"{view.scene_id}.png"), Path(f"{view.scene_id}.html")
     written = []
     if html is not None:
         write_page(view, html)

@@ -1,0 +1,109 @@
+"""What a training sample looks like: a scene augmented, with objects put into it, and what was done marked."""
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.progress import Progress
+from lg3d_core.sampling.augment import Augmentation
+from lg3d_core.sampling.dataset import augment_scene, augmentation_generator, pasting_generator
+from lg3d_core.sampling.placement import FurnishedScene, open_pasting, place_instances
+from lg3d_core.store.scene_file import Scene
+from lg3d_core.viewing.cutaway import find_outward
+from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS, SceneView, build_view, ramp_colors
+
+if TYPE_CHECKING:
+    from lg3d_core.store.scene_store import SceneStore
+
+
+def build_augmented_view(
+    store: "SceneStore", scene_id: str, *, voxel_size: float, instances: int, seed: int, progress: Progress
+) -> SceneView:
+    """A scene's voxels as the first epoch of training sees them, coloured by what is known and by what was done.
+
+    The layer `augmentation` shows objects that were put in, and how far the elastic distortion shifted the rest.
+
+    Args:
+        store: Holds the scene, and the training scenes that objects come from.
+        scene_id: Which; of any split.
+        voxel_size: Edge of a voxel in metres.
+        instances: Objects to put in; 0 for none.
+        seed: Of training: a training scene looks as it does in the first epoch of a run with this seed.
+        progress: Told what was put in.
+
+    Raises:
+        DataError: No such scene, or a damaged file.
+    """
+    scene = store.read(scene_id)
+    train = store.scene_ids("train")
+    index = train.index(scene_id) if scene_id in train else 0
+    rng = pasting_generator(seed, 0, index)
+    pasting = open_pasting(store, budget=None, count=instances, progress=progress) if instances else None
+    if pasting is None:
+        furnished = place_instances(scene, [], rng, voxel_size=voxel_size)
+    else:
+        furnished = pasting.furnish(scene, rng, voxel_size=voxel_size)
+        progress.note(_tell_pasted(furnished, store.vocabulary.names))
+    voxels = augment_scene(furnished, Augmentation(), augmentation_generator(seed, 0, index), voxel_size=voxel_size)
+    before = furnished.xyz[voxels.rows]
+    motion = split_motion(before, voxels.positions)
+    pasted = voxels.rows >= furnished.num_own
+    normal = np.zeros_like(before)
+    normal[~pasted] = scene.normal[voxels.rows[~pasted]]
+    instance = furnished.instance[voxels.rows]
+    sample = Scene(
+        scene_id=scene_id,
+        split=scene.split,
+        xyz=voxels.positions,
+        rgb=np.clip(np.round(voxels.colors), 0, 255).astype(np.uint8),
+        normal=normal @ motion.turn.T,
+        label=furnished.label[voxels.rows],
+        instance=instance,
+        segment=np.full(len(before), -1, dtype=np.int32),
+        faces=np.zeros((0, 3), dtype=np.int32),
+    )
+    view = build_view(sample, store.vocabulary)
+    # What may be cut away is told by the room as it was: a distorted wall is no longer flat.
+    outward = find_outward(before, normal, instance) @ motion.turn.T
+    layer = ramp_colors(motion.shifted / FULL_SHIFT, SHIFT_STOPS)
+    layer[pasted] = PASTED
+    return dataclasses.replace(view, layers=view.layers | {"augmentation": layer}, outward=outward)
+
+
+def _tell_pasted(furnished: FurnishedScene, names: tuple[str, ...]) -> str:
+    numbers, first = np.unique(furnished.instance[furnished.num_own :], return_index=True)
+    labels = furnished.label[furnished.num_own :][first]
+    listed = ", ".join(names[label] for number, label in zip(numbers, labels, strict=True) if number > 0)
+    left_out = f"; {furnished.skipped} found no place" if furnished.skipped else ""
+    return f"put in: {listed or 'nothing'}{left_out}"
+
+
+class Motion(NamedTuple):
+    """A motion as one turn and what is left.
+
+    Attributes:
+        turn: Rotation, perhaps with a mirroring, shape `(3, 3)`.
+        shifted: How far each point is from where turning and scaling lead, metres, shape `(points,)`.
+    """
+
+    turn: npt.NDArray[np.float32]
+    shifted: npt.NDArray[np.float32]
+
+
+def split_motion(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> Motion:
+    """Find the rotation, mirroring and scale that explain most of a motion, and what they leave.
+
+    Args:
+        before: Metres, at least one point, shape `(points, 3)`.
+        after: The same points, likewise.
+
+    Source: the orthogonal Procrustes problem, by singular values.
+    """
+    centred, target = before - before.mean(axis=0), after - after.mean(axis=0)
+    u, _, v = np.linalg.svd((target.T @ centred).astype(np.float64))
+    turn = (u @ v).astype(np.float32)
+    turned = centred @ turn.T
+    scale = float((turned * target).sum() / max(float((turned**2).sum()), 1e-12))
+    return Motion(turn, np.linalg.norm(target - np.float32(scale) * turned, axis=1).astype(np.float32))
