@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor
+from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor, convolve_and_normalize
 
 BLOCK_MOMENTUM = 0.1
 """Momentum of the running statistics inside residual blocks; the reference does not hand its own value down to them."""
@@ -30,6 +30,5 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        hidden = self.norm1(self.conv1(x), relu=True)
-        output: SparseTensor = self.norm2(self.conv2(hidden), residual=shortcut, relu=self.final_relu)
-        return output
+        hidden = convolve_and_normalize(self.conv1, self.norm1, x, relu=True)
+        return convolve_and_normalize(self.conv2, self.norm2, hidden, residual=shortcut, relu=self.final_relu)

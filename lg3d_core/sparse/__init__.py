@@ -4,7 +4,7 @@ from lg3d_core.sparse.backends import BACKENDS, Backend, current_backend, resolv
 from lg3d_core.sparse.cache import CoordinateCache
 from lg3d_core.sparse.functional import pointwise_convolution, sparse_convolution
 from lg3d_core.sparse.kernel_maps import KernelMap
-from lg3d_core.sparse.modules import SparseBatchNorm, SparseConvolution
+from lg3d_core.sparse.modules import SparseBatchNorm, SparseConvolution, convolve_and_normalize
 from lg3d_core.sparse.parallel import num_workers, owned_threads, set_num_workers
 from lg3d_core.sparse.tensor import SparseTensor
 
@@ -16,6 +16,7 @@ __all__ = [
     "SparseBatchNorm",
     "SparseConvolution",
     "SparseTensor",
+    "convolve_and_normalize",
     "current_backend",
     "num_workers",
     "owned_threads",

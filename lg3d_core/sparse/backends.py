@@ -4,7 +4,8 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from importlib.util import find_spec
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +38,65 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class FusingBackend(Protocol):
+    """A backend that also computes, at inference, a convolution with what follows it."""
+
+    def convolve_fused(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        kernel_map: KernelMap,
+        *,
+        scale: Tensor,
+        shift: Tensor,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        """Convolve validated tensors, then scale and shift, add the residual and clip at zero; no gradients.
+
+        Args:
+            features: Shape `(inputs, in)`, in storage order.
+            weight: Shape `(offsets, in, out)`, same dtype and device.
+            kernel_map: Which input meets which output.
+            scale: Per output channel, float32: of a batch norm with known statistics.
+            shift: As `scale`.
+            residual: Shape `(outputs, out)`, dtype of `features`.
+            relu: Clip at zero.
+
+        Returns:
+            Shape `(outputs, out)`, dtype of `features`.
+        """
+        ...
+
+
+@runtime_checkable
+class MappingBackend(Protocol):
+    """A backend that builds the kernel maps of odd kernels its own way, with the same result."""
+
+    def build_submanifold_map(self, keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
+        """See `lg3d_core.sparse.kernel_maps.build_submanifold_map`."""
+        ...
+
+
+@runtime_checkable
+class LevelingBackend(Protocol):
+    """A backend that derives several coarser levels at once, with one trip to the host for all of them."""
+
+    def build_levels(self, keys: Tensor, stride: int, num_levels: int) -> list[tuple[Tensor, Tensor]]:
+        """Halve the resolution several times.
+
+        Args:
+            keys: Sorted, distinct keys of one level, shape `(voxels,)`, int64.
+            stride: Tensor stride of that level.
+            num_levels: How many coarser levels to build.
+
+        Returns:
+            Per level its sorted, distinct keys, and the row of the parent of each voxel of the next finer one, int64.
+        """
+        ...
+
+
 def _minkowski() -> Backend:
     from lg3d_core.sparse.minkowski_backend import MinkowskiBackend
 
@@ -49,11 +109,20 @@ def _native() -> Backend:
     return NativeBackend()
 
 
+def _triton() -> Backend:
+    if find_spec("triton") is None:
+        raise MissingDependencyError("--backend triton: Triton is not installed; install it with: pip install triton")
+    from lg3d_core.sparse.triton.backend import TritonBackend
+
+    return TritonBackend()
+
+
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "minkowski": _minkowski,
     "native": _native,
     "reference": ReferenceBackend,
     "torch": TorchBackend,
+    "triton": _triton,
 }
 _instances: dict[str, Backend] = {}
 _chosen: ContextVar[str] = ContextVar("lg3d_sparse_backend", default="auto")
@@ -97,6 +166,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def _fastest(device: torch.device) -> str:
+    if device.type == "cuda" and find_spec("triton") is not None:
+        return "triton"
     return "native" if device.type == "cpu" and _can_compile() else "torch"
 
 

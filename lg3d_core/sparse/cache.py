@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
+from lg3d_core.sparse.backends import LevelingBackend, MappingBackend, current_backend
 from lg3d_core.sparse.coordinates import coarsen, unpack
 from lg3d_core.sparse.kernel_maps import KernelMap, Level, build_strided_map, build_submanifold_map
+
+NUM_LEVELS = 4
+"""Coarser levels that are derived at once where that saves trips to the host: as many as a MinkUNet has."""
 
 
 class CoordinateCache:
@@ -24,8 +28,14 @@ class CoordinateCache:
         """Give the sorted keys of a level; coarser levels are derived by halving the next finer one."""
         if stride not in self._keys:
             fine = stride // 2
-            keys, parents = torch.unique(coarsen(self.keys(fine), stride), sorted=True, return_inverse=True)
-            self._keys[stride], self._parents[fine] = keys, parents
+            fine_keys = self.keys(fine)
+            backend = current_backend(fine_keys.device)
+            if isinstance(backend, LevelingBackend):
+                levels = backend.build_levels(fine_keys, fine, NUM_LEVELS)
+            else:
+                levels = [torch.unique(coarsen(fine_keys, stride), sorted=True, return_inverse=True)]
+            for level, (keys, parents) in enumerate(levels):
+                self._keys[stride << level], self._parents[fine << level] = keys, parents
         return self._keys[stride]
 
     def num_voxels(self, stride: int) -> int:
@@ -61,7 +71,9 @@ class CoordinateCache:
         if wanted not in self._maps:
             if kind == "same":
                 level = Level(self.keys(stride), stride)
-                kernel_map = build_submanifold_map(level.keys, kernel_size, stride)
+                backend = current_backend(level.keys.device)
+                build = backend.build_submanifold_map if isinstance(backend, MappingBackend) else build_submanifold_map
+                kernel_map = build(level.keys, kernel_size, stride)
                 self._maps[wanted] = replace(kernel_map, levels=(level, level))
             elif kind == "down":
                 fine, coarse = Level(self.keys(stride), stride), Level(self.keys(2 * stride), 2 * stride)

@@ -36,7 +36,7 @@ def pack(coordinates: Tensor) -> Tensor:
         raise ShapeError(f"Expected integer coordinates, got {coordinates.dtype}: voxelize the points first.")
     if len(coordinates) == 0:
         return torch.empty(0, dtype=torch.int64, device=coordinates.device)
-    lowest, highest = (bound.tolist() for bound in torch.aminmax(coordinates, dim=0))
+    lowest, highest = torch.stack(torch.aminmax(coordinates, dim=0)).tolist()  # one trip to the host, not two
     if lowest[0] < 0 or highest[0] > MAX_BATCH:
         raise ShapeError(f"Expected batch indices in 0..{MAX_BATCH}, got {lowest[0]}..{highest[0]}.")
     if min(lowest[1:]) < -MAX_COORDINATE or max(highest[1:]) > MAX_COORDINATE:

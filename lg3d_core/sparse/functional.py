@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.sparse.backends import current_backend
+from lg3d_core.sparse.backends import FusingBackend, current_backend
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.pointwise import multiply_rows
 from lg3d_core.sparse.tensor import SparseTensor
@@ -33,10 +33,7 @@ def sparse_convolution(
         ShapeError: A kernel that is not supported, or a weight or bias that does not fit.
     """
     kernel_map, output_stride = _find_map(x, kernel_size, stride, transposed)
-    offsets = () if kernel_map is None else (kernel_map.num_offsets,)
-    if weight.dim() != len(offsets) + 2 or weight.shape[:-1] != (*offsets, x.features.shape[1]):
-        wanted = ", ".join(str(size) for size in (*offsets, x.features.shape[1]))
-        raise ShapeError(f"Expected a weight of shape ({wanted}, out), got {tuple(weight.shape)}.")
+    _check_weight(x, weight, kernel_map)
     if bias is not None and bias.numel() != weight.shape[-1]:
         raise ShapeError(f"Expected a bias of {weight.shape[-1]} values, got {tuple(bias.shape)}.")
     features, weight = _same_dtype(x.features, weight)
@@ -46,6 +43,59 @@ def sparse_convolution(
         output = current_backend(features.device).convolve(features, weight, kernel_map)
         if bias is not None:
             output = output + bias.reshape(-1).to(output.dtype)
+    return x.replace(output, stride=output_stride)
+
+
+def fused_convolution(
+    x: SparseTensor,
+    weight: Tensor,
+    *,
+    kernel_size: int,
+    scale: Tensor,
+    shift: Tensor,
+    stride: int = 1,
+    transposed: bool = False,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> SparseTensor | None:
+    """Convolve, scale and shift, add a residual and clip at zero in one step, without gradients; or give None.
+
+    Args:
+        x: The input.
+        weight: As for `sparse_convolution`.
+        kernel_size: As for `sparse_convolution`.
+        scale: Per output channel, shape `(out,)`, float32.
+        shift: As `scale`.
+        stride: As for `sparse_convolution`.
+        transposed: As for `sparse_convolution`.
+        residual: Rows of the output's level, shape `(voxels, out)`.
+        relu: Clip at zero.
+
+    Returns:
+        The output; None where the backend in use does not do this in one step, or gradients are wanted.
+
+    Raises:
+        ShapeError: As for `sparse_convolution`, or a scale, shift or residual that does not fit.
+    """
+    backend = current_backend(x.features.device)
+    if kernel_size == 1 or torch.is_grad_enabled() or not isinstance(backend, FusingBackend):
+        return None
+    kernel_map, output_stride = _find_map(x, kernel_size, stride, transposed)
+    _check_weight(x, weight, kernel_map)
+    assert kernel_map is not None
+    channels = weight.shape[-1]
+    if scale.shape != (channels,) or shift.shape != (channels,):
+        raise ShapeError(f"Expected a scale and a shift of {channels} values, got {scale.numel()} and {shift.numel()}.")
+    if residual is not None and residual.shape != (kernel_map.num_outputs, channels):
+        raise ShapeError(
+            f"Expected a residual of shape ({kernel_map.num_outputs}, {channels}), got {tuple(residual.shape)}."
+        )
+    features, weight = _same_dtype(x.features, weight)
+    if residual is not None:
+        residual = residual.to(features.dtype)
+    output = backend.convolve_fused(
+        features, weight, kernel_map, scale=scale, shift=shift, residual=residual, relu=relu
+    )
     return x.replace(output, stride=output_stride)
 
 
@@ -70,6 +120,13 @@ def pointwise_convolution(features: Tensor, weight: Tensor, bias: Tensor | None 
         raise ShapeError(f"Expected a bias of {weight.shape[1]} values, got {tuple(bias.shape)}.")
     features, weight = _same_dtype(features, weight)
     return multiply_rows(features, weight, None if bias is None else bias.reshape(-1))
+
+
+def _check_weight(x: SparseTensor, weight: Tensor, kernel_map: KernelMap | None) -> None:
+    offsets = () if kernel_map is None else (kernel_map.num_offsets,)
+    if weight.dim() != len(offsets) + 2 or weight.shape[:-1] != (*offsets, x.features.shape[1]):
+        wanted = ", ".join(str(size) for size in (*offsets, x.features.shape[1]))
+        raise ShapeError(f"Expected a weight of shape ({wanted}, out), got {tuple(weight.shape)}.")
 
 
 def _find_map(x: SparseTensor, kernel_size: int, stride: int, transposed: bool) -> tuple[KernelMap | None, int]:

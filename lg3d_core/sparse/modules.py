@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lg3d_core.sparse import normalization
-from lg3d_core.sparse.functional import sparse_convolution
+from lg3d_core.sparse.functional import fused_convolution, sparse_convolution
 from lg3d_core.sparse.tensor import SparseTensor
 
 
@@ -60,6 +60,7 @@ class SparseBatchNorm(nn.Module):
     def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
         super().__init__()
         self.bn = nn.BatchNorm1d(channels, momentum=momentum)
+        self._folded: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
         """Normalise a tensor, then add a residual on the same voxels and clip at zero, if wanted."""
@@ -106,6 +107,26 @@ class SparseBatchNorm(nn.Module):
             relu=relu,
         )
 
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Give the scale and the shift per channel that normalise by the running statistics, float32, no gradients.
+
+        They are kept until a parameter or a statistic changes.
+        """
+        bn = self.bn
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        sources = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
+        versions = None
+        if not any(source.is_inference() for source in sources):
+            versions = tuple(part for source in sources for part in (source.data_ptr(), source._version))
+            if self._folded is not None and self._folded[0] == versions:
+                return self._folded[1:]
+        with torch.no_grad():
+            scale = bn.weight.float() * torch.rsqrt(bn.running_var.float() + bn.eps)
+            shift = bn.bias.float() - bn.running_mean.float() * scale
+        self._folded = None if versions is None else (versions, scale, shift)
+        return scale, shift
+
     def _count_batch(self) -> float:
         """Count one more batch, and give the share that it has in the running statistics."""
         assert self.bn.num_batches_tracked is not None
@@ -119,6 +140,37 @@ class SparseBatchNorm(nn.Module):
         unbiased = num_rows / (num_rows - 1)
         self.bn.running_mean.mul_(1 - share).add_(statistics.mean, alpha=share)
         self.bn.running_var.mul_(1 - share).add_(statistics.variance, alpha=share * unbiased)
+
+
+def convolve_and_normalize(
+    convolution: SparseConvolution,
+    norm: SparseBatchNorm,
+    x: SparseTensor,
+    *,
+    residual: SparseTensor | None = None,
+    relu: bool = False,
+) -> SparseTensor:
+    """Convolve, normalise, then add a residual and clip at zero, if wanted.
+
+    At inference (evaluation mode, no gradients) that is one step where the backend offers it; else one after the other.
+    """
+    if not norm.training and not torch.is_grad_enabled() and convolution.bias is None:
+        scale, shift = norm.fold()
+        fused = fused_convolution(
+            x,
+            convolution.kernel,
+            kernel_size=convolution.kernel_size,
+            stride=convolution.stride,
+            transposed=convolution.transposed,
+            scale=scale,
+            shift=shift,
+            residual=None if residual is None else residual.features,
+            relu=relu,
+        )
+        if fused is not None:
+            return fused
+    output: SparseTensor = norm(convolution(x), residual=residual, relu=relu)
+    return output
 
 
 def _runs_on_workers(features: Tensor, weight: Tensor, residual: Tensor | None) -> bool:

@@ -51,10 +51,11 @@ class SparseTensor:
             raise ShapeError(
                 f"Expected features and coordinates on one device, got {features.device} and {coordinates.device}."
             )
-        if not bool(torch.isfinite(features.detach()).all()):
-            raise ShapeError("Expected finite features, got NaN or infinity: look at the colours of this batch.")
         keys, order = torch.sort(keys)
-        num_duplicates = int((keys[1:] == keys[:-1]).sum())
+        num_infinite = torch.isfinite(features.detach()).logical_not().sum()
+        num_infinite, num_duplicates = torch.stack([num_infinite, (keys[1:] == keys[:-1]).sum()]).tolist()
+        if num_infinite:
+            raise ShapeError("Expected finite features, got NaN or infinity: look at the colours of this batch.")
         if num_duplicates:
             raise ShapeError(
                 f"Expected distinct voxels, got {num_duplicates} twice among {len(keys)}: voxelize the points first."

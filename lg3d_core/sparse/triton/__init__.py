@@ -1,0 +1,1 @@
+"""The sparse engine's kernels in Triton, for CUDA. Loaded only when the backend `triton` is chosen."""

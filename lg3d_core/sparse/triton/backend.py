@@ -1,0 +1,135 @@
+"""The backend `triton`: validated tensors in, kernels launched, gradients by hand."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lg3d_core.errors import MissingDependencyError, SettingsError, ShapeError
+from lg3d_core.sparse.kernel_maps import KernelMap
+from lg3d_core.sparse.triton import levels, neighbours
+from lg3d_core.sparse.triton.configs import Layer, default_convolution, default_weight_gradient
+from lg3d_core.sparse.triton.convolution import Epilogue, convolve
+from lg3d_core.sparse.triton.launch import INTERPRETED
+from lg3d_core.sparse.triton.weight_gradient import weight_gradient
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class TritonBackend:
+    """Sparse convolution on CUDA, or anywhere in Triton's interpreter, which is for tests.
+
+    bfloat16 and float16 are summed in float32. float32 is multiplied as float32, or as TF32 where the process allows
+    that with `torch.set_float32_matmul_precision("high")`.
+
+    Raises:
+        MissingDependencyError: There is neither CUDA nor the interpreter.
+    """
+
+    name = "triton"
+
+    def __init__(self) -> None:
+        if not INTERPRETED and not torch.cuda.is_available():
+            raise MissingDependencyError(
+                "--backend triton: expected a CUDA device, and this torch sees none; use --backend auto."
+            )
+
+    def convolve(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+        _check(features)
+        output: Tensor = _Convolve.apply(features, weight, kernel_map)  # type: ignore[no-untyped-call]
+        return output
+
+    def convolve_fused(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        kernel_map: KernelMap,
+        *,
+        scale: Tensor,
+        shift: Tensor,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        """See `lg3d_core.sparse.backends.FusingBackend`."""
+        _check(features)
+        epilogue = Epilogue(
+            scale.float().contiguous(),
+            shift.float().contiguous(),
+            None if residual is None else residual.to(features.dtype).contiguous(),
+            relu,
+        )
+        return _convolve(features, weight, kernel_map, epilogue=epilogue)
+
+    def build_submanifold_map(self, keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
+        """See `lg3d_core.sparse.backends.MappingBackend`."""
+        return neighbours.build_submanifold_map(keys, kernel_size, stride)
+
+    def build_levels(self, keys: Tensor, stride: int, num_levels: int) -> list[tuple[Tensor, Tensor]]:
+        """See `lg3d_core.sparse.backends.MappingBackend`."""
+        return levels.build_levels(keys, stride, num_levels)
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.kernel_map = kernel_map
+        return _convolve(features, weight, kernel_map)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        features, weight = ctx.saved_tensors
+        gradient, kernel_map = gradients[0].contiguous(), ctx.kernel_map
+        grad_features = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            own_reverse = kernel_map.is_submanifold
+            reverse = kernel_map if own_reverse else kernel_map.reversed()
+            grad_features = _convolve(gradient, weight.transpose(1, 2), reverse, mirrored=own_reverse)
+        if ctx.needs_input_grad[1]:
+            config = default_weight_gradient(_layer(features, weight, kernel_map))
+            grad_weight = weight_gradient(
+                features.contiguous(), gradient, kernel_map, config, precision=_precision(features)
+            ).to(weight.dtype)
+        return grad_features, grad_weight, None
+
+
+def _convolve(
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    *,
+    mirrored: bool = False,
+    epilogue: Epilogue | None = None,
+) -> Tensor:
+    return convolve(
+        features.contiguous(),
+        weight,
+        kernel_map,
+        default_convolution(_layer(features, weight, kernel_map)),
+        mirrored=mirrored,
+        epilogue=epilogue,
+        precision=_precision(features),
+    )
+
+
+def _layer(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Layer:
+    num_offsets, channels_in, channels_out = weight.shape
+    return Layer(kernel_map.num_outputs, num_offsets, channels_in, channels_out, features.dtype)
+
+
+def _precision(features: Tensor) -> str:
+    narrow = features.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return "tf32" if narrow else "ieee"
+
+
+def _check(features: Tensor) -> None:
+    if not features.is_cuda and not INTERPRETED:
+        raise SettingsError(
+            f"--backend triton: computes on CUDA, and these tensors are on {features.device}; use --backend auto."
+        )
+    if features.dtype not in DTYPES:
+        raise ShapeError(
+            f"Expected float32, bfloat16 or float16 for the backend triton, got {features.dtype}: use --backend torch."
+        )
