@@ -23,7 +23,7 @@ CONFIG_NAME = "lg3d.toml"
 
 NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
 Device = Literal["auto", "cpu", "cuda"]
-Backend = Literal["auto", "torch", "minkowski", "reference"]
+Backend = Literal["auto", "torch", "triton", "minkowski", "reference"]
 Precision = Literal["auto", "fp32", "bf16"]
 Method = Literal["language", "supcon", "csc"]
 Distance = Literal["cosine", "l1", "l2"]
@@ -33,6 +33,7 @@ Loss = Literal["cross-entropy", "weighted-cross-entropy", "focal", "class-balanc
 Alpha = Literal["inverse-log", "paper"]
 Schedule = Literal["step", "cosine"]
 Optimiser = Literal["sgd", "adamw"]
+Benchmark = Literal["maps", "layers", "layers-train", "forward", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,6 +443,57 @@ class DemoSettings(Settings):
         self._require(self.scenes >= 2, "scenes", "at least 2, one of them for validation")
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(Settings):
+    """`lg3d bench`: how fast the sparse engine is here, beside its peers and the machine's floor."""
+
+    command: ClassVar[str] = "bench"
+
+    what: tuple[Benchmark, ...] = ("maps", "layers", "forward", "train")
+    """Kernel maps; single layers forward, or forward and backward; networks forward, or forward and backward."""
+    networks: tuple[NetworkName, ...] = ("14A", "34C")
+    """Plans of the U-Nets."""
+    scene: tuple[str, ...] = ()
+    """Meshes (`.ply`) or scene ids in the store to voxelize; without any, procedural rooms are made on the spot."""
+    store: Path = Path("data")
+    """Folder of the scene store."""
+    voxel_size: tuple[float, ...] = (0.05,)
+    """Edges of a voxel in metres."""
+    batch: tuple[int, ...] = (1,)
+    """Scenes per batch; with fewer scenes they take turns."""
+    backends: tuple[str, ...] = ("all",)
+    """Backends of lg3d, or `all` of those that run here; the slow reference only by name."""
+    peers: tuple[str, ...] = ("all",)
+    """Engines of others, `all` of those that can be imported, or `none`."""
+    device: Device = "auto"
+    """`auto` takes CUDA where there is one."""
+    precision: Precision = "auto"
+    """`auto` is bf16 autocast on CUDA and fp32 on the CPU; a peer that lacks it computes in its nearest."""
+    repeats: int = 3
+    """Timed passes of each engine."""
+    threads: int | None = None
+    """Threads of the CPU; None keeps PyTorch's choice."""
+    patience: float = 0.0
+    """Seconds to wait before each pass until other processes leave the machine alone, at most."""
+    seed: int = 0
+    """Of procedural rooms, weights and features."""
+    out: Path | None = None
+    """JSON file to write."""
+
+    def __post_init__(self) -> None:
+        self._require(len(self.what) > 0, "what", "at least one of maps, layers, layers-train, forward, train")
+        needs_networks = "forward" in self.what or "train" in self.what
+        self._require(len(self.networks) > 0 or not needs_networks, "networks", "at least one")
+        lengths = all(math.isfinite(size) and size > 0 for size in self.voxel_size)
+        self._require(len(self.voxel_size) > 0 and lengths, "voxel_size", "positive lengths in metres")
+        self._require(len(self.batch) > 0 and min(self.batch) >= 1, "batch", "at least 1")
+        self._require(len(self.backends) > 0, "backends", "all, or some")
+        self._require(len(self.peers) > 0, "peers", "all, none, or some")
+        self._require(self.repeats >= 1, "repeats", "at least 1")
+        self._require(self.threads is None or self.threads >= 1, "threads", "at least 1")
+        self._require(math.isfinite(self.patience) and self.patience >= 0, "patience", "0 or more seconds")
+
+
 COMMANDS: dict[str, type[Settings]] = {
     cls.command: cls
     for cls in (
@@ -453,6 +505,7 @@ COMMANDS: dict[str, type[Settings]] = {
         EvalSettings,
         ViewSettings,
         DemoSettings,
+        BenchSettings,
     )
 }
 
