@@ -146,7 +146,7 @@ def test_worker_processes_change_nothing(store_path: Path, tmp_path: Path) -> No
 def test_accumulated_gradients_are_those_of_the_whole_batch(store_path: Path, tmp_path: Path) -> None:
     """With the statistics of batch normalisation apart, two passes of one scene add up to one pass of two."""
     from lg3d_core.networks.minkunet import MinkUNet
-    from lg3d_core.training.batches import load_batches, plan_batches
+    from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
     from lg3d_core.training.learners import Classification
     from lg3d_core.training.loop import accumulate_gradients
     from lg3d_core.training.scenes import open_training_data
@@ -159,7 +159,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(store_path: Path, tm
     gradients = []
     for micro in (2, 1):
         plans = list(plan_batches(3, batch_size=2, micro_batch=micro, seed=0, epochs=1))[: 2 // micro]
-        parts = list(load_batches(data.dataset, plans, jobs=0, seed=0, shift=False))
+        parts = list(load_batches(SceneBatches(data.dataset), plans, jobs=0, seed=0, shift=False))
         network.zero_grad()
         accumulate_gradients(learner, parts, seed=0, device=torch.device("cpu"), precision="fp32")
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))

@@ -69,8 +69,43 @@ def pretrain(
     augment: AugmentOption = None,
     limited: LimitedOption = None,
     limited_seed: LimitedSeedOption = None,
-    negatives: Annotated[int | None, typer.Option(help="Other categories each voxel is pushed from.")] = None,
-    negative_margin: Annotated[float | None, typer.Option(help="Distance at which a negative costs nothing.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="language; supcon (voxels of one category together); or csc (two views of a place together, without "
+            "labels).  [default: language]"
+        ),
+    ] = None,
+    distance: Annotated[
+        str | None,
+        typer.Option(
+            help="language: d(f, t) = 1 - cos (cosine), sum |f - t| (l1) or ||f - t|| (l2).  [default: cosine]"
+        ),
+    ] = None,
+    hinge: Annotated[
+        str | None,
+        typer.Option(
+            help="language: mean_j max(0, margin - d_j) (per-negative) or max(0, margin - mean_j d_j) (mean-first).  "
+            "[default: per-negative]"
+        ),
+    ] = None,
+    negatives: Annotated[int | None, typer.Option(help="language: other categories each voxel is pushed from.")] = None,
+    replacement: Annotated[
+        bool | None, typer.Option("--replacement/--no-replacement", help="language: a voxel's negatives may repeat.")
+    ] = None,
+    negative_margin: Annotated[
+        float | None, typer.Option(help="language: distance at which a negative costs nothing.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="supcon, csc: tau in -log(exp(s_ip / tau) / sum_a exp(s_ia / tau)).  [default: 0.1, 0.4]"),
+    ] = None,
+    contrast_points: Annotated[
+        int | None, typer.Option(help="supcon, csc: voxels of each scene that are compared, at most.  [default: 4096]")
+    ] = None,
+    view_share: Annotated[
+        float | None, typer.Option(help="csc: share of a scene's points in each view.  [default: 0.5]")
+    ] = None,
     validate_every: ValidateEveryOption = None,
     device: DeviceOption = None,
     backend: BackendOption = None,

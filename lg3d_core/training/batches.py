@@ -1,15 +1,99 @@
 """Which scenes meet in which batch: a plan that depends on the seed alone, so that an interrupted run can go on."""
 
 import signal
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lg3d_core.sampling.batch import Batch, collate
 from lg3d_core.sampling.dataset import SceneDataset
+from lg3d_core.sampling.views import ViewBatch, ViewDataset, collate_views
+
+
+class TrainingBatch(Protocol):
+    """What the training loop asks of a batch, whatever else it holds for the loss."""
+
+    @property
+    def scene_ids(self) -> tuple[str, ...]:
+        """One per scene."""
+        ...
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Rows `batch, x, y, z`, shape `(voxels, 4)`, int32."""
+        ...
+
+    @property
+    def features(self) -> Tensor:
+        """Colour / 255 - 0.5, shape `(voxels, 3)`, float32."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        ...
+
+
+B = TypeVar("B", bound=TrainingBatch)
+
+
+class BatchSource(Protocol[B]):
+    """Scenes that come as batches."""
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        ...
+
+    def load(self, rows: Sequence[int], *, epoch: int, rng: np.random.Generator | None) -> B:
+        """These scenes of an epoch as one batch, translated by what `rng` draws."""
+        ...
+
+    def facts(self, batch: B) -> dict[str, int]:
+        """Counts of what was done to a batch, for the log."""
+        ...
+
+
+class SceneBatches:
+    """Batches of labelled scenes."""
+
+    def __init__(self, scenes: SceneDataset) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def load(self, rows: Sequence[int], *, epoch: int, rng: np.random.Generator | None) -> Batch:
+        """See `BatchSource`."""
+        self.scenes.set_epoch(epoch)
+        return collate([self.scenes[row] for row in rows], rng=rng)
+
+    def facts(self, batch: Batch) -> dict[str, int]:
+        """Objects of other scenes that found a place, and those that did not."""
+        if self.scenes.pasting is None:
+            return {}
+        return {"instances_placed": batch.placed, "instances_skipped": batch.skipped}
+
+
+class ViewBatches:
+    """Batches of pairs of views."""
+
+    def __init__(self, views: ViewDataset) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def load(self, rows: Sequence[int], *, epoch: int, rng: np.random.Generator | None) -> ViewBatch:
+        """See `BatchSource`."""
+        self.views.set_epoch(epoch)
+        return collate_views([self.views[row] for row in rows], rng=rng)
+
+    def facts(self, batch: ViewBatch) -> dict[str, int]:
+        """Places that are matched in both views."""
+        return {"matches": len(batch.matches)}
 
 
 class BatchPlan(NamedTuple):
@@ -66,34 +150,33 @@ def plan_batches(
                 yield BatchPlan(epoch, step, part, part == len(parts) - 1, tuple(int(row) for row in rows))
 
 
-class _PlannedBatches(Dataset[tuple[BatchPlan, Batch]]):
+class _PlannedBatches(Dataset[tuple[BatchPlan, B]], Generic[B]):
     """Serves a whole batch per plan, so that a worker process does all of a batch's work."""
 
-    def __init__(self, scenes: SceneDataset, *, seed: int, shift: bool) -> None:
-        self.scenes = scenes
+    def __init__(self, source: BatchSource[B], *, seed: int, shift: bool) -> None:
+        self.source = source
         self.seed = seed
         self.shift = shift
 
-    def __getitem__(self, plan: BatchPlan) -> tuple[BatchPlan, Batch]:
-        self.scenes.set_epoch(plan.epoch)
+    def __getitem__(self, plan: BatchPlan) -> tuple[BatchPlan, B]:
         rng = np.random.default_rng([self.seed, plan.epoch, plan.step, plan.part]) if self.shift else None
-        return plan, collate([self.scenes[row] for row in plan.scenes], rng=rng)
+        return plan, self.source.load(plan.scenes, epoch=plan.epoch, rng=rng)
 
 
 def load_batches(
-    scenes: SceneDataset, plans: list[BatchPlan], *, jobs: int, seed: int, shift: bool
-) -> Iterator[tuple[BatchPlan, Batch]]:
+    source: BatchSource[B], plans: list[BatchPlan], *, jobs: int, seed: int, shift: bool
+) -> Iterator[tuple[BatchPlan, B]]:
     """Load planned batches in order, `jobs` processes working ahead.
 
     Args:
-        scenes: The dataset.
+        source: The scenes.
         plans: What to load.
         jobs: Worker processes; 0 loads in this one.
         seed: Of the random translation of a batch's coordinates.
         shift: Whether to translate at all.
     """
     loader = DataLoader(
-        _PlannedBatches(scenes, seed=seed, shift=shift),
+        _PlannedBatches(source, seed=seed, shift=shift),
         sampler=plans,
         batch_size=None,
         num_workers=jobs,

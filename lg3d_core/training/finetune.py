@@ -8,23 +8,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError
-from lg3d_core.networks.checkpoint import (
-    CheckpointInfo,
-    load_weights,
-    newest_checkpoint,
-    read_info,
-    resolve_checkpoint,
-)
+from lg3d_core.networks.checkpoint import load_weights, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings
-from lg3d_core.training.learners import Classification
-from lg3d_core.training.loop import train
-from lg3d_core.training.run import Run
-from lg3d_core.training.scenes import TrainingData, describe_data, open_training_data
+from lg3d_core.training.batches import SceneBatches
+from lg3d_core.training.launch import open_run, train_run
+from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification
+from lg3d_core.training.scenes import TrainingData
 
 SCRATCH = "scratch"
 LATEST = "latest"
@@ -39,52 +32,29 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         CheckpointError: Nothing to start from, or a checkpoint of another network or vocabulary.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
-    run = None
-    if settings.resume is not None:
-        run = Run.open(settings.resume)
-        settings = FinetuneSettings.from_json((settings.resume / "settings.json").read_text(encoding="utf-8"))
-    device = resolve_device(settings.device)
-    data = open_training_data(settings, progress)
-    classes = len(data.store.vocabulary)
-    torch.manual_seed(settings.seed)
-    network = MinkUNet(settings.network, num_classes=classes)
+    opened = open_run(settings, progress)
+    settings, data = opened.settings, opened.data
+    network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
     start = _find_start(settings, progress)
     if start is not None:
         _load_start(network, start, settings, data)
-    if run is None:
-        # What "latest" means is settled once: a resumed run starts from the same checkpoint.
-        settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
-        run = Run.create(settings)
-        run.write_card("finetune", {**describe_data(data, settings), "from": settings.start})
+    # What "latest" means is settled once: a resumed run starts from the same checkpoint.
+    settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
     counts = data.store.class_counts("train", budget=data.budget)
     learner = Classification(
-        network.to(device),
+        network.to(opened.device),
         loss=settings.loss,
         gamma=settings.gamma,
-        alpha=_class_weights(settings, counts, device),
+        alpha=_class_weights(settings, counts, opened.device),
     )
-    info = CheckpointInfo(
-        kind="finetune",
-        network=settings.network,
-        num_classes=classes,
-        voxel_size=settings.voxel_size,
-        vocabulary=data.store.vocabulary.name,
-        vocabulary_digest=data.store.vocabulary.digest,
-        anchors_digest=read_info(start).anchors_digest if start is not None else None,
-        settings=settings.to_json(),
-    )
-    train(
+    return train_run(
+        dataclasses.replace(opened, settings=settings),
         learner,
-        data.dataset,
-        store=data.store,
-        run=run,
-        settings=settings,
-        info=info,
-        device=device,
-        precision=resolve_precision(settings.precision, device),
+        SceneBatches(data.dataset),
+        facts={"from": settings.start},
+        anchors_digest=read_info(start).anchors_digest if start is not None else None,
         progress=progress,
     )
-    return run.checkpoint
 
 
 def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
@@ -117,7 +87,7 @@ def _load_start(network: MinkUNet, start: Path, settings: FinetuneSettings, data
 
 
 def _class_weights(settings: FinetuneSettings, counts: npt.NDArray[np.int64], device: torch.device) -> Tensor | None:
-    if settings.loss != "class-balanced-focal":
+    if settings.loss not in WEIGHTED_LOSSES:
         return None
     number = torch.from_numpy(counts)
     alpha = inverse_log_alpha(number) if settings.alpha == "inverse-log" else printed_alpha(number)

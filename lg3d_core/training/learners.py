@@ -1,35 +1,47 @@
 """What is learnt: a network with its loss and its way to name a voxel."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lg3d_core.networks.minkunet import MinkUNet
-from lg3d_core.objectives.classification import cross_entropy_loss, focal_loss
-from lg3d_core.objectives.language import language_contrastive_loss
-from lg3d_core.settings import Loss
+from lg3d_core.objectives.classification import cross_entropy_loss, focal_loss, weighted_cross_entropy_loss
+from lg3d_core.objectives.language import anchor_scores, language_contrastive_loss
+from lg3d_core.objectives.scene_contexts import scene_contexts_loss
+from lg3d_core.objectives.supervised import ContrastDraw, count_sources, draw_contrasts, supervised_contrastive_loss
+from lg3d_core.sampling.batch import Batch
+from lg3d_core.sampling.views import ViewBatch
+from lg3d_core.settings import Distance, Hinge, Loss
+from lg3d_core.training.batches import TrainingBatch
+
+B_contra = TypeVar("B_contra", bound=TrainingBatch, contravariant=True)
 
 
 class LossParts(NamedTuple):
-    """A loss to minimise, a mean over labelled voxels, and named parts of it for the log."""
+    """A loss to minimise, and named parts of it for the log."""
 
     total: Tensor
     parts: dict[str, Tensor]
 
 
-class Learner(Protocol):
-    """Turns features into a loss while training and into class scores while validating."""
+class Learner(Protocol[B_contra]):
+    """Turns features into a loss while training and, where it can, into class scores while validating."""
 
     network: MinkUNet
 
-    def loss(self, features: Tensor, labels: Tensor, *, seed: int) -> LossParts:
+    def weight(self, batch: B_contra) -> int:
+        """What the loss of a batch is a mean over: labelled voxels, sources, matches."""
+        ...
+
+    def loss(self, features: Tensor, batch: B_contra, *, seed: int) -> LossParts:
         """The loss of one forward pass; `seed` fixes whatever it draws."""
         ...
 
-    def scores(self, features: Tensor) -> Tensor:
-        """Class scores `(voxels, classes)`: the largest names the voxel."""
+    @property
+    def scores(self) -> Callable[[Tensor], Tensor] | None:
+        """Class scores `(voxels, classes)` of features: the largest names the voxel. None: it has no names."""
         ...
 
 
@@ -44,54 +56,156 @@ class LanguageGrounding:
         network: MinkUNet,
         anchors: Tensor,
         *,
+        distance: Distance = "cosine",
+        hinge: Hinge = "per-negative",
         negatives: int,
+        replacement: bool = False,
         positive_margin: float,
         negative_margin: float,
         negative_weight: float,
     ) -> None:
         self.network = network
         self.anchors = anchors
+        self.distance: Distance = distance
+        self.hinge: Hinge = hinge
         self.negatives = negatives
+        self.replacement = replacement
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
         self.negative_weight = negative_weight
 
-    def loss(self, features: Tensor, labels: Tensor, *, seed: int) -> LossParts:
+    def weight(self, batch: Batch) -> int:
+        """Labelled voxels."""
+        return _count_labelled(batch)
+
+    def loss(self, features: Tensor, batch: Batch, *, seed: int) -> LossParts:
         """The language contrastive loss."""
         loss = language_contrastive_loss(
             features,
-            labels,
+            batch.labels,
             self.anchors,
+            distance=self.distance,
+            hinge=self.hinge,
             num_negatives=self.negatives,
+            replacement=self.replacement,
             positive_margin=self.positive_margin,
             negative_margin=self.negative_margin,
             negative_weight=self.negative_weight,
-            generator=torch.Generator(device=features.device).manual_seed(seed),
+            generator=_generator(features, seed),
         )
         return LossParts(loss.total, {"positive": loss.positive, "negative": loss.negative})
 
     def scores(self, features: Tensor) -> Tensor:
-        """Cosine similarities to the anchors."""
-        return F.normalize(features.float(), dim=1) @ F.normalize(self.anchors, dim=1).T
+        """Nearness to the anchors, in the distance that is trained."""
+        return anchor_scores(features, self.anchors, distance=self.distance)
+
+
+class SupervisedContrast:
+    """Voxels of one category are drawn together, within each scene. Source: section 5, SupCon."""
+
+    scores = None
+
+    def __init__(self, network: MinkUNet, *, sources: int, positives: int, negatives: int, temperature: float) -> None:
+        self.network = network
+        self.sources = sources
+        self.positives = positives
+        self.negatives = negatives
+        self.temperature = temperature
+
+    def weight(self, batch: Batch) -> int:
+        """Source voxels."""
+        scenes = torch.split(batch.labels, list(batch.scene_sizes))
+        return sum(count_sources(labels, num_sources=self.sources) for labels in scenes)
+
+    def loss(self, features: Tensor, batch: Batch, *, seed: int) -> LossParts:
+        """The supervised contrastive loss; what a source is compared with comes from its own scene."""
+        generator = _generator(features, seed)
+        draws: list[ContrastDraw] = []
+        first = 0
+        for labels in torch.split(batch.labels, list(batch.scene_sizes)):
+            draw = draw_contrasts(
+                labels,
+                num_sources=self.sources,
+                num_positives=self.positives,
+                num_negatives=self.negatives,
+                generator=generator,
+            )
+            draws.append(ContrastDraw(*(rows + first for rows in draw)))
+            first += len(labels)
+        joined = ContrastDraw(*(torch.cat(rows) for rows in zip(*draws, strict=True)))
+        return LossParts(supervised_contrastive_loss(features, joined, temperature=self.temperature), {})
+
+
+class SceneContexts:
+    """Two views of one place are drawn together, without labels. Source: section 5, CSC."""
+
+    scores = None
+
+    def __init__(self, network: MinkUNet, *, temperature: float, inner: float, outer: float) -> None:
+        self.network = network
+        self.temperature = temperature
+        self.inner = inner
+        self.outer = outer
+
+    def weight(self, batch: ViewBatch) -> int:
+        """Matched places."""
+        return len(batch.matches)
+
+    def loss(self, features: Tensor, batch: ViewBatch, *, seed: int) -> LossParts:
+        """The scene contexts loss, scene by scene."""
+        del seed
+        total = features[:0].float().sum()
+        sizes = list(batch.scene_matches)
+        for matches, places in zip(torch.split(batch.matches, sizes), torch.split(batch.places, sizes), strict=True):
+            loss = scene_contexts_loss(
+                features.index_select(0, matches[:, 0]),
+                features.index_select(0, matches[:, 1]),
+                places,
+                temperature=self.temperature,
+                inner=self.inner,
+                outer=self.outer,
+            )
+            total = total + loss * (len(matches) / max(1, len(batch.matches)))
+        return LossParts(total, {})
 
 
 class Classification:
     """A linear classifier on the features. Source: section 3.2, equations 4 and 5."""
 
     def __init__(self, network: MinkUNet, *, loss: Loss, gamma: float, alpha: Tensor | None) -> None:
+        """Classify with one of four losses; `alpha`, shape `(classes,)`, is for the two that weigh classes."""
+        assert (alpha is not None) == (loss in WEIGHTED_LOSSES), "class weights go with the weighted losses"
         self.network = network
         self.kind = loss
         self.gamma = gamma
         self.alpha = alpha
 
-    def loss(self, features: Tensor, labels: Tensor, *, seed: int) -> LossParts:
-        """Cross entropy or class-balanced focal loss."""
+    def weight(self, batch: Batch) -> int:
+        """Labelled voxels."""
+        return _count_labelled(batch)
+
+    def loss(self, features: Tensor, batch: Batch, *, seed: int) -> LossParts:
+        """Cross entropy or focal loss, plain or with class weights."""
         del seed
         logits = self.network.classify(features)
         if self.kind == "cross-entropy":
-            return LossParts(cross_entropy_loss(logits, labels), {})
-        return LossParts(focal_loss(logits, labels, gamma=self.gamma, alpha=self.alpha), {})
+            return LossParts(cross_entropy_loss(logits, batch.labels), {})
+        if self.kind == "weighted-cross-entropy":
+            assert self.alpha is not None
+            return LossParts(weighted_cross_entropy_loss(logits, batch.labels, self.alpha), {})
+        return LossParts(focal_loss(logits, batch.labels, gamma=self.gamma, alpha=self.alpha), {})
 
     def scores(self, features: Tensor) -> Tensor:
         """The classifier's logits."""
         return self.network.classify(features)
+
+
+WEIGHTED_LOSSES = ("weighted-cross-entropy", "class-balanced-focal")
+
+
+def _count_labelled(batch: Batch) -> int:
+    return int((batch.labels >= 0).sum())
+
+
+def _generator(features: Tensor, seed: int) -> torch.Generator:
+    return torch.Generator(device=features.device).manual_seed(seed)

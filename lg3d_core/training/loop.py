@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,15 +18,22 @@ from lg3d_core.errors import CheckpointError, Interrupted, SettingsError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.progress import Progress
-from lg3d_core.sampling.batch import Batch
-from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 from lg3d_core.store.scene_store import SceneStore
-from lg3d_core.training.batches import BatchPlan, load_batches, plan_batches, steps_per_epoch
+from lg3d_core.training.batches import (
+    BatchPlan,
+    BatchSource,
+    TrainingBatch,
+    load_batches,
+    plan_batches,
+    steps_per_epoch,
+)
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser, set_norm_momentum
 from lg3d_core.training.run import Run
+
+B = TypeVar("B", bound=TrainingBatch)
 
 
 class _Position(NamedTuple):
@@ -38,8 +45,8 @@ class _Position(NamedTuple):
 
 
 def train(
-    learner: Learner,
-    dataset: SceneDataset,
+    learner: Learner[B],
+    source: BatchSource[B],
     *,
     store: SceneStore,
     run: Run,
@@ -49,15 +56,15 @@ def train(
     precision: str,
     progress: Progress,
 ) -> Evaluation | None:
-    """Minimise a learner's loss over a dataset.
+    """Minimise a learner's loss over its scenes.
 
-    The gradient of a step is that of the mean over all labelled voxels of its `batch_size` scenes, however many forward
-    passes they are split into. Everything random is drawn from the seed and the position, so a run that is stopped and
-    resumed takes the same steps as one that is not.
+    The gradient of a step is that of the mean over all that the loss compares (labelled voxels, sources, matches) in
+    its `batch_size` scenes, however many forward passes they are split into. Everything random is drawn from the seed
+    and the position, so a run that is stopped and resumed takes the same steps as one that is not.
 
     Args:
         learner: Network and loss; the network is trained in place.
-        dataset: Augmented training scenes.
+        source: Augmented training scenes.
         store: Validation scenes come from here.
         run: Where metrics and checkpoints go; a state to resume from is taken up.
         settings: Of the run.
@@ -67,7 +74,7 @@ def train(
         progress: Told of epochs and scores.
 
     Returns:
-        The last validation, or None where the store has no validation scenes.
+        The last validation, or None where the store has no validation scenes or the learner gives voxels no names.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the state is saved.
@@ -76,11 +83,11 @@ def train(
     network = learner.network
     set_norm_momentum(network, settings.norm_momentum)
     optimiser = make_optimiser(network, settings)
-    per_epoch = steps_per_epoch(len(dataset), settings.batch_size)
+    per_epoch = steps_per_epoch(len(source), settings.batch_size)
     position = _restore(run, network, optimiser, per_epoch=per_epoch)
     plans = list(
         plan_batches(
-            len(dataset),
+            len(source),
             batch_size=settings.batch_size,
             micro_batch=settings.micro_batch or settings.batch_size,
             seed=settings.seed,
@@ -92,6 +99,9 @@ def train(
     validation_ids = store.scene_ids("val")
     if not validation_ids:
         progress.warn(f"{store.path} has no validation scenes: training without validation")
+    elif learner.scores is None:
+        progress.note("this method gives voxels no names: nothing to validate before fine-tuning")
+        validation_ids = []
     evaluation: Evaluation | None = None
     best = position.best
     meter = _Meter()
@@ -103,8 +113,8 @@ def train(
         progress.task(info.kind, total=settings.epochs * per_epoch, unit="step") as task,
     ):
         task.advance(position.epoch * per_epoch + position.step)
-        batches = load_batches(dataset, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment)
-        step_parts: list[tuple[BatchPlan, Batch]] = []
+        batches = load_batches(source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment)
+        step_parts: list[tuple[BatchPlan, B]] = []
         for plan, batch in meter.waiting_for(batches):
             step_parts.append((plan, batch))
             if not plan.last:
@@ -113,10 +123,10 @@ def train(
             rate = _set_rate(optimiser, settings, (done - 0.5) / (settings.epochs * per_epoch))
             network.train()
             losses = _take_step(learner, optimiser, step_parts, settings, device=device, precision=precision)
-            voxels = sum(len(part.labels) for _, part in step_parts)
-            pasted = _count_pasted(step_parts) if dataset.pasting is not None else {}
+            voxels = sum(len(part.features) for _, part in step_parts)
+            facts = _sum_facts(source, step_parts)
             step_parts = []
-            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **meter.report(voxels), **pasted})
+            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **meter.report(voxels), **facts})
             for name, value in losses.items():
                 events.add_scalar(f"train/{name}", value, done)
             events.add_scalar("train/lr", rate, done)
@@ -145,34 +155,34 @@ def train(
 
 
 def accumulate_gradients(
-    learner: Learner,
-    parts: list[tuple[BatchPlan, Batch]],
+    learner: Learner[B],
+    parts: list[tuple[BatchPlan, B]],
     *,
     seed: int,
     device: torch.device,
     precision: str,
 ) -> dict[str, float]:
-    """Add the gradient of the mean loss over all labelled voxels of an effective batch to the network's gradients.
+    """Add the gradient of the mean loss over a whole effective batch to the network's gradients.
 
     Args:
-        learner: Network and loss, a mean over labelled voxels.
+        learner: Network and loss, a mean over what its `weight` counts.
         parts: The forward passes that the effective batch is split into.
         seed: Of what the loss draws.
         device: Where the network is.
         precision: `fp32`, or `bf16` for autocast.
 
     Returns:
-        The loss and its parts, means over the same voxels.
+        The loss and its parts, means over the same.
     """
-    labelled = [int((batch.labels >= 0).sum()) for _, batch in parts]
-    total = max(1, sum(labelled))
+    weights = [learner.weight(batch) for _, batch in parts]
+    total = max(1, sum(weights))
     sums: dict[str, float] = {}
-    for (plan, batch), count in zip(parts, labelled, strict=True):
+    for (plan, batch), weight in zip(parts, weights, strict=True):
         batch = batch.to(device)
         with autocast(device, precision):
             features = learner.network(SparseTensor(batch.features, batch.coordinates))
-            loss = learner.loss(features, batch.labels, seed=_draw_seed(seed, plan))
-        share = count / total
+            loss = learner.loss(features, batch, seed=_draw_seed(seed, plan))
+        share = weight / total
         (loss.total * share).backward()  # type: ignore[no-untyped-call]
         for name, value in {"loss": loss.total, **loss.parts}.items():
             sums[name] = sums.get(name, 0.0) + share * float(value.detach())
@@ -180,9 +190,9 @@ def accumulate_gradients(
 
 
 def _take_step(
-    learner: Learner,
+    learner: Learner[B],
     optimiser: torch.optim.Optimizer,
-    parts: list[tuple[BatchPlan, Batch]],
+    parts: list[tuple[BatchPlan, B]],
     settings: TrainSettings,
     *,
     device: torch.device,
@@ -202,12 +212,12 @@ def _take_step(
     return losses
 
 
-def _count_pasted(parts: list[tuple[BatchPlan, Batch]]) -> dict[str, int]:
-    """Objects that instance sampling put into the scenes of a step, and those that found no place."""
-    return {
-        "instances_placed": sum(batch.placed for _, batch in parts),
-        "instances_skipped": sum(batch.skipped for _, batch in parts),
-    }
+def _sum_facts(source: BatchSource[B], parts: list[tuple[BatchPlan, B]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for _, batch in parts:
+        for name, count in source.facts(batch).items():
+            sums[name] = sums.get(name, 0) + count
+    return sums
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainSettings, done: float) -> float:
@@ -224,7 +234,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainSettings, done: f
 
 
 def _validate(
-    learner: Learner,
+    learner: Learner[B],
     store: SceneStore,
     scene_ids: list[str],
     settings: TrainSettings,
@@ -294,7 +304,7 @@ class _Meter:
         self.waited = 0.0
         self.start = time.perf_counter()
 
-    def waiting_for(self, items: Iterator[tuple[BatchPlan, Batch]]) -> Iterator[tuple[BatchPlan, Batch]]:
+    def waiting_for(self, items: Iterator[tuple[BatchPlan, B]]) -> Iterator[tuple[BatchPlan, B]]:
         """Pass items on, and count the time until each arrives."""
         while True:
             before = time.perf_counter()

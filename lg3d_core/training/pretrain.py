@@ -1,20 +1,21 @@
-"""Language-grounded pre-training: every voxel's feature is pulled towards the text anchor of its category."""
+"""Pre-training: grounding features in language, or one of the baselines with the same backbone."""
 
 from pathlib import Path
 
 import torch
 
-from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import SettingsError
 from lg3d_core.language.anchors import load_anchors, require_vocabulary
-from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
+from lg3d_core.sampling.views import ViewDataset
 from lg3d_core.settings import PretrainSettings
-from lg3d_core.training.learners import LanguageGrounding
-from lg3d_core.training.loop import train
-from lg3d_core.training.run import Run
-from lg3d_core.training.scenes import describe_data, open_training_data
+from lg3d_core.training.batches import SceneBatches, ViewBatches
+from lg3d_core.training.launch import OpenedRun, open_run, train_run
+from lg3d_core.training.learners import LanguageGrounding, SceneContexts, SupervisedContrast
+
+TEMPERATURES = {"supcon": 0.1, "csc": 0.4}
+"""Where the settings name none: those of the two publications."""
 
 
 def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
@@ -25,15 +26,14 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
         DataError: Store or anchors are missing, damaged, or of different vocabularies.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
-    run = None
-    if settings.resume is not None:
-        run = Run.open(settings.resume)
-        settings = PretrainSettings.from_json((settings.resume / "settings.json").read_text(encoding="utf-8"))
-    device = resolve_device(settings.device)
-    data = open_training_data(settings, progress)
+    opened = open_run(settings, progress)
+    return METHODS[opened.settings.method](opened, progress)
+
+
+def _ground_in_language(opened: OpenedRun[PretrainSettings], progress: Progress) -> Path:
+    settings = opened.settings
     anchors = load_anchors(settings.anchors)
-    require_vocabulary(anchors, data.store.vocabulary)
-    torch.manual_seed(settings.seed)
+    require_vocabulary(anchors, opened.data.store.vocabulary)
     network = MinkUNet(settings.network)
     if anchors.vectors.shape[1] != network.num_features:
         raise SettingsError(
@@ -41,35 +41,73 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
             f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}"
         )
     learner = LanguageGrounding(
-        network.to(device),
-        torch.from_numpy(anchors.vectors).to(device),
+        network.to(opened.device),
+        torch.from_numpy(anchors.vectors).to(opened.device),
+        distance=settings.distance,
+        hinge=settings.hinge,
         negatives=settings.negatives,
+        replacement=settings.replacement,
         positive_margin=settings.positive_margin,
         negative_margin=settings.negative_margin,
         negative_weight=settings.negative_weight,
     )
-    if run is None:
-        run = Run.create(settings)
-        run.write_card("pretrain", {**describe_data(data, settings), "anchors": anchors.metadata})
-    info = CheckpointInfo(
-        kind="pretrain",
-        network=settings.network,
-        num_classes=None,
-        voxel_size=settings.voxel_size,
-        vocabulary=data.store.vocabulary.name,
-        vocabulary_digest=data.store.vocabulary.digest,
-        anchors_digest=anchors.digest,
-        settings=settings.to_json(),
-    )
-    train(
+    return train_run(
+        opened,
         learner,
-        data.dataset,
-        store=data.store,
-        run=run,
-        settings=settings,
-        info=info,
-        device=device,
-        precision=resolve_precision(settings.precision, device),
+        SceneBatches(opened.data.dataset),
+        facts={"method": settings.method, "anchors": anchors.metadata},
+        anchors_digest=anchors.digest,
         progress=progress,
     )
-    return run.checkpoint
+
+
+def _contrast_categories(opened: OpenedRun[PretrainSettings], progress: Progress) -> Path:
+    settings = opened.settings
+    learner = SupervisedContrast(
+        MinkUNet(settings.network).to(opened.device),
+        sources=settings.contrast_points,
+        positives=settings.supcon_positives,
+        negatives=settings.supcon_negatives,
+        temperature=settings.temperature or TEMPERATURES[settings.method],
+    )
+    return train_run(
+        opened,
+        learner,
+        SceneBatches(opened.data.dataset),
+        facts={"method": settings.method},
+        anchors_digest=None,
+        progress=progress,
+    )
+
+
+def _contrast_views(opened: OpenedRun[PretrainSettings], progress: Progress) -> Path:
+    settings, scenes = opened.settings, opened.data.dataset
+    if settings.limited is not None:
+        progress.note("csc learns without labels: --limited changes nothing here")
+    inner, outer = settings.partition_radii
+    learner = SceneContexts(
+        MinkUNet(settings.network).to(opened.device),
+        temperature=settings.temperature or TEMPERATURES[settings.method],
+        inner=inner,
+        outer=outer,
+    )
+    views = ViewDataset(
+        scenes.store,
+        scenes.scene_ids,
+        voxel_size=scenes.voxel_size,
+        augmentation=scenes.augmentation,
+        share=settings.view_share,
+        max_matches=settings.contrast_points,
+        seed=scenes.seed,
+    )
+    return train_run(
+        opened,
+        learner,
+        ViewBatches(views),
+        facts={"method": settings.method},
+        anchors_digest=None,
+        progress=progress,
+    )
+
+
+METHODS = {"language": _ground_in_language, "supcon": _contrast_categories, "csc": _contrast_views}
