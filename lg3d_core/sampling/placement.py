@@ -39,6 +39,8 @@ class FurnishedScene(NamedTuple):
         rgb: Shape `(points, 3)`, uint8.
         label: Vocabulary index, -1 none, shape `(points,)`, int16.
         instance: 0 none; what was put in has numbers above all others, shape `(points,)`, int32.
+        part: Which of the objects that were put in each point after the scene's own belongs to, from 0, shape
+            `(points - num_own,)`, int64.
         num_own: Points of the scene itself.
         placed: Objects that found a place.
         skipped: Objects that found none.
@@ -49,6 +51,7 @@ class FurnishedScene(NamedTuple):
     rgb: npt.NDArray[np.uint8]
     label: npt.NDArray[np.int16]
     instance: npt.NDArray[np.int32]
+    part: npt.NDArray[np.int64]
     num_own: int
     placed: int
     skipped: int
@@ -247,6 +250,7 @@ def _join(scene: "Scene", placed: list[Instance], *, skipped: int) -> FurnishedS
         rgb=np.concatenate([scene.rgb, *(one.rgb for one in placed)]),
         label=np.concatenate([scene.label, *labels]),
         instance=np.concatenate([scene.instance, *numbers]),
+        part=np.repeat(np.arange(len(placed)), [len(one.xyz) for one in placed]),
         num_own=len(scene.xyz),
         placed=len(placed),
         skipped=skipped,

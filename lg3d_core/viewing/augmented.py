@@ -52,6 +52,7 @@ def build_augmented_view(
     pasted = voxels.rows >= furnished.num_own
     normal = np.zeros_like(before)
     normal[~pasted] = scene.normal[voxels.rows[~pasted]]
+    normal[pasted] = _round_normals(before[pasted], furnished.part[voxels.rows[pasted] - furnished.num_own])
     instance = furnished.instance[voxels.rows]
     sample = Scene(
         scene_id=scene_id,
@@ -78,6 +79,15 @@ def _tell_pasted(furnished: FurnishedScene, names: tuple[str, ...]) -> str:
     listed = ", ".join(names[label] for number, label in zip(numbers, labels, strict=True) if number > 0)
     left_out = f"; {furnished.skipped} found no place" if furnished.skipped else ""
     return f"put in: {listed or 'nothing'}{left_out}"
+
+
+def _round_normals(xyz: npt.NDArray[np.float32], part: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Directions from the middle of each part: a bank keeps no normals, and these are enough to shade its objects."""
+    count = np.maximum(np.bincount(part), 1)
+    middle = np.stack([np.bincount(part, weights=xyz[:, axis]) / count for axis in range(3)], axis=1)
+    away = xyz - middle[part]
+    directions: npt.NDArray[np.float32] = (away / np.maximum(np.linalg.norm(away, axis=1), 1e-6)[:, None]).astype("f4")
+    return directions
 
 
 class Motion(NamedTuple):

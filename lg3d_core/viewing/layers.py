@@ -38,7 +38,7 @@ CONFIDENCE_STOPS = ((20, 38, 92), (74, 86, 122), (124, 126, 128), (182, 168, 112
 PASTED = (206, 40, 110)  # objects that were put in: a hue that the ramp below does not have
 # Light grey over teal to dark blue: the farther a point was shifted, the darker.
 SHIFT_STOPS = ((226, 228, 230), (150, 190, 196), (66, 128, 158), (24, 62, 110))
-FULL_SHIFT = 0.15
+FULL_SHIFT = 0.4
 """Metres of elastic distortion at the end of that ramp."""
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
     from PIL.ImageFont import ImageFont as PlainFont
 
-PICTURE_LAYERS = ("colours", "truth", "prediction", "errors", "augmentation")
+PICTURE_LAYERS = ("colours", "truth", "prediction", "errors")
+SAMPLE_LAYERS = ("colours", "truth", "instances", "augmentation")
+"""Of a training sample."""
 SUPERSAMPLING = 2  # each pixel of the picture is the mean of 2 x 2 rendered ones
 EDGE_STRENGTH = 14.0
 INK, QUIET = (29, 36, 48), (93, 103, 120)
@@ -45,7 +47,8 @@ def render_picture(
     Args:
         view: What to draw.
         path: PNG file to write; it appears only when it is whole.
-        layers: Names of layers in reading order; None takes those of `PICTURE_LAYERS` that the view has.
+        layers: Names of layers in reading order; None takes those of `PICTURE_LAYERS` (of `SAMPLE_LAYERS`, for a
+            training sample) that the view has.
         panel_width: Of one layer, in pixels, before white margins are trimmed.
 
     Raises:
@@ -53,7 +56,8 @@ def render_picture(
         DataError: The file cannot be written.
         MissingDependencyError: open3d or Pillow is missing, or nothing to draw with.
     """
-    shown = tuple(name for name in PICTURE_LAYERS if name in view.layers) if layers is None else layers
+    usual = SAMPLE_LAYERS if "augmentation" in view.layers else PICTURE_LAYERS
+    shown = tuple(name for name in usual if name in view.layers) if layers is None else layers
     unknown = [name for name in shown if name not in view.layers]
     if unknown or not shown:
         raise SettingsError(f"{view.scene_id} has no layer {', '.join(unknown)}: it has {', '.join(view.layers)}")
