@@ -125,6 +125,12 @@ class RoomsSettings(Settings):
     """Equal seeds give equal rooms, whatever `jobs` is."""
     vertices: int = 60_000
     """Mesh vertices a room, about."""
+    spacing: float | None = None
+    """Distance of neighbouring vertices in metres, instead of `vertices`; None is 0.022 with `furniture`."""
+    furniture: Path | None = None
+    """Folder of `.sh3f` libraries, or one of them, whose models furnish the rooms; None builds all furniture."""
+    furniture_names: Path | None = None
+    """Table that says which thing each model stands for; None takes the shipped one."""
     validation: float = 0.25
     """Share of the rooms that go to the validation split, in 0..1."""
     jobs: int = 0
@@ -133,8 +139,17 @@ class RoomsSettings(Settings):
     def __post_init__(self) -> None:
         self._require(self.scenes >= 1, "scenes", "at least 1")
         self._require(self.vertices >= 2_000, "vertices", "at least 2000")
+        self._require(self.spacing is None or 0.005 <= self.spacing <= 0.2, "spacing", "between 0.005 and 0.2 metres")
+        self._require(
+            self.furniture_names is None or self.furniture is not None, "furniture_names", "left out without --furniture"
+        )
         self._require(0 <= self.validation < 1, "validation", "at least 0 and below 1")
         self._require(self.jobs >= 0, "jobs", "0 (one per core) or more")
+
+    @property
+    def mesh_spacing(self) -> float | None:
+        """Fixed distance of neighbouring vertices; None where `vertices` decides."""
+        return self.spacing if self.spacing is not None or self.furniture is None else 0.022
 
 
 @dataclass(frozen=True, kw_only=True)
