@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test check format lint types system clean
+MINKOWSKI_VERSION := 0.5.4
+MULTIARCH = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('MULTIARCH') or '')")
+
+.PHONY: demo test check format lint types minkowski system system-minkowski clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lg3d demo
@@ -24,6 +27,9 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+# The optional backend `--backend minkowski`; the parity tests run where it is installed.
+minkowski: $(VENV)/.installed-minkowski
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -38,6 +44,38 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
 	touch $@
 
+# MinkowskiEngine for the CPU, built from its source release against the PyTorch of $(VENV). Its wheel is kept in build/.
+$(VENV)/.installed-minkowski: $(VENV)/.installed | system-minkowski
+	@set -e; \
+	tag=$$($(BIN)/python -c 'import sys, torch; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}")'); \
+	wheels=build/minkowski/$$tag; \
+	if ! ls $$wheels/*.whl >/dev/null 2>&1; then \
+		echo "building MinkowskiEngine $(MINKOWSKI_VERSION): six minutes on two cores; log: build/minkowski/build.log"; \
+		rm -rf build/minkowski/venv; \
+		$(PYTHON) -m venv build/minkowski/venv; \
+		packages='import sysconfig; print(sysconfig.get_paths()["purelib"])'; \
+		$(BIN)/python -c "$$packages" > $$(build/minkowski/venv/bin/python -c "$$packages")/torch.pth; \
+		build/minkowski/venv/bin/pip install --quiet --disable-pip-version-check "setuptools<70" wheel ninja; \
+		PATH="$$PWD/build/minkowski/venv/bin:$$PATH" pip wheel --verbose --disable-pip-version-check --no-deps \
+			--no-build-isolation --use-pep517 --no-binary MinkowskiEngine --wheel-dir $$wheels \
+			--config-settings="--global-option=--blas=openblas --blas_include_dirs=/usr/include/$(MULTIARCH) --cpu_only" \
+			MinkowskiEngine==$(MINKOWSKI_VERSION) > build/minkowski/build.log 2>&1 \
+		|| { tail -n 30 build/minkowski/build.log; exit 1; }; \
+		rm -rf build/minkowski/venv; \
+	fi; \
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-index --force-reinstall $$wheels/*.whl
+	$(BIN)/python -c "from lg3d_core.sparse import use_backend; use_backend('minkowski').__enter__()"
+	touch $@
+
+define install_packages
+	if [ -n "$$packages" ]; then \
+		echo "installing$$packages"; \
+		if [ "$$(id -u)" = 0 ]; then sudo=""; else sudo="sudo"; fi; \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$packages \
+		|| { echo "could not install$$packages: please install them yourself"; exit 1; }; \
+	fi
+endef
+
 # What Debian must give: venv for the environment; libusb, EGL and GL for open3d's pictures and window.
 system:
 	@packages=""; \
@@ -45,12 +83,16 @@ system:
 	for pair in libusb-1.0.so.0:libusb-1.0-0 libEGL.so.1:libegl1 libGL.so.1:libgl1 libX11.so.6:libx11-6; do \
 		/sbin/ldconfig -p | grep -q "$${pair%%:*}" || packages="$$packages $${pair##*:}"; \
 	done; \
-	if [ -n "$$packages" ]; then \
-		echo "installing$$packages"; \
-		if [ "$$(id -u)" = 0 ]; then sudo=""; else sudo="sudo"; fi; \
-		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$packages \
-		|| { echo "could not install$$packages: please install them yourself"; exit 1; }; \
-	fi
+	$(install_packages)
+
+# To build MinkowskiEngine: a compiler, Python's headers, OpenBLAS.
+system-minkowski:
+	@packages=""; \
+	command -v g++ >/dev/null || packages="$$packages g++"; \
+	$(PYTHON) -c "import os, sysconfig; open(os.path.join(sysconfig.get_paths()['include'], 'Python.h'))" 2>/dev/null \
+	|| packages="$$packages python3-dev"; \
+	[ -e /usr/include/$(MULTIARCH)/cblas.h ] || packages="$$packages libopenblas-dev"; \
+	$(install_packages)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage*
