@@ -17,8 +17,9 @@ import torch
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
 from lg3d_core.language import encoders as encoders_module
 from lg3d_core.language import load_anchors, require_vocabulary
+from lg3d_core.language.download import answers
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
-from lg3d_core.language.encoders import answers, load_open_clip
+from lg3d_core.language.encoders import load_open_clip
 from lg3d_core.language.make import make_anchors
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
@@ -87,15 +88,19 @@ def load(architecture, path, weights="", progress=None):
         ("open_clip:ViT-B-32/openai", ("open_clip", "ViT-B-32", "openai")),
         ("open_clip:ViT-B/32/openai", ("open_clip", "ViT-B-32", "openai")),
         ("open_clip:RN50", ("open_clip", "RN50", "")),
+        ("hf:bert-base-uncased", ("hf", "bert-base-uncased", "")),
+        ("hf:/models/mini:lm", ("hf", "/models/mini:lm", "")),
     ],
 )
 def test_encoders_are_named(text, expected):
     assert parse_encoder(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "clip", "open_clip", "open_clip:", "open_clip:/", "bundled:x", "bert:base/x"])
+@pytest.mark.parametrize(
+    "text", ["", "clip", "open_clip", "open_clip:", "open_clip:/", "hf:", "bundled:x", "bert:base/x"]
+)
 def test_unknown_encoders_are_refused_with_a_list(text):
-    with pytest.raises(SettingsError, match="expected bundled or open_clip:ARCHITECTURE/WEIGHTS"):
+    with pytest.raises(SettingsError, match="expected bundled, open_clip:ARCHITECTURE/WEIGHTS, hf:NAME or hf:FOLDER"):
         parse_encoder(text)
 
 

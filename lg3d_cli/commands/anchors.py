@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
-from lg3d_cli.options import AnchorsOption, DeviceOption, QuietOption, VocabularyOption, resolve
-from lg3d_core.settings import AnchorsSettings
+from lg3d_cli.options import AnchorsOption, DeviceOption, JsonOption, QuietOption, VocabularyOption, resolve
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import AnchorsSettings, option_name
 
 
 def anchors(
@@ -15,30 +16,67 @@ def anchors(
     vocabulary: VocabularyOption = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="open_clip:ARCHITECTURE/WEIGHTS, or bundled.  [default: open_clip:ViT-B-32/openai]"),
+        typer.Option(
+            help="open_clip:ARCHITECTURE/WEIGHTS; hf:NAME or hf:FOLDER, a text model of Hugging Face (BERT, GPT-2, "
+            "MiniLM); or bundled.  [default: open_clip:ViT-B-32/openai]"
+        ),
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="hf: mean over a text's tokens, or end-of-text, its last.  [default: mean]")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Text encoder's weights on disk, no download.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Template with one {}; several are averaged.")] = None,
     dim: Annotated[int | None, typer.Option(help="Width: fewer by PCA, more by zeros.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Take encoder and width from a recipe.")] = None,
     device: DeviceOption = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Encode nothing: print each category's 5 nearest in the anchors file.")
+    ] = False,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Encode the category names into text anchors.
 
     Example: lg3d anchors --encoder bundled --dim 96
     """
-    settings = resolve(
-        AnchorsSettings,
-        recipe=recipe,
-        anchors=anchors,
-        vocabulary=vocabulary,
-        encoder=encoder,
-        checkpoint=checkpoint,
-        prompt=tuple(prompt) if prompt else None,
-        dim=dim,
-        device=device,
-    )
+    encoding = {
+        "vocabulary": vocabulary,
+        "encoder": encoder,
+        "pooling": pooling,
+        "checkpoint": checkpoint,
+        "prompt": tuple(prompt) if prompt else None,
+        "dim": dim,
+        "device": device,
+    }
+    if show:
+        typed = [option_name(key) for key, value in encoding.items() if value is not None]
+        if typed:
+            raise SettingsError(f"--show reads the anchors file as it is: leave out {', '.join(typed)}")
+        _show(resolve(AnchorsSettings, recipe=recipe, anchors=anchors), as_json=as_json)
+        return
+    settings = resolve(AnchorsSettings, recipe=recipe, anchors=anchors, **encoding)
     from lg3d_core.language.make import make_anchors
 
-    console.result(make_anchors(settings, console.progress(quiet=quiet)))
+    path = make_anchors(settings, console.progress(quiet=quiet))
+    if as_json:
+        console.result_json({"anchors": str(path)})
+    else:
+        console.result(path)
+
+
+def _show(settings: AnchorsSettings, *, as_json: bool) -> None:
+    from lg3d_core.language.anchors import load_anchors
+    from lg3d_core.language.neighbours import nearest_names
+
+    anchors = load_anchors(settings.anchors)
+    nearest = nearest_names(anchors)
+    if as_json:
+        table = {name: [near._asdict() for near in nearby] for name, nearby in nearest.items()}
+        console.result_json(
+            {"anchors": str(settings.anchors), "dim": anchors.dim, **anchors.metadata, "nearest": table}
+        )
+        return
+    width = max(len(nearby) for nearby in nearest.values())
+    rows = [[name, *(f"{near.name} {near.cosine:.2f}" for near in nearby)] for name, nearby in nearest.items()]
+    title = f"{settings.anchors}: {anchors.metadata['encoder']}, width {anchors.dim}"
+    console.result_table(title, ["category", *(f"nearest {k + 1}" for k in range(width))], rows)

@@ -114,7 +114,7 @@ def pretrain(
     seed: SeedOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Pull every voxel's feature towards the text anchor of its category.
+    """Pull every voxel's feature towards the text anchor of its category, or learn a baseline's features.
 
     Example: ckpt=$(lg3d pretrain --recipe paper-34d --limited 0.05)
     """

@@ -4,16 +4,16 @@ from typing import NamedTuple
 
 from lg3d_core.errors import SettingsError
 
-ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS")
+ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS", "hf:NAME", "hf:FOLDER")
 
 
 class EncoderSpec(NamedTuple):
     """What `--encoder` names.
 
     Attributes:
-        kind: "bundled" or "open_clip".
-        architecture: Name of the model, "" for bundled.
-        weights: Tag of its pre-trained weights; "" where none is given.
+        kind: "bundled", "open_clip" or "hf".
+        architecture: Name of the model, or its folder; "" for bundled.
+        weights: Tag of open_clip's pre-trained weights; "" where none is given.
     """
 
     kind: str
@@ -22,7 +22,7 @@ class EncoderSpec(NamedTuple):
 
 
 def parse_encoder(text: str) -> EncoderSpec:
-    """Take `bundled`, `open_clip:ARCHITECTURE/WEIGHTS` or `open_clip:ARCHITECTURE` apart.
+    """Take `bundled`, `open_clip:ARCHITECTURE/WEIGHTS`, `open_clip:ARCHITECTURE` or `hf:NAME` apart.
 
     Raises:
         SettingsError: Anything else; the message lists what exists.
@@ -30,8 +30,11 @@ def parse_encoder(text: str) -> EncoderSpec:
     if text == "bundled":
         return EncoderSpec("bundled", "", "")
     kind, colon, rest = text.partition(":")
+    if kind == "hf" and rest:
+        return EncoderSpec("hf", rest, "")
     if kind != "open_clip" or not colon or not rest.strip("/"):
-        raise SettingsError(f"--encoder {text!r}: expected {' or '.join(ENCODERS)}, such as open_clip:ViT-B-32/openai")
+        known = f"{', '.join(ENCODERS[:-1])} or {ENCODERS[-1]}"
+        raise SettingsError(f"--encoder {text!r}: expected {known}, such as open_clip:ViT-B-32/openai")
     architecture, slash, weights = rest.rpartition("/")
     if not slash:
         return EncoderSpec("open_clip", rest, "")

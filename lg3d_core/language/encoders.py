@@ -4,10 +4,6 @@ import difflib
 import importlib.util
 import os
 import pickle
-import ssl
-import threading
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError
+from lg3d_core.language.download import answers, is_offline
 from lg3d_core.language.encoder_names import EncoderSpec
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
@@ -144,7 +141,7 @@ def _find_weights(open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any],
         return cached
     name = f"{spec.architecture}/{spec.weights}"
     advice = "give the weights with --checkpoint FILE, or use --encoder bundled"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline():
         raise MissingDependencyError(f"the weights {name} are not on this machine and HF_HUB_OFFLINE is set: {advice}")
     site = os.environ.get("HF_ENDPOINT", "https://huggingface.co") if tag.get("hf_hub") else tag["url"]
     if not answers(site, seconds=PROBE_SECONDS):
@@ -170,29 +167,6 @@ def _cached_weights(tag: dict[str, Any]) -> Path | None:
         return None
     path = Path("~/.cache/clip").expanduser() / Path(tag["url"]).name
     return path if path.is_file() else None
-
-
-def answers(site: str, *, seconds: float) -> bool:
-    """Whether a web site says anything within `seconds`, through the proxy of the environment where there is one."""
-    heard: list[bool] = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(site, method="HEAD"), timeout=seconds):
-                heard.append(True)
-        except urllib.error.HTTPError as error:
-            error.close()
-            heard.append(True)
-        except urllib.error.URLError as error:
-            heard.append(isinstance(error.reason, ssl.SSLError))
-        except (OSError, ValueError):
-            heard.append(False)
-
-    # In a thread of its own, for a name that does not resolve can hold the caller longer than any timeout.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(heard) and heard[0]
 
 
 def _load_text_weights(text: nn.Module, path: Path, architecture: str) -> None:

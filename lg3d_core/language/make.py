@@ -16,7 +16,10 @@ from lg3d_core.settings import AnchorsSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
+    import torch
+
     from lg3d_core.language.encoders import OpenClipEncoder
+    from lg3d_core.language.hugging_face import HuggingFaceEncoder
 
 
 def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
@@ -35,6 +38,8 @@ def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
     """
     vocabulary = load_vocabulary(settings.vocabulary)
     spec = parse_encoder(settings.encoder)
+    if settings.pooling is not None and spec.kind != "hf":
+        raise SettingsError("--pooling goes with --encoder hf:NAME: the others have theirs built in")
     source = (
         _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
     )
@@ -49,7 +54,10 @@ def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
 
 
 def encode_names(
-    encoder: "OpenClipEncoder", names: tuple[str, ...], prompts: tuple[str, ...], progress: Progress
+    encoder: "OpenClipEncoder | HuggingFaceEncoder",
+    names: tuple[str, ...],
+    prompts: tuple[str, ...],
+    progress: Progress,
 ) -> npt.NDArray[np.float32]:
     """One unit vector per name, averaged over the prompts, shape `(names, D)`, float32."""
     texts = fill_prompts(names, prompts)
@@ -78,13 +86,11 @@ def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
 def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabulary, progress: Progress) -> Anchors:
     import torch
 
-    from lg3d_core.language.encoders import load_open_clip
-
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     on_cuda = settings.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
-    encoder = load_open_clip(spec, checkpoint=settings.checkpoint, device=device, progress=progress)
+    encoder = _load_encoder(settings, spec, device, progress)
     vectors = encode_names(encoder, vocabulary.names, settings.prompt, progress)
     metadata = {
         "encoder": encoder.encoder,
@@ -94,3 +100,19 @@ def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabular
         "projection": "none",
     }
     return Anchors(vectors, vocabulary.names, metadata)
+
+
+def _load_encoder(
+    settings: AnchorsSettings, spec: EncoderSpec, device: "torch.device", progress: Progress
+) -> "OpenClipEncoder | HuggingFaceEncoder":
+    if spec.kind == "hf":
+        if settings.checkpoint is not None:
+            raise SettingsError("--checkpoint goes with open_clip: give the model's folder as --encoder hf:FOLDER")
+        from lg3d_core.language.hugging_face import load_hugging_face
+
+        return load_hugging_face(
+            spec.architecture, pooling=settings.pooling or "mean", device=device, progress=progress
+        )
+    from lg3d_core.language.encoders import load_open_clip
+
+    return load_open_clip(spec, checkpoint=settings.checkpoint, device=device, progress=progress)

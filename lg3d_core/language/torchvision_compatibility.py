@@ -1,6 +1,6 @@
-"""Lets `open_clip` be imported where torchvision's compiled operators cannot be loaded.
+"""Lets `open_clip` and `transformers` be imported where torchvision's compiled operators cannot be loaded.
 
-`open_clip` imports torchvision for its image side. The package index offers torchvision built for CUDA only; next to a
+Both import torchvision for their image side. The package index offers torchvision built for CUDA only; next to a
 CPU build of PyTorch its compiled library fails to load, torchvision swallows that error, and then its registration of
 fake kernels stops with `RuntimeError: operator torchvision::nms does not exist` (pytorch/vision issues 9077 and 9085).
 Text encoding needs none of these operators: declaring the two that the registration asks for lets the import pass. They
@@ -27,7 +27,7 @@ def import_open_clip() -> ModuleType:
         MissingDependencyError: `open_clip_torch` is not installed, or cannot be imported.
     """
     try:
-        _import_torchvision()
+        import_torchvision()
         import open_clip
     except ImportError as error:
         raise MissingDependencyError(
@@ -37,7 +37,12 @@ def import_open_clip() -> ModuleType:
     return module
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
+    """Import torchvision, declaring its operators first where its own are broken.
+
+    Raises:
+        ImportError: It is not installed.
+    """
     try:
         import torchvision
     except RuntimeError as error:
