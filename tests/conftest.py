@@ -32,6 +32,21 @@ def store_path(raw_rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
+def furnished_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three procedural training rooms and one for validation, 20,000 vertices each, as a scene store. Read only."""
+    from lg3d_core.progress import Progress
+    from lg3d_core.rooms.write import write_rooms
+    from lg3d_core.settings import PrepareSettings, RoomsSettings
+    from lg3d_core.store.prepare import prepare_store
+
+    folder = tmp_path_factory.mktemp("furnished")
+    write_rooms(RoomsSettings(out=folder / "raw", scenes=4, vertices=20_000, seed=1, jobs=1), Progress())
+    report = prepare_store(PrepareSettings(raw=folder / "raw", store=folder / "data", jobs=1), Progress())
+    assert not report.failed
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
 def anchors_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled anchors, 96-d. Read only."""
     from lg3d_core.language.make import make_anchors
