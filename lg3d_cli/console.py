@@ -45,6 +45,19 @@ def result_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     Console().print(table)
 
 
+def note_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stderr: drawn on a terminal, tab-separated elsewhere."""
+    if not sys.stderr.isatty():
+        sys.stderr.write("".join("\t".join(row) + "\n" for row in [header, *rows]))
+        return
+    table = Table(title=escape(title), title_justify="left")
+    for name in header:
+        table.add_column(escape(name))
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console(stderr=True).print(table)
+
+
 def has_room_for(header: Sequence[str]) -> bool:
     """Whether a table with these columns fits: always in a pipe, on a terminal if the headings fit on a line."""
     return not sys.stdout.isatty() or Console().width >= sum(len(name) + 3 for name in header) + FIRST_COLUMN

@@ -25,6 +25,7 @@ NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
 Device = Literal["auto", "cpu", "cuda"]
 Backend = Literal["auto", "torch", "triton", "minkowski", "reference"]
 Precision = Literal["auto", "fp32", "bf16"]
+CheckpointForm = Literal["auto", "lg3d", "minkowski"]
 Method = Literal["language", "supcon", "csc"]
 Distance = Literal["cosine", "l1", "l2"]
 Hinge = Literal["per-negative", "mean-first"]
@@ -141,7 +142,9 @@ class RoomsSettings(Settings):
         self._require(self.vertices >= 2_000, "vertices", "at least 2000")
         self._require(self.spacing is None or 0.005 <= self.spacing <= 0.2, "spacing", "between 0.005 and 0.2 metres")
         self._require(
-            self.furniture_names is None or self.furniture is not None, "furniture_names", "left out without --furniture"
+            self.furniture_names is None or self.furniture is not None,
+            "furniture_names",
+            "left out without --furniture",
         )
         self._require(0 <= self.validation < 1, "validation", "at least 0 and below 1")
         self._require(self.jobs >= 0, "jobs", "0 (one per core) or more")
@@ -396,6 +399,32 @@ class EvalSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertSettings(Settings):
+    """`lg3d convert`: between lg3d's checkpoints and those of MinkowskiEngine 0.5."""
+
+    command: ClassVar[str] = "convert"
+
+    checkpoint: Path
+    """A Lightning checkpoint, a state dict, or lg3d's checkpoint or run folder."""
+    out: Path
+    """File to write; for MinkowskiEngine a name in `.ckpt` gives a Lightning checkpoint, any other a state dict."""
+    to: CheckpointForm = "auto"
+    """Form to write; `auto` is the other than the file's own."""
+    voxel_size: float | None = None
+    """Edge of a voxel in metres; None takes what the file says, else 2 cm."""
+    vocabulary: str | None = None
+    """Vocabulary that the classifier names; None takes what the file says, if it does."""
+    final_relu: bool | None = None
+    """Whether the last block ends with a ReLU, which the tensors do not show; None takes what the file says, else no."""
+    partial: bool = False
+    """Take what matches where not all does; the rest keeps its fresh values."""
+
+    def __post_init__(self) -> None:
+        size = self.voxel_size
+        self._require(size is None or (math.isfinite(size) and size > 0), "voxel_size", "a positive length in metres")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViewSettings(Settings):
     """`lg3d view`: a scene as a window, a page or a picture."""
 
@@ -518,6 +547,7 @@ COMMANDS: dict[str, type[Settings]] = {
         PretrainSettings,
         FinetuneSettings,
         EvalSettings,
+        ConvertSettings,
         ViewSettings,
         DemoSettings,
         BenchSettings,
