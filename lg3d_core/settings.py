@@ -415,7 +415,7 @@ class ConvertSettings(Settings):
     vocabulary: str | None = None
     """Vocabulary that the classifier names; None takes what the file says, if it does."""
     final_relu: bool | None = None
-    """Whether the last block ends with a ReLU, which the tensors do not show; None takes what the file says, else no."""
+    """Whether the last block ends with a ReLU, which tensors do not show; None takes what the file says, else no."""
     partial: bool = False
     """Take what matches where not all does; the rest keeps its fresh values."""
 
