@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
-from lg3d_cli.commands import anchors, demo, doctor, evaluate, prepare, rooms, train, view
+from lg3d_cli.commands import anchors, convert, demo, doctor, evaluate, prepare, rooms, train, view
 from lg3d_core import __version__
 from lg3d_core.errors import Interrupted, Lg3dError
 
