@@ -18,7 +18,7 @@ REACH = 1.5
 """Nothing is put on surfaces higher above the floor than this, in metres: not on wardrobes, lamps or ceilings."""
 LEVEL = 0.75
 """|cosine| between a normal and the vertical from which a surface is level; meshes are wound either way."""
-FLOOR_PERCENTILE = 2.0
+FLOOR_PERCENTILE = 0.2
 
 
 class Footprint(NamedTuple):
