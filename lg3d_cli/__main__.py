@@ -25,6 +25,7 @@ app.command("finetune")(train.finetune)
 app.command("eval")(evaluate.evaluate)
 app.command("view")(view.view)
 app.command("rooms")(rooms.rooms)
+app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 
