@@ -46,7 +46,7 @@ def find_classifier(checkpoint: Path | None, runs: Path, progress: Progress) -> 
         CheckpointError: What was asked for does not exist.
     """
     if checkpoint is not None:
-        return resolve_checkpoint(checkpoint)
+        return resolve_checkpoint(checkpoint, progress)
     newest = newest_checkpoint(runs, "finetune")
     if newest is not None:
         progress.note(f"using the newest fine-tuned run: {newest}")
@@ -63,7 +63,12 @@ def require_classifier(path: Path, info: CheckpointInfo, vocabulary: Vocabulary)
         raise CheckpointError(
             f"{path} is a pre-training checkpoint without a classifier: run lg3d finetune --from {path}"
         )
-    if info.vocabulary_digest != vocabulary.digest:
+    if not info.vocabulary_digest and info.num_classes != len(vocabulary):
+        raise CheckpointError(
+            f"{path} tells {info.num_classes} categories apart, the store has {len(vocabulary)} ({vocabulary.name}): "
+            "use a store of the vocabulary that it was trained with"
+        )
+    if info.vocabulary_digest not in ("", vocabulary.digest):
         raise CheckpointError(
             f"{path} names the categories of {info.vocabulary} ({info.vocabulary_digest}), the store has "
             f"{vocabulary.name} ({vocabulary.digest}): use a store of that vocabulary"

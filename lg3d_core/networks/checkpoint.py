@@ -1,4 +1,8 @@
-"""Own checkpoints: weights as safetensors, with everything that is needed to use them in the metadata."""
+"""Checkpoints: weights as safetensors, with everything that is needed to use them in the metadata.
+
+Wherever one is read, a file of weights that MinkowskiEngine trained will do (`lg3d_core.networks.foreign`): what it
+does not say of itself is taken for granted, and `resolve_checkpoint` tells what that is.
+"""
 
 import dataclasses
 import json
@@ -8,11 +12,23 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError
 from lg3d_core.files import atomic_path
+from lg3d_core.networks.foreign import (
+    VOXEL_SIZE,
+    Foreign,
+    Match,
+    ends_with_relu,
+    match_foreign,
+    read_foreign,
+    read_tensors,
+    voxel_size_of,
+)
 from lg3d_core.networks.minkunet import NETWORK_PLANS, MinkUNet
+from lg3d_core.networks.torch_files import is_torch_file
+from lg3d_core.progress import Progress
 
 FORMAT = "lg3d-checkpoint-1"
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -34,13 +50,21 @@ class CheckpointInfo:
     vocabulary: str
     """Name of the vocabulary."""
     vocabulary_digest: str
-    """Digest of the vocabulary: its categories in order."""
+    """Digest of the vocabulary: its categories in order. Empty where weights from elsewhere do not tell."""
     anchors_digest: str | None = None
     """Digest of the text anchors that the features lie by, if any."""
     epoch: int = 0
     """Epochs done."""
     settings: str = "{}"
     """The run's settings as JSON."""
+    stem_size: int = 3
+    """Edge of the network's first kernel."""
+    final_relu: bool = False
+    """Whether the last block ends with a ReLU."""
+
+    def build_network(self, *, num_classes: int | None) -> MinkUNet:
+        """Build the network, with fresh weights."""
+        return MinkUNet(self.network, num_classes=num_classes, stem_size=self.stem_size, final_relu=self.final_relu)
 
 
 def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> None:
@@ -65,6 +89,9 @@ def read_info(path: Path) -> CheckpointInfo:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file that lg3d wrote")
+    if is_torch_file(path):
+        foreign, match = _read_whole(path)
+        return describe_foreign(foreign, match)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -89,7 +116,7 @@ def load_network(path: Path, *, device: torch.device | str = "cpu") -> tuple[Min
         CheckpointError: The file cannot be read, or its tensors do not fit the network that it names.
     """
     info = read_info(path)
-    network = MinkUNet(info.network, num_classes=info.num_classes)
+    network = info.build_network(num_classes=info.num_classes)
     load_weights(network, path)
     return network.to(device).eval(), info
 
@@ -105,11 +132,7 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
     Raises:
         CheckpointError: A tensor is missing, left over, of another shape, or not finite; nothing is loaded then.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
+    tensors = load_tensors(path)
     own = network.state_dict()
     if fresh_classifier:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("final.")}
@@ -129,15 +152,63 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
     network.load_state_dict(tensors, strict=not fresh_classifier)
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint's tensors by name.
+
+    Raises:
+        CheckpointError: The file cannot be read, or weights from elsewhere do not fit any network.
+    """
+    if is_torch_file(path):
+        return read_tensors(*_read_whole(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
+
+
+def _read_whole(path: Path) -> tuple[Foreign, Match]:
+    foreign = read_foreign(path)
+    match = match_foreign(foreign)
+    if not match.is_full:
+        raise CheckpointError(
+            f"{path} does not fit {match.network}, the nearest network: {match.summary}; "
+            f"lg3d convert {path} --partial takes what matches"
+        )
+    return foreign, match
+
+
+def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
+    """Say of weights from elsewhere what a checkpoint says of itself, the usual where they do not tell."""
+    facts = {name: value for name, value in foreign.facts.items() if isinstance(value, str)}
+    tells_vocabulary = "vocabulary_digest" in facts and "vocabulary" in facts
+    return CheckpointInfo(
+        kind="pretrain" if match.num_classes is None else "finetune",
+        network=match.network,
+        num_classes=match.num_classes,
+        voxel_size=voxel_size_of(foreign) or VOXEL_SIZE,
+        vocabulary=facts["vocabulary"] if tells_vocabulary else "",
+        vocabulary_digest=facts["vocabulary_digest"] if tells_vocabulary else "",
+        anchors_digest=facts.get("anchors_digest"),
+        epoch=foreign.epoch,
+        stem_size=match.stem_size,
+        final_relu=ends_with_relu(foreign, match) or False,
+    )
+
+
 def _first(names: list[str]) -> str:
     return f" (first: {names[0]})" if names else ""
 
 
-def resolve_checkpoint(path: Path) -> Path:
-    """A checkpoint file as it is; the last checkpoint of a run folder.
+def resolve_checkpoint(path: Path, progress: Progress | None = None) -> Path:
+    """A checkpoint file as it is, also one from elsewhere; the last checkpoint of a run folder.
+
+    Args:
+        path: File or folder.
+        progress: Told what is taken for granted of a file from elsewhere.
 
     Raises:
-        CheckpointError: Neither exists.
+        CheckpointError: Neither exists, or a file from elsewhere cannot be used.
     """
     if path.is_dir():
         if not (path / CHECKPOINT_NAME).is_file():
@@ -145,6 +216,13 @@ def resolve_checkpoint(path: Path) -> Path:
         return path / CHECKPOINT_NAME
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file or a run's folder")
+    if progress is not None and is_torch_file(path):
+        info = read_info(path)
+        end = "with" if info.final_relu else "without"
+        progress.note(
+            f"{path} holds weights of MinkowskiEngine: {info.network}, {info.num_classes or 'no'} classes, used with "
+            f"voxels of {info.voxel_size:g} m and {end} a ReLU at the end (lg3d convert can say otherwise)"
+        )
     return path
 
 

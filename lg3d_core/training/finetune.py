@@ -34,10 +34,11 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     """
     opened = open_run(settings, progress)
     settings, data = opened.settings, opened.data
-    network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
     start = _find_start(settings, progress)
-    if start is not None:
-        _load_start(network, start, settings, data)
+    if start is None:
+        network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
+    else:
+        network = _load_start(start, settings, data)
     # What "latest" means is settled once: a resumed run starts from the same checkpoint.
     settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
     counts = data.store.class_counts("train", budget=data.budget)
@@ -61,7 +62,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     if settings.start == SCRATCH:
         return None
     if settings.start != LATEST:
-        return resolve_checkpoint(Path(settings.start))
+        return resolve_checkpoint(Path(settings.start), progress)
     newest = newest_checkpoint(settings.runs, "pretrain")
     if newest is None:
         raise CheckpointError(
@@ -71,19 +72,21 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     return newest
 
 
-def _load_start(network: MinkUNet, start: Path, settings: FinetuneSettings, data: TrainingData) -> None:
+def _load_start(start: Path, settings: FinetuneSettings, data: TrainingData) -> MinkUNet:
     info = read_info(start)
     if info.network != settings.network:
         raise CheckpointError(
             f"{start} holds a {info.network} network, this run wants {settings.network}: say --network {info.network}"
         )
-    if info.vocabulary_digest != data.store.vocabulary.digest:
+    if info.vocabulary_digest not in ("", data.store.vocabulary.digest):
         raise CheckpointError(
             f"{start} was trained with the vocabulary {info.vocabulary} ({info.vocabulary_digest}), the store "
             f"{settings.store} has {data.store.vocabulary.name} ({data.store.vocabulary.digest}): prepare a store with "
             "the vocabulary of the checkpoint, or pre-train on this one"
         )
+    network = info.build_network(num_classes=len(data.store.vocabulary))
     load_weights(network, start, fresh_classifier=True)
+    return network
 
 
 def _class_weights(settings: FinetuneSettings, counts: npt.NDArray[np.int64], device: torch.device) -> Tensor | None:

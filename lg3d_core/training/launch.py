@@ -89,6 +89,8 @@ def train_run(
         vocabulary_digest=data.store.vocabulary.digest,
         anchors_digest=anchors_digest,
         settings=settings.to_json(),
+        stem_size=learner.network.stem_size,
+        final_relu=learner.network.final_relu,
     )
     train(
         learner,

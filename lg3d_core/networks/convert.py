@@ -1,0 +1,198 @@
+"""Between lg3d's checkpoints and those of MinkowskiEngine 0.5: compare first, write what fits."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.files import atomic_path
+from lg3d_core.networks.checkpoint import (
+    CheckpointInfo,
+    describe_foreign,
+    load_tensors,
+    read_info,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+from lg3d_core.networks.foreign import (
+    VOXEL_SIZE,
+    Match,
+    ends_with_relu,
+    match_foreign,
+    match_network,
+    read_foreign,
+    read_tensors,
+    voxel_size_of,
+)
+from lg3d_core.networks.torch_files import is_torch_file
+from lg3d_core.progress import Progress
+from lg3d_core.settings import ConvertSettings
+
+LIGHTNING_SUFFIX = ".ckpt"
+LIGHTNING_FORM = "1.6.0"
+"""Version of Lightning whose form of checkpoint is written."""
+PREFIX = "model."
+
+
+class Comparison(NamedTuple):
+    """A checkpoint beside the network that it fits best."""
+
+    source: Path
+    origin: str
+    """`lg3d`, `lightning` or `state dict`."""
+    match: Match
+    info: CheckpointInfo
+    tensors: dict[str, Tensor]
+    """Those that match, in the network's shapes."""
+    outside: tuple[str, ...]
+    """Tensors of the saved module that belong to something else than the network."""
+    skipped: tuple[str, ...]
+    """Classes and functions that the pickle asked for and did not get."""
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """What a person reads: kind, tensor, shape in the file, shape in the network; matching tensors in one row."""
+        match = self.match
+        rows = [("matched", f"{len(match.matched)} tensors", "", "")]
+        rows += [("reshaped", entry.name, str(list(entry.came)), str(list(entry.wanted))) for entry in match.reshaped]
+        rows += [("misshapen", entry.name, str(list(entry.came)), str(list(entry.wanted))) for entry in match.misshapen]
+        rows += [("missing", name, "", "") for name in match.missing]
+        rows += [("unexpected", name, "", "") for name in match.unexpected]
+        return rows + [("not of the network", name, "", "") for name in self.outside]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a program reads."""
+        match, info = self.match, self.info
+        return {
+            "source": str(self.source),
+            "origin": self.origin,
+            "network": match.network,
+            "num_classes": match.num_classes,
+            "stem_size": match.stem_size,
+            "final_relu": info.final_relu,
+            "voxel_size": info.voxel_size,
+            "vocabulary": info.vocabulary or None,
+            "matched": list(match.matched),
+            "reshaped": [entry._asdict() for entry in match.reshaped],
+            "misshapen": [entry._asdict() for entry in match.misshapen],
+            "missing": list(match.missing),
+            "unexpected": list(match.unexpected),
+            "outside": list(self.outside),
+            "skipped": list(self.skipped),
+            "full": match.is_full,
+        }
+
+
+def compare_checkpoint(
+    settings: ConvertSettings, progress: Progress, *, vocabulary: tuple[str, str] | None = None
+) -> Comparison:
+    """Read a checkpoint of either kind and find the network that it fits.
+
+    Args:
+        settings: Which file, and what the user knows about it.
+        progress: Told what is taken for granted.
+        vocabulary: Name and digest of the vocabulary that the classifier names, if the user says so.
+
+    Raises:
+        CheckpointError: Not readable, or no network at all.
+    """
+    path = resolve_checkpoint(settings.checkpoint)
+    comparison = _compare_foreign(path, settings, progress) if is_torch_file(path) else _compare_own(path)
+    changes: dict[str, Any] = {}
+    if settings.voxel_size is not None:
+        changes["voxel_size"] = settings.voxel_size
+    if settings.final_relu is not None:
+        changes["final_relu"] = settings.final_relu
+    if vocabulary is not None:
+        changes["vocabulary"], changes["vocabulary_digest"] = vocabulary
+    return comparison._replace(info=_changed(comparison.info, changes))
+
+
+def _changed(info: CheckpointInfo, changes: dict[str, Any]) -> CheckpointInfo:
+    return CheckpointInfo(**{**info.__dict__, **changes})
+
+
+def _compare_own(path: Path) -> Comparison:
+    info, tensors = read_info(path), load_tensors(path)
+    match = match_network({name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    tensors = {name: tensors[name] for name in match.matched}
+    return Comparison(path, "lg3d", match, info, tensors, outside=(), skipped=())
+
+
+def _compare_foreign(path: Path, settings: ConvertSettings, progress: Progress) -> Comparison:
+    foreign = read_foreign(path)
+    match = match_foreign(foreign)
+    info = describe_foreign(foreign, match)
+    if foreign.file.skipped:
+        progress.warn(f"{path} also holds objects that lg3d does not build: {', '.join(foreign.file.skipped)}")
+    if settings.voxel_size is None and voxel_size_of(foreign) is None:
+        progress.note(f"the file does not tell the voxel size: taken for {VOXEL_SIZE:g} m (--voxel-size)")
+    if settings.final_relu is None and ends_with_relu(foreign, match) is None:
+        progress.note("the file does not tell whether the last block ends with a ReLU: taken for none (--final-relu)")
+    if settings.vocabulary is None and not info.vocabulary_digest and match.num_classes is not None:
+        progress.note("the file does not tell its vocabulary: the number of classes alone is checked (--vocabulary)")
+    return Comparison(
+        path,
+        "lightning" if foreign.is_lightning else "state dict",
+        match,
+        info,
+        read_tensors(foreign, match),
+        outside=foreign.outside,
+        skipped=foreign.file.skipped,
+    )
+
+
+def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
+    """Write a compared checkpoint in the wanted form; what a network lacks keeps its fresh values under `--partial`.
+
+    Raises:
+        CheckpointError: Less than a full match without `--partial`, or values that are not finite.
+        SettingsError: The checkpoint would overwrite itself.
+        DataError: The file system refused.
+    """
+    match, path = comparison.match, settings.out
+    if not match.is_full and not settings.partial:
+        raise CheckpointError(
+            f"{comparison.source} does not fit {match.network}, the nearest network: {match.summary}; "
+            "say --partial to take what matches"
+        )
+    if path.exists() and path.samefile(comparison.source):
+        raise SettingsError(f"--out {path} is the checkpoint itself: choose another name")
+    network = comparison.info.build_network(num_classes=match.num_classes)
+    network.load_state_dict(comparison.tensors, strict=not settings.partial)
+    for name, tensor in network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{comparison.source}: tensor {name} holds values that are not finite")
+    target = settings.to
+    if target == "auto":
+        target = "minkowski" if comparison.origin == "lg3d" else "lg3d"
+    if target == "lg3d":
+        save_checkpoint(path, network, comparison.info)
+    else:
+        _save_for_minkowski(path, network.state_dict(), comparison.info)
+    return path
+
+
+def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
+    """Write a plain state dict, or a Lightning checkpoint where the name ends in `.ckpt`."""
+    content: dict[str, Any] = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
+    if path.suffix == LIGHTNING_SUFFIX:
+        content = {
+            "epoch": info.epoch,
+            "global_step": 0,
+            "pytorch-lightning_version": LIGHTNING_FORM,
+            "state_dict": OrderedDict((PREFIX + name, tensor) for name, tensor in content.items()),
+            "hyper_parameters": {
+                name: value
+                for name, value in json.loads(json.dumps(info.__dict__)).items()
+                if value is not None and name not in ("settings", "epoch")
+            },
+        }
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # its way of saying that the disk is full
+            raise OSError(str(error).partition("\n")[0]) from None

@@ -1,0 +1,249 @@
+"""Weights that MinkowskiEngine 0.5 trained, in Lightning checkpoints or plain state dicts: what they are, how they fit.
+
+Their tensors have the names and shapes of ours (`lg3d_core.networks.minkunet`), behind a prefix such as `model.`. What
+the file does not say (where the last block ends, voxel size, vocabulary) is taken from the run's settings if they are
+in it, and assumed otherwise.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lg3d_core.errors import CheckpointError
+from lg3d_core.networks.minkunet import NETWORK_PLANS, STEM_WIDTH, MinkUNet
+from lg3d_core.networks.torch_files import StoredTensor, TorchFile, read_torch_file
+
+STEM = "conv0p1s1.kernel"
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
+VOXEL_SIZE = 0.02
+"""Metres, where the file does not say: what the released weights were trained with."""
+STEM_SIZES = {27: 3, 125: 5}
+CENTRE_FIRST_RATIO = 1.2
+CENTRE_FIRST_SHARE = 0.9
+OLD_ENGINE_SAMPLE = 27 * 64 * 64
+"""Weights of the largest kernel that is looked at."""
+
+
+class Reshaped(NamedTuple):
+    """A tensor that has another shape in the file than in the network."""
+
+    name: str
+    came: tuple[int, ...]
+    wanted: tuple[int, ...]
+
+
+class Match(NamedTuple):
+    """How the tensors of a file fit a network."""
+
+    network: str
+    """The plan that fits best."""
+    num_classes: int | None
+    stem_size: int
+    matched: tuple[str, ...]
+    """Same name, same shape."""
+    reshaped: tuple[Reshaped, ...]
+    """Same name, and a shape that differs in dimensions of one alone: the values are taken over."""
+    misshapen: tuple[Reshaped, ...]
+    """Same name, but other values: left out."""
+    missing: tuple[str, ...]
+    """The network has them, the file has not."""
+    unexpected: tuple[str, ...]
+    """The file has them, the network has not."""
+
+    @property
+    def is_full(self) -> bool:
+        return not (self.misshapen or self.missing or self.unexpected)
+
+    @property
+    def summary(self) -> str:
+        """One line of counts, and the first of each kind that is in the way."""
+        parts = [f"{len(self.matched) + len(self.reshaped)} tensors match"]
+        for names, what in (
+            (self.missing, "missing"),
+            (self.unexpected, "unexpected"),
+            (tuple(entry.name for entry in self.misshapen), "of another shape"),
+        ):
+            if names:
+                parts.append(f"{len(names)} {what} (first: {names[0]})")
+        return ", ".join(parts)
+
+
+class Foreign(NamedTuple):
+    """A file of weights from elsewhere."""
+
+    file: TorchFile
+    stored: dict[str, StoredTensor]
+    """Tensors of the network, without the prefix."""
+    outside: tuple[str, ...]
+    """Other tensors of the saved module, a loss's weights for example."""
+    facts: dict[str, Any]
+    """Plain values from `hyper_parameters`."""
+    epoch: int
+
+    @property
+    def is_lightning(self) -> bool:
+        return isinstance(self.file.content, dict) and "pytorch-lightning_version" in self.file.content
+
+
+def read_foreign(path: Path) -> Foreign:
+    """Read names, shapes and settings of a checkpoint; its tensors are read by `read_tensors`.
+
+    Raises:
+        CheckpointError: Not readable, no MinkUNet in it, or one of MinkowskiEngine 0.4.
+    """
+    file = read_torch_file(path)
+    content = file.content if isinstance(file.content, dict) else {}
+    named = _tensors(content)
+    for key in STATE_KEYS:
+        if not any(name.endswith(STEM) for name in named) and isinstance(content.get(key), dict):
+            named = _tensors(content[key])
+    prefixes = sorted({name.removesuffix(STEM) for name in named if name.endswith(STEM)}, key=_oddness)
+    if not prefixes:
+        found = f"its first tensor is {next(iter(named))}" if named else "it holds no named tensors"
+        raise CheckpointError(f"{path} holds no MinkUNet: expected a tensor {STEM}, but {found}")
+    prefix = prefixes[0]
+    facts = content.get("hyper_parameters")
+    epoch = content.get("epoch")
+    foreign = Foreign(
+        file,
+        stored={name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)},
+        outside=tuple(name for name in named if not name.startswith(prefix)),
+        facts=_plain(facts) if isinstance(facts, dict) else {},
+        epoch=epoch if isinstance(epoch, int) and epoch >= 0 else 0,
+    )
+    _refuse_old_engine(foreign)
+    return foreign
+
+
+def _tensors(entries: Mapping[Any, Any]) -> dict[str, StoredTensor]:
+    return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, StoredTensor)}
+
+
+def _oddness(prefix: str) -> tuple[bool, int, str]:
+    return (prefix not in ("", "model."), len(prefix), prefix)
+
+
+def _plain(facts: Mapping[Any, Any]) -> dict[str, Any]:
+    kinds = (str, int, float, bool)
+    return {name: value for name, value in facts.items() if isinstance(name, str) and isinstance(value, kinds)}
+
+
+def match_network(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Match:
+    """Find the plan that fits best.
+
+    Args:
+        shapes: Shape of every tensor of the file, by its name without prefix.
+        path: For messages.
+
+    Raises:
+        CheckpointError: The stem is none that lg3d's input fits, or the blocks are no basic blocks.
+    """
+    stem = shapes[STEM]
+    if len(stem) != 3 or stem[0] not in STEM_SIZES or stem[2] != STEM_WIDTH:
+        expected = f"27 or 125 offsets, 3 colours and {STEM_WIDTH} channels"
+        raise CheckpointError(f"{path}: {STEM} has shape {list(stem)}, expected {expected}: no network of lg3d's")
+    if stem[1] != 3:
+        raise CheckpointError(f"{path} takes {stem[1]} values per voxel ({STEM}), lg3d gives the 3 colours")
+    if any(name.endswith(".conv3.kernel") for name in shapes):
+        raise CheckpointError(f"{path} has bottleneck blocks; this version knows {', '.join(NETWORK_PLANS)}")
+    head = shapes.get("final.kernel")
+    num_classes = head[-1] if head else None
+    matches = [_match(shapes, plan, num_classes, STEM_SIZES[stem[0]]) for plan in NETWORK_PLANS]
+    return min(matches, key=lambda match: len(match.missing) + len(match.unexpected) + len(match.misshapen))
+
+
+def _match(shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | None, stem_size: int) -> Match:
+    with torch.device("meta"):
+        network = MinkUNet(plan, num_classes=num_classes, stem_size=stem_size)
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    common = [name for name in own if name in shapes]
+    differing = [Reshaped(name, shapes[name], own[name]) for name in common if shapes[name] != own[name]]
+    reshaped = tuple(entry for entry in differing if _squeeze(entry.came) == _squeeze(entry.wanted))
+    return Match(
+        network=plan,
+        num_classes=num_classes,
+        stem_size=stem_size,
+        matched=tuple(name for name in common if shapes[name] == own[name]),
+        reshaped=reshaped,
+        misshapen=tuple(entry for entry in differing if entry not in reshaped),
+        missing=tuple(name for name in own if name not in shapes),
+        unexpected=tuple(name for name in shapes if name not in own),
+    )
+
+
+def _squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def match_foreign(foreign: Foreign) -> Match:
+    """Find the plan that fits a file's tensors best.
+
+    Raises:
+        CheckpointError: None can.
+    """
+    return match_network({name: stored.shape for name, stored in foreign.stored.items()}, foreign.file.path)
+
+
+def read_tensors(foreign: Foreign, match: Match) -> dict[str, Tensor]:
+    """Read what matches, in our shapes; floating point becomes float32.
+
+    Raises:
+        CheckpointError: The file is cut off.
+    """
+    wanted = {entry.name: entry.wanted for entry in match.reshaped}
+    wanted |= {name: foreign.stored[name].shape for name in match.matched}
+    tensors = foreign.file.read({name: foreign.stored[name] for name in wanted})
+    for name, shape in wanted.items():
+        tensor = tensors[name].reshape(shape)
+        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return tensors
+
+
+def ends_with_relu(foreign: Foreign, match: Match) -> bool | None:
+    """Tell whether the last block ends with a ReLU, which the tensors do not show; None where nothing tells.
+
+    The reference's networks grounded in language, 34D and those whose name has CR, end without, its others with one.
+    So does the MinkUNet that MinkowskiEngine ships, whose first kernel is 5^3.
+    """
+    known = foreign.facts.get("final_relu")
+    if isinstance(known, bool):
+        return known
+    name = foreign.facts.get("model")
+    if isinstance(name, str) and name.startswith("Res16UNet"):
+        return not ("34D" in name or "CR" in name)
+    if match.network == "34D":
+        return False
+    return True if match.stem_size == 5 else None
+
+
+def voxel_size_of(foreign: Foreign) -> float | None:
+    """Give the voxel size in metres that the run's settings name, if they do."""
+    size = foreign.facts.get("voxel_size")
+    return float(size) if isinstance(size, int | float) and 0 < size <= 1 else None
+
+
+def _refuse_old_engine(foreign: Foreign) -> None:
+    """Refuse kernels whose offsets are in the order of MinkowskiEngine 0.4: in hybrid kernels the centre came first.
+
+    The shapes are those of 0.5. But the centre of a trained kernel outweighs the offsets around it: its place tells.
+    """
+    small = {
+        name: stored
+        for name, stored in foreign.stored.items()
+        if name.startswith("block") and stored.shape[:1] == (27,) and math.prod(stored.shape) <= OLD_ENGINE_SAMPLE
+    }
+    norms = [
+        kernel.float().flatten(1).norm(dim=1)
+        for kernel in foreign.file.read(small).values()
+        if kernel.is_floating_point()
+    ]
+    centre_first = [bool(norm[0] > CENTRE_FIRST_RATIO * norm[13]) for norm in norms]
+    if centre_first and sum(centre_first) >= CENTRE_FIRST_SHARE * len(centre_first):
+        raise CheckpointError(
+            f"{foreign.file.path} comes from MinkowskiEngine 0.4: its kernels begin with their centre, those of 0.5 "
+            "have it in the middle; lg3d reads weights of MinkowskiEngine 0.5"
+        )
