@@ -8,7 +8,7 @@ TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist 
 MINKOWSKI_VERSION := 0.5.4
 MULTIARCH = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('MULTIARCH') or '')")
 
-.PHONY: demo test check format lint types minkowski system system-minkowski clean
+.PHONY: demo test test-gpu check format lint types minkowski system system-minkowski clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lg3d demo
@@ -19,6 +19,11 @@ test: lint types
 
 check: lint types
 	$(TESTS) -m "not slow"
+
+# On a machine with a GPU: kernels compiled, at sizes that fill it. GPU_PYTHON=python3 takes another Python's packages.
+GPU_PYTHON ?= $(BIN)/python
+test-gpu:
+	LG3D_TEST_GPU=1 TRITON_INTERPRET=0 PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -9,6 +9,18 @@ from tests import box_rooms
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Tests are the same on every machine: on the CPU, with kernels in Triton interpreted. `make test-gpu` says otherwise.
+# Both have to be known before anything loads PyTorch or Triton.
+ON_GPU = os.environ.get("LG3D_TEST_GPU") == "1"
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and not ON_GPU:
+        pytest.skip("runs on a GPU only: make test-gpu")
+
 
 @pytest.fixture(scope="session")
 def raw_rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:

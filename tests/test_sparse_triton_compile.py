@@ -1,0 +1,45 @@
+"""What Triton's compiler makes of the shipped blocks for an H100 or H200, found without a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+
+ROOT = Path(__file__).parents[1]
+MAX_SHARED = 227 << 10  # bytes that one program may have
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    environment = os.environ | {
+        "TRITON_INTERPRET": "0",
+        "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "tests.triton_compilation"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return results
+
+
+@pytest.mark.slow
+def test_shipped_blocks_overlap_loads_with_products_and_spill_nothing(compiled: dict[str, dict[str, Any]]):
+    for name, facts in compiled.items():
+        assert facts["wgmma"] + facts["mma"] > 0, f"{name}: no matrix instructions in {facts}"
+        assert facts["cp.async"] > 0, f"{name}: no loads ahead of their use in {facts}"
+        assert facts["spilled"] == 0, f"{name}: registers spill, {facts}"
+        assert facts["shared"] <= MAX_SHARED, f"{name}: too much shared memory, {facts}"
+
+
+@pytest.mark.slow
+def test_wide_layers_use_the_matrix_instructions_of_a_warp_group(compiled: dict[str, dict[str, Any]]):
+    for name, facts in compiled.items():
+        if not name.startswith("down"):  # 32 x 32 weight gradients are too small for them
+            assert facts["wgmma"] > 0, f"{name}: {facts}"

@@ -1,0 +1,128 @@
+"""Compiles shipped blocks for a GPU of compute capability 9.0, without one, and prints what became of them as JSON.
+
+Run as a program of its own, with TRITON_INTERPRET=0: Triton decides on loading whether it compiles or interprets.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from lg3d_core.sparse.triton import convolution, weight_gradient
+from lg3d_core.sparse.triton.configs import Layer, default_convolution, default_weight_gradient
+
+TARGET = GPUTarget("cuda", 90, 32)
+POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+INDICES = ("tile_rows", "tile_counts", "tile_offsets", "tile_neighbours", "pair_inputs", "pair_outputs", "pair_counts")
+
+HALF = torch.bfloat16
+LAYERS = {
+    "34D decoder": Layer(800_000, 27, 512, 512, HALF),
+    "34D decoder, joined": Layer(800_000, 27, 544, 512, HALF),
+    "34C decoder": Layer(800_000, 27, 96, 96, HALF),
+    "encoder": Layer(200_000, 27, 64, 64, HALF),
+    "lowest level of one room": Layer(340, 27, 256, 256, HALF),
+    "down": Layer(200_000, 8, 32, 32, torch.float16),
+}
+
+
+def compile_convolution(layer: Layer, *, backwards: bool, fused: bool = False) -> dict[str, Any]:
+    """Compile the forward kernel, or its use for the gradient of the input."""
+    config = default_convolution(layer)
+    types = dict.fromkeys(("features", "weight", "residual"), POINTERS[layer.dtype])
+    types["output"] = POINTERS[layer.dtype] if config.split == 1 else "*fp32"
+    strides = {"weight_stride_in": 1} if backwards else {"weight_stride_out": 1}
+    constants = {
+        "IN": layer.channels_in,
+        "OUT": layer.channels_out,
+        "NUM_OFFSETS": layer.num_offsets,
+        "MIRRORED": backwards,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": config.block_k,
+        "SPLIT": config.split,
+        "HAS_SCALE": fused,
+        "HAS_RESIDUAL": fused,
+        "RELU": fused,
+        "PRECISION": "ieee",
+        "WIDEN": False,
+        **strides,
+    }
+    return _compile(convolution._convolve_tiles, types, constants, config.num_warps, config.num_stages)
+
+
+def compile_weight_gradient(layer: Layer) -> dict[str, Any]:
+    """Compile the kernel for the gradient of the weight."""
+    config = default_weight_gradient(layer)
+    types = dict.fromkeys(("features", "gradient"), POINTERS[layer.dtype])
+    constants = {
+        "IN": layer.channels_in,
+        "OUT": layer.channels_out,
+        "NUM_OFFSETS": layer.num_offsets,
+        "BLOCK_IN": config.block_in,
+        "BLOCK_OUT": config.block_out,
+        "BLOCK_PAIRS": config.block_pairs,
+        "SPLIT": config.split,
+        "PRECISION": "ieee",
+        "WIDEN": False,
+    }
+    return _compile(weight_gradient._multiply_pairs, types, constants, config.num_warps, config.num_stages)
+
+
+def _compile(kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, stages: int) -> dict[str, Any]:
+    names = kernel.arg_names
+    signature, aligned = {}, {}
+    for place, name in enumerate(names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in types or name in INDICES or name in ("scale", "shift", "partials"):
+            signature[name] = types.get(name, "*i32" if name in INDICES else "*fp32")
+            aligned[(place,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+            if "stride" in name:  # a multiple of 16 channels, which Triton sees at the launch
+                aligned[(place,)] = [["tt.divisibility", 16]]
+    places = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, signature, places, aligned)
+    compiled = triton.compile(source, target=TARGET, options={"num_warps": warps, "num_stages": stages})
+    ptx = compiled.asm["ptx"]
+    report = _assemble(ptx)
+    return {
+        "wgmma": ptx.count("wgmma.mma_async"),
+        "mma": ptx.count("mma.sync"),
+        "cp.async": ptx.count("cp.async.c"),
+        "shared": compiled.metadata.shared,
+        "spilled": sum(int(size) for size in re.findall(r"(\d+) bytes spill", report)),
+        "registers": int(re.findall(r"Used (\d+) registers", report)[0]),
+        "buffers": re.findall(r"local_alloc.*?: \(\) -> !ttg\.memdesc<(\w+),", compiled.asm["ttgir"]),
+    }
+
+
+def _assemble(ptx: str) -> str:
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [triton.knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", file.name, "-o", "/dev/null"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
+def main() -> None:
+    results = {}
+    for name, layer in LAYERS.items():
+        swapped = layer._replace(channels_in=layer.channels_out, channels_out=layer.channels_in)
+        results[f"{name}: forward"] = compile_convolution(layer, backwards=False)
+        results[f"{name}: gradient of the input"] = compile_convolution(swapped, backwards=True)
+        results[f"{name}: gradient of the weight"] = compile_weight_gradient(layer)
+    results["34C decoder: inference"] = compile_convolution(LAYERS["34C decoder"], backwards=False, fused=True)
+    json.dump(results, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
