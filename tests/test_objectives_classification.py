@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.objectives import cross_entropy_loss, focal_loss, inverse_log_alpha, printed_alpha
+from lg3d_core.objectives import (
+    cross_entropy_loss,
+    focal_loss,
+    inverse_log_alpha,
+    printed_alpha,
+    weighted_cross_entropy_loss,
+)
 
 # softmax: (0.8, 0.2), (0.5, 0.5), unlabelled
 LOGITS = torch.tensor([[math.log(4.0), 0.0], [0.0, 0.0], [9.0, -9.0]])
@@ -31,6 +37,24 @@ def test_alpha_weighs_each_voxel_by_its_class():
     assert loss.item() == pytest.approx(expected)
 
 
+def test_weighted_cross_entropy_weighs_each_voxel_and_divides_by_their_number():
+    loss = weighted_cross_entropy_loss(LOGITS, LABELS, torch.tensor([3.0, 0.1]))
+    assert loss.item() == pytest.approx(-(3.0 * math.log(0.8) + 0.1 * math.log(0.5)) / 2)
+    with pytest.raises(ShapeError, match="one weight for each class"):
+        weighted_cross_entropy_loss(LOGITS, LABELS, torch.ones(3))
+
+
+@pytest.mark.parametrize(("make", "alpha"), [(inverse_log_alpha, (4 / 3, 2 / 3)), (printed_alpha, (0.0, 1.0))])
+def test_class_balanced_losses_by_hand(make, alpha):
+    """1 and 3 points: 1 / log 2 and 1 / log 4 are 2 : 1; log 1 and log 3, as printed, are 0 : 1."""
+    weights = make(torch.tensor([1, 3]))
+    assert weights.tolist() == pytest.approx(alpha)
+    focal = focal_loss(LOGITS, LABELS, gamma=2.0, alpha=weights)
+    entropy = weighted_cross_entropy_loss(LOGITS, LABELS, weights)
+    assert focal.item() == pytest.approx(-(alpha[0] * 0.2**2 * math.log(0.8) + alpha[1] * 0.5**2 * math.log(0.5)) / 2)
+    assert entropy.item() == pytest.approx(-(alpha[0] * math.log(0.8) + alpha[1] * math.log(0.5)) / 2)
+
+
 def test_focal_loss_without_focus_is_cross_entropy():
     torch.manual_seed(0)
     logits, labels = torch.randn(30, 7), torch.randint(-1, 7, (30,))
@@ -44,6 +68,7 @@ def test_gradients_equal_finite_differences(gamma):
     labels, alpha = torch.tensor([0, 3, -1, 1, 2, 2]), torch.tensor([0.5, 1.0, 2.0, 0.5])
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, labels, gamma=gamma, alpha=alpha), (logits,))
     assert torch.autograd.gradcheck(lambda x: cross_entropy_loss(x, labels), (logits,))
+    assert torch.autograd.gradcheck(lambda x: weighted_cross_entropy_loss(x, labels, alpha), (logits,))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -55,7 +80,14 @@ def test_certain_voxels_keep_finite_gradients(gamma):
     assert torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize("compute", [cross_entropy_loss, lambda x, y: focal_loss(x, y, gamma=2.0)])
+@pytest.mark.parametrize(
+    "compute",
+    [
+        cross_entropy_loss,
+        lambda x, y: focal_loss(x, y, gamma=2.0),
+        lambda x, y: weighted_cross_entropy_loss(x, y, torch.ones(2)),
+    ],
+)
 @pytest.mark.parametrize("num_voxels", [0, 3])
 def test_no_labelled_voxel_gives_zero_that_keeps_a_graph(compute, num_voxels):
     logits = torch.full((num_voxels, 2), torch.inf, requires_grad=True)

@@ -7,25 +7,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lg3d_core.errors import ShapeError
-from lg3d_core.objectives import language_contrastive_loss
+from lg3d_core.errors import SettingsError, ShapeError
+from lg3d_core.objectives import anchor_scores, language_contrastive_loss
 from lg3d_core.objectives.language import draw_negatives
 
 ANCHORS = torch.eye(3)  # orthogonal: cosine distance 0 to the own anchor, 1 to the others
 
 
-def loop_loss(features, labels, anchors, negatives, positive_margin, negative_margin):
+def loop_distance(feature, anchor, kind):
+    if kind == "cosine":
+        return 1 - float(feature @ anchor) / math.sqrt(float(feature @ feature) * float(anchor @ anchor))
+    differences = [abs(float(f) - float(t)) for f, t in zip(feature, anchor, strict=True)]
+    return sum(differences) if kind == "l1" else math.sqrt(sum(value**2 for value in differences))
+
+
+def loop_loss(features, labels, anchors, negatives, positive_margin, negative_margin, kind="cosine", mean_first=False):
     """Equations 1 and 2 with a distance, voxel by voxel; `negatives` in the order of the labelled voxels."""
 
     def distance(feature, anchor):
-        return 1 - float(feature @ anchor) / math.sqrt(float(feature @ feature) * float(anchor @ anchor))
+        return loop_distance(feature, anchor, kind)
+
+    def push(feature, others):
+        distances = [distance(feature, anchors[j]) for j in others]
+        if mean_first:
+            return max(0, negative_margin - sum(distances) / len(distances))
+        return sum(max(0, negative_margin - value) for value in distances) / len(distances)
 
     labelled = [i for i in range(len(labels)) if labels[i] >= 0]
     pulls = [max(0, distance(features[i], anchors[labels[i]]) - positive_margin) for i in labelled]
-    pushes = [
-        sum(max(0, negative_margin - distance(features[i], anchors[j])) for j in others) / len(others)
-        for i, others in zip(labelled, negatives.tolist(), strict=True)
-    ]
+    pushes = [push(features[i], others) for i, others in zip(labelled, negatives.tolist(), strict=True)]
     return sum(pulls) / len(pulls), sum(pushes) / len(pushes)
 
 
@@ -80,6 +90,111 @@ def test_loss_equals_a_loop_over_voxels():
     positive, negative = loop_loss(features, labels, anchors, negatives, 0.2, 0.9)
     assert loss.positive.item() == pytest.approx(positive, abs=1e-12)
     assert loss.negative.item() == pytest.approx(negative, abs=1e-12)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l1", "l2"])
+@pytest.mark.parametrize("hinge", ["per-negative", "mean-first"])
+@pytest.mark.parametrize("replacement", [False, True])
+def test_every_distance_hinge_and_draw_equals_a_loop_over_voxels(distance, hinge, replacement):
+    torch.manual_seed(3)
+    features, anchors = torch.randn(30, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    labels = torch.randint(-1, 5, (30,))
+    margins = {"positive_margin": 0.3, "negative_margin": 1.1 if distance == "cosine" else 3.0}
+    drawn = {"num_negatives": 3, "replacement": replacement}
+    loss = language_contrastive_loss(
+        features,
+        labels,
+        anchors,
+        distance=distance,
+        hinge=hinge,
+        generator=torch.Generator().manual_seed(5),
+        **drawn,
+        **margins,
+    )
+    negatives = draw_negatives(labels[labels >= 0], 5, generator=torch.Generator().manual_seed(5), **drawn)
+    positive, negative = loop_loss(
+        features, labels, anchors, negatives, *margins.values(), distance, hinge == "mean-first"
+    )
+    assert loss.positive.item() == pytest.approx(positive, abs=1e-12)
+    assert loss.negative.item() == pytest.approx(negative, abs=1e-12)
+    assert negative > 0
+
+
+@pytest.mark.parametrize(
+    ("distance", "own", "others"),
+    [("cosine", 0.4, (0.2, 1.0)), ("l1", 6.0, (6.0, 8.0)), ("l2", 20**0.5, (18**0.5, 26**0.5))],
+)
+def test_distances_by_hand(distance, own, others):
+    feature = torch.tensor(
+        [[3.0, 4.0, 0.0]]
+    )  # to (1, 0, 0): |2| + |4|; to (0, 1, 0): |3| + |3|; to (0, 0, 1): 3 + 4 + 1
+    loss = language_contrastive_loss(
+        feature, torch.tensor([0]), ANCHORS, distance=distance, num_negatives=2, negative_margin=9.0
+    )
+    assert loss.positive.item() == pytest.approx(own)
+    assert loss.negative.item() == pytest.approx(9 - sum(others) / 2)
+
+
+def test_mean_first_lets_a_far_negative_pay_for_a_near_one():
+    feature = torch.tensor([[0.0, 1.0, 0.0]])  # distance 0 to the second anchor, 1 to the third
+    options = {"num_negatives": 2, "negative_margin": 0.6}
+    per_negative = language_contrastive_loss(feature, torch.tensor([0]), ANCHORS, **options)
+    mean_first = language_contrastive_loss(feature, torch.tensor([0]), ANCHORS, hinge="mean-first", **options)
+    assert per_negative.negative.item() == pytest.approx((0.6 + 0.0) / 2)
+    assert mean_first.negative.item() == pytest.approx(0.6 - (0.0 + 1.0) / 2)
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+@pytest.mark.parametrize("hinge", ["per-negative", "mean-first"])
+def test_gradients_of_lengths_equal_finite_differences(distance, hinge):
+    torch.manual_seed(1)
+    features = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    anchors, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 5, -1, 2, 2])
+
+    def total(x):
+        options = {"num_negatives": 5, "negative_margin": 4.0, "distance": distance, "hinge": hinge}
+        return language_contrastive_loss(x, labels, anchors, **options).total
+
+    assert torch.autograd.gradcheck(total, (features,))
+    assert torch.autograd.grad(total(features), features)[0][2].abs().sum() == 0  # the unlabelled voxel
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+def test_a_feature_on_its_anchor_has_a_finite_gradient(distance):
+    features = ANCHORS.clone().requires_grad_()
+    loss = language_contrastive_loss(features, torch.arange(3), ANCHORS, distance=distance)
+    loss.total.backward()
+    assert loss.positive.item() == 0.0
+    assert torch.isfinite(features.grad).all()
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l1", "l2"])
+def test_the_best_score_is_the_nearest_anchor(distance):
+    torch.manual_seed(0)
+    features, anchors = torch.randn(20, 4), torch.randn(7, 4)
+    scores = anchor_scores(features, anchors, distance=distance)
+    for feature, row in zip(features, scores, strict=True):
+        distances = [loop_distance(feature, anchor, distance) for anchor in anchors]
+        assert row.argmax().item() == min(range(7), key=distances.__getitem__)
+        shift = 1.0 if distance == "cosine" else 0.0  # a cosine is 1 - its distance
+        assert row.tolist() == pytest.approx([shift - value for value in distances], abs=1e-5)
+
+
+def test_draws_with_replacement_repeat_and_never_give_the_own_category():
+    labels = torch.full((60_000,), 2)
+    negatives = draw_negatives(labels, 5, num_negatives=2, replacement=True, generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(negatives.flatten(), minlength=5) / 120_000
+    assert shares.tolist() == pytest.approx([0.25, 0.25, 0.0, 0.25, 0.25], abs=0.006)  # standard error 0.00125
+    assert (negatives[:, 0] == negatives[:, 1]).float().mean().item() == pytest.approx(0.25, abs=0.008)
+    assert draw_negatives(labels, 5, num_negatives=9, replacement=True).shape == (60_000, 9)
+    assert draw_negatives(torch.zeros(3, dtype=torch.int64), 1, num_negatives=2, replacement=True).shape == (3, 0)
+
+
+def test_unknown_distances_and_hinges_are_refused_with_the_known():
+    with pytest.raises(SettingsError, match="one of cosine, l1, l2, got 'l3'"):
+        language_contrastive_loss(ANCHORS, torch.arange(3), ANCHORS, distance="l3")
+    with pytest.raises(SettingsError, match="one of per-negative, mean-first"):
+        language_contrastive_loss(ANCHORS, torch.arange(3), ANCHORS, hinge="none")
 
 
 def test_gradient_equals_finite_differences():
