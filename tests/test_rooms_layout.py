@@ -132,7 +132,7 @@ def test_a_room_that_is_full_takes_nothing_more() -> None:
     assert room.around(host, cup, 2) == []
 
 
-@pytest.mark.parametrize("texture", TEXTURES)
+@pytest.mark.parametrize("texture", [name for name in TEXTURES if name != "as it is"])
 def test_textures_vary_about_their_base_colour(texture: str) -> None:
     rng = np.random.default_rng(0)
     local = rng.uniform(-0.5, 0.5, size=(4000, 3))

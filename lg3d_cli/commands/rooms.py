@@ -15,16 +15,31 @@ def rooms(
     scenes: Annotated[int | None, typer.Option(help="Number of rooms.  [default: 24]")] = None,
     seed: SeedOption = None,
     vertices: Annotated[int | None, typer.Option(help="Mesh vertices a room, about.  [default: 60000]")] = None,
+    spacing: Annotated[
+        float | None,
+        typer.Option(help="Distance of vertices in metres, instead of --vertices.  [0.022 with --furniture]"),
+    ] = None,
+    furniture: Annotated[Path | None, typer.Option(help="Furnish with the models of these .sh3f libraries.")] = None,
+    furniture_names: Annotated[Path | None, typer.Option(help="Table of what each model is, as things.tsv.")] = None,
     validation: Annotated[float | None, typer.Option(help="Share of validation rooms.  [default: 0.25]")] = None,
     jobs: JobsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make procedural rooms in ScanNet's raw format.
 
-    Example: lg3d rooms rooms --scenes 24 --seed 0
+    Example: lg3d rooms rooms --scenes 24 --furniture /usr/share/sweethome3d/furniture
     """
     settings = resolve(
-        RoomsSettings, out=out, scenes=scenes, seed=seed, vertices=vertices, validation=validation, jobs=jobs
+        RoomsSettings,
+        out=out,
+        scenes=scenes,
+        seed=seed,
+        vertices=vertices,
+        spacing=spacing,
+        furniture=furniture,
+        furniture_names=furniture_names,
+        validation=validation,
+        jobs=jobs,
     )
     from lg3d_core.rooms import write_rooms
 

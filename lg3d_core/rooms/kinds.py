@@ -6,34 +6,16 @@ from functools import partial
 
 import numpy as np
 
-from lg3d_core.rooms.furniture.catalog import UNANNOTATED, build, label_of
+from lg3d_core.rooms.furniture.catalog import BUILDERS, UNANNOTATED, VARIANTS, build
 from lg3d_core.rooms.layout import Room, Thing
+from lg3d_core.rooms.modelled.catalog import Furniture
+from lg3d_core.rooms.modelled.naming import category_of
+from lg3d_core.rooms.modelled.wishes import MODELLED_WISHES
 from lg3d_core.rooms.modelling import Kit, Model
 from lg3d_core.rooms.shell import build_shell
+from lg3d_core.rooms.wishes import Wish
 
 GOLDEN = 0.6180339887498949
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """Something that a kind of room may hold.
-
-    Attributes:
-        name: Builder's name.
-        place: "wall", "corner", "floor", "middle", "hang", "ceiling", or a relation to an earlier thing: "on",
-            "at head", "back of", "under", "beside", "before", "facing", "around", "above", "near", "window".
-        chance: Share of the rooms of this kind that hold it.
-        count: Fewest and most.
-        by: Labels that a relation may refer to.
-        z: Heights between which a hung thing's origin lies.
-    """
-
-    name: str
-    place: str
-    chance: float = 1.0
-    count: tuple[int, int] = (1, 1)
-    by: tuple[str, ...] = ()
-    z: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +32,62 @@ class Kind:
     prelude: Callable[["Furnisher"], None] | None = None
 
 
-class Furnisher:
-    """Fulfils wishes in one room."""
+class NothingToPlaceError(Exception):
+    """There is neither a builder nor a sound model of a thing."""
 
-    def __init__(self, kind: Kind, room: Room, kit: Kit, *, turn: int, allowed: frozenset[str] | None) -> None:
+
+class Furnisher:
+    """Fulfils wishes in one room, with modelled furniture where there is any and built-in things elsewhere."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        room: Room,
+        kit: Kit,
+        *,
+        turn: int,
+        allowed: frozenset[str] | None,
+        furniture: Furniture | None,
+    ) -> None:
         self.kind = kind
         self.room = room
         self.kit = kit
         self.turn = turn
         self.allowed = allowed
+        self.furniture = furniture
 
     def wants(self, name: str, chance: float, place: str = "") -> bool:
         """Whether this room, the `turn`-th of its kind, holds it: spread evenly over the rooms of a kind."""
-        if self.allowed is not None and label_of(name) not in (UNANNOTATED, *self.allowed):
+        if self.allowed is not None and category_of(name) not in (UNANNOTATED, *self.allowed):
             return False
         if chance >= 1.0:
             return True
         phase = sum(ord(letter) * (n + 1) for n, letter in enumerate(self.kind.scene_type + name + place)) * 0.137
         return (self.turn * GOLDEN + phase) % 1.0 < chance
 
-    def model(self, name: str) -> Model:
-        """Build one."""
+    def model(self, name: str, *, raised: bool = False) -> Model:
+        """Build one; `raised` where a model is to hang as high above the floor as its maker meant.
+
+        Raises:
+            NothingToPlaceError: Nobody knows how.
+        """
+        found = self.furniture.build(name, self.kit, raised=raised) if self.furniture else None
+        if found is not None:
+            return found
+        if name not in BUILDERS and name not in VARIANTS:
+            raise NothingToPlaceError(name)
         return build(name, self.kit)
 
     def fulfil(self, wish: Wish) -> None:
         """Place as many as fit."""
         if not self.wants(wish.name, wish.chance, wish.place):
             return
+        try:
+            self._place(wish)
+        except NothingToPlaceError:
+            return
+
+    def _place(self, wish: Wish) -> None:
         count = self.kit.count(*wish.count)
         if wish.place == "around":
             for host in self.hosts(wish, 3):
@@ -132,8 +143,8 @@ def _at_window(furnisher: Furnisher, wish: Wish) -> None:
 
 
 PLACES: dict[str, Callable[[Furnisher, Wish], object]] = {
-    "wall": lambda f, w: f.room.along_wall(f.model(w.name)),
-    "corner": lambda f, w: f.room.along_wall(f.model(w.name), corner=True),
+    "wall": lambda f, w: f.room.along_wall(f.model(w.name, raised=True)),
+    "corner": lambda f, w: f.room.along_wall(f.model(w.name, raised=True), corner=True),
     "floor": lambda f, w: f.room.on_floor(f.model(w.name)),
     "middle": lambda f, w: f.room.on_floor(f.model(w.name), middle=True),
     "hang": _hang,
@@ -151,12 +162,19 @@ PLACES: dict[str, Callable[[Furnisher, Wish], object]] = {
 }
 
 
-def furnish(kind: Kind, *, rng: np.random.Generator, turn: int, allowed: frozenset[str] | None = None) -> Room:
-    """Make the `turn`-th room of a kind; with `allowed`, only things of these categories."""
+def furnish(
+    kind: Kind,
+    *,
+    rng: np.random.Generator,
+    turn: int,
+    allowed: frozenset[str] | None = None,
+    furniture: Furniture | None = None,
+) -> Room:
+    """Make the `turn`-th room of a kind; with `allowed`, only things of these categories; with models where given."""
     width, depth = float(rng.uniform(*kind.width)), float(rng.uniform(*kind.depth))
     room = Room((width, depth, float(rng.uniform(2.4, 2.6))), rng)
     kit = Kit(rng)
-    furnisher = Furnisher(kind, room, kit, turn=turn, allowed=allowed)
+    furnisher = Furnisher(kind, room, kit, turn=turn, allowed=allowed, furniture=furniture)
     has_ceiling = furnisher.wants("ceiling", 0.4)
     if not has_ceiling:
         # Whoever does not point the camera at the ceiling does not see the top of the walls either.
@@ -177,6 +195,10 @@ def furnish(kind: Kind, *, rng: np.random.Generator, turn: int, allowed: frozens
         kind.prelude(furnisher)
     for wish in (*kind.wishes, *EVERYWHERE):
         furnisher.fulfil(wish)
+    name = next((name for name, own in KINDS.items() if own is kind), "")
+    for wish in MODELLED_WISHES.get(name, ()) if furniture else ():
+        if furniture and furniture.has(wish.name):
+            furnisher.fulfil(wish)
     return room
 
 

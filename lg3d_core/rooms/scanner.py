@@ -27,6 +27,7 @@ class Surfaces(NamedTuple):
     xyz: Array
     normal: Array
     local: Array
+    rgb: Array
     faces: IntArray
     thing: IntArray
     part: IntArray
@@ -52,13 +53,15 @@ class ScannedRoom(NamedTuple):
     spacing: float
 
 
-def scan_room(room: Room, *, vertices: int, rng: np.random.Generator) -> ScannedRoom:
-    """Scan a furnished room into about that many vertices."""
+def scan_room(
+    room: Room, *, vertices: int, rng: np.random.Generator, fixed_spacing: float | None = None
+) -> ScannedRoom:
+    """Scan a furnished room into about that many vertices, or into vertices about `fixed_spacing` metres apart."""
     stations = _stations(room, rng)
     holes = _hole_seeds(room, rng)
-    spacing = 1.9 * float(np.sqrt(_area(room) * 0.5 / vertices))
+    spacing = fixed_spacing or 1.9 * float(np.sqrt(_area(room) * 0.5 / vertices))
     seen = _seen_mesh(room, spacing, stations, holes)
-    for _ in range(4):
+    for _ in range(0 if fixed_spacing else 4):
         spacing *= float(np.clip((len(seen.xyz) / vertices) ** 0.5, 0.3, 3.0))
         seen = _seen_mesh(room, spacing, stations, holes)
         if abs(len(seen.xyz) / vertices - 1) < 0.1:
@@ -75,21 +78,22 @@ def _area(room: Room) -> float:
 
 
 def _sample(room: Room, spacing: float) -> Surfaces:
-    xyz, normal, local, faces, thing, part = [], [], [], [], [], []
+    xyz, normal, local, rgb, faces, thing, part = [], [], [], [], [], [], []
     vertices, parts = 0, 0
     for row, placed in enumerate(room.things):
         turn = yaw_matrix(placed.yaw).T
         pieces = [triangulate(piece, spacing) for piece in placed.model.parts]
         xyz.append(np.concatenate([piece.xyz for piece in pieces]) @ turn + placed.origin)
         normal.append(np.concatenate([piece.normal for piece in pieces]) @ turn)
-        for piece in pieces:
+        for piece, source in zip(pieces, placed.model.parts, strict=True):
             local.append(piece.local)
+            rgb.append(np.broadcast_to(source.colors(), piece.local.shape))
             faces.append(piece.faces + vertices)
             part.append(np.full(len(piece.xyz), parts))
             vertices += len(piece.xyz)
             parts += 1
         thing.append(np.full(len(xyz[-1]), row))
-    return Surfaces(*(np.concatenate(pieces) for pieces in (xyz, normal, local, faces, thing, part)))
+    return Surfaces(*(np.concatenate(pieces) for pieces in (xyz, normal, local, rgb, faces, thing, part)))
 
 
 def _stations(room: Room, rng: np.random.Generator) -> Array:
@@ -182,6 +186,7 @@ def _weld(surfaces: Surfaces, keep: npt.NDArray[np.bool_], spacing: float) -> Su
         surfaces.xyz[chosen],
         surfaces.normal[chosen],
         surfaces.local[chosen],
+        surfaces.rgb[chosen],
         renumber[faces],
         surfaces.thing[chosen],
         surfaces.part[chosen],
@@ -191,14 +196,13 @@ def _weld(surfaces: Surfaces, keep: npt.NDArray[np.bool_], spacing: float) -> Su
 def _color(room: Room, seen: Surfaces, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Texture, then light from above and one side, darker near corners, then the camera's white balance and noise."""
     parts: list[Part] = [part for thing in room.things for part in thing.model.parts]
-    base = np.array([part.paint.rgb for part in parts])[seen.part]
     texture = np.array([TEXTURE_NAMES.index(part.paint.texture) for part in parts])[seen.part]
     seed = np.array([part.paint.seed for part in parts])[seen.part]
     # Grain runs along a board: its longest axis comes first.
     order = np.argsort([-part.half for part in parts], axis=1, kind="stable")[seen.part]
     grained = (texture == TEXTURE_NAMES.index("wood"))[:, None]
     local = np.where(grained, np.take_along_axis(seen.local, order, axis=1), seen.local)
-    colors = paint_vertices(base, texture, local, seed)
+    colors = paint_vertices(seen.rgb, texture, local, seed)
     angle = rng.uniform(0, 2 * np.pi)
     sun = np.array([np.cos(angle) * 0.6, np.sin(angle) * 0.6, 0.55])
     light = 0.86 + 0.11 * seen.normal[:, 2] + 0.09 * (seen.normal @ sun)

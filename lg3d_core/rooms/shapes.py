@@ -23,12 +23,28 @@ class Paint(NamedTuple):
     seed: int = 0
 
 
+class SampledMesh(NamedTuple):
+    """A surface that is already cut into triangles, in its thing's frame.
+
+    Attributes:
+        xyz: Metres, shape `(vertices, 3)`.
+        normal: Outward unit vectors, shape `(vertices, 3)`.
+        rgb: In 0..255, shape `(vertices, 3)`.
+        faces: Shape `(faces, 3)`.
+    """
+
+    xyz: Array
+    normal: Array
+    rgb: Array
+    faces: IntArray
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One convex or turned piece of a thing, in the thing's frame (metres, +z up, front towards -y).
 
     Attributes:
-        shape: "box", "blob" (a superquadric), "lathe" (turned about its z) or "panel" (one-sided, facing its +z).
+        shape: "box", "blob" (a superquadric), "lathe" (turned about its z), "panel" (one-sided, facing its +z), "mesh".
         center: Middle, shape `(3,)`.
         half: Half sizes along the part's own axes, shape `(3,)`.
         turn: Rotation from the part's axes to the thing's, shape `(3, 3)`.
@@ -37,6 +53,8 @@ class Part:
             a share of `half`, height in -1..1.
         power: Of a blob: 2 is an ellipsoid, large is a box.
         openings: Of a panel: rectangles in its own x, y that are cut out.
+        mesh: Of a mesh: the surface about the part's centre, with colours of its own that `paint.rgb` multiplies (255
+            leaves them as they are).
     """
 
     shape: str
@@ -47,6 +65,12 @@ class Part:
     profile: tuple[tuple[float, float], ...] = ()
     power: float = 4.0
     openings: tuple[Rectangle, ...] = field(default=())
+    mesh: SampledMesh | None = None
+
+    def colors(self) -> Array:
+        """Base colours in 0..255: a row for each vertex of a mesh, else one row, the paint's."""
+        rgb = np.array([self.paint.rgb])
+        return rgb if self.mesh is None else self.mesh.rgb * rgb / 255.0
 
 
 class Surface(NamedTuple):
@@ -195,4 +219,16 @@ def _sample_panel(part: Part, spacing: float) -> tuple[Array, Array, IntArray]:
     return local, np.broadcast_to(np.array([0.0, 0.0, 1.0]), local.shape).copy(), faces_used.reshape(-1, 3)
 
 
-SAMPLERS = {"box": _sample_box, "blob": _sample_blob, "lathe": _sample_lathe, "panel": _sample_panel}
+def _sample_mesh(part: Part, spacing: float) -> tuple[Array, Array, IntArray]:
+    del spacing  # it was sampled before
+    assert part.mesh is not None
+    return part.mesh.xyz, part.mesh.normal, part.mesh.faces
+
+
+SAMPLERS = {
+    "mesh": _sample_mesh,
+    "box": _sample_box,
+    "blob": _sample_blob,
+    "lathe": _sample_lathe,
+    "panel": _sample_panel,
+}

@@ -140,6 +140,11 @@ def _scribble(rgb: Array, local: Array, seed: IntArray) -> Array:
     return np.where((wave | note)[:, None], 0.45 * rgb + 0.55 * ink, rgb)
 
 
+def _as_it_is(rgb: Array, local: Array, seed: IntArray) -> Array:
+    del local, seed
+    return rgb
+
+
 TEXTURES: dict[str, Callable[[Array, Array, IntArray], Array]] = {
     "plain": _plain,
     "glaze": _plain,
@@ -161,6 +166,7 @@ TEXTURES: dict[str, Callable[[Array, Array, IntArray], Array]] = {
     "leaves": _leaves,
     "text": _text,
     "scribble": _scribble,
+    "as it is": _as_it_is,
 }
 
 TEXTURE_NAMES = tuple(TEXTURES)

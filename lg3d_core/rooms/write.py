@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.progress import Progress
 from lg3d_core.rooms.kinds import KINDS, furnish
 from lg3d_core.rooms.labels import label_table
+from lg3d_core.rooms.modelled.attribution import write_attribution
+from lg3d_core.rooms.modelled.catalog import Catalog, Furniture, FurniturePlan, read_catalog
+from lg3d_core.rooms.modelled.naming import read_names
 from lg3d_core.rooms.scanner import scan_room
 from lg3d_core.rooms.scene_files import write_scene
 from lg3d_core.scans.processes import run_in_processes
@@ -44,24 +48,42 @@ def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
 
     Raises:
         SettingsError: `settings.out` is a file, or a folder with other content, or has rooms of other settings.
-        DataError: It cannot be written (a full disk, no permission), or a worker process died.
+        DataError: It cannot be written (a full disk, no permission), or a worker process died; or there is no furniture
+            library, or no table of names.
     """
+    catalog = None
+    if settings.furniture is not None:
+        catalog = read_catalog(settings.furniture, read_names(settings.furniture_names))
+        for problem in catalog.problems:
+            progress.warn(f"left out {problem}")
+        progress.note(
+            f"{len(catalog.models)} models of {len({model.thing for model in catalog.models})} things; "
+            f"{catalog.unnamed} have no name in the table, or are too large or small"
+        )
     try:
-        _claim(settings.out, settings)
-        _write_all(settings, progress)
+        _claim(settings.out, settings, catalog)
+        _write_all(settings, catalog, progress)
     except OSError as error:
         where = error.filename or settings.out
         raise DataError(f"cannot write rooms: {where}: {error.strerror or error}; what is finished is kept") from None
     return settings.out
 
 
-def _write_all(settings: RoomsSettings, progress: Progress) -> None:
+def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progress) -> None:
     out = settings.out
     _write_text(out / LABEL_TABLE_NAME, label_table())
     splits = plan_splits(settings.scenes, settings.validation)
     seen: Counter[str] = Counter()
+    models: set[str] = set()
+    malformed: set[str] = set()
+    split_models = catalog.split(settings.seed) if catalog else {}
     with progress.task("rooms", total=settings.scenes, unit="room") as task:
         for split in ("train", "val"):
+            plan = None
+            if catalog:
+                assert settings.mesh_spacing is not None
+                cache = out / WORKSHOP / "models"
+                plan = catalog.plan(split_models[split], spacing=settings.mesh_spacing, cache=cache)
             jobs = [
                 RoomJob(
                     out=out,
@@ -70,14 +92,22 @@ def _write_all(settings: RoomsSettings, progress: Progress) -> None:
                     seed=settings.seed,
                     vertices=settings.vertices,
                     allowed=_well_known(seen, splits.count("train")) if split == "val" else None,
+                    spacing=settings.mesh_spacing,
+                    furniture=plan,
                 )
                 for index, own in enumerate(splits)
                 if own == split
             ]
-            for job, counts in run_in_processes(write_room, jobs, num_processes=settings.jobs):
-                seen.update(label for label, count in counts.items() if count >= WELL_SEEN)
+            for job, report in run_in_processes(write_room, jobs, num_processes=settings.jobs):
+                seen.update(label for label, count in report.counts.items() if count >= WELL_SEEN)
+                models.update(report.models)
+                for problem in sorted(set(report.problems) - malformed):
+                    progress.warn(f"left out {problem}")
+                malformed.update(report.problems)
                 task.advance(status=job.scene_id)
             _write_text(out / f"scannetv2_{split}.txt", "".join(f"{job.scene_id}\n" for job in jobs))
+    if catalog:
+        write_attribution(out, catalog, split_models, models)
 
 
 def _well_known(seen: Counter[str], num_rooms: int) -> frozenset[str]:
@@ -120,7 +150,7 @@ def kind_of(splits: Sequence[str], index: int) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class RoomJob:
-    """One room to write: `allowed` are the categories that it may hold, None for all."""
+    """One room to write: `allowed` are the categories that it may hold, None for all; `spacing` beats `vertices`."""
 
     out: Path
     index: int
@@ -128,6 +158,8 @@ class RoomJob:
     seed: int
     vertices: int
     allowed: frozenset[str] | None
+    spacing: float | None = None
+    furniture: FurniturePlan | None = None
 
     @property
     def scene_id(self) -> str:
@@ -135,22 +167,42 @@ class RoomJob:
         return scene_id_of(self.index)
 
 
-def write_room(job: RoomJob) -> dict[str, int]:
-    """Make one room and write it, unless it is there already; returns annotated vertices per category."""
+class RoomReport(NamedTuple):
+    """What a written room holds.
+
+    Attributes:
+        counts: Category -> annotated vertices.
+        models: Keys of the modelled furniture.
+        problems: One line for every malformed model that was met.
+    """
+
+    counts: dict[str, int]
+    models: list[str]
+    problems: list[str]
+
+
+def write_room(job: RoomJob) -> RoomReport:
+    """Make one room and write it, unless it is there already."""
     folder = job.out / "scans" / job.scene_id
     counts_file = job.out / WORKSHOP / f"{job.scene_id}.json"
+    models_file = job.out / WORKSHOP / f"{job.scene_id}.models.json"
     if folder.is_dir() and counts_file.is_file():
-        found: dict[str, int] = json.loads(counts_file.read_text(encoding="utf-8"))
-        return found
+        counts: dict[str, int] = json.loads(counts_file.read_text(encoding="utf-8"))
+        models = json.loads(models_file.read_text(encoding="utf-8")) if models_file.is_file() else {}
+        return RoomReport(counts, models.get("models", []), models.get("problems", []))
     rng = np.random.default_rng([job.seed, job.index])
     kind, turn = kind_of(job.splits, job.index)
-    room = furnish(KINDS[kind], rng=rng, turn=turn, allowed=job.allowed)
-    scanned = scan_room(room, vertices=job.vertices, rng=rng)
+    furniture = Furniture(job.furniture) if job.furniture else None
+    room = furnish(KINDS[kind], rng=rng, turn=turn, allowed=job.allowed, furniture=furniture)
+    scanned = scan_room(room, vertices=job.vertices, rng=rng, fixed_spacing=job.spacing)
+    used, problems = (furniture.used, list(furniture.problems.values())) if furniture else ([], [])
     unfinished = job.out / WORKSHOP / job.scene_id
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         counts = write_scene(unfinished, job.scene_id, room, scanned, scene_type=KINDS[kind].scene_type, rng=rng)
+        if furniture:
+            _write_text(models_file, json.dumps({"models": used, "problems": problems}))
         _write_text(counts_file, json.dumps(counts))
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -158,18 +210,22 @@ def write_room(job: RoomJob) -> dict[str, int]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
     unfinished.rename(folder)
-    return counts
+    return RoomReport(counts, used, problems)
 
 
-def _claim(out: Path, settings: RoomsSettings) -> None:
+def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
     """Make the folder ours, or check that it is."""
-    mine = {
+    mine: dict[str, int | float | str] = {
         "format": FORMAT,
         "scenes": settings.scenes,
         "seed": settings.seed,
         "vertices": settings.vertices,
         "validation": settings.validation,
     }
+    if settings.mesh_spacing is not None:
+        mine["spacing"] = settings.mesh_spacing
+    if catalog is not None:
+        mine["furniture"] = catalog.digest
     marker = out / MARKER
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file; expected a folder to write rooms into: name another one")
@@ -189,7 +245,7 @@ def _claim(out: Path, settings: RoomsSettings) -> None:
     _write_text(marker, json.dumps(mine, indent=1) + "\n")
 
 
-def _differences(theirs: object, mine: dict[str, int | float]) -> str:
+def _differences(theirs: object, mine: dict[str, int | float | str]) -> str:
     if not isinstance(theirs, dict):
         return f"its {MARKER} cannot be read"
     return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in mine.items() if theirs.get(key) != value)
