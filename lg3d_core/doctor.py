@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lg3d_core import __version__
+from lg3d_core.sparse import describe_backends
 
 PACKAGES = (
     "numpy",
@@ -36,6 +37,7 @@ def examine_machine() -> dict[str, Any]:
     }
     facts |= {name: _version(name) for name in PACKAGES}
     facts["open3d"] = _version("open3d") or _version("open3d-cpu")
+    facts |= {f"backend {name}": found for name, found in describe_backends().items()}
     facts["MinkowskiEngine"] = _version("MinkowskiEngine")
     facts["display"] = os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")
     return facts

@@ -1,6 +1,13 @@
 """Sparse tensors and convolutions on occupied voxels."""
 
-from lg3d_core.sparse.backends import BACKENDS, Backend, current_backend, resolve_backend, use_backend
+from lg3d_core.sparse.backends import (
+    BACKENDS,
+    Backend,
+    current_backend,
+    describe_backends,
+    resolve_backend,
+    use_backend,
+)
 from lg3d_core.sparse.cache import CoordinateCache
 from lg3d_core.sparse.functional import pointwise_convolution, sparse_convolution
 from lg3d_core.sparse.kernel_maps import KernelMap
@@ -18,6 +25,7 @@ __all__ = [
     "SparseTensor",
     "convolve_and_normalize",
     "current_backend",
+    "describe_backends",
     "num_workers",
     "owned_threads",
     "pointwise_convolution",

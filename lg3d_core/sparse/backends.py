@@ -29,7 +29,7 @@ class Backend(Protocol):
 
         Args:
             features: Shape `(inputs, in)`, in storage order.
-            weight: Shape `(offsets, in, out)`, same dtype and device.
+            weight: Shape `(offsets, in, out)`, same device, and same dtype unless the backend rounds weights itself.
             kernel_map: Which input meets which output.
 
         Returns:
@@ -57,7 +57,7 @@ class FusingBackend(Protocol):
 
         Args:
             features: Shape `(inputs, in)`, in storage order.
-            weight: Shape `(offsets, in, out)`, same dtype and device.
+            weight: As for `Backend.convolve`.
             kernel_map: Which input meets which output.
             scale: Per output channel, float32: of a batch norm with known statistics.
             shift: As `scale`.
@@ -68,6 +68,13 @@ class FusingBackend(Protocol):
             Shape `(outputs, out)`, dtype of `features`.
         """
         ...
+
+
+@runtime_checkable
+class RoundingBackend(Protocol):
+    """A backend that takes weights in float32 beside narrower features, and rounds them as it reads them."""
+
+    rounds_weights: bool
 
 
 @runtime_checkable
@@ -178,3 +185,16 @@ def _can_compile() -> bool:
     except MissingDependencyError:  # `lg3d doctor` tells why
         return False
     return True
+
+
+def describe_backends() -> dict[str, str]:
+    """Tell for every backend whether it can be used here, or what is missing."""
+    return {name: _describe(name) for name in BACKENDS}
+
+
+def _describe(name: str) -> str:
+    try:
+        resolve_backend(name, torch.device("cpu"))
+    except (MissingDependencyError, SettingsError) as error:
+        return f"no: {error}"
+    return "yes"

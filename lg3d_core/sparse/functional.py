@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.sparse.backends import FusingBackend, current_backend
+from lg3d_core.sparse.backends import Backend, FusingBackend, RoundingBackend, current_backend
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.pointwise import multiply_rows
 from lg3d_core.sparse.tensor import SparseTensor
@@ -36,11 +36,12 @@ def sparse_convolution(
     _check_weight(x, weight, kernel_map)
     if bias is not None and bias.numel() != weight.shape[-1]:
         raise ShapeError(f"Expected a bias of {weight.shape[-1]} values, got {tuple(bias.shape)}.")
-    features, weight = _same_dtype(x.features, weight)
+    backend = current_backend(x.features.device)
+    features, weight = _same_dtype(x.features, weight, keeps_weight=kernel_map is not None and _rounds(backend))
     if kernel_map is None:
         output = multiply_rows(features, weight, None if bias is None else bias.reshape(-1).to(weight.dtype))
     else:
-        output = current_backend(features.device).convolve(features, weight, kernel_map)
+        output = backend.convolve(features, weight, kernel_map)
         if bias is not None:
             output = output + bias.reshape(-1).to(output.dtype)
     return x.replace(output, stride=output_stride)
@@ -90,7 +91,7 @@ def fused_convolution(
         raise ShapeError(
             f"Expected a residual of shape ({kernel_map.num_outputs}, {channels}), got {tuple(residual.shape)}."
         )
-    features, weight = _same_dtype(x.features, weight)
+    features, weight = _same_dtype(x.features, weight, keeps_weight=_rounds(backend))
     if residual is not None:
         residual = residual.to(features.dtype)
     output = backend.convolve_fused(
@@ -144,11 +145,15 @@ def _find_map(x: SparseTensor, kernel_size: int, stride: int, transposed: bool) 
     )
 
 
-def _same_dtype(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _rounds(backend: Backend) -> bool:
+    return isinstance(backend, RoundingBackend) and backend.rounds_weights
+
+
+def _same_dtype(features: Tensor, weight: Tensor, *, keeps_weight: bool = False) -> tuple[Tensor, Tensor]:
     device = features.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        return features.to(dtype), weight.to(dtype)
+        return features.to(dtype), weight if keeps_weight else weight.to(dtype)
     if features.dtype != weight.dtype:
         raise ShapeError(f"Expected features and weight of one dtype, got {features.dtype} and {weight.dtype}.")
     return features, weight

@@ -1,0 +1,107 @@
+"""Compile the kernels for this processor, once, with the C compiler of the machine."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from lg3d_core.errors import DataError, MissingDependencyError
+from lg3d_core.files import atomic_path
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
+TUNINGS = ("-march=native", "-mcpu=native", "")  # the first two are each unknown to some compiler
+COMPILE_SECONDS = 120
+
+
+@functools.cache
+def load_kernels() -> ctypes.CDLL:
+    """Give the compiled kernels; the first call on a machine compiles them, in a few seconds.
+
+    They are kept in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`), one file per source, compiler
+    and processor, since folders of users are often shared between unlike machines.
+
+    Raises:
+        MissingDependencyError: There is no C compiler (`CC`, or else cc, gcc, clang), or it could not compile them.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise MissingDependencyError(
+            "backend native needs a C compiler, and neither CC nor cc, gcc or clang was found: install one "
+            "(Debian: apt install gcc), or take --backend torch"
+        )
+    path = _cache_folder() / f"kernels-{_fingerprint(compiler)}.so"
+    if not path.exists():
+        compile_kernels(compiler, path)
+    return open_kernels(path)
+
+
+def open_kernels(path: Path) -> ctypes.CDLL:
+    """Load compiled kernels.
+
+    Raises:
+        MissingDependencyError: The file cannot be loaded.
+    """
+    try:
+        kernels = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise MissingDependencyError(
+            f"cannot load {path} ({error}): remove it and run again, or take --backend torch"
+        ) from None
+    for name in ("lg3d_lanes", "lg3d_has_bf16", "lg3d_num_panels", "lg3d_gradient_scratch"):
+        getattr(kernels, name).restype = ctypes.c_int64
+    return kernels
+
+
+def find_compiler() -> str | None:
+    """Give the path of the C compiler: that of `CC`, or else the first of cc, gcc and clang."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and (path := shutil.which(name)):
+            return path
+    return None
+
+
+def compile_kernels(compiler: str, path: Path, tunings: Sequence[str] = TUNINGS) -> None:
+    """Compile the kernels with the first of some flags that the compiler takes.
+
+    Raises:
+        MissingDependencyError: It takes none of them, or the file cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            for tuning in tunings:
+                command = [compiler, *FLAGS, *tuning.split(), "-o", str(temporary), str(SOURCE)]
+                result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+                if result.returncode == 0:
+                    return
+            reason = (result.stderr.strip().splitlines() or ["no message"])[0]
+            raise MissingDependencyError(f"{compiler} cannot compile {SOURCE.name} ({reason}): take --backend torch")
+    except DataError as error:
+        raise MissingDependencyError(f"{error.args[0]}; XDG_CACHE_HOME sets where compiled kernels are kept") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingDependencyError(f"{compiler} did not run ({error}): take --backend torch") from None
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lg3d" / "native"
+
+
+def _fingerprint(compiler: str) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=COMPILE_SECONDS).stdout
+    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, _processor())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _processor() -> bytes:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return " ".join([platform.machine(), platform.processor()]).encode()
+    wanted = (b"model name", b"flags", b"Features", b"CPU part")
+    return b"\n".join(sorted({line for line in lines if line.startswith(wanted)}))
