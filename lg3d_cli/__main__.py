@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
-from lg3d_cli.commands import anchors, convert, demo, doctor, evaluate, prepare, rooms, train, view
+from lg3d_cli.commands import anchors, bench, convert, demo, doctor, evaluate, prepare, rooms, train, view
 from lg3d_core import __version__
 from lg3d_core.errors import Interrupted, Lg3dError
 
@@ -27,6 +27,7 @@ app.command("view")(view.view)
 app.command("rooms")(rooms.rooms)
 app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 

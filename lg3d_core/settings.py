@@ -33,6 +33,7 @@ Pooling = Literal["mean", "end-of-text"]
 Loss = Literal["cross-entropy", "weighted-cross-entropy", "focal", "class-balanced-focal"]
 Alpha = Literal["inverse-log", "paper"]
 Schedule = Literal["step", "cosine"]
+ScoredClasses = Literal["present", "all"]
 Optimiser = Literal["sgd", "adamw"]
 Benchmark = Literal["maps", "layers", "layers-train", "forward", "train"]
 
@@ -84,6 +85,23 @@ class Settings:
             values[field] = _coerce(value, hints[field], source=option_name(field))
         return cls(**values)
 
+    @classmethod
+    def from_table(cls, table: dict[str, Any], *, source: str, **options: Any) -> Self:
+        """Take the values of one recipe alone, and options that beat them.
+
+        Args:
+            table: A recipe, as `read_recipe` gives it.
+            source: What messages call it.
+            options: Values of fields; None leaves the recipe's.
+
+        Raises:
+            SettingsError: An unknown key, or a value of the wrong type or range.
+        """
+        hints = _field_types(cls)
+        values = _table_values(cls, table, source=source)
+        values |= {field: value for field, value in options.items() if value is not None}
+        return cls(**{field: _coerce(value, hints[field], source=option_name(field)) for field, value in values.items()})
+
     def to_json(self) -> str:
         """Serialise, paths as text."""
         return json.dumps(dataclasses.asdict(self), default=str, indent=2)
@@ -109,7 +127,7 @@ class Settings:
 
 def option_name(field: str) -> str:
     """What the user types for a field."""
-    return {"start": "--from", "raw": "RAW", "out": "OUT", "scene": "SCENE"}.get(field, "--" + field.replace("_", "-"))
+    return {"start": "--from", "raw": "RAW", "out": "OUT", "scene": "SCENE", "recipes": "RECIPES", "changes": "--set"}.get(field, "--" + field.replace("_", "-"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -536,6 +554,53 @@ class BenchSettings(Settings):
         self._require(self.repeats >= 1, "repeats", "at least 1")
         self._require(self.threads is None or self.threads >= 1, "threads", "at least 1")
         self._require(math.isfinite(self.patience) and self.patience >= 0, "patience", "0 or more seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(Settings):
+    """`lg3d compare`: recipes trained, scored and set against each other, a row of the table each."""
+
+    command: ClassVar[str] = "compare"
+
+    recipes: tuple[str, ...] = ()
+    """TOML files or names of shipped recipes, in the table's order; the first one is what the others are held against."""
+    store: Path = Path("data")
+    """Folder of the scene store."""
+    out: Path = Path("compare")
+    """Folder of the runs and of the table."""
+    seeds: int = 3
+    """Every row is trained with the seeds 0, 1, ..."""
+    jobs: int = 1
+    """Runs at the same time, each in a process of its own."""
+    anchors: Path | None = None
+    """Anchors file for every row that is grounded in language, instead of the one that its recipe describes."""
+    network: NetworkName | None = None
+    """Plan of the U-Net, instead of the recipes'."""
+    voxel_size: float | None = None
+    """Edge of a voxel in metres, instead of the recipes'."""
+    epochs: int | None = None
+    """Epochs of fine-tuning, instead of the recipes'."""
+    pretrain_epochs: int | None = None
+    """Epochs of pre-training, instead of the recipes'."""
+    changes: tuple[str, ...] = ()
+    """Further values instead of the recipes', as `key=value` or `command.key=value`."""
+    device: Device = "auto"
+    """`auto` takes CUDA where there is one."""
+    split: str = "val"
+    """Scenes that are scored."""
+    classes: ScoredClasses = "present"
+    """Means over the categories with ground truth in the scored scenes, or over all, an absent one counting 0."""
+    resamples: int = 2000
+    """Bootstrap samples of the scored scenes behind each interval."""
+    label: str = ""
+    """What a recipe's row is called: a recipe's `[compare]` sets it."""
+
+    def __post_init__(self) -> None:
+        self._require(self.seeds >= 1, "seeds", "at least 1")
+        self._require(self.jobs >= 1, "jobs", "at least 1")
+        self._require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1")
+        self._require(self.pretrain_epochs is None or self.pretrain_epochs >= 1, "pretrain_epochs", "at least 1")
+        self._require(self.resamples >= 100, "resamples", "at least 100")
 
 
 COMMANDS: dict[str, type[Settings]] = {

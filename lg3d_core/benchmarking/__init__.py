@@ -1,0 +1,1 @@
+"""Timing the sparse engine: beside its peers, against the machine's floor, with equal results first."""
