@@ -100,7 +100,9 @@ class Settings:
         hints = _field_types(cls)
         values = _table_values(cls, table, source=source)
         values |= {field: value for field, value in options.items() if value is not None}
-        return cls(**{field: _coerce(value, hints[field], source=option_name(field)) for field, value in values.items()})
+        return cls(
+            **{field: _coerce(value, hints[field], source=option_name(field)) for field, value in values.items()}
+        )
 
     def to_json(self) -> str:
         """Serialise, paths as text."""
@@ -127,7 +129,8 @@ class Settings:
 
 def option_name(field: str) -> str:
     """What the user types for a field."""
-    return {"start": "--from", "raw": "RAW", "out": "OUT", "scene": "SCENE", "recipes": "RECIPES", "changes": "--set"}.get(field, "--" + field.replace("_", "-"))
+    names = {"start": "--from", "raw": "RAW", "out": "OUT", "scene": "SCENE", "recipes": "RECIPES", "changes": "--set"}
+    return names.get(field, "--" + field.replace("_", "-"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -616,6 +619,7 @@ COMMANDS: dict[str, type[Settings]] = {
         ViewSettings,
         DemoSettings,
         BenchSettings,
+        CompareSettings,
     )
 }
 

@@ -85,6 +85,11 @@ def test_vertices_and_voxels_are_scored_by_hand() -> None:
     np.testing.assert_allclose(evaluation.voxel.iou, [1 / 2, 1 / 2, np.nan])
     assert (evaluation.num_scenes, evaluation.num_labelled_scenes, evaluation.export) == (3, 2, None)
     assert evaluation.seconds > 0
+    # vertices, scene by scene: right, by truth and by prediction
+    assert evaluation.scenes.scene_ids == ("one", "two", "bare")
+    assert evaluation.scenes.correct.tolist() == [[2, 1, 1], [0, 1, 0], [0, 0, 0]]
+    assert evaluation.scenes.support.tolist() == [[3, 1, 1], [1, 1, 0], [0, 0, 0]]
+    assert evaluation.scenes.predicted.tolist() == [[2, 2, 1], [0, 2, 0], [0, 0, 0]]
 
 
 def test_exported_files_have_a_raw_id_per_vertex_in_order(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lg3d_core.evaluation.confusion import ConfusionMatrix
+from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
 from lg3d_core.evaluation.evaluate import Evaluation
 from lg3d_core.evaluation.scores import score_confusion
 from lg3d_core.evaluation.table import class_rows, group_table, narrow_group_table, per_class_table, percent
@@ -13,11 +13,14 @@ from tests.fake_store import make_vocabulary
 
 def evaluate(vertex: list[list[int]], voxel: list[list[int]], vocabulary: Vocabulary) -> Evaluation:
     scores = []
+    in_scene = []
     for counts in (vertex, voxel):
         matrix = ConfusionMatrix(len(vocabulary))
         matrix.counts[:] = counts
         scores.append(score_confusion(matrix, vocabulary))
-    return Evaluation(*scores, num_scenes=1, num_labelled_scenes=1, seconds=1.0, export=None)
+        in_scene.append(matrix.class_counts()[:, None])
+    scenes = SceneCounts(("one",), *in_scene[0])
+    return Evaluation(*scores, scenes, num_scenes=1, num_labelled_scenes=1, seconds=1.0, export=None)
 
 
 LETTERS = make_vocabulary("head", "common", "tail")

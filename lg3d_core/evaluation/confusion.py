@@ -1,6 +1,6 @@
 """Counting which category was taken for which."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,11 @@ class ConfusionMatrix:
         guess[(guess < 0) | (guess >= size)] = size
         self.counts += np.bincount(truth * (size + 1) + guess, minlength=self.counts.size).reshape(self.counts.shape)
 
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """Right points, points by truth and points by prediction of each category, shape `(3, classes)`."""
+        inside = self.counts[:, : self.num_classes]
+        return np.stack([np.diagonal(inside), self.counts.sum(axis=1), inside.sum(axis=0)])
+
     def merge(self, other: "ConfusionMatrix") -> None:
         """Add another matrix's counts.
 
@@ -61,6 +66,22 @@ class ConfusionMatrix:
         if other.num_classes != self.num_classes:
             raise ShapeError(f"expected a matrix of {self.num_classes} classes, got {other.num_classes}")
         self.counts += other.counts
+
+
+class SceneCounts(NamedTuple):
+    """What IoU, precision and recall of every category need, scene by scene.
+
+    Attributes:
+        scene_ids: The evaluated scenes.
+        correct: Points whose prediction is their truth, shape `(scenes, classes)`, int64, as are the following.
+        support: Points whose truth is the category.
+        predicted: Points with ground truth that were taken for it.
+    """
+
+    scene_ids: tuple[str, ...]
+    correct: npt.NDArray[np.int64]
+    support: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
 
 
 def _to_integers(values: "npt.NDArray[np.integer] | Tensor", name: str) -> npt.NDArray[np.integer]:

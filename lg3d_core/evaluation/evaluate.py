@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, DataError
-from lg3d_core.evaluation.confusion import ConfusionMatrix
+from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
 from lg3d_core.evaluation.predict import predict_scene
 from lg3d_core.evaluation.scores import Scores, score_confusion
 from lg3d_core.files import write_text
@@ -31,6 +31,7 @@ class Evaluation:
     Attributes:
         vertex: At mesh vertices, full resolution, as the benchmark scores.
         voxel: At voxels, each with the label of the vertex it keeps, as the paper scores.
+        scenes: Counts at mesh vertices of each scene, for statistics over scenes.
         num_scenes: Evaluated scenes.
         num_labelled_scenes: Those of them with ground truth.
         seconds: Reading, predicting, counting and writing.
@@ -39,6 +40,7 @@ class Evaluation:
 
     vertex: Scores
     voxel: Scores
+    scenes: SceneCounts
     num_scenes: int
     num_labelled_scenes: int
     seconds: float
@@ -103,6 +105,7 @@ def evaluate_scenes(
         )
     start = time.perf_counter()
     at_vertices, at_voxels = ConfusionMatrix(len(vocabulary)), ConfusionMatrix(len(vocabulary))
+    in_scenes: list[npt.NDArray[np.int64]] = []
     num_labelled = 0
     with progress.task("evaluate", total=len(scene_ids), unit="scene") as task:
         for scene_id in scene_ids:
@@ -116,7 +119,10 @@ def evaluate_scenes(
                 backend=backend,
                 scores=scores,
             )
-            at_vertices.update(scene.label, prediction.label)
+            in_scene = ConfusionMatrix(len(vocabulary))
+            in_scene.update(scene.label, prediction.label)
+            at_vertices.merge(in_scene)
+            in_scenes.append(in_scene.class_counts())
             at_voxels.update(prediction.voxel_truth, prediction.voxel_label)
             num_labelled += bool((scene.label >= 0).any())
             if export is not None:
@@ -127,6 +133,7 @@ def evaluate_scenes(
     return Evaluation(
         vertex=score_confusion(at_vertices, vocabulary),
         voxel=score_confusion(at_voxels, vocabulary),
+        scenes=SceneCounts(tuple(scene_ids), *np.stack(in_scenes, axis=1)),
         num_scenes=len(scene_ids),
         num_labelled_scenes=num_labelled,
         seconds=time.perf_counter() - start,
