@@ -7,6 +7,7 @@ in it, and assumed otherwise.
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError
-from lg3d_core.networks.minkunet import NETWORK_PLANS, STEM_WIDTH, MinkUNet
+from lg3d_core.networks.minkunet import NETWORK_PLANS, STEM_WIDTH, MinkUNet, NetworkPlan
 from lg3d_core.networks.torch_files import StoredTensor, TorchFile, read_torch_file
 
 STEM = "conv0p1s1.kernel"
@@ -157,9 +158,7 @@ def match_network(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Match:
 
 
 def _match(shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | None, stem_size: int) -> Match:
-    with torch.device("meta"):
-        network = MinkUNet(plan, num_classes=num_classes, stem_size=stem_size)
-    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    own = _shapes_of(NETWORK_PLANS[plan], plan, num_classes, stem_size)
     common = [name for name in own if name in shapes]
     differing = [Reshaped(name, shapes[name], own[name]) for name in common if shapes[name] != own[name]]
     reshaped = tuple(entry for entry in differing if _squeeze(entry.came) == _squeeze(entry.wanted))
@@ -173,6 +172,13 @@ def _match(shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | 
         missing=tuple(name for name in own if name not in shapes),
         unexpected=tuple(name for name in shapes if name not in own),
     )
+
+
+@cache
+def _shapes_of(_plan: NetworkPlan, name: str, num_classes: int | None, stem_size: int) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        network = MinkUNet(name, num_classes=num_classes, stem_size=stem_size)
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def _squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:

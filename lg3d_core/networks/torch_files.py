@@ -108,7 +108,7 @@ class TorchFile(NamedTuple):
 
     path: Path
     content: Any
-    """Dicts, lists, tuples, sets, text and numbers as saved; `StoredTensor` for tensors, `Skipped` for the rest."""
+    """Dicts, lists, tuples, text and numbers as saved; `StoredTensor` for tensors, `Skipped` for the rest."""
     skipped: tuple[str, ...]
     """Names, `module.name`, that the pickle asked for and did not get."""
 
@@ -167,8 +167,8 @@ def read_torch_file(path: Path) -> TorchFile:
             is_archive = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
         if not is_archive:
             raise CheckpointError(
-                f"cannot read the checkpoint {path}: a bare pickle, as PyTorch before 1.6 wrote it, and MinkowskiEngine "
-                "0.4 with it; lg3d runs no pickle and reads weights of MinkowskiEngine 0.5 "
+                f"cannot read the checkpoint {path}: a bare pickle, as PyTorch before 1.6 wrote it, and with it "
+                "MinkowskiEngine 0.4; lg3d runs no pickle and reads weights of MinkowskiEngine 0.5 "
                 "(saved by it in this old form? torch.save writes them anew)"
             )
         with zipfile.ZipFile(path) as archive:

@@ -1,0 +1,388 @@
+"""Weights of MinkowskiEngine 0.5 in and out: what matches, what is refused, what is used directly."""
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from lg3d_cli.__main__ import app
+from lg3d_core.errors import CheckpointError, DataError, SettingsError
+from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.networks import NETWORK_PLANS, MinkUNet
+from lg3d_core.networks.checkpoint import (
+    CheckpointInfo,
+    load_network,
+    load_tensors,
+    read_info,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+from lg3d_core.networks.convert import Comparison, compare_checkpoint, write_conversion
+from lg3d_core.networks.foreign import match_network
+from lg3d_core.networks.minkunet import NetworkPlan
+from lg3d_core.progress import Progress
+from lg3d_core.settings import ConvertSettings, EvalSettings, FinetuneSettings
+from lg3d_core.training.finetune import finetune
+from lg3d_core.vocabulary import load_vocabulary
+from tests.foreign_checkpoints import lightning_checkpoint
+
+
+class Notes(Progress):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+TINY = NetworkPlan(widths=(8,) * 8, depths=(1,) * 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_plan() -> Iterator[None]:
+    """A plan whose files take no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(NETWORK_PLANS, "tiny", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def network(tiny_plan: None) -> MinkUNet:
+    """A network whose every tensor, running statistics too, has values of its own."""
+    del tiny_plan
+    torch.manual_seed(0)
+    network = MinkUNet("tiny", num_classes=200)
+    for name, tensor in network.state_dict().items():
+        if "running" in name:
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.dtype == torch.int64:
+            tensor.fill_(5700)
+    return network
+
+
+@pytest.fixture(scope="module")
+def lightning(network: MinkUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lightning") / "released.ckpt"
+    torch.save(lightning_checkpoint(network), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def state_dict(network: MinkUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("state") / "weights.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def convert(path: Path, out: Path, progress: Progress | None = None, **options: Any) -> Comparison:
+    settings = ConvertSettings(checkpoint=path, out=out, **options)
+    comparison = compare_checkpoint(settings, progress or Progress())
+    assert write_conversion(comparison, settings) == out
+    return comparison
+
+
+def assert_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert list(ours) == list(theirs)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_a_lightning_checkpoint_becomes_one_of_ours(lightning: Path, network: MinkUNet, tmp_path: Path) -> None:
+    notes = Notes()
+    comparison = convert(lightning, tmp_path / "ours.safetensors", notes)
+    assert comparison.match.is_full
+    assert len(comparison.match.matched) == len(network.state_dict())
+    loaded, info = load_network(tmp_path / "ours.safetensors")
+    assert_same_tensors(loaded.state_dict(), dict(network.state_dict()))
+    assert (info.kind, info.network, info.num_classes, info.epoch) == ("finetune", "tiny", 200, 37)
+    assert info.voxel_size == 0.05  # its hyper-parameters say so
+    assert info.final_relu  # and that it is a baseline, Res16UNet14A
+    (warning,) = notes.warnings
+    for origin in ("tests.foreign_checkpoints.Phase", "pathlib.PosixPath", "argparse.Namespace"):
+        assert origin in warning
+    (note,) = notes.notes
+    assert "vocabulary" in note
+
+
+def test_a_state_dict_becomes_one_of_ours_with_what_the_user_knows(state_dict: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    convert(state_dict, tmp_path / "a.safetensors", notes)
+    assert len(notes.notes) == 3  # voxel size, last ReLU and vocabulary are taken for granted
+    assert read_info(tmp_path / "a.safetensors").voxel_size == 0.02
+    settings = ConvertSettings(
+        checkpoint=state_dict, out=tmp_path / "b.safetensors", voxel_size=0.1, final_relu=True, vocabulary="scannet200"
+    )
+    notes = Notes()
+    digest = load_vocabulary("scannet200").digest
+    comparison = compare_checkpoint(settings, notes, vocabulary=("scannet200", digest))
+    assert notes.notes == []
+    write_conversion(comparison, settings)
+    info = read_info(tmp_path / "b.safetensors")
+    assert (info.voxel_size, info.final_relu, info.vocabulary_digest) == (0.1, True, digest)
+    assert load_network(tmp_path / "b.safetensors")[0].final_relu
+
+
+@pytest.mark.parametrize("name", ["there.ckpt", "there.pth"])
+def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, name: str) -> None:
+    info = CheckpointInfo(
+        kind="finetune",
+        network="tiny",
+        num_classes=200,
+        voxel_size=0.05,
+        vocabulary="scannet200",
+        vocabulary_digest="abc",
+        anchors_digest="def",
+        epoch=3,
+        final_relu=True,
+    )
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "checkpoint.safetensors", network, info)
+    convert(tmp_path / "run", tmp_path / name)  # a run's folder stands for its checkpoint
+    convert(tmp_path / name, tmp_path / "back.safetensors")
+    assert_same_tensors(
+        load_tensors(tmp_path / "back.safetensors"), load_tensors(tmp_path / "run/checkpoint.safetensors")
+    )
+    back = read_info(tmp_path / "back.safetensors")
+    if name.endswith(".ckpt"):
+        assert back == info
+    else:  # a state dict has no room for more than tensors
+        assert back == replace(
+            info, voxel_size=0.02, vocabulary="", vocabulary_digest="", anchors_digest=None, epoch=0, final_relu=False
+        )
+
+
+def test_what_is_written_for_minkowski_engine_is_what_its_users_load(network: MinkUNet, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", tmp_path / "b.pth", to="minkowski")
+    convert(tmp_path / "a.pth", tmp_path / "b.ckpt", to="minkowski")
+    plain = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert isinstance(plain, OrderedDict)
+    assert_same_tensors(dict(plain), dict(network.state_dict()))
+    whole = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    assert {"state_dict", "epoch", "global_step", "pytorch-lightning_version", "hyper_parameters"} == set(whole)
+    assert set(whole["state_dict"]) == {f"model.{name}" for name in network.state_dict()}
+
+
+def test_a_pretraining_checkpoint_has_no_classifier(network: MinkUNet, tmp_path: Path) -> None:
+    content = lightning_checkpoint(network, hyper_parameters={"model": "Res16UNet34D"})
+    for name in ("model.final.kernel", "model.final.bias"):
+        del content["state_dict"][name]
+    torch.save(content, tmp_path / "pretrained.ckpt")
+    info = read_info(tmp_path / "pretrained.ckpt")
+    assert (info.kind, info.num_classes, info.final_relu) == ("pretrain", None, False)
+
+
+@pytest.mark.parametrize("stem_size", [3, 5])
+@pytest.mark.parametrize("plan", NETWORK_PLANS)
+def test_the_plan_is_found_from_the_shapes(plan: str, stem_size: int) -> None:
+    with torch.device("meta"):
+        network = MinkUNet(plan, num_classes=20, stem_size=stem_size)
+    match = match_network({name: tuple(t.shape) for name, t in network.state_dict().items()}, Path("x"))
+    assert match.is_full
+    assert (match.network, match.num_classes, match.stem_size) == (plan, 20, stem_size)
+
+
+def test_a_network_of_a_5x5x5_stem_is_one_that_ends_with_a_relu(tmp_path: Path) -> None:
+    network = MinkUNet("tiny", num_classes=20, stem_size=5, final_relu=True)
+    torch.save(network.state_dict(), tmp_path / "minkunet.pth")
+    loaded, info = load_network(tmp_path / "minkunet.pth")
+    assert (info.stem_size, info.final_relu) == (5, True)
+    assert loaded.conv0p1s1.kernel.shape == (125, 3, 32)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.", "model.module.", "backbone."])
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+def test_tensors_are_found_behind_any_prefix(network: MinkUNet, tmp_path: Path, prefix: str, key: str | None) -> None:
+    state: dict[str, Any] = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    torch.save(state if key is None else {key: state, "epoch": 4}, tmp_path / "x.pt")
+    info = read_info(tmp_path / "x.pt")
+    assert (info.network, info.epoch) == ("tiny", 0 if key is None else 4)
+
+
+def test_tensors_of_a_loss_beside_the_network_are_named_and_left(network: MinkUNet, tmp_path: Path) -> None:
+    torch.save(lightning_checkpoint(network, extra_state={"criterion.weight": torch.ones(200)}), tmp_path / "x.ckpt")
+    comparison = convert(tmp_path / "x.ckpt", tmp_path / "x.safetensors")
+    assert comparison.match.is_full
+    assert comparison.outside == ("criterion.weight",)
+    assert ("not of the network", "criterion.weight", "", "") in comparison.rows()
+
+
+def spoil(network: nn.Module) -> dict[str, Tensor]:
+    """Take away two tensors, add one, cut one, and give one another shape of the same values."""
+    state = dict(network.state_dict())
+    del state["block1.0.conv1.kernel"], state["bn0.bn.running_mean"]
+    state["projection.weight"] = torch.zeros(3)
+    state["bntr4.bn.weight"] = torch.zeros(4)
+    state["final.bias"] = state["final.bias"].flatten()
+    return state
+
+
+def test_less_than_a_full_match_is_refused_and_every_tensor_named(network: MinkUNet, tmp_path: Path) -> None:
+    path, out = tmp_path / "x.pth", tmp_path / "x.safetensors"
+    torch.save(spoil(network), path)
+    settings = ConvertSettings(checkpoint=path, out=out)
+    comparison = compare_checkpoint(settings, Progress())
+    match = comparison.match
+    assert set(match.missing) == {"block1.0.conv1.kernel", "bn0.bn.running_mean"}
+    assert match.unexpected == ("projection.weight",)
+    assert [tuple(entry) for entry in match.misshapen] == [("bntr4.bn.weight", (4,), (8,))]
+    assert [tuple(entry) for entry in match.reshaped] == [("final.bias", (200,), (1, 200))]
+    with pytest.raises(CheckpointError, match=r"2 missing .*1 unexpected .*1 of another shape .*say --partial"):
+        write_conversion(comparison, settings)
+    assert not out.exists()
+    with pytest.raises(CheckpointError, match=r"does not fit tiny.*lg3d convert .* --partial"):
+        load_network(path)
+
+
+def test_partial_takes_what_matches(network: MinkUNet, tmp_path: Path) -> None:
+    torch.save(spoil(network), tmp_path / "x.pth")
+    convert(tmp_path / "x.pth", tmp_path / "x.safetensors", partial=True)
+    loaded = load_network(tmp_path / "x.safetensors")[0].state_dict()
+    own = network.state_dict()
+    assert torch.equal(loaded["final.bias"], own["final.bias"])
+    assert torch.equal(loaded["block8.0.conv2.kernel"], own["block8.0.conv2.kernel"])
+    assert torch.equal(loaded["bntr4.bn.weight"], torch.ones(8))  # fresh
+    assert not loaded["bn0.bn.running_mean"].any()  # fresh
+
+
+def test_half_precision_is_widened(network: MinkUNet, tmp_path: Path) -> None:
+    torch.save(
+        {name: t.half() if t.is_floating_point() else t for name, t in network.state_dict().items()}, tmp_path / "h"
+    )
+    loaded = load_network(tmp_path / "h")[0]
+    assert loaded.final is not None
+    assert loaded.final.kernel.dtype == torch.float32
+    assert torch.equal(loaded.final.kernel, network.state_dict()["final.kernel"].half().float())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv0p1s1.kernel": (81, 3, 32)}, r"conv0p1s1.kernel has shape \[81, 3, 32\]"),
+        ({"conv0p1s1.kernel": (27, 3, 64)}, "no network of lg3d's"),
+        ({"conv0p1s1.kernel": (27, 6, 32)}, "takes 6 values per voxel"),
+        ({"block1.0.conv3.kernel": (32, 128)}, "bottleneck blocks"),
+    ],
+)
+def test_other_networks_are_named(network: MinkUNet, change: dict[str, tuple[int, ...]], message: str) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        match_network(shapes | change, Path("x.pth"))
+
+
+def test_a_file_without_a_network_is_named(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"expected a tensor conv0p1s1\.kernel, but its first tensor is conv\.w"):
+        read_info(tmp_path / "x.pth")
+    torch.save([1, 2], tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="holds no named tensors"):
+        read_info(tmp_path / "x.pth")
+
+
+def test_values_that_are_not_finite_are_refused(network: MinkUNet, tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state["bn3.bn.bias"][5] = torch.inf
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"bn3\.bn\.bias holds values that are not finite"):
+        convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
+
+
+def test_a_checkpoint_of_minkowski_engine_0_4_is_named(network: MinkUNet, tmp_path: Path) -> None:
+    """In its hybrid kernels the centre is offset 0, not 13; a trained centre is the heaviest."""
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    trained = {name for name, tensor in state.items() if name.startswith("block") and tensor.shape[:1] == (27,)}
+    for name in trained:
+        state[name][13] *= 3
+    torch.save(state, tmp_path / "new.pth")
+    assert read_info(tmp_path / "new.pth").network == "tiny"
+    for name in trained:
+        state[name] = torch.cat([state[name][13:14], state[name][:13], state[name][14:]])
+    torch.save(state, tmp_path / "old.pth")
+    with pytest.raises(CheckpointError, match=r"comes from MinkowskiEngine 0\.4"):
+        read_info(tmp_path / "old.pth")
+
+
+def test_files_of_minkowski_engine_0_4_are_mostly_bare_pickles(network: MinkUNet, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"bare pickle.*MinkowskiEngine 0\.4"):
+        read_info(tmp_path / "old.pth")
+
+
+def test_a_checkpoint_is_never_written_over_itself(state_dict: Path) -> None:
+    with pytest.raises(SettingsError, match="is the checkpoint itself"):
+        convert(state_dict, state_dict)
+    with pytest.raises(DataError, match="cannot write"):
+        convert(state_dict, Path("/proc/x.pth"), to="minkowski")
+    assert load_network(state_dict)[1].network == "tiny"
+
+
+def test_a_file_from_elsewhere_is_told_of_where_it_is_used(lightning: Path) -> None:
+    notes = Notes()
+    assert resolve_checkpoint(lightning, notes) == lightning
+    (note,) = notes.notes
+    assert re.search(r"tiny, 200 classes, .* voxels of 0\.05 m and with a ReLU", note)
+
+
+def test_eval_and_finetune_take_a_file_from_elsewhere(state_dict: Path, store_path: Path, tmp_path: Path) -> None:
+    other = MinkUNet("tiny", num_classes=20, stem_size=5, final_relu=True)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    notes = Notes()
+    with pytest.raises(CheckpointError, match="tells 20 categories apart, the store has 200"):
+        evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=tmp_path / "other.pth"), notes)
+    scores = evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=state_dict), notes)
+    assert scores.to_dict()
+    run = finetune(
+        FinetuneSettings(
+            store=store_path,
+            runs=tmp_path / "runs",
+            network="tiny",
+            voxel_size=0.1,
+            start=str(tmp_path / "other.pth"),
+            epochs=1,
+            jobs=0,
+            validate_every=0,
+        ),
+        notes,
+    )
+    assert sum("weights of MinkowskiEngine" in note for note in notes.notes) == 3
+    tuned, info = load_network(run)
+    assert (info.stem_size, info.final_relu, info.num_classes) == (5, True, 200)  # it goes on as it began
+    assert tuned.conv0p1s1.kernel.shape == (125, 3, 32)
+    distance = (tuned.state_dict()["conv0p1s1.kernel"] - other.state_dict()["conv0p1s1.kernel"]).abs().max()
+    assert 0 < distance < 0.1  # and from those weights
+
+
+def test_the_command_prints_the_table_on_stderr_and_the_result_alone_on_stdout(
+    state_dict: Path, network: MinkUNet, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.safetensors"
+    result = CliRunner().invoke(app, ["convert", str(state_dict), "--out", str(out), "--vocabulary", "scannet200"])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{out}\n"
+    assert f"matched\t{len(network.state_dict())} tensors" in result.stderr
+    assert read_info(out).vocabulary_digest == load_vocabulary("scannet200").digest
+    result = CliRunner().invoke(app, ["convert", str(out), "--out", str(tmp_path / "x.ckpt"), "--json", "--quiet"])
+    assert result.stderr == ""
+    answer = json.loads(result.stdout)
+    assert answer["origin"] == "lg3d"
+    assert answer["full"]
+    assert len(answer["matched"]) == len(network.state_dict())
+    torch.save(spoil(network), tmp_path / "bad.pth")
+    result = CliRunner().invoke(app, ["convert", str(tmp_path / "bad.pth"), "--out", str(tmp_path / "y.safetensors")])
+    assert isinstance(result.exception, CheckpointError)
+    assert result.stdout == ""
+    assert "misshapen\tbntr4.bn.weight\t[4]\t[8]" in result.stderr
