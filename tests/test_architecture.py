@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "evaluation": {"vocabulary", "store", "sparse", "networks", "sampling"},
     "training": {"vocabulary", "store", "language", "sparse", "networks", "sampling", "objectives", "evaluation"},
     "viewing": {"vocabulary", "store", "networks", "sampling", "evaluation"},
+    "comparing": {"vocabulary", "store", "language", "networks", "evaluation", "training"},
     "demo": {"rooms", "store", "language", "training", "evaluation", "viewing", "networks"},
     "doctor": {"sparse"},
 }

@@ -1,0 +1,1 @@
+"""Recipes trained, scored and set against each other: the paper's tables."""

@@ -1,0 +1,49 @@
+"""`lg3d compare`: plan, run what is missing, and make the table."""
+
+import json
+
+from lg3d_core.comparing.plan import plan_table
+from lg3d_core.comparing.record import read_record
+from lg3d_core.comparing.run import run_steps
+from lg3d_core.comparing.table import Comparison, compare_records, to_markdown
+from lg3d_core.errors import DataError
+from lg3d_core.files import lock_file, write_text
+from lg3d_core.progress import Progress
+from lg3d_core.settings import CompareSettings
+from lg3d_core.store.scene_store import SceneStore
+
+TABLE_JSON = "table.json"
+TABLE_MARKDOWN = "table.md"
+
+
+def compare(settings: CompareSettings, progress: Progress) -> Comparison:
+    """Train and score every recipe with every seed, and set the rows against the first.
+
+    Runs that a comparison into the same folder has finished are taken as they are, whatever rows they belonged to, and
+    an interrupted one goes on. Rows whose pre-training is the same share it. The table is also written as `table.json`
+    and `table.md`.
+
+    Raises:
+        SettingsError: A recipe that does not fit the settings.
+        DataError: No store, no scenes to score, or a run that failed.
+        Interrupted: Ctrl-C came; what runs has saved its state.
+    """
+    store = SceneStore(settings.store)
+    if not store.scene_ids(settings.split):
+        raise DataError(f"no scenes to score in {settings.store}: choose another --split")
+    plan = plan_table(settings, store_digest=store.digest)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with lock_file(settings.out / ".lock", holder="another comparison"):
+        run_steps(plan.steps, settings.out, jobs=settings.jobs, progress=progress)
+        records = [[read_record(folder) for folder in row.runs] for row in plan.rows]
+        comparison = compare_records(
+            plan.rows,
+            records,
+            store.vocabulary,
+            classes=settings.classes,
+            resamples=settings.resamples,
+            facts={"settings": json.loads(settings.to_json()), "store_digest": store.digest},
+        )
+        write_text(settings.out / TABLE_JSON, json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_text(settings.out / TABLE_MARKDOWN, to_markdown(comparison))
+    return comparison

@@ -1,0 +1,124 @@
+"""One step of a comparison in a process of its own: `python -m lg3d_core.comparing.execute STEP.json`."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lg3d_core.comparing.plan import ANCHORS_NAME, DONE_NAME, Step
+from lg3d_core.comparing.record import COUNTS_NAME, SCORES_NAME
+from lg3d_core.errors import Interrupted, Lg3dError
+from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.files import atomic_path, lock_file, write_text
+from lg3d_core.language.make import make_anchors
+from lg3d_core.networks.minkunet import NETWORK_PLANS
+from lg3d_core.progress import Progress
+from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, PretrainSettings
+from lg3d_core.training.finetune import finetune
+from lg3d_core.training.pretrain import pretrain
+
+
+class LogProgress(Progress):
+    """Writes notes and warnings to a stream, which the parent process keeps as the step's log."""
+
+    def note(self, message: str) -> None:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+    def warn(self, message: str) -> None:
+        self.note(f"warning: {message}")
+
+
+def execute(step: Step, progress: Progress) -> None:
+    """Run a step, or go on with it; once it is marked as done it is never run again.
+
+    Raises:
+        Lg3dError: It cannot be run; what it has saved stays.
+        Interrupted: It was asked to stop, and has saved its state.
+    """
+    step.folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(step.folder.parent / f".{step.folder.name}.lock", holder="the same run of another comparison"):
+        if step.done:
+            return
+        if step.kind == "anchors":
+            _execute_anchors(step, progress)
+        else:
+            _execute_training(step, progress)
+        write_text(step.folder / DONE_NAME, json.dumps({"kind": step.kind, "needs": [f.name for f in step.needs]}))
+
+
+def _execute_anchors(step: Step, progress: Progress) -> None:
+    settings = AnchorsSettings.from_json(step.settings)
+    width = NETWORK_PLANS[step.network].widths[-1]
+    make_anchors(dataclasses.replace(settings, anchors=step.folder / ANCHORS_NAME, dim=width), progress)
+
+
+def _execute_training(step: Step, progress: Progress) -> None:
+    going_on = (step.folder / "settings.json").is_file()
+    if not going_on:
+        shutil.rmtree(step.folder, ignore_errors=True)  # stopped before it had begun
+    resume = step.folder if going_on else None
+    if step.kind == "pretrain":
+        pretrain(dataclasses.replace(PretrainSettings.from_json(step.settings), resume=resume), progress)
+        return
+    settings = dataclasses.replace(FinetuneSettings.from_json(step.settings), resume=resume)
+    checkpoint = finetune(settings, progress)
+    evaluation = evaluate_checkpoint(
+        EvalSettings(
+            store=step.store,
+            checkpoint=checkpoint,
+            split=step.split,
+            device=settings.device,
+            backend=settings.backend,
+            precision=settings.precision,
+        ),
+        progress,
+    )
+    counts = evaluation.scenes
+    with atomic_path(step.folder / COUNTS_NAME) as temporary, temporary.open("xb") as stream:
+        np.savez_compressed(
+            stream,
+            scene_ids=np.array(counts.scene_ids),
+            correct=counts.correct,
+            support=counts.support,
+            predicted=counts.predicted,
+        )
+    write_text(step.folder / SCORES_NAME, json.dumps(evaluation.to_dict(), indent=1) + "\n")
+
+
+def main(argument: str) -> int:
+    """Run the step that a file describes; the exit code is 0, 1 for an error, or 130 where it was interrupted."""
+    progress = LogProgress()
+    try:
+        execute(read_step(Path(argument)), progress)
+    except Lg3dError as error:
+        progress.note(f"error: {error}")
+        return 1
+    except Interrupted as stop:
+        progress.note(str(stop))
+        return 130
+    except KeyboardInterrupt:
+        progress.note("stopped")
+        return 130
+    return 0
+
+
+def read_step(path: Path) -> Step:
+    """A step as `run` wrote it."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Step(
+        kind=values["kind"],
+        folder=Path(values["folder"]),
+        settings=values["settings"],
+        needs=tuple(Path(folder) for folder in values["needs"]),
+        store=Path(values["store"]),
+        split=values["split"],
+        network=values["network"],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,215 @@
+"""What has to be run for a table: anchors, pre-trainings and fine-tunings, each once however many rows share it."""
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import (
+    AnchorsSettings,
+    CompareSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    Settings,
+    read_recipe,
+)
+
+Kind = Literal["anchors", "pretrain", "finetune"]
+SCRATCH = "scratch"
+NOT_RESULTS = {"store", "runs", "name", "resume", "device", "jobs", "validate_every", "anchors", "start"}
+"""Settings that do not decide what a run gives, or that stand for files whose makers are told apart by themselves."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process's work.
+
+    Attributes:
+        kind: What it runs.
+        folder: Where everything of it lies; its name ends in a digest of all that decides the result.
+        settings: Of the command, as JSON.
+        needs: Folders of the steps that must be done before.
+        store: The scenes.
+        split: Scenes to score, for a fine-tuning.
+        network: For anchors: the plan whose features they are for.
+    """
+
+    kind: Kind
+    folder: Path
+    settings: str
+    needs: tuple[Path, ...]
+    store: Path
+    split: str = ""
+    network: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been finished before."""
+        return (self.folder / DONE_NAME).is_file()
+
+
+DONE_NAME = "done.json"
+ANCHORS_NAME = "anchors.safetensors"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        recipe: As it was typed.
+        label: What the table calls it.
+        runs: Folder of its fine-tuning for each seed.
+    """
+
+    recipe: str
+    label: str
+    runs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows, and the steps behind them in an order in which every step follows those that it needs."""
+
+    rows: tuple[Row, ...]
+    steps: tuple[Step, ...]
+
+
+def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
+    """Plan the runs of some recipes.
+
+    Args:
+        settings: Which recipes, seeds, and what replaces the recipes' values.
+        store_digest: Of the scenes, so that runs on others are not taken for these.
+
+    Raises:
+        SettingsError: No recipe, two of one name, or one that does not fit the settings.
+    """
+    if not settings.recipes:
+        raise SettingsError("RECIPES: expected at least one recipe, such as examples/tables/table1-*.toml")
+    changes = parse_changes(settings.changes)
+    rows: list[Row] = []
+    steps: dict[Path, Step] = {}
+    for recipe in settings.recipes:
+        table = _merge(read_recipe(recipe), changes)
+        label = CompareSettings.from_table({"compare": table.get("compare", {})}, source=f"recipe {recipe}").label
+        runs = []
+        for seed in range(settings.seeds):
+            own = _plan_run(settings, recipe, table, seed=seed, store_digest=store_digest)
+            steps |= {step.folder: step for step in own}
+            runs.append(own[-1].folder)
+        rows.append(Row(recipe, label or Path(recipe).stem, tuple(runs)))
+    labels = [row.label for row in rows]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise SettingsError(f"two recipes are called {', '.join(twice)}: set label in their [compare]")
+    return Plan(tuple(rows), tuple(steps.values()))
+
+
+def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
+    """Read `key=value` and `command.key=value` as a recipe; a value that is no TOML is text.
+
+    Raises:
+        SettingsError: Not of that form.
+    """
+    table: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        command, dot, name = key.strip().rpartition(".")
+        if not equals or not name or (dot and not command):
+            raise SettingsError(
+                f"--set {change!r}: expected key=value or command.key=value, such as finetune.epochs=20"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        (table.setdefault(command, {}) if command else table)[name] = value
+    return table
+
+
+def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with changed values; one that is changed for all commands is changed in their tables too."""
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.items()}
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            merged.setdefault(key, {}).update(value)
+            continue
+        merged[key] = value
+        for own in merged.values():
+            if isinstance(own, dict) and key in own:
+                own[key] = value
+    return merged
+
+
+def _plan_run(
+    settings: CompareSettings, recipe: str, table: dict[str, Any], *, seed: int, store_digest: str
+) -> list[Step]:
+    """The steps of one row and seed, the fine-tuning last."""
+    source = f"recipe {recipe}"
+    shared: dict[str, Any] = {
+        "store": settings.store,
+        "runs": settings.out / "runs",
+        "network": settings.network,
+        "voxel_size": settings.voxel_size,
+        "device": settings.device,
+        "seed": seed,
+    }
+    finetune = FinetuneSettings.from_table(table, source=source, epochs=settings.epochs, **shared)
+    digest_of_start = SCRATCH
+    steps: list[Step] = []
+    if finetune.start != SCRATCH:
+        pretrain = PretrainSettings.from_table(table, source=source, epochs=settings.pretrain_epochs, **shared)
+        anchors = ""
+        if pretrain.method == "language":
+            steps += _plan_anchors(settings, table, pretrain, source=source)
+            anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors)
+            file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
+            assert file is not None
+            pretrain = replace(pretrain, anchors=file)
+        digest_of_start = _digest(pretrain, store_digest, anchors)
+        folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{digest_of_start}"
+        steps.append(_train_step(pretrain, folder, tuple(step.folder for step in steps)))
+        finetune = replace(finetune, start=str(folder))
+    digest = _digest(finetune, store_digest, digest_of_start, settings.split)
+    folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
+    steps.append(_train_step(finetune, folder, tuple(step.folder for step in steps[-1:]), split=settings.split))
+    return steps
+
+
+def _plan_anchors(
+    settings: CompareSettings, table: dict[str, Any], pretrain: PretrainSettings, *, source: str
+) -> list[Step]:
+    """The step that makes a recipe's anchors as wide as the network's features; none where a file is given."""
+    if settings.anchors is not None:
+        return []
+    wanted = replace(AnchorsSettings.from_table(table, source=source, device=settings.device), dim=None)
+    folder = settings.out / "anchors" / _digest(wanted, pretrain.network)
+    wanted = replace(wanted, anchors=folder / ANCHORS_NAME)
+    return [Step("anchors", folder, wanted.to_json(), (), settings.store, network=pretrain.network)]
+
+
+def _train_step(
+    settings: PretrainSettings | FinetuneSettings, folder: Path, needs: tuple[Path, ...], *, split: str = ""
+) -> Step:
+    kind: Kind = "finetune" if isinstance(settings, FinetuneSettings) else "pretrain"
+    named = replace(settings, name=folder.name)
+    return Step(kind, folder, named.to_json(), needs, settings.store, split=split)
+
+
+def _digest(settings: Settings, *others: str) -> str:
+    """Names all that decides a step's result."""
+    values = {key: value for key, value in json.loads(settings.to_json()).items() if key not in NOT_RESULTS}
+    text = json.dumps([settings.command, values, *others], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _file_digest(path: Path | None) -> str:
+    assert path is not None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise SettingsError(f"--anchors {path}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,46 @@
+"""What a finished run leaves for the table."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lg3d_core.errors import DataError
+from lg3d_core.evaluation.confusion import SceneCounts
+
+COUNTS_NAME = "scenes.npz"
+SCORES_NAME = "scores.json"
+
+
+class Record(NamedTuple):
+    """Scores of one run.
+
+    Attributes:
+        counts: At mesh vertices, scene by scene.
+        scores: What `lg3d eval --json` says.
+    """
+
+    counts: SceneCounts
+    scores: dict[str, Any]
+
+
+def read_record(folder: Path) -> Record:
+    """Read what a run left.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    try:
+        with np.load(folder / COUNTS_NAME) as stored:
+            counts = SceneCounts(
+                tuple(str(scene) for scene in stored["scene_ids"]),
+                stored["correct"],
+                stored["support"],
+                stored["predicted"],
+            )
+        scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{folder} has no readable scores ({error}): remove the folder, and compare again") from None
+    return Record(counts, scores)

@@ -1,0 +1,114 @@
+"""Runs of a comparison in processes of their own, as many at a time as were asked for."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lg3d_core.comparing.plan import Step
+from lg3d_core.errors import DataError, Interrupted
+from lg3d_core.files import write_text
+from lg3d_core.progress import Progress
+
+POLL_SECONDS = 0.1
+LOGS = "logs"
+
+
+def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress) -> None:
+    """Run every step that is not done, each after those it needs; where one fails, those that do not need it go on.
+
+    Raises:
+        DataError: Some failed; the message names the first one's log and its last line.
+        Interrupted: Ctrl-C or SIGTERM came; every run has been asked to save its state, and has ended.
+    """
+    waiting = [step for step in steps if not step.done]
+    finished = {step.folder for step in steps if step.done}
+    if len(finished) and waiting:
+        progress.note(f"{len(finished)} of {len(steps)} runs are done already")
+    running: dict[Step, subprocess.Popen[bytes]] = {}
+    failed: list[Step] = []
+    with _terminate_as_interrupt(), progress.task("compare", total=len(steps), unit="run") as task:
+        task.advance(len(finished))
+        try:
+            while waiting or running:
+                for step in [step for step in waiting if set(step.needs) <= finished][: jobs - len(running)]:
+                    waiting.remove(step)
+                    running[step] = _start(step, out)
+                if not running:
+                    break  # what is left needs what has failed
+                for step in [step for step, process in running.items() if process.poll() is not None]:
+                    if running.pop(step).returncode:
+                        failed.append(step)
+                        progress.warn(_explain(step, out))
+                    else:
+                        finished.add(step.folder)
+                        task.advance(status=step.folder.name)
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            _stop(running)
+            raise Interrupted("stopped and saved; go on with the same command") from None
+        except BaseException:
+            _stop(running)
+            raise
+    if failed:
+        left = f", and {len(waiting)} more need it" if waiting else ""
+        raise DataError(f"{len(failed)} runs failed{left}; the first: {_explain(failed[0], out)}")
+
+
+def _start(step: Step, out: Path) -> "subprocess.Popen[bytes]":
+    """Start a step's process in a session of its own, so that Ctrl-C reaches it once, from here."""
+    description = out / LOGS / f"{step.folder.name}.json"
+    write_text(description, json.dumps(dataclasses.asdict(step), default=str, indent=1))
+    command = [sys.executable, "-m", "lg3d_core.comparing.execute", str(description)]
+    with _log(step, out).open("ab") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+        )
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without settings, which steps take from their description alone; with this lg3d first."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("LG3D_")}
+    root = str(Path(__file__).resolve().parents[2])
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH", "")]))
+    return kept
+
+
+def _log(step: Step, out: Path) -> Path:
+    return out / LOGS / f"{step.folder.name}.log"
+
+
+def _explain(step: Step, out: Path) -> str:
+    path = _log(step, out)
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    last = next((line for line in reversed(lines) if line.strip()), "no output")
+    return f"{step.folder.name}: {last.strip()} (log: {path})"
+
+
+def _stop(running: "dict[Step, subprocess.Popen[bytes]]") -> None:
+    """Ask every process once to save and end, and wait for it."""
+    for process in running.values():
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    for process in running.values():
+        process.wait()
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Take SIGTERM as if it were Ctrl-C while the context is open, in the main thread, which alone may do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

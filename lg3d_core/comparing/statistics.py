@@ -1,0 +1,148 @@
+"""Means and spreads over seeds, and differences between rows with an interval over scenes."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError
+from lg3d_core.evaluation.confusion import SceneCounts
+from lg3d_core.vocabulary import Vocabulary
+
+FloatArray = npt.NDArray[np.float64]
+METRICS = ("iou", "precision", "recall")
+COVERAGE = 0.95
+"""Of an interval."""
+
+
+class Spread(NamedTuple):
+    """A mean over seeds and its sample standard deviation (n - 1); nan for one seed."""
+
+    mean: float
+    deviation: float
+
+
+class Difference(NamedTuple):
+    """A row's mean IoU less the first row's, averaged over the seeds.
+
+    Attributes:
+        value: Over the evaluated scenes.
+        low: End of the interval over scenes, as is `high`.
+        high: 2.5 % of the bootstrap samples lie beyond each end.
+        relative: `value` as a share of the first row's; nan where that is 0.
+        by_seed: The difference for each seed.
+    """
+
+    value: float
+    low: float
+    high: float
+    relative: float
+    by_seed: tuple[float, ...]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Spread(mean, math.nan)
+    return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+
+
+def group_members(vocabulary: Vocabulary) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of the categories of each group, and of "all"."""
+    return {**vocabulary.groups, "all": np.arange(len(vocabulary))}
+
+
+def mean_scores(
+    correct: npt.ArrayLike,
+    support: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    members: npt.NDArray[np.int64],
+    *,
+    present: bool,
+) -> FloatArray:
+    """Mean IoU, precision and recall over some categories, where 0/0 counts 0.
+
+    Args:
+        correct: Right points, shape `(..., classes)`, as are the following.
+        support: Points by truth.
+        predicted: Points by prediction.
+        members: Rows of the categories.
+        present: Leave out categories without ground truth.
+
+    Returns:
+        Shape `(3, ...)`; nan where no category is left.
+    """
+    right, truth, guess = (
+        np.asarray(counts, dtype=np.float64)[..., members] for counts in (correct, support, predicted)
+    )
+    shares = np.stack([_divide(right, truth + guess - right), _divide(right, guess), _divide(right, truth)])
+    counted = truth > 0 if present else np.ones_like(truth, dtype=bool)
+    number = counted.sum(axis=-1)
+    sums = np.where(counted, shares, 0.0).sum(axis=-1)
+    means: FloatArray = np.divide(sums, number, out=np.full(sums.shape, np.nan), where=number > 0)
+    return means
+
+
+def paired_differences(
+    row: Sequence[SceneCounts],
+    first: Sequence[SceneCounts],
+    vocabulary: Vocabulary,
+    *,
+    present: bool,
+    resamples: int,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Differences of mean IoU by group, with a percentile bootstrap interval over scenes.
+
+    Each bootstrap sample draws as many scenes as there are, with replacement, and the same ones for both rows and all
+    seeds; counts are summed over them before any division, as over the real scenes. So the interval says how much the
+    choice of validation scenes matters; how much the seed of the training matters is in `by_seed`.
+
+    Args:
+        row: Counts of one row, for each seed.
+        first: Of the row that it is held against, for the same seeds.
+        vocabulary: The categories.
+        present: Means over categories with ground truth in the (resampled) scenes, or over all.
+        resamples: Number of bootstrap samples.
+        seed: Of the samples.
+
+    Raises:
+        DataError: The rows were scored on different scenes.
+    """
+    scenes = first[0].scene_ids
+    if any(counts.scene_ids != scenes for counts in (*row, *first)):
+        raise DataError("the rows were scored on different scenes: compare again into an empty folder")
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), size=resamples).astype(np.float64)
+    weights = np.concatenate([np.ones((1, len(scenes))), weights])
+    differences: dict[str, Difference] = {}
+    sums = [[_weigh(counts, weights) for counts in counts_of_seeds] for counts_of_seeds in (row, first)]
+    for group, members in group_members(vocabulary).items():
+        mine, theirs = (
+            np.stack([mean_scores(*own, members, present=present)[0] for own in by_seed]) for by_seed in sums
+        )
+        by_seed = mine[:, 0] - theirs[:, 0]
+        value, base = float(by_seed.mean()), float(theirs[:, 0].mean())
+        samples = (mine - theirs)[:, 1:].mean(axis=0)
+        samples = samples[~np.isnan(samples)]
+        low, high = (
+            (float(end) for end in np.quantile(samples, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]))
+            if len(samples)
+            else (math.nan, math.nan)
+        )
+        relative = value / base if base > 0 else math.nan
+        differences[group] = Difference(value, low, high, relative, tuple(float(one) for one in by_seed))
+    return differences
+
+
+def _weigh(counts: SceneCounts, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return (weights @ counts.correct, weights @ counts.support, weights @ counts.predicted)
+
+
+def _divide(part: FloatArray, whole: FloatArray) -> FloatArray:
+    """Shares, 0 for 0/0."""
+    shares: FloatArray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return shares

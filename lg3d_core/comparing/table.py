@@ -1,0 +1,235 @@
+"""The finished comparison as rows of text, Markdown and JSON."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lg3d_core.comparing.plan import Row
+from lg3d_core.comparing.record import Record
+from lg3d_core.comparing.statistics import (
+    METRICS,
+    Difference,
+    Spread,
+    group_members,
+    mean_scores,
+    paired_differences,
+    spread,
+)
+from lg3d_core.evaluation.table import Table
+from lg3d_core.vocabulary import Vocabulary
+
+TITLES = {"iou": "mIoU", "precision": "Precision", "recall": "Recall"}
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One row's figures, in 0..1.
+
+    Attributes:
+        label: What it is called.
+        recipe: Its recipe.
+        runs: Folder of each seed's run.
+        scores: Metric -> group -> mean and spread over seeds.
+        by_seed: Metric -> group -> value of each seed.
+        difference: Group -> difference of mean IoU from the first row; empty in the first row.
+    """
+
+    label: str
+    recipe: str
+    runs: tuple[str, ...]
+    scores: dict[str, dict[str, Spread]]
+    by_seed: dict[str, dict[str, tuple[float, ...]]]
+    difference: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table: rows in the order of the recipes.
+
+    Attributes:
+        rows: At least one.
+        groups: "head", "common", "tail" where the vocabulary has them, and "all".
+        classes: "present" or "all".
+        num_seeds: Runs behind every figure.
+        num_scenes: Scored scenes.
+        num_present: Categories with ground truth in them.
+        facts: What else a reader must know, for the JSON.
+    """
+
+    rows: tuple[ComparedRow, ...]
+    groups: tuple[str, ...]
+    classes: str
+    num_seeds: int
+    num_scenes: int
+    num_present: int
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON, shares in 0..1, None where undefined."""
+        return {
+            "classes": self.classes,
+            "num_seeds": self.num_seeds,
+            "num_scenes": self.num_scenes,
+            "num_present": self.num_present,
+            **self.facts,
+            "rows": [
+                {
+                    "label": row.label,
+                    "recipe": row.recipe,
+                    "runs": list(row.runs),
+                    "scores": {
+                        metric: {
+                            group: {
+                                "mean": _plain(own.mean),
+                                "deviation": _plain(own.deviation),
+                                "by_seed": [_plain(value) for value in row.by_seed[metric][group]],
+                            }
+                            for group, own in groups.items()
+                        }
+                        for metric, groups in row.scores.items()
+                    },
+                    "difference": {
+                        group: {
+                            "value": _plain(own.value),
+                            "interval": [_plain(own.low), _plain(own.high)],
+                            "relative": _plain(own.relative),
+                            "by_seed": [_plain(value) for value in own.by_seed],
+                        }
+                        for group, own in row.difference.items()
+                    },
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def compare_records(
+    rows: Sequence[Row],
+    records: Sequence[Sequence[Record]],
+    vocabulary: Vocabulary,
+    *,
+    classes: str,
+    resamples: int,
+    facts: dict[str, Any] | None = None,
+) -> Comparison:
+    """Make the table.
+
+    Args:
+        rows: What was run.
+        records: For each row, of each seed.
+        vocabulary: The categories.
+        classes: "present" or "all".
+        resamples: Bootstrap samples behind each interval.
+        facts: For the JSON.
+
+    Raises:
+        DataError: The rows were scored on different scenes.
+    """
+    present = classes == "present"
+    groups = group_members(vocabulary)
+    compared: list[ComparedRow] = []
+    for number, (row, own) in enumerate(zip(rows, records, strict=True)):
+        by_seed: dict[str, dict[str, tuple[float, ...]]] = {metric: {} for metric in METRICS}
+        for group, members in groups.items():
+            values = [
+                mean_scores(
+                    record.counts.correct.sum(axis=0),
+                    record.counts.support.sum(axis=0),
+                    record.counts.predicted.sum(axis=0),
+                    members,
+                    present=present,
+                )
+                for record in own
+            ]
+            for k, metric in enumerate(METRICS):
+                by_seed[metric][group] = tuple(float(value[k]) for value in values)
+        counts = [record.counts for record in own]
+        difference = (
+            paired_differences(
+                counts, [record.counts for record in records[0]], vocabulary, present=present, resamples=resamples
+            )
+            if number
+            else {}
+        )
+        scores = {metric: {group: spread(values) for group, values in own.items()} for metric, own in by_seed.items()}
+        runs = tuple(folder.name for folder in row.runs)
+        compared.append(ComparedRow(row.label, row.recipe, runs, scores, by_seed, difference))
+    first = records[0][0].counts
+    return Comparison(
+        rows=tuple(compared),
+        groups=tuple(groups),
+        classes=classes,
+        num_seeds=len(records[0]),
+        num_scenes=len(first.scene_ids),
+        num_present=int((first.support.sum(axis=0) > 0).sum()),
+        facts=facts or {},
+    )
+
+
+def score_table(comparison: Comparison, metrics: Sequence[str] = METRICS) -> Table:
+    """A row a recipe, mean and deviation in percent: head, common, tail and all under each metric."""
+    header = ["", *(f"{TITLES[metric]} {group.capitalize()}" for metric in metrics for group in comparison.groups)]
+    rows = [
+        [row.label, *(_spread(row.scores[metric][group]) for metric in metrics for group in comparison.groups)]
+        for row in comparison.rows
+    ]
+    return Table(header, rows)
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """mIoU of every further row less the first one's, in points of percent, with interval and relative change."""
+    header = ["", *(group.capitalize() for group in comparison.groups)]
+    rows = [
+        [row.label, *(_difference(row.difference[group]) for group in comparison.groups)] for row in comparison.rows[1:]
+    ]
+    return Table(header, rows)
+
+
+def describe(comparison: Comparison) -> str:
+    """What the figures are means of."""
+    number = f"{comparison.num_seeds} seed{'s' if comparison.num_seeds > 1 else ''}"
+    over = f"the {comparison.num_present} present" if comparison.classes == "present" else "all"
+    return (
+        f"Percent at vertices of {comparison.num_scenes} scenes, over {over} categories; mean ± deviation over {number}"
+    )
+
+
+def describe_differences(comparison: Comparison) -> str:
+    """What the differences are."""
+    return f"mIoU less that of {comparison.rows[0].label}: points [95 % over scenes], relative"
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """All tables, one metric a table so that they fit a page."""
+    parts = [f"{describe(comparison)}.", ""]
+    for metric in METRICS:
+        parts += [*_markdown(score_table(comparison, [metric])), ""]
+    if len(comparison.rows) > 1:
+        parts += [f"{describe_differences(comparison)}.", "", *_markdown(difference_table(comparison)), ""]
+    return "\n".join(parts)
+
+
+def _markdown(table: Table) -> list[str]:
+    rule = ["---", *("---:" for _ in table.header[1:])]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in [table.header, rule, *table.rows]]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _spread(own: Spread) -> str:
+    if math.isnan(own.mean):
+        return "-"
+    deviation = "" if math.isnan(own.deviation) else f" ± {100 * own.deviation:.2f}"
+    return f"{100 * own.mean:.2f}{deviation}"
+
+
+def _difference(own: Difference) -> str:
+    if math.isnan(own.value):
+        return "-"
+    relative = "" if math.isnan(own.relative) else f", {100 * own.relative:+.1f} %"
+    return f"{100 * own.value:+.2f} [{100 * own.low:+.2f}, {100 * own.high:+.2f}]{relative}"
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(value) else value
