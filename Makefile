@@ -61,7 +61,7 @@ $(VENV)/.installed-minkowski: $(VENV)/.installed | system-minkowski
 		packages='import sysconfig; print(sysconfig.get_paths()["purelib"])'; \
 		$(BIN)/python -c "$$packages" > $$(build/minkowski/venv/bin/python -c "$$packages")/torch.pth; \
 		build/minkowski/venv/bin/pip install --quiet --disable-pip-version-check "setuptools<70" wheel ninja; \
-		PATH="$$PWD/build/minkowski/venv/bin:$$PATH" pip wheel --verbose --disable-pip-version-check --no-cache-dir --no-deps \
+		MAX_JOBS=$${MAX_JOBS:-$$(nproc)} PATH="$$PWD/build/minkowski/venv/bin:$$PATH" pip wheel --verbose --disable-pip-version-check --no-cache-dir --no-deps \
 			--no-build-isolation --use-pep517 --no-binary MinkowskiEngine --wheel-dir $$wheels \
 			--config-settings="--global-option=--blas=openblas --blas_include_dirs=/usr/include/$(MULTIARCH) --cpu_only" \
 			MinkowskiEngine==$(MINKOWSKI_VERSION) > build/minkowski/build.log 2>&1 \

@@ -4,6 +4,7 @@ import builtins
 import collections
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.networks import MinkUNet
+from lg3d_core.networks.checkpoint import load_network
 from lg3d_core.sparse import SparseTensor, backends, minkowski_backend, resolve_backend, sparse_convolution, use_backend
 from tests.backend_choice import require_backend
+from tests.foreign_checkpoints import lightning_checkpoint
 from tests.minkowski_twin import build_twin
 
 # Their modules make an instance of their autograd functions, as was done long ago.
@@ -167,6 +170,25 @@ def step(network: nn.Module, loss: Tensor) -> None:
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
+
+
+@pytest.mark.parametrize("final_relu", [False, True])
+def test_weights_saved_by_minkowski_engine_give_the_same_features_here(
+    engine: Any, tmp_path: Path, final_relu: bool
+) -> None:
+    torch.manual_seed(0)
+    coordinates, features = surface(500), draw(500, 3)
+    twin = build_twin(engine, "14A", num_classes=20, final_relu=final_relu)
+    for name, tensor in twin.state_dict().items():
+        if "running" in name:
+            tensor.uniform_(0.5, 1.5)
+    model = "Res16UNet14A" if final_relu else "Res16UNet34CR"
+    torch.save(lightning_checkpoint(twin, hyper_parameters={"model": model}), tmp_path / "theirs.ckpt")
+    network, _ = load_network(tmp_path / "theirs.ckpt")
+    with torch.no_grad():
+        theirs = their_output(engine, twin.eval(), features, coordinates)
+        ours = network.classify(network(SparseTensor(features, coordinates)))
+    assert relative_error(ours, theirs) < 1e-5  # measured: 2e-6
 
 
 def test_levels_are_registered_once_for_all_layers_and_both_directions(
