@@ -16,6 +16,8 @@ from lg3d_core.rooms.shell import build_shell
 from lg3d_core.rooms.wishes import Wish
 
 GOLDEN = 0.6180339887498949
+MODELLED_SPACE = 1.15
+"""Rooms are longer and wider by this factor when models furnish them, which are larger than the built-in things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,8 @@ def furnish(
     furniture: Furniture | None = None,
 ) -> Room:
     """Make the `turn`-th room of a kind; with `allowed`, only things of these categories; with models where given."""
-    width, depth = float(rng.uniform(*kind.width)), float(rng.uniform(*kind.depth))
+    space = MODELLED_SPACE if furniture else 1.0
+    width, depth = float(rng.uniform(*kind.width)) * space, float(rng.uniform(*kind.depth)) * space
     room = Room((width, depth, float(rng.uniform(2.4, 2.6))), rng)
     kit = Kit(rng)
     furnisher = Furnisher(kind, room, kit, turn=turn, allowed=allowed, furniture=furniture)

@@ -18,8 +18,10 @@ from lg3d_core.rooms.shapes import Array, IntArray, SampledMesh
 
 CLUSTER = 0.7
 """Vertices within a cell of this share of the spacing become one."""
-OPAQUE = 0.35
-"""A surface whose opacity is less lets the camera see through it, and is left out."""
+OPAQUE = 0.15
+"""A surface whose opacity is less, such as a window pane, lets the camera see through it, and is left out."""
+SOLID = 0.35
+"""Where a texture's opacity is less there is nothing, as between the leaves on a picture of a twig."""
 DIRECTIONS = 46
 """From so many sides a model is looked at, to find what is inside it."""
 MOST_PIXELS = 64_000_000
@@ -117,7 +119,7 @@ def sample_surface(triangles: Triangles, images: "dict[str, _Image | None]", *, 
     solid = area > 1e-12
     corners, owner, normal = corners[solid], owner[solid], normal[solid] / area[solid, None]
     rgb, alpha = _colors(corners, owner, triangles.materials, textures)
-    seen = alpha.mean(axis=1) >= OPAQUE
+    seen = alpha.mean(axis=1) >= SOLID
     if seen.any():
         corners, normal, rgb = corners[seen], normal[seen], rgb[seen]
     mesh = _cluster(corners[..., :3], normal, rgb, CLUSTER * spacing)
