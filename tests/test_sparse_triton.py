@@ -68,6 +68,16 @@ def exact_float32() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
+@pytest.fixture
+def few_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted, a step takes as long whatever its size: let there be few. Compiled, nothing changes."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(triton_backend, "choose_convolution", lambda *_: ConvolutionConfig(64, 128, 128, 1, 4, 2))
+        monkeypatch.setattr(
+            triton_backend, "choose_weight_gradient", lambda *_: WeightGradientConfig(128, 128, 128, 1, 4, 2)
+        )
+
+
 def draw(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
@@ -111,6 +121,7 @@ def assert_close_to_reference(features: Tensor, weight: Tensor, kernel_map: Kern
         assert (ours.double() - expected).norm() <= tolerance * expected.norm()
 
 
+@pytest.mark.usefixtures("few_large_blocks")
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("channels", [(3, 32), (32, 96), (96, 96)], ids=str)
 @pytest.mark.parametrize("num_voxels", [0, 1, 63, 130, *LARGE])
@@ -153,6 +164,7 @@ def test_tf32_is_used_where_the_process_allows_it():
     assert not torch.equal(rounded, run("triton", features, weight, kernel_map)[0])
 
 
+@pytest.mark.usefixtures("few_large_blocks")
 @pytest.mark.parametrize("layer", ["3^3", "5^3"])
 def test_isolated_voxels_see_the_centre_of_the_kernel_only(layer: str):
     corners = torch.tensor([[0, x, y, z] for x in (-90, 90) for y in (-90, 90) for z in (-90, 90)], device=DEVICE)
@@ -190,7 +202,7 @@ def test_any_blocks_give_the_same_weight_gradient(config: WeightGradientConfig):
     torch.testing.assert_close(ours.double(), weight.grad, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("num_voxels", [130, *LARGE])
+@pytest.mark.parametrize("num_voxels", [63, *LARGE])
 def test_repeated_runs_are_bit_equal(num_voxels: int):
     coordinates = scatter_voxels(num_voxels)
     features, weight = draw(num_voxels, 16), draw(27, 16, 32, seed=2)
@@ -210,34 +222,35 @@ def test_only_the_wanted_gradients_are_computed():
     assert features.grad is not None
 
 
-@pytest.mark.parametrize(("num_voxels", "kernel_size"), [(0, 3), (1, 3), (2, 5), (63, 3), (63, 7), (130, 3), (130, 5)])
-def test_neighbours_are_those_that_plain_torch_finds(num_voxels: int, kernel_size: int):
-    _compare_neighbours(num_voxels, kernel_size)
+@pytest.mark.parametrize(
+    ("num_voxels", "kernel_size", "stride"), [(0, 3, 1), (1, 3, 1), (2, 5, 1), (63, 3, 4), (63, 5, 1), (130, 3, 1)]
+)
+def test_neighbours_are_those_that_plain_torch_finds(num_voxels: int, kernel_size: int, stride: int):
+    _compare_neighbours(num_voxels, kernel_size, stride)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])
 @pytest.mark.parametrize("num_voxels", [4_099, 100_003, 1_000_000])
 def test_neighbours_of_large_sets_are_those_that_plain_torch_finds(num_voxels: int, kernel_size: int):
-    _compare_neighbours(num_voxels, kernel_size)
+    _compare_neighbours(num_voxels, kernel_size, 4)
 
 
-def _compare_neighbours(num_voxels: int, kernel_size: int) -> None:
-    for stride in (1, 4):
-        coordinates = scatter_voxels(num_voxels)
-        coordinates[:, 1:] *= stride
-        keys = pack(coordinates).sort().values
-        ours = build_submanifold_map(keys, kernel_size, stride)
-        expected = kernel_maps.build_submanifold_map(keys, kernel_size, stride)
-        assert torch.equal(ours.neighbours, expected.neighbours)
-        assert ours.num_inputs == num_voxels
+def _compare_neighbours(num_voxels: int, kernel_size: int, stride: int) -> None:
+    coordinates = scatter_voxels(num_voxels)
+    coordinates[:, 1:] *= stride
+    keys = pack(coordinates).sort().values
+    ours = build_submanifold_map(keys, kernel_size, stride)
+    expected = kernel_maps.build_submanifold_map(keys, kernel_size, stride)
+    assert torch.equal(ours.neighbours, expected.neighbours)
+    assert ours.num_inputs == num_voxels
 
 
 def test_a_voxel_at_the_end_of_the_range_meets_no_other_row_of_its_bit_fields():
     edge = (1 << 17) - 257
     ends = torch.tensor([[0, edge, edge, edge], [1, -edge, -edge, -edge], [1, edge, -edge, 0]], device=DEVICE)
-    neighbours = build_submanifold_map(pack(ends).sort().values, 7, 1).neighbours
-    assert (neighbours >= 0).sum(dim=1).nonzero().tolist() == [[7**3 // 2]]
+    neighbours = build_submanifold_map(pack(ends).sort().values, 3, 1).neighbours
+    assert (neighbours >= 0).sum(dim=1).nonzero().tolist() == [[13]]
 
 
 @pytest.mark.parametrize("num_voxels", [0, 1, 63, 130, *LARGE])

@@ -9,9 +9,10 @@ from torch.autograd.function import once_differentiable
 from lg3d_core.errors import MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.triton import levels, neighbours
-from lg3d_core.sparse.triton.configs import Layer, default_convolution, default_weight_gradient
+from lg3d_core.sparse.triton.configs import Layer
 from lg3d_core.sparse.triton.convolution import Epilogue, convolve
 from lg3d_core.sparse.triton.launch import INTERPRETED
+from lg3d_core.sparse.triton.tuning import choose_convolution, choose_weight_gradient
 from lg3d_core.sparse.triton.weight_gradient import weight_gradient
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -84,11 +85,10 @@ class _Convolve(torch.autograd.Function):
         gradient, kernel_map = gradients[0].contiguous(), ctx.kernel_map
         grad_features = grad_weight = None
         if ctx.needs_input_grad[0]:
-            own_reverse = kernel_map.is_submanifold
-            reverse = kernel_map if own_reverse else kernel_map.reversed()
-            grad_features = _convolve(gradient, weight.transpose(1, 2), reverse, mirrored=own_reverse)
+            reverse = kernel_map if kernel_map.is_submanifold else kernel_map.reversed()
+            grad_features = _convolve(gradient, weight, reverse, backwards=True)
         if ctx.needs_input_grad[1]:
-            config = default_weight_gradient(_layer(features, weight, kernel_map))
+            config = choose_weight_gradient(_layer(features, weight, kernel_map), features.device)
             grad_weight = weight_gradient(
                 features.contiguous(), gradient, kernel_map, config, precision=_precision(features)
             ).to(weight.dtype)
@@ -100,23 +100,25 @@ def _convolve(
     weight: Tensor,
     kernel_map: KernelMap,
     *,
-    mirrored: bool = False,
+    backwards: bool = False,
     epilogue: Epilogue | None = None,
 ) -> Tensor:
+    weight = weight.transpose(1, 2) if backwards else weight
     return convolve(
         features.contiguous(),
         weight,
         kernel_map,
-        default_convolution(_layer(features, weight, kernel_map)),
-        mirrored=mirrored,
+        choose_convolution(_layer(features, weight, kernel_map, backwards=backwards), features.device),
+        mirrored=backwards and kernel_map.is_submanifold,
         epilogue=epilogue,
         precision=_precision(features),
     )
 
 
-def _layer(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Layer:
+def _layer(features: Tensor, weight: Tensor, kernel_map: KernelMap, *, backwards: bool = False) -> Layer:
     num_offsets, channels_in, channels_out = weight.shape
-    return Layer(kernel_map.num_outputs, num_offsets, channels_in, channels_out, features.dtype)
+    tf32 = _precision(features) == "tf32"
+    return Layer(kernel_map.num_outputs, num_offsets, channels_in, channels_out, features.dtype, tf32, backwards)
 
 
 def _precision(features: Tensor) -> str:

@@ -1,7 +1,6 @@
-"""How the kernels cut a layer into blocks: a small table by shape, and what was measured on a device in its place.
+"""How the kernels cut a layer into blocks: what lg3d ships, by the shape of the layer.
 
-Nothing is measured during training or prediction: `lg3d_core.sparse.triton.tuning` does that on its own, and leaves
-what it found in a file per device. Processes of one job that read the same file run the same kernels.
+`lg3d_core.sparse.triton.tuning` takes what was measured on a device in its place, where there is such a measurement.
 """
 
 from typing import NamedTuple
@@ -51,25 +50,30 @@ class Layer(NamedTuple):
     channels_in: int
     channels_out: int
     dtype: torch.dtype
+    tf32: bool = False
+    """float32 is multiplied as TF32."""
+    backwards: bool = False
+    """The weight is transposed: the gradient of the input."""
 
 
 def default_convolution(layer: Layer) -> ConvolutionConfig:
     """The shipped blocks of a layer: by arithmetic and by what the compiler made of them, not by time on a device."""
     half = layer.dtype != torch.float32
-    block_n = _power_of_two(layer.channels_out, 16, 256 if half else 64)
+    on_tensor_cores = half or layer.tf32
+    block_n = _power_of_two(layer.channels_out, 16, 256 if half else 128 if layer.tf32 else 64)
     if block_n == 128 and layer.channels_out <= 96:
         block_n = 32  # three exact blocks rather than one with a quarter of padding
     block_k = _power_of_two(layer.channels_in, 16, 64 if half else 32)
     if layer.channels_in % block_k:
         block_k = min(block_k, 32)
-    block_m = 128 if half and layer.num_outputs > 128 * NUM_PROCESSORS else 64
+    block_m = 128 if on_tensor_cores and layer.num_outputs > 128 * NUM_PROCESSORS else 64
     if block_m == 64:
         block_n = min(block_n, 128)
-    num_warps = 8 if block_m * block_n > 128 * 128 else 4
+    is_large = block_m * block_n > 128 * 128
     programs = ceil_div(layer.num_outputs, block_m) * ceil_div(layer.channels_out, block_n)
     split = min(8, max(1, layer.num_offsets // 3), max(1, NUM_PROCESSORS // max(1, programs)))
-    num_stages = 3 if not half else (4 if block_m * block_n > 128 * 128 else 5)
-    return ConvolutionConfig(block_m, block_n, block_k, split, num_warps, num_stages)
+    num_stages = (4 if is_large else 5) if half else 3
+    return ConvolutionConfig(block_m, block_n, block_k, split, 8 if is_large else 4, num_stages)
 
 
 def default_weight_gradient(layer: Layer) -> WeightGradientConfig:

@@ -1,0 +1,229 @@
+"""Blocks measured on a device, kept in a file, and taken from there in place of the shipped ones.
+
+A layer belongs to a class: its channels, kernel, dtype and direction, and the power of two of its outputs. Each device
+has a file, named after it and after Triton's version. Reading the file costs nothing on the device, and `tune` alone
+measures: no process of a distributed run ever waits for another one's measurements.
+"""
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+from lg3d_core.errors import DataError
+from lg3d_core.files import write_text
+from lg3d_core.progress import Progress
+from lg3d_core.sparse.kernel_maps import KernelMap
+from lg3d_core.sparse.triton.configs import (
+    ConvolutionConfig,
+    Layer,
+    WeightGradientConfig,
+    default_convolution,
+    default_weight_gradient,
+)
+from lg3d_core.sparse.triton.convolution import convolve
+from lg3d_core.sparse.triton.weight_gradient import weight_gradient
+
+FORMAT = "lg3d-triton-blocks-1"
+NUM_RUNS = 10
+
+Measure = Callable[[Callable[[], object]], float]
+
+
+class LayerCall(NamedTuple):
+    """One layer to tune: what a network convolves, and with how many channels."""
+
+    kernel_map: KernelMap
+    channels_in: int
+    channels_out: int
+    dtype: torch.dtype
+    tf32: bool = False
+
+
+class TunedBlocks(NamedTuple):
+    """What was measured, by class of layer."""
+
+    convolutions: dict[str, ConvolutionConfig]
+    weight_gradients: dict[str, WeightGradientConfig]
+
+
+def choose_convolution(layer: Layer, device: torch.device) -> ConvolutionConfig:
+    """Give the blocks measured for a layer's class on this device, or else the shipped ones."""
+    return _tuned(device).convolutions.get(layer_class(layer)) or default_convolution(layer)
+
+
+def choose_weight_gradient(layer: Layer, device: torch.device) -> WeightGradientConfig:
+    """As `choose_convolution`, for the gradient of the weight."""
+    return _tuned(device).weight_gradients.get(layer_class(layer)) or default_weight_gradient(layer)
+
+
+def layer_class(layer: Layer) -> str:
+    """Name the class of a layer: layers of one class share their blocks."""
+    dtype = "tf32" if layer.tf32 else str(layer.dtype).removeprefix("torch.")
+    way = "back" if layer.backwards else "forth"
+    size = max(0, layer.num_outputs - 1).bit_length()
+    return f"{layer.channels_in} to {layer.channels_out}, {layer.num_offsets} offsets, {dtype}, {way}, 2^{size}"
+
+
+def blocks_path(device: torch.device) -> Path:
+    """The file of a device, in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lg3d" / "triton"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return folder / (re.sub(r"[^a-z0-9.]+", "-", f"{name} triton {triton.__version__}".lower()) + ".json")
+
+
+def read_blocks(path: Path) -> TunedBlocks:
+    """Read a device's file; without one, nothing was measured.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}, expected {FORMAT!r}")
+        return TunedBlocks(
+            {name: ConvolutionConfig(*_sizes(sizes)) for name, sizes in content["convolutions"].items()},
+            {name: WeightGradientConfig(*_sizes(sizes)) for name, sizes in content["weight gradients"].items()},
+        )
+    except FileNotFoundError:
+        return TunedBlocks({}, {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"cannot use the measured blocks in {path}: {error}; delete the file to do without") from None
+
+
+def _sizes(sizes: Any) -> list[int]:
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"expected positive whole numbers, got {sizes}")
+    return list(sizes)
+
+
+@cache
+def _tuned(device: torch.device) -> TunedBlocks:
+    return read_blocks(blocks_path(device)) if device.type == "cuda" else TunedBlocks({}, {})
+
+
+def tune(
+    calls: Iterable[LayerCall], device: torch.device, progress: Progress, *, measure: Measure | None = None
+) -> Path:
+    """Measure blocks for layers, forward and both gradients, and add the quickest to the device's file.
+
+    Blocks that need more than the device has are left out. Each class is measured once.
+
+    Args:
+        calls: The layers, with maps on the device.
+        device: Where to measure.
+        progress: Told of every class.
+        measure: Gives the milliseconds of a call; by default the median of ten runs, by the device's clock.
+
+    Returns:
+        The file.
+    """
+    path, measure = blocks_path(device), measure or time_on_device
+    blocks = read_blocks(path)
+    convolutions, weight_gradients = dict(blocks.convolutions), dict(blocks.weight_gradients)
+    done: set[str] = set()
+    for call in calls:
+        tasks = list(_tasks(call, device))
+        with progress.task(f"{call.channels_in} to {call.channels_out} channels", total=len(tasks)) as task:
+            for layer, kind, run, default, candidates in tasks:
+                task.advance()
+                name = layer_class(layer)
+                if (kind + name) in done:
+                    continue
+                done.add(kind + name)
+                times = {config: _time(run, config, measure) for config in candidates}
+                best = min(times, key=lambda config: times[config])
+                progress.note(f"{kind}, {name}: {times[best]:.3f} ms, shipped blocks {times[default]:.3f} ms")
+                (convolutions if kind == "convolution" else weight_gradients)[name] = best
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"format": FORMAT, "convolutions": convolutions, "weight gradients": weight_gradients}
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    _tuned.cache_clear()
+    return path
+
+
+def _tasks(call: LayerCall, device: torch.device) -> Iterable[tuple[Layer, str, Callable[..., object], Any, list[Any]]]:
+    kernel_map, channels_in, channels_out, dtype, tf32 = call
+    precision = "tf32" if tf32 else "ieee"
+    reverse = kernel_map if kernel_map.is_submanifold else kernel_map.reversed()
+    offsets = kernel_map.num_offsets
+    forth = Layer(kernel_map.num_outputs, offsets, channels_in, channels_out, dtype, tf32)
+    back = Layer(reverse.num_outputs, offsets, channels_out, channels_in, dtype, tf32, True)
+    features = torch.randn(kernel_map.num_inputs, channels_in, device=device).to(dtype)
+    gradient = torch.randn(kernel_map.num_outputs, channels_out, device=device).to(dtype)
+    weight = torch.randn(offsets, channels_in, channels_out, device=device).to(dtype)
+
+    def run_forth(config: ConvolutionConfig) -> Tensor:
+        return convolve(features, weight, kernel_map, config, precision=precision)
+
+    def run_back(config: ConvolutionConfig) -> Tensor:
+        mirrored = kernel_map.is_submanifold
+        return convolve(gradient, weight.transpose(1, 2), reverse, config, mirrored=mirrored, precision=precision)
+
+    def run_weight(config: WeightGradientConfig) -> Tensor:
+        return weight_gradient(features, gradient, kernel_map, config, precision=precision)
+
+    default = default_convolution(forth)
+    yield forth, "convolution", run_forth, default, convolution_candidates(default)
+    default = default_convolution(back)
+    yield back, "convolution", run_back, default, convolution_candidates(default)
+    default_weight = default_weight_gradient(forth)
+    yield forth, "weight gradient", run_weight, default_weight, weight_gradient_candidates(default_weight)
+
+
+def convolution_candidates(default: ConvolutionConfig) -> list[ConvolutionConfig]:
+    """The shipped blocks, and those that differ in one size, or in the rows or columns with the warps."""
+    _, n, k, split, warps, stages = default
+    others = [
+        *(default._replace(block_m=size, num_warps=count) for size in (64, 128, 256) for count in (4, 8)),
+        *(default._replace(block_n=size) for size in (n // 2, 2 * n) if 16 <= size <= 256),
+        *(default._replace(block_k=size) for size in (k // 2, 2 * k) if 16 <= size <= 128),
+        *(default._replace(split=parts) for parts in (1, split // 2, 2 * split) if 1 <= parts <= 8),
+        *(default._replace(num_stages=count) for count in (stages - 1, stages + 1, stages + 2)),
+        default._replace(num_warps=12 - warps),
+    ]
+    return list(dict.fromkeys([default, *others]))
+
+
+def weight_gradient_candidates(default: WeightGradientConfig) -> list[WeightGradientConfig]:
+    """As `convolution_candidates`."""
+    block_in, block_out, pairs, split, warps, stages = default
+    others = [
+        *(default._replace(block_in=size) for size in (block_in // 2, 2 * block_in) if 16 <= size <= 256),
+        *(default._replace(block_out=size) for size in (block_out // 2, 2 * block_out) if 16 <= size <= 256),
+        *(default._replace(block_pairs=size) for size in (pairs // 2, 2 * pairs)),
+        *(default._replace(split=parts) for parts in (max(1, split // 2), 2 * split)),
+        *(default._replace(num_stages=count) for count in (stages - 1, stages + 1)),
+        default._replace(num_warps=12 - warps),
+    ]
+    return list(dict.fromkeys([default, *others]))
+
+
+def _time(run: Callable[[Any], object], config: Any, measure: Measure) -> float:
+    try:
+        return measure(lambda: run(config))
+    except OutOfResources:
+        return float("inf")
+
+
+def time_on_device(call: Callable[[], object]) -> float:
+    """Give the median of ten runs in milliseconds, by the device's clock, after two runs that compile and warm up."""
+    call()
+    call()
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(NUM_RUNS)]  # type: ignore[no-untyped-call]
+    for begin, end in events:
+        begin.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(float(begin.elapsed_time(end)) for begin, end in events)

@@ -1,0 +1,131 @@
+"""Blocks that were measured on a device, and the file that keeps them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lg3d_core.errors import DataError
+from lg3d_core.progress import Progress
+from lg3d_core.sparse.coordinates import pack
+
+pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+
+from triton.runtime.errors import OutOfResources
+
+from lg3d_core.sparse.triton import tuning
+from lg3d_core.sparse.triton.configs import ConvolutionConfig, Layer, WeightGradientConfig, default_convolution
+from lg3d_core.sparse.triton.neighbours import build_submanifold_map
+from lg3d_core.sparse.triton.tuning import LayerCall, blocks_path, layer_class, read_blocks
+
+CPU = torch.device("cpu")
+LAYER = Layer(1000, 27, 32, 64, torch.bfloat16)
+
+pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="measures nothing: needs no GPU")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tuning._tuned.cache_clear()
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def tiny_calls() -> list[LayerCall]:
+    keys = pack(torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]])).sort().values
+    call = LayerCall(build_submanifold_map(keys, 3, 1), 16, 32, torch.float32)
+    return [call, call]
+
+
+def test_the_quickest_blocks_are_kept_and_read_back():
+    seen: list[Any] = []
+
+    def measure(run: Any) -> float:
+        config = run.__closure__[0].cell_contents  # what is measured
+        seen.append(config)
+        if config.num_stages == 4:
+            raise OutOfResources(300 << 10, 227 << 10, "shared memory")
+        return 1.0 if config.num_warps == 8 else 2.0
+
+    notes = Notes()
+    path = tuning.tune(tiny_calls(), CPU, notes, measure=measure)
+    blocks = read_blocks(path)
+    assert path == blocks_path(CPU)
+    assert len(blocks.convolutions) == 2  # there and back
+    assert {config.num_warps for config in blocks.convolutions.values()} == {8}
+    assert {config.num_warps for config in blocks.weight_gradients.values()} == {8}
+    assert all(config.num_stages != 4 for config in blocks.convolutions.values())
+    assert len(notes.notes) == 3  # the second call is of the same class
+    assert notes.notes[0].startswith("convolution, 16 to 32, 27 offsets, float32, forth, 2^1: 1.000 ms")
+    assert {type(config) for config in seen} == {ConvolutionConfig, WeightGradientConfig}
+
+
+def test_each_candidate_can_be_run():
+    runs: list[int] = []
+
+    def measure(run: Any) -> float:
+        if len(runs) < 3 or len(runs) % 7 == 0:  # some of them: the interpreter is slow
+            assert torch.isfinite(run()).all()
+        runs.append(1)
+        return 1.0
+
+    tuning.tune(tiny_calls()[:1], CPU, Progress(), measure=measure)
+    assert len(runs) > 20
+
+
+def test_measured_blocks_replace_the_shipped_ones(monkeypatch: pytest.MonkeyPatch):
+    mine = ConvolutionConfig(64, 64, 32, 1, 8, 3)
+    gradient = WeightGradientConfig(32, 32, 64, 2, 4, 3)
+    found = tuning.TunedBlocks({layer_class(LAYER): mine}, {layer_class(LAYER): gradient})
+    monkeypatch.setattr(tuning, "_tuned", lambda _: found)
+    assert tuning.choose_convolution(LAYER, CPU) == mine
+    assert tuning.choose_weight_gradient(LAYER, CPU) == gradient
+    other = LAYER._replace(channels_out=96)
+    assert tuning.choose_convolution(other, CPU) == default_convolution(other)
+
+
+def test_layers_of_one_class_differ_by_less_than_a_factor_of_two_in_outputs_alone():
+    assert layer_class(LAYER) == "32 to 64, 27 offsets, bfloat16, forth, 2^10"
+    assert layer_class(LAYER._replace(num_outputs=600)) == layer_class(LAYER)
+    assert layer_class(LAYER._replace(num_outputs=1025)) != layer_class(LAYER)
+    assert layer_class(LAYER._replace(backwards=True)) != layer_class(LAYER)
+    assert layer_class(Layer(1, 8, 3, 4, torch.float32, tf32=True)) == "3 to 4, 8 offsets, tf32, forth, 2^0"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no json",
+        "[]",
+        '{"format": "other"}',
+        '{"format": "lg3d-triton-blocks-1"}',
+        '{"format": "lg3d-triton-blocks-1", "convolutions": {"a": [1, 2]}, "weight gradients": {}}',
+        '{"format": "lg3d-triton-blocks-1", "convolutions": {"a": [64, 64, 32, 1, 0, 3]}, "weight gradients": {}}',
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: str):
+    path = tmp_path / "blocks.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"blocks.json.*delete the file"):
+        read_blocks(path)
+
+
+def test_without_a_file_nothing_was_measured(tmp_path: Path):
+    assert read_blocks(tmp_path / "none.json") == tuning.TunedBlocks({}, {})
+
+
+@pytest.mark.parametrize("default", [default_convolution(LAYER), default_convolution(LAYER._replace(channels_in=3))])
+def test_candidates_start_from_the_shipped_blocks_and_stay_within_what_a_product_takes(default: ConvolutionConfig):
+    candidates = tuning.convolution_candidates(default)
+    assert candidates[0] == default
+    assert len(candidates) == len(set(candidates)) > 8
+    assert all(min(config[:3]) >= 16 and config.split >= 1 for config in candidates)
