@@ -55,7 +55,7 @@ def test_dtypes_and_shapes_are_the_networks() -> None:
         sample = dataset(augmentation=augmentation)[0]
         num = len(sample.cells)
         assert [tuple(t.shape) for t in sample[1:6]] == [(num, 3), (num, 3), (num,), (num,), (num, 3)]
-        assert [t.dtype for t in sample[1:]] == [
+        assert [t.dtype for t in sample[1:7]] == [
             torch.int32,
             torch.float32,
             torch.int64,

@@ -79,11 +79,11 @@ def augment_scene(
         voxel_size: Edge of a voxel in metres.
     """
     thinned = voxelize(scene.xyz, THINNING * voxel_size, rng=rng).point
-    moved = augmentation.move(scene.xyz[thinned], rng)
+    moved = augmentation.move(scene.xyz.take(thinned, axis=0), rng)
     voxels = voxelize(moved, voxel_size, rng=rng)
     rows = thinned[voxels.point]
-    cells, positions = augmentation.mirror(voxels.cells, moved[voxels.point], rng, voxel_size=voxel_size)
-    return AugmentedVoxels(rows, cells, positions, augmentation.recolor(scene.rgb[rows], rng))
+    cells, positions = augmentation.mirror(voxels.cells, moved.take(voxels.point, axis=0), rng, voxel_size=voxel_size)
+    return AugmentedVoxels(rows, cells, positions, augmentation.recolor(scene.rgb.take(rows, axis=0), rng))
 
 
 def sample_scene(

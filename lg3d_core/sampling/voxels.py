@@ -73,7 +73,8 @@ def voxelize(xyz: npt.NDArray[np.floating], voxel_size: float, *, rng: np.random
         point, point_to_voxel = _group_in_grid(key, order, num_cells)
     else:
         point, point_to_voxel = _group_by_sorting(key, order)
-    return Voxels(scaled.T[point].astype(np.int32), point, point_to_voxel)
+    cells = np.ascontiguousarray(scaled.take(point, axis=1).T, dtype=np.int32)
+    return Voxels(cells, point, point_to_voxel)
 
 
 _Grouping = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
