@@ -26,7 +26,7 @@ SMALLEST = 0.05
 """Models with no longer side are not seen by a scanner, metres."""
 SCALES = (0.93, 1.07)
 """Every placed model is scaled by a factor between."""
-SAMPLER = 2
+SAMPLER = 3
 """Counts changes of what sampling gives, so that older samples are not reused."""
 
 
@@ -245,7 +245,7 @@ def _write(path: Path, sampled: SampledModel) -> None:
 
 
 def _read(path: Path) -> SampledModel:
-    with np.load(path) as stored:
+    with path.open("rb") as stream, np.load(stream) as stored:
         xyz, normal, rgb = (stored[key].astype(np.float64) for key in ("xyz", "normal", "rgb"))
         mesh = SampledMesh(xyz, normal, rgb, stored["faces"])
         return SampledModel(mesh, stored["low"], stored["high"], stored["tops"])

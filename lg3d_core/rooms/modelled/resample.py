@@ -24,6 +24,8 @@ SOLID = 0.35
 """Where a texture's opacity is less there is nothing, as between the leaves on a picture of a twig."""
 DIRECTIONS = 46
 """From so many sides a model is looked at, to find what is inside it."""
+LEAST_FACING = 0.6
+"""Cosine of the largest angle between a surface's normal and a look that tells whether it is hidden."""
 MOST_PIXELS = 64_000_000
 MOST_PIECES = 4_000_000
 
@@ -117,6 +119,8 @@ def sample_surface(triangles: Triangles, images: "dict[str, _Image | None]", *, 
     normal = np.cross(corners[:, 1, :3] - corners[:, 0, :3], corners[:, 2, :3] - corners[:, 0, :3])
     area = np.linalg.norm(normal, axis=1)
     solid = area > 1e-12
+    if not solid.any():
+        raise DataError("nothing of it can be seen")
     corners, owner, normal = corners[solid], owner[solid], normal[solid] / area[solid, None]
     rgb, alpha = _colors(corners, owner, triangles.materials, textures)
     seen = alpha.mean(axis=1) >= SOLID
@@ -160,16 +164,12 @@ def _footprint(image: _Image | None, xyz: Array, uv: Array, spacing: float) -> _
     a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
     covered = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() * rows * columns
     block = spacing * np.sqrt(covered / max(surface, 1e-12))
-    down, right = (max(1, min(int(block), size)) for size in (rows, columns))
-    if down == 1 and right == 1:
-        return image
-    rgb = np.add.reduceat(np.add.reduceat(image.rgb, np.arange(0, rows, down), axis=0), np.arange(0, columns, right), 1)
-    opacity = np.add.reduceat(
-        np.add.reduceat(image.opacity, np.arange(0, rows, down), axis=0), np.arange(0, columns, right), axis=1
+    down, right = (
+        np.arange(n) * size // n for size in (rows, columns) for n in [max(1, round(size / max(block, 1.0)))]
     )
-    count = np.outer(
-        np.diff(np.append(np.arange(0, rows, down), rows)), np.diff(np.append(np.arange(0, columns, right), columns))
-    )
+    rgb = np.add.reduceat(np.add.reduceat(image.rgb, down, axis=0), right, axis=1)
+    opacity = np.add.reduceat(np.add.reduceat(image.opacity, down, axis=0), right, axis=1)
+    count = np.outer(np.diff(np.append(down, rows)), np.diff(np.append(right, columns)))
     return _Image(rgb / count[..., None], opacity / count)
 
 
@@ -272,7 +272,7 @@ def _means(values: Array, group: IntArray, size: int) -> Array:
 def _outside(mesh: SampledMesh, spacing: float) -> SampledMesh:
     """Keep the faces that someone around the model can see, so that drawers, engines and linings go."""
     seen = np.zeros(len(mesh.xyz), dtype=bool)
-    cell, slack = 1.6 * spacing, 1.5 * spacing
+    cell, slack = 1.6 * spacing, 0.8 * spacing
     for direction in _directions():
         helper = np.eye(3)[int(np.abs(direction).argmin())]
         right = np.cross(direction, helper)
@@ -284,8 +284,9 @@ def _outside(mesh: SampledMesh, spacing: float) -> SampledMesh:
         nearest = np.full(int(pixel.max()) + 1, np.inf)
         np.minimum.at(nearest, pixel, depth)
         facing = mesh.normal @ direction
-        steep = np.sqrt(np.clip(1.0 - facing**2, 0.0, 1.0)) / np.clip(facing, 0.3, 1.0)
-        seen |= (facing > 0.02) & (depth < nearest[pixel] + slack + cell * steep)
+        # Only looks that are not too slanted count: within one pixel of those, depth differs too much to tell.
+        steep = np.sqrt(np.clip(1.0 - facing**2, 0.0, 1.0)) / np.clip(facing, LEAST_FACING, 1.0)
+        seen |= (facing > LEAST_FACING) & (depth < nearest[pixel] + slack + cell * steep)
     faces = mesh.faces[seen[mesh.faces].sum(axis=1) >= 2]
     used = np.zeros(len(mesh.xyz), dtype=bool)
     used[faces.reshape(-1)] = True

@@ -141,14 +141,10 @@ def _table(lines: list[str], columns: int) -> Array:
     """The first `columns` numbers of every line."""
     if not lines:
         return np.zeros((0, columns))
-    values = _numbers(lines)
-    width, rest = divmod(len(values), len(lines))
-    if rest or width < columns:  # lines of different lengths, such as some with a weight
-        rows = [line.split()[:columns] for line in lines]
-        if any(len(row) < columns for row in rows):
-            raise DataError(f"a vertex has fewer than {columns} numbers")
-        return _numbers([" ".join(row) for row in rows]).reshape(-1, columns)
-    return values.reshape(-1, width)[:, :columns]
+    rows = [line.split()[:columns] for line in lines]  # some have a weight or a colour behind
+    if any(len(row) < columns for row in rows):
+        raise DataError(f"a vertex has fewer than {columns} numbers")
+    return _numbers([word for row in rows for word in row]).reshape(-1, columns)
 
 
 def _corners(polygons: list[str], seen: list[tuple[int, int]]) -> tuple[IntArray, IntArray, IntArray]:
@@ -215,7 +211,8 @@ def _ears(points: Array) -> IntArray:
             a, b, c = left[n - 1], left[n], left[(n + 1) % len(left)]
             if _area(flat[a], flat[b], flat[c]) <= 0:
                 continue
-            others = [k for k in left if k not in (a, b, c)]
+            corners = {tuple(flat[k]) for k in (a, b, c)}
+            others = [k for k in left if tuple(flat[k]) not in corners]
             if any(_within(flat[k], flat[a], flat[b], flat[c]) for k in others):
                 continue
             ears.append((a, b, c))
@@ -232,4 +229,4 @@ def _area(a: Array, b: Array, c: Array) -> float:
 
 
 def _within(p: Array, a: Array, b: Array, c: Array) -> bool:
-    return _area(a, b, p) > 0 and _area(b, c, p) > 0 and _area(c, a, p) > 0
+    return _area(a, b, p) >= 0 and _area(b, c, p) >= 0 and _area(c, a, p) >= 0
