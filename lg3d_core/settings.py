@@ -228,6 +228,8 @@ class AnchorsSettings(Settings):
     """Templates with one `{}` for the name; the features of several are averaged."""
     dim: int | None = None
     """Width of the anchors; None keeps the encoder's."""
+    centred: bool = False
+    """Take off the mean of the categories first: cosines then scatter about zero, instead of staying as they are."""
     device: Device = "auto"
     """Where the encoder runs."""
 

@@ -224,7 +224,21 @@ def test_too_narrow_projections_are_refused():
         project_anchors(np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32), 1)
 
 
+def test_centred_anchors_lose_what_they_share():
+    # (1, 0) and (0.6, 0.8) have the mean (0.8, 0.4): what is left is (0.2, -0.4) and its opposite.
+    vectors = np.array([[5, 0], [3, 4]], dtype=np.float32)
+    centred = project_anchors(vectors, 2, centred=True)
+    assert centred.tolist() == pytest.approx(np.array([[1, -2], [-1, 2]]) / np.sqrt(5))
+    assert np.abs(project_anchors(vectors, 1, centred=True)).tolist() == pytest.approx(np.ones((2, 1)))
+    many = random_vectors(40, 12) + 3
+    kept = cosines(project_anchors(many, 12))[~np.eye(40, dtype=bool)].mean()
+    assert kept > 0.8
+    assert abs(cosines(project_anchors(many, 12, centred=True))[~np.eye(40, dtype=bool)].mean()) < 0.05
+
+
 def test_the_projection_is_described():
+    assert describe_projection(200, 512, 96, centred=True) == "centred, pca 512 -> 96"
+    assert describe_projection(200, 512, 512, centred=True) == "centred"
     assert describe_projection(200, 512, 512) == "none"
     assert describe_projection(200, 384, 512) == "zero-padded 384 -> 512"
     assert describe_projection(200, 512, 96) == "pca 512 -> 96"

@@ -27,6 +27,10 @@ def anchors(
     checkpoint: Annotated[Path | None, typer.Option(help="Text encoder's weights on disk, no download.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Template with one {}; several are averaged.")] = None,
     dim: Annotated[int | None, typer.Option(help="Width: fewer by PCA, more by zeros.")] = None,
+    centred: Annotated[
+        bool | None,
+        typer.Option("--centred/--no-centred", help="Take off what all categories share, as PCA often does."),
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Take encoder and width from a recipe.")] = None,
     device: DeviceOption = None,
     show: Annotated[
@@ -46,6 +50,7 @@ def anchors(
         "checkpoint": checkpoint,
         "prompt": tuple(prompt) if prompt else None,
         "dim": dim,
+        "centred": centred,
         "device": device,
     }
     if show:

@@ -129,7 +129,7 @@ def require_vocabulary(anchors: Anchors, vocabulary: Vocabulary) -> None:
     )
 
 
-def project_anchors(vectors: npt.NDArray[np.float32], dim: int) -> npt.NDArray[np.float32]:
+def project_anchors(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool = False) -> npt.NDArray[np.float32]:
     """Bring anchors to a network's width, with cosines as near to the old ones as that width allows.
 
     Downwards: the leading principal components of the unit vectors about the origin (a singular value decomposition
@@ -141,6 +141,8 @@ def project_anchors(vectors: npt.NDArray[np.float32], dim: int) -> npt.NDArray[n
     Args:
         vectors: Shape `(classes, D)`, any length but zero.
         dim: Width wanted.
+        centred: Take what all categories share, the mean of the unit vectors, off first, as principal component
+            analysis usually does. Cosines change: they then scatter about zero.
 
     Returns:
         Unit vectors, shape `(classes, dim)`, float32.
@@ -154,6 +156,8 @@ def project_anchors(vectors: npt.NDArray[np.float32], dim: int) -> npt.NDArray[n
         raise ShapeError(f"anchors need a width of at least 1, got {dim}")
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    if centred:
+        unit -= unit.mean(axis=0)
     if dim < unit.shape[1]:
         left, singular, _ = np.linalg.svd(unit, full_matrices=False)
         scores = (left * singular)[:, :dim]
@@ -168,8 +172,11 @@ def project_anchors(vectors: npt.NDArray[np.float32], dim: int) -> npt.NDArray[n
     return projected
 
 
-def describe_projection(num_classes: int, width: int, dim: int) -> str:
+def describe_projection(num_classes: int, width: int, dim: int, *, centred: bool = False) -> str:
     """What `project_anchors` does to `(num_classes, width)` anchors, in the words of the file's metadata."""
+    if centred:
+        change = describe_projection(num_classes, width, dim)
+        return "centred" if change == "none" else f"centred, {change}"
     rank = min(num_classes, width)
     if dim == width:
         return "none"

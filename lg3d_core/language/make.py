@@ -44,8 +44,8 @@ def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
         _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
     )
     dim = settings.dim or source.dim
-    projection = describe_projection(len(vocabulary), source.dim, dim)
-    vectors = project_anchors(source.vectors, dim)
+    projection = describe_projection(len(vocabulary), source.dim, dim, centred=settings.centred)
+    vectors = project_anchors(source.vectors, dim, centred=settings.centred)
     save_anchors(settings.anchors, Anchors(vectors, source.names, {**source.metadata, "projection": projection}))
     progress.note(
         f"{len(vocabulary)} anchors of width {dim} by {source.metadata['encoder']} (projection: {projection})"
