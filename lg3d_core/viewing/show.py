@@ -18,7 +18,7 @@ from lg3d_core.viewing.window import has_display, open_window
 
 
 def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
-    """Show a scene's colours, ground truth, prediction and errors; returns the files written, if any.
+    """Show a scene's colours, ground truth, prediction and errors, or a training sample; returns the files written.
 
     Where neither a picture nor a page is asked for, a window opens; without a display `<scene>.png` and `<scene>.html`
     are written to the working directory instead.
@@ -30,6 +30,8 @@ def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
     """
     store = SceneStore(settings.store)
     if settings.augmented:
+        if settings.checkpoint is not None:
+            progress.note("a training sample is shown without a prediction: --checkpoint is not used")
         view = build_augmented_view(
             store,
             settings.scene,
