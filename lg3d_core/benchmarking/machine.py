@@ -31,6 +31,8 @@ ATTEMPTS = 3
 CPU_SHAPES = ((1536, 1536, 1536), (16384, 384, 384))
 CUDA_SHAPES = ((8192, 8192, 8192), (262144, 512, 512))
 """Rows, inner and columns of products that come near the peak."""
+COPIED_MIB = {"cuda": 1024, "cpu": 128}
+"""Far more than the caches hold."""
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -129,7 +131,7 @@ class Rates:
         return 2 * rows * inner * columns / self._best(lambda: torch.mm(left, right, out=output))
 
     def _copy(self) -> float:
-        source = torch.ones((1024 if self._device.type == "cuda" else 128) << 18, device=self._device)
+        source = torch.ones(COPIED_MIB[self._device.type] << 18, device=self._device)
         target = torch.empty_like(source)
         return 2 * source.numel() * 4 / self._best(lambda: target.copy_(source))
 
@@ -159,7 +161,8 @@ def take_time(work: Callable[[], object], device: torch.device) -> Taken:
     work()
     synchronize(device)
     seconds, own = time.perf_counter() - start, time.process_time() - cpu
-    return Taken(seconds, own, max(0.0, (_busy_seconds() - busy - own) / seconds))
+    others = (_busy_seconds() - busy - own) / seconds
+    return Taken(seconds, own, 0.0 if others < 0 else others)  # the clock of busy cores is coarse
 
 
 def _busy_seconds() -> float:

@@ -262,7 +262,14 @@ class MinkowskiPeer(Peer):
         return None
 
     def open(self, workload: Workload, features: Tensor) -> Any:
-        return self.module.SparseTensor(features, coordinates=workload.coordinates)
+        # A manager that it makes itself gives all cores to the whole process, whatever number was chosen.
+        manager = self.module.CoordinateManager(
+            D=3, num_threads=torch.get_num_threads(), coordinate_map_type=self._map_type()
+        )
+        return self.module.SparseTensor(features, coordinates=workload.coordinates, coordinate_manager=manager)
+
+    def _map_type(self) -> Any:
+        return self.module.CoordinateMapType.CUDA if self.device.type == "cuda" else self.module.CoordinateMapType.CPU
 
     def make_layer(self, convolution: SparseConvolution, stride: int) -> nn.Module:
         del stride
