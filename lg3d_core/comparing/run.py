@@ -19,6 +19,8 @@ from lg3d_core.progress import Progress
 
 POLL_SECONDS = 0.1
 LOGS = "logs"
+PROGRAM = "lg3d_core.comparing.execute"
+"""Module that runs one step."""
 
 
 def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress) -> None:
@@ -66,7 +68,7 @@ def _start(step: Step, out: Path) -> "subprocess.Popen[bytes]":
     """Start a step's process in a session of its own, so that Ctrl-C reaches it once, from here."""
     description = out / LOGS / f"{step.folder.name}.json"
     write_text(description, json.dumps(dataclasses.asdict(step), default=str, indent=1))
-    command = [sys.executable, "-m", "lg3d_core.comparing.execute", str(description)]
+    command = [sys.executable, "-m", PROGRAM, str(description)]
     with _log(step, out).open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()

@@ -1,10 +1,12 @@
 """Scores as rows of text."""
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lg3d_core.evaluation.evaluate import Evaluation
 from lg3d_core.evaluation.scores import Means, Scores
+
+if TYPE_CHECKING:
+    from lg3d_core.evaluation.evaluate import Evaluation
 
 METRICS = ("mIoU", "Precision", "Recall")
 
@@ -16,7 +18,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def group_table(evaluation: Evaluation) -> Table:
+def group_table(evaluation: "Evaluation") -> Table:
     """Head, common, tail and all under mIoU, precision and recall, in percent, like the paper's Table 1.
 
     The rows are vertices and voxels, each over the whole vocabulary and over the present categories, and the one to
@@ -33,7 +35,7 @@ def group_table(evaluation: Evaluation) -> Table:
     return Table(header, rows)
 
 
-def narrow_group_table(evaluation: Evaluation) -> Table:
+def narrow_group_table(evaluation: "Evaluation") -> Table:
     """The same figures as `group_table` with one metric a row, for narrow terminals."""
     wide = group_table(evaluation)
     groups = list(evaluation.vertex.means)
@@ -46,7 +48,7 @@ def narrow_group_table(evaluation: Evaluation) -> Table:
     return Table(["", *(group.capitalize() for group in groups)], rows)
 
 
-def per_class_table(evaluation: Evaluation) -> Table:
+def per_class_table(evaluation: "Evaluation") -> Table:
     """IoU, precision and recall of each category that occurs or was predicted, at vertices, in percent."""
     return class_rows(evaluation.vertex)
 

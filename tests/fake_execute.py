@@ -1,0 +1,40 @@
+"""Stands for one step of a comparison: leaves made-up counts at once. `python -m tests.fake_execute STEP.json`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+NUM_CLASSES = 200
+
+
+def main(step: dict[str, str]) -> int:
+    folder, settings = Path(step["folder"]), json.loads(step["settings"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent.parent / "order.txt").open("a") as stream:
+        stream.write(f"{step['kind']} {folder.name}\n")
+    if settings.get("gamma") == 7:
+        sys.stderr.write("error: this loss is not for me\n")
+        return 1
+    if settings.get("gamma") == 8:
+        (folder / "waiting").touch()
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            (folder / "saved").touch()
+            return 130
+    if step["kind"] == "finetune":
+        rng = np.random.default_rng(settings["seed"])
+        support = rng.integers(50, 100, size=(4, NUM_CLASSES))
+        correct = (support * (0.5 if settings["start"] == "scratch" else 0.75)).astype(np.int64)
+        ids = [f"scene{k}" for k in range(4)]
+        np.savez(folder / "scenes.npz", scene_ids=ids, correct=correct, support=support, predicted=support)
+        (folder / "scores.json").write_text("{}")
+    (folder / "done.json").write_text("{}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,158 @@
+"""Which runs a table needs: shared ones once, changed ones anew; and the shipped recipes fit the settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lg3d_core.comparing.plan import Plan, parse_changes, plan_table
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import (
+    AnchorsSettings,
+    CompareSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    read_recipe,
+    recipe_names,
+)
+
+ROOT = Path(__file__).parents[1]
+TABLES = sorted((ROOT / "examples" / "tables").glob("*.toml"))
+BY_NAME = {path.stem: str(path) for path in TABLES}
+
+
+def plan(*names: str, **values: Any) -> Plan:
+    recipes = tuple(BY_NAME.get(name, name) for name in names)
+    return plan_table(CompareSettings(recipes=recipes, **values), store_digest="store")
+
+
+def kinds(found: Plan) -> list[str]:
+    return [step.kind for step in found.steps]
+
+
+def test_there_is_a_recipe_for_every_row_of_the_papers_tables() -> None:
+    count = {table: sum(name.startswith(f"{table}-") for name in BY_NAME) for table in ("table1", "table2", "table4")}
+    assert count == {"table1": 7, "table2": 7, "table4": 7}
+    assert sum(name.startswith("figure5-") for name in BY_NAME) == 3 * 4
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_recipe_of_a_table_fits_the_real_settings(path: Path) -> None:
+    table = read_recipe(str(path))
+    assert table["compare"]["label"]
+    finetune = FinetuneSettings.resolve(recipe=str(path))
+    pretrain = PretrainSettings.resolve(recipe=str(path))
+    assert finetune.epochs == 170
+    assert (finetune.start == "scratch") != ("pretrain" in table)
+    assert finetune.network == pretrain.network == ("18C" if path.stem.startswith("table2") else "34D")
+    if "pretrain" in table:
+        assert pretrain.epochs == (300 if pretrain.method == "supcon" else 400)
+        assert (pretrain.method == "language") == ("anchors" in table)
+    if "anchors" in table:
+        assert AnchorsSettings.resolve(recipe=str(path)).dim == (96 if path.stem.startswith("table2") else 512)
+    found = plan(path.stem, seeds=1)
+    assert kinds(found)[-1] == "finetune"
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "dim"), [("paper-34d", "34D", 512), ("paper-34c", "34C", 96), ("paper-18c", "18C", 96)]
+)
+def test_each_backbone_has_a_recipe_with_anchors_as_wide_as_its_features(name: str, network: str, dim: int) -> None:
+    assert name in recipe_names()
+    assert PretrainSettings.resolve(recipe=name).network == network
+    assert AnchorsSettings.resolve(recipe=name).dim == dim
+
+
+def test_rows_share_a_pretraining_and_seeds_do_not() -> None:
+    found = plan("table1-1-scratch", "table1-6-clip-only", "table1-7-ours", seeds=2)
+    assert sorted(kinds(found)) == ["anchors", *["finetune"] * 6, *["pretrain"] * 2]
+    assert [row.label for row in found.rows] == ["Scratch", "Ours (CLIP only)", "Ours"]
+    assert len({folder for row in found.rows for folder in row.runs}) == 6
+    done: set[Path] = set()
+    for step in found.steps:
+        assert set(step.needs) <= done
+        done.add(step.folder)
+    finetune = next(step for step in found.steps if step.folder == found.rows[2].runs[1])
+    settings = FinetuneSettings.from_json(finetune.settings)
+    assert (settings.seed, settings.name) == (1, finetune.folder.name)
+    assert Path(settings.start) == finetune.needs[0]
+    pretrain = next(step for step in found.steps if step.folder == finetune.needs[0])
+    assert PretrainSettings.from_json(pretrain.settings).anchors.parent == pretrain.needs[0]
+
+
+def test_equal_rows_of_two_tables_are_one_run_and_a_pretraining_without_labels_serves_every_share() -> None:
+    scratch = plan("table1-1-scratch", seeds=1).rows[0].runs
+    assert plan("table4-1-scratch", seeds=1).rows[0].runs == scratch
+    assert plan("figure5-100-1-scratch", seeds=1).rows[0].runs == scratch
+    assert plan("figure5-005-1-scratch", seeds=1).rows[0].runs != scratch
+    without_labels = plan(*(f"figure5-{share}-2-csc" for share in ("005", "010", "050", "100")), seeds=1)
+    assert kinds(without_labels).count("pretrain") == 1
+    grounded = plan(*(f"figure5-{share}-3-ours" for share in ("005", "010", "050", "100")), seeds=1)
+    assert kinds(grounded).count("pretrain") == 4
+
+
+def test_what_decides_a_result_names_its_folder_and_what_does_not_leaves_it() -> None:
+    def folder(**values: Any) -> Path:
+        return plan("table1-7-ours", seeds=1, **values).rows[0].runs[0]
+
+    base = folder()
+    assert folder(device="cpu") == folder(jobs=2) == folder(changes=("jobs=4",)) == base
+    others = [
+        folder(network="14A"),
+        folder(epochs=3),
+        folder(pretrain_epochs=3),
+        folder(voxel_size=0.05),
+        folder(split="train"),
+        folder(changes=("anchors.encoder=bundled",)),
+        folder(changes=("finetune.instances=1",)),
+        plan_table(CompareSettings(recipes=(BY_NAME["table1-7-ours"],), seeds=1), store_digest="other").rows[0].runs[0],
+    ]
+    assert len({base, *others}) == len(others) + 1
+
+
+def test_changes_reach_the_command_that_they_name_or_all() -> None:
+    found = plan(
+        "table1-7-ours", seeds=1, changes=("batch_size=2", "finetune.loss=focal", "validate_every=0"), network="14A"
+    )
+    settings = {step.kind: json.loads(step.settings) for step in found.steps}
+    assert settings["pretrain"]["batch_size"] == settings["finetune"]["batch_size"] == 2
+    assert settings["pretrain"]["validate_every"] == settings["finetune"]["validate_every"] == 0
+    assert (settings["finetune"]["loss"], settings["finetune"]["network"]) == ("focal", "14A")
+    assert next(step.network for step in found.steps if step.kind == "anchors") == "14A"
+    assert parse_changes(("a=1", "b.c = [1, 2]", "b.d=text of mine")) == {
+        "a": 1,
+        "b": {"c": [1, 2], "d": "text of mine"},
+    }
+
+
+@pytest.mark.parametrize("change", ["a", "=1", ".a=1", "a.=1"])
+def test_a_change_of_another_form_is_refused(change: str) -> None:
+    with pytest.raises(SettingsError, match="expected key=value"):
+        parse_changes((change,))
+
+
+def test_given_anchors_replace_those_of_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--anchors"):
+        plan("table1-7-ours", seeds=1, anchors=tmp_path / "none")
+    (tmp_path / "mine").write_bytes(b"1")
+    first = plan("table1-7-ours", seeds=1, anchors=tmp_path / "mine")
+    assert kinds(first) == ["pretrain", "finetune"]
+    assert PretrainSettings.from_json(first.steps[0].settings).anchors == tmp_path / "mine"
+    (tmp_path / "mine").write_bytes(b"2")
+    assert plan("table1-7-ours", seeds=1, anchors=tmp_path / "mine").rows[0].runs != first.rows[0].runs
+
+
+def test_rows_that_cannot_be_planned_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least one recipe"):
+        plan()
+    with pytest.raises(SettingsError, match="two recipes are called Scratch"):
+        plan("table1-1-scratch", "table2-1-scratch")
+    (tmp_path / "mine.toml").write_text("[finetune]\nepochs = 2\nfrom = 'scratch'\nlosss = 'focal'\n")
+    with pytest.raises(SettingsError, match="no setting 'losss'; did you mean 'loss'"):
+        plan(str(tmp_path / "mine.toml"))
+    (tmp_path / "mine.toml").write_text("[finetune]\nfrom = 'scratch'\n")
+    assert plan(str(tmp_path / "mine.toml")).rows[0].label == "mine"
+    for values in ({"seeds": 0}, {"jobs": 0}, {"epochs": 0}, {"pretrain_epochs": 0}, {"resamples": 1}):
+        with pytest.raises(SettingsError, match="must be at least"):
+            CompareSettings(**values)  # type: ignore[arg-type]
