@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "sparse": set(),
     "networks": {"sparse"},
     "sampling": {"store", "scans", "vocabulary"},
+    "benchmarking": {"scans", "rooms", "store", "sparse", "networks", "sampling"},
     "objectives": set(),
     "evaluation": {"vocabulary", "store", "sparse", "networks", "sampling"},
     "training": {"vocabulary", "store", "language", "sparse", "networks", "sampling", "objectives", "evaluation"},
