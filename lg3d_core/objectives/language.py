@@ -153,7 +153,10 @@ def _norms(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, 
         length: Tensor = torch.linalg.vector_norm(features - anchors[column], ord=order, dim=1)
         return length
 
-    columns = [checkpoint(distance, features, column, use_reentrant=False) for column in candidates.unbind(1)]
+    columns = [
+        checkpoint(distance, features, column, use_reentrant=False, preserve_rng_state=False)
+        for column in candidates.unbind(1)
+    ]
     return torch.stack(columns, dim=1)
 
 

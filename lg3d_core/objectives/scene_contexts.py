@@ -90,5 +90,5 @@ def scene_contexts_loss(
         for start in range(0, len(one), ROWS_AT_ONCE):
             part = partition_places(places[start : start + ROWS_AT_ONCE], places, inner=inner, outer=outer)
             part.diagonal(start).fill_(NO_PARTITION)
-            total = total + checkpoint(sum_rows, one, two, part, start, use_reentrant=False)
+            total = total + checkpoint(sum_rows, one, two, part, start, use_reentrant=False, preserve_rng_state=False)
         return total / (len(one) * NUM_PARTITIONS)
