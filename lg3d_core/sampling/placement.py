@@ -207,37 +207,24 @@ def object_boxes(scene: "Scene", shell: frozenset[int]) -> npt.NDArray[np.float3
 
     Under a label budget they are those of the labelled points, which farthest-point sampling spreads over the object.
     """
-    known = np.flatnonzero(scene.instance > 0)
-    numbers, owner, first = _group(scene.instance[known])
-    low = np.full((len(numbers), 3), np.inf, dtype=np.float32)
-    high = np.full((len(numbers), 3), -np.inf, dtype=np.float32)
+    # Ranks of 16 bits are sorted by radix; then each object is a run, and no scattered minimum is needed.
+    rank = scene.instance.astype(np.uint16) if scene.instance.max(initial=0) < 1 << 16 else scene.instance
+    order = np.argsort(rank, kind="stable")
+    number = scene.instance.take(order)
+    starts = np.flatnonzero(np.diff(number, prepend=0))  # what belongs to no object, number 0, comes first
+    if len(starts) == 0:
+        return np.empty((0, 2, 3), dtype=np.float32)
+    low, high = np.empty((2, len(starts), 3), dtype=np.float32)
     plan = 1.0
     for axis in range(3):
         values = np.ascontiguousarray(scene.xyz[:, axis])
-        np.minimum.at(low[:, axis], owner, values[known])
-        np.maximum.at(high[:, axis], owner, values[known])
+        run = values.take(order)
+        low[:, axis], high[:, axis] = np.minimum.reduceat(run, starts), np.maximum.reduceat(run, starts)
         plan *= float(np.ptp(values)) if axis < 2 else 1
-    named = np.isin(scene.label[known[first]], list(shell))
+    named = np.isin(scene.label[order[starts]], list(shell))
     wide = (high - low)[:, :2].prod(axis=1) > SHELL_SHARE * plan
     boxes: npt.NDArray[np.float32] = np.stack([low, high], axis=1)[~(named | wide)]
     return boxes
-
-
-class _Groups(NamedTuple):
-    numbers: npt.NDArray[np.int64]
-    owner: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
-
-
-def _group(number: npt.NDArray[np.int32]) -> _Groups:
-    """Different numbers, the rank of each row's number, and a row of each; numbers are small, so nothing is sorted."""
-    size = int(number.max(initial=-1)) + 1
-    some_row = np.full(size, -1, dtype=np.int64)
-    some_row[number[::-1]] = np.arange(len(number))[::-1]
-    numbers = np.flatnonzero(some_row >= 0)
-    rank = np.empty(size, dtype=np.int64)
-    rank[numbers] = np.arange(len(numbers))
-    return _Groups(numbers, rank[number], some_row[numbers])
 
 
 def _join(scene: "Scene", placed: list[Instance], *, skipped: int) -> FurnishedScene:
