@@ -33,17 +33,21 @@ class Mesh(NamedTuple):
     faces: npt.NDArray[np.int32]
 
 
-class _Property(NamedTuple):
+class Property(NamedTuple):
+    """A column of an element, as the header declares it."""
+
     name: str
     type: str
     count_type: str | None
     """Type of the length in front of a list, None for a plain number."""
 
 
-class _Element(NamedTuple):
+class Element(NamedTuple):
+    """A table of a PLY file, as the header declares it."""
+
     name: str
     num_rows: int
-    properties: list[_Property]
+    properties: list[Property]
 
     @property
     def has_list(self) -> bool:
@@ -76,7 +80,8 @@ def read_ply(path: Path) -> Mesh:
 
 def parse_ply(data: bytes, path: Path) -> Mesh:
     """Read a mesh from the bytes of a PLY file; `path` only names it in errors. See `read_ply`."""
-    byte_order, elements, start = _parse_header(data, path)
+    byte_order, elements, start = parse_header(data, path)
+    _require_mesh(elements, path)
     columns: dict[str, Any] = {}
     if byte_order:
         columns = _read_binary(data, start, elements, byte_order, path)
@@ -126,8 +131,15 @@ def write_ply(path: Path, mesh: Mesh) -> None:
         file.write(face.tobytes())
 
 
-def _parse_header(data: bytes, path: Path) -> tuple[str, list[_Element], int]:
-    """Byte order ("" for ASCII), elements, and where the data start."""
+def parse_header(data: bytes, path: Path) -> tuple[str, list[Element], int]:
+    """Read what the first bytes of a PLY file declare.
+
+    Returns:
+        The byte order of its data ("<" or ">", "" for ASCII), its elements, and the byte at which the data start.
+
+    Raises:
+        DataError: They are no header of a PLY file.
+    """
     head = data[:MAX_HEADER_BYTES]
     if not head.startswith((b"ply\n", b"ply\r\n")):
         raise DataError(f"{path}: expected a PLY file that begins with 'ply', found {head[:12]!r} ({len(data)} bytes)")
@@ -139,7 +151,7 @@ def _parse_header(data: bytes, path: Path) -> tuple[str, list[_Element], int]:
             f"found none in {len(head)}: the file is truncated or no PLY"
         )
     byte_order: str | None = None
-    elements: list[_Element] = []
+    elements: list[Element] = []
     for line in head[:end].decode("latin-1").split("\n")[1:]:
         words = line.split()
         if not words or words[0] in ("comment", "obj_info"):
@@ -149,7 +161,7 @@ def _parse_header(data: bytes, path: Path) -> tuple[str, list[_Element], int]:
         elif words[0] == "element" and len(words) == 3 and words[2].isdecimal() and len(words[2]) < 18:
             if any(e.name == words[1] for e in elements):
                 raise DataError(f"{path}: the header declares element {words[1]} twice")
-            elements.append(_Element(words[1], int(words[2]), []))
+            elements.append(Element(words[1], int(words[2]), []))
         elif words[0] == "property" and elements and (own := _parse_property(words)) is not None:
             if any(p.name == own.name for p in elements[-1].properties):
                 raise DataError(f"{path}: the header declares property {own.name} of {elements[-1].name} twice")
@@ -158,19 +170,18 @@ def _parse_header(data: bytes, path: Path) -> tuple[str, list[_Element], int]:
             raise DataError(f"{path}: a header line that cannot be understood: {line.strip()[:80]!r}")
     if byte_order is None:
         raise DataError(f"{path}: the header has no format line, expected one of {', '.join(BYTE_ORDERS)} 1.0")
-    _require_mesh(elements, path)
     return byte_order, elements, line_end + 1
 
 
-def _parse_property(words: list[str]) -> _Property | None:
+def _parse_property(words: list[str]) -> Property | None:
     if len(words) == 3 and words[1] in NUMBER_TYPES:
-        return _Property(words[2], NUMBER_TYPES[words[1]], None)
+        return Property(words[2], NUMBER_TYPES[words[1]], None)
     if len(words) == 5 and words[1] == "list" and words[2] in NUMBER_TYPES and words[3] in NUMBER_TYPES:
-        return _Property(words[4], NUMBER_TYPES[words[3]], NUMBER_TYPES[words[2]])
+        return Property(words[4], NUMBER_TYPES[words[3]], NUMBER_TYPES[words[2]])
     return None
 
 
-def _require_mesh(elements: list[_Element], path: Path) -> None:
+def _require_mesh(elements: list[Element], path: Path) -> None:
     by_name = {element.name: element for element in elements}
     if "vertex" not in by_name:
         raise DataError(f"{path}: the header has no element vertex")
@@ -192,7 +203,7 @@ def _require_mesh(elements: list[_Element], path: Path) -> None:
             raise DataError(f"{path}: element {element.name} has a list {lists[0].name}, expected lists in faces alone")
 
 
-def _read_binary(data: bytes, start: int, elements: list[_Element], order: str, path: Path) -> dict[str, Any]:
+def _read_binary(data: bytes, start: int, elements: list[Element], order: str, path: Path) -> dict[str, Any]:
     """Vertex records and face corners, as views into `data`."""
     found = len(data) - start
     expected = sum(element.num_rows * element.record(order).itemsize for element in elements)
@@ -214,7 +225,7 @@ def _read_binary(data: bytes, start: int, elements: list[_Element], order: str, 
     return columns
 
 
-def _read_ascii(data: bytes, start: int, elements: list[_Element], path: Path) -> dict[str, Any]:
+def _read_ascii(data: bytes, start: int, elements: list[Element], path: Path) -> dict[str, Any]:
     """Vertex columns and face corners."""
     expected = sum(e.num_rows * sum(4 if p.count_type is not None else 1 for p in e.properties) for e in elements)
     if expected > len(data) - start:  # every number takes a character and a space, less the last space
@@ -265,7 +276,7 @@ def _require_triangles(lengths: npt.NDArray[Any], path: Path) -> None:
         )
 
 
-def _refuse_size(expected: int, found: int, elements: list[_Element], path: Path, *, unit: str) -> NoReturn:
+def _refuse_size(expected: int, found: int, elements: list[Element], path: Path, *, unit: str) -> NoReturn:
     counts = " and ".join(f"{element.num_rows} {element.name} rows" for element in elements)
     state = "truncated" if found < expected else "longer than its header says"
     raise DataError(f"{path}: the file is {state}: {counts} need {expected} {unit} after the header, found {found}")
