@@ -1,6 +1,7 @@
 """What there is to see of a scene: one colour per vertex and layer, and a legend of the categories in sight."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from lg3d_core.errors import ShapeError
 from lg3d_core.viewing.camera import Camera, first_camera
 from lg3d_core.viewing.cutaway import find_outward
+from lg3d_core.viewing.gallery import Gallery, find_gallery
 from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ LAYER_TITLES = {
     "instances": "Instances",
     "augmentation": "What augmentation did",
 }
-SMOOTH_LAYERS = frozenset({"colours", "confidence"})
-"""Layers whose colours may blend between vertices; in the others a blend would be the colour of a third category."""
+HEAT = "heat-"
+"""Layers of heat are named `heat-1`, `heat-2`, ... and titled by their texts."""
 
 NEUTRAL = (214, 216, 220)  # no annotation: light, without a hue
 RIGHT = (158, 190, 178)  # muted green-grey
@@ -40,6 +42,8 @@ PASTED = (206, 40, 110)  # objects that were put in: a hue that the ramp below d
 SHIFT_STOPS = ((226, 228, 230), (150, 190, 196), (66, 128, 158), (24, 62, 110))
 FULL_SHIFT = 0.4
 """Metres of elastic distortion at the end of that ramp."""
+# Light grey over amber and red to dark plum: the hotter, the darker, so that it prints in grey too.
+HEAT_STOPS = ((226, 228, 231), (240, 208, 140), (236, 146, 62), (198, 54, 46), (98, 14, 66))
 
 
 class LegendEntry(NamedTuple):
@@ -78,6 +82,22 @@ class SceneScores(NamedTuple):
     num_categories: int
 
 
+class LayerKey(NamedTuple):
+    """What the colours of a layer mean, beyond those of the categories.
+
+    Attributes:
+        swatches: Colour, meaning, and share of the vertices in 0..1 or None.
+        ramp: Stops of a ramp of colours, equally spaced, or none.
+        low: What the ramp's first colour means.
+        high: What its last colour means.
+    """
+
+    swatches: tuple[tuple[tuple[int, int, int], str, float | None], ...] = ()
+    ramp: tuple[tuple[int, int, int], ...] = ()
+    low: str = ""
+    high: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SceneView:
     """A scene ready to be shown.
@@ -87,7 +107,7 @@ class SceneView:
         xyz: Positions in metres, +z up, float32 `(points, 3)`.
         normal: Unit normals or zeros, float32 `(points, 3)`.
         faces: Triangles, int32 `(faces, 3)`; none for a point cloud.
-        layers: Colours per layer in the order of `LAYER_TITLES`, uint8 `(points, 3)` each; those that the scene has.
+        layers: Colours per layer in the order of `LAYER_TITLES`, then heat, uint8 `(points, 3)` each; those there are.
         names: Category names by vocabulary index.
         label: Annotated category, int16 `(points,)`, -1 none.
         predicted: Predicted category likewise, or None.
@@ -96,6 +116,7 @@ class SceneView:
         legend: Categories in sight, the largest share first.
         scores: Of the prediction in this scene; None unless there are both annotation and prediction.
         outward: As `find_outward` gives it, float32 `(points, 3)`.
+        heat: How well each vertex fits a text, float32 `(points,)` in 0..1, by text.
     """
 
     scene_id: str
@@ -111,6 +132,38 @@ class SceneView:
     legend: tuple[LegendEntry, ...]
     scores: SceneScores | None
     outward: npt.NDArray[np.float32]
+    heat: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def title(self, layer: str) -> str:
+        """What a person calls a layer; heat is called by its text, in quotation marks."""
+        text = self.heat_text(layer)
+        return LAYER_TITLES[layer] if text is None else f"\u201c{text}\u201d"
+
+    def heat_text(self, layer: str) -> str | None:
+        """The text of a layer of heat, None for other layers."""
+        return list(self.heat)[int(layer.removeprefix(HEAT)) - 1] if layer.startswith(HEAT) else None
+
+    def is_smooth(self, layer: str) -> bool:
+        """Whether colours may blend between vertices; elsewhere a blend would be the colour of a third category."""
+        return layer in ("colours", "confidence") or layer.startswith(HEAT)
+
+    def key(self, layer: str) -> LayerKey:
+        """What a layer's colours mean, beyond those of the categories."""
+        if layer.startswith(HEAT):
+            return LayerKey(ramp=HEAT_STOPS, low="cold", high="hot")
+        if layer == "confidence":
+            return LayerKey(ramp=CONFIDENCE_STOPS, low="unsure 0", high="1 sure")
+        if layer == "errors":
+            shares = self.error_shares
+            return LayerKey(tuple((ERROR_COLORS[name], name, shares[name]) for name in shares if shares[name] > 0))
+        if layer == "augmentation":
+            return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "in place", f"shifted {100 * FULL_SHIFT:.0f} cm")
+        return LayerKey()
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """Every object of the scene, or every connected region of one predicted category, the rarest groups first."""
+        return find_gallery(self)
 
     @cached_property
     def camera(self) -> Camera:
@@ -137,17 +190,24 @@ class SceneView:
         return {name: float(mask.mean()) for name, mask in counts.items()}
 
 
-def build_view(scene: "Scene", vocabulary: Vocabulary, prediction: "Prediction | None" = None) -> SceneView:
+def build_view(
+    scene: "Scene",
+    vocabulary: Vocabulary,
+    prediction: "Prediction | None" = None,
+    *,
+    heat: Mapping[str, npt.NDArray[np.floating]] | None = None,
+) -> SceneView:
     """Colour a scene by everything that is known about it.
 
     Args:
         scene: From a store.
         vocabulary: Whose indices the scene and the prediction use.
         prediction: Of this scene by a network.
+        heat: How well each vertex fits a text, shape `(points,)` in 0..1, by text; each becomes a layer.
 
     Raises:
-        ShapeError: The prediction is of another number of vertices, a label lies outside the vocabulary, a face names
-            a vertex that is not there, or there is no vertex with finite coordinates.
+        ShapeError: The prediction or a heat is of another number of vertices, a label lies outside the vocabulary, a
+            heat outside 0..1, a face names a vertex that is not there, or a coordinate is not finite.
     """
     num_points = len(scene.xyz)
     if num_points == 0:
@@ -168,6 +228,7 @@ def build_view(scene: "Scene", vocabulary: Vocabulary, prediction: "Prediction |
                 "predict this scene again"
             )
         _require_labels(predicted, vocabulary, f"the prediction of {scene.scene_id}")
+    texts = {text: _require_heat(values, num_points, text) for text, values in (heat or {}).items()}
     instance = np.asarray(scene.instance, dtype=np.int32)
     normal = np.nan_to_num(np.asarray(scene.normal, dtype=np.float32))
     legend, scores = _describe(label, predicted, vocabulary)
@@ -176,7 +237,8 @@ def build_view(scene: "Scene", vocabulary: Vocabulary, prediction: "Prediction |
         xyz=np.asarray(scene.xyz, dtype=np.float32),
         normal=normal,
         faces=np.asarray(scene.faces, dtype=np.int32).reshape(-1, 3),
-        layers=_color(np.asarray(scene.rgb, dtype=np.uint8), label, predicted, confidence, instance, vocabulary),
+        layers=_color(np.asarray(scene.rgb, dtype=np.uint8), label, predicted, confidence, instance, vocabulary)
+        | {f"{HEAT}{k}": ramp_colors(values, HEAT_STOPS) for k, values in enumerate(texts.values(), start=1)},
         names=vocabulary.names,
         label=label,
         predicted=predicted,
@@ -185,7 +247,17 @@ def build_view(scene: "Scene", vocabulary: Vocabulary, prediction: "Prediction |
         legend=legend,
         scores=scores,
         outward=find_outward(np.asarray(scene.xyz, dtype=np.float32), normal, instance),
+        heat=texts,
     )
+
+
+def _require_heat(values: npt.NDArray[np.floating], num_points: int, text: str) -> npt.NDArray[np.float32]:
+    heat = np.asarray(values, dtype=np.float32)
+    if heat.shape != (num_points,):
+        raise ShapeError(f"the heat of {text!r} has shape {heat.shape}, expected ({num_points},): one per vertex")
+    if not (heat.min() >= 0 and heat.max() <= 1):
+        raise ShapeError(f"the heat of {text!r} reaches from {heat.min():g} to {heat.max():g}, expected 0 to 1")
+    return heat
 
 
 def _require_labels(label: npt.NDArray[np.int16], vocabulary: Vocabulary, what: str) -> None:

@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from lg3d_core.files import write_text
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
-from lg3d_core.viewing.layers import CONFIDENCE_STOPS, ERROR_COLORS, LAYER_TITLES, NEUTRAL, SMOOTH_LAYERS, SceneView
+from lg3d_core.viewing.layers import ERROR_COLORS, HEAT, NEUTRAL, SceneView
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
 
 
 def write_page(view: SceneView, path: Path) -> None:
-    """Write the interactive page of a scene: orbit, layers, legend, isolation, hover, comparison, screenshot.
+    """Write the interactive page of a scene: layers, legend, isolation, hover, comparison, gallery, screenshot.
 
     A vertex costs about 20 bytes. The file appears under its name only when it is whole.
 
@@ -53,20 +53,44 @@ def describe(view: SceneView) -> dict[str, Any]:
         "scene": view.scene_id,
         "low": low.tolist(),
         "size": np.maximum(high - low, 1e-6).tolist(),
-        "layers": [
-            {"name": name, "title": LAYER_TITLES[name], "smooth": name in SMOOTH_LAYERS} for name in view.layers
-        ],
+        "layers": [_describe_layer(view, name) for name in view.layers],
         "legend": [entry._asdict() for entry in view.legend],
         "scores": None if view.scores is None else view.scores._asdict(),
         "errors": [
             {"name": name, "color": ERROR_COLORS[name], "share": share} for name, share in view.error_shares.items()
         ],
-        "confidence": CONFIDENCE_STOPS,
         "neutral": NEUTRAL,
+        "gallery": {"annotated": view.gallery.annotated, "parts": [part._asdict() for part in view.gallery.parts]},
         "camera": view.camera._asdict() | {"fov": FIELD_OF_VIEW},
         "points": len(view.xyz),
         "faces": len(view.faces),
         "spacing": view.spacing,
+    }
+
+
+# How the page makes a layer's colours, and from which array; categories are coloured by the legend.
+DRAWN_FROM = {
+    "colours": ("rgb", "rgb"),
+    "truth": ("category", "label"),
+    "prediction": ("category", "predicted"),
+    "errors": ("errors", "label"),
+    "confidence": ("ramp", "confidence"),
+    "instances": ("instance", "instance"),
+    "augmentation": ("rgb", "augmentation"),
+}
+
+
+def _describe_layer(view: SceneView, name: str) -> dict[str, Any]:
+    kind, array = ("ramp", name) if name.startswith(HEAT) else DRAWN_FROM[name]
+    key = view.key(name)
+    swatches = [{"color": color, "name": meaning, "share": share} for color, meaning, share in key.swatches]
+    return {
+        "name": name,
+        "title": view.title(name),
+        "smooth": view.is_smooth(name),
+        "kind": kind,
+        "array": array,
+        "key": key._asdict() | {"swatches": swatches},
     }
 
 
@@ -87,6 +111,10 @@ def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
     if view.predicted is not None and view.confidence is not None:
         arrays["predicted"] = view.predicted.astype(np.int16)
         arrays["confidence"] = np.round(np.clip(np.nan_to_num(view.confidence), 0, 1) * 255).astype(np.uint8)
+    for k, values in enumerate(view.heat.values(), start=1):
+        arrays[f"{HEAT}{k}"] = np.round(values * 255).astype(np.uint8)
+    if view.gallery.parts:
+        arrays["part"] = view.gallery.number
     if "augmentation" in view.layers:
         arrays["augmentation"] = view.layers["augmentation"]
     if "instances" in view.layers:

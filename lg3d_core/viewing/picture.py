@@ -11,16 +11,7 @@ from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.files import atomic_path
 from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.cutaway import hidden_from
-from lg3d_core.viewing.layers import (
-    ERROR_COLORS,
-    FULL_SHIFT,
-    LAYER_TITLES,
-    NEUTRAL,
-    PASTED,
-    SHIFT_STOPS,
-    SMOOTH_LAYERS,
-    SceneView,
-)
+from lg3d_core.viewing.layers import HEAT, NEUTRAL, SceneView, ramp_colors
 from lg3d_core.viewing.open3d_buffers import render_buffers
 
 if TYPE_CHECKING:
@@ -32,8 +23,12 @@ if TYPE_CHECKING:
 PICTURE_LAYERS = ("colours", "truth", "prediction", "errors")
 SAMPLE_LAYERS = ("colours", "truth", "instances", "augmentation")
 """Of a training sample."""
+MAX_LEGEND = 30
+"""Categories in the legend: a poor network predicts many more, on specks that nobody can see."""
 SUPERSAMPLING = 2  # each pixel of the picture is the mean of 2 x 2 rendered ones
 EDGE_STRENGTH = 14.0
+LegendLine = tuple[tuple[int, int, int] | None, str, str]
+"""Colour or none, name, note."""
 INK, QUIET = (29, 36, 48), (93, 103, 120)
 
 
@@ -48,7 +43,7 @@ def render_picture(
         view: What to draw.
         path: PNG file to write; it appears only when it is whole.
         layers: Names of layers in reading order; None takes those of `PICTURE_LAYERS` (of `SAMPLE_LAYERS`, for a
-            training sample) that the view has.
+            training sample) that the view has; for a view with heat, the colours and each heat.
         panel_width: Of one layer, in pixels, before white margins are trimmed.
 
     Raises:
@@ -56,7 +51,9 @@ def render_picture(
         DataError: The file cannot be written.
         MissingDependencyError: open3d or Pillow is missing, or nothing to draw with.
     """
-    usual = SAMPLE_LAYERS if "augmentation" in view.layers else PICTURE_LAYERS
+    usual: tuple[str, ...] = SAMPLE_LAYERS if "augmentation" in view.layers else PICTURE_LAYERS
+    if view.heat:
+        usual = ("colours", *(name for name in view.layers if name.startswith(HEAT)))
     shown = tuple(name for name in usual if name in view.layers) if layers is None else layers
     unknown = [name for name in shown if name not in view.layers]
     if unknown or not shown:
@@ -77,7 +74,7 @@ def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, heigh
     # The last corner decides for its triangle what is cut and which category it shows, as on the page.
     faces = view.faces[~hidden[view.faces[:, 2]]]
     kept = np.flatnonzero(~hidden) if len(faces) == 0 else np.arange(len(view.xyz))
-    smooth = [name for name in layers if name in SMOOTH_LAYERS]
+    smooth = [name for name in layers if view.is_smooth(name)]
     columns, rows = width * SUPERSAMPLING, height * SUPERSAMPLING
     pixels_per_metre = rows / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2)) / camera.distance
     buffers = render_buffers(
@@ -98,7 +95,8 @@ def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, heigh
     panels = []
     for name in layers:
         if name in blended:
-            color = blended[name] * (1 - 0.6 * (1 - shade[..., None]))
+            strength = np.float32(0.6 if name == "colours" else 1.0)  # colours carry the light of the room already
+            color = blended[name] * (1 - strength * (1 - shade[..., None]))
         else:
             color = view.layers[name][corner[buffers.primitive]] / np.float32(255) * shade[..., None]
         color = np.where(seen[..., None], np.clip(color * edges[..., None], 0, 1), np.float32(1))[trim]
@@ -189,8 +187,8 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     draw = ImageDraw.Draw(picture)
     for k, (name, panel) in enumerate(panels.items()):
         left, top = gap + k % columns * (width + gap), gap + k // columns * (title_height + height)
-        draw.text((left, top), LAYER_TITLES[name], font=bold, fill=INK)
-        _draw_note(draw, view, name, (left + width, top), font=font, unit=unit)
+        start = _draw_note(draw, view, name, (left + width, top), font=font, unit=unit)
+        draw.text((left, top), _shorten(view.title(name), bold, start - left - unit), font=bold, fill=INK)
         picture.paste(Image.fromarray(panel), (left, top + title_height))
     # Down the columns, as people read a legend that is sorted.
     per_column = -(-len(entries) // per_row)
@@ -198,6 +196,15 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
         left, top = gap + k // max(per_column, 1) * cell, grid_bottom + gap + k % max(per_column, 1) * line
         _draw_entry(draw, (left, top), color, name, note, font=font, unit=unit)
     return picture
+
+
+def _shorten(text: str, font: "FreeTypeFont | PlainFont", available: float) -> str:
+    """The text, with its end left out where it does not fit."""
+    if font.getlength(text) <= available:
+        return text
+    while text and font.getlength(text + "…") > available:
+        text = text[:-1]
+    return text.rstrip() + "…"
 
 
 def _draw_note(
@@ -208,40 +215,49 @@ def _draw_note(
     *,
     font: "FreeTypeFont | PlainFont",
     unit: int,
-) -> None:
-    """What is worth knowing about a layer, flush right above its panel."""
+) -> int:
+    """What is worth knowing about a layer, flush right above its panel; returns where it begins."""
     right, top = corner
-    notes: list[tuple[tuple[int, int, int] | None, str]] = []
-    if layer == "colours":
-        notes = [(None, view.scene_id)]
-    elif layer == "prediction" and view.scores is not None:
-        notes = [(None, f"mIoU {100 * view.scores.miou:.1f}")]
-    elif layer == "errors":
-        shares = view.error_shares
-        notes = [(ERROR_COLORS[name], f"{name} {_percent(shares[name])}") for name in shares if shares[name] > 0]
-    elif layer == "augmentation":
-        notes = [
-            (PASTED, "put in"),
-            (SHIFT_STOPS[0], "in place"),
-            (SHIFT_STOPS[-1], f"shifted {100 * FULL_SHIFT:.0f} cm"),
-        ]
+    key = view.key(layer)
+    notes = [(color, name if share is None else f"{name} {_percent(share)}") for color, name, share in key.swatches]
+    plain = {"colours": view.scene_id}
+    if view.scores is not None:
+        plain["prediction"] = f"mIoU {100 * view.scores.miou:.1f}"
+
+    def write(text: str, end: int) -> int:
+        draw.text((end, top + 0.75 * unit), text, font=font, fill=QUIET, anchor="rm")
+        return end - round(font.getlength(text))
+
+    if key.ramp:
+        length = 6 * unit
+        right = write(key.high, right) - unit // 2
+        colors = ramp_colors(np.linspace(0, 1, length), key.ramp)
+        for k, color in enumerate(colors.tolist()):
+            x = right - length + k
+            draw.line((x, top + unit // 4 + 1, x, top + unit + unit // 4), fill=tuple(color))
+        right = write(key.low, right - length - unit // 2) - unit
     for color, text in reversed(notes):
-        draw.text((right, top + 0.75 * unit), text, font=font, fill=QUIET, anchor="rm")
-        right -= round(font.getlength(text) + 1.5 * unit)
-        if color is not None:
-            _draw_swatch(draw, (right, top + unit // 4), color, unit)
+        right = write(text, right) - round(1.5 * unit)
+        _draw_swatch(draw, (right, top + unit // 4), color, unit)
         right -= unit
+    if layer in plain:
+        right = write(plain[layer], right) - unit
+    return right
 
 
-def _legend_entries(
-    view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]
-) -> list[tuple[tuple[int, int, int], str, str]]:
-    """Colour, name and note: the categories by share, then what is not annotated."""
-    entries = []
+def _legend_entries(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> list[LegendLine]:
+    """Colour, name and note: the categories by share, the largest, then what is not annotated."""
+    entries: list[LegendLine] = []
     if {"truth", "prediction"} & set(panels):
-        for entry in view.legend:
+        guessed = "prediction" in panels or not view.scores
+        legend = [entry for entry in view.legend if guessed or entry.share > 0]
+        # One more line than the limit would be a waste: "and 1 more" takes as much room as its name.
+        most = MAX_LEGEND if len(legend) > MAX_LEGEND + 1 else len(legend)
+        for entry in legend[:most]:
             note = _percent(entry.share) if entry.iou is None else f"IoU {100 * entry.iou:.0f}"
             entries.append((entry.color, entry.name, note))
+        if len(legend) > most:
+            entries.append((None, f"and {len(legend) - most} more", ""))
     if "truth" in panels and (view.label < 0).any():
         entries.append((NEUTRAL, "unannotated", _percent(float((view.label < 0).mean()))))
     return entries
@@ -251,9 +267,7 @@ def _percent(share: float) -> str:
     return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def _cell_width(
-    entries: list[tuple[tuple[int, int, int], str, str]], font: "FreeTypeFont | PlainFont", unit: int, available: int
-) -> int:
+def _cell_width(entries: list[LegendLine], font: "FreeTypeFont | PlainFont", unit: int, available: int) -> int:
     """Wide enough for the longest entry, then stretched so that whole columns fill the line."""
     longest = max((font.getlength(name) + font.getlength(note) for _, name, note in entries), default=0)
     wanted = longest + 4.5 * unit
@@ -263,7 +277,7 @@ def _cell_width(
 def _draw_entry(
     draw: "ImageDraw",
     corner: tuple[int, int],
-    color: tuple[int, int, int],
+    color: tuple[int, int, int] | None,
     name: str,
     note: str,
     *,
@@ -271,8 +285,10 @@ def _draw_entry(
     unit: int,
 ) -> None:
     left, top = corner
-    _draw_swatch(draw, corner, color, unit)
-    draw.text((left + 1.6 * unit, top + unit / 2), name, font=font, fill=INK, anchor="lm")
+    if color is not None:
+        _draw_swatch(draw, corner, color, unit)
+    ink = QUIET if color is None else INK
+    draw.text((left + 1.6 * unit, top + unit / 2), name, font=font, fill=ink, anchor="lm")
     offset = left + 2.1 * unit + font.getlength(name)
     draw.text((offset, top + unit / 2), note, font=font, fill=QUIET, anchor="lm")
 

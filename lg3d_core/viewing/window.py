@@ -13,7 +13,7 @@ from lg3d_core.errors import MissingDependencyError
 from lg3d_core.progress import Progress
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
 from lg3d_core.viewing.cutaway import hidden_from
-from lg3d_core.viewing.layers import LAYER_TITLES, SMOOTH_LAYERS, SceneView
+from lg3d_core.viewing.layers import SceneView
 from lg3d_core.viewing.open3d_buffers import import_open3d, place_camera, quiet_output
 from lg3d_core.viewing.picture import shade_normals
 
@@ -130,7 +130,7 @@ class SceneWindow:
         """Colour the scene by another layer."""
         self.layer = layer
         self.refill()
-        self.progress.note(LAYER_TITLES[layer])
+        self.progress.note(self.view.title(layer))
 
     def toggle_cut(self) -> None:
         """Show or hide the walls between the camera and the room."""
@@ -153,7 +153,7 @@ class SceneWindow:
 
     def tell_keys(self) -> None:
         """Say what the keys do."""
-        layers = ", ".join(f"{k + 1} {LAYER_TITLES[name].lower()}" for k, name in enumerate(self.view.layers))
+        layers = ", ".join(f"{k + 1} {self.view.title(name)}" for k, name in enumerate(self.view.layers))
         self.progress.note(f"keys: {layers}, C cut the near walls, R reset the view, S save a picture, H help, Q quit")
 
     def follow_camera(self) -> bool:
@@ -185,7 +185,7 @@ class SceneWindow:
         hidden = hidden_from(self._eye, view.xyz, view.outward) & self.cuts
         faces = view.faces[~hidden[view.faces[:, 2]]]
         corners = faces.reshape(-1) if self._is_mesh else np.flatnonzero(~hidden)
-        owner = np.repeat(faces[:, 2], 3) if self._is_mesh and self.layer not in SMOOTH_LAYERS else corners
+        owner = np.repeat(faces[:, 2], 3) if self._is_mesh and not view.is_smooth(self.layer) else corners
         shade = shade_normals(view.normal[corners], view.camera)
         colors = np.clip(view.layers[self.layer][owner] / 255.0 * shade[:, None], 0, 1)
         points = self._o3d.utility.Vector3dVector(view.xyz[corners].astype(np.float64))

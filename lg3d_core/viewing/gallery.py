@@ -1,0 +1,158 @@
+"""The objects of a scene one by one, the rarest groups of categories first: where to look for the long tail."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from lg3d_core.viewing.layers import SceneView
+
+GROUP_ORDER = ("tail", "common", "head", "")
+CELL = 0.08
+"""Metres: predicted vertices of one category whose cells touch are one region."""
+MIN_VERTICES = 20
+"""A predicted region of fewer vertices is noise, and is left out."""
+MAX_PARTS = 400
+"""At most so many, the largest of the rarest groups: a poor network predicts thousands of specks."""
+
+
+class Part(NamedTuple):
+    """One object, or one region of a predicted category.
+
+    Attributes:
+        number: In `Gallery.number`, from 1.
+        category: Vocabulary index.
+        name: Category name.
+        group: "head", "common", "tail", or "".
+        middle: Centre of its box, metres.
+        radius: Half the box's diagonal, metres.
+        vertices: How many.
+        right: Share of its vertices that are predicted as its category, 0..1; None without annotation or prediction.
+        predicted: Name of the category that most of its vertices are predicted as; None without a prediction.
+        confidence: Mean of the prediction's, 0..1; None without a prediction.
+    """
+
+    number: int
+    category: int
+    name: str
+    group: str
+    middle: tuple[float, float, float]
+    radius: float
+    vertices: int
+    right: float | None
+    predicted: str | None
+    confidence: float | None
+
+
+class Gallery(NamedTuple):
+    """All parts of a scene.
+
+    Attributes:
+        parts: By group (tail first), then name, then size.
+        number: Part of each vertex, 0 none, int32 `(points,)`.
+        annotated: Whether the parts are annotated objects; otherwise they are predicted regions.
+    """
+
+    parts: tuple[Part, ...]
+    number: npt.NDArray[np.int32]
+    annotated: bool
+
+
+def find_gallery(view: "SceneView") -> Gallery:
+    """List the annotated objects of a scene; where there are none, the connected regions of each predicted category."""
+    annotated = bool(((view.instance > 0) & (view.label >= 0)).any())
+    if annotated:
+        category, number = view.label, np.where(view.label >= 0, view.instance, 0)
+    elif view.predicted is not None:
+        category = view.predicted
+        number = _connect(view.xyz, category)
+        number[np.bincount(number)[number] < MIN_VERTICES] = 0
+    else:
+        return Gallery((), np.zeros(len(view.xyz), dtype=np.int32), annotated=False)
+    groups = {entry.category: (entry.name, entry.group) for entry in view.legend}
+    order = np.argsort(number, kind="stable")
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    parts = []
+    for rows in np.split(order, starts[1:]):
+        if number[rows[0]] > 0:
+            categories, counts = np.unique(category[rows], return_counts=True)
+            own = int(categories[np.argmax(counts)])
+            parts.append((rows, own, *groups[own]))
+    parts.sort(key=lambda part: (GROUP_ORDER.index(part[3]) if part[3] in GROUP_ORDER else 3, -len(part[0])))
+    parts = sorted(parts[:MAX_PARTS], key=lambda part: _reading_order(part[3], part[2], len(part[0])))
+    renumbered = np.zeros(len(view.xyz), dtype=np.int32)
+    described = []
+    for index, (rows, own, name, group) in enumerate(parts, start=1):
+        renumbered[rows] = index
+        described.append(_describe(view, rows, index, own, name, group, annotated=annotated))
+    return Gallery(tuple(described), renumbered, annotated)
+
+
+def _reading_order(group: str, name: str, vertices: int) -> tuple[int, str, int]:
+    return (GROUP_ORDER.index(group) if group in GROUP_ORDER else len(GROUP_ORDER), name, -vertices)
+
+
+def _describe(
+    view: "SceneView", rows: npt.NDArray[np.int64], number: int, own: int, name: str, group: str, *, annotated: bool
+) -> Part:
+    # A few stray vertices must not move the camera away from the object.
+    low, high = np.percentile(view.xyz[rows].astype(np.float64), [1, 99], axis=0)
+    middle = (low + high) / 2
+    right = predicted = confidence = None
+    if view.predicted is not None and view.confidence is not None:
+        guesses, counts = np.unique(view.predicted[rows], return_counts=True)
+        guess = int(guesses[np.argmax(counts)])
+        predicted = view.names[guess] if guess >= 0 else "nothing"
+        confidence = float(view.confidence[rows].mean())
+        if annotated:
+            right = float((view.predicted[rows] == own).mean())
+    return Part(
+        number=number,
+        category=own,
+        name=name,
+        group=group,
+        middle=(float(middle[0]), float(middle[1]), float(middle[2])),
+        radius=max(float(np.linalg.norm(high - low)) / 2, 0.02),
+        vertices=len(rows),
+        right=right,
+        predicted=predicted,
+        confidence=confidence,
+    )
+
+
+def _connect(xyz: npt.NDArray[np.float32], category: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
+    """Number the connected regions of equal category, from 1; category -1 is 0. Shape `(points,)`.
+
+    Vertices are connected through cells of `CELL` metres that touch, at a corner at least.
+    """
+    rows = np.flatnonzero(category >= 0)
+    if len(rows) == 0:
+        return np.zeros(len(xyz), dtype=np.int32)
+    place = np.floor((xyz[rows] - xyz[rows].min(axis=0)) / CELL).astype(np.int64)
+    size = place.max(axis=0) + 3  # a free cell on either side, so that no step runs around the edge
+    strides = np.array([size[1] * size[2], size[2], 1])
+    key = ((category[rows].astype(np.int64) * size[0] + place[:, 0] + 1) * size[1] + place[:, 1] + 1) * size[2]
+    cells, cell_of_row = np.unique(key + place[:, 2] + 1, return_inverse=True)
+    steps = [np.array([x, y, z]) @ strides for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)]
+    pairs = []
+    for step in (step for step in steps if step > 0):
+        found = np.minimum(np.searchsorted(cells, cells + step), len(cells) - 1)
+        here = np.flatnonzero(cells[found] == cells + step)
+        pairs.append(np.stack([here, found[here]]))
+    first, second = np.concatenate(pairs, axis=1)
+    root = np.arange(len(cells))
+    while True:  # each round the lower number of both ends wins, then all follow their root
+        lower = np.minimum(root[first], root[second])
+        linked = root.copy()
+        np.minimum.at(linked, root[first], lower)
+        np.minimum.at(linked, root[second], lower)
+        while (linked[linked] != linked).any():
+            linked = linked[linked]
+        if (linked == root).all():
+            break
+        root = linked
+    _, region = np.unique(root, return_inverse=True)
+    number = np.zeros(len(xyz), dtype=np.int32)
+    number[rows] = region.reshape(-1)[cell_of_row.reshape(-1)] + 1
+    return number
