@@ -113,7 +113,7 @@ def test_doctor_tells_versions() -> None:
         (["prepare", "data"], "data"),
         (["prepare", ".", "--shard", "5/4"], "--shard must be of the form i/n"),
         (["pretrain", "--store", "nowhere"], "nowhere"),
-        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34d"),
+        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34c, paper-34d"),
         (["pretrain", "--recipe", "demo", "--anchors", "nowhere.safetensors"], "nowhere.safetensors"),
         (["pretrain", "--recipe", "paper-34d"], "run lg3d anchors --dim 512"),
         (["finetune", "--recipe", "demo", "--from", "nowhere"], "no checkpoint at nowhere"),
