@@ -72,7 +72,9 @@ def exact_float32() -> Iterator[None]:
 def few_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interpreted, a step takes as long whatever its size: let there be few. Compiled, nothing changes."""
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(triton_backend, "choose_convolution", lambda *_: ConvolutionConfig(64, 128, 128, 1, 4, 2))
+        monkeypatch.setattr(
+            triton_backend, "choose_convolution", lambda *_: ConvolutionConfig(64, 128, 0, 128, 1, 4, 2)
+        )
         monkeypatch.setattr(
             triton_backend, "choose_weight_gradient", lambda *_: WeightGradientConfig(128, 128, 128, 1, 4, 2)
         )
@@ -176,10 +178,12 @@ def test_isolated_voxels_see_the_centre_of_the_kernel_only(layer: str):
 @pytest.mark.parametrize(
     "config",
     [
-        ConvolutionConfig(16, 16, 16, 1, 4, 2),
-        ConvolutionConfig(32, 64, 32, 3, 4, 2),
-        ConvolutionConfig(128, 32, 64, 8, 4, 2),
-        ConvolutionConfig(64, 128, 32, 1, 4, 2),
+        ConvolutionConfig(16, 16, 0, 16, 1, 4, 2),
+        ConvolutionConfig(64, 16, 16, 16, 1, 4, 2),
+        ConvolutionConfig(64, 32, 16, 32, 2, 4, 2),
+        ConvolutionConfig(32, 64, 0, 32, 3, 4, 2),
+        ConvolutionConfig(128, 32, 0, 64, 8, 4, 2),
+        ConvolutionConfig(64, 128, 0, 32, 1, 4, 2),
     ],
     ids=str,
 )
@@ -328,7 +332,7 @@ def test_a_fused_convolution_is_scaled_shifted_and_clipped(
     expected = ReferenceBackend().convolve(features.double(), weight.double(), kernel_map) * scale + shift
     expected = expected if residual is None else expected + residual
     expected = expected.relu() if relu else expected
-    config = ConvolutionConfig(32, 32, 16, split, 4, 2)
+    config = ConvolutionConfig(32, 32, 0, 16, split, 4, 2)
     ours = convolve(features, weight, kernel_map, config, epilogue=Epilogue(scale, shift, residual, relu))
     torch.testing.assert_close(ours.double(), expected, atol=1e-4, rtol=1e-5)
 
@@ -508,7 +512,8 @@ def test_on_cuda_the_kernels_are_what_auto_takes():
 def test_shipped_blocks_fit_every_layer(channels: tuple[int, int], num_outputs: int, dtype: torch.dtype):
     layer = configs.Layer(num_outputs, 27, *channels, dtype)
     convolution, gradient = configs.default_convolution(layer), configs.default_weight_gradient(layer)
-    for size in (*convolution[:3], *gradient[:3]):
+    assert convolution.block_rest in (0, 16, 32, 64, 128)
+    for size in (*convolution._replace(block_rest=16)[:4], *gradient[:3]):
         assert size >= 16  # what tl.dot takes
         assert size & (size - 1) == 0
     assert 1 <= convolution.split <= 8

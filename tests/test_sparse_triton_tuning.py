@@ -83,7 +83,7 @@ def test_each_candidate_can_be_run():
 
 
 def test_measured_blocks_replace_the_shipped_ones(monkeypatch: pytest.MonkeyPatch):
-    mine = ConvolutionConfig(64, 64, 32, 1, 8, 3)
+    mine = ConvolutionConfig(64, 64, 0, 32, 1, 8, 3)
     gradient = WeightGradientConfig(32, 32, 64, 2, 4, 3)
     found = tuning.TunedBlocks({layer_class(LAYER): mine}, {layer_class(LAYER): gradient})
     monkeypatch.setattr(tuning, "_tuned", lambda _: found)
@@ -109,7 +109,7 @@ def test_layers_of_one_class_differ_by_less_than_a_factor_of_two_in_outputs_alon
         '{"format": "other"}',
         '{"format": "lg3d-triton-blocks-1"}',
         '{"format": "lg3d-triton-blocks-1", "convolutions": {"a": [1, 2]}, "weight gradients": {}}',
-        '{"format": "lg3d-triton-blocks-1", "convolutions": {"a": [64, 64, 32, 1, 0, 3]}, "weight gradients": {}}',
+        '{"format": "lg3d-triton-blocks-1", "convolutions": {"a": [64, 64, 0, 32, 1, -4, 3]}, "weight gradients": {}}',
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: str):
@@ -128,4 +128,4 @@ def test_candidates_start_from_the_shipped_blocks_and_stay_within_what_a_product
     candidates = tuning.convolution_candidates(default)
     assert candidates[0] == default
     assert len(candidates) == len(set(candidates)) > 8
-    assert all(min(config[:3]) >= 16 and config.split >= 1 for config in candidates)
+    assert all(min(config.block_m, config.block_n, config.block_k) >= 16 and config.split >= 1 for config in candidates)

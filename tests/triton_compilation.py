@@ -27,7 +27,6 @@ LAYERS = {
     "34D decoder": Layer(800_000, 27, 512, 512, HALF),
     "34D decoder, joined": Layer(800_000, 27, 544, 512, HALF),
     "34C decoder": Layer(800_000, 27, 96, 96, HALF),
-    "encoder": Layer(200_000, 27, 64, 64, HALF),
     "lowest level of one room": Layer(340, 27, 256, 256, HALF),
     "down": Layer(200_000, 8, 32, 32, torch.float16),
 }
@@ -46,6 +45,7 @@ def compile_convolution(layer: Layer, *, backwards: bool, fused: bool = False) -
         "MIRRORED": backwards,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
+        "BLOCK_REST": config.block_rest,
         "BLOCK_K": config.block_k,
         "SPLIT": config.split,
         "HAS_SCALE": fused,

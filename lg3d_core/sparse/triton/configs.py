@@ -11,6 +11,8 @@ from lg3d_core.sparse.triton.launch import ceil_div
 
 NUM_PROCESSORS = 132  # of an H100 or H200; how finely small levels are cut, whatever the device, so that sums agree
 MAX_PARTIAL_BYTES = 256 << 20
+MAX_WIDTH = 272  # output channels whose sums a program of 128 rows can hold
+GATHER_COST = 64  # gathering a row costs as much as this many of its output channels: an estimate
 
 
 class ConvolutionConfig(NamedTuple):
@@ -20,6 +22,8 @@ class ConvolutionConfig(NamedTuple):
     """Outputs per program."""
     block_n: int
     """Output channels per program."""
+    block_rest: int
+    """More output channels per program, 0 for none: for widths that are no multiple of a power of two."""
     block_k: int
     """Input channels per step."""
     split: int
@@ -60,20 +64,17 @@ def default_convolution(layer: Layer) -> ConvolutionConfig:
     """The shipped blocks of a layer: by arithmetic and by what the compiler made of them, not by time on a device."""
     half = layer.dtype != torch.float32
     on_tensor_cores = half or layer.tf32
-    block_n = _power_of_two(layer.channels_out, 16, 256 if half else 128 if layer.tf32 else 64)
-    if block_n == 128 and layer.channels_out <= 96:
-        block_n = 32  # three exact blocks rather than one with a quarter of padding
-    block_k = _power_of_two(layer.channels_in, 16, 64 if half else 32)
-    if layer.channels_in % block_k:
-        block_k = min(block_k, 32)
     block_m = 128 if on_tensor_cores and layer.num_outputs > 128 * NUM_PROCESSORS else 64
-    if block_m == 64:
-        block_n = min(block_n, 128)
-    is_large = block_m * block_n > 128 * 128
-    programs = ceil_div(layer.num_outputs, block_m) * ceil_div(layer.channels_out, block_n)
+    widest = (256 if half and block_m == 128 else 128) if on_tensor_cores else 64
+    block_n, block_rest = _cover(layer.channels_out, widest)
+    block_k = _power_of_two(layer.channels_in, 16, 64 if half else 32)
+    if ceil_div(layer.channels_in, block_k) * block_k > 1.125 * layer.channels_in:
+        block_k = min(block_k, 32)
+    is_large = block_m * (block_n + block_rest) > 128 * 128
+    programs = ceil_div(layer.num_outputs, block_m) * ceil_div(layer.channels_out, block_n + block_rest)
     split = min(8, max(1, layer.num_offsets // 3), max(1, NUM_PROCESSORS // max(1, programs)))
-    num_stages = (4 if is_large else 5) if half else 3
-    return ConvolutionConfig(block_m, block_n, block_k, split, 8 if is_large else 4, num_stages)
+    num_stages = 5 if half else 3
+    return ConvolutionConfig(block_m, block_n, block_rest, block_k, split, 8 if is_large else 4, num_stages)
 
 
 def default_weight_gradient(layer: Layer) -> WeightGradientConfig:
@@ -91,7 +92,20 @@ def default_weight_gradient(layer: Layer) -> WeightGradientConfig:
         max(1, MAX_PARTIAL_BYTES // bytes_per_part),
     )
     num_warps = 8 if block_in * block_out >= 128 * 128 else 4
-    return WeightGradientConfig(block_in, block_out, 64 if half else 32, split, num_warps, 4 if half else 3)
+    return WeightGradientConfig(block_in, block_out, 64 if half else 32, split, num_warps, 5 if half else 3)
+
+
+def _cover(channels: int, widest: int) -> tuple[int, int]:
+    """Choose one or two blocks of output channels per program: little padding, and rows gathered few times over."""
+    covers = []
+    for block in (16, 32, 64, 128, 256):
+        for rest in (0, 16, 32, 64):
+            width = block + rest
+            if block <= widest and rest <= block // 2 and width <= MAX_WIDTH:
+                padded = ceil_div(channels, width) * width
+                covers.append((padded * (1 + GATHER_COST / width), block, rest))
+    _, block, rest = min(covers)
+    return block, rest
 
 
 def _power_of_two(channels: int, lowest: int, highest: int) -> int:

@@ -4,10 +4,10 @@
     fused:  output[v, o] = max(0, (that sum) * scale[o] + shift[o] + residual[v, o])
 
 v: output voxels, k: kernel offsets, c: input channels, o: output channels. Reference: `lg3d_core.sparse.reference`.
-One program computes a tile of outputs, BLOCK_M rows by BLOCK_N channels, in float32. The offsets that the tile needs
-and the blocks of input channels form one flat loop: Triton overlaps loads with products inside a single loop only.
-A tile is computed by one program in one order: repeated runs are bit-equal. For small levels the loop is cut into
-SPLIT parts, each with a program and float32 sums of its own, which a second kernel adds in order.
+One program computes a tile of outputs, BLOCK_M rows by BLOCK_N (+ BLOCK_REST) channels, in float32. The offsets that
+the tile needs and the blocks of input channels form one flat loop: Triton overlaps loads with products inside a single
+loop only. A tile is computed by one program in one order: repeated runs are bit-equal. For small levels the loop is cut
+into SPLIT parts, each with a program and float32 sums of its own, which a second kernel adds in order.
 """
 
 from typing import NamedTuple
@@ -63,6 +63,23 @@ def _store_rows(
     tl.store(output + place, sums.to(output.dtype.element_ty), mask=stored)
 
 
+@triton.jit
+def _load_kernel(
+    weight,  # of one offset: (IN, OUT)
+    channel_in,  # (BLOCK_K,)
+    channel,  # (BLOCK_N,)
+    stride_in,
+    stride_out,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    there = (channel < OUT)[None, :]
+    if IN % BLOCK_K != 0:
+        there = there & (channel_in < IN)[:, None]
+    return tl.load(weight + channel_in[:, None] * stride_in + channel[None, :] * stride_out, mask=there, other=0)
+
+
 @triton.jit(do_not_specialize=["num_places"])
 def _convolve_tiles(
     features,  # (inputs, IN)
@@ -85,6 +102,7 @@ def _convolve_tiles(
     MIRRORED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BLOCK_REST: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
@@ -93,19 +111,24 @@ def _convolve_tiles(
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    # 1. Programs that share a tile's gathered rows are neighbours in the grid.
-    COLUMNS: tl.constexpr = (OUT + BLOCK_N - 1) // BLOCK_N
+    # 1. Programs that share a tile's gathered rows are neighbours in the grid. A program may have two blocks of output
+    #    channels, because the sizes of blocks are powers of two, and many layers' widths are not: 96 = 64 + 32.
+    WIDTH: tl.constexpr = BLOCK_N + BLOCK_REST
+    COLUMNS: tl.constexpr = (OUT + WIDTH - 1) // WIDTH
     CHANNEL_BLOCKS: tl.constexpr = (IN + BLOCK_K - 1) // BLOCK_K
     tile = (tl.program_id(0) // COLUMNS).to(tl.int64)
     part = tl.program_id(1)
     lane = tl.arange(0, BLOCK_M)
-    channel = (tl.program_id(0) % COLUMNS) * BLOCK_N + tl.arange(0, BLOCK_N)
+    channel = tl.program_id(0) % COLUMNS * WIDTH + tl.arange(0, BLOCK_N)
     # 2. One loop over (offset of the tile, block of input channels).
     steps = tl.load(tile_counts + tile) * CHANNEL_BLOCKS
     first = steps * part // SPLIT
     last = steps * (part + 1) // SPLIT
     entries = tile * NUM_OFFSETS
     sums = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    if BLOCK_REST > 0:
+        channel_rest = tl.program_id(0) % COLUMNS * WIDTH + BLOCK_N + tl.arange(0, BLOCK_REST)
+        sums_rest = tl.zeros([BLOCK_M, BLOCK_REST], dtype=tl.float32)
     for step in range(first, last):
         entry = entries + step // CHANNEL_BLOCKS
         channel_in = step % CHANNEL_BLOCKS * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -114,31 +137,38 @@ def _convolve_tiles(
         if MIRRORED:
             offset = NUM_OFFSETS - 1 - offset
         rows_there = (neighbour >= 0)[:, None]
-        columns_there = (channel < OUT)[None, :]
         if IN % BLOCK_K != 0:
             rows_there = rows_there & (channel_in < IN)[None, :]
-            columns_there = columns_there & (channel_in < IN)[:, None]
         rows = tl.load(  # (BLOCK_M, BLOCK_K)
             features + neighbour[:, None] * IN + channel_in[None, :], mask=rows_there, other=0
         )
-        kernel = tl.load(  # (BLOCK_K, BLOCK_N)
-            weight
-            + offset * weight_stride_offset
-            + channel_in[:, None] * weight_stride_in
-            + channel[None, :] * weight_stride_out,
-            mask=columns_there,
-            other=0,
+        start = weight + offset * weight_stride_offset
+        kernel = _load_kernel(  # (BLOCK_K, BLOCK_N)
+            start, channel_in, channel, weight_stride_in, weight_stride_out, IN, OUT, BLOCK_K
         )
         if WIDEN:
             rows, kernel = rows.to(tl.float32), kernel.to(tl.float32)
         sums = tl.dot(rows, kernel, sums, input_precision=PRECISION)
+        if BLOCK_REST > 0:
+            kernel_rest = _load_kernel(  # (BLOCK_K, BLOCK_REST)
+                start, channel_in, channel_rest, weight_stride_in, weight_stride_out, IN, OUT, BLOCK_K
+            )
+            if WIDEN:
+                kernel_rest = kernel_rest.to(tl.float32)
+            sums_rest = tl.dot(rows, kernel_rest, sums_rest, input_precision=PRECISION)
     # 3. Outputs lie where the order of the tiles puts them; partial sums stay in that order.
     if SPLIT == 1:
         row = tl.load(tile_rows + tile * BLOCK_M + lane).to(tl.int64)
         _store_rows(sums, row, channel, output, scale, shift, residual, OUT, HAS_SCALE, HAS_RESIDUAL, RELU)
+        if BLOCK_REST > 0:
+            _store_rows(
+                sums_rest, row, channel_rest, output, scale, shift, residual, OUT, HAS_SCALE, HAS_RESIDUAL, RELU
+            )
     else:
-        place = part.to(tl.int64) * num_places + tile * BLOCK_M + lane
-        tl.store(output + place[:, None] * OUT + channel[None, :], sums, mask=(channel < OUT)[None, :])
+        place = (part.to(tl.int64) * num_places + tile * BLOCK_M + lane)[:, None] * OUT
+        tl.store(output + place + channel[None, :], sums, mask=(channel < OUT)[None, :])
+        if BLOCK_REST > 0:
+            tl.store(output + place + channel_rest[None, :], sums_rest, mask=(channel_rest < OUT)[None, :])
 
 
 @triton.jit(do_not_specialize=["num_places"])
@@ -202,7 +232,7 @@ def convolve(
     if config.split > 1:
         target = features.new_empty(config.split, num_places, channels, dtype=torch.float32)
     with device_of(features):
-        _convolve_tiles[(num_tiles * ceil_div(channels, config.block_n), config.split)](
+        _convolve_tiles[(num_tiles * ceil_div(channels, config.block_n + config.block_rest), config.split)](
             features,
             weight,
             target,
@@ -218,6 +248,7 @@ def convolve(
             MIRRORED=mirrored,
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
+            BLOCK_REST=config.block_rest,
             BLOCK_K=config.block_k,
             SPLIT=config.split,
             **(fused if config.split == 1 else dict.fromkeys(fused, False)),

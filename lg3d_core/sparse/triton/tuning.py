@@ -102,8 +102,8 @@ def read_blocks(path: Path) -> TunedBlocks:
 
 
 def _sizes(sizes: Any) -> list[int]:
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"expected positive whole numbers, got {sizes}")
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ValueError(f"expected whole numbers, got {sizes}")
     return list(sizes)
 
 
@@ -183,10 +183,10 @@ def _tasks(call: LayerCall, device: torch.device) -> Iterable[tuple[Layer, str, 
 
 def convolution_candidates(default: ConvolutionConfig) -> list[ConvolutionConfig]:
     """The shipped blocks, and those that differ in one size, or in the rows or columns with the warps."""
-    _, n, k, split, warps, stages = default
+    _, n, _, k, split, warps, stages = default
     others = [
         *(default._replace(block_m=size, num_warps=count) for size in (64, 128, 256) for count in (4, 8)),
-        *(default._replace(block_n=size) for size in (n // 2, 2 * n) if 16 <= size <= 256),
+        *(default._replace(block_n=size, block_rest=0) for size in (n // 2, n, 2 * n) if 16 <= size <= 256),
         *(default._replace(block_k=size) for size in (k // 2, 2 * k) if 16 <= size <= 128),
         *(default._replace(split=parts) for parts in (1, split // 2, 2 * split) if 1 <= parts <= 8),
         *(default._replace(num_stages=count) for count in (stages - 1, stages + 1, stages + 2)),
