@@ -20,6 +20,7 @@ PACKAGES = (
     "tensorboard",
     "typer",
     "rich",
+    "triton",
 )
 
 
