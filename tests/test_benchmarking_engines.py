@@ -38,6 +38,7 @@ from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
 from lg3d_core.networks import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.sparse import SparseConvolution, SparseTensor, sparse_convolution, use_backend
+from tests import fake_engines
 from tests.box_rooms import write_room
 
 CPU = torch.device("cpu")
@@ -54,7 +55,8 @@ def make_cloud(name: str, seed: int) -> Cloud:
 
 @pytest.fixture(scope="module")
 def workload() -> Workload:
-    return make_workload([make_cloud("a", 0), make_cloud("b", 1)], voxel_size=0.1, batch_size=2)
+    """About 3,000 voxels: enough of them at the lowest level that batch norm is well conditioned."""
+    return make_workload([make_cloud("a", 0), make_cloud("b", 1)], voxel_size=0.05, batch_size=2)
 
 
 def run(trial: Trial, operation: Operation) -> Values:
@@ -286,6 +288,27 @@ def test_peers_that_need_cuda_say_so_on_the_cpu(monkeypatch: pytest.MonkeyPatch)
     assert TorchSparsePeer(None, torch.device("cuda")).precision("bf16") == "fp16"
 
 
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [
+        (MinkowskiPeer, fake_engines.FakeMinkowski),
+        (SpconvPeer, fake_engines.FakeSpconv),
+        (TorchSparsePeer, fake_engines.FakeTorchSparse),
+        (WarpConvNetPeer, fake_engines.FakeWarpConvNet),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_an_adapter_speaks_the_interface_that_its_engine_documents(
+    workload: Workload, kind: type[Peer], module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lg3d_core.benchmarking.peers as peers
+
+    monkeypatch.setattr(peers.importlib, "import_module", fake_engines.MODULES.__getitem__)
+    monkeypatch.setattr(kind, "refusal", Engine.refusal)  # nothing needs CUDA here
+    with use_backend("torch"):
+        check_peer(kind(module, CPU), workload)
+
+
 @pytest.mark.parametrize("name", ["minkowski", "spconv"])
 def test_an_installed_peer_computes_the_same(workload: Workload, name: str) -> None:
     pytest.importorskip(PEERS[name].module_name.split(".")[0], exc_type=ImportError)
@@ -301,7 +324,8 @@ def test_an_installed_peer_computes_the_same(workload: Workload, name: str) -> N
 def check_peer(peer: Engine, workload: Workload) -> None:
     assert isinstance(peer, Peer)
     ours = Lg3dEngine("torch", CPU)
-    for operation in plan_operations(["maps", "layers", "layers-train", "forward", "train"], ["14A"], workload, seed=0):
+    what = ["maps", "layers", "layers-train", "forward", "train"]
+    for operation in plan_operations(what, ["14A"], workload, seed=0):
         kept = operation.layer is None or peer.keeps_map(operation.layer.build())
         if operation.is_own or peer.refusal(training=operation.training) or not kept:
             continue

@@ -141,7 +141,7 @@ class Peer(Engine):
         x = self.replace(x, leaf)
 
         def forward() -> Rows:
-            output = self.convolve(layer, x, finest)
+            output = self.convolve(layer, x, finest if convolution.transposed else None)
             return Rows(self.features(output), lambda: self.coordinates(output))
 
         trial = self._trial(forward, layer, precision, training, [(self.kernel(layer), self.unpack)])
