@@ -26,7 +26,7 @@ SMALLEST = 0.05
 """Models with no longer side are not seen by a scanner, metres."""
 SCALES = (0.93, 1.07)
 """Every placed model is scaled by a factor between."""
-SAMPLER = 3
+SAMPLER = 4
 """Counts changes of what sampling gives, so that older samples are not reused."""
 
 

@@ -81,8 +81,8 @@ def sample_model(library: Path, entry: CatalogEntry, *, spacing: float) -> Sampl
     mesh = sample_surface(triangles._replace(xyz=xyz), images, spacing=spacing)
     if not len(mesh.faces):
         raise DataError("nothing of it can be seen")
-    low, high = fill_boxes(mesh.xyz)
-    return SampledModel(mesh, low, high, find_tops(mesh.xyz, mesh.normal))
+    low, high = fill_boxes(mesh.xyz, spacing=spacing)
+    return SampledModel(mesh, low, high, find_tops(mesh.xyz, mesh.normal, spacing=spacing))
 
 
 def fit_to_size(xyz: Array, entry: CatalogEntry) -> Array:

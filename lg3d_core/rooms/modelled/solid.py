@@ -14,6 +14,7 @@ GAP = 0.09
 LEVEL = 0.015
 """Columns whose ends differ by less are joined into one box, metres."""
 TOP_CELL = 0.04
+"""Smallest edge of the cells that planes are looked for in, metres."""
 TOP_STEP = 0.025
 """Heights of a plane that things stand on differ by at most this, metres."""
 TOP_AREA = 0.008
@@ -22,21 +23,21 @@ MOST_TOPS = 8
 NO_ROOF = 1.0
 
 
-def fill_boxes(xyz: Array) -> tuple[Array, Array]:
-    """Boxes that cover a surface tightly in height and by columns in its footprint.
+def fill_boxes(xyz: Array, *, spacing: float = 0.0) -> tuple[Array, Array]:
+    """Boxes that cover a surface tightly in height and by columns in its footprint, none narrower than the `spacing`.
 
     Returns:
         Low and high corners, shape `(boxes, 3)` each.
     """
     low, high = xyz.min(axis=0), xyz.max(axis=0)
     side = (high - low)[:2]
-    cells = np.maximum(1, np.minimum(COLUMNS, np.floor(side / FINEST))).astype(np.int64)
+    cells = np.maximum(1, np.minimum(COLUMNS, np.floor(side / max(FINEST, 1.3 * spacing)))).astype(np.int64)
     edge = np.maximum(side / cells, 1e-6)
     column = np.minimum(((xyz[:, :2] - low[:2]) / edge).astype(np.int64), cells - 1)
     key = column[:, 0] * cells[1] + column[:, 1]
     order = np.lexsort((xyz[:, 2], key))
     key, z = key[order], xyz[order, 2]
-    starts = np.flatnonzero(np.concatenate([[True], (np.diff(key) > 0) | (np.diff(z) > GAP)]))
+    starts = np.flatnonzero(np.concatenate([[True], (np.diff(key) > 0) | (np.diff(z) > max(GAP, 2 * spacing))]))
     ends = np.append(starts[1:], len(z)) - 1
     runs = [
         (int(k // cells[1]), int(k % cells[1]), float(a), float(b))
@@ -84,17 +85,18 @@ def _join(
     return [((int(a), int(b)), (int(c), int(d)), e, f) for a, b, c, d, e, f in boxes]
 
 
-def find_tops(xyz: Array, normal: Array) -> Array:
-    """Level rectangles of a surface that faces up, the largest first.
+def find_tops(xyz: Array, normal: Array, *, spacing: float = 0.0) -> Array:
+    """Level rectangles of a surface that faces up and has vertices about `spacing` apart, the largest first.
 
     Returns:
         Low x, low y, high x, high y, z and the free height above, shape `(tops, 6)`, metres.
     """
+    edge = max(TOP_CELL, 1.5 * spacing)
     low = xyz[:, :2].min(axis=0)
-    cells = np.floor((xyz[:, :2].max(axis=0) - low) / TOP_CELL).astype(np.int64) + 1
+    cells = np.floor((xyz[:, :2].max(axis=0) - low) / edge).astype(np.int64) + 1
     if cells.min() < 2 or cells.max() > 200:
         return np.zeros((0, 6))
-    column = np.floor((xyz[:, :2] - low) / TOP_CELL).astype(np.int64)
+    column = np.floor((xyz[:, :2] - low) / edge).astype(np.int64)
     up = np.flatnonzero(normal[:, 2] > 0.85)
     if not len(up):
         return np.zeros((0, 6))
@@ -110,7 +112,7 @@ def find_tops(xyz: Array, normal: Array) -> Array:
         ground = np.zeros(tuple(cells), dtype=bool)
         ground[tuple(column[rows].T)] = True
         x0, x1, y0, y1 = _largest_rectangle(ground)
-        if x1 - x0 < 2 or y1 - y0 < 2 or (x1 - x0) * (y1 - y0) * TOP_CELL**2 < TOP_AREA:
+        if x1 - x0 < 2 or y1 - y0 < 2 or (x1 - x0) * (y1 - y0) * edge**2 < TOP_AREA:
             continue
         within = ((column >= (x0, y0)) & (column < (x1, y1))).all(axis=1)
         on_it = rows[within[rows]]
@@ -119,7 +121,7 @@ def find_tops(xyz: Array, normal: Array) -> Array:
         free = float(above.min() - z) if len(above) else NO_ROOF
         taken.append(middle)
         if free > 0.06:
-            corner, opposite = low + np.array([x0, y0]) * TOP_CELL, low + np.array([x1, y1]) * TOP_CELL
+            corner, opposite = low + np.array([x0, y0]) * edge, low + np.array([x1, y1]) * edge
             found.append((*corner, *opposite, z, free))
     found.sort(key=lambda top: -(top[2] - top[0]) * (top[3] - top[1]))
     return np.array(found[:MOST_TOPS]).reshape(-1, 6)
