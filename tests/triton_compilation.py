@@ -15,7 +15,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lg3d_core.sparse.triton import convolution, weight_gradient
+from lg3d_core.sparse.coordinates import X_STEP, Y_STEP
+from lg3d_core.sparse.triton import convolution, neighbours, pairs, tiles, weight_gradient
 from lg3d_core.sparse.triton.configs import Layer, default_convolution, default_weight_gradient
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -76,6 +77,36 @@ def compile_weight_gradient(layer: Layer) -> dict[str, Any]:
     return _compile(weight_gradient._multiply_pairs, types, constants, config.num_warps, config.num_stages)
 
 
+def compile_the_rest() -> list[str]:
+    """Compile the kernels that build maps and tiles, and that add partial sums; give their names."""
+    steps = {"X_STEP": X_STEP, "Y_STEP": Y_STEP}
+    fused = {"HAS_SCALE": True, "HAS_RESIDUAL": True, "RELU": True}
+    jobs: list[tuple[Any, dict[str, str], dict[str, Any]]] = [
+        (neighbours._find_neighbours, {"keys": "*i64"}, {**steps, "SIZE": 3, "BLOCK": neighbours.BLOCK}),
+        (
+            tiles._mask_rows,
+            {"bits": "*i64", "masks": "*i64"},
+            {"NUM_OFFSETS": 27, "WINDOW_BITS": tiles.WINDOW_BITS, "MASK_BITS": tiles.MASK_BITS, "BLOCK": tiles.BLOCK},
+        ),
+        (tiles._compact_tiles, {"order": "*i64"}, {"NUM_OFFSETS": 27, "BLOCK": 128}),
+        (pairs._count_pairs, {}, {"BLOCK": pairs.BLOCK}),
+        (pairs._fill_pairs, {}, {"BLOCK": pairs.BLOCK}),
+        (
+            convolution._add_parts,
+            {"partials": "*fp32", "output": "*bf16", "scale": "*fp32", "shift": "*fp32", "residual": "*bf16"},
+            {"OUT": 96, "BLOCK_M": 32, "BLOCK_N": 128, "SPLIT": 8, **fused},
+        ),
+    ]
+    numbers = ("num_voxels", "num_halvings", "stride", "num_outputs", "num_blocks", "capacity", "num_places")
+    for kernel, types, constants in jobs:
+        names = kernel.arg_names
+        signature = {name: types.get(name, "i32" if name in numbers else "*i32") for name in names}
+        signature |= dict.fromkeys(constants, "constexpr")
+        places = {(names.index(name),): value for name, value in constants.items()}
+        triton.compile(ASTSource(kernel, signature, places, {}), target=TARGET)
+    return [kernel.fn.__name__ for kernel, _, _ in jobs]
+
+
 def _compile(kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, stages: int) -> dict[str, Any]:
     names = kernel.arg_names
     signature, aligned = {}, {}
@@ -121,7 +152,7 @@ def main() -> None:
         results[f"{name}: gradient of the input"] = compile_convolution(swapped, backwards=True)
         results[f"{name}: gradient of the weight"] = compile_weight_gradient(layer)
     results["34C decoder: inference"] = compile_convolution(LAYERS["34C decoder"], backwards=False, fused=True)
-    json.dump(results, sys.stdout)
+    json.dump({"layers": results, "rest": compile_the_rest()}, sys.stdout)
 
 
 if __name__ == "__main__":
