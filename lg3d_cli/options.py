@@ -23,7 +23,7 @@ VoxelSizeOption = Annotated[float | None, typer.Option(help="Edge of a voxel in 
 VocabularyOption = Annotated[str | None, typer.Option(help="scannet200, scannet20, or a TSV file with id and name.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.  [default: auto]")]
 BackendOption = Annotated[
-    str | None, typer.Option(help="Sparse convolution: auto, torch, triton, minkowski or reference.  [default: auto]")
+    str | None, typer.Option(help="Sparse convolution: auto, native, torch, triton, minkowski or reference.  [default: auto]")
 ]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.  [default: auto]")]
 JobsOption = Annotated[int | None, typer.Option(help="Worker processes.")]

@@ -23,7 +23,7 @@ CONFIG_NAME = "lg3d.toml"
 
 NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
 Device = Literal["auto", "cpu", "cuda"]
-Backend = Literal["auto", "torch", "triton", "minkowski", "reference"]
+Backend = Literal["auto", "native", "torch", "triton", "minkowski", "reference"]
 Precision = Literal["auto", "fp32", "bf16"]
 CheckpointForm = Literal["auto", "lg3d", "minkowski"]
 Method = Literal["language", "supcon", "csc"]

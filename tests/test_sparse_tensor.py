@@ -140,4 +140,4 @@ def test_a_backend_holds_inside_its_block_only():
         with use_backend("torch"):
             assert current_backend(device).name == "torch"
         assert current_backend(device).name == "reference"
-    assert current_backend(device).name == "torch"
+    assert current_backend(device).name in ("native", "torch")  # native where there is a C compiler
