@@ -11,9 +11,11 @@ from lg3d_core.benchmarking.engines import Rows, Trial
 
 # Relative to the norm of what was expected; all against fp32. See docs/results/README.md for what was measured.
 LAYER_TOLERANCES = {"fp32": 2e-5, "bf16": 2e-2, "fp16": 5e-3}
-NETWORK_TOLERANCES = {"fp32": 2e-4, "bf16": 1e-1, "fp16": 3e-2}
-GRADIENT_TOLERANCES = {"fp32": 1e-2, "bf16": 5e-1, "fp16": 2e-1}
-"""Of a whole network's weights: a ReLU that switches at another rounding moves a gradient by far more than a value."""
+NETWORK_TOLERANCES = {"fp32": 2e-4, "bf16": 2e-1, "fp16": 5e-2}
+GRADIENT_TOLERANCES = {"fp32": 1e-2, "bf16": 9e-1, "fp16": 5e-1}
+"""Of a whole network's weights: a ReLU that switches at another rounding moves a gradient by far more than a value, and
+the gradient of noise is a sum that mostly cancels. In bf16 only a missing or unrelated gradient (1 or more) is seen;
+those of single layers have the tolerance of values."""
 TF32_TOLERANCE = 2e-3
 """Of a layer in fp32 where the device may multiply with fewer digits."""
 
