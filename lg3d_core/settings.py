@@ -43,6 +43,8 @@ class Settings:
     """What every command's settings can do: be resolved from their sources, be saved, be read back."""
 
     command: ClassVar[str] = ""
+    follows_recipe: ClassVar[bool] = False
+    """Whether a recipe that only `LG3D_RECIPE` or the settings file names concerns this command."""
 
     @classmethod
     def resolve(
@@ -58,7 +60,8 @@ class Settings:
 
         Args:
             recipe: Name of a shipped recipe, or path of a TOML file, that the user typed.
-            default_recipe: The recipe where neither the user, `LG3D_RECIPE` nor the file's key `recipe` names one.
+            default_recipe: The recipe where neither the user, `LG3D_RECIPE` nor the file's key `recipe` names one. The
+                latter two are meant for encoding and training: other commands do not take their values from there.
             environ: Environment variables; those named `LG3D_<FIELD>` are read.
             config: Path of the settings file; ignored when it does not exist.
             options: What the user typed; `None` means not given.
@@ -70,8 +73,9 @@ class Settings:
         environ = environ or {}
         values: dict[str, Any] = {}
         table = _read_toml(config) if config is not None and config.is_file() else {}
-        recipe = recipe or environ.get("LG3D_RECIPE") or table.pop("recipe", None) or default_recipe
+        named = environ.get("LG3D_RECIPE") or table.get("recipe")
         table.pop("recipe", None)
+        recipe = recipe or (named if cls.follows_recipe else None) or default_recipe
         if recipe is not None:
             values |= _table_values(cls, read_recipe(recipe), source=f"recipe {recipe}")
             values |= {"recipe": recipe} if "recipe" in hints else {}
@@ -83,6 +87,9 @@ class Settings:
         values |= {field: value for field, value in options.items() if value is not None}
         for field, value in values.items():
             values[field] = _coerce(value, hints[field], source=option_name(field))
+        for entry in dataclasses.fields(cls):
+            if entry.name not in values and entry.default is dataclasses.MISSING:
+                raise SettingsError(f"{option_name(entry.name)} is missing: type it, or set {entry.name} in {CONFIG_NAME}")
         return cls(**values)
 
     @classmethod
@@ -177,6 +184,29 @@ class RoomsSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitSettings(Settings):
+    """`lg3d init`: a settings file for a working directory."""
+
+    command: ClassVar[str] = "init"
+
+    raw: Path | None = None
+    """ScanNet's folder, or one in its form; None asks, or takes what was found."""
+    store: Path = Path("data")
+    """Folder of the scene store that will be made."""
+    device: Device | None = None
+    """Where to compute; None asks, or takes `auto`."""
+    recipe: str | None = None
+    """Name of a shipped recipe, or a TOML file; None asks, or takes the one that suits the device."""
+    jobs: int = 0
+    """Worker processes of the audit; 0 takes one per core."""
+    force: bool = False
+    """Replace a settings file that is there."""
+
+    def __post_init__(self) -> None:
+        self._require(self.jobs >= 0, "jobs", "0 (one per core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareSettings(Settings):
     """`lg3d prepare`: raw scans to the scene store."""
 
@@ -213,6 +243,7 @@ class AnchorsSettings(Settings):
     """`lg3d anchors`: category names to text anchors."""
 
     command: ClassVar[str] = "anchors"
+    follows_recipe: ClassVar[bool] = True
 
     anchors: Path = Path("anchors.safetensors")
     """File to write."""
@@ -242,6 +273,8 @@ class AnchorsSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
     """What pre-training and fine-tuning share."""
+
+    follows_recipe: ClassVar[bool] = True
 
     store: Path = Path("data")
     """Folder of the scene store."""
@@ -463,8 +496,14 @@ class ViewSettings(Settings):
     """Checkpoint or run folder whose prediction is shown; None takes the newest fine-tuned run, if there is one."""
     png: Path | None = None
     """Picture to write."""
+    layer: tuple[str, ...] = ()
+    """Layers of the picture in reading order; empty: the usual ones."""
     html: Path | None = None
     """Self-contained page to write."""
+    serve: bool = False
+    """Serve that page to browsers on this machine, or through a tunnel of SSH to it."""
+    port: int = 8731
+    """To serve on; 0 takes any that is free."""
     augmented: bool = False
     """Show the voxels of a training sample instead: augmented, with objects of other scenes put in."""
     voxel_size: float = 0.02
@@ -483,6 +522,7 @@ class ViewSettings(Settings):
             math.isfinite(self.voxel_size) and self.voxel_size > 0, "voxel_size", "a positive length in metres"
         )
         self._require(self.instances >= 0, "instances", "0 or more")
+        self._require(0 <= self.port <= 65535, "port", "0 to 65535")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -612,6 +652,7 @@ COMMANDS: dict[str, type[Settings]] = {
     cls.command: cls
     for cls in (
         RoomsSettings,
+        InitSettings,
         PrepareSettings,
         AnchorsSettings,
         PretrainSettings,

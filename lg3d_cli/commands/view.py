@@ -26,7 +26,10 @@ def view(
     checkpoint: CheckpointOption = None,
     runs: RunsOption = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="Of the picture; repeat it for several.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained interactive page.")] = None,
+    serve: Annotated[bool | None, typer.Option("--serve", help="Serve the page, for use over SSH.")] = None,
+    port: Annotated[int | None, typer.Option(help="To serve on; 0: any that is free.  [default: 8731]")] = None,
     augmented: Annotated[bool | None, typer.Option("--augmented", help="Show it as a training sample.")] = None,
     voxel_size: VoxelSizeOption = None,
     instances: Annotated[int | None, typer.Option(help="Rare objects put into that sample.  [default: 5]")] = None,
@@ -35,9 +38,15 @@ def view(
     backend: BackendOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Show a scene: colours, ground truth, prediction, errors.
+    """Show a scene: colours, ground truth, prediction, errors, confidence, instances.
 
-    A window where there is a display; otherwise a picture and a page. Example: lg3d view scene0011_00 --html room.html
+    A window where there is a display; otherwise a picture and a page.
+
+    Examples: lg3d view scene0011_00 --html room.html
+
+    lg3d view scene0011_00 --png room.png --layer truth --layer prediction
+
+    lg3d view scene0011_00 --serve, on a machine reached by SSH
     """
     settings = resolve(
         ViewSettings,
@@ -46,7 +55,10 @@ def view(
         checkpoint=checkpoint,
         runs=runs,
         png=png,
+        layer=layer,
         html=html,
+        serve=serve,
+        port=port,
         augmented=augmented,
         voxel_size=voxel_size,
         instances=instances,
@@ -56,5 +68,4 @@ def view(
     )
     from lg3d_core.viewing.show import show_scene
 
-    for path in show_scene(settings, console.progress(quiet=quiet)):
-        console.result(path)
+    show_scene(settings, console.progress(quiet=quiet), announce=console.result)

@@ -1,5 +1,6 @@
 """One scene of a store, with the prediction of a checkpoint, as a window, a picture or a page."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lg3d_core.devices import resolve_device, resolve_precision
@@ -14,17 +15,26 @@ from lg3d_core.viewing.augmented import build_augmented_view
 from lg3d_core.viewing.layers import SceneView, build_view
 from lg3d_core.viewing.page import write_page
 from lg3d_core.viewing.picture import render_picture
+from lg3d_core.viewing.server import serve_view
 from lg3d_core.viewing.window import has_display, open_window
 
 
-def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
+def show_scene(
+    settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None
+) -> list[Path]:
     """Show a scene's colours, ground truth, prediction and errors, or a training sample; returns the files written.
 
     Where neither a picture nor a page is asked for, a window opens; without a display `<scene>.png` and `<scene>.html`
-    are written to the working directory instead.
+    are written to the working directory instead. With `serve` this returns when the user interrupts.
+
+    Args:
+        settings: What to show, and how.
+        progress: Told about everything else.
+        announce: Told the path of each file as it is written, and the address of the page that is served.
 
     Raises:
-        DataError: No store, or no such scene.
+        DataError: No store, no such scene, or a port that is in use.
+        SettingsError: A layer that the scene does not have.
         CheckpointError: The checkpoint that was asked for cannot be used.
         MissingDependencyError: A picture or window was asked for and open3d is not there.
     """
@@ -42,7 +52,7 @@ def show_scene(settings: ViewSettings, progress: Progress) -> list[Path]:
         )
     else:
         view = _view_as_it_is(store, settings, progress)
-    return _show(view, settings, progress)
+    return show_view(view, settings, progress, announce=announce)
 
 
 def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress) -> SceneView:
@@ -67,10 +77,12 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
     return build_view(scene, store.vocabulary, prediction)
 
 
-def _show(view: SceneView, settings: ViewSettings, progress: Progress) -> list[Path]:
-    """Open a window, or write what was asked for."""
+def show_view(
+    view: SceneView, settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """Show what `build_view` made, as `show_scene` does; returns the files written, if any."""
     png, html = settings.png, settings.html
-    if png is None and html is None:
+    if png is None and html is None and not settings.serve:
         if _opened_window(view, progress):
             return []
         png, html = Path(f"{view.scene_id}.png"), Path(f"{view.scene_id}.html")
@@ -78,14 +90,21 @@ def _show(view: SceneView, settings: ViewSettings, progress: Progress) -> list[P
     if html is not None:
         write_page(view, html)
         written.append(html)
+        announce(str(html))
     if png is not None:
         try:
-            render_picture(view, png)
-            written.append(png)
+            render_picture(view, png, layers=settings.layer or None)
         except MissingDependencyError as error:
             if settings.png is not None:
                 raise
             progress.warn(f"no picture: {error}")
+        else:
+            written.append(png)
+            announce(str(png))
+    if settings.serve:
+        with serve_view(view, progress, port=settings.port) as server:
+            announce(server.address)
+            server.wait()
     return written
 
 

@@ -1,0 +1,159 @@
+"""The page over HTTP, for a browser at the other end of an SSH connection: this machine alone, behind a token."""
+
+import contextlib
+import errno
+import gzip
+import hmac
+import http.server
+import os
+import secrets
+import socket
+import threading
+from typing import Any
+
+from lg3d_core.errors import DataError
+from lg3d_core.progress import Progress
+from lg3d_core.viewing.layers import SceneView
+from lg3d_core.viewing.page import build_page
+
+LOOPBACK = "127.0.0.1"
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class PageServer:
+    """Serves one page at `address` from a thread of its own, until it is closed.
+
+    Whoever does not know the token gets 403 and nothing else; there are no files behind it, so no path leads anywhere.
+
+    Args:
+        page: HTML.
+        port: To listen on; 0 takes any that is free.
+
+    Raises:
+        DataError: The port is in use, or may not be used.
+    """
+
+    def __init__(self, page: str, *, port: int = 0) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self._plain = page.encode()
+        self._packed = gzip.compress(self._plain, compresslevel=1)
+        try:
+            self._server = _LoopbackServer((LOOPBACK, port), self._handler())
+        except OSError as error:
+            reason = "in use" if error.errno == errno.EADDRINUSE else f"not to be had ({error.strerror})"
+            raise DataError(
+                f"port {port} is {reason}: choose another with --port, or --port 0 for any that is free"
+            ) from None
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """Where the page is, for a browser on this machine."""
+        return f"http://{LOOPBACK}:{self.port}/{self.token}/"
+
+    @property
+    def ssh_command(self) -> str:
+        """What to type on another machine, so that `address` holds there too."""
+        return ssh_command(self.port, dict(os.environ))
+
+    def wait(self) -> None:
+        """Return when the user presses Ctrl-C."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._thread.join()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> "PageServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        owner = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            """Answers for `owner`."""
+
+            server_version, sys_version = "lg3d", ""
+            timeout = 30  # seconds: a connection that says nothing is dropped
+
+            def do_GET(self) -> None:
+                """Send the page to who knows the token."""
+                self._answer(body=True)
+
+            def do_HEAD(self) -> None:
+                """The same without the page."""
+                self._answer(body=False)
+
+            def _answer(self, *, body: bool) -> None:
+                expected = f"/{owner.token}/".encode()
+                path = self.path.partition("?")[0].encode("utf-8", "surrogateescape")
+                if not hmac.compare_digest(path, expected):
+                    self._send(403, b"403: the token in this address is wrong or missing\n", "text/plain", body=body)
+                    return
+                packs = "gzip" in self.headers.get("Accept-Encoding", "")
+                content = owner._packed if packs else owner._plain
+                self._send(200, content, "text/html", body=body, encoding="gzip" if packs else "")
+
+            def _send(self, status: int, content: bytes, kind: str, *, body: bool, encoding: str = "") -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", f"{kind}; charset=utf-8")
+                self.send_header("Content-Length", str(len(content)))
+                if encoding:
+                    self.send_header("Content-Encoding", encoding)
+                for name, value in HEADERS.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if body:
+                    self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                """Nothing: the token would be in the log."""
+
+        return Handler
+
+
+class _LoopbackServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """A browser that hangs up in the middle is nobody's concern."""
+
+
+def ssh_command(port: int, environ: dict[str, str]) -> str:
+    """The tunnel to this machine, by what the SSH session here says of itself, else by the machine's name.
+
+    Args:
+        port: On this machine, and on the other.
+        environ: Environment; `SSH_CONNECTION` holds client, its port, this machine as the client sees it, and its port.
+    """
+    user = environ.get("USER") or environ.get("LOGNAME") or ""
+    connection = environ.get("SSH_CONNECTION", "").split()
+    host, ssh_port = (connection[2], connection[3]) if len(connection) == 4 else (socket.gethostname(), "22")
+    other_port = "" if ssh_port == "22" else f" -p {ssh_port}"
+    return f"ssh -N -L {port}:{LOOPBACK}:{port}{other_port} {user}{'@' if user else ''}{host}"
+
+
+def serve_view(view: SceneView, progress: Progress, *, port: int = 0) -> PageServer:
+    """Serve a scene's page and say how to reach it; to be closed by the caller.
+
+    Raises:
+        DataError: The port is in use.
+    """
+    server = PageServer(build_page(view), port=port)
+    progress.note(f"from another machine, first: {server.ssh_command}")
+    progress.note("open the address in a browser; Ctrl-C ends")
+    return server
