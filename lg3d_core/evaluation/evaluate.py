@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
-from lg3d_core.evaluation.predict import predict_scene
+from lg3d_core.evaluation.predict import Prediction, predict_scene
 from lg3d_core.evaluation.scores import Scores, score_confusion
 from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
@@ -21,6 +21,7 @@ from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lg3d_core.networks.minkunet import MinkUNet
+    from lg3d_core.store.scene_file import Scene
     from lg3d_core.store.scene_store import SceneStore
 
 
@@ -70,6 +71,7 @@ def evaluate_scenes(
     backend: str | None = None,
     scores: Callable[[Tensor], Tensor] | None = None,
     export: Path | None = None,
+    observe: "Callable[[Scene, Prediction], None] | None" = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Predict scenes one by one, and score them together.
@@ -84,6 +86,7 @@ def evaluate_scenes(
         backend: Of the sparse convolution; None keeps the one in use.
         scores: Gives class scores for features; None takes the network's classifier.
         export: Folder for one `<scene>.txt` a scene: a raw id per vertex in the mesh's order.
+        observe: Shown every scene with its prediction.
         progress: Told of scenes.
 
     Raises:
@@ -127,6 +130,8 @@ def evaluate_scenes(
             num_labelled += bool((scene.label >= 0).any())
             if export is not None:
                 write_labels(export / f"{scene_id}.txt", prediction.label, vocabulary)
+            if observe is not None:
+                observe(scene, prediction)
             task.advance(status=scene_id)
     if num_labelled == 0:
         progress.warn(f"none of the {len(scene_ids)} scenes has ground truth: their scores are undefined")
