@@ -6,9 +6,9 @@ import pytest
 
 from lg3d_core.demo import run_demo
 from lg3d_core.doctor import examine_machine
-from lg3d_core.progress import Progress
 from lg3d_core.settings import COMMANDS, DemoSettings
 from lg3d_core.store.scene_store import SceneStore
+from tests.notes import Notes
 
 RECIPE = """
 network = "14A"
@@ -22,16 +22,6 @@ dim = 96
 """
 
 
-class Notes(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
-
-
 @pytest.mark.slow
 def test_the_demo_goes_from_nothing_to_scores_a_picture_and_a_page(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
@@ -40,7 +30,7 @@ def test_the_demo_goes_from_nothing_to_scores_a_picture_and_a_page(tmp_path: Pat
         out=tmp_path / "demo", recipe=str(tmp_path / "tiny.toml"), scenes=4, vertices=4000, jobs=1, device="cpu"
     )
     outcome = run_demo(settings, notes)
-    commands = [line.split()[2] for line in notes.lines if line.startswith("$ lg3d ")]
+    commands = [line.split()[2] for line in notes.notes if line.startswith("$ lg3d ")]
     assert commands == ["rooms", "prepare", "anchors", "pretrain", "finetune", "eval", "view"]
     assert set(commands) <= set(COMMANDS)
     assert list(outcome.seconds) == commands

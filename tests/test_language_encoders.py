@@ -25,6 +25,7 @@ from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings
 from lg3d_core.vocabulary import load_vocabulary
+from tests.notes import Notes
 
 CPU = torch.device("cpu")
 TEXTS = ["a chair", "a folded chair in a room", "sink"]
@@ -42,14 +43,6 @@ TINY = {
         "custom_text": True,
     },
 }
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")

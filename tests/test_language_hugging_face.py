@@ -21,17 +21,10 @@ from lg3d_core.language.hugging_face import HuggingFaceEncoder, load_hugging_fac
 from lg3d_core.language.make import make_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings
+from tests.notes import Notes
 
 CPU = torch.device("cpu")
 TEXTS = ["chair", "office chair", "a folded chair by the wall"]
-
-
-class Notes(Progress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 # Pooling

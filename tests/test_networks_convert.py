@@ -33,21 +33,7 @@ from lg3d_core.settings import ConvertSettings, EvalSettings, FinetuneSettings
 from lg3d_core.training.finetune import finetune
 from lg3d_core.vocabulary import load_vocabulary
 from tests.foreign_checkpoints import lightning_checkpoint
-
-
-class Notes(Progress):
-    """Keeps what is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
+from tests.notes import Notes
 
 TINY = NetworkPlan(widths=(8,) * 8, depths=(1,) * 8)
 

@@ -147,7 +147,7 @@ def test_no_scenes_are_refused_with_advice() -> None:
 
 def test_an_index_past_the_end_ends_an_iteration() -> None:
     assert len(dataset()) == 3
-    with pytest.raises(IndexError, match="sample 3 of 3"):
+    with pytest.raises(IndexError, match="scene 3 of 3"):
         dataset()[3]
     assert [sample.scene_id for sample in dataset()] == ["scene0000_00", "scene0001_00", "scene0002_00"]
 

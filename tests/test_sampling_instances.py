@@ -27,20 +27,7 @@ from lg3d_core.sampling.placement import open_pasting
 from lg3d_core.store.budgets import ensure_budget
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.store.scene_store import SceneStore
-
-
-class Notes(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
+from tests.notes import Notes
 
 
 def make_scene(sizes: list[int], *, label: list[int], instance: list[int], segment: list[int], seed: int = 0) -> Scene:

@@ -125,7 +125,7 @@ def test_rows_of_another_level_are_not_restored():
 
 def test_an_unknown_backend_is_named_with_the_known_ones():
     with (
-        pytest.raises(SettingsError, match="--backend: expected auto or one of .*reference, torch"),
+        pytest.raises(SettingsError, match=r"--backend: expected auto or one of .*reference, torch"),
         use_backend("abacus"),
     ):
         pass

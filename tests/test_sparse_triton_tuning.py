@@ -19,6 +19,7 @@ from lg3d_core.sparse.triton import tuning
 from lg3d_core.sparse.triton.configs import ConvolutionConfig, Layer, WeightGradientConfig, default_convolution
 from lg3d_core.sparse.triton.neighbours import build_submanifold_map
 from lg3d_core.sparse.triton.tuning import LayerCall, blocks_path, layer_class, read_blocks
+from tests.notes import Notes
 
 CPU = torch.device("cpu")
 LAYER = Layer(1000, 27, 32, 64, torch.bfloat16)
@@ -30,14 +31,6 @@ pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reaso
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tuning._tuned.cache_clear()
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def tiny_calls() -> list[LayerCall]:

@@ -21,6 +21,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
+from tests.notes import Notes
 
 SMALL: dict[str, Any] = {
     "network": "14A",
@@ -46,16 +47,6 @@ def read_losses(run: Path) -> list[float]:
 def equal_weights(a: Path, b: Path) -> bool:
     left, right = load_file(a), load_file(b)
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-class Notes(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +91,8 @@ def test_finetuning_takes_up_the_newest_pretraining_and_learns_the_rooms(pretrai
         store=store_path, runs=pretrained.parents[1], name="f", epochs=10, loss="cross-entropy", **SMALL
     )
     checkpoint = finetune(settings, notes)
-    assert f"starting from the newest pre-training run: {pretrained}" in notes.lines
-    assert any(line.startswith("effective batch 2 scenes (1 forward pass of 2)") for line in notes.lines)
+    assert f"starting from the newest pre-training run: {pretrained}" in notes.notes
+    assert any(line.startswith("effective batch 2 scenes (1 forward pass of 2)") for line in notes.notes)
     metrics = read_metrics(checkpoint.parent)
     assert read_losses(checkpoint.parent)[0] > 3.0  # 200 classes by chance: ln 200 = 5.3
     assert read_losses(checkpoint.parent)[-1] < 0.2  # measured 0.02

@@ -1,7 +1,8 @@
 """Scenes as samples: read, augmented, voxelised."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from lg3d_core.store.budgets import Budget
     from lg3d_core.store.scene_file import Scene
     from lg3d_core.store.scene_store import SceneStore
+
+Drawn = TypeVar("Drawn", covariant=True)
 
 THINNING = 0.5
 """Before an augmentation, a scene is thinned to one point per voxel of this share of the voxel size. Half a voxel keeps
@@ -132,13 +135,62 @@ def pasting_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, index], spawn_key=(1,)))
 
 
-class SceneDataset(Dataset[Sample]):
-    """Scenes of a store as samples.
+class SeededScenes(Dataset[Drawn]):
+    """Scenes of a store, each drawn from the seed, the epoch and its index alone.
 
-    A sample is drawn from the seed, the epoch and its index alone, so worker processes, their number and an
-    interruption change nothing. Picklable; a worker process holds a copy, so tell the epoch before the loader's
-    iterator is made, or in the worker.
+    So worker processes, their number and an interruption change nothing. Picklable; a worker process holds a copy, so
+    tell the epoch before the loader's iterator is made, or in the worker.
     """
+
+    def __init__(
+        self,
+        store: "SceneStore",
+        scene_ids: Sequence[str],
+        *,
+        voxel_size: float,
+        augmentation: Augmentation | None,
+        seed: int,
+    ) -> None:
+        """Describe what is drawn; nothing is read yet.
+
+        Args:
+            store: Holds the scenes.
+            scene_ids: Which of them, in order.
+            voxel_size: Edge of a voxel in metres.
+            augmentation: Applied to everything drawn; None for validation.
+            seed: Of all that is drawn.
+
+        Raises:
+            DataError: No scene at all.
+        """
+        if not scene_ids:
+            raise DataError("expected at least one scene, got none: check the split, and that `lg3d prepare` filled it")
+        self.store = store
+        self.scene_ids = tuple(scene_ids)
+        self.voxel_size = voxel_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass over the scenes that comes next, from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.scene_ids)
+
+    def __getitem__(self, index: int) -> Drawn:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"scene {index} of {len(self)}")
+        return self.draw(index % len(self))
+
+    @abstractmethod
+    def draw(self, index: int) -> Drawn:
+        """Read and draw one scene, from 0."""
+
+
+class SceneDataset(SeededScenes[Sample]):
+    """Scenes of a store as samples."""
 
     def __init__(
         self,
@@ -154,39 +206,22 @@ class SceneDataset(Dataset[Sample]):
         """Describe the samples; nothing is read yet.
 
         Args:
-            store: Holds the scenes.
-            scene_ids: Which of them, in order.
-            voxel_size: Edge of a voxel in metres.
-            augmentation: Applied to every sample; None for validation.
+            store: As for `SeededScenes`.
+            scene_ids: Likewise.
+            voxel_size: Likewise.
+            augmentation: Likewise.
             budget: Labels and instances outside it are hidden.
             pasting: Objects of other scenes that are put into each; None puts in none.
-            seed: Of all that is drawn.
+            seed: As for `SeededScenes`.
 
         Raises:
             DataError: No scene at all.
         """
-        if not scene_ids:
-            raise DataError("expected at least one scene, got none: check the split, and that `lg3d prepare` filled it")
-        self.store = store
-        self.scene_ids = tuple(scene_ids)
-        self.voxel_size = voxel_size
-        self.augmentation = augmentation
+        super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, seed=seed)
         self.budget = budget
         self.pasting = pasting
-        self.seed = seed
-        self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the pass over the scenes whose samples come next, from 0."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.scene_ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index %= len(self)
+    def draw(self, index: int) -> Sample:
         scene = self.store.read(self.scene_ids[index], budget=self.budget)
         furnished = None
         if self.pasting is not None:

@@ -7,12 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from lg3d_core.errors import DataError, ShapeError
+from lg3d_core.errors import ShapeError
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.batch import MAX_SHIFT, collate
-from lg3d_core.sampling.dataset import Sample, sample_scene
+from lg3d_core.sampling.dataset import Sample, SeededScenes, sample_scene
 from lg3d_core.sampling.voxels import voxelize
 
 if TYPE_CHECKING:
@@ -158,8 +157,8 @@ def collate_views(
     )
 
 
-class ViewDataset(Dataset[ViewPair]):
-    """Scenes of a store as pairs of views, drawn from the seed, the epoch and their index alone."""
+class ViewDataset(SeededScenes[ViewPair]):
+    """Scenes of a store as pairs of views."""
 
     def __init__(
         self,
@@ -172,33 +171,16 @@ class ViewDataset(Dataset[ViewPair]):
         max_matches: int,
         seed: int = 0,
     ) -> None:
-        """Describe the pairs; nothing is read yet. The arguments are those of `sample_views`.
+        """Describe the pairs; nothing is read yet. The arguments are those of `SeededScenes` and `sample_views`.
 
         Raises:
             DataError: No scene at all.
         """
-        if not scene_ids:
-            raise DataError("expected at least one scene, got none: check the split, and that `lg3d prepare` filled it")
-        self.store = store
-        self.scene_ids = tuple(scene_ids)
-        self.voxel_size = voxel_size
-        self.augmentation = augmentation
+        super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, seed=seed)
         self.share = share
         self.max_matches = max_matches
-        self.seed = seed
-        self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the pass over the scenes whose pairs come next, from 0."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.scene_ids)
-
-    def __getitem__(self, index: int) -> ViewPair:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        index %= len(self)
+    def draw(self, index: int) -> ViewPair:
         return sample_views(
             self.store.read(self.scene_ids[index]),
             voxel_size=self.voxel_size,
