@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
-from lg3d_cli.commands import anchors, bench, compare, convert, demo, doctor, evaluate, prepare, rooms, train, view
+from lg3d_cli.commands import (
+    anchors,
+    bench,
+    compare,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    init,
+    predict,
+    prepare,
+    rooms,
+    train,
+    view,
+)
 from lg3d_core import __version__
 from lg3d_core.errors import Interrupted, Lg3dError
 
@@ -18,12 +32,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("init")(init.init)
 app.command("prepare")(prepare.prepare)
 app.command("anchors")(anchors.anchors)
 app.command("pretrain")(train.pretrain)
 app.command("finetune")(train.finetune)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("predict")(predict.predict)
 app.command("view")(view.view)
 app.command("rooms")(rooms.rooms)
 app.command("convert")(convert.convert)

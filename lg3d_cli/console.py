@@ -3,17 +3,21 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from lg3d_core.errors import Lg3dError
 from lg3d_core.progress import Progress, Task
+
+T = TypeVar("T")
 
 LOG_EVERY_SECONDS = 15.0
 FIRST_COLUMN = 24
@@ -71,6 +75,37 @@ def error(message: str) -> None:
 def notice(message: str) -> None:
     """Say on one line of stderr what the user must know, also when quiet."""
     sys.stderr.write(f"lg3d: {message}\n")
+
+
+def aside(message: str) -> None:
+    """Write one line on stderr that belongs to a question."""
+    sys.stderr.write(f"{message}\n")
+
+
+def can_ask() -> bool:
+    """Whether somebody sits there to answer: both ends are a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str, *, default: str | None, check: Callable[[str], T]) -> T:
+    """Ask on stderr until `check` takes the answer; Return takes the default, and Ctrl-C or Ctrl-D gives up.
+
+    Args:
+        question: Without a colon.
+        default: What Return stands for; None asks again.
+        check: Turns the answer into a value.
+    """
+    while True:
+        answer = str(typer.prompt(question, default=default, err=True)).strip()
+        try:
+            return check(answer)
+        except Lg3dError as reason:
+            error(str(reason))
+
+
+def confirm(question: str) -> bool:
+    """Ask for yes or no on stderr; Return says yes."""
+    return typer.confirm(question, default=True, err=True)
 
 
 def progress(*, quiet: bool = False) -> Progress:

@@ -35,6 +35,9 @@ Alpha = Literal["inverse-log", "paper"]
 Schedule = Literal["step", "cosine"]
 ScoredClasses = Literal["present", "all"]
 Optimiser = Literal["sgd", "adamw"]
+Up = Literal["auto", "x", "-x", "y", "-y", "z", "-z"]
+PredictionFormat = Literal["ply", "npz", "txt"]
+HeatFormat = Literal["ply", "npz"]
 Benchmark = Literal["maps", "layers", "layers-train", "forward", "train"]
 
 
@@ -89,7 +92,9 @@ class Settings:
             values[field] = _coerce(value, hints[field], source=option_name(field))
         for entry in dataclasses.fields(cls):
             if entry.name not in values and entry.default is dataclasses.MISSING:
-                raise SettingsError(f"{option_name(entry.name)} is missing: type it, or set {entry.name} in {CONFIG_NAME}")
+                raise SettingsError(
+                    f"{option_name(entry.name)} is missing: type it, or set {entry.name} in {CONFIG_NAME}"
+                )
         return cls(**values)
 
     @classmethod
@@ -136,7 +141,16 @@ class Settings:
 
 def option_name(field: str) -> str:
     """What the user types for a field."""
-    names = {"start": "--from", "raw": "RAW", "out": "OUT", "scene": "SCENE", "recipes": "RECIPES", "changes": "--set"}
+    names = {
+        "start": "--from",
+        "raw": "RAW",
+        "out": "OUT",
+        "scene": "SCENE",
+        "recipes": "RECIPES",
+        "run": "RUN",
+        "changes": "--set",
+    }
+    names |= {"scans": "SCAN", "scan": "SCAN", "texts": "TEXT", "formats": "--format"}
     return names.get(field, "--" + field.replace("_", "-"))
 
 
@@ -526,6 +540,110 @@ class ViewSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScanSettings(Settings):
+    """How a scan of any origin is read, and how a network is run over it."""
+
+    store: Path = Path("data")
+    """Folder of the scene store, for scenes by their id."""
+    runs: Path = Path("runs")
+    """Where the newest run is looked for."""
+    checkpoint: Path | None = None
+    """Checkpoint or run folder; None takes the newest run that can do it."""
+    scale: str = "auto"
+    """Metres of one of the scan's units, or m, cm, mm, in, ft; `auto` guesses."""
+    up: Up = "auto"
+    """Axis of the scan that points up; `auto` guesses."""
+    memory: str | None = None
+    """What a pass may take, such as 4G or 500M; a scan that needs more is cut into overlapping tiles. None: 60 % of
+    what is free."""
+    overlap: float | None = None
+    """Metres by which tiles overlap; None takes what the network sees, or less where tiles would be mostly overlap."""
+    device: Device = "auto"
+    """`auto` takes CUDA where there is one."""
+    backend: Backend = "auto"
+    """Implementation of the sparse convolution."""
+    precision: Precision = "auto"
+    """`auto` is bf16 autocast on CUDA and fp32 on the CPU."""
+
+    def __post_init__(self) -> None:
+        self._require(
+            _is_positive(self.scale) or self.scale in ("auto", "m", "cm", "mm", "in", "ft"),
+            "scale",
+            "auto, m, cm, mm, in, ft, or a positive number of metres",
+        )
+        self._require(self.memory is None or self.memory_bytes is not None, "memory", "a size such as 4G or 500M")
+        self._require(self.overlap is None or self.overlap >= 0, "overlap", "0 or more metres")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` as a number; None where it is None or malformed."""
+        text = (self.memory or "").upper().removesuffix("B").removesuffix("I")
+        factor = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}.get(text[-1:])
+        number = text[:-1] if factor is not None else text
+        return int(float(number) * (factor or 1)) if _is_positive(number) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ScanSettings):
+    """`lg3d predict`: a name for every vertex of any scan."""
+
+    command: ClassVar[str] = "predict"
+
+    scans: tuple[str, ...] = ()
+    """PLY, PCD, OBJ or GLB files, or scene ids of the store."""
+    out: Path = Path()
+    """Folder of the written files."""
+    formats: tuple[PredictionFormat, ...] = ("ply",)
+    """What is written of each scan: `ply`, `npz`, `txt`."""
+    vocabulary: str | None = None
+    """What the checkpoint's classes are called; None takes the shipped or the store's vocabulary that fits it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(len(self.scans) > 0, "scans", "at least one file or scene id")
+        self._require(len(self.formats) > 0, "formats", "at least one of ply, npz, txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings(ScanSettings):
+    """`lg3d ask`: where in a scan is what a text describes."""
+
+    command: ClassVar[str] = "ask"
+
+    scan: str
+    """A PLY, PCD, OBJ or GLB file, or a scene id of the store."""
+    texts: tuple[str, ...] = ()
+    """What is looked for; none opens a prompt."""
+    anchors: Path | None = None
+    """Anchors file that the checkpoint was trained with; None takes the one that its run names."""
+    encoder: str | None = None
+    """Where the anchors' text encoder is: `hf:FOLDER`; None looks where it was."""
+    encoder_checkpoint: Path | None = None
+    """Weights of an open_clip encoder on disk."""
+    threshold: float = 0.5
+    """Heat from which a place belongs to a region."""
+    regions: int = 5
+    """Regions listed for each text."""
+    out: Path | None = None
+    """Folder for the heat as files; None writes none."""
+    formats: tuple[HeatFormat, ...] = ("ply",)
+    """What is written there: `ply`, `npz`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(0 < self.threshold < 1, "threshold", "above 0 and below 1")
+        self._require(self.regions >= 1, "regions", "at least 1")
+        self._require(len(self.formats) > 0, "formats", "at least one of ply, npz")
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoSettings(Settings):
     """`lg3d demo`: the whole pipeline on procedural rooms."""
 
@@ -648,6 +766,50 @@ class CompareSettings(Settings):
         self._require(self.resamples >= 100, "resamples", "at least 100")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(Settings):
+    """`lg3d report`: one page and figures of a run, or of several side by side."""
+
+    command: ClassVar[str] = "report"
+
+    run: tuple[Path, ...] = ()
+    """Folders of runs, or names of folders in `runs`; differences are from the first one."""
+    out: Path | None = None
+    """Folder of the page and the figures; None is `report` in the folder of a single run, else here."""
+    runs: Path = Path("runs")
+    """Where names of runs are looked up."""
+    store: Path | None = None
+    """Folder of the scene store; None takes the one that the runs were trained on."""
+    anchors: Path | None = None
+    """Anchors file; None takes the one that the run was trained with."""
+    split: str = "val"
+    """Scenes that are scored: train, val or test."""
+    scene: tuple[str, ...] = ()
+    """Scenes of the split that are shown; without any, those with the most categories."""
+    rooms: int = 2
+    """How many those are."""
+    points: int = 2000
+    """Voxels in the map of features, drawn evenly from the categories; 0 leaves the map out."""
+    pdf: bool = False
+    """Write every figure as PDF too."""
+    svg: bool = False
+    """Write every figure as SVG too."""
+    fresh: bool = False
+    """Score again, also where an earlier report kept the scores."""
+    seed: int = 0
+    """Of the drawn voxels and of their map."""
+    device: Device = "auto"
+    """Where the prediction is made."""
+    backend: Backend = "auto"
+    """Implementation of the sparse convolution."""
+    precision: Precision = "auto"
+    """`auto` is bf16 autocast on CUDA and fp32 on the CPU."""
+
+    def __post_init__(self) -> None:
+        self._require(self.rooms >= 0, "rooms", "0 or more")
+        self._require(self.points >= 0, "points", "0 or more")
+
+
 COMMANDS: dict[str, type[Settings]] = {
     cls.command: cls
     for cls in (
@@ -660,9 +822,12 @@ COMMANDS: dict[str, type[Settings]] = {
         EvalSettings,
         ConvertSettings,
         ViewSettings,
+        PredictSettings,
+        AskSettings,
         DemoSettings,
         BenchSettings,
         CompareSettings,
+        ReportSettings,
     )
 }
 
@@ -671,6 +836,12 @@ def recipe_names() -> list[str]:
     """Names of the shipped recipes."""
     folder = resources.files("lg3d_core") / "recipes"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def recipe_summary(name: str) -> str:
+    """The first line of a shipped recipe: what it is for."""
+    text = (resources.files("lg3d_core") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].removeprefix("# ")
 
 
 def read_recipe(name: str) -> dict[str, Any]:

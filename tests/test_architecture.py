@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "comparing": {"vocabulary", "store", "language", "networks", "evaluation", "training"},
     "demo": {"rooms", "store", "language", "training", "evaluation", "viewing", "networks"},
     "doctor": {"sparse"},
+    "project": {"scans", "vocabulary"},
 }
 TORCH_FREE = {"vocabulary", "scans", "rooms", "errors", "progress", "settings", "files"}
 

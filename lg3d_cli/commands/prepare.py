@@ -11,7 +11,10 @@ from lg3d_core.settings import PrepareSettings
 
 
 def prepare(
-    raw: Annotated[Path, typer.Argument(help="ScanNet's folder: scans/, scans_test/, the label table.")],
+    raw: Annotated[
+        Path | None,
+        typer.Argument(help="ScanNet's folder: scans/, scans_test/, the label table.  [default: that of lg3d.toml]"),
+    ] = None,
     store: StoreOption = None,
     vocabulary: VocabularyOption = None,
     jobs: JobsOption = None,
