@@ -23,7 +23,8 @@ VoxelSizeOption = Annotated[float | None, typer.Option(help="Edge of a voxel in 
 VocabularyOption = Annotated[str | None, typer.Option(help="scannet200, scannet20, or a TSV file with id and name.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.  [default: auto]")]
 BackendOption = Annotated[
-    str | None, typer.Option(help="Sparse convolution: auto, native, torch, triton, minkowski or reference.  [default: auto]")
+    str | None,
+    typer.Option(help="Sparse convolution: auto, native, torch, triton, minkowski or reference.  [default: auto]"),
 ]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.  [default: auto]")]
 JobsOption = Annotated[int | None, typer.Option(help="Worker processes.")]
@@ -33,6 +34,12 @@ CheckpointOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+# Of scans of any origin
+ScaleOption = Annotated[str | None, typer.Option(help="Metres of one unit, or m, cm, mm, in, ft.  [default: guessed]")]
+UpOption = Annotated[str | None, typer.Option(help="Axis up: x, y, z, -x, -y or -z.  [default: guessed]")]
+MemoryOption = Annotated[str | None, typer.Option(help="Of a pass, such as 4G; else tiles.  [default: 60 % of free]")]
+OverlapOption = Annotated[float | None, typer.Option(help="Metres by which tiles overlap.  [default: by the network]")]
 
 # Of training
 NameOption = Annotated[str | None, typer.Option(help="Name of the run's folder.  [default: command and time]")]

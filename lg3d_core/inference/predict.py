@@ -1,0 +1,290 @@
+"""`lg3d predict`: a category for every vertex of any scan."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.devices import resolve_device, resolve_precision
+from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
+from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
+from lg3d_core.inference.input import Input, open_input
+from lg3d_core.inference.network_pass import Engine, name_voxels
+from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
+from lg3d_core.progress import Progress
+from lg3d_core.scans.open_scan import OPENERS
+from lg3d_core.settings import PredictSettings, ScanSettings
+from lg3d_core.vocabulary import Vocabulary, load_vocabulary
+from lg3d_core.vocabulary.categories import SHIPPED
+
+ENDING = ".labelled"
+UNLABELLED = (90, 90, 90)
+"""Colour of a vertex that got no label."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A category in a scan.
+
+    Attributes:
+        name: Of the category.
+        id: Its raw id.
+        vertices: How many bear it.
+        share: Of the scan's vertices, 0..1.
+        confidence: Mean over them, 0..1.
+    """
+
+    name: str
+    id: int
+    vertices: int
+    share: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ScanLabels:
+    """What came of one scan.
+
+    Attributes:
+        scan: As the user named it.
+        files: Written files.
+        num_vertices: Of the scan.
+        num_unlabelled: Vertices without a usable position.
+        num_voxels: Occupied voxels.
+        scale: Metres of one of the file's units.
+        up: Axis of the file that points up.
+        found: Categories, the largest first.
+    """
+
+    scan: str
+    files: list[Path]
+    num_vertices: int
+    num_unlabelled: int
+    num_voxels: int
+    scale: float
+    up: str
+    found: list[Found]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        return {
+            **{key: value for key, value in self.__dict__.items() if key not in ("files", "found")},
+            "files": [str(path) for path in self.files],
+            "found": [found.__dict__ for found in self.found],
+        }
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What came of all scans.
+
+    Attributes:
+        checkpoint: That named them.
+        labelled: Scans that went well.
+        failed: What is wrong with the others, by scan.
+    """
+
+    checkpoint: Path
+    labelled: list[ScanLabels]
+    failed: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "scans": [labels.to_dict() for labels in self.labelled],
+            "failed": self.failed,
+        }
+
+
+def predict_scans(settings: PredictSettings, progress: Progress) -> PredictReport:
+    """Name the vertices of scans, and write what was asked for; a bad scan does not stop the others.
+
+    Raises:
+        CheckpointError: No checkpoint with a classifier, or one whose categories are not known.
+        SettingsError: A device that is not there, or too little memory.
+    """
+    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    if path is None:
+        raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
+    engine = load_engine(path, settings)
+    vocabulary = find_vocabulary(path, engine.info, settings.vocabulary, settings.store)
+    files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
+    stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in settings.scans]
+    names = file_names(stems, files, settings.out, ENDING)
+    report = PredictReport(path, [], {})
+    with progress.task("predict", total=len(names), unit="scan") as task:
+        for word, name in zip(settings.scans, names, strict=True):
+            try:
+                report.labelled.append(_predict(engine, vocabulary, word, name, settings, progress))
+            except SettingsError:
+                raise
+            except Lg3dError as error:
+                report.failed[word] = str(error)
+            task.advance(status=Path(word).name)
+    return report
+
+
+def load_engine(path: Path, settings: ScanSettings) -> Engine:
+    """A checkpoint's network on its device, with the user's limits."""
+    device = resolve_device(settings.device)
+    network, info = load_network(path, device=device)
+    precision = resolve_precision(settings.precision, device)
+    return Engine(network, info, device, precision, settings.backend, settings.memory_bytes, settings.overlap)
+
+
+def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: Path) -> Vocabulary:
+    """What the classes of a checkpoint are called: what is told, else the shipped or stored vocabulary that fits.
+
+    Raises:
+        CheckpointError: It has no classifier, or none of the vocabularies fits it.
+        DataError: The vocabulary that was told cannot be read.
+    """
+    if name is not None:
+        candidates = [load_vocabulary(name)]
+    else:
+        candidates = [load_vocabulary(shipped) for shipped in SHIPPED]
+        candidates += _stored_vocabulary(store)
+    for vocabulary in candidates:
+        if _fits(info, vocabulary):
+            return vocabulary
+    if name is not None or info.num_classes is None:
+        require_classifier(path, info, candidates[0])
+    raise CheckpointError(
+        f"{path} names {info.num_classes} categories of the vocabulary {info.vocabulary or 'of unknown name'}, which "
+        f"neither ships nor is that of the store {store}: say --vocabulary FILE"
+    )
+
+
+def _stored_vocabulary(store: Path) -> list[Vocabulary]:
+    from lg3d_core.store.scene_store import SceneStore
+
+    try:
+        return [SceneStore(store).vocabulary]
+    except DataError:
+        return []
+
+
+def _fits(info: CheckpointInfo, vocabulary: Vocabulary) -> bool:
+    if info.num_classes is None:
+        return False
+    return info.num_classes == len(vocabulary) and info.vocabulary_digest in ("", vocabulary.digest)
+
+
+def _predict(
+    engine: Engine, vocabulary: Vocabulary, word: str, name: str, settings: PredictSettings, progress: Progress
+) -> ScanLabels:
+    scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+    voxels = voxelize_scan(scan.surface, scan.frame, engine.info.voxel_size)
+    label, confidence = name_voxels(engine, voxels, progress, name=scan.name, scores=engine.network.classify)
+    strays = voxels.num_outside
+    if strays:
+        progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices are left out: label 0 (none)")
+    files = _write(scan, voxels, label, confidence, vocabulary, settings, name)
+    return ScanLabels(
+        scan=scan.name,
+        files=files,
+        num_vertices=scan.surface.num_vertices,
+        num_unlabelled=strays,
+        num_voxels=len(voxels.keys),
+        scale=scan.frame.scale,
+        up=scan.frame.up,
+        found=_count(scan, voxels, label, confidence, vocabulary),
+    )
+
+
+def _pieces(
+    scan: Input,
+    voxels: ScanVoxels,
+    label: npt.NDArray[np.int16],
+    confidence: npt.NDArray[np.float32],
+    vocabulary: Vocabulary,
+) -> Columns:
+    """Raw id, confidence and colour of the vertices, a piece at a time; 0 and grey where there is no label."""
+    colors = np.concatenate([vocabulary.colors, np.array([UNLABELLED], dtype=np.uint8)])
+    ids = np.concatenate([vocabulary.ids, [0]])
+    for start, stop, rows in vertex_rows(scan.surface, scan.frame, voxels):
+        known = rows >= 0
+        index = np.where(known, label[rows], len(vocabulary))
+        paint = colors[index]
+        values = {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2]}
+        yield start, stop, values | {"label": ids[index], "confidence": np.where(known, confidence[rows], 0)}
+
+
+def _write(
+    scan: Input,
+    voxels: ScanVoxels,
+    label: npt.NDArray[np.int16],
+    confidence: npt.NDArray[np.float32],
+    vocabulary: Vocabulary,
+    settings: PredictSettings,
+    name: str,
+) -> list[Path]:
+    def pieces() -> Columns:
+        return _pieces(scan, voxels, label, confidence, vocabulary)
+
+    files = []
+    for form in dict.fromkeys(settings.formats):
+        path = settings.out / f"{name}.{form}"
+        if form == "ply":
+            present = np.unique(label)
+            comments = ["made by lg3d predict", f"vocabulary {vocabulary.name}", "label 0 none"]
+            comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in present]
+            columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
+            write_vertices_ply(path, scan.surface, pieces(), columns=columns, comments=comments)
+        elif form == "npz":
+            write_npz(path, _arrays(scan, pieces(), vocabulary))
+        else:
+            write_lines(path, (values["label"] for _, _, values in pieces()))
+        files.append(path)
+    return files
+
+
+def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, npt.NDArray[Any]]:
+    parts = list(pieces)
+    xyz = np.concatenate([scan.surface.positions(start, stop) for start, stop, _ in parts])
+    return {
+        "xyz": xyz if scan.surface.is_double else xyz.astype(np.float32),
+        "faces": np.asarray(scan.surface.faces, dtype=np.int32),
+        "label": np.concatenate([values["label"] for _, _, values in parts]).astype(np.int32),
+        "confidence": np.concatenate([values["confidence"] for _, _, values in parts]).astype(np.float32),
+        "ids": vocabulary.ids,
+        "names": np.array(vocabulary.names),
+        "scale": np.array(scan.frame.scale),
+        "up": np.array(scan.frame.up),
+    }
+
+
+def _count(
+    scan: Input,
+    voxels: ScanVoxels,
+    label: npt.NDArray[np.int16],
+    confidence: npt.NDArray[np.float32],
+    vocabulary: Vocabulary,
+) -> list[Found]:
+    vertices = np.zeros(len(vocabulary), dtype=np.int64)
+    total = np.zeros(len(vocabulary))
+    for rows in _labelled_rows(scan, voxels):
+        vertices += np.bincount(label[rows], minlength=len(vocabulary))
+        total += np.bincount(label[rows], weights=confidence[rows], minlength=len(vocabulary))
+    order = [int(k) for k in np.argsort(-vertices, kind="stable") if vertices[k]]
+    return [
+        Found(
+            name=vocabulary.names[k],
+            id=int(vocabulary.ids[k]),
+            vertices=int(vertices[k]),
+            share=float(vertices[k] / scan.surface.num_vertices),
+            confidence=float(total[k] / vertices[k]),
+        )
+        for k in order
+    ]
+
+
+def _labelled_rows(scan: Input, voxels: ScanVoxels) -> Iterator[npt.NDArray[np.int64]]:
+    for _, _, rows in vertex_rows(scan.surface, scan.frame, voxels):
+        yield rows[rows >= 0]

@@ -1,0 +1,126 @@
+"""Voxels in overlapping boxes, each small enough for a pass of the network.
+
+A voxel's feature depends on voxels up to the network's reach away. A tile is predicted with a rim of voxels around it
+whose own results are thrown away. Where the rim is as wide as the reach, a tiled prediction is the untiled one; where
+it is narrower, they may differ within (reach - rim) of a seam, and nowhere else.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import SettingsError
+from lg3d_core.networks.minkunet import NETWORK_PLANS
+
+NARROWEST = 16
+"""Voxels; a rim is not made narrower by itself."""
+WORTHWHILE = 3.0
+"""A rim that makes a tile more than so many times as large is narrowed."""
+MAX_TILES = 100_000
+
+
+class Tile(NamedTuple):
+    """A box of voxels.
+
+    Attributes:
+        own: Rows of the voxels that it names, shape `(own,)`, int64.
+        rows: Rows of all voxels that go through the network, sorted, shape `(rows,)`, int64.
+    """
+
+    own: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+
+class Tiling(NamedTuple):
+    """How a scan is cut.
+
+    Attributes:
+        tiles: Every voxel is in one tile's `own`.
+        rim: Width of the rims in voxels.
+    """
+
+    tiles: list[Tile]
+    rim: int
+
+
+def reach_of(network: str, *, stem_size: int = 3) -> int:
+    """How many voxels away a network sees at most: the sum of its convolutions' half widths, each times its stride.
+
+    A strided convolution and its transpose move a voxel within its cell of the coarser level: one stride each.
+    """
+    depths = NETWORK_PLANS[network].depths
+    strides = (2, 4, 8, 16, 8, 4, 2, 1)
+    blocks = sum(2 * depth * stride for depth, stride in zip(depths, strides, strict=True))
+    steps = sum((1, 2, 4, 8)) * 2
+    return stem_size // 2 + blocks + steps
+
+
+def tile_voxels(
+    cells: npt.NDArray[np.int32], *, max_voxels: int, reach: int, rim: int | None = None, voxel_size: float = 1.0
+) -> Tiling:
+    """Cut voxels into boxes that hold, with their rims, at most `max_voxels`.
+
+    Args:
+        cells: Shape `(voxels, 3)`.
+        max_voxels: What fits into memory at once.
+        reach: Of the network, in voxels.
+        rim: Width of the rims; None takes the reach, or less where tiles would be mostly rim.
+        voxel_size: In metres, for messages.
+
+    Raises:
+        SettingsError: Not even a small box with its rim fits.
+    """
+    everything = np.arange(len(cells))
+    if len(cells) <= max_voxels:
+        return Tiling([Tile(everything, everything)], reach if rim is None else rim)
+    widths = [rim] if rim is not None else _widths(reach)
+    for width in widths:
+        tiles: list[Tile] = []
+        total = 0
+        for tile in _split(cells, everything, width, max_voxels):
+            if tile is None:
+                break
+            tiles.append(tile)
+            total += len(tile.rows)
+        else:
+            if width == widths[-1] or total <= WORTHWHILE * len(cells):
+                return Tiling(tiles, width)
+    raise SettingsError(
+        f"--memory is too small: {max_voxels} voxels fit at once, too few for a tile with a rim of "
+        f"{widths[-1] * voxel_size:.2f} m around it; raise it, or narrow the rim with --overlap"
+    )
+
+
+def _widths(reach: int) -> list[int]:
+    widths = [reach]
+    while widths[-1] // 2 >= NARROWEST:
+        widths.append(widths[-1] // 2)
+    return widths
+
+
+def _split(
+    cells: npt.NDArray[np.int32], own: npt.NDArray[np.int64], rim: int, max_voxels: int
+) -> Iterator[Tile | None]:
+    """Tiles of a box, halved along its longest side until they fit; None where they never do."""
+    pending = [own]
+    count = 0
+    while pending:
+        rows = pending.pop()
+        box = cells[rows]
+        low, high = box.min(axis=0), box.max(axis=0)
+        with_rim = np.flatnonzero(((cells >= low - rim) & (cells <= high + rim)).all(axis=1))
+        count += 1
+        if len(with_rim) <= max_voxels:
+            yield Tile(rows, with_rim)
+            continue
+        axis = int((high - low).argmax())
+        if high[axis] - low[axis] < max(2, rim // 8) or count > MAX_TILES:
+            yield None
+            return
+        middle = int(np.median(box[:, axis]))
+        if not low[axis] < middle <= high[axis]:
+            middle = int(low[axis] + (high[axis] - low[axis] + 1) // 2)
+        left = box[:, axis] < middle
+        pending += [rows[~left], rows[left]]

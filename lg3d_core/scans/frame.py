@@ -1,0 +1,354 @@
+"""The frame of a scan of unknown origin: its units, the axis that points up, and what lies far from the rest.
+
+Networks are trained on rooms in metres with +z up. A file seldom says what it has, so both are guessed from what
+rooms have in common: they are some metres wide and a storey high, scanned every centimetre or two, stand on a level
+floor, and most of their things stand on that floor.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError
+from lg3d_core.scans.surface import Surface
+
+Array = npt.NDArray[np.float64]
+
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.3048}
+GUESSED_UNITS = ("m", "cm", "mm")
+"""Feet and inches differ too little from metres and centimetres to be told by size."""
+UP_AXES: dict[str, tuple[int, int]] = {
+    "x": (0, 1),
+    "-x": (0, -1),
+    "y": (1, 1),
+    "-y": (1, -1),
+    "z": (2, 1),
+    "-z": (2, -1),
+}
+
+SAMPLE_ROWS = 200_000
+TYPICAL_SIZE, SIZE_FACTOR = 5.0, 2.5
+"""Longest side of a scan in metres, and by what factor it varies (one standard deviation of its logarithm)."""
+TYPICAL_SPACING, SPACING_FACTOR = 0.015, 2.5
+"""Distance of neighbouring vertices in metres, likewise."""
+PLAUSIBLE_SIZE = (0.3, 200.0)
+"""Metres between which a scan's longest side is believed."""
+CLEAR_UNIT = 2.0
+"""How much better than metres, in squared deviations, another unit must fit before it is taken."""
+UP_CELL = 0.1
+"""Metres; edge of the cells in which a floor is looked for."""
+ROOM_HEIGHT = (1.8, 4.0)
+"""Metres between which a storey is high."""
+MIN_STANDING = 50
+"""Cells below which furniture tells less."""
+CLEAR_AXIS = 0.5
+"""How much stronger than the expected axis another one must look before it is taken."""
+FAR_COORDINATE = 1000.0
+"""Metres from the origin beyond which a scan is moved there: float32 and the voxel grid lose digits far out."""
+
+
+class Frame(NamedTuple):
+    """How a file's positions become metres with +z up, and why.
+
+    Attributes:
+        scale: Metres of one of the file's units.
+        up: Axis of the file that points up, a key of `UP_AXES`.
+        offset: Taken off the file's positions first, shape `(3,)`, float64.
+        low: Lowest corner of what belongs to the scan, in the file's units, shape `(3,)`.
+        high: Highest corner; what lies outside of the two is left out.
+        notes: What was guessed, for the user.
+        doubts: What is probably not right.
+    """
+
+    scale: float
+    up: str
+    offset: Array
+    low: Array
+    high: Array
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    def to_metres(self, xyz: Array) -> Array:
+        """Positions of the file to metres with +z up, shape `(rows, 3)`."""
+        return turn_up((xyz - self.offset) * self.scale, self.up)
+
+    def from_metres(self, xyz: Array) -> Array:
+        """The inverse of `to_metres`."""
+        return turn_back(xyz, self.up) / self.scale + self.offset
+
+    def holds(self, xyz: Array) -> npt.NDArray[np.bool_]:
+        """Whether each of the file's positions is finite and belongs to the scan, shape `(rows,)`."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(((xyz >= self.low) & (xyz <= self.high)).all(axis=1))
+
+
+class UpEvidence(NamedTuple):
+    """How much a scan looks as if an axis pointed up.
+
+    Attributes:
+        floor: Share of the columns, seen from below, that begin at the level at which most begin, 0..1.
+        gravity: Cells off the walls that are 0.2 to 1.2 m above that level, less those that are as far below the top,
+            as a share of both, -1..1: things stand on floors, and few hang from ceilings.
+        height: 0 for a scan of a storey's height, less for others, -1 at least.
+    """
+
+    floor: float
+    gravity: float
+    height: float
+
+    @property
+    def total(self) -> float:
+        """The three together."""
+        return self.floor + self.gravity + self.height
+
+
+def turn_up(xyz: Array, up: str) -> Array:
+    """Turn positions about one or two axes so that `up` becomes +z; no mirror image is made."""
+    axis, sign = UP_AXES[up]
+    rest = [(axis + 1) % 3, (axis + 2) % 3]
+    turned = xyz[:, [*rest, axis]].copy()
+    if sign < 0:
+        turned[:, 1:] *= -1  # half a turn about the first axis
+    return turned
+
+
+def turn_back(xyz: Array, up: str) -> Array:
+    """The inverse of `turn_up`."""
+    axis, sign = UP_AXES[up]
+    turned = xyz.copy()
+    if sign < 0:
+        turned[:, 1:] *= -1
+    back = np.empty_like(turned)
+    back[:, [(axis + 1) % 3, (axis + 2) % 3, axis]] = turned
+    return back
+
+
+def parse_scale(text: str) -> float | None:
+    """Metres of one unit: `auto` gives None, a name of `UNITS` or a positive number gives itself.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if text == "auto":
+        return None
+    if text in UNITS:
+        return UNITS[text]
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
+
+
+def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Frame:
+    """Guess a scan's units and its axis up, unless they are told, and find what lies far from the rest.
+
+    Args:
+        surface: The scan.
+        scale: As `parse_scale` takes it.
+        up: A key of `UP_AXES`, or `auto`.
+
+    Raises:
+        DataError: No position is finite.
+    """
+    sample, num_finite = _sample(surface)
+    if len(sample) == 0:
+        raise DataError(f"{surface.path}: none of the {surface.num_vertices} positions is finite")
+    notes: list[str] = []
+    doubts: list[str] = []
+    if num_finite < surface.num_vertices:
+        doubts.append(
+            f"{surface.num_vertices - num_finite} of {surface.num_vertices} positions are not finite: left out"
+        )
+    low, high, core = find_bulk(sample)
+    size = np.maximum(core.max(axis=0) - core.min(axis=0), 1e-12)
+    sides = " x ".join(f"{side:.4g}" for side in size)
+    told = parse_scale(scale)
+    if told is not None:
+        metres = told
+    elif surface.scale is not None:
+        metres = surface.scale
+    else:
+        unit = guess_unit(size, _spacing(core, surface.num_vertices * len(core) / len(sample)))
+        metres = UNITS[unit]
+        notes.append(f"{sides} units: taken as {unit} (--scale says otherwise)")
+    longest = float(size.max()) * metres
+    if not PLAUSIBLE_SIZE[0] <= longest <= PLAUSIBLE_SIZE[1]:
+        doubts.append(f"{longest:.3g} m long with a unit of {metres:g} m: no room is; set --scale")
+    if up != "auto":
+        axis = up
+    elif surface.up is not None:
+        axis = surface.up
+        notes.append(f"+{axis} up, as glTF says (--up says otherwise)")
+    else:
+        axis, rival = guess_up(core * metres, expected=expected_up(surface.path))
+        if axis != "z":
+            doubts.append(f"it stands on its floor with {_signed(axis)} up: turned (--up says otherwise)")
+        elif rival is not None:
+            notes.append(f"taken with +z up, though {_signed(rival)} may be meant (--up says otherwise)")
+        else:
+            notes.append("+z up (--up says otherwise)")
+    offset = np.zeros(3)
+    if np.abs(core).max() * metres > FAR_COORDINATE:
+        offset = np.floor(core.min(axis=0))
+        notes.append(f"moved to the origin by {', '.join(f'{value:.0f}' for value in -offset)} units")
+    return Frame(metres, axis, offset, low, high, tuple(notes), tuple(doubts))
+
+
+def plain_frame() -> Frame:
+    """The frame of what is in metres with +z up already."""
+    infinity = np.full(3, np.inf)
+    return Frame(1.0, "z", np.zeros(3), -infinity, infinity)
+
+
+def expected_up(path: Path) -> str:
+    """The axis that usually points up in files of a kind: +y in OBJ, as modelling programs write it, else +z."""
+    return "y" if path.suffix.lower() == ".obj" else "z"
+
+
+def _signed(axis: str) -> str:
+    return axis if axis.startswith("-") else f"+{axis}"
+
+
+def _sample(surface: Surface) -> tuple[Array, int]:
+    """At most `SAMPLE_ROWS` finite positions from all over the scan, and how many are finite in all."""
+    share = min(1.0, SAMPLE_ROWS / surface.num_vertices)
+    rng = np.random.default_rng(0)
+    parts, num_finite = [], 0
+    for start, stop in surface.chunks():
+        xyz = surface.positions(start, stop)
+        xyz = xyz[np.isfinite(xyz).all(axis=1)]
+        num_finite += len(xyz)
+        parts.append(xyz if share == 1.0 else xyz[rng.random(len(xyz)) < share])
+    return np.concatenate(parts), num_finite
+
+
+def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
+    """Find the box of a scan without strays.
+
+    Cells of a grid in which, with their neighbours, lies less than half of what a surface would put there are strays.
+    Where the box of the other cells is at most a quarter as long in some direction, it is looked at again on its own;
+    otherwise everything belongs to the scan.
+
+    Returns:
+        Corners of a box with a margin about what belongs to the scan (infinite where there are no strays), and the
+        positions inside, shape `(points, 3)`.
+    """
+    core = sample
+    low, high = np.full(3, -np.inf), np.full(3, np.inf)
+    for _ in range(8):
+        edge = int(np.clip(math.sqrt(len(core) / 48), 4, 64))
+        first, last = core.min(axis=0), core.max(axis=0)
+        extent = last - first
+        with np.errstate(over="ignore"):
+            cell = max(float(extent.max()), 1e-12) / edge
+            index = np.minimum(((core - first) / cell).astype(np.int64), edge - 1)
+        if len(core) < 100 or not np.isfinite(cell):
+            if np.isfinite(cell):
+                break
+            core = core[np.abs(core).max(axis=1) < 1e150]
+            continue
+        flat = ((index[:, 0] + 1) * (edge + 2) + index[:, 1] + 1) * (edge + 2) + index[:, 2] + 1
+        count = np.bincount(flat, minlength=(edge + 2) ** 3).reshape((edge + 2,) * 3)
+        for axis in range(3):  # sum over each cell and its neighbours
+            count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
+        expected = 9 * len(core) / (6 * edge**2)
+        dense = count.reshape(-1)[flat] >= expected / 2
+        if not dense.any():
+            break
+        inner_low, inner_high = core[dense].min(axis=0), core[dense].max(axis=0)
+        inner = inner_high - inner_low
+        if not (inner < extent / 4).any():
+            break
+        margin = np.maximum(0.25 * float(inner.max()), cell * 1e-6)
+        low, high = inner_low - margin, inner_high + margin
+        core = core[((core >= low) & (core <= high)).all(axis=1)]
+    return low, high, core
+
+
+def _spacing(core: Array, num_points: float) -> float:
+    """About how far neighbouring vertices lie from each other: the root of the surface per point, in file units.
+
+    The surface is counted in cells of a grid of 48 along the longest side; each cell that it crosses stands for one
+    cell's face.
+    """
+    extent = core.max(axis=0) - core.min(axis=0)
+    cell = max(float(extent.max()), 1e-12) / 48
+    index = ((core - core.min(axis=0)) / cell).astype(np.int64)
+    occupied = len(np.unique((index[:, 0] * 64 + index[:, 1]) * 64 + index[:, 2]))
+    return cell * math.sqrt(occupied / max(num_points, 1.0))
+
+
+def guess_unit(size: Array, spacing: float) -> str:
+    """The unit in which a scan looks most like a room; metres unless another looks clearly more so.
+
+    Args:
+        size: Sides of its box, shape `(3,)`.
+        spacing: Distance of neighbouring vertices.
+    """
+
+    def misfit(unit: str) -> float:
+        long = math.log(float(size.max()) * UNITS[unit] / TYPICAL_SIZE) / math.log(SIZE_FACTOR)
+        near = math.log(max(spacing, 1e-12) * UNITS[unit] / TYPICAL_SPACING) / math.log(SPACING_FACTOR)
+        return long**2 + min(near**2, 9.0)
+
+    best = min(GUESSED_UNITS, key=misfit)
+    return best if misfit(best) + CLEAR_UNIT < misfit("m") else "m"
+
+
+def guess_up(xyz: Array, *, expected: str = "z") -> tuple[str, str | None]:
+    """The axis along which a scan looks most like a room that stands on its floor.
+
+    Args:
+        xyz: Positions in metres, shape `(points, 3)`.
+        expected: The axis that is taken unless another looks clearly more so.
+
+    Returns:
+        A key of `UP_AXES`, and another one that may be meant instead, if any.
+    """
+    if len(xyz) < 100:
+        return expected, None
+    extent = xyz.max(axis=0) - xyz.min(axis=0)
+    cell = max(UP_CELL, float(extent.max()) / 500)
+    index = ((xyz - xyz.min(axis=0)) / cell).astype(np.int64)
+    keys = np.unique((index[:, 0] * 1024 + index[:, 1]) * 1024 + index[:, 2])
+    cells = np.stack([keys >> 20, keys >> 10 & 1023, keys & 1023], axis=1)
+    scores = {}
+    for up, (axis, sign) in UP_AXES.items():
+        turned = cells[:, [(axis + 1) % 3, (axis + 2) % 3, axis]]
+        if sign < 0:
+            turned = turned * [1, 1, -1] + [0, 0, int(turned[:, 2].max())]
+        scores[up] = up_evidence(turned, cell).total
+    best = max(scores, key=lambda up: scores[up])
+    chosen = best if scores[best] >= scores[expected] + CLEAR_AXIS else expected
+    rival = max((up for up in scores if up != chosen), key=lambda up: scores[up])
+    return chosen, rival if scores[rival] > scores[chosen] - CLEAR_AXIS / 2 else None
+
+
+def up_evidence(cells: npt.NDArray[np.int64], cell: float) -> UpEvidence:
+    """How much a scan looks as if +z were up.
+
+    Args:
+        cells: Occupied cells of a grid, counted from 0, shape `(cells, 3)`.
+        cell: Edge of a cell in metres.
+    """
+    across, deep, level = cells.T
+    column = across * (int(deep.max()) + 1) + deep
+    lowest = np.full(int(column.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(lowest, column, level)
+    lowest = lowest[lowest < np.iinfo(np.int64).max]
+    histogram = np.bincount(lowest, minlength=int(level.max()) + 2)
+    pairs = histogram[:-1] + histogram[1:]
+    floor, top = int(pairs.argmax()), int(level.max())
+    wall = max(1, round(0.3 / cell))
+    inside = (across >= wall) & (across <= across.max() - wall) & (deep >= wall) & (deep <= deep.max() - wall)
+    near, far = max(2, round(0.2 / cell)), max(3, round(1.2 / cell))
+    above, below = level[inside] - floor, top - level[inside]
+    standing = int(((above >= near) & (above <= far)).sum())
+    hanging = int(((below >= near) & (below <= far)).sum())
+    gravity = (standing - hanging) / max(standing + hanging, MIN_STANDING)
+    height = math.log(max(top + 1, 1) * cell)
+    misfit = max(0.0, math.log(ROOM_HEIGHT[0]) - height, height - math.log(ROOM_HEIGHT[1]))
+    return UpEvidence(float(pairs[floor]) / len(lowest), gravity, -min(misfit, 1.0))

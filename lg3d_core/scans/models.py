@@ -1,0 +1,96 @@
+"""Meshes in OBJ and GLB, as phones and modelling programs write them, through trimesh."""
+
+import io
+import json
+import struct
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import DataError, MissingDependencyError
+from lg3d_core.scans.files import read_file
+from lg3d_core.scans.surface import Surface, surface_in_memory
+
+if TYPE_CHECKING:
+    import trimesh
+
+_UNREADABLE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError, struct.error, json.JSONDecodeError)
+"""What trimesh raises where a file is damaged; none of it names the file."""
+
+PLAIN = 128
+"""Grey of a part without colours beside parts that have some."""
+
+
+def open_model(path: Path) -> Surface:
+    """Read an OBJ or GLB file of at most 1 GiB; colours come from its vertices, or from textures at its vertices.
+
+    An OBJ without textures keeps its vertices' order; where textures meet, a vertex is doubled. glTF says of itself
+    that +y is up and that a unit is a metre.
+
+    Raises:
+        DataError: The file is missing, damaged, or holds no vertices.
+        MissingDependencyError: trimesh is not installed.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    data = read_file(path)
+    try:
+        import trimesh
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path}: {kind.upper()} files need trimesh ({error}): pip install trimesh, or convert the scan to PLY"
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scene = trimesh.load_scene(
+                io.BytesIO(data) if kind == "glb" else str(path),
+                file_type=kind,
+                process=False,
+                maintain_order=True,
+            )
+            parts = [_part(scene, node) for node in sorted(scene.graph.nodes_geometry)]
+    except _UNREADABLE as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path}: cannot be read as {kind.upper()} ({reason}): copy or export it again") from None
+    parts = [part for part in parts if len(part[0])]
+    if not parts:
+        raise DataError(f"{path}: expected vertices, found none: is this a {kind.upper()} file?")
+    firsts = np.cumsum([0, *(len(xyz) for xyz, _, _ in parts)])
+    xyz = np.concatenate([part[0] for part in parts])
+    faces = np.concatenate([part[2] + first for part, first in zip(parts, firsts[:-1], strict=True)])
+    rgb = None
+    if any(colors is not None for _, colors, _ in parts):
+        grey = [np.full((len(part[0]), 3), PLAIN, dtype=np.uint8) for part in parts]
+        rgb = np.concatenate([plain if part[1] is None else part[1] for part, plain in zip(parts, grey, strict=True)])
+    is_gltf = kind == "glb"
+    return surface_in_memory(path, xyz, rgb, faces, up="y" if is_gltf else None, scale=1.0 if is_gltf else None)
+
+
+def _part(
+    scene: "trimesh.Scene", node: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8] | None, npt.NDArray[np.int64]]:
+    """Positions, colours and triangles of one mesh where its node puts it."""
+    transform, name = scene.graph[node]
+    mesh: Any = scene.geometry[name]
+    local = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
+    xyz = local @ np.asarray(transform)[:3, :3].T + np.asarray(transform)[:3, 3]
+    faces = np.asarray(getattr(mesh, "faces", np.zeros((0, 3))), dtype=np.int64).reshape(-1, 3)
+    if len(faces) and not (faces.min() >= 0 and faces.max() < len(xyz)):
+        raise ValueError(f"faces name vertices {faces.min()} to {faces.max()} of {len(xyz)}")
+    return xyz, _colors(mesh, len(xyz)), faces
+
+
+def _colors(mesh: Any, count: int) -> npt.NDArray[np.uint8] | None:
+    visual = getattr(mesh, "visual", None)
+    if visual is None:
+        colors = getattr(mesh, "colors", None)
+    elif visual.kind is None:
+        return None
+    else:
+        colors = visual.to_color().vertex_colors if visual.kind == "texture" else visual.vertex_colors
+    if colors is None or np.ndim(colors) != 2 or len(colors) != count:
+        return None
+    return np.ascontiguousarray(np.asarray(colors)[:, :3], dtype=np.uint8)

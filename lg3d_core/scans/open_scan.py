@@ -1,0 +1,36 @@
+"""A scan's file by its suffix."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lg3d_core.errors import DataError
+from lg3d_core.scans.any_ply import open_ply
+from lg3d_core.scans.models import open_model
+from lg3d_core.scans.pcd import open_pcd
+from lg3d_core.scans.surface import Surface
+
+OPENERS: dict[str, Callable[[Path], Surface]] = {
+    ".ply": open_ply,
+    ".pcd": open_pcd,
+    ".obj": open_model,
+    ".glb": open_model,
+}
+
+
+def open_scan(path: Path) -> Surface:
+    """Open a PLY, PCD, OBJ or GLB file.
+
+    Raises:
+        DataError: The file is missing, of another kind, damaged, or without a vertex.
+        MissingDependencyError: It is OBJ or GLB, and trimesh is not installed.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    opener = OPENERS.get(path.suffix.lower())
+    if opener is None:
+        known = ", ".join(suffix.removeprefix(".").upper() for suffix in OPENERS)
+        raise DataError(f"{path}: expected a scan in one of {known}, found the suffix {path.suffix!r}: convert it")
+    surface = opener(path)
+    if surface.num_vertices == 0:
+        raise DataError(f"{path}: the scan has no vertices")
+    return surface
