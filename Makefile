@@ -8,7 +8,7 @@ TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist 
 MINKOWSKI_VERSION := 0.5.4
 MULTIARCH = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('MULTIARCH') or '')")
 
-.PHONY: demo test test-gpu check format lint types minkowski system system-minkowski clean
+.PHONY: demo test test-gpu check format lint types minkowski system system-dev system-minkowski clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lg3d demo
@@ -45,7 +45,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml | system
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed | system-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
 	touch $@
 
@@ -89,6 +89,15 @@ system:
 		/sbin/ldconfig -p | grep -q "$${pair%%:*}" || packages="$$packages $${pair##*:}"; \
 	done; \
 	$(install_packages)
+
+# For the tests alone: a browser to open the interactive page in, about 100 MB. Where it cannot be installed without a
+# password the tests in a browser are skipped; LG3D_REQUIRE_BROWSER=1 makes them fail instead.
+system-dev:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		packages=" chromium"; \
+		if [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then ($(install_packages)); else false; fi \
+		|| echo "no chromium: the tests in a browser are skipped (sudo apt-get install chromium)"; \
+	}
 
 # To build MinkowskiEngine: a compiler, Python's headers, OpenBLAS.
 system-minkowski:
