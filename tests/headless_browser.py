@@ -95,12 +95,12 @@ class Browser:
         message, _, self._received = self._received.partition(b"\0")
         return dict(json.loads(message))
 
-    def open(self, page: Path | str, address: str = "") -> None:
+    def open(self, page: Path | str, address: str = "", *, wait: bool = True) -> None:
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
         self.call("Page.navigate", url=(page if isinstance(page, str) else page.as_uri()) + address)
         deadline = time.monotonic() + DEADLINE
-        while not self.run("document.body && (document.body.dataset.ready || document.body.dataset.failed)"):
+        while wait and not self.run("document.body && (document.body.dataset.ready || document.body.dataset.failed)"):
             assert time.monotonic() < deadline, "the page is never ready"
             time.sleep(0.05)
 

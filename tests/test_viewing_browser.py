@@ -1,5 +1,6 @@
 """The page in a real browser: what is drawn, what the panel does, what the pointer is told."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lg3d_core.viewing.layers import build_view
-from lg3d_core.viewing.page import write_page
+from lg3d_core.viewing.layers import HEAT_STOPS, SceneView, build_view
+from lg3d_core.viewing.page import build_page, write_page
+from lg3d_core.viewing.server import PageServer
 from tests.headless_browser import Browser, open_browser
 from tests.viewing_rooms import DOOR, SIZE, TABLE, VOCABULARY, make_room, predict
 
@@ -20,16 +22,29 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened.close()
 
 
+def view_room() -> SceneView:
+    """The room with its table taken for a door, and a heat that is 0.8 on the table."""
+    room = make_room(spacing=0.08, scene_id="</script><b>scene</b>")
+    heat = {"<i>put it down</i>": np.where(room.label == TABLE, 0.8, 0.1)}
+    return build_view(room, VOCABULARY, predict(room, table=DOOR), heat=heat)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "room with spaces.html"
-    room = make_room(spacing=0.08, scene_id="</script><b>scene</b>")
-    write_page(build_view(room, VOCABULARY, predict(room, table=DOOR)), path)
+    write_page(view_room(), path)
     return path
 
 
 TABLE_TOP = (2.0, 1.5, 0.7)
 FLOOR_SPOT = (2.0, 0.6, 0.0)
+
+
+def wait_for(browser: Browser, condition: str) -> None:
+    deadline = time.monotonic() + 30
+    while not browser.run(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
 
 
 def is_like(color: np.ndarray, wanted: tuple[int, ...]) -> bool:
@@ -88,7 +103,7 @@ def test_hover_tells_category_prediction_confidence_and_instance(browser: Browse
     browser.mouse("mouseMoved", *browser.place(TABLE_TOP))
     browser.frame()
     tip = browser.run("tip.hidden ? '' : [...tip.children].map(line => line.textContent).join('|')")
-    assert tip == "table|predicted door, confidence 0.30|instance 7|head category"
+    assert tip == "table|predicted door, confidence 0.30|instance 7|“<i>put it down</i>” 0.80|head category"
     browser.mouse("mouseMoved", 3, 3)
     browser.frame()
     assert browser.run("tip.hidden")
@@ -170,6 +185,97 @@ def test_truth_and_prediction_stand_side_by_side_under_one_camera(browser: Brows
     browser.mouse("mouseMoved", x + half, y)
     browser.frame()
     assert browser.run("tip.firstChild.textContent") == "table"
+
+
+def test_one_key_sets_truth_beside_prediction_and_one_camera_turns_both(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.key("b")
+    assert browser.run("[lg3d.state.layer, lg3d.state.beside]") == ["truth", "prediction"]
+    x, y = (round(value) for value in browser.place(TABLE_TOP))
+    browser.mouse("mousePressed", x, y, button="left", buttons=1, clickCount=1)
+    browser.mouse("mouseMoved", x + 40, y, button="left", buttons=1)
+    browser.mouse("mouseReleased", x + 40, y, button="left", clickCount=1)
+    pixels = browser.pixels()
+    moved_x, moved_y = (round(value) for value in browser.place(TABLE_TOP))
+    assert (moved_x, moved_y) != (x, y)
+    half = pixels.shape[1] // 2
+    assert is_like(pixels[moved_y, moved_x], VOCABULARY.categories[TABLE].color)
+    assert is_like(pixels[moved_y, moved_x + half], VOCABULARY.categories[DOOR].color)
+    browser.key("b")
+    assert browser.run("lg3d.state.beside") == ""
+
+
+def test_heat_is_shown_with_its_ramp(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=heat-1")
+    assert browser.run("document.querySelector('#caption-left').textContent") == "“<i>put it down</i>”"
+    assert browser.run("document.querySelector('#key').textContent") == "coldhot"
+    x, y = (round(value) for value in browser.place(TABLE_TOP))
+    position = 0.8 * (len(HEAT_STOPS) - 1)
+    low, share = int(position), position - int(position)
+    expected = [a + share * (b - a) for a, b in zip(HEAT_STOPS[low], HEAT_STOPS[low + 1], strict=True)]
+    assert is_like(browser.pixels()[y, x], tuple(round(value) for value in expected))
+
+
+def test_the_gallery_jumps_to_each_object(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.run("document.querySelector('#tab-gallery').click()")
+    names = browser.run("[...document.querySelectorAll('.card .name')].map(card => card.textContent)")
+    assert names == ["ceiling", "door", "floor", "table", "wall", "wall", "wall", "wall", "wardrobe"]
+    lines = browser.run("[...document.querySelectorAll('.card div:last-child')].map(line => line.textContent)")
+    assert lines[3] == "seen as door"
+    assert lines[1] == "100 % right"
+    wait_for(browser, "document.querySelector('.card[data-drawn]') !== null")
+    spread = "Math.max(...d) - Math.min(...d)"
+    drawn = "document.querySelector('.card[data-drawn] canvas')"
+    assert browser.run(f"(d => {spread})({drawn}.getContext('2d').getImageData(0, 0, 264, 198).data)") > 40
+    browser.run("document.querySelectorAll('.card')[3].click()")
+    wait_for(browser, "!lg3d.flying")
+    camera = browser.run("lg3d.state.camera")
+    assert camera["target"] == pytest.approx([2.0, 1.5, 0.35], abs=0.03)  # the middle of the table
+    assert browser.run("lg3d.state.part") == 4
+    assert browser.run("location.hash").endswith("&part=4")
+    x, y = browser.run("[canvas.clientWidth / 2, canvas.clientHeight / 2]")
+    assert browser.run(f"lg3d.arrays.label[lg3d.pick({x}, {y}).vertex]") == TABLE
+    browser.key("n")
+    assert browser.run("lg3d.state.part") == 5
+    browser.key("p")
+    browser.key("p")
+    assert browser.run("lg3d.state.part") == 3
+    browser.key("Escape")
+    assert browser.run("lg3d.state.part") == 0
+
+
+def test_an_address_with_an_object_opens_at_it(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=colours&part=4")
+    assert browser.run("[lg3d.state.part, lg3d.state.tab]") == [4, "gallery"]
+    assert browser.run("lg3d.state.camera.target") == pytest.approx([2.0, 1.5, 0.35], abs=0.03)
+
+
+def test_a_slow_machine_gets_coarse_frames_while_things_move(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    browser.run("makeCoarse(); lg3d.slow = true")
+    full, few = browser.run("[lg3d.scene.faces, lg3d.coarse.faces]")
+    assert 0 < few < full / 3
+    browser.run("clearTimeout(resting); draw(1, true)")
+    coarse = browser.run("(() => { draw(1, true); const p = new Uint8Array(4); const [x, y] = "
+                         f"{list(browser.place(TABLE_TOP))}; gl.readPixels(x, canvas.height - y, 1, 1, gl.RGBA, "
+                         "gl.UNSIGNED_BYTE, p); return [...p]; })()")  # fmt: skip
+    assert is_like(np.array(coarse[:3]), VOCABULARY.categories[TABLE].color)
+
+
+def test_the_served_page_is_the_same_page(browser: Browser) -> None:
+    with PageServer(build_page(view_room())) as server:
+        browser.open(server.address, "#layer=truth")
+        assert browser.run("document.body.dataset.failed") is None
+        x, y = (round(value) for value in browser.place(TABLE_TOP))
+        assert is_like(browser.pixels()[y, x], VOCABULARY.categories[TABLE].color)
+        asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+        assert {url for url in asked if not url.startswith("blob:")} <= {
+            server.address,
+            server.address + "#layer=truth",
+        }
+        browser.open(server.address.replace(server.token, "guess"), wait=False)
+        assert "token in this address is wrong" in browser.run("document.body.textContent")
 
 
 def test_the_near_wall_is_cut_and_comes_back(browser: Browser, page: Path) -> None:

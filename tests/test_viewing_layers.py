@@ -6,7 +6,7 @@ import pytest
 from lg3d_core.errors import ShapeError
 from lg3d_core.evaluation.predict import Prediction
 from lg3d_core.store.scene_file import Scene
-from lg3d_core.viewing.layers import ERROR_COLORS, NEUTRAL, RIGHT, WRONG, build_view
+from lg3d_core.viewing.layers import ERROR_COLORS, HEAT_STOPS, NEUTRAL, RIGHT, WRONG, build_view
 from tests.viewing_rooms import COLORS, VOCABULARY, make_room, predict
 
 TRUTH = [0, 0, 0, 0, 1, 1, 3, -1, -1, -1]
@@ -58,6 +58,41 @@ def test_layers_show_display_colours_and_the_three_outcomes() -> None:
     outcome = [RIGHT] * 3 + [WRONG] + [RIGHT] * 2 + [WRONG] + [NEUTRAL] * 3
     assert view.layers["errors"].tolist() == [list(color) for color in outcome]
     assert (view.layers["colours"] == 100).all()
+
+
+def test_heat_of_a_text_is_a_layer_titled_by_it() -> None:
+    warm = np.linspace(0, 1, 10, dtype=np.float64)
+    view = build_view(make_scene(TRUTH), VOCABULARY, heat={"somewhere to sit": warm, "light": 1 - warm})
+    assert list(view.layers) == ["colours", "truth", "instances", "heat-1", "heat-2"]
+    assert (view.title("heat-1"), view.title("truth")) == ("“somewhere to sit”", "Ground truth")
+    assert view.layers["heat-1"][0].tolist() == list(HEAT_STOPS[0])
+    assert view.layers["heat-1"][-1].tolist() == list(HEAT_STOPS[-1])
+    assert (view.layers["heat-2"] == view.layers["heat-1"][::-1]).all()
+    assert view.key("heat-1").ramp == HEAT_STOPS
+    assert view.is_smooth("heat-2")
+    lightness = view.layers["heat-1"].astype(float) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) < -3).all()  # the hotter the darker: it prints in grey
+
+
+@pytest.mark.parametrize(
+    ("heat", "message"),
+    [
+        (np.zeros(9), r"the heat of 'sofa' has shape \(9,\), expected \(10,\)"),
+        (np.full(10, 1.5), "reaches from 1.5 to 1.5, expected 0 to 1"),
+        (np.full(10, np.nan), "expected 0 to 1"),
+    ],
+)
+def test_heat_that_does_not_fit_is_refused(heat: np.ndarray, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        build_view(make_scene(TRUTH), VOCABULARY, heat={"sofa": heat})
+
+
+def test_keys_tell_what_colours_mean() -> None:
+    view = build_view(make_scene(TRUTH), VOCABULARY, make_prediction(GUESS))
+    shares = {name: share for _, name, share in view.key("errors").swatches}
+    assert shares == pytest.approx({"right": 0.5, "wrong": 0.2, "unannotated": 0.3})
+    assert (view.key("confidence").low, view.key("confidence").high) == ("unsure 0", "1 sure")
+    assert view.key("truth") == ((), (), "", "")
 
 
 def test_without_annotation_shares_are_the_predictions() -> None:

@@ -103,6 +103,22 @@ def test_the_page_holds_the_scene(view: SceneView) -> None:
     assert description["scores"]["accuracy"] == view.scores.accuracy if view.scores else False
 
 
+def test_the_page_holds_heat_and_the_gallery() -> None:
+    room = make_room()
+    hot = np.linspace(0, 1, len(room.xyz))
+    seen = build_view(room, VOCABULARY, predict(room, table=DOOR), heat={HOSTILE: hot})
+    text = build_page(seen)
+    page = read_page(text)
+    description, arrays = json.loads(page.scripts["description"]), unpack(page)
+    layer = description["layers"][-1]
+    assert (layer["name"], layer["title"], layer["array"]) == ("heat-1", f"\u201c{HOSTILE}\u201d", "heat-1")
+    assert np.abs(arrays["heat-1"].ravel() / 255 - hot).max() <= 0.5 / 255 + 1e-6
+    assert "<img" not in text
+    assert (arrays["part"].ravel() == seen.gallery.number).all()
+    table = next(part for part in description["gallery"]["parts"] if part["name"] == "table")
+    assert (table["right"], table["predicted"]) == (0.0, "door")
+
+
 def test_hostile_names_stay_text() -> None:
     categories = (Category(0, 1, HOSTILE, "", True, (1, 2, 3)), *VOCABULARY.categories[1:])
     room = make_room(scene_id=HOSTILE)

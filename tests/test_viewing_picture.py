@@ -6,13 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
-from lg3d_core.viewing.layers import RIGHT, WRONG, build_view
+from lg3d_core.viewing.layers import HEAT_STOPS, RIGHT, WRONG, build_view
 from lg3d_core.viewing.open3d_buffers import import_open3d, quiet_output, render_buffers
-from lg3d_core.viewing.picture import render_layers, render_picture, shade_normals
+from lg3d_core.viewing.picture import (
+    MAX_LEGEND,
+    legend_lines,
+    render_layers,
+    render_picture,
+    shade_normals,
+    shorten,
+)
+from lg3d_core.vocabulary import Vocabulary
+from lg3d_core.vocabulary.categories import Category
 from tests.viewing_rooms import COLORS, DOOR, TABLE, VOCABULARY, make_room, predict
 
 
@@ -124,6 +133,44 @@ def test_a_cloud_without_annotation_is_one_panel(tmp_path: Path) -> None:
     render_picture(view, tmp_path / "chosen.png", layers=("confidence", "instances", "truth"), panel_width=300)
     with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
         assert two.width > 1.8 * one.width
+
+
+@needs_open3d
+def test_heat_is_drawn_beside_the_colours(tmp_path: Path) -> None:
+    room = make_room(spacing=0.15)
+    hot = (room.label == TABLE).astype(np.float32)
+    view = build_view(room, VOCABULARY, heat={"a long text that asks for somewhere to put a cup of tea down": hot})
+    heat, _ = render_layers(view, ("heat-1", "colours"), width=240, height=180)
+    # The hottest colour is a dark plum, the coldest a light grey; shading keeps the hue.
+    bright = heat.max(axis=2, keepdims=True).clip(1)
+    plum = np.array(HEAT_STOPS[-1]) / max(HEAT_STOPS[-1])
+    assert 0.02 < (np.abs(heat / bright - plum).max(axis=2) < 0.05).mean() < 0.3
+    render_picture(view, tmp_path / "heat.png", panel_width=300)
+    with Image.open(tmp_path / "heat.png") as picture:
+        assert picture.width > 500  # two panels
+
+
+@needs_open3d
+def test_the_legend_ends_and_says_how_much_it_leaves_out() -> None:
+    names = [f"thing {k}" for k in range(50)]
+    categories = tuple(Category(k, k + 1, names[k], "", True, (k, 2 * k, 3 * k)) for k in range(50))
+    room = make_room(spacing=0.15)
+    label = (np.arange(len(room.xyz)) % 50).astype(np.int16)
+    view = build_view(room._replace(label=label), Vocabulary("fifty", "id", categories))
+    panel = np.zeros((4, 4, 3), dtype=np.uint8)
+    entries = legend_lines(view, {"truth": panel})
+    assert len(entries) == MAX_LEGEND + 1
+    assert entries[-1] == (None, f"and {50 - MAX_LEGEND} more", "")
+    few = build_view(room, VOCABULARY)
+    assert [name for _, name, _ in legend_lines(few, {"truth": panel})] == [entry.name for entry in few.legend]
+
+
+def test_a_title_that_is_too_long_is_cut() -> None:
+    font = ImageFont.load_default(20)
+    assert shorten("short", font, 500) == "short"
+    cut = shorten("a very long title that does not fit", font, 120)
+    assert cut.endswith("…")
+    assert font.getlength(cut) <= 120
 
 
 @needs_open3d

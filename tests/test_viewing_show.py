@@ -96,7 +96,7 @@ def test_with_a_display_a_window_opens_and_nothing_is_written(
 def test_a_window_that_cannot_open_gives_way_to_the_page(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise MissingDependencyError("open3d is not installed")
 
     monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ def test_a_window_that_cannot_open_gives_way_to_the_page(
 def test_a_picture_that_cannot_be_drawn_is_an_error_only_where_it_was_asked_for(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise MissingDependencyError("open3d is not installed")
 
     monkeypatch.chdir(tmp_path)

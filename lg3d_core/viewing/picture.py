@@ -179,7 +179,7 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     rows = -(-len(panels) // columns)
     title_height, gap = 2 * unit, unit
     page_width = columns * width + (columns + 1) * gap
-    entries = _legend_entries(view, panels)
+    entries = legend_lines(view, panels)
     grid_bottom = gap + rows * (title_height + height)
     cell, line = _cell_width(entries, font, unit, page_width - 2 * gap), round(1.6 * unit)
     per_row = max(1, (page_width - 2 * gap) // cell)
@@ -188,7 +188,7 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     for k, (name, panel) in enumerate(panels.items()):
         left, top = gap + k % columns * (width + gap), gap + k // columns * (title_height + height)
         start = _draw_note(draw, view, name, (left + width, top), font=font, unit=unit)
-        draw.text((left, top), _shorten(view.title(name), bold, start - left - unit), font=bold, fill=INK)
+        draw.text((left, top), shorten(view.title(name), bold, start - left - unit), font=bold, fill=INK)
         picture.paste(Image.fromarray(panel), (left, top + title_height))
     # Down the columns, as people read a legend that is sorted.
     per_column = -(-len(entries) // per_row)
@@ -198,7 +198,7 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     return picture
 
 
-def _shorten(text: str, font: "FreeTypeFont | PlainFont", available: float) -> str:
+def shorten(text: str, font: "FreeTypeFont | PlainFont", available: float) -> str:
     """The text, with its end left out where it does not fit."""
     if font.getlength(text) <= available:
         return text
@@ -245,7 +245,7 @@ def _draw_note(
     return right
 
 
-def _legend_entries(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> list[LegendLine]:
+def legend_lines(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> list[LegendLine]:
     """Colour, name and note: the categories by share, the largest, then what is not annotated."""
     entries: list[LegendLine] = []
     if {"truth", "prediction"} & set(panels):

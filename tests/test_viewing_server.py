@@ -1,0 +1,151 @@
+"""The served page: only through its token, only on this machine, and a plain word when the port is taken."""
+
+import gzip
+import http.client
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.settings import ViewSettings
+from lg3d_core.viewing.server import PageServer, ssh_command
+
+PAGE = "<!DOCTYPE html><title>Büro</title>"
+
+
+@pytest.fixture
+def server() -> Iterator[PageServer]:
+    with PageServer(PAGE) as opened:
+        yield opened
+
+
+def ask(server: PageServer, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.putrequest(method, path, skip_accept_encoding=True)
+    for name, value in headers.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body, dict(answer.getheaders())
+
+
+def test_the_address_gives_the_page(server: PageServer) -> None:
+    assert server.address == f"http://127.0.0.1:{server.port}/{server.token}/"
+    status, body, headers = ask(server, f"/{server.token}/")
+    assert (status, body.decode()) == (200, PAGE)
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "Python" not in headers["Server"]
+
+
+def test_it_is_packed_for_those_who_can_unpack_it(server: PageServer) -> None:
+    _, body, headers = ask(server, f"/{server.token}/", Accept_Encoding="gzip, deflate")
+    assert headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body).decode() == PAGE
+
+
+def test_head_has_no_body(server: PageServer) -> None:
+    status, body, headers = ask(server, f"/{server.token}/", "HEAD")
+    assert (status, body, int(headers["Content-Length"])) == (200, b"", len(PAGE.encode()))
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/wrong/", "/{token}", "/{token}x/", "/{token}/../", "/{token}/page.html", "/%2e%2e/"]
+)
+def test_another_path_is_refused_and_tells_nothing(server: PageServer, path: str) -> None:
+    status, body, _ = ask(server, path.format(token=server.token))
+    assert status == 403
+    assert server.token.encode() not in body
+    assert b"token in this address is wrong" in body
+
+
+def test_paths_out_of_the_folder_lead_nowhere(server: PageServer) -> None:
+    for path in ("/../../../../etc/passwd", f"/{server.token}/../../../../etc/passwd", "/etc/passwd", "/\xff"):
+        status, body, _ = ask(server, path.encode("latin-1").decode("latin-1") if path.isascii() else "/%ff")
+        assert status == 403
+        assert b"root:" not in body
+
+
+def test_nothing_but_reading_is_answered(server: PageServer) -> None:
+    assert ask(server, f"/{server.token}/", "DELETE")[0] == 501
+
+
+def test_tokens_are_long_and_differ(server: PageServer) -> None:
+    with PageServer(PAGE) as other:
+        assert other.token != server.token
+        assert len(other.token) >= 32
+
+
+def test_it_listens_on_the_loopback_interface_alone(server: PageServer) -> None:
+    assert server._server.server_address[0] == "127.0.0.1"
+
+
+def test_a_port_in_use_is_one_line_that_says_what_to_do(server: PageServer) -> None:
+    with pytest.raises(
+        DataError, match=rf"^port {server.port} is in use: choose another with --port.*--port 0"
+    ) as error:
+        PageServer(PAGE, port=server.port)
+    assert "\n" not in str(error.value)
+
+
+def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--port must be 0 to 65535, got 70000"):
+        ViewSettings(scene="x", port=70000)
+
+
+def test_after_it_is_closed_nobody_answers() -> None:
+    with PageServer(PAGE) as server:
+        port = server.port
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        pass
+
+
+def test_a_browser_that_hangs_up_is_passed_over(server: PageServer, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"GET /\0")
+    assert ask(server, f"/{server.token}/")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_tunnel_is_told_by_what_ssh_says_of_this_machine() -> None:
+    environ = {"USER": "ada", "SSH_CONNECTION": "10.0.0.9 50000 192.0.2.7 22"}
+    assert ssh_command(8731, environ) == "ssh -N -L 8731:127.0.0.1:8731 ada@192.0.2.7"
+    environ["SSH_CONNECTION"] = "10.0.0.9 50000 192.0.2.7 2222"
+    assert ssh_command(8731, environ) == "ssh -N -L 8731:127.0.0.1:8731 -p 2222 ada@192.0.2.7"
+    assert ssh_command(9000, {}) == f"ssh -N -L 9000:127.0.0.1:9000 {socket.gethostname()}"
+
+
+def test_the_command_serves_until_ctrl_c_and_ends_well(store_path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lg3d_cli", "view", "scene9003_00", "--store", str(store_path), "--serve"]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--runs", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], 60)
+    address = process.stdout.readline().strip() if ready else ""
+    assert address.startswith("http://127.0.0.1:"), process.stderr
+    _, _, host, token, _ = address.split("/")
+    connection = http.client.HTTPConnection(host, timeout=10)
+    connection.request("GET", f"/{token}/")
+    assert connection.getresponse().read().startswith(b"<!DOCTYPE html>")
+    connection.close()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+    assert f"ssh -N -L {host.partition(':')[2]}:127.0.0.1:" in err
+    assert "Traceback" not in err
