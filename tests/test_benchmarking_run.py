@@ -98,7 +98,7 @@ def test_engines_take_turns_after_each_was_checked(monkeypatch: pytest.MonkeyPat
     calls: list[str] = []
     engines = [FakeEngine("a", lambda _: 1.0, calls, is_peer=False), FakeEngine("b", lambda _: 1.0, calls)]
     result = time_fakes(monkeypatch, engines)
-    assert calls == ["a", "b", "a", "b", "a", "b", "a", "b"]  # checked, once more to warm up, twice in turns
+    assert calls == ["a", "b", "a", "b", "a", "b"]  # each checked once, then twice in turns
     assert [len(one.taken) for one in result.measured] == [2, 2]
     assert all(one.agrees for one in result.measured)
     assert list(result.to_dict()["ratios"]) == ["a / b"]
@@ -114,7 +114,7 @@ def test_gradients_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_engine_that_is_wrong_now_and_then_gets_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = [
         FakeEngine("a", lambda _: 1.0, [], is_peer=False),
-        FakeEngine("racy", lambda count: 1.25 if count == 4 else 1.0, []),
+        FakeEngine("racy", lambda count: 1.25 if count == 3 else 1.0, []),
     ]
     result = time_fakes(monkeypatch, engines)
     racy = result.measured[1]
@@ -128,7 +128,7 @@ def test_an_engine_that_is_wrong_now_and_then_gets_no_ratio(monkeypatch: pytest.
 
 def test_what_a_peer_raises_is_its_failure_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(count: int) -> float:
-        if count == 3:
+        if count == 2:
             raise RuntimeError("CUDA error\nand more")
         return 1.0
 

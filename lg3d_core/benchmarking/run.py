@@ -33,7 +33,7 @@ from lg3d_core.settings import BenchSettings
 
 WARM_UP_VOXELS = 2000
 SHORT_SECONDS = 0.1
-MAX_MORE_TURNS = 10
+MAX_MORE_TURNS = 5
 """An operation that takes the slowest engine less than `SHORT_SECONDS` is repeated up to so many times as often."""
 REFERENCE = "torch"
 """The backend whose results in fp32 are the expected ones; its own tests hold it against the definition."""
@@ -143,7 +143,7 @@ def time_operation(
     if operation.is_own:
         engines = [engine for engine in engines if not engine.is_peer]
     expected = _expect(operation, device)
-    measured, racers = [], []
+    measured, racers, longest = [], [], 0.0
     for engine in engines:
         one = Measured(engine.name, engine.is_peer, engine.precision(precision), remark=engine.remark())
         one.tolerances = _tolerances(one.precision, operation, device)
@@ -152,11 +152,9 @@ def time_operation(
         if one.failure is not None:
             continue
         with _reporting(engine, one):
-            racers.append(Racer(engine, one, _warm_up(engine, one, operation, expected, device)))
-    longest = 0.0
-    for racer in racers:  # once more: the caches that it filled were emptied by the others
-        with _reporting(racer.engine, racer.measured):
-            longest = max(longest, racer.take_turn(operation, expected, device).seconds)
+            trial, seconds = _warm_up(engine, one, operation, expected, device)
+            longest = max(longest, seconds)
+            racers.append(Racer(engine, one, trial))
     turns = repeats * min(MAX_MORE_TURNS, max(1, math.ceil(SHORT_SECONDS / longest))) if racers else 0
     for _ in range(turns):
         for racer in racers:
@@ -181,7 +179,8 @@ class Racer:
         """Compute the operation once, timed, and compare the result: an engine may be wrong only now and then."""
         outputs: list[Rows] = []
         self.trial.clear()
-        gc.collect()
+        if operation.is_network:
+            gc.collect()
         taken = take_time(lambda: outputs.append(_run(self.trial, operation, self._upstream)), device)
         values = collect(self.trial, outputs[0], training=operation.training)
         self.measured.saw(compare(values, expected))
@@ -218,8 +217,14 @@ def _refusal(engine: Engine, operation: Operation) -> str | None:
     return None if reason is None else f"left out: {reason}"
 
 
-def _warm_up(engine: Engine, one: Measured, operation: Operation, expected: Values, device: torch.device) -> Trial:
-    """Compute once on a few voxels, so that libraries are loaded; then once on all, checked, its memory measured."""
+def _warm_up(
+    engine: Engine, one: Measured, operation: Operation, expected: Values, device: torch.device
+) -> tuple[Trial, float]:
+    """Compute once on a few voxels, so that libraries are loaded; then once on all, checked, its memory measured.
+
+    Returns:
+        The trial, and the seconds of the pass over all voxels.
+    """
     if operation.is_network:
         small = operation.build(engine, operation.workload.first(WARM_UP_VOXELS), one.precision)
         small.clear()
@@ -228,11 +233,12 @@ def _warm_up(engine: Engine, one: Measured, operation: Operation, expected: Valu
         del small
     trial = operation.build(engine, operation.workload, one.precision)
     trial.clear()
+    outputs: list[Rows] = []
     with PeakMemory(device) as memory:
-        output = _run(trial, operation, Upstream())
+        taken = take_time(lambda: outputs.append(_run(trial, operation, Upstream())), device)
     one.peak_bytes = memory.bytes if operation.is_network else None
-    one.saw(compare(collect(trial, output, training=operation.training), expected))
-    return trial
+    one.saw(compare(collect(trial, outputs[0], training=operation.training), expected))
+    return trial, taken.seconds
 
 
 def _tolerances(precision: str, operation: Operation, device: torch.device) -> tuple[float, float]:
