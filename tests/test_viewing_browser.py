@@ -225,7 +225,7 @@ def test_the_gallery_jumps_to_each_object(browser: Browser, page: Path) -> None:
     assert lines[3] == "seen as door"
     assert lines[1] == "100 % right"
     wait_for(browser, "document.querySelector('.card[data-drawn]') !== null")
-    spread = "Math.max(...d) - Math.min(...d)"
+    spread = "d.reduce((a, b) => Math.max(a, b)) - d.reduce((a, b) => Math.min(a, b))"
     drawn = "document.querySelector('.card[data-drawn] canvas')"
     assert browser.run(f"(d => {spread})({drawn}.getContext('2d').getImageData(0, 0, 264, 198).data)") > 40
     browser.run("document.querySelectorAll('.card')[3].click()")

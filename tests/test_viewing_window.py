@@ -19,7 +19,7 @@ from lg3d_core.viewing.camera import Camera
 from lg3d_core.viewing.layers import build_view
 from lg3d_core.viewing.open3d_buffers import import_open3d, place_camera
 from lg3d_core.viewing.window import HEIGHT, WIDTH, SceneWindow, has_display, open_window
-from tests.viewing_rooms import DOOR, VOCABULARY, make_room, predict
+from tests.viewing_rooms import COLORS, DOOR, TABLE, VOCABULARY, make_room, predict
 
 needs_socket_names = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 
@@ -164,11 +164,69 @@ def test_pictures_are_saved_beside_each_other(
     assert notes.said[-1].startswith("warning: could not write")
 
 
+def test_truth_and_prediction_stand_side_by_side(window: SceneWindow, notes: Notes) -> None:
+    single = (picture(window) < 0.98).any(axis=2)
+    window.actions()["B"]()
+    assert (window.layer, window.beside) == ("truth", "prediction")
+    both = picture(window)
+    ink = (both < 0.98).any(axis=2)
+    half = WIDTH // 2
+    # Each half holds a room; one of them has no table's colour left.
+    assert min(ink[:, :half].mean(), ink[:, half:].mean()) > 0.25 * single.mean()
+    hue = both / both.max(axis=2, keepdims=True).clip(0.01)
+    table = np.abs(hue - np.array(COLORS[TABLE]) / max(COLORS[TABLE])).max(axis=2) < 0.03
+    assert table[:, :half].sum() > 20 * max(1, table[:, half:].sum())
+    window.actions()["B"]()
+    assert window.beside == ""
+    assert notes.said == ["ground truth, and to its right the prediction"]
+
+
+def test_categories_are_isolated_in_turn_and_come_back(window: SceneWindow, notes: Notes) -> None:
+    whole = picture(window)
+    window.actions()["I"]()
+    first = window.view.legend[0]
+    assert notes.said[-1] == f"{first.name}: {100 * first.share:.1f} % of the vertices"
+    assert (picture(window) != whole).any()
+    window.actions()["I"]()
+    assert window.only == 1
+    window.actions()["U"]()
+    window.actions()["U"]()
+    assert window.only == len(window.view.legend) - 1
+    window.actions()["A"]()
+    assert (picture(window) == whole).all()
+
+
+def test_the_gallery_goes_from_object_to_object(window: SceneWindow, notes: Notes) -> None:
+    whole = picture(window)
+    names = [part.name for part in window.view.gallery.parts]
+    window.actions()["N"]()
+    window.actions()["N"]()
+    assert notes.said[-1] == f"2 of {len(names)}: {names[1]}, most of it predicted {names[1]}"
+    window.actions()["P"]()
+    window.actions()["P"]()
+    assert window.part == len(names)
+    assert (picture(window) != whole).any()
+    window.part = names.index("table")
+    window.actions()["N"]()
+    assert notes.said[-1].endswith("table, most of it predicted door")
+    window.actions()["W"]()
+    assert notes.said[-1] == "table, predicted door, confidence 0.30, instance 7, head category"
+    window.actions()["A"]()
+    window.actions()["R"]()
+    assert (picture(window) == whole).all()
+
+
+def test_a_look_past_the_room_tells_of_nothing(window: SceneWindow, notes: Notes) -> None:
+    place_camera(window._o3d, window._window, Camera((50.0, 50.0, 50.0), 0.0, 0.0, 1.0), WIDTH, HEIGHT)
+    window.actions()["W"]()
+    assert notes.said == ["nothing in the middle of the window"]
+
+
 def test_help_names_every_key(window: SceneWindow, notes: Notes) -> None:
     window.actions()["H"]()
     (text,) = notes.said
     assert "1 colours, 2 ground truth, 3 prediction, 4 errors, 5 confidence, 6 instances" in text
-    for key in "CRSHQ":
+    for key in "BIUNPAWCRSHQ":
         assert f"{key} " in text
 
 

@@ -48,6 +48,20 @@ class Camera(NamedTuple):
         return view
 
 
+def part_camera(middle: tuple[float, float, float], radius: float, xyz: npt.NDArray[np.float32]) -> Camera:
+    """Look at one object from the middle of its room, so that a wall is behind it and not before it.
+
+    Args:
+        middle: Of the object, metres.
+        radius: Half the diagonal of its box, metres.
+        xyz: Positions of the whole room, shape `(points, 3)`.
+    """
+    away = (xyz.min(axis=0) + xyz.max(axis=0)).astype(np.float64)[:2] / 2 - np.array(middle[:2])
+    azimuth = float(np.rad2deg(np.arctan2(away[1], away[0]))) if np.linalg.norm(away) > 0.25 else TURNS[0]
+    distance = max(0.5, 2 * radius / float(np.sin(np.deg2rad(FIELD_OF_VIEW / 2))))
+    return Camera(middle, azimuth, 35.0, distance)
+
+
 def first_camera(
     xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32], instance: npt.NDArray[np.int32]
 ) -> Camera:

@@ -160,6 +160,22 @@ class SceneView:
             return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "in place", f"shifted {100 * FULL_SHIFT:.0f} cm")
         return LayerKey()
 
+    def describe(self, row: int) -> str:
+        """One line on a vertex: what it is, what it was taken for and how surely, and which object it belongs to."""
+        own, group = int(self.label[row]), {entry.category: entry.group for entry in self.legend}
+        words = [self.names[own] if own >= 0 else "not annotated"]
+        if self.predicted is not None and self.confidence is not None:
+            guess = int(self.predicted[row])
+            words.append(
+                f"predicted {self.names[guess] if guess >= 0 else 'nothing'}, confidence {self.confidence[row]:.2f}"
+            )
+        if self.instance[row] > 0:
+            words.append(f"instance {self.instance[row]}")
+        words += [f"{self.title(f'{HEAT}{k}')} {heat[row]:.2f}" for k, heat in enumerate(self.heat.values(), start=1)]
+        if own >= 0 and group.get(own):
+            words.append(f"{group[own]} category")
+        return ", ".join(words)
+
     @cached_property
     def gallery(self) -> Gallery:
         """Every object of the scene, or every connected region of one predicted category, the rarest groups first."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.progress import Progress
-from lg3d_core.viewing.camera import FIELD_OF_VIEW
+from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera, part_camera
 from lg3d_core.viewing.cutaway import hidden_from
 from lg3d_core.viewing.layers import SceneView
 from lg3d_core.viewing.open3d_buffers import import_open3d, place_camera, quiet_output
@@ -19,6 +19,10 @@ from lg3d_core.viewing.picture import shade_normals
 
 WIDTH, HEIGHT = 1280, 960
 CONNECT_SECONDS = 1.0
+NEAR_MIDDLE = 0.012
+"""Tangent of the angle from the middle of the window within which a vertex counts as there."""
+FADED = 0.3
+"""How much of its darkness something keeps that is faded."""
 TURN_TO_RECUT = 0.02  # squared length between unit view directions: about 8 degrees
 
 
@@ -83,6 +87,10 @@ class SceneWindow:
         self.progress = progress
         self.layer: str = next(name for name in ("prediction", "truth", "colours") if name in view.layers)
         self.cuts = True
+        self.beside = ""
+        self.only: int | None = None
+        self.part = 0
+        self._shift = np.zeros(3)
         self._o3d = import_open3d()
         self._eye = view.camera.eye
         self._is_mesh = len(view.faces) > 0
@@ -109,7 +117,19 @@ class SceneWindow:
     def actions(self) -> dict[str, Callable[[], None]]:
         """What each key does."""
         layers = {str(k + 1): lambda name=name: self.show_layer(name) for k, name in enumerate(self.view.layers)}
-        return layers | {"C": self.toggle_cut, "R": self.reset_view, "S": self.save_picture, "H": self.tell_keys}
+        return layers | {
+            "B": self.toggle_beside,
+            "I": lambda: self.isolate(1),
+            "U": lambda: self.isolate(-1),
+            "N": lambda: self.jump(1),
+            "P": lambda: self.jump(-1),
+            "A": self.show_all,
+            "W": self.tell_middle,
+            "C": self.toggle_cut,
+            "R": self.reset_view,
+            "S": self.save_picture,
+            "H": self.tell_keys,
+        }
 
     def run(self) -> None:
         """Hand over to the user until the window is closed."""
@@ -132,6 +152,61 @@ class SceneWindow:
         self.refill()
         self.progress.note(self.view.title(layer))
 
+    def toggle_beside(self) -> None:
+        """Show the ground truth and, to its right, the prediction; or one layer again."""
+        if self.beside or not {"truth", "prediction"} <= set(self.view.layers):
+            self.beside = ""
+        else:
+            self.layer, self.beside = "truth", "prediction"
+            self.progress.note("ground truth, and to its right the prediction")
+        span = float((self.view.xyz.max(axis=0) - self.view.xyz.min(axis=0))[:2].sum())
+        self._shift = self.view.camera.axes[0] * 0.9 * span if self.beside else np.zeros(3)
+        self.refill()
+        self.reset_view()
+
+    def isolate(self, step: int) -> None:
+        """Fade all but the next category of the legend."""
+        count = len(self.view.legend)
+        if count:
+            self.only = (0 if step > 0 else count - 1) if self.only is None else (self.only + step) % count
+            self.part = 0
+            entry = self.view.legend[self.only]
+            self.refill()
+            self.progress.note(f"{entry.name}: {100 * entry.share:.1f} % of the vertices")
+
+    def jump(self, step: int) -> None:
+        """Go to the next object of the gallery, tail categories first, and fade everything else."""
+        parts = self.view.gallery.parts
+        if parts:
+            self.part = (
+                (0 if step > 0 else len(parts) - 1) + 1 if not self.part else (self.part - 1 + step) % len(parts) + 1
+            )
+            self.only = None
+            part = parts[self.part - 1]
+            self._look(part_camera(part.middle, part.radius, self.view.xyz))
+            self.refill()
+            taken = "" if part.predicted is None else f", most of it predicted {part.predicted}"
+            self.progress.note(f"{self.part} of {len(parts)}: {part.name}{taken}")
+
+    def show_all(self) -> None:
+        """Fade nothing."""
+        self.only, self.part = None, 0
+        self.refill()
+
+    def tell_middle(self) -> None:
+        """Say what is in the middle of the window."""
+        extrinsic = self._window.get_view_control().convert_to_pinhole_camera_parameters().extrinsic
+        seen = self.view.xyz @ extrinsic[:3, :3].T + extrinsic[:3, 3]
+        eye: npt.NDArray[np.float64] = -extrinsic[:3, :3].T @ extrinsic[:3, 3]
+        depth = seen[:, 2]
+        off = np.linalg.norm(seen[:, :2], axis=1) / np.maximum(depth, 1e-6)
+        usable = (depth > 0) & ~(hidden_from(eye, self.view.xyz, self.view.outward) & self.cuts)
+        near = np.flatnonzero(usable & (off < NEAR_MIDDLE))
+        if len(near) == 0:
+            self.progress.note("nothing in the middle of the window")
+        else:
+            self.progress.note(self.view.describe(int(near[np.argmin(depth[near])])))
+
     def toggle_cut(self) -> None:
         """Show or hide the walls between the camera and the room."""
         self.cuts = not self.cuts
@@ -139,7 +214,14 @@ class SceneWindow:
 
     def reset_view(self) -> None:
         """Go back to the first look."""
-        place_camera(self._o3d, self._window, self.view.camera, WIDTH, HEIGHT)
+        camera = self.view.camera
+        if self.beside:  # both rooms in sight
+            x, y, z = np.array(camera.target) + self._shift / 2
+            camera = camera._replace(target=(float(x), float(y), float(z)), distance=1.6 * camera.distance)
+        self._look(camera)
+
+    def _look(self, camera: Camera) -> None:
+        place_camera(self._o3d, self._window, camera, WIDTH, HEIGHT)
 
     def save_picture(self) -> None:
         """Write what is seen to a new PNG in the working directory."""
@@ -153,8 +235,14 @@ class SceneWindow:
 
     def tell_keys(self) -> None:
         """Say what the keys do."""
-        layers = ", ".join(f"{k + 1} {self.view.title(name)}" for k, name in enumerate(self.view.layers))
-        self.progress.note(f"keys: {layers}, C cut the near walls, R reset the view, S save a picture, H help, Q quit")
+        view = self.view
+        titles = [view.title(name) if view.heat_text(name) else view.title(name).lower() for name in view.layers]
+        layers = ", ".join(f"{k} {title}" for k, title in enumerate(titles, start=1))
+        self.progress.note(
+            f"keys: {layers}, B truth beside prediction, I and U next and previous category alone, N and P next and "
+            "previous object, A all again, W what is in the middle, C cut the near walls, R reset the view, "
+            "S save a picture, H help, Q quit"
+        )
 
     def follow_camera(self) -> bool:
         """Cut other walls after the camera has gone round; whether anything changed."""
@@ -179,6 +267,18 @@ class SceneWindow:
         action()
         return False  # the geometry has been updated where needed
 
+    def _lit(self) -> npt.NDArray[np.bool_]:
+        """Vertices that are not faded."""
+        lit = np.ones(len(self.view.xyz), dtype=np.bool_)
+        if self.part:
+            lit = np.equal(self.view.gallery.number, self.part)
+        elif self.only is not None:
+            category = self.view.legend[self.only].category
+            lit = np.equal(self.view.label, category)
+            if self.view.predicted is not None:
+                lit |= np.equal(self.view.predicted, category)
+        return lit
+
     def _fill(self) -> None:
         """Triangles with their own corners, so that each shows one category and no blend of two."""
         view = self.view
@@ -187,11 +287,18 @@ class SceneWindow:
         corners = faces.reshape(-1) if self._is_mesh else np.flatnonzero(~hidden)
         owner = np.repeat(faces[:, 2], 3) if self._is_mesh and not view.is_smooth(self.layer) else corners
         shade = shade_normals(view.normal[corners], view.camera)
-        colors = np.clip(view.layers[self.layer][owner] / 255.0 * shade[:, None], 0, 1)
-        points = self._o3d.utility.Vector3dVector(view.xyz[corners].astype(np.float64))
-        colors_given = self._o3d.utility.Vector3dVector(colors.astype(np.float64))
+        lit = self._lit()
+        places, painted = [], []
+        for layer, shift in ((self.layer, 0.0), (self.beside, 1.0)):
+            if layer:
+                color = view.layers[layer][owner] / 255.0 * shade[:, None]
+                faded = 1 - FADED * (1 - color.mean(axis=1, keepdims=True))
+                painted.append(np.where(lit[owner][:, None], color, faded))
+                places.append(view.xyz[corners].astype(np.float64) + shift * self._shift)
+        points = self._o3d.utility.Vector3dVector(np.concatenate(places))
+        colors_given = self._o3d.utility.Vector3dVector(np.clip(np.concatenate(painted), 0, 1).astype(np.float64))
         if self._is_mesh:
-            rows = np.arange(len(corners), dtype=np.int32).reshape(-1, 3)
+            rows = np.arange(len(painted) * len(corners), dtype=np.int32).reshape(-1, 3)
             self._geometry.vertices = points
             self._geometry.triangles = self._o3d.utility.Vector3iVector(rows)
             self._geometry.vertex_colors = colors_given
