@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,34 @@ FORMAT = "lg3d anchors 1"
 METADATA_KEYS = ("encoder", "weights", "prompt", "vocabulary_digest", "projection")
 
 
+class Projection(NamedTuple):
+    """The way from an encoder's features to anchors, so that further texts can go it.
+
+    Attributes:
+        mean: Taken off the unit features first, zero where they were not centred, shape `(D,)`, float32.
+        matrix: Then multiplied with, shape `(D, dim)`, float32.
+    """
+
+    mean: npt.NDArray[np.float32]
+    matrix: npt.NDArray[np.float32]
+
+    def apply(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Bring features `(texts, D)` of any length but zero to unit vectors `(texts, dim)`, float32.
+
+        Raises:
+            ShapeError: Features of another width, or one of which nothing is left.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != len(self.matrix):
+            raise ShapeError(f"expected features of width {len(self.matrix)}, got {vectors.shape}")
+        unit = vectors.astype(np.float64)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        projected = (unit - self.mean) @ self.matrix.astype(np.float64)
+        lengths = np.linalg.norm(projected, axis=1, keepdims=True)
+        if len(lengths) and lengths.min() < 1e-6:
+            raise ShapeError("nothing of this text is left in the width of the anchors")
+        return (projected / lengths).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Anchors:
     """One text feature per category, in the vocabulary's order.
@@ -27,6 +56,8 @@ class Anchors:
         vectors: Shape `(classes, D)`, float32, finite, no row all zero; of unit length as `make_anchors` writes them.
         names: Category names, in index order.
         metadata: Where they come from: at least `encoder`, `weights`, `prompt`, `vocabulary_digest`, `projection`.
+        projection: What brought the encoder's features to this width; None where nothing did, and in files of before
+            this was kept.
 
     Raises:
         ShapeError: Vectors of another kind, or as many names as there are not vectors.
@@ -35,6 +66,7 @@ class Anchors:
     vectors: npt.NDArray[np.float32]
     names: tuple[str, ...]
     metadata: dict[str, str]
+    projection: "Projection | None" = None
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or self.vectors.dtype != np.float32 or 0 in self.vectors.shape:
@@ -72,7 +104,10 @@ def save_anchors(path: Path, anchors: Anchors) -> None:
         DataError: The file cannot be written (no such folder, no permission, a full disk); nothing is left behind.
     """
     metadata = {**anchors.metadata, "format": FORMAT, "names": json.dumps(list(anchors.names), ensure_ascii=False)}
-    data = safetensors.numpy.save({"anchors": np.ascontiguousarray(anchors.vectors)}, metadata=metadata)
+    tensors = {"anchors": np.ascontiguousarray(anchors.vectors)}
+    if anchors.projection is not None:
+        tensors |= {f"projection.{name}": np.ascontiguousarray(value) for name, value in _named(anchors.projection)}
+    data = safetensors.numpy.save(tensors, metadata=metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
@@ -90,12 +125,16 @@ def load_anchors(path: Path) -> Anchors:
         with safetensors.safe_open(path, framework="np") as file:
             metadata: dict[str, str] = dict(file.metadata() or {})
             keys = list(file.keys())
-            if metadata.get("format") != FORMAT or keys != ["anchors"]:
+            projected = sorted(keys) == ["anchors", "projection.matrix", "projection.mean"]
+            if metadata.get("format") != FORMAT or not (projected or keys == ["anchors"]):
                 raise DataError(f"{path} is no anchors file of this version (it holds {', '.join(keys)}): {again}")
             dtype = file.get_slice("anchors").get_dtype()
             if dtype != "F32":
                 raise DataError(f"anchors {path} are of type {dtype}, expected F32: {again}")
             vectors: npt.NDArray[np.float32] = file.get_tensor("anchors")
+            projection = None
+            if projected:
+                projection = Projection(file.get_tensor("projection.mean"), file.get_tensor("projection.matrix"))
         names = json.loads(metadata.get("names", ""))
     except (safetensors.SafetensorError, OSError, json.JSONDecodeError) as error:
         raise DataError(f"anchors {path} cannot be read ({error}): {again}") from None
@@ -103,9 +142,23 @@ def load_anchors(path: Path) -> Anchors:
         raise DataError(f"anchors {path} hold no list of category names: {again}")
     own = {key: value for key, value in metadata.items() if key not in ("format", "names")}
     try:
-        return Anchors(vectors, tuple(names), own)
+        if projection is not None:
+            _require_projection(projection, vectors.shape[1])
+        return Anchors(vectors, tuple(names), own, projection)
     except ShapeError as error:
         raise DataError(f"anchors {path} cannot be used: {error}; {again}") from None
+
+
+def _named(projection: Projection) -> list[tuple[str, npt.NDArray[np.float32]]]:
+    return [("mean", projection.mean), ("matrix", projection.matrix)]
+
+
+def _require_projection(projection: Projection, dim: int) -> None:
+    mean, matrix = projection
+    if mean.dtype != np.float32 or matrix.dtype != np.float32 or matrix.shape != (*mean.shape, dim):
+        raise ShapeError(f"the projection {matrix.shape} with the mean {mean.shape} does not give width {dim}")
+    if not (np.isfinite(mean).all() and np.isfinite(matrix).all()):
+        raise ShapeError("the projection is not finite")
 
 
 def require_vocabulary(anchors: Anchors, vocabulary: Vocabulary) -> None:
@@ -170,6 +223,23 @@ def project_anchors(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool
     projected = np.zeros((len(unit), dim), dtype=np.float32)
     projected[:, : unit.shape[1]] = unit / lengths
     return projected
+
+
+def fit_projection(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool = False) -> Projection:
+    """What `project_anchors` does with these arguments, as a matrix that further texts can be multiplied with."""
+    unit = vectors.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    width = unit.shape[1]
+    mean = unit.mean(axis=0) if centred else np.zeros(width)
+    matrix = np.zeros((width, dim))
+    if dim < width:
+        left, singular, right = np.linalg.svd(unit - mean, full_matrices=False)
+        scores = (left * singular)[:, :dim]
+        largest = scores[np.abs(scores).argmax(axis=0), np.arange(scores.shape[1])]
+        matrix[:, : scores.shape[1]] = right[:dim].T * np.where(largest < 0, -1.0, 1.0)
+    else:
+        matrix[:, :width] = np.eye(width)
+    return Projection(mean.astype(np.float32), matrix.astype(np.float32))
 
 
 def describe_projection(num_classes: int, width: int, dim: int, *, centred: bool = False) -> str:
