@@ -8,6 +8,7 @@ import typer
 from lg3d_cli import console
 from lg3d_cli.commands import (
     anchors,
+    ask,
     bench,
     compare,
     convert,
@@ -17,6 +18,7 @@ from lg3d_cli.commands import (
     init,
     predict,
     prepare,
+    report,
     rooms,
     train,
     view,
@@ -40,7 +42,9 @@ app.command("finetune")(train.finetune)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("ask")(ask.ask)
 app.command("view")(view.view)
+app.command("report")(report.report)
 app.command("rooms")(rooms.rooms)
 app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,15 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lg3d_core.devices import autocast
+from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import SettingsError
 from lg3d_core.inference.scan_voxels import ScanVoxels
 from lg3d_core.inference.tiles import reach_of, tile_voxels
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
 from lg3d_core.progress import Progress
+from lg3d_core.settings import ScanSettings
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 
 if TYPE_CHECKING:
-    from lg3d_core.networks.checkpoint import CheckpointInfo
     from lg3d_core.networks.minkunet import MinkUNet
 
 CHUNK = 16_384
@@ -48,12 +50,20 @@ class Engine(NamedTuple):
     """
 
     network: "MinkUNet"
-    info: "CheckpointInfo"
+    info: CheckpointInfo
     device: torch.device
     precision: str
     backend: str
     memory: int | None = None
     overlap: float | None = None
+
+
+def load_engine(path: Path, settings: ScanSettings) -> Engine:
+    """A checkpoint's network on its device, with the user's limits."""
+    device = resolve_device(settings.device)
+    network, info = load_network(path, device=device)
+    precision = resolve_precision(settings.precision, device)
+    return Engine(network, info, device, precision, settings.backend, settings.memory_bytes, settings.overlap)
 
 
 def voxel_budget(engine: Engine) -> int:

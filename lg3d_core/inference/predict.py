@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
 from lg3d_core.evaluation.command import find_classifier, require_classifier
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input
-from lg3d_core.inference.network_pass import Engine, name_voxels
+from lg3d_core.inference.network_pass import Engine, load_engine, name_voxels
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
-from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
+from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
 from lg3d_core.scans.open_scan import OPENERS
-from lg3d_core.settings import PredictSettings, ScanSettings
+from lg3d_core.settings import PredictSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 from lg3d_core.vocabulary.categories import SHIPPED
 
@@ -128,14 +127,6 @@ def predict_scans(settings: PredictSettings, progress: Progress) -> PredictRepor
                 report.failed[word] = str(error)
             task.advance(status=Path(word).name)
     return report
-
-
-def load_engine(path: Path, settings: ScanSettings) -> Engine:
-    """A checkpoint's network on its device, with the user's limits."""
-    device = resolve_device(settings.device)
-    network, info = load_network(path, device=device)
-    precision = resolve_precision(settings.precision, device)
-    return Engine(network, info, device, precision, settings.backend, settings.memory_bytes, settings.overlap)
 
 
 def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: Path) -> Vocabulary:

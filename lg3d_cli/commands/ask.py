@@ -1,0 +1,141 @@
+"""`lg3d ask`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lg3d_cli import console
+from lg3d_cli.options import (
+    BackendOption,
+    DeviceOption,
+    JsonOption,
+    MemoryOption,
+    OverlapOption,
+    PrecisionOption,
+    QuietOption,
+    RunsOption,
+    ScaleOption,
+    StoreOption,
+    UpOption,
+    resolve,
+)
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import AskSettings
+
+if TYPE_CHECKING:
+    from lg3d_core.inference.ask import Answer, Conversation
+
+HEADER = ["text", "heat", "position", "size in m", "lies by"]
+
+
+def ask(
+    scan: Annotated[str, typer.Argument(metavar="SCENE|SCAN", help="Scene id, or a PLY, PCD, OBJ or GLB file.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="What is looked for; none opens a prompt.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint or run folder.  [default: the newest pre-training run]")
+    ] = None,
+    anchors: Annotated[Path | None, typer.Option(help="Its anchors file.  [default: where its run had it]")] = None,
+    encoder: Annotated[str | None, typer.Option(help="The anchors' text encoder, as hf:FOLDER, if it moved.")] = None,
+    encoder_checkpoint: Annotated[Path | None, typer.Option(help="Weights of an open_clip encoder on disk.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Heat of a place that counts.  [default: 0.5]")] = None,
+    regions: Annotated[int | None, typer.Option(help="Places listed for a text.  [default: 5]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the heat of each text to.")] = None,
+    format: Annotated[list[str] | None, typer.Option(help="ply or npz; may be repeated.  [default: ply]")] = None,
+    scale: ScaleOption = None,
+    up: UpOption = None,
+    memory: MemoryOption = None,
+    overlap: OverlapOption = None,
+    store: StoreOption = None,
+    runs: RunsOption = None,
+    device: DeviceOption = None,
+    backend: BackendOption = None,
+    precision: PrecisionOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find what a text describes: heat from 0 to 1, against the vocabulary's names; 0.5 is as well as they fit.
+
+    Without a text it asks for one after the other. Example: lg3d ask scene0011_00 "somewhere to sit" --out heat
+    """
+    settings = resolve(
+        AskSettings,
+        scan=scan,
+        texts=tuple(texts) if texts else None,
+        checkpoint=checkpoint,
+        anchors=anchors,
+        encoder=encoder,
+        encoder_checkpoint=encoder_checkpoint,
+        threshold=threshold,
+        regions=regions,
+        out=out,
+        formats=tuple(format) if format else None,
+        scale=scale,
+        up=up,
+        memory=memory,
+        overlap=overlap,
+        store=store,
+        runs=runs,
+        device=device,
+        backend=backend,
+        precision=precision,
+    )
+    if not settings.texts and (as_json or not sys.stdin.isatty()):
+        raise SettingsError('expected a text, such as lg3d ask SCENE "somewhere to sit": only a terminal has a prompt')
+    from lg3d_core.inference.ask import Conversation
+
+    conversation = Conversation(settings, console.progress(quiet=quiet))
+    if not settings.texts:
+        _prompt(conversation)
+        return
+    answers = conversation.ask(settings.texts)
+    if as_json:
+        console.result_json(
+            {
+                "scan": conversation.scan.name,
+                "checkpoint": str(conversation.checkpoint),
+                "answers": [answer.to_dict() for answer in answers],
+            }
+        )
+        return
+    _show(answers, quiet=quiet)
+
+
+def _prompt(conversation: "Conversation") -> None:
+    """Answer line after line, until an empty one or the end of input."""
+    console.notice("type what you look for; an empty line ends")
+    while True:
+        try:
+            text = input("ask> ")
+        except EOFError:
+            return
+        if not text.strip():
+            return
+        _show(conversation.ask([text]), quiet=False)
+
+
+def _show(answers: "list[Answer]", *, quiet: bool) -> None:
+    rows = []
+    for answer in answers:
+        if not quiet:
+            near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in answer.nearest[:3])
+            console.notice(f"{answer.text!r} lies nearest to {near}; highest heat here {answer.highest:.2f}")
+        rows += [
+            [
+                answer.text,
+                f"{place.heat:.2f}",
+                " ".join(f"{value:.2f}" for value in place.centre),
+                " x ".join(f"{value:.2f}" for value in place.size),
+                ", ".join(f"{name} {100 * share:.0f} %" for name, share in place.names[:2]),
+            ]
+            for place in answer.places
+        ]
+        if not answer.places:
+            rows.append([answer.text, f"{answer.highest:.2f}", "nowhere", "", ""])
+    console.result_table("", HEADER, rows)
+    for answer in answers:
+        for path in answer.files:
+            console.notice(f"wrote {path}")

@@ -1,0 +1,343 @@
+"""`lg3d ask`: where in a scan is what a text describes."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lg3d_core.errors import CheckpointError, DataError, SettingsError
+from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
+from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
+from lg3d_core.inference.input import Input, open_input
+from lg3d_core.inference.network_pass import Engine, load_engine, pass_features
+from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.language.anchors import Anchors, load_anchors
+from lg3d_core.language.questions import QuestionReader, open_reader
+from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint, read_info, resolve_checkpoint
+from lg3d_core.progress import Progress
+from lg3d_core.settings import AskSettings
+
+HEAT_STOPS = ((20, 38, 92), (74, 86, 122), (124, 126, 128), (182, 168, 112), (250, 228, 88))
+"""Colours of heat 0 to 1: dark blue over grey to yellow, of rising lightness."""
+KEPT_FEATURES = 1 << 31
+"""Bytes of features up to which a conversation keeps them; beyond, each question runs the network again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A region in the scan's own units and axes.
+
+    Attributes:
+        centre: Position, shape `(3,)`.
+        low: Lowest corner of its box.
+        high: Highest corner.
+        size: Sides in metres: along the floor twice, then the height.
+        heat: 0..1.
+        voxels: How many.
+        names: Categories that its features lie by, the most frequent first, with their shares.
+    """
+
+    centre: list[float]
+    low: list[float]
+    high: list[float]
+    size: list[float]
+    heat: float
+    voxels: int
+    names: list[tuple[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came of one text.
+
+    Attributes:
+        text: As it was asked.
+        nearest: Categories that lie nearest to it in the encoder's mind, with cosines.
+        highest: Highest heat anywhere, 0..1.
+        places: The best ones, the hottest first; none where nothing reaches the threshold.
+        heat: Of every voxel, shape `(voxels,)`, float32.
+        files: Written files.
+    """
+
+    text: str
+    nearest: list[tuple[str, float]]
+    highest: float
+    places: list[Place]
+    heat: npt.NDArray[np.float32]
+    files: list[Path]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the heat as plain values for JSON."""
+        return {
+            "text": self.text,
+            "nearest": [{"name": name, "cosine": cosine} for name, cosine in self.nearest],
+            "highest": self.highest,
+            "places": [
+                place.__dict__ | {"names": [{"name": name, "share": share} for name, share in place.names]}
+                for place in self.places
+            ],
+            "files": [str(path) for path in self.files],
+        }
+
+
+class Conversation:
+    """A scan with its features, ready for question after question.
+
+    Attributes:
+        scan: What is asked about.
+        checkpoint: Whose features are used.
+    """
+
+    def __init__(self, settings: AskSettings, progress: Progress) -> None:
+        """Find the checkpoint, its anchors and their encoder, read the scan, and run the network once.
+
+        Raises:
+            CheckpointError: No language-grounded checkpoint, or anchors or an encoder that are not its own.
+            MissingDependencyError: The encoder is not on this machine.
+            DataError: The scan or the anchors cannot be read.
+        """
+        for text in settings.texts:
+            _require_words(text)
+        self._settings = settings
+        self._progress = progress
+        self.checkpoint = find_grounded(settings.checkpoint, settings.runs, progress)
+        info = read_info(self.checkpoint)
+        require_grounded(self.checkpoint, info)
+        self._anchors = find_anchors(self.checkpoint, info, settings.anchors)
+        self._engine: Engine = load_engine(self.checkpoint, settings)
+        self._reader: QuestionReader = open_reader(
+            self._anchors,
+            encoder=settings.encoder,
+            checkpoint=settings.encoder_checkpoint,
+            device=self._engine.device,
+            progress=progress,
+        )
+        self.scan: Input = open_input(
+            settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress
+        )
+        self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, info.voxel_size)
+        if self._voxels.num_outside:
+            progress.warn(f"{self.scan.name}: {self._voxels.num_outside} vertices are left out: no heat there")
+        self._vectors = torch.from_numpy(self._anchors.vectors).to(self._engine.device)
+        self._scale = spread_of(self._vectors.cpu())
+        self._features: list[tuple[npt.NDArray[np.int64], Tensor]] | None = None
+        self._nearest: npt.NDArray[np.int16] | None = None
+        size = len(self._voxels.keys) * self._engine.network.num_features * 4
+        self._keeps = size <= min(KEPT_FEATURES, self._engine.memory or KEPT_FEATURES)
+
+    def ask(self, texts: Sequence[str]) -> list[Answer]:
+        """Answer texts.
+
+        Raises:
+            SettingsError: A text that says nothing.
+            DataError: The heat cannot be written.
+        """
+        for text in texts:
+            _require_words(text)
+        vectors = self._reader.read(texts)
+        heat = self._heat(torch.from_numpy(vectors).to(self._engine.device))
+        return [self._answer(text, vectors[k], heat[:, k]) for k, text in enumerate(texts)]
+
+    def _passes(self) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
+        """Features of all voxels in parts, kept where they fit into memory."""
+        if self._features is not None:
+            yield from self._features
+            return
+        kept = []
+        for part in pass_features(self._engine, self._voxels, self._progress, name=self.scan.name):
+            if self._keeps:
+                kept.append(part)
+            yield part
+        if self._keeps:
+            self._features = kept
+
+    def _heat(self, texts: Tensor) -> npt.NDArray[np.float32]:
+        heat = np.empty((len(self._voxels.keys), len(texts)), dtype=np.float32)
+        nearest = np.empty(len(self._voxels.keys), dtype=np.int16)
+        with torch.inference_mode():
+            for rows, features in self._passes():
+                heat[rows] = text_heat(features, self._vectors, texts, scale=self._scale).cpu().numpy()
+                unit = torch.nn.functional.normalize(self._vectors, dim=1)
+                nearest[rows] = (features @ unit.T).argmax(dim=1).to(torch.int16).cpu().numpy()
+        self._nearest = nearest
+        return heat
+
+    def _answer(self, text: str, vector: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Answer:
+        unit = self._anchors.vectors / np.linalg.norm(self._anchors.vectors, axis=1, keepdims=True)
+        cosines = unit @ vector
+        order = np.argsort(-cosines, kind="stable")[:5]
+        regions = find_regions(
+            self._voxels.cells,
+            heat,
+            voxel_size=self._voxels.voxel_size,
+            threshold=self._settings.threshold,
+            count=self._settings.regions,
+        )
+        return Answer(
+            text=text,
+            nearest=[(self._anchors.names[k], round(float(cosines[k]), 4)) for k in order],
+            highest=float(heat.max()),
+            places=[self._place(region) for region in regions],
+            heat=heat,
+            files=self._write(text, heat),
+        )
+
+    def _place(self, region: Region) -> Place:
+        assert self._nearest is not None
+        frame = self.scan.frame
+        corners = frame.from_metres(np.stack([region.low, region.high]))
+        counts = np.bincount(self._nearest[region.rows], minlength=len(self._anchors.names))
+        top = [int(k) for k in np.argsort(-counts, kind="stable")[:3] if counts[k]]
+        return Place(
+            centre=_rounded(frame.from_metres(region.centre[None])[0]),
+            low=_rounded(corners.min(axis=0)),
+            high=_rounded(corners.max(axis=0)),
+            size=_rounded(region.high - region.low),
+            heat=round(region.heat, 4),
+            voxels=region.voxels,
+            names=[(self._anchors.names[k], round(float(counts[k] / region.voxels), 4)) for k in top],
+        )
+
+    def _write(self, text: str, heat: npt.NDArray[np.float32]) -> list[Path]:
+        if self._settings.out is None:
+            return []
+        files = []
+        surface, frame = self.scan.surface, self.scan.frame
+        name = f"{self.scan.stem}.{file_part(text)}"
+        for form in dict.fromkeys(self._settings.formats):
+            path = self._settings.out / f"{name}.{form}"
+            if form == "ply":
+                columns = {"red": "u1", "green": "u1", "blue": "u1", "heat": "f4"}
+                comments = ["made by lg3d ask", f"heat of the text: {text}"]
+                write_vertices_ply(path, surface, self._pieces(heat), columns=columns, comments=comments)
+            else:
+                rows = np.concatenate([rows for _, _, rows in vertex_rows(surface, frame, self._voxels)])
+                xyz = np.concatenate([surface.positions(start, stop) for start, stop in surface.chunks()])
+                values = np.where(rows >= 0, heat[rows], 0).astype(np.float32)
+                write_npz(
+                    path,
+                    {
+                        "xyz": xyz if surface.is_double else xyz.astype(np.float32),
+                        "heat": values,
+                        "text": np.array(text),
+                    },
+                )
+            files.append(path)
+        return files
+
+    def _pieces(self, heat: npt.NDArray[np.float32]) -> Columns:
+        for start, stop, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels):
+            values = np.where(rows >= 0, heat[rows], 0).astype(np.float32)
+            paint = heat_colors(values)
+            yield start, stop, {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2], "heat": values}
+
+
+def ask_scan(settings: AskSettings, progress: Progress) -> list[Answer]:
+    """Answer the texts of the settings. See `Conversation`."""
+    return Conversation(settings, progress).ask(settings.texts)
+
+
+def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Path:
+    """The checkpoint that was asked for, else the newest language-grounded pre-training run.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if checkpoint is not None:
+        return resolve_checkpoint(checkpoint, progress)
+    newest = newest_checkpoint(runs, "pretrain")
+    if newest is None:
+        raise CheckpointError(
+            f"no pre-training run in {runs}: run lg3d pretrain, or say --checkpoint FILE; texts are answered from "
+            "language-grounded features"
+        )
+    progress.note(f"using the newest pre-training run: {newest}")
+    return newest
+
+
+def require_grounded(path: Path, info: CheckpointInfo) -> None:
+    """Refuse features that do not lie by the words.
+
+    Fine-tuning moves them away: in the demo's rooms 52 % of the voxels lie nearest to their own category's anchor
+    before it, and 13 % after.
+
+    Raises:
+        CheckpointError: It was trained without text anchors, or fine-tuned since.
+    """
+    if info.kind != "pretrain" or info.num_classes is not None:
+        start = _setting(info, "start")
+        where = f"its pre-training run {start}" if start not in (None, "scratch") else "one that lg3d pretrain made"
+        raise CheckpointError(
+            f"{path} has a classifier, and its features no longer lie by the words: say --checkpoint with {where}"
+        )
+    if info.anchors_digest is None:
+        raise CheckpointError(
+            f"{path} was trained without text anchors, so its features cannot be asked in words: use one that lg3d "
+            "pretrain (--method language) made"
+        )
+
+
+def _setting(info: CheckpointInfo, key: str) -> str | None:
+    try:
+        value = json.loads(info.settings).get(key)
+    except (ValueError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors:
+    """The anchors that a checkpoint was trained with: those that are told, or where its run had them.
+
+    Raises:
+        CheckpointError: They are other ones, or nowhere to be found.
+        DataError: The file that is told cannot be read.
+    """
+    if told is not None:
+        anchors = load_anchors(told)
+        if anchors.digest != info.anchors_digest:
+            raise CheckpointError(
+                f"{told} ({anchors.digest}) are not the anchors that {path} was trained with ({info.anchors_digest})"
+            )
+        return anchors
+    named = Path(_setting(info, "anchors") or "anchors.safetensors")
+    candidates = [named, path.parent / named.name, path.parents[min(2, len(path.parents) - 1)] / named.name]
+    for candidate in dict.fromkeys(candidates):
+        try:
+            anchors = load_anchors(candidate)
+        except DataError:
+            continue
+        if anchors.digest == info.anchors_digest:
+            return anchors
+    looked = ", ".join(str(candidate) for candidate in dict.fromkeys(candidates))
+    raise CheckpointError(
+        f"the anchors that {path} was trained with ({info.anchors_digest}) are not at {looked}: say --anchors FILE"
+    )
+
+
+def _require_words(text: str) -> None:
+    if not text.strip():
+        raise SettingsError("expected a text such as 'somewhere to sit', got an empty one")
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def file_part(text: str) -> str:
+    """A text as part of a file's name: letters and digits of any language, and hyphens."""
+    return re.sub(r"[^\w]+", "-", text).strip("-_")[:60] or "text"
+
+
+def heat_colors(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Colours of heat, shape `(rows, 3)`."""
+    places = np.linspace(0, 1, len(HEAT_STOPS))
+    stops = np.array(HEAT_STOPS, dtype=np.float64)
+    channels = [np.interp(values, places, stops[:, k]) for k in range(3)]
+    return np.round(np.stack(channels, axis=1)).astype(np.uint8)
