@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "training": {"vocabulary", "store", "language", "sparse", "networks", "sampling", "objectives", "evaluation"},
     "viewing": {"vocabulary", "store", "networks", "sampling", "evaluation"},
     "comparing": {"vocabulary", "store", "language", "networks", "evaluation", "training"},
+    "reporting": {"vocabulary", "store", "language", "networks", "objectives", "evaluation", "viewing"},
     "demo": {"rooms", "store", "language", "training", "evaluation", "viewing", "networks"},
     "doctor": {"sparse"},
     "project": {"scans", "vocabulary"},

@@ -1,0 +1,278 @@
+"""`lg3d report`: read the runs, measure what is missing, draw, and write the page."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lg3d_core import __version__
+from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
+from lg3d_core.evaluation.scores import none_if_undefined
+from lg3d_core.files import write_text
+from lg3d_core.progress import Progress
+from lg3d_core.reporting.confusions import Confusion, most_confused, plot_confusions
+from lg3d_core.reporting.curves import plot_curves
+from lg3d_core.reporting.differences import Difference, compare_runs, plot_differences
+from lg3d_core.reporting.embedding import Cohesion, embed, measure_cohesion, plot_embeddings
+from lg3d_core.reporting.frequency import Frequency, plot_categories, plot_frequency
+from lg3d_core.reporting.measure import keep, measure_run
+from lg3d_core.reporting.page import PageContent, PageFigure, build_page
+from lg3d_core.reporting.rooms import choose_scenes, draw_rooms, plot_rooms
+from lg3d_core.reporting.runs import RunRecord, find_recorded, read_runs
+from lg3d_core.reporting.style import drawing, write_figure
+from lg3d_core.reporting.subject import ReportedRun
+from lg3d_core.settings import ReportSettings
+from lg3d_core.store.scene_store import SceneStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE_NAME = "report.html"
+
+
+class Report(NamedTuple):
+    """What was written, and what it says.
+
+    Attributes:
+        page: The HTML file.
+        figures: The figures' files.
+        split: Which scenes were scored.
+        store: Where they are.
+        runs: As they were asked for.
+        confusions: The most confused pairs of every run with scores, by its name.
+        cohesion: How features lie by their anchors, by the name of every run that has anchors.
+        differences: Of the further runs from the first.
+        notes: What a reader must know.
+    """
+
+    page: Path
+    figures: tuple[Path, ...]
+    split: str
+    store: Path
+    runs: tuple[ReportedRun, ...]
+    confusions: dict[str, list[Confusion]]
+    cohesion: dict[str, Cohesion]
+    differences: list[Difference]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON, None where undefined."""
+        return {
+            "page": str(self.page),
+            "figures": [str(path) for path in self.figures],
+            "split": self.split,
+            "store": str(self.store),
+            "notes": list(self.notes),
+            "runs": [self._describe(run) for run in self.runs],
+            "differences": [
+                {
+                    "run": difference.name,
+                    "base": difference.base,
+                    "better": difference.better,
+                    "worse": difference.worse,
+                    "iou": [none_if_undefined(value) for value in difference.iou.tolist()],
+                }
+                for difference in self.differences
+            ],
+        }
+
+    def _describe(self, run: ReportedRun) -> dict[str, Any]:
+        cohesion = self.cohesion.get(run.name)
+        return {
+            "name": run.name,
+            "folder": str(run.record.folder),
+            "kind": run.record.title,
+            "evaluation": None if run.evaluation is None else run.evaluation.to_dict(),
+            "confusions": [pair._asdict() for pair in self.confusions.get(run.name, [])],
+            "anchors": None if cohesion is None else cohesion._asdict(),
+        }
+
+
+class _Notes(Progress):
+    """Passes everything on, and remembers the warnings for the page."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.notes: list[str] = []
+        self.task = progress.task  # type: ignore[method-assign]
+        self.note = progress.note  # type: ignore[method-assign]
+
+    def warn(self, message: str) -> None:
+        self.notes.append(message)
+        self.progress.warn(message)
+
+
+def report_runs(settings: ReportSettings, progress: Progress) -> Report:
+    """Write the report of one run, or of several side by side.
+
+    Scores come from the last checkpoint of each run; they are kept in its folder as `report-<split>.npz`, and used
+    again while checkpoint, store, split, anchors and precision are the same.
+
+    Raises:
+        SettingsError: No run, or runs of different vocabularies or stores.
+        CheckpointError: A folder that is no run's, or a checkpoint that cannot be used.
+        DataError: No store, no scenes in the split, or a file that cannot be read or written.
+        MissingDependencyError: matplotlib or scikit-learn is missing.
+    """
+    noted = _Notes(progress)
+    with drawing():  # before anything that takes long, so that a missing matplotlib is told at once
+        if not settings.run:
+            raise SettingsError("RUN is missing: name the folder of a run, such as runs/finetune-20260101-120000")
+        records = read_runs(settings.run, settings.runs, noted)
+        store = open_store(records, settings, noted)
+        scenes = choose_scenes(store, settings.split, settings.scene, settings.rooms)
+        runs = []
+        for record in records:
+            run = ReportedRun(record, measure_run(record, store, scenes, settings, noted))
+            runs.append(_with_map(run, settings, noted) if settings.points else run)
+        return _write(tuple(runs), store, scenes, settings, noted)
+
+
+def open_store(records: Sequence[RunRecord], settings: ReportSettings, progress: Progress) -> SceneStore:
+    """The store to score on: the one that was asked for, or the one that all runs were trained on.
+
+    Raises:
+        SettingsError: Runs of different vocabularies, or of different stores and none asked for.
+        DataError: No store, or no scenes in the split.
+    """
+    vocabularies = {record.name: _digest(record, "vocabulary") for record in records}
+    stores = {record.name: _digest(record, "store") for record in records}
+    for what, digests in (("vocabularies", vocabularies), ("stores", stores)):
+        known = {name: digest for name, digest in digests.items() if digest}
+        if len(set(known.values())) > 1 and (what == "vocabularies" or settings.store is None):
+            told = ", ".join(f"{name} {digest}" for name, digest in known.items())
+            hint = "report them one by one" if what == "vocabularies" else "say --store DIR to score all of them there"
+            raise SettingsError(f"these runs were trained on different {what} ({told}): {hint}")
+    path = settings.store
+    if path is None:
+        recorded = str(records[0].settings.get("store", "data"))
+        path = find_recorded(records[0].folder, recorded)
+        if path is None:
+            raise DataError(f"{records[0].folder} was trained on {recorded}, which is not there: say --store DIR")
+    store = SceneStore(path)
+    if not store.scene_ids(settings.split):
+        raise DataError(f"no scenes to score in {path}: choose another --split")
+    for name, digest in stores.items():
+        if digest and digest != store.digest:
+            progress.warn(
+                f"{name} was trained on another version of the store ({digest}) than {path} ({store.digest}): it may "
+                "have seen scenes that are scored here"
+            )
+    return store
+
+
+def _digest(record: RunRecord, name: str) -> str:
+    value = record.card.get(name)
+    return str(value.get("digest", "")) if isinstance(value, dict) else ""
+
+
+def _with_map(run: ReportedRun, settings: ReportSettings, progress: Progress) -> ReportedRun:
+    if run.measurement is None:
+        return run
+    number = len(run.measurement.sample.label)
+    with progress.task(f"map {run.name}", total=number, unit="feature") as task:
+        found = embed(run.measurement, seed=settings.seed)
+        task.advance(number)
+    if found is None or run.measurement.embedding_key == found[1]:
+        return run
+    measurement = dataclasses.replace(run.measurement, embedding=found[0], embedding_key=found[1])
+    keep(run.record, measurement, settings.split, progress)
+    return ReportedRun(run.record, measurement)
+
+
+def _write(
+    runs: tuple[ReportedRun, ...], store: SceneStore, scenes: Sequence[str], settings: ReportSettings, progress: _Notes
+) -> Report:
+    out = settings.out or (runs[0].record.folder / "report" if len(runs) == 1 else Path("report"))
+    frequency = Frequency(store.class_counts("train"), store.class_counts(settings.split))
+    scored = [(run, run.evaluation, run.measurement) for run in runs if run.evaluation and run.measurement]
+    differences = compare_runs(runs)
+    figures: dict[str, PageFigure] = {}
+    kinds = ("png", *(kind for kind in ("pdf", "svg") if getattr(settings, kind)))
+
+    def add(name: str, title: str, caption: str, figure: "Figure | None") -> None:
+        if figure is None:
+            return
+        png = write_figure(figure, out / name, kinds)
+        figures[name] = PageFigure(name, title, caption, png, tuple(f"{name}.{kind}" for kind in kinds))
+
+    with progress.task("figures", total=None, unit="figure") as task:
+        add("curves", "Learning curves", CAPTIONS["curves"], plot_curves(runs))
+        add("differences", "Differences by category", CAPTIONS["differences"], plot_differences(runs, differences))
+        add("frequency", "IoU and frequency", CAPTIONS["frequency"], plot_frequency(runs, frequency))
+        task.advance(3)
+        for number, (run, evaluation, measurement) in enumerate(scored, start=1):
+            end = "" if len(scored) == 1 else f"-{number}"
+            title = f": {run.name}" if end else ""
+            add(
+                f"categories{end}",
+                f"Categories by frequency{title}",
+                CAPTIONS["categories"],
+                plot_categories(evaluation.vertex, frequency, run.name),
+            )
+            add(
+                f"confusion{end}",
+                f"Confusion{title}",
+                CAPTIONS["confusion"],
+                plot_confusions(measurement.vertices, store.vocabulary, run.name),
+            )
+            task.advance(2)
+        add("features", "Features", CAPTIONS["features"], plot_embeddings(runs, store.vocabulary))
+        add("rooms", "Rooms", CAPTIONS["rooms"], _plot_rooms(runs, store, scenes, progress))
+        task.advance(2)
+    confusions = {run.name: most_confused(m.vertices, store.vocabulary) for run, _, m in scored}
+    cohesion = {
+        run.name: found
+        for run in runs
+        if run.measurement is not None and (found := measure_cohesion(run.measurement)) is not None
+    }
+    content = PageContent(
+        runs=runs,
+        split=settings.split,
+        store=str(store.path),
+        store_digest=store.digest,
+        frequency=frequency,
+        figures=figures,
+        confusions=confusions,
+        differences=differences,
+        notes=progress.notes,
+        version=__version__,
+    )
+    write_text(out / PAGE_NAME, build_page(content))
+    return Report(
+        page=out / PAGE_NAME,
+        figures=tuple(out / file for figure in figures.values() for file in figure.files),
+        split=settings.split,
+        store=store.path,
+        runs=runs,
+        confusions=confusions,
+        cohesion=cohesion,
+        differences=differences,
+        notes=tuple(progress.notes),
+    )
+
+
+def _plot_rooms(
+    runs: Sequence[ReportedRun], store: SceneStore, scenes: Sequence[str], progress: Progress
+) -> "Figure | None":
+    try:
+        return plot_rooms(draw_rooms(runs, store, scenes, progress))
+    except MissingDependencyError as error:
+        progress.warn(f"no pictures of rooms: {error}")
+        return None
+
+
+CAPTIONS = {
+    "curves": "Faint: every optimiser step; strong: the mean of a window a twentieth of the run wide. Validation is over "
+    "the categories that occur in the validation scenes.",
+    "differences": "IoU at vertices, less that of the first run: the categories that gained and lost most.",
+    "frequency": "IoU of every category at vertices over its annotated vertices in the training scenes. Lines: means of "
+    "head, common and tail.",
+    "categories": "Above, the annotated training vertices of every category (the paper's Figure 4); below, its IoU at "
+    "vertices.",
+    "confusion": "Of the categories in the most confused pairs: what their annotated vertices were taken for, in percent "
+    "of each row.",
+    "features": "Features of voxels drawn evenly from the categories, and the text anchors they were trained towards, by "
+    "t-SNE on their directions (the paper's Figure 7). Distances between clusters mean nothing.",
+    "rooms": "The rooms with the most categories, near walls and ceiling cut away (the paper's Figure 6).",
+}

@@ -1,0 +1,187 @@
+"""IoU of every category against how often it is annotated. Source: figure 4 and table 5."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.evaluation.scores import Scores
+from lg3d_core.reporting.style import FAINT, GROUP_MARKS, INK, PAGE, QUIET, grid, new_figure, shorten
+from lg3d_core.reporting.subject import ReportedRun
+from lg3d_core.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_NAMES = 90
+"""Categories whose names fit under a figure as wide as a page."""
+NAMED_POINTS = 9
+"""Categories that are named in a scatter plot."""
+
+
+class Frequency(NamedTuple):
+    """Annotated vertices of every category.
+
+    Attributes:
+        training: In the training scenes, int64 `(classes,)`.
+        split: In the scored scenes, likewise.
+    """
+
+    training: npt.NDArray[np.int64]
+    split: npt.NDArray[np.int64]
+
+    @property
+    def order(self) -> npt.NDArray[np.int64]:
+        """Categories that occur in either, the most frequent in training first."""
+        order = np.lexsort((-self.split, -self.training))
+        rows: npt.NDArray[np.int64] = order[(self.training + self.split)[order] > 0]
+        return rows
+
+
+def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure":
+    """Draw the categories by frequency: annotated vertices above, as in figure 4, and the IoU of each below."""
+    vocabulary, order = scores.vocabulary, frequency.order
+    figure = new_figure(PAGE, 4.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.15])
+    place = np.arange(len(order))
+    iou = 100 * scores.iou[order]
+    for group in _groups(vocabulary):
+        mark = GROUP_MARKS[group]
+        rows = np.array([vocabulary.categories[index].group == group for index in order], dtype=bool)
+        if not rows.any():
+            continue
+        upper.bar(
+            place[rows],
+            np.maximum(frequency.training[order][rows], 1),
+            color=mark.color,
+            width=0.85,
+            label=group or None,
+            bottom=0.8,
+            edgecolor="white",
+            linewidth=0.2,
+        )
+        shown = rows & (scores.support[order] > 0)
+        lower.vlines(place[shown], 0, np.nan_to_num(iou[shown]), color=mark.color, linewidth=1.2)
+        lower.plot(place[shown], np.nan_to_num(iou[shown]), mark.marker, color=mark.color, markersize=3.2)
+    absent = scores.support[order] == 0
+    lower.plot(place[absent], np.zeros(int(absent.sum())), "|", color=FAINT, markersize=5, label="not in these scenes")
+    upper.set_yscale("log")
+    upper.set_ylabel("training vertices")
+    upper.set_title(title)
+    upper.legend(ncols=3, loc="upper right")
+    upper.tick_params(bottom=False)
+    lower.set_ylabel("IoU (%)")
+    lower.set_ylim(-3, 103)
+    lower.set_xlim(-1, len(order))
+    if absent.any():
+        lower.legend(loc="upper right")
+    if len(order) <= MAX_NAMES:
+        names = [shorten(vocabulary.names[index], 20) for index in order]
+        size = min(7.0, 0.9 * 72 * (PAGE - 0.7) / max(len(order), 1))
+        lower.set_xticks(place, names, rotation=90, fontsize=size)
+        lower.tick_params(axis="x", length=0, pad=1)
+    else:
+        lower.set_xlabel("categories, the most frequent in training first")
+    grid(upper, "y")
+    grid(lower, "y")
+    return figure
+
+
+def plot_frequency(runs: Sequence[ReportedRun], frequency: Frequency) -> "Figure | None":
+    """Draw the IoU over the annotated training vertices, a panel a run, with the mean of each group.
+
+    Returns:
+        None where no run has scores.
+    """
+    scored = [(run.name, run.evaluation.vertex) for run in runs if run.evaluation is not None]
+    if not scored:
+        return None
+    columns = min(2, len(scored))
+    rows = -(-len(scored) // columns)
+    width = PAGE if columns == 2 else 0.72 * PAGE
+    figure = new_figure(width, 2.75 * rows + 0.25)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    for unused in axes[len(scored) :]:
+        unused.set_axis_off()
+    for axis, (name, scores) in zip(axes, scored, strict=False):
+        _plot_scatter(axis, scores, frequency)
+        axis.set_title(shorten(name, 40))
+    for axis in axes[: len(scored)][::columns]:
+        axis.set_ylabel("IoU (%)")
+    for axis in axes[max(0, len(scored) - columns) : len(scored)]:
+        axis.set_xlabel("annotated training vertices")
+        axis.tick_params(labelbottom=True)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if any(labels):
+        figure.legend(handles, labels, loc="outside upper right", ncols=3)
+    return figure
+
+
+def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
+    present = np.flatnonzero(scores.support > 0)
+    # A category that was never trained on has no place on a logarithmic axis: it stands left of all others.
+    x, y = np.maximum(frequency.training, 0.5).astype(float), 100 * np.nan_to_num(scores.iou)
+    least = frequency.training[present][frequency.training[present] > 0]
+    floor = float(least.min()) / 3 if len(least) else 1.0
+    x = np.where(frequency.training > 0, x, floor)
+    for group in _groups(scores.vocabulary):
+        members = [index for index in present.tolist() if scores.vocabulary.categories[index].group == group]
+        if not members:
+            continue
+        mark = GROUP_MARKS[group]
+        axes.scatter(
+            x[members],
+            y[members],
+            s=16,
+            marker=mark.marker,
+            facecolor=mark.color,
+            edgecolor="white",
+            linewidth=0.4,
+            alpha=0.9,
+            label=f"{group} ({len(members)})" if group else None,
+            zorder=3,
+        )
+        low, high = np.quantile(x[members], [0, 1])
+        mean = float(y[members].mean())
+        axes.plot([low, high], [mean, mean], color=mark.color, linestyle=mark.line, linewidth=1.3, zorder=2)
+    axes.set_xscale("log")
+    axes.set_ylim(-4, 104)
+    grid(axes)
+    # The best for their frequency are worth a name: those highest above their neighbours.
+    best = present[np.argsort(-y[present], kind="stable")][:NAMED_POINTS]
+    taken: list[tuple[float, float]] = []
+    for index in best.tolist():
+        if y[index] <= 0:
+            continue
+        spot = (float(np.log10(x[index])), float(y[index]))
+        if any(abs(spot[0] - other[0]) < 1.0 and abs(spot[1] - other[1]) < 5.5 for other in taken):
+            continue
+        taken.append(spot)
+        right = spot[0] > np.log10(x[present]).mean()
+        axes.annotate(
+            shorten(scores.vocabulary.names[index], 18),
+            (x[index], y[index]),
+            xytext=(-5 if right else 5, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            fontsize=6.5,
+            color=INK,
+        )
+    if (frequency.training[present] == 0).any():
+        axes.annotate(
+            "never\ntrained on",
+            (floor, 104),
+            xytext=(0, -2),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=6.5,
+            color=QUIET,
+        )
+
+
+def _groups(vocabulary: Vocabulary) -> list[str]:
+    return [group for group in GROUP_MARKS if any(category.group == group for category in vocabulary.categories)]

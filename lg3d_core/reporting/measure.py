@@ -1,0 +1,426 @@
+"""What a run's network does with a split: counts, features and predictions, kept in the run's folder."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lg3d_core.devices import resolve_device, resolve_precision
+from lg3d_core.errors import CheckpointError, DataError
+from lg3d_core.evaluation.command import require_classifier
+from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
+from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.evaluation.predict import Prediction, predict_scene
+from lg3d_core.evaluation.scores import score_confusion
+from lg3d_core.files import write_bytes
+from lg3d_core.language.anchors import Anchors, load_anchors
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, read_info
+from lg3d_core.objectives.language import anchor_scores
+from lg3d_core.progress import Progress
+from lg3d_core.reporting.runs import RunRecord, find_recorded
+from lg3d_core.settings import ReportSettings
+from lg3d_core.store.scene_store import SceneStore
+
+if TYPE_CHECKING:
+    from lg3d_core.networks.minkunet import MinkUNet
+    from lg3d_core.store.scene_file import Scene
+
+FORMAT = 1
+"""Of the kept file; another one is measured again."""
+MIN_VOXELS = 4
+"""Of a category among the sampled features, where it has as many."""
+Namer = Callable[[Tensor], Tensor]
+
+
+class FeatureSample(NamedTuple):
+    """Voxels drawn evenly from the categories of a split.
+
+    Attributes:
+        features: Of the network's last layer, float32 `(voxels, D)`.
+        label: Annotated category, int16 `(voxels,)`.
+    """
+
+    features: npt.NDArray[np.float32]
+    label: npt.NDArray[np.int16]
+
+
+class ScenePrediction(NamedTuple):
+    """Category and confidence of every vertex of a scene, as `Prediction` has them."""
+
+    label: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What a network does with a split.
+
+    Attributes:
+        key: Digests of all that it follows from.
+        evaluation: Scores; None for a network that gives voxels no names (pre-trained without text).
+        vertices: Which category was taken for which at vertices, int64 `(classes, classes + 1)`.
+        voxels: Likewise at voxels.
+        sample: Features.
+        anchors: Text anchors that the features were pulled to, or None.
+        predictions: Of the scenes that are shown, by id.
+        embedding: Features and then anchors in the plane, float32 `(voxels + anchors, 2)`; None until it is computed.
+        embedding_key: What it was computed with.
+    """
+
+    key: str
+    evaluation: Evaluation | None
+    vertices: npt.NDArray[np.int64]
+    voxels: npt.NDArray[np.int64]
+    sample: FeatureSample
+    anchors: Anchors | None
+    predictions: dict[str, ScenePrediction] = field(default_factory=dict)
+    embedding: npt.NDArray[np.float32] | None = None
+    embedding_key: str = ""
+
+
+class _Subject(NamedTuple):
+    """A run's network, ready to name voxels; `names` is None where it cannot."""
+
+    network: "MinkUNet"
+    info: CheckpointInfo
+    names: Namer | None
+    anchors: Anchors | None
+
+
+def measure_run(
+    run: RunRecord, store: SceneStore, scenes: Sequence[str], settings: ReportSettings, progress: Progress
+) -> Measurement | None:
+    """Score a run's last checkpoint, or take what an earlier report kept; None where it has no checkpoint.
+
+    Args:
+        run: Whose checkpoint.
+        store: Holds the scenes.
+        scenes: Those of which the whole prediction is wanted.
+        settings: Of the report.
+        progress: Told of scenes.
+
+    Raises:
+        CheckpointError: A checkpoint that cannot be used with this store, or whose anchors are missing.
+        DataError: No scenes in the split, or one that cannot be read.
+    """
+    if run.checkpoint is None:
+        return None
+    info = read_info(run.checkpoint)
+    if info.num_classes is not None or run.method == "language":
+        require_classifier(
+            run.checkpoint, replace(info, num_classes=info.num_classes or len(store.vocabulary)), store.vocabulary
+        )
+    anchors = find_anchors(run, info, settings.anchors)
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    key = _make_key(run, run.checkpoint, store, anchors, settings, precision=precision)
+    path = run.folder / f"report-{settings.split}.npz"
+    kept = None if settings.fresh else _load(path, key, store, anchors)
+    if kept is not None:
+        progress.note(f"{run.name}: scores of {path} (--fresh measures again)")
+    missing = [scene for scene in scenes if kept is None or scene not in kept.predictions]
+    if kept is not None and (not missing or kept.evaluation is None):
+        return kept
+    subject = _load_subject(run, anchors, device)
+    if kept is None:
+        kept = _measure(subject, key, store, missing, settings, device=device, precision=precision, progress=progress)
+    else:
+        kept.predictions.update(
+            _predict_scenes(subject, store, missing, settings, device=device, precision=precision, progress=progress)
+        )
+    keep(run, kept, settings.split, progress)
+    return kept
+
+
+def keep(run: RunRecord, measurement: Measurement, split: str, progress: Progress) -> None:
+    """Write a measurement into the run's folder for the next report; a folder that cannot be written is warned of."""
+    try:
+        write_bytes(run.folder / f"report-{split}.npz", _pack(measurement))
+    except DataError as error:
+        progress.warn(f"the next report will measure {run.name} again: {error}")
+
+
+def find_anchors(run: RunRecord, info: CheckpointInfo, asked: Path | None) -> Anchors | None:
+    """The anchors that a network's features lie by: those asked for, or those of the run or the run it starts from.
+
+    Raises:
+        CheckpointError: They name this run's voxels, and are missing or others than it was trained with.
+        DataError: The file that was asked for is damaged.
+    """
+    if info.anchors_digest is None:
+        return None
+    needed = info.num_classes is None
+    recorded = asked or _recorded_anchors(run)
+    if recorded is None:
+        if needed:
+            raise CheckpointError(
+                f"{run.folder} names voxels by the anchors {run.settings.get('anchors')}, which are not there: "
+                "say --anchors FILE"
+            )
+        return None
+    anchors = load_anchors(recorded)
+    if anchors.digest == info.anchors_digest:
+        return anchors
+    if needed:
+        raise CheckpointError(
+            f"{run.folder} was trained with other anchors ({info.anchors_digest}) than {recorded} holds "
+            f"({anchors.digest}): say --anchors FILE"
+        )
+    return None
+
+
+def _recorded_anchors(run: RunRecord) -> Path | None:
+    if run.kind == "pretrain":
+        return find_recorded(run.folder, str(run.settings.get("anchors", "")) or "anchors.safetensors")
+    start = find_recorded(run.folder, str(run.card.get("from", "")))
+    folder = start if start is None or start.is_dir() else start.parent
+    if folder is None or not (folder / "settings.json").is_file():
+        return None
+    try:
+        earlier = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = find_recorded(folder, str(earlier.get("anchors", ""))) if isinstance(earlier, dict) else None
+    return found if found is not None and found.is_file() else None
+
+
+def _load_subject(run: RunRecord, anchors: Anchors | None, device: torch.device) -> _Subject:
+    assert run.checkpoint is not None
+    network, info = load_network(run.checkpoint, device=device)
+    if info.num_classes is not None:
+        return _Subject(network, info, network.classify, anchors)
+    if anchors is None:
+        return _Subject(network, info, None, None)
+    vectors = torch.from_numpy(anchors.vectors).to(device)
+    distance = run.settings.get("distance", "cosine")
+    return _Subject(network, info, lambda features: anchor_scores(features, vectors, distance=distance), anchors)
+
+
+def _measure(
+    subject: _Subject,
+    key: str,
+    store: SceneStore,
+    scenes: Sequence[str],
+    settings: ReportSettings,
+    *,
+    device: torch.device,
+    precision: str,
+    progress: Progress,
+) -> Measurement:
+    size = len(store.vocabulary)
+    vertices, voxels = ConfusionMatrix(size), ConfusionMatrix(size)
+    present = int((store.class_counts(settings.split) > 0).sum())
+    draw = _Draw(max(MIN_VOXELS, settings.points // max(present, 1)), settings.seed)
+    predictions: dict[str, ScenePrediction] = {}
+
+    def observe(scene: "Scene", prediction: Prediction) -> None:
+        vertices.update(scene.label, prediction.label)
+        voxels.update(prediction.voxel_truth, prediction.voxel_label)
+        draw.add(prediction.voxel_truth)
+        if scene.scene_id in scenes:
+            predictions[scene.scene_id] = ScenePrediction(prediction.label, prediction.confidence)
+
+    evaluation = evaluate_scenes(
+        subject.network,
+        store,
+        store.scene_ids(settings.split),
+        voxel_size=subject.info.voxel_size,
+        device=device,
+        precision=precision,
+        backend=settings.backend,
+        scores=draw.watching(subject.names or _nameless(size)),
+        observe=observe,
+        progress=progress,
+    )
+    return Measurement(
+        key=key,
+        evaluation=evaluation if subject.names is not None else None,
+        vertices=vertices.counts,
+        voxels=voxels.counts,
+        sample=draw.sample(),
+        anchors=subject.anchors,
+        predictions=predictions if subject.names is not None else {},
+    )
+
+
+def _nameless(size: int) -> Namer:
+    return lambda features: features.new_zeros(len(features), size)
+
+
+def _predict_scenes(
+    subject: _Subject,
+    store: SceneStore,
+    scenes: Sequence[str],
+    settings: ReportSettings,
+    *,
+    device: torch.device,
+    precision: str,
+    progress: Progress,
+) -> dict[str, ScenePrediction]:
+    found = {}
+    with progress.task("predict", total=len(scenes), unit="scene") as task:
+        for scene in scenes:
+            prediction = predict_scene(
+                subject.network,
+                store.read(scene),
+                voxel_size=subject.info.voxel_size,
+                device=device,
+                precision=precision,
+                backend=settings.backend,
+                scores=subject.names,
+            )
+            found[scene] = ScenePrediction(prediction.label, prediction.confidence)
+            task.advance(status=scene)
+    return found
+
+
+class _Draw:
+    """Draws as many voxels of every category as wanted, each with the same chance, scene by scene."""
+
+    def __init__(self, per_category: int, seed: int) -> None:
+        self.per_category = per_category
+        self.rng = np.random.default_rng(seed)
+        self.chunks: list[Tensor] = []
+        self.features: list[npt.NDArray[np.float32]] = []
+        self.labels: list[npt.NDArray[np.int16]] = []
+        self.ranks: list[npt.NDArray[np.float64]] = []
+
+    def watching(self, names: Namer) -> Namer:
+        """The same naming, which also remembers the features of the scene under way."""
+
+        def watched(features: Tensor) -> Tensor:
+            self.chunks.append(features)
+            return names(features)
+
+        return watched
+
+    def add(self, truth: npt.NDArray[np.int16]) -> None:
+        """End a scene, whose voxels have these labels."""
+        chunks, self.chunks = self.chunks, []
+        rank = self.rng.random(len(truth))
+        rows = _lowest(rank, truth, self.per_category)
+        if len(rows):
+            features = torch.cat(chunks)[torch.from_numpy(rows).to(chunks[0].device)]
+            self.features.append(features.float().cpu().numpy())
+            self.labels.append(truth[rows])
+            self.ranks.append(rank[rows])
+
+    def sample(self) -> FeatureSample:
+        """What was drawn, by category."""
+        if not self.labels:
+            return FeatureSample(np.zeros((0, 1), dtype=np.float32), np.zeros(0, dtype=np.int16))
+        label = np.concatenate(self.labels)
+        rows = _lowest(np.concatenate(self.ranks), label, self.per_category)
+        return FeatureSample(np.concatenate(self.features)[rows], label[rows])
+
+
+def _lowest(rank: npt.NDArray[np.float64], label: npt.NDArray[np.int16], count: int) -> npt.NDArray[np.int64]:
+    """Rows of the lowest ranks of every category, by category; none of those without a label."""
+    order = np.lexsort((rank, label))
+    order = order[label[order] >= 0]
+    first = np.searchsorted(label[order], label[order], side="left")
+    rows: npt.NDArray[np.int64] = order[np.arange(len(order)) - first < count]
+    return rows
+
+
+def _make_key(
+    run: RunRecord,
+    checkpoint: Path,
+    store: SceneStore,
+    anchors: Anchors | None,
+    settings: ReportSettings,
+    *,
+    precision: str,
+) -> str:
+    """Digests of all that a measurement follows from, as JSON."""
+    try:
+        with checkpoint.open("rb") as stream:
+            weights = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {checkpoint}: {error.strerror}") from None
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "checkpoint": weights,
+            "store": store.digest,
+            "split": settings.split,
+            "anchors": None if anchors is None else anchors.digest,
+            "distance": run.settings.get("distance", "cosine") if run.kind == "pretrain" else None,
+            "precision": precision,
+            "points": settings.points,
+            "seed": settings.seed,
+        }
+    )
+
+
+def _pack(measurement: Measurement) -> bytes:
+    arrays: dict[str, Any] = {
+        "key": measurement.key,
+        "vertices": measurement.vertices,
+        "voxels": measurement.voxels,
+        "features": measurement.sample.features,
+        "feature_label": measurement.sample.label,
+        "embedding_key": measurement.embedding_key,
+    }
+    if measurement.embedding is not None:
+        arrays["embedding"] = measurement.embedding
+    if measurement.evaluation is not None:
+        scenes = measurement.evaluation.scenes
+        arrays["scene_ids"] = np.array(scenes.scene_ids, dtype=np.str_)
+        arrays["scene_counts"] = np.stack(scenes[1:])
+        arrays["num_labelled"] = measurement.evaluation.num_labelled_scenes
+        arrays["seconds"] = measurement.evaluation.seconds
+    for scene, prediction in measurement.predictions.items():
+        arrays[f"label/{scene}"] = prediction.label
+        arrays[f"confidence/{scene}"] = prediction.confidence
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+def _load(path: Path, key: str, store: SceneStore, anchors: Anchors | None) -> Measurement | None:
+    """What an earlier report kept, if it follows from the same and can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files} if str(file["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return None if arrays is None else _unpack(arrays, store, anchors)
+
+
+def _unpack(arrays: dict[str, npt.NDArray[Any]], store: SceneStore, anchors: Anchors | None) -> Measurement:
+    vertices, voxels = ConfusionMatrix(len(store.vocabulary)), ConfusionMatrix(len(store.vocabulary))
+    vertices.counts[:], voxels.counts[:] = arrays["vertices"], arrays["voxels"]
+    evaluation = None
+    if "scene_counts" in arrays:
+        scene_ids = tuple(arrays["scene_ids"].tolist())
+        evaluation = Evaluation(
+            vertex=score_confusion(vertices, store.vocabulary),
+            voxel=score_confusion(voxels, store.vocabulary),
+            scenes=SceneCounts(scene_ids, *arrays["scene_counts"]),
+            num_scenes=len(scene_ids),
+            num_labelled_scenes=int(arrays["num_labelled"]),
+            seconds=float(arrays["seconds"]),
+            export=None,
+        )
+    shown = [name.removeprefix("label/") for name in arrays if name.startswith("label/")]
+    return Measurement(
+        key=str(arrays["key"]),
+        evaluation=evaluation,
+        vertices=vertices.counts,
+        voxels=voxels.counts,
+        sample=FeatureSample(arrays["features"], arrays["feature_label"]),
+        anchors=anchors,
+        predictions={s: ScenePrediction(arrays[f"label/{s}"], arrays[f"confidence/{s}"]) for s in shown},
+        embedding=arrays.get("embedding"),
+        embedding_key=str(arrays["embedding_key"]),
+    )

@@ -1,0 +1,160 @@
+"""How figures look: widths of a paper's columns, letters that can be read there, colours that all eyes tell apart."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lg3d_core.errors import MissingDependencyError
+from lg3d_core.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN = 3.4
+"""Inches: one of a paper's two columns."""
+PAGE = 7.0
+"""Inches: both of them."""
+DPI = 200
+INSTALL = "figures need matplotlib and scikit-learn: pip install 'lg3d[report]'"
+
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
+INK, QUIET, FAINT = "#1d2430", "#5d6778", "#c9ced6"
+
+
+class Mark(NamedTuple):
+    """How one of several things is drawn: never by its colour alone."""
+
+    color: str
+    marker: str
+    line: Any
+
+
+RUN_MARKS = (
+    Mark(BLUE, "o", "-"),
+    Mark(VERMILION, "s", (0, (5, 1.5))),
+    Mark(GREEN, "^", (0, (1.2, 1.2))),
+    Mark(PURPLE, "D", (0, (5, 1.5, 1, 1.5))),
+    Mark(ORANGE, "v", (0, (8, 2))),
+    Mark(SKY, "P", (0, (3, 1, 1, 1, 1, 1))),
+    Mark(BLACK, "X", "-"),
+)
+GROUP_MARKS = {
+    "head": Mark(BLUE, "o", "-"),
+    "common": Mark(ORANGE, "s", (0, (5, 1.5))),
+    "tail": Mark(PURPLE, "^", (0, (1.2, 1.2))),
+    "": Mark(BLACK, "o", "-"),
+}
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "grid.color": "#e4e7ec",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # letters stay letters, as publishers ask
+    "svg.fonttype": "path",
+    "svg.hashsalt": "lg3d",
+    "text.parse_math": False,  # a category may be called "$"
+}
+
+
+def run_mark(index: int) -> Mark:
+    """How the run of that number is drawn."""
+    return RUN_MARKS[index % len(RUN_MARKS)]
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw in the style of the report, without a display, whatever matplotlib is set to.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise MissingDependencyError(INSTALL) from None
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        # A name in a script that the font lacks is drawn as boxes; the page beside it has the name.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, laid out so that nothing overlaps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def encode_figure(figure: "Figure", kind: str, *, dpi: int = DPI) -> bytes:
+    """The bytes of a `png`, `pdf` or `svg` file; the same figure gives the same bytes."""
+    stamps = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    stream = io.BytesIO()
+    figure.savefig(stream, format=kind, dpi=dpi, metadata=stamps[kind])
+    return stream.getvalue()
+
+
+def write_figure(figure: "Figure", stem: Path, kinds: Sequence[str], *, dpi: int = DPI) -> bytes:
+    """Write a figure as `stem.png`, `stem.pdf`, ..., each as a whole, and return the bytes of the first kind.
+
+    Raises:
+        DataError: A file cannot be written.
+    """
+    encoded = [encode_figure(figure, kind, dpi=dpi) for kind in kinds]
+    for kind, data in zip(kinds, encoded, strict=True):
+        write_bytes(stem.with_name(f"{stem.name}.{kind}"), data)
+    return encoded[0]
+
+
+def shorten(name: str, most: int = 22) -> str:
+    """A name that fits beside a figure, its end left out where it is too long."""
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
+def grid(axes: "Axes", axis: str = "both") -> None:
+    """Faint lines behind the data."""
+    axes.grid(visible=True, axis=axis)  # type: ignore[arg-type]
