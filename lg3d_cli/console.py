@@ -1,6 +1,7 @@
 """What the user sees: results on stdout, everything else on stderr; bars on a terminal, plain lines in a log."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +11,9 @@ from typing import Any, TypeVar
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from lg3d_cli.live import LiveProgress
 from lg3d_core.errors import Lg3dError
 from lg3d_core.progress import Progress, Task
 
@@ -109,10 +109,11 @@ def confirm(question: str) -> bool:
 
 
 def progress(*, quiet: bool = False) -> Progress:
-    """The progress that fits where stderr goes: nothing, bars, or lines."""
+    """The progress that fits where stderr goes: nothing, drawn in place, or lines."""
     if quiet:
         return _WarningsOnly()
-    return _Bars() if sys.stderr.isatty() else _Lines()
+    draws = sys.stderr.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+    return LiveProgress() if draws else _Lines()
 
 
 class _WarningsOnly(Progress):
@@ -142,6 +143,7 @@ class _LoggedTask(Task):
         self.total = total
         self.unit = unit
         self.done = 0
+        self.skipped = 0
         self.status = ""
         self.start = self.logged = time.monotonic()
 
@@ -151,51 +153,18 @@ class _LoggedTask(Task):
         if time.monotonic() - self.logged >= LOG_EVERY_SECONDS:
             self.log()
 
+    def skip(self, steps: int) -> None:
+        self.done += steps
+        self.skipped += steps
+
     def log(self, *, final: bool = False) -> None:
         """Write one line: how far, how long, how much longer."""
         self.logged = time.monotonic()
         seconds = self.logged - self.start
         count = f"{self.done}/{self.total}" if self.total is not None else str(self.done)
         line = f"lg3d: {self.description} {count} {self.unit}{'s' if self.unit else ''} in {seconds:.0f} s"
-        if not final and self.total and self.done:
-            line += f", {seconds / self.done * (self.total - self.done):.0f} s left"
+        fresh = self.done - self.skipped
+        if not final and self.total and fresh:
+            line += f", {seconds / fresh * (self.total - self.done):.0f} s left"
         sys.stderr.write(line + (f" ({self.status})" if self.status else "") + "\n")
         sys.stderr.flush()
-
-
-class _Bars(Progress):
-    """For terminals."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
-
-    def note(self, message: str) -> None:
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", markup=False, highlight=False, style="yellow", soft_wrap=True)
-
-    @contextmanager
-    def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn(unit + "s" if unit else ""),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-        )
-        with RichProgress(*columns, console=self.console, transient=False) as bars:
-            yield _DrawnTask(bars, bars.add_task(description, total=total, status=""))
-
-
-class _DrawnTask(Task):
-    def __init__(self, bars: RichProgress, number: Any) -> None:
-        self.bars = bars
-        self.number = number
-
-    def advance(self, steps: int = 1, *, status: str = "") -> None:
-        if status:
-            self.bars.update(self.number, status=status)
-        self.bars.advance(self.number, steps)

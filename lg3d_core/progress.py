@@ -1,6 +1,6 @@
 """How the core reports: it never prints, it tells a `Progress`, and the command line decides what to show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -9,6 +9,21 @@ class Task:
 
     def advance(self, steps: int = 1, *, status: str = "") -> None:
         """Count `steps` as done; `status` is a few words on the latest one (a loss, a scene id)."""
+
+    def skip(self, steps: int) -> None:
+        """Count `steps` as done before this task began: they say nothing of how long the rest takes."""
+        self.advance(steps)
+
+    def show(self, topic: str, values: Mapping[str, float]) -> None:
+        """Replace what is known of one topic by named values.
+
+        Training tells `losses` (any names, the first is what is minimised), `speed` (`voxels_per_second`; `seconds`, of
+        a step; `data_wait`, the part of them spent waiting for the loader) and `validation` (`epoch`, and mean IoUs in
+        0..1, nan where undefined).
+        """
+
+    def stopping(self) -> None:
+        """The user asked to stop: the work ends after this step. A signal's handler calls it: it may only note so."""
 
 
 class Progress:

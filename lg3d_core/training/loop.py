@@ -17,7 +17,7 @@ from lg3d_core.devices import autocast
 from lg3d_core.errors import CheckpointError, Interrupted, SettingsError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
-from lg3d_core.progress import Progress
+from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 from lg3d_core.store.scene_store import SceneStore
@@ -108,11 +108,11 @@ def train(
     with (
         use_backend(settings.backend),
         owned_threads(),
-        _stop_signals() as stop,
         _event_writer(run, purge_step=position.epoch * per_epoch + position.step) as events,
         progress.task(info.kind, total=settings.epochs * per_epoch, unit="step") as task,
+        _stop_signals(task) as stop,
     ):
-        task.advance(position.epoch * per_epoch + position.step)
+        task.skip(position.epoch * per_epoch + position.step)
         batches = load_batches(source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment)
         step_parts: list[tuple[BatchPlan, B]] = []
         for plan, batch in meter.waiting_for(batches):
@@ -126,10 +126,13 @@ def train(
             voxels = sum(len(part.features) for _, part in step_parts)
             facts = _sum_facts(source, step_parts)
             step_parts = []
-            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **meter.report(voxels), **facts})
+            speed = meter.report(voxels)
+            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **speed, **facts})
             for name, value in losses.items():
                 events.add_scalar(f"train/{name}", value, done)
             events.add_scalar("train/lr", rate, done)
+            task.show("losses", losses)
+            task.show("speed", speed)
             task.advance(status=_status(plan, settings, losses))
             if plan.step + 1 < per_epoch:
                 if stop.asked:
@@ -140,15 +143,18 @@ def train(
             own_info = dataclasses.replace(info, epoch=epoch)
             last = epoch == settings.epochs
             if validation_ids and (last or (settings.validate_every and epoch % settings.validate_every == 0)):
+                task.advance(0, status=f"epoch {epoch}/{settings.epochs}, validation")
                 evaluation = _validate(learner, store, validation_ids, settings, device=device, precision=precision)
                 score = evaluation.vertex.miou_present
                 _log_validation(run, events, evaluation, step=done, epoch=epoch)
+                task.show("validation", {"epoch": epoch, **_group_scores(evaluation)})
                 progress.note(_validation_line(evaluation, epoch=epoch, epochs=settings.epochs))
                 if score > best:
                     best = score
                     save_checkpoint(run.best, network, own_info)
             save_checkpoint(run.checkpoint, network, own_info)
             _save_state(run, network, optimiser, _Position(epoch, 0, best))
+            meter.restart()
             if stop.asked and not last:
                 raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}")
     return evaluation
@@ -293,6 +299,11 @@ def _validation_line(evaluation: Evaluation, *, epoch: int, epochs: int) -> str:
     return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, miou_200 {scores.miou_200:.4f}"
 
 
+def _group_scores(evaluation: Evaluation) -> dict[str, float]:
+    """Mean IoU at vertices over the categories present in each group, and over all."""
+    return {group: means.iou for group, means in evaluation.vertex.means_present.items()}
+
+
 def _status(plan: BatchPlan, settings: TrainSettings, losses: dict[str, float]) -> str:
     return f"epoch {plan.epoch + 1}/{settings.epochs}, loss {losses['loss']:.4f}"
 
@@ -314,11 +325,14 @@ class _Meter:
                 return
             yield item
 
+    def restart(self) -> None:
+        """Begin with the next step: validation and saving belong to none."""
+        self.start, self.waited = time.perf_counter(), 0.0
+
     def report(self, voxels: int) -> dict[str, float]:
         """Figures since the last report."""
-        now = time.perf_counter()
-        seconds, waited = now - self.start, self.waited
-        self.start, self.waited = now, 0.0
+        seconds, waited = time.perf_counter() - self.start, self.waited
+        self.restart()
         return {"seconds": seconds, "data_wait": waited, "voxels_per_second": voxels / max(seconds, 1e-9)}
 
 
@@ -329,7 +343,7 @@ class _Stop:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[_Stop]:
+def _stop_signals(task: Task) -> Iterator[_Stop]:
     """Turn the first SIGINT or SIGTERM into a request that is honoured at the end of a step; a second acts at once."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -339,6 +353,7 @@ def _stop_signals() -> Iterator[_Stop]:
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         stop.asked = True
+        task.stopping()
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
