@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.completion import complete_recipes
 from lg3d_cli.options import DeviceOption, JsonOption, NetworkOption, QuietOption, StoreOption, VoxelSizeOption, resolve
 from lg3d_core.settings import CompareSettings
 
 
 def compare(
     recipes: Annotated[
-        list[str], typer.Argument(help="Recipes, a row each; the first is what others are held against.")
+        list[str],
+        typer.Argument(
+            help="Recipes, a row each; the first is what others are held against.", autocompletion=complete_recipes
+        ),
     ],
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of runs and table.  [default: compare]")] = None,

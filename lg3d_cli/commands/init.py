@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.completion import complete_recipes
 from lg3d_cli.options import DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption
 from lg3d_core.errors import SettingsError
 from lg3d_core.settings import CONFIG_NAME, InitSettings, recipe_names
@@ -27,7 +28,11 @@ def init(
     store: StoreOption = None,
     device: DeviceOption = None,
     recipe: Annotated[
-        str | None, typer.Option(help=f"{', '.join(recipe_names())}, or a TOML file.  [default: by the device]")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(recipe_names())}, or a TOML file.  [default: by the device]",
+            autocompletion=complete_recipes,
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look through every scan first.")] = True,

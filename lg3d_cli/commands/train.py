@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.completion import complete_starts, words
 from lg3d_cli.options import (
     DEFAULT_RECIPE,
     AnchorsOption,
@@ -36,7 +37,7 @@ from lg3d_cli.options import (
     resolve,
 )
 from lg3d_core.errors import SettingsError
-from lg3d_core.settings import FinetuneSettings, PretrainSettings, TrainSettings, option_name
+from lg3d_core.settings import FinetuneSettings, Loss, Method, PretrainSettings, TrainSettings, option_name
 
 S = TypeVar("S", bound=TrainSettings)
 
@@ -73,7 +74,8 @@ def pretrain(
         str | None,
         typer.Option(
             help="language; supcon (voxels of one category together); or csc (two views of a place together, without "
-            "labels).  [default: language]"
+            "labels).  [default: language]",
+            autocompletion=words(Method),
         ),
     ] = None,
     distance: Annotated[
@@ -129,7 +131,11 @@ def finetune(
     store: StoreOption = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Checkpoint, run folder, or scratch.  [default: the newest pre-training run]"),
+        typer.Option(
+            "--from",
+            help="Checkpoint, run folder, or scratch.  [default: the newest pre-training run]",
+            autocompletion=complete_starts,
+        ),
     ] = None,
     runs: RunsOption = None,
     name: NameOption = None,
@@ -137,7 +143,9 @@ def finetune(
     recipe: RecipeOption = None,
     network: NetworkOption = None,
     voxel_size: VoxelSizeOption = None,
-    loss: Annotated[str | None, typer.Option(help="cross-entropy or class-balanced-focal.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="cross-entropy or class-balanced-focal.", autocompletion=words(Loss))
+    ] = None,
     instances: Annotated[int | None, typer.Option(help="Rare objects put into each training scene; 0: none.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Focusing exponent of the focal loss.")] = None,
     alpha: Annotated[str | None, typer.Option(help="Class weights: inverse-log, or paper (as printed).")] = None,

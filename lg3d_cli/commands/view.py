@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.completion import complete_scenes
 from lg3d_cli.options import (
     BackendOption,
     CheckpointOption,
@@ -21,7 +22,9 @@ from lg3d_core.settings import ViewSettings
 
 
 def view(
-    scene: Annotated[str, typer.Argument(help="Scene id in the store, such as scene0011_00.")],
+    scene: Annotated[
+        str, typer.Argument(help="Scene id in the store, such as scene0011_00.", autocompletion=complete_scenes)
+    ],
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
     runs: RunsOption = None,

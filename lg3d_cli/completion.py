@@ -1,0 +1,89 @@
+"""What completes on TAB: scenes, runs, recipes, and the words that an option takes.
+
+A shell waits for every one of these, so they read one small file or one folder, load nothing heavy, and stay silent
+whatever they find: a broken store completes to nothing.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+
+from lg3d_core.errors import Lg3dError
+from lg3d_core.settings import CONFIG_NAME, EvalSettings, recipe_names, recipe_summary
+
+INDEX_NAME = "store.json"
+RUN_MARK = "settings.json"
+
+
+def complete_scenes(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Ids of the scenes in the store that this command line, the environment or `lg3d.toml` names."""
+    try:
+        index = json.loads((_folder(ctx, "store") / INDEX_NAME).read_text(encoding="utf-8"))
+        scenes = [(str(scene), str(entry.get("split", ""))) for scene, entry in index["scenes"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    return sorted(pair for pair in scenes if pair[0].startswith(incomplete))
+
+
+def complete_runs(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Folders of training runs, the newest first, each with its command."""
+    try:
+        runs = _folder(ctx, "runs")
+        folders = [path for path in runs.iterdir() if (path / RUN_MARK).is_file()]
+        dated = sorted(((path.stat().st_mtime, str(path), _command_of(path)) for path in folders), reverse=True)
+    except (OSError, ValueError):
+        return []
+    return [(path, command) for _, path, command in dated if path.startswith(incomplete)]
+
+
+def complete_starts(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """What `finetune --from` takes: runs of pre-training, and `scratch`."""
+    runs = [(path, command) for path, command in complete_runs(ctx, incomplete) if command != "finetune"]
+    return runs + [pair for pair in [("scratch", "no pre-training")] if pair[0].startswith(incomplete)]
+
+
+def complete_recipes(incomplete: str) -> list[tuple[str, str]]:
+    """Shipped recipes with what they are for, and TOML files in the folder that is being typed."""
+    shipped = [(name, recipe_summary(name)) for name in recipe_names() if name.startswith(incomplete)]
+    folder, prefix = os.path.split(incomplete)
+    try:
+        names = sorted(os.listdir(folder or "."))
+    except (OSError, ValueError):
+        names = []
+    files = [name for name in names if name.endswith(".toml") and name.startswith(prefix) and name != CONFIG_NAME]
+    return shipped + [(os.path.join(folder, name), "file") for name in files]
+
+
+def words(kind: Any) -> Callable[[str], list[str]]:
+    """A completer of the words that a setting of type `Literal[...]` takes."""
+    choices = [str(choice) for choice in get_args(kind)]
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def _folder(ctx: typer.Context, field: str) -> Path:
+    """A folder as the command would resolve it: option, environment, `lg3d.toml`, default."""
+    typed = ctx.params.get(field)
+    if typed is not None:
+        return Path(str(typed))
+    try:
+        settings = EvalSettings.resolve(environ=os.environ, config=Path(CONFIG_NAME))
+    except Lg3dError:
+        settings = EvalSettings()
+    return settings.store if field == "store" else settings.runs
+
+
+def _command_of(run: Path) -> str:
+    """`pretrain` or `finetune`, by what its settings say."""
+    try:
+        saved = json.loads((run / RUN_MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return "" if not isinstance(saved, dict) else "finetune" if "start" in saved else "pretrain"
