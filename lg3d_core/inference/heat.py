@@ -1,15 +1,18 @@
 """How well a text fits each voxel, against the vocabulary as its background.
 
-A feature f, the text's vector q and the anchors t_1..t_n, all of unit length, give
+A feature f, the text's vector q and the anchors t_1..t_n, all of unit length, and the anchors' spread s give
 
-    heat = e^(f.q / s) / (e^(f.q / s) + mean_k e^(f.t_k / s))
+    b(f) = s log mean_k e^(f.t_k / s)
+    heat = 1 / (1 + e^((max(b(f), b0) - f.q) / s))
 
-the softmax between the text and the vocabulary's average name. 0.5 says that the text fits the place as well as the
-names do on (soft) average; a text that fits nothing here stays cold everywhere, which a ranking of the places could not
-say. The scale s is the spread of the anchors' own cosines (0.11 for the bundled ones), so that encoders whose cosines lie
-close together are told apart as finely as others.
+which is the softmax between the text and the vocabulary's average name. 0.5 says that the text fits the place as well
+as the names do on (soft) average, so a text that fits nothing here stays cold everywhere, which a ranking of the places
+could not say. b0 is the mean of b at the anchors themselves: a place of which the network does not know what it is, far
+from all names, is no easier won. The spread s, the standard deviation of the anchors' cosines (0.11 for the bundled
+ones), lets encoders whose cosines lie close together tell texts apart as finely as others.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +55,13 @@ def spread_of(anchors: Tensor) -> float:
     return max(spread, 0.01)
 
 
+def background_of(features: Tensor, anchors: Tensor, *, scale: float) -> Tensor:
+    """Soft average b of the cosines of each feature with the anchors, shape `(voxels,)`."""
+    normalize = torch.nn.functional.normalize
+    cosines = normalize(features.float(), dim=1) @ normalize(anchors.float(), dim=1).T
+    return scale * (torch.logsumexp(cosines / scale, dim=1) - math.log(len(anchors)))
+
+
 def text_heat(features: Tensor, anchors: Tensor, texts: Tensor, *, scale: float) -> Tensor:
     """Heat of texts at features, shape `(voxels, texts)`, 0..1.
 
@@ -62,11 +72,10 @@ def text_heat(features: Tensor, anchors: Tensor, texts: Tensor, *, scale: float)
         scale: As `spread_of` gives it.
     """
     normalize = torch.nn.functional.normalize
-    unit = normalize(features.float(), dim=1)
-    background = torch.logsumexp(unit @ normalize(anchors.float(), dim=1).T / scale, dim=1) - float(
-        np.log(len(anchors))
-    )
-    return torch.sigmoid(unit @ normalize(texts.float(), dim=1).T / scale - background[:, None])
+    least = background_of(anchors, anchors, scale=scale).mean()
+    background = background_of(features, anchors, scale=scale).clamp_min(float(least))
+    cosines = normalize(features.float(), dim=1) @ normalize(texts.float(), dim=1).T
+    return torch.sigmoid((cosines - background[:, None]) / scale)
 
 
 def find_regions(

@@ -45,7 +45,8 @@ class Projection(NamedTuple):
         lengths = np.linalg.norm(projected, axis=1, keepdims=True)
         if len(lengths) and lengths.min() < 1e-6:
             raise ShapeError("nothing of this text is left in the width of the anchors")
-        return (projected / lengths).astype(np.float32)
+        unit_length: npt.NDArray[np.float32] = (projected / lengths).astype(np.float32)
+        return unit_length
 
 
 @dataclass(frozen=True, eq=False)
