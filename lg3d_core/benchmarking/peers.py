@@ -253,7 +253,7 @@ class MinkowskiPeer(Peer):
 
     title = "MinkowskiEngine"
     module_name = "MinkowskiEngine"
-    install = "build MinkowskiEngine 0.5.4 from its sources"
+    install = "make minkowski"
 
     def refusal(self, *, training: bool) -> str | None:
         del training
