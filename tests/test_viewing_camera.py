@@ -145,4 +145,4 @@ def test_an_object_in_the_middle_of_the_room_is_seen_from_some_side_and_not_too_
     corners = np.array([[0, 0, 0], [4, 4, 2]], dtype=np.float32)
     camera = part_camera((2.0, 2.1, 1.0), 0.01, corners)
     assert camera.azimuth == TURNS[0]
-    assert camera.distance == 0.5
+    assert camera.distance == 1.6

@@ -213,6 +213,7 @@ def test_the_gallery_goes_from_object_to_object(window: SceneWindow, notes: Note
     assert notes.said[-1] == "table, predicted door, confidence 0.30, instance 7, head category"
     window.actions()["A"]()
     window.actions()["R"]()
+    window.follow_camera()
     assert (picture(window) == whole).all()
 
 

@@ -58,7 +58,7 @@ def part_camera(middle: tuple[float, float, float], radius: float, xyz: npt.NDAr
     """
     away = (xyz.min(axis=0) + xyz.max(axis=0)).astype(np.float64)[:2] / 2 - np.array(middle[:2])
     azimuth = float(np.rad2deg(np.arctan2(away[1], away[0]))) if np.linalg.norm(away) > 0.25 else TURNS[0]
-    distance = max(0.5, 2 * radius / float(np.sin(np.deg2rad(FIELD_OF_VIEW / 2))))
+    distance = max(1.6, 2 * radius / float(np.sin(np.deg2rad(FIELD_OF_VIEW / 2))))
     return Camera(middle, azimuth, 35.0, distance)
 
 

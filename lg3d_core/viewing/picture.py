@@ -163,7 +163,7 @@ def _shrink(color: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 
 
 def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image":
-    """Set panels in a grid of at most two columns, with titles above and the legend below.
+    """Set panels in a grid of two columns, three panels in one row, with titles above and the legend below.
 
     Raises:
         MissingDependencyError: Pillow is not installed.
@@ -175,7 +175,7 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     height, width = next(iter(panels.values())).shape[:2]
     unit = max(12, round((width + 200) / 50))  # of text and gaps, so that a larger picture reads alike
     font, bold = ImageFont.load_default(unit), ImageFont.load_default(round(unit * 1.25))
-    columns = min(2, len(panels))
+    columns = len(panels) if len(panels) <= 3 else 2
     rows = -(-len(panels) // columns)
     title_height, gap = 2 * unit, unit
     page_width = columns * width + (columns + 1) * gap

@@ -160,7 +160,7 @@ class SceneWindow:
             self.layer, self.beside = "truth", "prediction"
             self.progress.note("ground truth, and to its right the prediction")
         span = float((self.view.xyz.max(axis=0) - self.view.xyz.min(axis=0))[:2].sum())
-        self._shift = self.view.camera.axes[0] * 0.9 * span if self.beside else np.zeros(3)
+        self._shift = self.view.camera.axes[0] * 0.8 * span if self.beside else np.zeros(3)
         self.refill()
         self.reset_view()
 
@@ -183,7 +183,9 @@ class SceneWindow:
             )
             self.only = None
             part = parts[self.part - 1]
-            self._look(part_camera(part.middle, part.radius, self.view.xyz))
+            camera = part_camera(part.middle, part.radius, self.view.xyz)
+            self._look(camera)
+            self._eye = camera.eye  # the walls are cut for this look at once
             self.refill()
             taken = "" if part.predicted is None else f", most of it predicted {part.predicted}"
             self.progress.note(f"{self.part} of {len(parts)}: {part.name}{taken}")
@@ -217,7 +219,7 @@ class SceneWindow:
         camera = self.view.camera
         if self.beside:  # both rooms in sight
             x, y, z = np.array(camera.target) + self._shift / 2
-            camera = camera._replace(target=(float(x), float(y), float(z)), distance=1.6 * camera.distance)
+            camera = camera._replace(target=(float(x), float(y), float(z)), distance=2.1 * camera.distance)
         self._look(camera)
 
     def _look(self, camera: Camera) -> None:
