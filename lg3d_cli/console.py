@@ -105,9 +105,14 @@ def ask(question: str, *, default: str | None, check: Callable[[str], T]) -> T:
         question: Without a colon.
         default: What Return stands for; None asks again.
         check: Turns the answer into a value.
+
+    Raises:
+        typer.Abort: Nobody answers.
     """
     while True:
-        answer = str(typer.prompt(question, default=default, err=True)).strip()
+        answer = _read_line(question + (f" [{default}]: " if default is not None else ": ")) or default
+        if answer is None:
+            continue
         try:
             return check(answer)
         except Lg3dError as reason:
@@ -115,8 +120,19 @@ def ask(question: str, *, default: str | None, check: Callable[[str], T]) -> T:
 
 
 def confirm(question: str) -> bool:
-    """Ask for yes or no on stderr; Return says yes."""
-    return typer.confirm(question, default=True, err=True)
+    """Ask for yes or no on stderr; Return says yes, and whatever is no yes says no."""
+    return _read_line(f"{question} [Y/n]: ").lower() in ("", "y", "yes")
+
+
+def _read_line(prompt: str) -> str:
+    """One line from stdin. The prompts of typer, and `input`, would write to stdout, which is for results."""
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        sys.stderr.write("\n")
+        raise typer.Abort
+    return line.strip()
 
 
 def progress(*, quiet: bool = False) -> Progress:
