@@ -1,7 +1,7 @@
 """`lg3d anchors`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,12 +36,22 @@ def anchors(
     show: Annotated[
         bool, typer.Option("--show", help="Encode nothing: print each category's 5 nearest in the anchors file.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Encode nothing: draw how alike the anchors in the file are, as FILE.png, .pdf or .svg."),
+    ] = None,
+    order: Annotated[
+        Literal["likeness", "groups"] | None,
+        typer.Option(help="Of that map: by likeness, or head, common, tail.  [default: likeness]"),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Encode the category names into text anchors.
 
-    Example: lg3d anchors --encoder bundled --dim 96
+    Examples: lg3d anchors --encoder bundled --dim 96
+
+    lg3d anchors --plot anchors.png
     """
     encoding = {
         "vocabulary": vocabulary,
@@ -53,11 +63,18 @@ def anchors(
         "centred": centred,
         "device": device,
     }
-    if show:
+    if order is not None and plot is None:
+        raise SettingsError("--order is of the map that --plot FILE draws: add it, or leave --order out")
+    if show or plot is not None:
         typed = [option_name(key) for key, value in encoding.items() if value is not None]
         if typed:
-            raise SettingsError(f"--show reads the anchors file as it is: leave out {', '.join(typed)}")
-        _show(resolve(AnchorsSettings, recipe=recipe, anchors=anchors), as_json=as_json)
+            asked = "--show" if show else "--plot"
+            raise SettingsError(f"{asked} reads the anchors file as it is: leave out {', '.join(typed)}")
+        settings = resolve(AnchorsSettings, recipe=recipe, anchors=anchors)
+        if plot is not None:
+            _plot(settings, plot, order=order or "likeness", as_json=as_json and not show)
+        if show:
+            _show(settings, as_json=as_json)
         return
     settings = resolve(AnchorsSettings, recipe=recipe, anchors=anchors, **encoding)
     from lg3d_core.language.make import make_anchors
@@ -67,6 +84,17 @@ def anchors(
         console.result_json({"anchors": str(path)})
     else:
         console.result(path)
+
+
+def _plot(settings: AnchorsSettings, path: Path, *, order: Literal["likeness", "groups"], as_json: bool) -> None:
+    from lg3d_core.language.anchors import load_anchors
+    from lg3d_core.reporting.anchors_map import write_anchors_map
+
+    written = write_anchors_map(load_anchors(settings.anchors), path, vocabulary=settings.vocabulary, order=order)
+    if as_json:
+        console.result_json({"anchors": str(settings.anchors), "plot": str(written)})
+    else:
+        console.result(written)
 
 
 def _show(settings: AnchorsSettings, *, as_json: bool) -> None:

@@ -82,7 +82,7 @@ def plot_anchors(anchors: Anchors, groups: tuple[str, ...], *, order: Order) -> 
     side = max(3.2, size * letter * 1.12 / 72)
     longest = max(len(shorten(name, 24)) for name in anchors.names) * letter * 0.6 / 72
     above = 0.06 * side + 0.35 if order == "likeness" else 0.3
-    width, height = side + longest + 0.75, side + longest + above + 0.35
+    width, height = side + longest + 0.95, side + longest + above + 0.35
     figure = new_figure(width, height)
     figure.set_layout_engine("none")
     left, bottom = longest + 0.1, longest + 0.15
@@ -92,9 +92,10 @@ def plot_anchors(anchors: Anchors, groups: tuple[str, ...], *, order: Order) -> 
 
     axes = figure.add_axes(place(left, bottom, side, side))
     outside = cosines[~np.eye(size, dtype=bool)]
-    low, high = np.quantile(outside, [0.01, 0.9995])
+    # Pale where nothing is to be seen: half of the cells, so that it prints well and likeness stands out.
+    low, high = np.quantile(outside, [0.25, 0.9995])
     image = axes.imshow(
-        cosines[np.ix_(rows, rows)], cmap="cividis", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest"
+        cosines[np.ix_(rows, rows)], cmap="YlGnBu", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest"
     )
     names = [shorten(anchors.names[row], 24) for row in rows]
     axes.set_xticks(range(size), names, rotation=90, fontsize=letter)
@@ -107,7 +108,7 @@ def plot_anchors(anchors: Anchors, groups: tuple[str, ...], *, order: Order) -> 
             label.set_color(_dark(GROUP_MARKS[groups[row]].color))
     if order == "likeness":
         _draw_tree(figure.add_axes(place(left, bottom + side + 0.03, side, 0.06 * side)), tree, size)
-    _draw_scale(figure, place(left + side + 0.12, bottom, 0.14, min(side, 3.0)), image)
+    _draw_scale(figure, place(left + side + 0.12, bottom, 0.14, min(side, max(3.0, side / 4))), image)
     _draw_heading(figure, anchors, groups, left=left / width, top=1 - 0.08 / height)
     return figure
 
@@ -158,7 +159,7 @@ def _draw_heading(figure: "Figure", anchors: Anchors, groups: tuple[str, ...], *
     """Which encoder's anchors these are, and what the colours of names mean."""
     from matplotlib.patches import Patch
 
-    encoder = f"{shorten(anchors.metadata['encoder'], 60)}, width {anchors.dim}"
+    encoder = f"{shorten(anchors.metadata['encoder'], 40 if len(groups) < 60 else 120)}, width {anchors.dim}"
     figure.text(left, top, encoder, fontsize=9, va="top", fontweight="bold")
     known = [group for group in GROUP_MARKS if group and group in groups]
     if known:

@@ -13,11 +13,11 @@ from lg3d_core.progress import Progress
 from lg3d_core.reporting.confusions import Confusion, most_confused, plot_confusions
 from lg3d_core.reporting.curves import plot_curves
 from lg3d_core.reporting.differences import Difference, compare_runs, plot_differences
-from lg3d_core.reporting.embedding import Cohesion, embed, measure_cohesion, plot_embeddings
+from lg3d_core.reporting.embedding import Cohesion, can_embed, embed, embedding_key, measure_cohesion, plot_embeddings
 from lg3d_core.reporting.frequency import Frequency, plot_categories, plot_frequency
 from lg3d_core.reporting.measure import keep, measure_run
 from lg3d_core.reporting.page import PageContent, PageFigure, build_page
-from lg3d_core.reporting.rooms import choose_scenes, draw_rooms, plot_rooms
+from lg3d_core.reporting.rooms import RoomRow, choose_scenes, draw_rooms, plot_rooms
 from lg3d_core.reporting.runs import RunRecord, find_recorded, read_runs
 from lg3d_core.reporting.style import drawing, write_figure
 from lg3d_core.reporting.subject import ReportedRun
@@ -167,15 +167,17 @@ def _digest(record: RunRecord, name: str) -> str:
 
 
 def _with_map(run: ReportedRun, settings: ReportSettings, progress: Progress) -> ReportedRun:
-    if run.measurement is None:
+    """The run with a map of its features, kept for the next report."""
+    if run.measurement is None or not can_embed(run.measurement):
+        return run
+    key = embedding_key(run.measurement, seed=settings.seed)
+    if run.measurement.embedding_key == key:
         return run
     number = len(run.measurement.sample.label)
     with progress.task(f"map {run.name}", total=number, unit="feature") as task:
-        found = embed(run.measurement, seed=settings.seed)
+        place = embed(run.measurement, seed=settings.seed)
         task.advance(number)
-    if found is None or run.measurement.embedding_key == found[1]:
-        return run
-    measurement = dataclasses.replace(run.measurement, embedding=found[0], embedding_key=found[1])
+    measurement = dataclasses.replace(run.measurement, embedding=place, embedding_key=key)
     keep(run.record, measurement, settings.split, progress)
     return ReportedRun(run.record, measurement)
 
@@ -190,36 +192,27 @@ def _write(
     figures: dict[str, PageFigure] = {}
     kinds = ("png", *(kind for kind in ("pdf", "svg") if getattr(settings, kind)))
 
-    def add(name: str, title: str, caption: str, figure: "Figure | None") -> None:
-        if figure is None:
-            return
-        png = write_figure(figure, out / name, kinds)
-        figures[name] = PageFigure(name, title, caption, png, tuple(f"{name}.{kind}" for kind in kinds))
+    rooms = _draw_rooms(runs, store, scenes, progress)
+    with progress.task("draw", total=5 + 2 * len(scored), unit="figure") as task:
 
-    with progress.task("figures", total=None, unit="figure") as task:
-        add("curves", "Learning curves", CAPTIONS["curves"], plot_curves(runs))
-        add("differences", "Differences by category", CAPTIONS["differences"], plot_differences(runs, differences))
-        add("frequency", "IoU and frequency", CAPTIONS["frequency"], plot_frequency(runs, frequency))
-        task.advance(3)
+        def add(name: str, title: str, figure: "Figure | None") -> None:
+            if figure is not None:
+                png = write_figure(figure, out / name, kinds)
+                caption = CAPTIONS[name.partition("-")[0]]
+                figures[name] = PageFigure(name, title, caption, png, tuple(f"{name}.{kind}" for kind in kinds))
+            task.advance(status=name)
+
+        add("curves", "Learning curves", plot_curves(runs))
+        add("differences", "Differences by category", plot_differences(runs, differences))
+        add("frequency", "IoU and frequency", plot_frequency(runs, frequency))
         for number, (run, evaluation, measurement) in enumerate(scored, start=1):
-            end = "" if len(scored) == 1 else f"-{number}"
-            title = f": {run.name}" if end else ""
-            add(
-                f"categories{end}",
-                f"Categories by frequency{title}",
-                CAPTIONS["categories"],
-                plot_categories(evaluation.vertex, frequency, run.name),
-            )
-            add(
-                f"confusion{end}",
-                f"Confusion{title}",
-                CAPTIONS["confusion"],
-                plot_confusions(measurement.vertices, store.vocabulary, run.name),
-            )
-            task.advance(2)
-        add("features", "Features", CAPTIONS["features"], plot_embeddings(runs, store.vocabulary))
-        add("rooms", "Rooms", CAPTIONS["rooms"], _plot_rooms(runs, store, scenes, progress))
-        task.advance(2)
+            end, title = ("", "") if len(scored) == 1 else (f"-{number}", f": {run.name}")
+            categories = plot_categories(evaluation.vertex, frequency, run.name)
+            add(f"categories{end}", f"Categories by frequency{title}", categories)
+            confusion = plot_confusions(measurement.vertices, store.vocabulary, run.name)
+            add(f"confusion{end}", f"Confusion{title}", confusion)
+        add("features", "Features", plot_embeddings(runs, store.vocabulary))
+        add("rooms", "Rooms", plot_rooms(rooms))
     confusions = {run.name: most_confused(m.vertices, store.vocabulary) for run, _, m in scored}
     cohesion = {
         run.name: found
@@ -252,27 +245,27 @@ def _write(
     )
 
 
-def _plot_rooms(
+def _draw_rooms(
     runs: Sequence[ReportedRun], store: SceneStore, scenes: Sequence[str], progress: Progress
-) -> "Figure | None":
+) -> list[RoomRow]:
     try:
-        return plot_rooms(draw_rooms(runs, store, scenes, progress))
+        return draw_rooms(runs, store, scenes, progress)
     except MissingDependencyError as error:
         progress.warn(f"no pictures of rooms: {error}")
-        return None
+        return []
 
 
 CAPTIONS = {
-    "curves": "Faint: every optimiser step; strong: the mean of a window a twentieth of the run wide. Validation is over "
-    "the categories that occur in the validation scenes.",
+    "curves": "Faint: every optimiser step; strong: the mean of a window a twentieth of the run wide. Validation is "
+    "over the categories that occur in the validation scenes.",
     "differences": "IoU at vertices, less that of the first run: the categories that gained and lost most.",
-    "frequency": "IoU of every category at vertices over its annotated vertices in the training scenes. Lines: means of "
-    "head, common and tail.",
-    "categories": "Above, the annotated training vertices of every category (the paper's Figure 4); below, its IoU at "
-    "vertices.",
-    "confusion": "Of the categories in the most confused pairs: what their annotated vertices were taken for, in percent "
-    "of each row.",
-    "features": "Features of voxels drawn evenly from the categories, and the text anchors they were trained towards, by "
-    "t-SNE on their directions (the paper's Figure 7). Distances between clusters mean nothing.",
+    "frequency": "IoU of every category at vertices over its annotated vertices in the training scenes. Lines: means "
+    "of head, common and tail.",
+    "categories": "Above, the annotated training vertices of every category (the paper's Figure 4); below, its IoU "
+    "at vertices.",
+    "confusion": "Of the categories in the most confused pairs: what their annotated vertices were taken for, in "
+    "percent of each row. Framed: right.",
+    "features": "Features of voxels drawn evenly from the categories, and the text anchors they were trained towards, "
+    "by t-SNE on their directions (the paper's Figure 7). Distances between clusters mean nothing.",
     "rooms": "The rooms with the most categories, near walls and ceiling cut away (the paper's Figure 6).",
 }

@@ -73,49 +73,37 @@ def _ranked(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.N
 def plot_confusions(counts: npt.NDArray[np.int64], vocabulary: Vocabulary, title: str) -> "Figure | None":
     """Draw the confusion matrix of the most confused categories, in percent of each row's vertices.
 
-    Rows and columns are in the order of their annotated vertices; the last column is all else that a row was taken for.
+    Rows are in the order of their annotated vertices, and columns too; the last column is all else that a row was taken
+    for.
 
     Returns:
         None where nothing was confused.
     """
-    rows, columns = _ranked(counts)
-    chosen: dict[int, None] = {}
-    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        if len(chosen.keys() | {row, column}) <= MAX_CATEGORIES:
-            chosen |= {row: None, column: None}
-    if not chosen:
+    truths, guesses = _choose(counts)
+    if len(truths) == 0:
         return None
-    total = counts.sum(axis=1)
-    members = np.array(sorted(chosen, key=lambda index: (-int(total[index]), index)))
-    inside = counts[np.ix_(members, members)]
-    shares = np.concatenate([inside, (total[members] - inside.sum(axis=1))[:, None]], axis=1)
-    shares = 100 * shares / np.maximum(total[members], 1)[:, None]
-    size = len(members)
-    figure = new_figure(PAGE, 1.5 + 0.27 * size)
+    total = counts.sum(axis=1)[truths]
+    inside = counts[np.ix_(truths, guesses)]
+    shares = np.concatenate([inside, (total - inside.sum(axis=1))[:, None]], axis=1)
+    shares = 100 * shares / total[:, None]
+    height, width = shares.shape
+    figure = new_figure(PAGE, 1.4 + 0.23 * height)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for row in range(size):
-        for column in range(size + 1):
-            value = shares[row, column]
-            if value >= 0.5:
-                axes.text(
-                    column,
-                    row,
-                    f"{value:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=6.5,
-                    color="white" if value > 55 else INK,
-                )
-        axes.add_patch(_frame(row))
-    names = [shorten(vocabulary.names[index], 20) for index in members]
-    axes.set_xticks(range(size + 1), [*names, OTHER], rotation=50, ha="right", rotation_mode="anchor", fontsize=7)
-    axes.set_yticks(range(size), names, fontsize=7)
-    axes.set_xticks(np.arange(size + 2) - 0.5, minor=True)
-    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
+        value = shares[row, column]
+        color = "white" if value > 55 else INK
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color=color)
+    axes.set_xticks(np.arange(width + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(height + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
+    for row, column in zip(*np.nonzero(truths[:, None] == guesses[None, :]), strict=True):
+        axes.add_patch(_frame(row, column))
+    names = [shorten(vocabulary.names[index], 20) for index in guesses]
+    axes.set_xticks(range(width), [*names, OTHER], rotation=50, ha="right", rotation_mode="anchor", fontsize=7)
+    axes.set_yticks(range(height), [shorten(vocabulary.names[index], 20) for index in truths], fontsize=7)
     axes.tick_params(which="both", length=0)
-    axes.axvline(size - 0.5, color=INK, linewidth=0.8)
+    axes.axvline(width - 1.5, color=INK, linewidth=0.8)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set(xlabel="taken for", ylabel="annotated", title=title)
@@ -125,7 +113,23 @@ def plot_confusions(counts: npt.NDArray[np.int64], vocabulary: Vocabulary, title
     return figure
 
 
-def _frame(row: int) -> "Rectangle":
+def _choose(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the matrix: the categories of the leading pairs, as many as fit; the frequent ones first.
+
+    Columns begin with the rows' own categories, so that what is right lies on a diagonal.
+    """
+    truths: dict[int, None] = {}
+    guesses: dict[int, None] = {}
+    for row, column in zip(*(side.tolist() for side in _ranked(counts)), strict=True):
+        if len(truths.keys() | guesses.keys() | {row, column}) <= MAX_CATEGORIES:
+            truths[row] = guesses[column] = None
+    total = counts.sum(axis=1)
+    rows = sorted(truths, key=lambda index: (-int(total[index]), index))
+    further = sorted(guesses.keys() - truths.keys(), key=lambda index: (-int(total[index]), index))
+    return np.array(rows, dtype=np.int64), np.array([*rows, *further], dtype=np.int64)
+
+
+def _frame(row: int, column: int) -> "Rectangle":
     from matplotlib.patches import Rectangle
 
-    return Rectangle((row - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=0.8)
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=0.8)

@@ -98,6 +98,7 @@ def _plot_validation(axes: "Axes", runs: Sequence[tuple[int, ReportedRun]]) -> N
             fontsize=7,
         )
     axes.margins(x=0.12)
+    axes.set_xlim(left=0)
     axes.set_ylim(0, max(100 * float(run.record.curves[VALIDATION].value.max()) for _, run in runs) * 1.2 or 1.0)
     axes.set(title="Validation", xlabel="step", ylabel="mIoU, present (%)")
     grid(axes)

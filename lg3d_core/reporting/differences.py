@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.evaluation.scores import Scores
-from lg3d_core.reporting.style import INK, PAGE, QUIET, grid, new_figure, run_mark, shorten
+from lg3d_core.reporting.style import INK, PAGE, QUIET, grid, new_figure, run_mark, shorten, signed
 from lg3d_core.reporting.subject import ReportedRun
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _plot_bars(axes: "Axes", difference: Difference, members: npt.NDArray[np.int
     axes.tick_params(axis="y", length=0)
     for y, value in zip(place, change, strict=True):
         axes.annotate(
-            f"{value:+.1f}",
+            signed(value),
             (value, y),
             xytext=(2 if value > 0 else -2, 0),
             textcoords="offset points",

@@ -30,6 +30,7 @@ from lg3d_core.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("o", "^", "s")
@@ -75,20 +76,29 @@ def measure_cohesion(measurement: Measurement) -> Cohesion | None:
     )
 
 
-def embed(measurement: Measurement, *, seed: int) -> tuple[npt.NDArray[np.float32], str] | None:
+def can_embed(measurement: Measurement) -> bool:
+    """Whether there are enough features for a map."""
+    return len(measurement.sample.label) >= MIN_POINTS
+
+
+def embedding_key(measurement: Measurement, *, seed: int) -> str:
+    """What a map follows from."""
+    return json.dumps({"method": "t-SNE", "perplexity": PERPLEXITY, "seed": seed, "of": measurement.key})
+
+
+def embed(measurement: Measurement, *, seed: int) -> npt.NDArray[np.float32]:
     """Lay features, and the anchors of their categories, out in the plane by t-SNE on their directions.
 
+    Args:
+        measurement: With `MIN_POINTS` features at least.
+        seed: Of the optimisation.
+
     Returns:
-        Positions `(voxels + anchors, 2)`, and what they were computed with; None where there are too few features.
+        Positions, shape `(voxels + anchors, 2)`.
 
     Raises:
         MissingDependencyError: scikit-learn is not installed.
     """
-    key = json.dumps({"method": "t-SNE", "perplexity": PERPLEXITY, "seed": seed, "of": measurement.key})
-    if measurement.embedding is not None and measurement.embedding_key == key:
-        return measurement.embedding, key
-    if len(measurement.sample.label) < MIN_POINTS:
-        return None
     try:
         from sklearn.manifold import TSNE
     except ImportError:
@@ -97,8 +107,10 @@ def embed(measurement: Measurement, *, seed: int) -> tuple[npt.NDArray[np.float3
     if measurement.anchors is not None:
         directions = np.concatenate([directions, _unit(measurement.anchors.vectors[anchor_rows(measurement)])])
     perplexity = min(PERPLEXITY, (len(directions) - 1) / 4)
-    found = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(directions)
-    return found.astype(np.float32), key
+    place: npt.NDArray[np.float32] = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
+        directions
+    )
+    return place.astype(np.float32)
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -173,7 +185,7 @@ def _plot_map(
                 alpha=0.85,
                 label=shorten(vocabulary.names[category], 20),
             )
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.margins(0.02)
     if len(anchors) == 0:
         return
     rows = anchor_rows(measurement)
@@ -198,7 +210,7 @@ def _plot_map(
         _halo(text)
 
 
-def _halo(text: object) -> None:
+def _halo(text: "Annotation") -> None:
     from matplotlib.patheffects import withStroke
 
-    text.set_path_effects([withStroke(linewidth=1.6, foreground="white")])  # type: ignore[attr-defined]
+    text.set_path_effects([withStroke(linewidth=1.6, foreground="white")])

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.evaluation.scores import Scores
-from lg3d_core.reporting.style import FAINT, GROUP_MARKS, INK, PAGE, QUIET, grid, new_figure, shorten
+from lg3d_core.reporting.style import FAINT, GROUP_MARKS, INK, PAGE, QUIET, count_axis, grid, new_figure, shorten
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.vocabulary import Vocabulary
 
@@ -54,11 +54,10 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
             continue
         upper.bar(
             place[rows],
-            np.maximum(frequency.training[order][rows], 1),
+            frequency.training[order][rows],
             color=mark.color,
             width=0.85,
             label=group or None,
-            bottom=0.8,
             edgecolor="white",
             linewidth=0.2,
         )
@@ -68,6 +67,9 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
     absent = scores.support[order] == 0
     lower.plot(place[absent], np.zeros(int(absent.sum())), "|", color=FAINT, markersize=5, label="not in these scenes")
     upper.set_yscale("log")
+    counts = frequency.training[frequency.training > 0]
+    upper.set_ylim(float(counts.min()) / 2 if len(counts) else 0.5)
+    count_axis(upper.yaxis)
     upper.set_ylabel("training vertices")
     upper.set_title(title)
     upper.legend(ncols=3, loc="upper right")
@@ -124,7 +126,7 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
     # A category that was never trained on has no place on a logarithmic axis: it stands left of all others.
     x, y = np.maximum(frequency.training, 0.5).astype(float), 100 * np.nan_to_num(scores.iou)
     least = frequency.training[present][frequency.training[present] > 0]
-    floor = float(least.min()) / 3 if len(least) else 1.0
+    floor = float(least.min()) / 6 if len(least) else 1.0
     x = np.where(frequency.training > 0, x, floor)
     for group in _groups(scores.vocabulary):
         members = [index for index in present.tolist() if scores.vocabulary.categories[index].group == group]
@@ -148,6 +150,7 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
         axes.plot([low, high], [mean, mean], color=mark.color, linestyle=mark.line, linewidth=1.3, zorder=2)
     axes.set_xscale("log")
     axes.set_ylim(-4, 104)
+    count_axis(axes.xaxis)
     grid(axes)
     # The best for their frequency are worth a name: those highest above their neighbours.
     best = present[np.argsort(-y[present], kind="stable")][:NAMED_POINTS]
@@ -171,16 +174,9 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
             color=INK,
         )
     if (frequency.training[present] == 0).any():
-        axes.annotate(
-            "never\ntrained on",
-            (floor, 104),
-            xytext=(0, -2),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=6.5,
-            color=QUIET,
-        )
+        axes.axvline(floor * 2.2, color=QUIET, linewidth=0.6, linestyle=(0, (2, 2)))
+        axes.set_xlim(left=floor / 2)
+        axes.text(floor * 1.9, 102, "no training vertex", rotation=90, ha="right", va="top", fontsize=6.5, color=QUIET)
 
 
 def _groups(vocabulary: Vocabulary) -> list[str]:

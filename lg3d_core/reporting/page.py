@@ -136,8 +136,8 @@ def _scores(content: PageContent) -> str:
     return _section(
         "scores",
         "Scores by split",
-        "In percent, as lg3d eval prints them. miou_200 counts a category without ground truth as 0, as the paper does; "
-        "miou_present leaves it out. The last row is the one to hold against the paper's tables."
+        "In percent, as lg3d eval prints them. miou_200 counts a category without ground truth as 0, as the paper "
+        "does; miou_present leaves it out. The last row is the one to hold against the paper's tables."
         + (" The best run in each row of figures is in bold." if best else ""),
         f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>',
     )
@@ -228,7 +228,7 @@ def _figure(content: PageContent, name: str) -> str:
         return ""
     data = base64.b64encode(figure.png).decode("ascii")
     links = ", ".join(f'<a href="{html.escape(file)}">{html.escape(file)}</a>' for file in figure.files)
-    width = int.from_bytes(figure.png[16:20], "big") // 2
+    width = int.from_bytes(figure.png[16:20], "big") * 17 // 25  # sharp on most screens, as wide as the page at most
     return _section(
         figure.name,
         figure.title,

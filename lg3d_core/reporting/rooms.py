@@ -133,6 +133,9 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
     legend = list(dict.fromkeys(entry for row in rows for entry in row.legend))[: MAX_LEGEND + 8]
     legend_height = 0.17 * -(-len(legend) // 5) + 0.15
     figure = new_figure(PAGE, sum(heights) + legend_height)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(h_pad=0.01, w_pad=0.01, hspace=0.0, wspace=0.0)
     grid = figure.subplots(len(rows) * lines, per_line, squeeze=False, height_ratios=heights)
     for axis in grid.flat:
         axis.set_axis_off()
@@ -143,7 +146,7 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
             axis.imshow(picture, interpolation="lanczos")
             name = shorten(title, 24)
             heading = f"{name}, {note}" if note else name
-            axis.set_title(f"{heading}\n{row.scene}" if k == 0 else heading, fontsize=7, fontweight="normal")
+            axis.set_title(f"{row.scene}: {heading}" if k == 0 else heading, fontsize=7, fontweight="normal")
     from matplotlib.patches import Patch
 
     entries = [*((color, name) for color, name in legend), (NEUTRAL, "unannotated")]

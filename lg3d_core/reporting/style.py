@@ -12,6 +12,7 @@ from lg3d_core.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLUMN = 3.4
@@ -153,6 +154,25 @@ def write_figure(figure: "Figure", stem: Path, kinds: Sequence[str], *, dpi: int
 def shorten(name: str, most: int = 22) -> str:
     """A name that fits beside a figure, its end left out where it is too long."""
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
+def signed(value: float) -> str:
+    """A difference with one decimal and its sign, set with a real minus."""
+    return f"{value:+.1f}".replace("-", "\u2212")
+
+
+def count_axis(axis: "Axis") -> None:
+    """Label powers of ten as people write counts: 100, 1k, 10k, 1M."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    def label(value: float, _position: int) -> str:
+        for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if value >= size:
+                return f"{value / size:g}{letter}"
+        return f"{value:g}"
+
+    axis.set_major_formatter(FuncFormatter(label))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def grid(axes: "Axes", axis: str = "both") -> None:
