@@ -28,7 +28,6 @@ from lg3d_core.settings import COMMANDS, recipe_names
 from tests.terminal import lg3d_on_terminal
 from tests.test_cli import lg3d
 
-
 ARGUMENTS = {"scene", "scans", "texts", "recipes"}
 """What is typed as an argument, and may be needed though its field has a default."""
 
@@ -43,7 +42,7 @@ def test_every_command_resolves_with_the_written_file(recipe: str, tmp_path: Pat
     for name, command in COMMANDS.items():
         required = {entry.name for entry in dataclasses.fields(command) if entry.default is dataclasses.MISSING}
         typed = required - {"raw"} | {entry.name for entry in dataclasses.fields(command) if entry.name in ARGUMENTS}
-        settings = command.resolve(config=path, **{field: "x" for field in typed})
+        settings = command.resolve(config=path, **dict.fromkeys(typed, "x"))
         assert getattr(settings, "device", "cpu") == "cpu", name
         assert getattr(settings, "store", Path("data")) == Path("data"), name
     assert COMMANDS["prepare"].resolve(config=path) == COMMANDS["prepare"](raw=Path("/data/scannet"))  # type: ignore[call-arg]
