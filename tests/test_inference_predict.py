@@ -1,0 +1,218 @@
+"""Labels for any scan, from reading to the written file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lg3d_core.errors import CheckpointError, DataError
+from lg3d_core.evaluation.predict import predict_scene
+from lg3d_core.inference.files import file_names
+from lg3d_core.inference.predict import predict_scans
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, save_checkpoint
+from lg3d_core.networks.minkunet import MinkUNet
+from lg3d_core.progress import Progress
+from lg3d_core.scans.frame import turn_back
+from lg3d_core.scans.open_scan import open_scan
+from lg3d_core.scans.ply import Mesh, write_ply
+from lg3d_core.settings import PredictSettings
+from lg3d_core.store import SceneStore
+from lg3d_core.vocabulary import load_vocabulary
+from tests.notes import Notes
+from tests.scan_files import furnished_room, points_ply
+from tests.test_cli import lg3d
+
+VOCABULARY = load_vocabulary("scannet200")
+INFO = CheckpointInfo(
+    kind="finetune",
+    network="14A",
+    num_classes=200,
+    voxel_size=0.1,
+    vocabulary=VOCABULARY.name,
+    vocabulary_digest=VOCABULARY.digest,
+)
+XYZ, RGB, FACES = furnished_room()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has learnt nothing, so that its labels depend on every voxel around."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
+    save_checkpoint(path, MinkUNet("14A", num_classes=200), INFO)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path) -> np.ndarray:
+    """Raw ids of the room, by the evaluation's own prediction."""
+    from tests.fake_store import FakeScene
+
+    zeros = np.zeros(len(XYZ), dtype=np.int32)
+    scene = FakeScene("a", XYZ.astype(np.float32), RGB, zeros, zeros)
+    network, _ = load_network(checkpoint)
+    label = predict_scene(network, scene, voxel_size=0.1, device="cpu").label  # type: ignore[arg-type]
+    return VOCABULARY.ids[label]
+
+
+def settings_of(checkpoint: Path, out: Path, *scans: object, **options: object) -> PredictSettings:
+    words = tuple(str(scan) for scan in scans)
+    return PredictSettings(scans=words, checkpoint=checkpoint, out=out, device="cpu", **options)  # type: ignore[arg-type]
+
+
+def test_a_mesh_is_labelled_as_the_evaluation_would(checkpoint: Path, expected: np.ndarray, tmp_path: Path) -> None:
+    scan = tmp_path / "mein Zimmer ä.ply"
+    write_ply(scan, Mesh(XYZ.astype(np.float32), RGB, FACES.astype(np.int32)))
+    report = predict_scans(settings_of(checkpoint, tmp_path / "o", scan, formats=("ply", "npz", "txt")), Progress())
+    assert report.failed == {}
+    (labels,) = report.labelled
+    assert [path.name for path in labels.files] == [f"mein Zimmer ä.labelled.{form}" for form in ("ply", "npz", "txt")]
+    assert np.loadtxt(labels.files[2], dtype=int).tolist() == expected.tolist()
+    arrays = np.load(labels.files[1])
+    np.testing.assert_array_equal(arrays["label"], expected)
+    np.testing.assert_array_equal(arrays["xyz"], XYZ.astype(np.float32))
+    assert arrays["names"][list(arrays["ids"]).index(expected[0])] in [found.name for found in labels.found]
+    assert sum(found.vertices for found in labels.found) == len(XYZ)
+    assert sum(found.share for found in labels.found) == pytest.approx(1)
+    written = labels.files[0].read_bytes()
+    head = written[: written.index(b"end_header")].decode()
+    names = dict(zip(VOCABULARY.ids.tolist(), VOCABULARY.names, strict=True))
+    for number in np.unique(expected).tolist():
+        assert f"comment label {number} {names[number]}\n" in head
+    surface = open_scan(labels.files[0])
+    np.testing.assert_array_equal(surface.positions(0, len(XYZ)), XYZ.astype(np.float32))
+    np.testing.assert_array_equal(surface.faces, FACES)
+    colors = dict(zip(VOCABULARY.ids.tolist(), VOCABULARY.colors.tolist(), strict=True))
+    assert surface.colors is not None
+    assert surface.colors(0, 3).tolist() == [colors[number] for number in expected[:3].tolist()]
+
+
+def test_millimetres_with_y_up_get_the_labels_of_metres_with_z_up(
+    checkpoint: Path, expected: np.ndarray, tmp_path: Path
+) -> None:
+    # Half a millimetre off the grid, so that rounding of the file's float32 puts no vertex into another voxel.
+    off = XYZ + 0.0005
+    write_ply(tmp_path / "m.ply", Mesh(off.astype(np.float32), RGB, FACES.astype(np.int32)))
+    points_ply(tmp_path / "mm.ply", turn_back(off, "y") * 1000, RGB)
+    notes = Notes()
+    settings = settings_of(checkpoint, tmp_path, tmp_path / "m.ply", tmp_path / "mm.ply", formats=("txt",))
+    first, second = predict_scans(settings, notes).labelled
+    assert (second.scale, second.up) == (0.001, "y")
+    assert first.files[0].read_bytes() == second.files[0].read_bytes()
+    assert any("mm.ply: " in note and "taken as mm" in note for note in notes.notes)
+    assert any("mm.ply: it stands on its floor with +y up" in warning for warning in notes.warnings)
+    assert len(expected) == len(off)
+
+
+def test_without_colours_it_warns_and_takes_grey(checkpoint: Path, tmp_path: Path) -> None:
+    grey = points_ply(tmp_path / "grey.ply", XYZ, np.full((len(XYZ), 3), 128, dtype=np.uint8))
+    bare = points_ply(tmp_path / "bare.ply", XYZ)
+    notes = Notes()
+    first, second = predict_scans(settings_of(checkpoint, tmp_path, grey, bare, formats=("txt",)), notes).labelled
+    assert first.files[0].read_bytes() == second.files[0].read_bytes()
+    assert notes.warnings == [f"{bare}: no colours: taken as grey, which costs accuracy"]
+
+
+def test_strays_and_positions_that_are_not_finite_get_label_0_and_change_nothing_else(
+    checkpoint: Path, expected: np.ndarray, tmp_path: Path
+) -> None:
+    far = np.random.default_rng(0).uniform(-900, 900, size=(20_000, 3))
+    bad = np.array([[np.nan, 0, 0], [np.inf, 0, 0]])
+    cloud = np.concatenate([XYZ, far, bad])
+    scan = points_ply(tmp_path / "a.ply", cloud, np.concatenate([RGB, np.full((20_002, 3), 9, dtype=np.uint8)]))
+    notes = Notes()
+    (labels,) = predict_scans(settings_of(checkpoint, tmp_path, scan, formats=("txt", "ply")), notes).labelled
+    written = np.loadtxt(labels.files[0], dtype=int)
+    assert (written[: len(XYZ)] == expected).mean() > 0.99  # a stray may fall into the box of the room
+    assert labels.num_unlabelled >= 20_002 - 10
+    assert (written == 0).sum() == labels.num_unlabelled
+    assert any("2 of" in warning and "not finite" in warning for warning in notes.warnings)
+
+
+def test_one_point_is_a_scan(checkpoint: Path, tmp_path: Path) -> None:
+    scan = points_ply(tmp_path / "a.ply", np.array([[1.0, 2, 3]]), np.array([[1, 2, 3]], dtype=np.uint8))
+    (labels,) = predict_scans(settings_of(checkpoint, tmp_path, scan), Progress()).labelled
+    assert (labels.num_vertices, labels.num_voxels, len(labels.found)) == (1, 1, 1)
+
+
+def test_a_scene_of_the_store_is_labelled_as_in_the_evaluation(
+    checkpoint: Path, store_path: Path, tmp_path: Path
+) -> None:
+    store = SceneStore(store_path)
+    scene_id = store.scene_ids("val")[0]
+    settings = settings_of(checkpoint, tmp_path, scene_id, store=store_path, formats=("txt",))
+    (labels,) = predict_scans(settings, Progress()).labelled
+    network, _ = load_network(checkpoint)
+    label = predict_scene(network, store.read(scene_id), voxel_size=0.1, device="cpu").label
+    assert np.loadtxt(labels.files[0], dtype=int).tolist() == VOCABULARY.ids[label].tolist()
+
+
+def test_one_bad_scan_does_not_stop_the_others(checkpoint: Path, tmp_path: Path) -> None:
+    good = points_ply(tmp_path / "good.ply", XYZ[:2000], RGB[:2000])
+    bad = points_ply(tmp_path / "bad.ply", XYZ, RGB)
+    bad.write_bytes(bad.read_bytes()[:-100])
+    done = lg3d("predict", bad.name, "nosuch", good.name, "--checkpoint", checkpoint, "--json", cwd=tmp_path, code=1)
+    report = json.loads(done.stdout)
+    assert [scan["scan"] for scan in report["scans"]] == ["good.ply"]
+    assert list(report["failed"]) == ["bad.ply", "nosuch"]
+    assert "truncated" in report["failed"]["bad.ply"]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("lg3d: error: ")]
+    assert len(errors) == 2
+    assert "found\tvertices\tshare\tconfidence" in done.stderr
+    assert (tmp_path / "good.labelled.ply").is_file()
+
+
+def test_paths_alone_are_printed_and_quiet_is_quiet(checkpoint: Path, tmp_path: Path) -> None:
+    points_ply(tmp_path / "good.ply", XYZ, RGB)
+    done = lg3d("predict", "good.ply", "--checkpoint", checkpoint, "--quiet", "--format", "npz", cwd=tmp_path)
+    assert done.stdout == "good.labelled.npz\n"
+    assert done.stderr == ""
+
+
+def test_a_checkpoint_that_cannot_name_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no fine-tuned run in"):
+        predict_scans(PredictSettings(scans=("a.ply",), runs=tmp_path), Progress())
+    bare = tmp_path / "p.safetensors"
+    info = CheckpointInfo(**{**INFO.__dict__, "kind": "pretrain", "num_classes": None})
+    save_checkpoint(bare, MinkUNet("14A"), info)
+    with pytest.raises(CheckpointError, match="without a classifier: run lg3d finetune"):
+        predict_scans(settings_of(bare, tmp_path, "a.ply"), Progress())
+    other = tmp_path / "o.safetensors"
+    save_checkpoint(
+        other,
+        MinkUNet("14A", num_classes=3),
+        CheckpointInfo(**{**INFO.__dict__, "num_classes": 3, "vocabulary": "mine", "vocabulary_digest": "1"}),
+    )
+    with pytest.raises(CheckpointError, match=r"vocabulary mine, .* say --vocabulary FILE"):
+        predict_scans(settings_of(other, tmp_path, "a.ply", store=tmp_path / "none"), Progress())
+    with pytest.raises(DataError, match="no vocabulary 'nope'"):
+        predict_scans(settings_of(checkpoint, tmp_path, "a.ply", vocabulary="nope"), Progress())
+
+
+def test_names_of_written_files_never_collide_nor_replace_a_scan(tmp_path: Path) -> None:
+    taken = [tmp_path / "a.labelled.ply"]
+    assert file_names(["a", "b", "a"], taken, tmp_path, ".labelled") == ["a.labelled-2", "b.labelled", "a.labelled-3"]
+
+
+def test_a_binary_scan_is_never_wholly_in_memory(tmp_path: Path) -> None:
+    """Opening 240 MB and reading its middle takes a few megabytes."""
+    rows = 20_000_000
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {rows}\n"
+    head += "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    path = tmp_path / "large.ply"
+    with path.open("wb") as file:
+        file.write(head.encode())
+        file.truncate(len(head) + 12 * rows)  # a hole: no disk is used
+    code = (
+        "import resource, sys; from pathlib import Path; from lg3d_core.scans.open_scan import open_scan\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "surface = open_scan(Path(sys.argv[1])); surface.positions(10_000_000, 10_100_000)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True, cwd=root)
+    assert int(done.stdout) < 60_000  # kB; 12 MB seen

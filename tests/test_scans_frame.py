@@ -1,0 +1,127 @@
+"""Units, the axis up, strays, and what is far from the origin."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lg3d_core.errors import DataError
+from lg3d_core.scans.frame import (
+    UNITS,
+    UP_AXES,
+    Frame,
+    find_bulk,
+    find_frame,
+    guess_unit,
+    parse_scale,
+    turn_back,
+    turn_up,
+)
+from lg3d_core.scans.surface import Surface, surface_in_memory
+from tests.scan_files import furnished_room
+
+XYZ, _, _ = furnished_room(spacing=0.03)
+
+
+def surface_of(xyz: np.ndarray, name: str = "a.ply") -> Surface:
+    return surface_in_memory(Path(name), xyz, None, None)
+
+
+@pytest.mark.parametrize("up", UP_AXES)
+def test_turning_makes_the_axis_point_up_without_a_mirror_image(up: str) -> None:
+    axis, sign = UP_AXES[up]
+    basis = np.eye(3)
+    turned = turn_up(basis, up)
+    assert turned[axis].tolist() == [0, 0, sign]
+    assert np.linalg.det(turned) == pytest.approx(1)
+    np.testing.assert_array_equal(turn_back(turned, up), basis)
+
+
+def test_a_frame_goes_there_and_back() -> None:
+    frame = Frame(0.001, "-y", np.array([5.0, 6, 7]), np.full(3, -np.inf), np.full(3, np.inf))
+    np.testing.assert_allclose(frame.from_metres(frame.to_metres(XYZ)), XYZ, atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["m", "cm", "mm"])
+@pytest.mark.parametrize("up", ["z", "y"])
+def test_units_and_the_axis_up_of_a_room_are_found(unit: str, up: str) -> None:
+    frame = find_frame(surface_of(turn_back(XYZ, up) / UNITS[unit]))
+    assert frame.scale == UNITS[unit]
+    assert frame.up == up
+    assert any(f"taken as {unit} (--scale" in note for note in frame.notes)
+    assert bool(frame.doubts) == (up != "z")
+
+
+def test_what_the_user_says_beats_every_guess() -> None:
+    frame = find_frame(surface_of(XYZ), scale="ft", up="-x")
+    assert (frame.scale, frame.up, frame.notes) == (0.3048, "-x", ())
+    assert find_frame(surface_of(XYZ), scale="0.5", up="z").scale == 0.5
+
+
+def test_a_size_that_no_room_has_is_doubted() -> None:
+    assert "no room is; set --scale" in find_frame(surface_of(XYZ), scale="mm", up="z").doubts[0]
+
+
+def test_sizes_between_units_stay_metres() -> None:
+    assert guess_unit(np.array([30.0, 20, 3]), 0.02) == "m"
+    assert guess_unit(np.array([400.0, 300, 250]), 1.5) == "cm"
+    assert guess_unit(np.array([4000.0, 3000, 2500]), 15) == "mm"
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "nan", "inf", "yard"])
+def test_a_scale_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse_scale(text)
+
+
+def test_a_million_strays_do_not_move_the_guess() -> None:
+    rng = np.random.default_rng(0)
+    strays = rng.uniform(-500, 500, size=(1_000_000, 3))
+    frame = find_frame(surface_of(np.concatenate([strays, XYZ])))
+    assert (frame.scale, frame.up) == (1.0, "z")
+    assert frame.holds(XYZ).all()
+    assert frame.holds(strays).mean() < 1e-3
+
+
+def test_a_few_strays_at_the_end_of_the_world_are_left_out() -> None:
+    for far in (1e6, 1e30, 1e300):
+        frame = find_frame(surface_of(np.concatenate([XYZ, np.full((3, 3), far)])))
+        assert frame.holds(XYZ).all()
+        assert not frame.holds(np.full((3, 3), far)).any()
+        assert frame.scale == 1.0
+
+
+def test_an_ordinary_scan_has_no_strays() -> None:
+    for cloud in (XYZ, XYZ[::50], np.zeros((1, 3)), np.random.default_rng(0).random((50, 3))):
+        low, high, core = find_bulk(cloud)
+        assert len(core) == len(cloud)
+        assert np.isinf([low, high]).all()
+
+
+def test_positions_that_are_not_finite_are_counted_and_none_at_all_is_an_error() -> None:
+    broken = XYZ.copy()
+    broken[:7, 1] = np.nan
+    frame = find_frame(surface_of(broken))
+    assert f"7 of {len(XYZ)} positions are not finite: left out" in frame.doubts
+    assert frame.holds(broken).sum() == len(XYZ) - 7
+    with pytest.raises(DataError, match="none of the 2 positions is finite"):
+        find_frame(surface_of(np.full((2, 3), np.nan)))
+
+
+def test_a_scan_in_coordinates_of_a_map_is_moved_to_the_origin() -> None:
+    mapped = XYZ + np.array([500_000.0, 5_200_000, 400])
+    frame = find_frame(surface_of(mapped))
+    assert "moved to the origin" in " ".join(frame.notes)
+    np.testing.assert_allclose(frame.to_metres(mapped), XYZ, atol=1.0)
+
+
+def test_one_point_has_a_frame() -> None:
+    frame = find_frame(surface_of(np.array([[1.0, 2, 3]])))
+    assert (frame.scale, frame.up) == (1.0, "z")
+    assert frame.holds(np.array([[1.0, 2, 3]])).all()
+
+
+def test_obj_is_expected_with_y_up_where_the_shape_does_not_tell() -> None:
+    ball = np.random.default_rng(0).normal(size=(5000, 3))
+    assert find_frame(surface_of(ball, "a.obj"), scale="m").up == "y"
+    assert find_frame(surface_of(ball, "a.ply"), scale="m").up == "z"
