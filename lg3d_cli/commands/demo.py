@@ -24,6 +24,8 @@ def demo(
     """Run the whole pipeline on procedural rooms, in minutes, on a CPU.
 
     Prints each step as the command that does the same.
+
+    Example: lg3d demo --out demo --scenes 24
     """
     settings = resolve(DemoSettings, out=out, recipe=recipe, scenes=scenes, seed=seed, device=device, jobs=jobs)
     from lg3d_core.demo import run_demo

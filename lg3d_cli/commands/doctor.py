@@ -5,7 +5,10 @@ from lg3d_cli.options import JsonOption
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Tell what this machine has: device, backends, encoders, versions."""
+    """Tell what this machine has: device, backends, encoders, versions.
+
+    Example: lg3d doctor --json
+    """
     from lg3d_core.doctor import examine_machine
 
     facts = examine_machine()

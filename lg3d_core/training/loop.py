@@ -147,6 +147,7 @@ def train(
                 evaluation = _validate(learner, store, validation_ids, settings, device=device, precision=precision)
                 score = evaluation.vertex.miou_present
                 _log_validation(run, events, evaluation, step=done, epoch=epoch)
+                task.advance(0, status=_status(plan, settings, losses))
                 task.show("validation", {"epoch": epoch, **_group_scores(evaluation)})
                 progress.note(_validation_line(evaluation, epoch=epoch, epochs=settings.epochs))
                 if score > best:
