@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
-from lg3d_core.devices import resolve_device
 from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
@@ -53,12 +52,12 @@ def propose_raw(folder: Path) -> Path | None:
 
 def propose_recipe(device: Device) -> str:
     """The paper's recipe where CUDA computes, the smallest one elsewhere: a CPU has weeks to do on the paper's."""
-    return "paper-34d" if resolve_device(device).type == "cuda" else "demo"
+    return "paper-34d" if _computes_on_cuda(device) else "demo"
 
 
 def describe_device() -> str:
     """What `auto` stands for on this machine, in a few words."""
-    if resolve_device("auto").type == "cuda":
+    if _computes_on_cuda("auto"):
         return "CUDA"
     return f"the CPU ({num_cores()} cores): this PyTorch sees no CUDA device"
 
@@ -103,7 +102,7 @@ def check_device(text: str) -> Device:
     """
     if text not in get_args(Device):
         raise SettingsError(f"--device must be one of {', '.join(get_args(Device))}, got {text!r}")
-    resolve_device(text)
+    _computes_on_cuda(text)
     return cast(Device, text)
 
 
@@ -201,6 +200,14 @@ def next_commands(project: Project) -> list[tuple[str, str]]:
         ("lg3d finetune", "a classifier on them"),
         ("lg3d eval", "its scores on the validation scenes"),
     ]
+
+
+def _computes_on_cuda(device: str) -> bool:
+    if device == "cpu":
+        return False
+    from lg3d_core.devices import resolve_device  # torch, which takes seconds to load
+
+    return resolve_device(device).type == "cuda"
 
 
 def _quote(text: str) -> str:

@@ -1,8 +1,8 @@
 """Every command that README and the how-to pages show is one that runs.
 
-Blocks fenced as `sh` hold a command a line. They run here in order, page after page, on tiny rooms, in this process;
-what cannot is listed below with the reason, and its command line is checked against the real options all the same.
-Blocks fenced as `bash` are whole scripts.
+Blocks fenced as `sh`, and indented lines that begin with `lg3d`, hold a command a line. They run here in order, page
+after page, on tiny rooms, in this process; what cannot is listed below with the reason, and its command line is checked
+against the real options all the same. Blocks fenced as `bash` are whole scripts.
 """
 
 import importlib.util
@@ -35,6 +35,7 @@ NOT_RUN = {
     "lg3d convert released.ckpt": "needs released weights: tests/test_networks_convert.py writes some",
     "lg3d convert runs/finetune-20260101-120000": "its run: tests/test_networks_convert.py has one",
     "lg3d eval --checkpoint released.ckpt --backend minkowski": "needs MinkowskiEngine and released weights",
+    "lg3d view scene0011_00 --serve": "serves until Ctrl-C: tests/test_viewing_server.py",
     "lg3d prepare /data/scannet --store data --shard 1/4": "a quarter of four rooms: tests/test_store_prepare.py",
 }
 """Beginnings of command lines that are only parsed, each with the reason."""
@@ -72,10 +73,11 @@ class Line(NamedTuple):
 
 
 def read_lines(page: Path) -> Iterator[Line]:
-    """Every line of the page's `sh` blocks, comments and assignments taken apart."""
-    for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
-        if language != "sh":
-            continue
+    """Every command line of a page, comments and assignments taken apart."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [block for language, block in FENCE.findall(text) if language == "sh"]
+    blocks += re.findall(r"^    (lg3d .*\n)", FENCE.sub("", text), re.MULTILINE)
+    for block in blocks:
         for raw in block.replace("\\\n", " ").splitlines():
             variable, text = "", raw.strip()
             captured = re.fullmatch(r"(\w+)=\$\((.*?)\)\s*(#.*)?", text)

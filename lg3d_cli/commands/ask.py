@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.completion import complete_scenes
 from lg3d_cli.options import (
     BackendOption,
     DeviceOption,
@@ -31,7 +32,12 @@ HEADER = ["text", "heat", "position", "size in m", "lies by"]
 
 
 def ask(
-    scan: Annotated[str, typer.Argument(metavar="SCENE|SCAN", help="Scene id, or a PLY, PCD, OBJ or GLB file.")],
+    scan: Annotated[
+        str,
+        typer.Argument(
+            metavar="SCENE|SCAN", help="Scene id, or a PLY, PCD, OBJ or GLB file.", autocompletion=complete_scenes
+        ),
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="What is looked for; none opens a prompt.")
     ] = None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.completion import complete_scenes
 from lg3d_cli.options import (
     BackendOption,
     CheckpointOption,
@@ -30,7 +31,12 @@ SHOWN = 20
 
 
 def predict(
-    scans: Annotated[list[str], typer.Argument(metavar="SCAN...", help="PLY, PCD, OBJ or GLB, or a scene's id.")],
+    scans: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCAN...", help="PLY, PCD, OBJ or GLB, or a scene's id.", autocompletion=complete_scenes
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the written files.  [default: here]")] = None,
     format: Annotated[list[str] | None, typer.Option(help="ply, npz or txt; may be repeated.  [default: ply]")] = None,
     checkpoint: CheckpointOption = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
+from lg3d_cli.completion import complete_runs
 from lg3d_cli.options import (
     BackendOption,
     DeviceOption,
@@ -20,7 +21,12 @@ from lg3d_core.settings import ReportSettings
 
 
 def report(
-    run: Annotated[list[Path], typer.Argument(help="Folders of runs, or their names; the first is the baseline.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of runs, or their names; the first is the baseline.", autocompletion=complete_runs
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write.  [default: report, in the run's folder if it is only one]")
     ] = None,
