@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lg3d_core.errors import SettingsError
-from lg3d_core.inference.network_pass import Engine, name_voxels, voxel_budget
+from lg3d_core.inference.network_pass import FIXED_BYTES, Engine, name_voxels, voxel_budget
 from lg3d_core.inference.scan_voxels import ScanVoxels, pack, unpack, voxelize_scan
 from lg3d_core.inference.tiles import reach_of, tile_voxels
 from lg3d_core.networks.checkpoint import CheckpointInfo
@@ -42,7 +42,7 @@ def corridor() -> ScanVoxels:
 def engine_of(network: MinkUNet, *, voxels: int, overlap: float | None = None) -> Engine:
     """An engine whose memory holds just so many voxels."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    memory = weights + (400 << 20) + voxels * PER_VOXEL
+    memory = weights + FIXED_BYTES + voxels * PER_VOXEL
     return Engine(network, INFO, torch.device("cpu"), "fp32", "torch", memory, overlap)
 
 

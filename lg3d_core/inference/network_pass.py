@@ -28,8 +28,8 @@ CHUNK = 16_384
 BASE_BYTES, BYTES_PER_CHANNEL = 3_000, 20
 """Memory of a forward pass per voxel: so much, and so much more for each channel of the features. Measured on a CPU:
 2.4 to 3.5 kB for 14A (96 channels), 10.8 kB for 34D (512)."""
-FIXED_BYTES = 400 << 20
-"""What Python and PyTorch take before a network or a voxel is in memory."""
+FIXED_BYTES = 600 << 20
+"""What Python, PyTorch and a piece of a scan that is being read take before a network or a voxel is in memory."""
 LEAST_VOXELS = 1000
 """A budget for fewer is refused."""
 SHARE = 0.6
