@@ -152,7 +152,7 @@ def _draw_scale(figure: "Figure", place: tuple[float, float, float, float], imag
     bar = figure.colorbar(image, cax=figure.add_axes(place), extend="both")
     bar.set_label("cosine", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def _draw_heading(figure: "Figure", anchors: Anchors, groups: tuple[str, ...], *, left: float, top: float) -> None:

@@ -109,7 +109,7 @@ def plot_confusions(counts: npt.NDArray[np.int64], vocabulary: Vocabulary, title
     axes.set(xlabel="taken for", ylabel="annotated", title=title)
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01)
     bar.set_label("% of the annotated vertices")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 

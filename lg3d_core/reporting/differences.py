@@ -24,7 +24,7 @@ class Difference(NamedTuple):
     Attributes:
         name: Of the run.
         base: Name of the first run.
-        index: Its number among the report's runs.
+        number: Its place among the report's runs.
         iou: IoU less the first run's, -1..1, nan where no vertex is annotated; undefined IoU counts 0. `(classes,)`.
         better: Categories that gained.
         worse: Categories that lost.
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
     name: str
     base: str
-    index: int
+    number: int
     iou: npt.NDArray[np.float64]
     better: int
     worse: int
@@ -85,7 +85,7 @@ def _most_changed(difference: Difference) -> npt.NDArray[np.int64]:
 def _plot_bars(axes: "Axes", difference: Difference, members: npt.NDArray[np.int64], base: Scores) -> None:
     change = 100 * difference.iou[members]
     place = np.arange(len(members))
-    better, worse = run_mark(difference.index).color, QUIET
+    better, worse = run_mark(difference.number).color, QUIET
     axes.barh(place, change, color=[better if value > 0 else worse for value in change], height=0.78)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.invert_yaxis()

@@ -21,6 +21,7 @@ from lg3d_core.reporting.style import (
     PURPLE,
     SKY,
     VERMILION,
+    halo,
     new_figure,
     shorten,
 )
@@ -30,7 +31,6 @@ from lg3d_core.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
 
 COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("o", "^", "s")
@@ -207,10 +207,4 @@ def _plot_map(
             color=INK,
             zorder=5,
         )
-        _halo(text)
-
-
-def _halo(text: "Annotation") -> None:
-    from matplotlib.patheffects import withStroke
-
-    text.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
+        halo(text)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.evaluation.scores import Scores
-from lg3d_core.reporting.style import FAINT, GROUP_MARKS, INK, PAGE, QUIET, count_axis, grid, new_figure, shorten
+from lg3d_core.reporting.style import FAINT, GROUP_MARKS, INK, PAGE, QUIET, count_axis, grid, halo, new_figure, shorten
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.vocabulary import Vocabulary
 
@@ -19,6 +19,8 @@ MAX_NAMES = 90
 """Categories whose names fit under a figure as wide as a page."""
 NAMED_POINTS = 9
 """Categories that are named in a scatter plot."""
+MIN_NAMED_IOU = 3.0
+"""Percent: below, all lie on one line, and names would lie on each other."""
 
 
 class Frequency(NamedTuple):
@@ -152,18 +154,17 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
     axes.set_ylim(-4, 104)
     count_axis(axes.xaxis)
     grid(axes)
-    # The best for their frequency are worth a name: those highest above their neighbours.
     best = present[np.argsort(-y[present], kind="stable")][:NAMED_POINTS]
     taken: list[tuple[float, float]] = []
     for index in best.tolist():
-        if y[index] <= 0:
+        if y[index] < MIN_NAMED_IOU:
             continue
         spot = (float(np.log10(x[index])), float(y[index]))
         if any(abs(spot[0] - other[0]) < 1.0 and abs(spot[1] - other[1]) < 5.5 for other in taken):
             continue
         taken.append(spot)
         right = spot[0] > np.log10(x[present]).mean()
-        axes.annotate(
+        text = axes.annotate(
             shorten(scores.vocabulary.names[index], 18),
             (x[index], y[index]),
             xytext=(-5 if right else 5, 0),
@@ -173,6 +174,7 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
             fontsize=6.5,
             color=INK,
         )
+        halo(text)
     if (frequency.training[present] == 0).any():
         axes.axvline(floor * 2.2, color=QUIET, linewidth=0.6, linestyle=(0, (2, 2)))
         axes.set_xlim(left=floor / 2)

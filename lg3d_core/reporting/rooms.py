@@ -131,7 +131,7 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
         width * row.panels[0][2].shape[0] / row.panels[0][2].shape[1] + 0.22 for row in rows for _ in range(lines)
     ]
     legend = list(dict.fromkeys(entry for row in rows for entry in row.legend))[: MAX_LEGEND + 8]
-    legend_height = 0.17 * -(-len(legend) // 5) + 0.15
+    legend_height = 0.13 * -(-(len(legend) + 3) // 5) + 0.1
     figure = new_figure(PAGE, sum(heights) + legend_height)
     engine = figure.get_layout_engine()
     if engine is not None:
@@ -146,7 +146,7 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
             axis.imshow(picture, interpolation="lanczos")
             name = shorten(title, 24)
             heading = f"{name}, {note}" if note else name
-            axis.set_title(f"{row.scene}: {heading}" if k == 0 else heading, fontsize=7, fontweight="normal")
+            axis.set_title(f"{row.scene}: {heading.lower()}" if k == 0 else heading, fontsize=7, fontweight="normal")
     from matplotlib.patches import Patch
 
     entries = [*((color, name) for color, name in legend), (NEUTRAL, "unannotated")]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 COLUMN = 3.4
 """Inches: one of a paper's two columns."""
@@ -175,6 +176,13 @@ def count_axis(axis: "Axis") -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def halo(text: "Text") -> None:
+    """Set letters off from the points that they lie on."""
+    from matplotlib.patheffects import withStroke
+
+    text.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
+
+
 def grid(axes: "Axes", axis: str = "both") -> None:
     """Faint lines behind the data."""
-    axes.grid(visible=True, axis=axis)  # type: ignore[arg-type]
+    axes.grid(visible=True, axis=axis)
