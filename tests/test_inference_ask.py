@@ -247,3 +247,19 @@ def test_file_names_keep_letters_of_any_language() -> None:
 def test_without_a_terminal_a_text_is_needed(workplace: Path) -> None:
     done = lg3d("ask", "room.ply", cwd=workplace, code=1)
     assert "only a terminal has a prompt" in done.stderr
+
+
+def test_the_prompt_answers_line_after_line_until_an_empty_one(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lg3d_cli.commands import ask as command
+
+    lines = iter(["door", "window", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.chdir(workplace)
+    command.ask("room.ply", device="cpu", quiet=True)
+    shown = capsys.readouterr()
+    assert shown.out.count("text\theat\tposition") == 2
+    assert "'door' lies nearest to door 1.00" in shown.err
+    assert "'window' lies nearest to window 1.00" in shown.err
