@@ -5,7 +5,9 @@ rich takes a third of the time that `lg3d --help` and a TAB wait for, so it is l
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,9 +90,10 @@ def notice(message: str) -> None:
     sys.stderr.write(f"lg3d: {message}\n")
 
 
-def aside(message: str) -> None:
-    """Write one line on stderr that belongs to a question."""
-    sys.stderr.write(f"{message}\n")
+def aside(message: str, *, indent: int = 2) -> None:
+    """Write what belongs to a question on stderr, wrapped, later lines `indent` characters in."""
+    width = shutil.get_terminal_size().columns
+    sys.stderr.write(textwrap.fill(message, width, initial_indent="  ", subsequent_indent=" " * indent) + "\n")
 
 
 def can_ask() -> bool:

@@ -25,7 +25,7 @@ from lg3d_core.project import (
     write_project,
 )
 from lg3d_core.settings import COMMANDS, recipe_names
-from tests.terminal import lg3d_on_terminal
+from tests.terminal import COLUMNS, lg3d_on_terminal
 from tests.test_cli import lg3d
 
 ARGUMENTS = {"scene", "scans", "texts", "recipes"}
@@ -159,6 +159,8 @@ def test_on_a_terminal_it_asks_until_answers_make_sense(raw_rooms: Path, tmp_pat
     done = lg3d_on_terminal("init", "--jobs", "1", cwd=tmp_path, replies=replies)
     assert (done.code, done.stdout) == (0, "lg3d.toml\n"), done.screen
     assert "scene9001_00" in done.screen
+    assert "  paper-34d  The paper's setting: an 80 M parameter U-Net" in done.screen
+    assert max(len(line) for line in done.screen.split("\n") if line.startswith("  ")) <= COLUMNS
     assert tomllib.loads((tmp_path / "lg3d.toml").read_text()) == {
         "raw": "my scans",
         "store": "data",

@@ -61,10 +61,11 @@ def init(
     found, report = _answer("Folder of the raw scans", settings.raw, project.propose_raw(Path()), look, asks=asks)
     _accept_damage(report, asks=asks, yes=yes)
     if asks and settings.device is None:
-        console.aside(f"  auto is {project.describe_device()}")
+        console.aside(f"auto is {project.describe_device()}")
     chosen = _answer("Device (auto, cpu, cuda)", settings.device, "auto", project.check_device, asks=asks)
     if asks and settings.recipe is None:
-        console.aside("\n".join(f"  {name:<9} {summary}" for name, summary in project.describe_recipes()))
+        for name, summary in project.describe_recipes():
+            console.aside(f"{name:<9}  {summary}", indent=13)
     plan = _answer("Recipe", settings.recipe, project.propose_recipe(chosen), project.check_recipe, asks=asks)
     answers = project.Project(raw=found, store=settings.store, device=chosen, recipe=plan)
     project.write_project(answers, report, path=config, force=settings.force)
