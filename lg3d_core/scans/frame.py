@@ -44,7 +44,7 @@ ROOM_HEIGHT = (1.8, 4.0)
 """Metres between which a storey is high."""
 MIN_STANDING = 50
 """Cells below which furniture tells less."""
-CLEAR_AXIS = 0.5
+CLEAR_AXIS = 0.6
 """How much stronger than the expected axis another one must look before it is taken."""
 FAR_COORDINATE = 1000.0
 """Metres from the origin beyond which a scan is moved there: float32 and the voxel grid lose digits far out."""
