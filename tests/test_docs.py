@@ -36,6 +36,8 @@ NOT_RUN = {
     "lg3d convert runs/finetune-20260101-120000": "its run: tests/test_networks_convert.py has one",
     "lg3d eval --checkpoint released.ckpt --backend minkowski": "needs MinkowskiEngine and released weights",
     "lg3d view scene0011_00 --serve": "serves until Ctrl-C: tests/test_viewing_server.py",
+    "lg3d report runs/finetune-20260101-120000": "its run: tests/test_reporting_runs.py has one",
+    "lg3d report runs/scratch": "its runs: tests/test_reporting_runs.py has two",
     "lg3d prepare /data/scannet --store data --shard 1/4": "a quarter of four rooms: tests/test_store_prepare.py",
 }
 """Beginnings of command lines that are only parsed, each with the reason."""
@@ -55,7 +57,7 @@ TINY = {
 """What makes a command quick where it does not say otherwise: the same commands, on less."""
 
 
-NEEDS = {"lg3d report": ("matplotlib", "sklearn")}
+NEEDS = {"lg3d report": ("matplotlib", "sklearn"), "lg3d anchors --plot": ("matplotlib", "sklearn")}
 """Beginnings of command lines that are only parsed where an optional package is not installed."""
 
 
