@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +80,7 @@ def run_benchmarks(settings: BenchSettings, progress: Progress) -> Report:
         progress.note(f"timing {', '.join(engine.name for engine in engines)} on {describe_machine(device)['device']}")
         workloads = _make_workloads(settings, device, progress)
         report = Report(
-            settings=json.loads(settings.to_json()) | {"device": str(device), "precision": precision},
+            settings=_record(settings) | {"device": str(device), "precision": precision},
             machine=describe_machine(device),
             workloads=[_describe(workload) for workload in workloads],
             missing=missing,
@@ -269,6 +271,13 @@ class Upstream:
             self._drawn = torch.empty_like(features, requires_grad=False)
             self._drawn[output.order()] = drawn.to(features)
         return self._drawn
+
+
+def _record(settings: BenchSettings) -> dict[str, Any]:
+    """What was asked for, as plain values; files by name, since results are handed around and folders are not."""
+    asked: dict[str, Any] = json.loads(settings.to_json())
+    asked["scene"] = [Path(scene).name for scene in asked["scene"]]
+    return asked | {name: Path(asked[name]).name for name in ("out", "store") if asked[name] is not None}
 
 
 def _make_workloads(settings: BenchSettings, device: torch.device, progress: Progress) -> list[Workload]:
