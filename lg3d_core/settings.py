@@ -726,7 +726,7 @@ class CompareSettings(Settings):
     command: ClassVar[str] = "compare"
 
     recipes: tuple[str, ...] = ()
-    """TOML files or names of shipped recipes, in the table's order; the first one is what the others are held against."""
+    """TOML files or names of shipped recipes, in the table's order; the first is what the others are held against."""
     store: Path = Path("data")
     """Folder of the scene store."""
     out: Path = Path("compare")
