@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -390,9 +391,10 @@ def _pack(measurement: Measurement) -> bytes:
 def _load(path: Path, key: str, store: SceneStore, anchors: Anchors | None) -> Measurement | None:
     """What an earlier report kept, if it follows from the same and can be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # The bytes first: a damaged archive would leave the file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files} if str(file["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     return None if arrays is None else _unpack(arrays, store, anchors)
 

@@ -177,7 +177,7 @@ def _categories(content: PageContent) -> str:
         for _, scores in scored:
             iou = float(scores.iou[index]) if support else math.nan
             bar = "" if math.isnan(iou) else f'<meter min="0" max="1" value="{iou:.4f}"></meter>'
-            cells.append(_number(iou, f"{bar}{percent(iou)}"))
+            cells.append(_number(iou, f"{bar}<span>{percent(iou)}</span>"))
         for difference in content.differences:
             change = float(difference.iou[index])
             cells.append(_number(change, "-" if math.isnan(change) else f"{100 * change:+.2f}"))
