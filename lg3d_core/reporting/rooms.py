@@ -135,7 +135,7 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
     figure = new_figure(PAGE, sum(heights) + legend_height)
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.set(h_pad=0.03, w_pad=0.01, hspace=0.0, wspace=0.0)
+        engine.set(h_pad=0.03, w_pad=0.01, hspace=0.0, wspace=0.0, rect=(0, 0, 1, 0.98))  # titles need room
     grid = figure.subplots(len(rows) * lines, per_line, squeeze=False, height_ratios=heights)
     for axis in grid.flat:
         axis.set_axis_off()
