@@ -310,6 +310,7 @@ def test_an_adapter_speaks_the_interface_that_its_engine_documents(
         check_peer(kind(module, CPU), workload)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # MinkowskiEngine's modules do
 @pytest.mark.parametrize("name", ["minkowski", "spconv"])
 def test_an_installed_peer_computes_the_same(workload: Workload, name: str) -> None:
     if importlib.util.find_spec(PEERS[name].module_name.split(".")[0]) is None:
