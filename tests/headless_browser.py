@@ -44,6 +44,7 @@ os.dup2(14, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 DEADLINE = 60.0
+READY = "document.body && (document.body.dataset.ready || document.body.dataset.failed)"
 
 
 class Browser:
@@ -95,12 +96,13 @@ class Browser:
         message, _, self._received = self._received.partition(b"\0")
         return dict(json.loads(message))
 
-    def open(self, page: Path | str, address: str = "", *, wait: bool = True) -> None:
+    def open(self, page: Path | str, address: str = "", *, until: str = READY) -> None:
+        """Go to a page, and wait until a script that looks at it says that it is there."""
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
         self.call("Page.navigate", url=(page if isinstance(page, str) else page.as_uri()) + address)
         deadline = time.monotonic() + DEADLINE
-        while wait and not self.run("document.body && (document.body.dataset.ready || document.body.dataset.failed)"):
+        while not self.run(until):
             assert time.monotonic() < deadline, "the page is never ready"
             time.sleep(0.05)
 

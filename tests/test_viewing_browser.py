@@ -274,7 +274,7 @@ def test_the_served_page_is_the_same_page(browser: Browser) -> None:
             server.address,
             server.address + "#layer=truth",
         }
-        browser.open(server.address.replace(server.token, "guess"), wait=False)
+        browser.open(server.address.replace(server.token, "guess"), until="document.body?.textContent")
         assert "token in this address is wrong" in browser.run("document.body.textContent")
 
 
