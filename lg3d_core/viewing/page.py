@@ -16,6 +16,25 @@ from lg3d_core.viewing.camera import FIELD_OF_VIEW
 from lg3d_core.viewing.layers import ERROR_COLORS, HEAT, NEUTRAL, SceneView
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
+# One script, cut by what its parts are about; later ones use what earlier ones declare.
+SCRIPTS = (
+    "scene",
+    "arrays",
+    "shaders",
+    "buffers",
+    "colors",
+    "coarse",
+    "camera",
+    "drawing",
+    "pointer",
+    "panel",
+    "gallery",
+    "flight",
+    "build",
+    "hands",
+    "start",
+)
+LIVE_SCRIPTS = ("live",)
 
 
 def write_page(view: SceneView, path: Path) -> None:
@@ -29,21 +48,33 @@ def write_page(view: SceneView, path: Path) -> None:
     write_text(path, build_page(view))
 
 
-def build_page(view: SceneView) -> str:
-    """The page's text; names from files enter it only as JSON with `<` escaped, and as an escaped title."""
-    template = (resources.files("lg3d_core.viewing") / "data" / "page.html").read_text(encoding="utf-8")
+def build_page(view: SceneView, *, live: bool = False) -> str:
+    """The page's text; names from files enter it only as JSON with `<` escaped, and as an escaped title.
+
+    Args:
+        view: What it shows.
+        live: Whether it listens to the server that it came from for heat of further texts. Such a page may connect to
+            that server and to nothing else; any other page asks nothing of any network.
+    """
     manifest, data = pack_arrays(page_arrays(view))
     description = json.dumps(describe(view) | {"arrays": manifest}, ensure_ascii=True, allow_nan=False)
-    parts, rest = [], template
+    parts, rest = [], _part("page.html")
     for mark, text in (  # in the template's order, so that a name which looks like a mark stays a name
+        ("__CONNECT__", "; connect-src 'self'" if live else ""),
         ("__TITLE__", html.escape(f"{view.scene_id} · lg3d")),
+        ("__STYLE__", _part("page.css")),
         ("__DESCRIPTION__", description.replace("<", "\\u003c")),
         ("__DATA__", base64.b64encode(data).decode("ascii")),
+        ("__SCRIPT__", "\n".join(_part(f"{name}.js") for name in (*SCRIPTS, *(LIVE_SCRIPTS if live else ())))),
     ):
         before, found, rest = rest.partition(mark)
         assert found, f"the template lacks {mark}"
         parts += [before, text]
     return "".join([*parts, rest])
+
+
+def _part(name: str) -> str:
+    return (resources.files("lg3d_core.viewing") / "data" / "page" / name).read_text(encoding="utf-8")
 
 
 def describe(view: SceneView) -> dict[str, Any]:

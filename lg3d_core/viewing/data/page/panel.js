@@ -1,0 +1,56 @@
+function refresh({ colors: changed = true } = {}) {
+  if (changed) { recolor("left", state.layer, state.part, state.only); recolor("right", state.beside, state.part, state.only); }
+  for (const button of $("layers").children) button.setAttribute("aria-pressed", button.dataset.layer === state.layer);
+  $("compare").value = state.beside;
+  $("caption-left").textContent = title(state.layer);
+  $("caption-right").textContent = state.beside ? title(state.beside) : "";
+  $("caption-right").hidden = $("divider").hidden = !state.beside;
+  $("both").setAttribute("aria-pressed", state.layer === "truth" && state.beside === "prediction");
+  showTab();
+  $("legend").classList.toggle("isolating", state.only.size > 0);
+  for (const row of $("legend").children) row.setAttribute("aria-pressed", state.only.has(Number(row.dataset.category)));
+  $("all").hidden = !isolating();
+  $("cut").checked = state.cut; $("mesh").checked = state.mesh; $("shade").checked = state.shade;
+  showKey();
+  const address = [`layer=${state.layer}`];
+  if (state.beside) address.push(`beside=${state.beside}`);
+  if (state.only.size) address.push(`only=${[...state.only].join(",")}`);
+  if (state.part) address.push(`part=${state.part}`);
+  try { history.replaceState(null, "", "#" + address.join("&")); } catch { /* a sandboxed frame has no address to keep */ }
+  redraw();
+}
+
+function showKey() {
+  const rows = [];
+  for (const name of new Set([state.layer, state.beside])) if (name) {
+    const { swatches, ramp, low, high } = layerOf.get(name).key;
+    for (const { color, name: meaning, share } of swatches) {
+      const row = element("div"), swatch = element("span", "swatch");
+      swatch.style.background = css(color);
+      row.append(swatch, element("span", "name", meaning));
+      if (share !== null) row.append(element("span", "quiet", percent(share)));
+      rows.push(row);
+    }
+    if (ramp.length) {
+      const row = element("div"), drawn = element("span", "ramp");
+      drawn.style.background = `linear-gradient(to right, ${ramp.map(css).join(",")})`;
+      row.append(element("span", "quiet", low), drawn, element("span", "quiet", high));
+      rows.push(row);
+    }
+  }
+  $("key").replaceChildren(...rows);
+}
+
+function isolate(category, several) {
+  const only = state.only, alone = only.has(category) && only.size === 1;
+  if (several) { if (!only.delete(category)) only.add(category); }
+  else { only.clear(); if (!alone) only.add(category); }
+  state.part = 0;
+  refresh();
+}
+function showAll() { state.only.clear(); state.part = 0; refresh(); }
+function showBoth() {
+  const both = state.layer === "truth" && state.beside === "prediction";
+  [state.layer, state.beside] = both ? ["prediction", ""] : ["truth", "prediction"];
+  refresh();
+}

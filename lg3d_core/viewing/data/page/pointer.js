@@ -1,0 +1,52 @@
+// The vertex under a place of the canvas (CSS pixels), or -1: the scene is drawn once more with numbers for colours.
+function pick(x, y) {
+  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width, half = Math.floor(canvas.width / 2);
+  const side = state.beside && x > box.width / 2 ? "right" : "left", w = state.beside ? half : canvas.width;
+  const px = Math.floor(x * scale) - (side === "right" ? canvas.width - half : 0), py = canvas.height - 1 - Math.floor(y * scale);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, picker);
+  gl.viewport(2 - px, 2 - py, w, canvas.height);
+  gl.clearColor(0, 0, 0, 0);
+  gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+  gl.enable(gl.DEPTH_TEST);
+  const layer = side === "left" ? state.layer : state.beside;
+  drawSide(side, { layer, camera: state.camera, aspect: w / canvas.height, height: canvas.height, isolating: isolating(), pick: true });
+  const read = new Uint8Array(100);
+  gl.readPixels(0, 0, 5, 5, gl.RGBA, gl.UNSIGNED_BYTE, read);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+  let best = -1, closest = Infinity;
+  for (let k = 0; k < 25; k++) {
+    const id = read[4 * k] + 256 * read[4 * k + 1] + 65536 * read[4 * k + 2] + 16777216 * read[4 * k + 3] - 1;
+    const distance = (k % 5 - 2) ** 2 + (Math.floor(k / 5) - 2) ** 2;
+    if (id >= 0 && distance < closest) { closest = distance; best = id; }
+  }
+  return { vertex: best, side };
+}
+page.pick = pick;
+const place = vertex => [0, 1, 2].map(k => scene.low[k] + scene.size[k] * arrays.position[3 * vertex + k] / 65535);
+const categoryName = category => entryOf.get(category)?.name;
+
+let hoverAt = null;
+function hover() {
+  const tip = $("tip");
+  if (!hoverAt || !page.ready) { tip.hidden = true; return; }
+  const { vertex } = pick(...hoverAt);
+  if (vertex < 0) { tip.hidden = true; return; }
+  const { label, predicted, confidence, instance } = arrays;
+  const known = label[vertex] >= 0, guess = predicted && predicted[vertex] >= 0 ? categoryName(predicted[vertex]) : null;
+  const lines = [element("b", "", known ? categoryName(label[vertex]) : scene.layers.some(layer => layer.name === "truth") ? "not annotated" : guess ?? "no annotation")];
+  if (predicted) lines.push(element("div", known && predicted[vertex] !== label[vertex] ? "wrong" : "", `predicted ${guess ?? "nothing"}, confidence ${(confidence[vertex] / 255).toFixed(2)}`));
+  if (instance && instance[vertex] > 0) lines.push(element("div", "", `instance ${instance[vertex]}`));
+  for (const layer of scene.layers) if (layer.name.startsWith("heat-")) lines.push(element("div", "", `${layer.title} ${(arrays[layer.array][vertex] / 255).toFixed(2)}`));
+  const group = entryOf.get(known ? label[vertex] : predicted?.[vertex])?.group;
+  if (group) lines.push(element("div", "", `${group} category`));
+  tip.replaceChildren(...lines);
+  tip.hidden = false;
+  const stage = $("stage").getBoundingClientRect();
+  tip.style.left = `${Math.max(4, Math.min(hoverAt[0] + 14, stage.width - tip.offsetWidth - 4))}px`;
+  tip.style.top = `${Math.max(4, Math.min(hoverAt[1] + 16, stage.height - tip.offsetHeight - 4))}px`;
+}
+let hoverWaiting = false;
+function askHover(x, y) {
+  hoverAt = x === undefined ? null : [x, y];
+  if (!hoverWaiting) { hoverWaiting = true; requestAnimationFrame(() => { hoverWaiting = false; hover(); }); }
+}

@@ -1,0 +1,17 @@
+(async () => {
+  buildPanel();
+  readAddress();
+  if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old: it has no DecompressionStream (2023 or newer is needed).");
+  gl = canvas.getContext("webgl2", { antialias: false, alpha: false });
+  if (!gl) throw new Error("This browser shows no WebGL2: allow hardware acceleration, or use another browser.");
+  arrays = await unpack();
+  page.arrays = arrays;
+  prepareDrawing();
+  canvas.addEventListener("webglcontextlost", () => { $("message").textContent = "The graphics driver was reset: reload the page."; $("message").hidden = false; });
+  resize();
+  refresh();
+  draw();
+  page.ready = true;
+  document.body.dataset.ready = "yes";
+  $("message").hidden = true;
+})().catch(error => { $("message").textContent = error.message; document.body.dataset.failed = error.message; console.error(error); });
