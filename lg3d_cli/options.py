@@ -81,6 +81,9 @@ ScheduleOption = Annotated[str | None, typer.Option(help="step or cosine.", auto
 ClipNormOption = Annotated[float | None, typer.Option(help="Largest norm of the gradient.")]
 NormMomentumOption = Annotated[float | None, typer.Option(help="Of running statistics; raise it for short runs.")]
 AugmentOption = Annotated[bool | None, typer.Option("--augment/--no-augment", help="Augment while training.")]
+CropOption = Annotated[
+    float | None, typer.Option(help="Edge in metres of the piece that an epoch sees of each scene.  [default: all]")
+]
 LimitedOption = Annotated[float | None, typer.Option(help="Share of labels to learn from; 0.05 is 5 %.")]
 LimitedSeedOption = Annotated[int | None, typer.Option(help="Which labels that share keeps.")]
 ValidateEveryOption = Annotated[int | None, typer.Option(help="Epochs between validations; 0: only at the end.")]

@@ -253,6 +253,14 @@ class PrepareSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreCheckSettings(PrepareSettings):
+    """`lg3d prepare --verify` and `--merge`: what concerns the store alone, without the raw scans."""
+
+    raw: Path = Path()
+    """Not looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnchorsSettings(Settings):
     """`lg3d anchors`: category names to text anchors."""
 
@@ -343,6 +351,8 @@ class TrainSettings(Settings):
     (0.02 outside the residual blocks, 0.1 inside), which need some hundred steps to settle."""
     augment: bool = True
     """Augment while training."""
+    crop: float | None = None
+    """Edge in metres of the square piece, of the full height, that an epoch sees of each scene; None is all of it."""
     limited: float | None = None
     """Share of each object's points that keep their label, in 0..1; None keeps all."""
     limited_seed: int = 0
@@ -362,6 +372,9 @@ class TrainSettings(Settings):
         self._require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         self._require(self.limited is None or 0 < self.limited <= 1, "limited", "above 0 and at most 1 (0.05 is 5 %)")
         self._require(self.validate_every >= 0, "validate_every", "0 or more")
+        self._require(
+            self.crop is None or (math.isfinite(self.crop) and self.crop > 0), "crop", "a positive length in metres"
+        )
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive")
         momentum = self.norm_momentum
         self._require(momentum is None or 0 < momentum <= 1, "norm_momentum", "above 0 and at most 1")

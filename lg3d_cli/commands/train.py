@@ -13,6 +13,7 @@ from lg3d_cli.options import (
     BackendOption,
     BatchSizeOption,
     ClipNormOption,
+    CropOption,
     DeviceOption,
     EpochsOption,
     JobsOption,
@@ -68,6 +69,7 @@ def pretrain(
     clip_norm: ClipNormOption = None,
     norm_momentum: NormMomentumOption = None,
     augment: AugmentOption = None,
+    crop: CropOption = None,
     limited: LimitedOption = None,
     limited_seed: LimitedSeedOption = None,
     method: Annotated[
@@ -158,6 +160,7 @@ def finetune(
     clip_norm: ClipNormOption = None,
     norm_momentum: NormMomentumOption = None,
     augment: AugmentOption = None,
+    crop: CropOption = None,
     limited: LimitedOption = None,
     limited_seed: LimitedSeedOption = None,
     validate_every: ValidateEveryOption = None,

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from lg3d_core.errors import DataError
 from lg3d_core.sampling.augment import Augmentation
+from lg3d_core.sampling.crop import AnyScene, crop_scene, cropping_generator
 from lg3d_core.sampling.placement import FurnishedScene, InstancePasting
 from lg3d_core.sampling.voxels import voxelize
 
@@ -149,6 +150,7 @@ class SeededScenes(Dataset[Drawn]):
         *,
         voxel_size: float,
         augmentation: Augmentation | None,
+        crop: float | None,
         seed: int,
     ) -> None:
         """Describe what is drawn; nothing is read yet.
@@ -158,6 +160,7 @@ class SeededScenes(Dataset[Drawn]):
             scene_ids: Which of them, in order.
             voxel_size: Edge of a voxel in metres.
             augmentation: Applied to everything drawn; None for validation.
+            crop: Edge in metres of the piece that is drawn of each scene; None takes all of it.
             seed: Of all that is drawn.
 
         Raises:
@@ -169,6 +172,7 @@ class SeededScenes(Dataset[Drawn]):
         self.scene_ids = tuple(scene_ids)
         self.voxel_size = voxel_size
         self.augmentation = augmentation
+        self.crop = crop
         self.seed = seed
         self.epoch = 0
 
@@ -201,6 +205,7 @@ class SceneDataset(SeededScenes[Sample]):
         augmentation: Augmentation | None,
         budget: "Budget | None" = None,
         pasting: InstancePasting | None = None,
+        crop: float | None = None,
         seed: int = 0,
     ) -> None:
         """Describe the samples; nothing is read yet.
@@ -212,20 +217,25 @@ class SceneDataset(SeededScenes[Sample]):
             augmentation: Likewise.
             budget: Labels and instances outside it are hidden.
             pasting: Objects of other scenes that are put into each; None puts in none.
+            crop: As for `SeededScenes`; the piece is cut when the objects are in.
             seed: As for `SeededScenes`.
 
         Raises:
             DataError: No scene at all.
         """
-        super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, seed=seed)
+        super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, crop=crop, seed=seed)
         self.budget = budget
         self.pasting = pasting
 
     def draw(self, index: int) -> Sample:
         scene = self.store.read(self.scene_ids[index], budget=self.budget)
-        furnished = None
-        if self.pasting is not None:
-            own = pasting_generator(self.seed, self.epoch, index)
-            furnished = self.pasting.furnish(scene, own, voxel_size=self.voxel_size)
+        if self.pasting is None:
+            return self._sample(scene, index)
+        own = pasting_generator(self.seed, self.epoch, index)
+        return self._sample(self.pasting.furnish(scene, own, voxel_size=self.voxel_size), index)
+
+    def _sample(self, scene: AnyScene, index: int) -> Sample:
+        if self.crop is not None:
+            scene = crop_scene(scene, self.crop, cropping_generator(self.seed, self.epoch, index))
         rng = augmentation_generator(self.seed, self.epoch, index)
-        return sample_scene(furnished or scene, voxel_size=self.voxel_size, augmentation=self.augmentation, rng=rng)
+        return sample_scene(scene, voxel_size=self.voxel_size, augmentation=self.augmentation, rng=rng)

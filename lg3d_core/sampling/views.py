@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.sampling.augment import Augmentation
-from lg3d_core.sampling.batch import MAX_SHIFT, collate
+from lg3d_core.sampling.batch import MAX_SHIFT, collate, renumber
+from lg3d_core.sampling.crop import crop_scene, cropping_generator
 from lg3d_core.sampling.dataset import Sample, SeededScenes, sample_scene
 from lg3d_core.sampling.voxels import voxelize
 
@@ -48,6 +49,8 @@ class ViewBatch(NamedTuple):
         matches: Rows of the batch that show one place in either view, scene after scene, shape `(matches, 2)`, int64.
         places: Metres, in each scene's own frame, shape `(matches, 3)`, float32.
         scene_matches: Matches of each scene.
+        scene_sizes: Voxels of each scene, both views together.
+        cut: Scenes whose views were too large for one pass, and are cropped.
     """
 
     scene_ids: tuple[str, ...]
@@ -56,6 +59,24 @@ class ViewBatch(NamedTuple):
     matches: Tensor
     places: Tensor
     scene_matches: tuple[int, ...]
+    scene_sizes: tuple[int, ...]
+    cut: tuple[str, ...] = ()
+
+    def select(self, first: int, last: int) -> "ViewBatch":
+        """Scenes `first` to `last - 1` as a batch of their own; what was counted stays with scene 0."""
+        start = sum(self.scene_sizes[:first])
+        rows = slice(start, sum(self.scene_sizes[:last]))
+        matches = slice(sum(self.scene_matches[:first]), sum(self.scene_matches[:last]))
+        return ViewBatch(
+            scene_ids=self.scene_ids[first:last],
+            coordinates=renumber(self.coordinates[rows], 2 * first),
+            features=self.features[rows],
+            matches=self.matches[matches] - start,
+            places=self.places[matches],
+            scene_matches=self.scene_matches[first:last],
+            scene_sizes=self.scene_sizes[first:last],
+            cut=() if first else self.cut,
+        )
 
     def to(self, device: torch.device | str) -> "ViewBatch":
         """The same batch on a device, copied without waiting where memory is pinned."""
@@ -154,6 +175,7 @@ def collate_views(
         matches=torch.cat([pair.matches + start for pair, start in zip(pairs, starts, strict=True)]),
         places=torch.cat([pair.places for pair in pairs]),
         scene_matches=tuple(len(pair.matches) for pair in pairs),
+        scene_sizes=tuple(len(pair.first.cells) + len(pair.second.cells) for pair in pairs),
     )
 
 
@@ -169,6 +191,7 @@ class ViewDataset(SeededScenes[ViewPair]):
         augmentation: Augmentation | None,
         share: float,
         max_matches: int,
+        crop: float | None = None,
         seed: int = 0,
     ) -> None:
         """Describe the pairs; nothing is read yet. The arguments are those of `SeededScenes` and `sample_views`.
@@ -176,13 +199,16 @@ class ViewDataset(SeededScenes[ViewPair]):
         Raises:
             DataError: No scene at all.
         """
-        super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, seed=seed)
+        super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, crop=crop, seed=seed)
         self.share = share
         self.max_matches = max_matches
 
     def draw(self, index: int) -> ViewPair:
+        scene = self.store.read(self.scene_ids[index])
+        if self.crop is not None:
+            scene = crop_scene(scene, self.crop, cropping_generator(self.seed, self.epoch, index))
         return sample_views(
-            self.store.read(self.scene_ids[index]),
+            scene,
             voxel_size=self.voxel_size,
             augmentation=self.augmentation,
             share=self.share,

@@ -98,6 +98,7 @@ def _contrast_views(opened: OpenedRun[PretrainSettings], progress: Progress) -> 
         augmentation=scenes.augmentation,
         share=settings.view_share,
         max_matches=settings.contrast_points,
+        crop=scenes.crop,
         seed=scenes.seed,
     )
     return train_run(

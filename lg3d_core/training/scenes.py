@@ -40,6 +40,7 @@ def open_training_data(settings: TrainSettings, progress: Progress) -> TrainingD
         augmentation=Augmentation() if settings.augment else None,
         budget=budget,
         pasting=_open_pasting(settings, store, budget, progress),
+        crop=settings.crop,
         seed=settings.seed,
     )
     micro = min(settings.micro_batch or settings.batch_size, settings.batch_size)
