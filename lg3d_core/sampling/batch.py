@@ -27,6 +27,7 @@ class Batch(NamedTuple):
         scene_sizes: Voxels of each scene.
         placed: Objects of other scenes that were put into these.
         skipped: Objects that found no place.
+        cut: Scenes that were too large for one pass, and are here as several.
     """
 
     scene_ids: tuple[str, ...]
@@ -38,6 +39,23 @@ class Batch(NamedTuple):
     scene_sizes: tuple[int, ...]
     placed: int = 0
     skipped: int = 0
+    cut: tuple[str, ...] = ()
+
+    def select(self, first: int, last: int) -> "Batch":
+        """Scenes `first` to `last - 1` as a batch of their own; what was counted stays with scene 0."""
+        rows = slice(sum(self.scene_sizes[:first]), sum(self.scene_sizes[:last]))
+        return Batch(
+            scene_ids=self.scene_ids[first:last],
+            coordinates=renumber(self.coordinates[rows], first),
+            features=self.features[rows],
+            labels=self.labels[rows],
+            instances=self.instances[rows],
+            positions=self.positions[rows],
+            scene_sizes=self.scene_sizes[first:last],
+            placed=0 if first else self.placed,
+            skipped=0 if first else self.skipped,
+            cut=() if first else self.cut,
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device, copied without waiting where memory is pinned."""
@@ -48,6 +66,11 @@ class Batch(NamedTuple):
             instances=self.instances.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
         )
+
+
+def renumber(coordinates: Tensor, first: int) -> Tensor:
+    """The same coordinates, rows `batch, x, y, z`, with batch indices that start at 0 where they started at `first`."""
+    return torch.cat([coordinates[:, :1] - first, coordinates[:, 1:]], dim=1)
 
 
 def collate(samples: Sequence[Sample], *, rng: np.random.Generator | None = None, max_shift: int = MAX_SHIFT) -> Batch:

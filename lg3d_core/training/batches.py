@@ -1,7 +1,8 @@
 """Which scenes meet in which batch: a plan that depends on the seed alone, so that an interrupted run can go on."""
 
+import itertools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lg3d_core.errors import DataError
+from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch, collate
+from lg3d_core.sampling.cut import crop_views, cut_sample, view_cropping_generator
 from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.sampling.views import ViewBatch, ViewDataset, collate_views
 
@@ -32,6 +36,20 @@ class TrainingBatch(Protocol):
         """Colour / 255 - 0.5, shape `(voxels, 3)`, float32."""
         ...
 
+    @property
+    def scene_sizes(self) -> tuple[int, ...]:
+        """Voxels of each scene."""
+        ...
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """Scenes that were too large for one pass."""
+        ...
+
+    def select(self, first: int, last: int) -> Self:
+        """Scenes `first` to `last - 1` as a batch of their own."""
+        ...
+
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
         ...
@@ -42,6 +60,9 @@ B = TypeVar("B", bound=TrainingBatch)
 
 class BatchSource(Protocol[B]):
     """Scenes that come as batches."""
+
+    max_voxels: int | None
+    """Voxels of one forward pass, at most; None sets no limit."""
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -55,12 +76,17 @@ class BatchSource(Protocol[B]):
         """Counts of what was done to a batch, for the log."""
         ...
 
+    def describe_cut(self, batch: B) -> str:
+        """What was done to the first of `batch.cut`, in a sentence."""
+        ...
+
 
 class SceneBatches:
-    """Batches of labelled scenes."""
+    """Batches of labelled scenes; one of more than `max_voxels` voxels is cut into parts."""
 
-    def __init__(self, scenes: SceneDataset) -> None:
+    def __init__(self, scenes: SceneDataset, *, max_voxels: int | None = None) -> None:
         self.scenes = scenes
+        self.max_voxels = max_voxels
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -68,20 +94,35 @@ class SceneBatches:
     def load(self, rows: Sequence[int], *, epoch: int, rng: np.random.Generator | None) -> Batch:
         """See `BatchSource`."""
         self.scenes.set_epoch(epoch)
-        return collate([self.scenes[row] for row in rows], rng=rng)
+        samples = [self.scenes[row] for row in rows]
+        if self.max_voxels is None:
+            return collate(samples, rng=rng)
+        parts = [part for sample in samples for part in cut_sample(sample, self.max_voxels)]
+        cut = tuple(sample.scene_id for sample in samples if len(sample.cells) > self.max_voxels)
+        return collate(parts, rng=rng)._replace(cut=cut)
 
     def facts(self, batch: Batch) -> dict[str, int]:
-        """Objects of other scenes that found a place, and those that did not."""
-        if self.scenes.pasting is None:
-            return {}
-        return {"instances_placed": batch.placed, "instances_skipped": batch.skipped}
+        """Objects of other scenes that found a place and those that did not, passes, and scenes that were cut."""
+        counts = _count_passes(self.max_voxels, batch.cut)
+        if self.scenes.pasting is not None:
+            counts |= {"instances_placed": batch.placed, "instances_skipped": batch.skipped}
+        return counts
+
+    def describe_cut(self, batch: Batch) -> str:
+        """See `BatchSource`."""
+        parts = [size for scene, size in zip(batch.scene_ids, batch.scene_sizes, strict=True) if scene == batch.cut[0]]
+        return (
+            f"{batch.cut[0]} has {sum(parts)} voxels, more than --max-voxels {self.max_voxels}: it is cut into "
+            f"{len(parts)} parts, as is every such scene; all of it counts, but what lies by a cut does not see beyond"
+        )
 
 
 class ViewBatches:
-    """Batches of pairs of views."""
+    """Batches of pairs of views; a pair of more than `max_voxels` voxels is cropped about a place that both show."""
 
-    def __init__(self, views: ViewDataset) -> None:
+    def __init__(self, views: ViewDataset, *, max_voxels: int | None = None) -> None:
         self.views = views
+        self.max_voxels = max_voxels
 
     def __len__(self) -> int:
         return len(self.views)
@@ -89,11 +130,44 @@ class ViewBatches:
     def load(self, rows: Sequence[int], *, epoch: int, rng: np.random.Generator | None) -> ViewBatch:
         """See `BatchSource`."""
         self.views.set_epoch(epoch)
-        return collate_views([self.views[row] for row in rows], rng=rng)
+        pairs = [self.views[row] for row in rows]
+        if self.max_voxels is None:
+            return collate_views(pairs, rng=rng)
+        cropped = [
+            crop_views(pair, self.max_voxels, view_cropping_generator(self.views.seed, epoch, row))
+            for pair, row in zip(pairs, rows, strict=True)
+        ]
+        cut = tuple(old.scene_id for old, new in zip(pairs, cropped, strict=True) if new is not old)
+        return collate_views(cropped, rng=rng)._replace(cut=cut)
 
     def facts(self, batch: ViewBatch) -> dict[str, int]:
-        """Places that are matched in both views."""
-        return {"matches": len(batch.matches)}
+        """Places that are matched in both views, passes, and scenes whose views were cropped."""
+        return {"matches": len(batch.matches)} | _count_passes(self.max_voxels, batch.cut)
+
+    def describe_cut(self, batch: ViewBatch) -> str:
+        """See `BatchSource`."""
+        return (
+            f"the two views of {batch.cut[0]} have more voxels than --max-voxels {self.max_voxels}: they are cropped "
+            "about a place that both show, as are all such views"
+        )
+
+
+def _count_passes(max_voxels: int | None, cut: tuple[str, ...]) -> dict[str, int]:
+    return {} if max_voxels is None else {"passes": 1, "scenes_cut": len(cut)}
+
+
+def split_batch(batch: B, max_voxels: int | None) -> list[B]:
+    """Batches of whole scenes, in order, of at most `max_voxels` voxels each; a scene larger than that is alone."""
+    sizes = batch.scene_sizes
+    if max_voxels is None or sum(sizes) <= max_voxels:
+        return [batch]
+    starts, held = [0], 0
+    for scene, size in enumerate(sizes):
+        if held and held + size > max_voxels:
+            starts.append(scene)
+            held = 0
+        held += size
+    return [batch.select(first, last) for first, last in itertools.pairwise([*starts, len(sizes)])]
 
 
 class BatchPlan(NamedTuple):
@@ -105,6 +179,7 @@ class BatchPlan(NamedTuple):
         part: Forward pass within the step, from 0.
         last: Whether the optimiser steps after it.
         scenes: Rows of the dataset.
+        piece: Of the forward pass, where its scenes have too many voxels for one, from 0.
     """
 
     epoch: int
@@ -112,6 +187,7 @@ class BatchPlan(NamedTuple):
     part: int
     last: bool
     scenes: tuple[int, ...]
+    piece: int = 0
 
 
 def steps_per_epoch(num_scenes: int, batch_size: int) -> int:
@@ -164,16 +240,26 @@ class _PlannedBatches(Dataset[tuple[BatchPlan, B]], Generic[B]):
 
 
 def load_batches(
-    source: BatchSource[B], plans: list[BatchPlan], *, jobs: int, seed: int, shift: bool
+    source: BatchSource[B],
+    plans: Iterable[BatchPlan],
+    *,
+    jobs: int,
+    seed: int,
+    shift: bool,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[BatchPlan, B]]:
-    """Load planned batches in order, `jobs` processes working ahead.
+    """Load planned batches in order, `jobs` processes working ahead; one of too many voxels comes in several pieces.
 
     Args:
         source: The scenes.
-        plans: What to load.
+        plans: What to load; may be a generator, of which a few plans at a time are taken.
         jobs: Worker processes; 0 loads in this one.
         seed: Of the random translation of a batch's coordinates.
         shift: Whether to translate at all.
+        progress: Told of the first scene that is too large for one pass.
+
+    Raises:
+        DataError: A worker process died.
     """
     loader = DataLoader(
         _PlannedBatches(source, seed=seed, shift=shift),
@@ -182,7 +268,31 @@ def load_batches(
         num_workers=jobs,
         worker_init_fn=_start_worker if jobs else None,
     )
-    return iter(loader)
+    told = False
+    for plan, batch in _watch_workers(iter(loader)):
+        if batch.cut and not told and progress is not None:
+            told = True
+            progress.note(source.describe_cut(batch))
+        pieces = split_batch(batch, source.max_voxels)
+        for piece, part in enumerate(pieces):
+            yield plan._replace(piece=piece, last=plan.last and piece == len(pieces) - 1), part
+
+
+def _watch_workers(items: Iterator[tuple[BatchPlan, B]]) -> Iterator[tuple[BatchPlan, B]]:
+    """Pass items on; that a process died becomes one line."""
+    while True:
+        try:
+            item = next(items, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise DataError(
+                f"a process that loads scenes died, perhaps for want of memory ({error}): try fewer --jobs, or "
+                "--jobs 0; shared memory (/dev/shm) that is full does it, too"
+            ) from None
+        if item is None:
+            return
+        yield item
 
 
 def _start_worker(_: int) -> None:
