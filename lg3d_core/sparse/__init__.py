@@ -11,7 +11,12 @@ from lg3d_core.sparse.backends import (
 from lg3d_core.sparse.cache import CoordinateCache
 from lg3d_core.sparse.functional import pointwise_convolution, sparse_convolution
 from lg3d_core.sparse.kernel_maps import KernelMap
-from lg3d_core.sparse.modules import SparseBatchNorm, SparseConvolution, convolve_and_normalize
+from lg3d_core.sparse.modules import (
+    SparseBatchNorm,
+    SparseConvolution,
+    convolve_and_normalize,
+    share_statistics,
+)
 from lg3d_core.sparse.parallel import num_workers, owned_threads, set_num_workers
 from lg3d_core.sparse.tensor import SparseTensor
 
@@ -31,6 +36,7 @@ __all__ = [
     "pointwise_convolution",
     "resolve_backend",
     "set_num_workers",
+    "share_statistics",
     "sparse_convolution",
     "use_backend",
 ]

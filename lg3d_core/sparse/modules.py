@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from lg3d_core.sparse import normalization
@@ -59,7 +59,8 @@ class SparseBatchNorm(nn.Module):
 
     def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm1d(channels, momentum=momentum)
+        self.bn: nn.BatchNorm1d | nn.SyncBatchNorm = nn.BatchNorm1d(channels, momentum=momentum)
+        self.group: distributed.ProcessGroup | None = None
         self._folded: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
@@ -73,6 +74,8 @@ class SparseBatchNorm(nn.Module):
 
         A single voxel has no variance: it is normalised by the running statistics, which it leaves alone.
         """
+        if self.training and self.group is not None:
+            return self._normalize_together(features, self.group, residual=residual, relu=relu)
         bn = self.bn
         measures = self.training and len(features) > 1
         if not _runs_on_workers(features, bn.weight, residual):
@@ -86,16 +89,12 @@ class SparseBatchNorm(nn.Module):
                 momentum=self._count_batch() if measures else 0.0,
                 eps=bn.eps,
             )
-            if residual is not None:
-                output = output + residual
-            return functional.relu(output) if relu else output
-        assert bn.running_mean is not None
-        assert bn.running_var is not None
+            return _add_and_clip(output, residual, relu)
         if measures:
             statistics = normalization.measure(features.detach())
             self._update_running_statistics(statistics, len(features))
-        else:  # copies, because a later batch may move the running ones before the gradient is asked for
-            statistics = normalization.Statistics(bn.running_mean.clone(), bn.running_var.clone())
+        else:
+            statistics = self._copy_running_statistics()
         return normalization.normalize(
             features,
             statistics,
@@ -106,6 +105,37 @@ class SparseBatchNorm(nn.Module):
             residual=residual,
             relu=relu,
         )
+
+    def _normalize_together(
+        self, features: Tensor, group: distributed.ProcessGroup, *, residual: Tensor | None, relu: bool
+    ) -> Tensor:
+        """Normalise by the statistics of all processes of the group, each of which calls this with its own rows."""
+        bn = self.bn
+        if features.device.type != "cpu":
+            return _add_and_clip(bn(features), residual, relu)
+        fused = _runs_on_workers(features, bn.weight, residual)
+        together = normalization.measure_together(features.detach(), group)
+        measures = together.num_rows > 1
+        if measures:
+            self._update_running_statistics(together.statistics, together.num_rows)
+        output = normalization.normalize(
+            features,
+            together.statistics if measures else self._copy_running_statistics(),
+            bn.weight,
+            bn.bias,
+            eps=bn.eps,
+            statistics_are_own=measures,
+            together=together if measures else None,
+            residual=residual if fused else None,
+            relu=relu and fused,
+        )
+        return output if fused else _add_and_clip(output, residual, relu)
+
+    def _copy_running_statistics(self) -> normalization.Statistics:
+        """Copies, because a later batch may move the running ones before the gradient is asked for."""
+        assert self.bn.running_mean is not None
+        assert self.bn.running_var is not None
+        return normalization.Statistics(self.bn.running_mean.clone(), self.bn.running_var.clone())
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Give the scale and the shift per channel that normalise by the running statistics, float32, no gradients.
@@ -140,6 +170,30 @@ class SparseBatchNorm(nn.Module):
         unbiased = num_rows / (num_rows - 1)
         self.bn.running_mean.mul_(1 - share).add_(statistics.mean, alpha=share)
         self.bn.running_var.mul_(1 - share).add_(statistics.variance, alpha=share * unbiased)
+
+
+def share_statistics(network: nn.Module, group: distributed.ProcessGroup) -> None:
+    """Let a network's batch normalisation measure over the voxels of all processes of a group, which train together.
+
+    On CUDA that is PyTorch's `SyncBatchNorm`; on the CPU, which that does not serve, this package's own. Afterwards
+    every process has to run every pass, with no voxels if need be. On CUDA all of them together need two voxels on
+    every level.
+
+    Args:
+        network: On its device; changed in place. Names and values of parameters stay.
+        group: The processes.
+    """
+    for module in network.modules():
+        if isinstance(module, SparseBatchNorm):
+            module.group = group
+            if module.bn.weight.device.type != "cpu":
+                module.bn = nn.SyncBatchNorm.convert_sync_batchnorm(module.bn, group)
+
+
+def _add_and_clip(output: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    if residual is not None:
+        output = output + residual
+    return functional.relu(output) if relu else output
 
 
 def convolve_and_normalize(

@@ -5,13 +5,14 @@
 mean, variance: over all rows, per channel. Reference: `torch.nn.functional.batch_norm`, addition and ReLU one by one.
 A piece is small enough to stay in a core's cache while its few operations run. Pieces depend on the shape alone, and
 their sums are combined in float64 in one order, so that results are bit-equal whatever the number of workers.
+Processes that train together can measure over the rows of all of them, forward and backward.
 """
 
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
 from lg3d_core.sparse.parallel import run_pieces
@@ -27,8 +28,44 @@ class Statistics(NamedTuple):
     variance: Tensor
 
 
+class Together(NamedTuple):
+    """Statistics over the rows of several processes.
+
+    Attributes:
+        statistics: The same in each.
+        num_rows: Of all together.
+        group: The processes.
+    """
+
+    statistics: Statistics
+    num_rows: int
+    group: distributed.ProcessGroup
+
+
 def measure(features: Tensor) -> Statistics:
     """Give the statistics of rows of shape `(rows, channels)`, at least one row; float32 for narrower dtypes."""
+    mean, variance = _measure(features)
+    return Statistics(mean.to(_wide(features.dtype)), variance.to(_wide(features.dtype)))
+
+
+def measure_together(features: Tensor, group: distributed.ProcessGroup) -> Together:
+    """Give the statistics of the rows of all processes, each of which calls this; some may have no rows."""
+    num_rows, channels = features.shape
+    own = torch.zeros(1 + 2 * channels, dtype=torch.float64)
+    if num_rows:
+        own = torch.cat([own.new_tensor([num_rows]), *_measure(features)])
+    parts = [torch.empty_like(own) for _ in range(group.size())]
+    distributed.all_gather(parts, own, group=group)
+    counts, means, variances = torch.stack(parts).split([1, channels, channels], dim=1)
+    share = counts / counts.sum().clamp_min(1)
+    mean = (share * means).sum(dim=0)
+    variance = (share * (variances + (means - mean).square())).sum(dim=0)
+    wide = _wide(features.dtype)
+    return Together(Statistics(mean.to(wide), variance.to(wide)), int(counts.sum()), group)
+
+
+def _measure(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, float64."""
     bounds = _cut_rows(features)
     wide = _wide(features.dtype)
     means = features.new_empty(len(bounds) - 1, features.shape[1], dtype=wide)
@@ -42,7 +79,7 @@ def measure(features: Tensor) -> Statistics:
     share = torch.tensor([last - first for first, last in pairwise(bounds)], dtype=torch.float64) / len(features)
     mean = (share[:, None] * means).sum(dim=0)
     variance = (share[:, None] * (variances + (means - mean).square())).sum(dim=0)
-    return Statistics(mean.to(wide), variance.to(wide))
+    return mean, variance
 
 
 def normalize(
@@ -53,6 +90,7 @@ def normalize(
     *,
     eps: float,
     statistics_are_own: bool,
+    together: Together | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
@@ -65,11 +103,13 @@ def normalize(
         bias: As `weight`.
         eps: Added to the variance.
         statistics_are_own: They were measured on `features`, so that the gradient flows through them as well.
+        together: They were measured on the features of all processes of a group; then the backward pass adds up over
+            the group, too, and every process has to run it.
         residual: Shape and dtype of `features`.
         relu: Clip at zero.
     """
     output: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
-        features, weight, bias, residual, statistics, eps, statistics_are_own, relu
+        features, weight, bias, residual, statistics, eps, statistics_are_own, together, relu
     )
     return output
 
@@ -85,6 +125,7 @@ class _Normalize(torch.autograd.Function):
         statistics: Statistics,
         eps: float,
         statistics_are_own: bool,
+        together: Together | None,
         relu: bool,
     ) -> Tensor:
         bounds = _cut_rows(features)
@@ -107,6 +148,7 @@ class _Normalize(torch.autograd.Function):
         run_pieces(normalize_piece, len(bounds) - 1)
         ctx.save_for_backward(features, weight, *statistics, *([output] if relu else []))
         ctx.eps, ctx.statistics_are_own, ctx.has_residual = eps, statistics_are_own, residual is not None
+        ctx.num_rows, ctx.group = (len(features), None) if together is None else (together.num_rows, together.group)
         return output
 
     @staticmethod
@@ -144,15 +186,21 @@ class _Normalize(torch.autograd.Function):
             sums[0, piece], sums[1, piece] = plain, by_features
 
         run_pieces(sum_piece, len(bounds) - 1)
-        grad_bias, grad_weight = sums.sum(dim=1, dtype=torch.float64)
+        own_sums = sums.sum(dim=1, dtype=torch.float64)
+        grad_bias, grad_weight = own_sums
+        sum_bias, sum_weight = own_sums
+        if ctx.group is not None:
+            all_sums = own_sums.clone()
+            distributed.all_reduce(all_sums, group=ctx.group)
+            sum_bias, sum_weight = all_sums
         grad_features = None
         if ctx.needs_input_grad[0]:
             wants_residual = ctx.has_residual and ctx.needs_input_grad[3]
             grad_features = torch.empty_like(gradient) if clipped is gradient or wants_residual else clipped
             slope = weight * inverse_deviation
             if ctx.statistics_are_own:
-                by_features = -slope * inverse_deviation * grad_weight / len(features)
-                constant = -slope * grad_bias / len(features) - by_features * mean
+                by_features = -slope * inverse_deviation * sum_weight / ctx.num_rows
+                constant = -slope * sum_bias / ctx.num_rows - by_features * mean
             else:
                 by_features = constant = torch.zeros_like(slope)
             _combine(grad_features, clipped, slope, features, by_features.to(wide), constant.to(wide), bounds)
@@ -161,7 +209,7 @@ class _Normalize(torch.autograd.Function):
             grad_weight.to(weight.dtype),
             grad_bias.to(weight.dtype),
             clipped if ctx.has_residual else None,
-            *[None] * 4,
+            *[None] * 5,
         )
 
 

@@ -25,7 +25,7 @@ def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.O
 def set_norm_momentum(network: nn.Module, momentum: float | None) -> None:
     """Give all batch normalisation one momentum of its running statistics; None leaves each layer its own."""
     for module in network.modules():
-        if momentum is not None and isinstance(module, nn.BatchNorm1d):
+        if momentum is not None and isinstance(module, nn.BatchNorm1d | nn.SyncBatchNorm):
             module.momentum = momentum
 
 
