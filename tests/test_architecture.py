@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lg3d_core"
 
 # Each room may import the rooms before it that are named here, and itself.
-FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "__version__"}
+FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "memory", "__version__"}
 MAY_IMPORT = {
     "vocabulary": set(),
     "scans": {"vocabulary"},
@@ -37,14 +37,14 @@ MAY_IMPORT = {
         "evaluation",
     },
     "training": {"vocabulary", "store", "language", "sparse", "networks", "sampling", "objectives", "evaluation"},
-    "viewing": {"vocabulary", "store", "networks", "sampling", "evaluation"},
+    "viewing": {"vocabulary", "scans", "store", "networks", "sampling", "evaluation", "inference"},
     "comparing": {"vocabulary", "store", "language", "networks", "evaluation", "training"},
     "reporting": {"vocabulary", "store", "language", "networks", "objectives", "evaluation", "viewing"},
     "demo": {"rooms", "store", "language", "training", "evaluation", "viewing", "networks"},
     "doctor": {"sparse"},
     "project": {"scans", "vocabulary"},
 }
-TORCH_FREE = {"vocabulary", "scans", "rooms", "errors", "progress", "settings", "files"}
+TORCH_FREE = {"vocabulary", "scans", "rooms", "errors", "progress", "settings", "files", "stopping"}
 
 
 def imported_modules(path: Path) -> set[str]:

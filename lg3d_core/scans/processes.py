@@ -3,14 +3,13 @@
 import itertools
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
 from lg3d_core.errors import DataError
+from lg3d_core.stopping import leave_stopping_to_parent
 
 
 class NamedJob(Protocol):
@@ -38,6 +37,8 @@ def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_proce
         jobs: What it is called with.
         num_processes: At most so many; 0 takes one per core.
 
+    Ctrl-C, or closing the generator early, kills the processes, whatever they are at.
+
     Raises:
         DataError: A process died; the message names the scenes that it may have been at.
     """
@@ -47,7 +48,8 @@ def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_proce
         return
     # Spawned, not forked: a process that has loaded torch holds threads and locks that a fork would copy half-way.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start_worker)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=leave_stopping_to_parent)
     waiting = iter(jobs)
     running: dict[Future[R], J] = {}
     try:
@@ -59,6 +61,10 @@ def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_proce
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 result = future.result()
                 yield running.pop(future), result
+    except (KeyboardInterrupt, GeneratorExit):  # nobody wants the rest, and a large scene may take a minute
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
     except BrokenProcessPool:
         names = ", ".join(sorted(job.scene_id for job in running.values()))
         raise DataError(
@@ -67,16 +73,3 @@ def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_proce
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it is killed, which a pool's workers do not do by themselves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=follow, daemon=True).start()

@@ -1,7 +1,6 @@
 """Which scenes meet in which batch: a plan that depends on the seed alone, so that an interrupted run can go on."""
 
 import itertools
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -16,6 +15,7 @@ from lg3d_core.sampling.batch import Batch, collate
 from lg3d_core.sampling.cut import crop_views, cut_sample, view_cropping_generator
 from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.sampling.views import ViewBatch, ViewDataset, collate_views
+from lg3d_core.stopping import leave_stopping_to_parent
 
 
 class TrainingBatch(Protocol):
@@ -297,6 +297,5 @@ def _watch_workers(items: Iterator[tuple[BatchPlan, B]]) -> Iterator[tuple[Batch
 
 def _start_worker(_: int) -> None:
     """Leave stopping to the training process, which ends its workers itself, and its cores to the network."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_stopping_to_parent()
     torch.set_num_threads(1)

@@ -1,0 +1,45 @@
+"""Processes that end when they should: workers that leave stopping to their parent, and none that outlives it."""
+
+import os
+import signal
+import threading
+import time
+
+FOLLOW_SECONDS = 0.2
+"""How often a process looks whether its parent is still there."""
+
+
+def leave_stopping_to_parent() -> None:
+    """Called in a worker process, in its main thread: it ends when its parent says so or is gone.
+
+    Ctrl-C and SIGTERM often reach a whole group of processes. The parent then decides what is saved, so a worker
+    ignores Ctrl-C, and obeys a SIGTERM from its parent alone. A parent that was killed cannot say anything.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    parent = os.getppid()
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            received = signal.sigtimedwait({signal.SIGTERM}, FOLLOW_SECONDS)
+            if received is not None and received.si_pid == parent:
+                break
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def end_with_parent(parent: int) -> None:
+    """Called in a process with handlers of its own: it ends, at once, when its parent is gone.
+
+    Args:
+        parent: Process id of the parent, as the parent told it: it may be gone already.
+    """
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(FOLLOW_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
