@@ -75,6 +75,9 @@ def main() -> None:
     except Lg3dError as error:
         console.error(str(error))
         sys.exit(1)
+    except MemoryError as error:
+        console.error(f"out of memory ({error or 'no details'}): close other programs, or take fewer --jobs")
+        sys.exit(1)
     except Interrupted as stop:
         console.notice(str(stop))
         sys.exit(130)

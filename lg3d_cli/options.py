@@ -75,6 +75,9 @@ ResumeOption = Annotated[
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training scenes.")]
 BatchSizeOption = Annotated[int | None, typer.Option(help="Scenes per optimiser step (the effective batch).")]
 MicroBatchOption = Annotated[int | None, typer.Option(help="Scenes per forward pass; gradients accumulate.")]
+MaxVoxelsOption = Annotated[
+    int | None, typer.Option(help="Voxels per forward pass; a batch of more is split.  [default: no limit]")
+]
 LearningRateOption = Annotated[float | None, typer.Option(help="Before the schedule.")]
 OptimiserOption = Annotated[str | None, typer.Option(help="sgd or adamw.", autocompletion=words(Optimiser))]
 ScheduleOption = Annotated[str | None, typer.Option(help="step or cosine.", autocompletion=words(Schedule))]

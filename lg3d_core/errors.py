@@ -25,5 +25,9 @@ class MissingDependencyError(Lg3dError):
     """Something optional that is not installed, or weights that are not at hand; the message says how to get it."""
 
 
+class MemoryLimitError(Lg3dError):
+    """A GPU or a machine without enough memory; the message names the setting to change."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop, has saved its state, and can be continued; the message says how."""

@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 from lg3d_core.errors import SettingsError
 
 CONFIG_NAME = "lg3d.toml"
+RESUMABLE = ("micro_batch", "max_voxels")
+"""Fields that may be given anew to a training run that goes on: how its batches fit into memory."""
 
 NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -325,7 +327,11 @@ class TrainSettings(Settings):
     batch_size: int = 8
     """Scenes per optimiser step: the effective batch."""
     micro_batch: int | None = None
-    """Scenes per forward pass; gradients accumulate over several. None: the whole batch on CUDA, 1 on the CPU."""
+    """Scenes per forward pass; gradients accumulate over several. None: the whole batch."""
+    max_voxels: int | None = None
+    """Voxels per forward pass: a batch of more takes several passes, whose gradients add up to that of the whole batch;
+    only the statistics of batch normalisation are then those of a pass. A scene of more is cut into parts. None sets no
+    limit."""
     optimiser: Optimiser = "sgd"
     """The paper's SGD, or AdamW, which gets further in a few hundred steps."""
     learning_rate: float = 0.05
@@ -368,6 +374,7 @@ class TrainSettings(Settings):
         self._require(self.jobs >= 0, "jobs", "0 or more")
         self._require(self.batch_size >= 1, "batch_size", "at least 1")
         self._require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "at least 1")
+        self._require(self.max_voxels is None or self.max_voxels >= 1000, "max_voxels", "at least 1000")
         self._require(math.isfinite(self.learning_rate) and self.learning_rate > 0, "learning_rate", "positive")
         self._require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         self._require(self.limited is None or 0 < self.limited <= 1, "limited", "above 0 and at most 1 (0.05 is 5 %)")
@@ -527,6 +534,8 @@ class ViewSettings(Settings):
     """Layers of the picture in reading order; empty: the usual ones."""
     html: Path | None = None
     """Self-contained page to write."""
+    heat: tuple[str, ...] = ()
+    """Texts whose heat is shown too, from the newest pre-training run."""
     serve: bool = False
     """Serve that page to browsers on this machine, or through a tunnel of SSH to it."""
     port: int = 8731
@@ -641,9 +650,17 @@ class AskSettings(ScanSettings):
     """Folder for the heat as files; None writes none."""
     formats: tuple[HeatFormat, ...] = ("ply",)
     """What is written there: `ply`, `npz`."""
+    html: Path | None = None
+    """Self-contained page to write, with the heat of each text as a layer."""
+    serve: bool = False
+    """Serve that page; what is typed at the prompt moves its heat."""
+    port: int = 8731
+    """To serve on; 0 takes any that is free."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require(0 <= self.port <= 65535, "port", "0 to 65535")
+        self._require(self.html is None or len(self.texts) > 0, "html", "a text to show the heat of")
         self._require(0 < self.threshold < 1, "threshold", "above 0 and below 1")
         self._require(self.regions >= 1, "regions", "at least 1")
         self._require(len(self.formats) > 0, "formats", "at least one of ply, npz")

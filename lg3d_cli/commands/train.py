@@ -20,6 +20,7 @@ from lg3d_cli.options import (
     LearningRateOption,
     LimitedOption,
     LimitedSeedOption,
+    MaxVoxelsOption,
     MicroBatchOption,
     NameOption,
     NetworkOption,
@@ -38,16 +39,27 @@ from lg3d_cli.options import (
     resolve,
 )
 from lg3d_core.errors import SettingsError
-from lg3d_core.settings import FinetuneSettings, Loss, Method, PretrainSettings, TrainSettings, option_name
+from lg3d_core.settings import (
+    RESUMABLE,
+    FinetuneSettings,
+    Loss,
+    Method,
+    PretrainSettings,
+    TrainSettings,
+    option_name,
+)
 
 S = TypeVar("S", bound=TrainSettings)
 
 
 def _resolve(settings: type[S], options: dict[str, Any]) -> S:
-    """Settings of a new run, or nothing but the folder of the one that goes on."""
-    typed = [option_name(key) for key, value in options.items() if value is not None and key != "resume"]
-    if options["resume"] is not None and typed:
-        raise SettingsError(f"--resume goes on with the run's own settings: leave out {', '.join(typed)}")
+    """Settings of a new run; or the folder of the one that goes on, and how it shall fit into memory from now on."""
+    typed = {key: value for key, value in options.items() if value is not None}
+    if "resume" in typed:
+        others = [option_name(key) for key in typed if key not in ("resume", *RESUMABLE)]
+        if others:
+            raise SettingsError(f"--resume goes on with the run's own settings: leave out {', '.join(others)}")
+        return settings(**typed)
     return resolve(settings, default_recipe=DEFAULT_RECIPE, **options)
 
 
@@ -63,6 +75,7 @@ def pretrain(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     micro_batch: MicroBatchOption = None,
+    max_voxels: MaxVoxelsOption = None,
     optimiser: OptimiserOption = None,
     learning_rate: LearningRateOption = None,
     schedule: ScheduleOption = None,
@@ -154,6 +167,7 @@ def finetune(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     micro_batch: MicroBatchOption = None,
+    max_voxels: MaxVoxelsOption = None,
     optimiser: OptimiserOption = None,
     learning_rate: LearningRateOption = None,
     schedule: ScheduleOption = None,

@@ -51,7 +51,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     return train_run(
         dataclasses.replace(opened, settings=settings),
         learner,
-        SceneBatches(data.dataset),
+        SceneBatches(data.dataset, max_voxels=settings.max_voxels),
         facts={"from": settings.start},
         anchors_digest=read_info(start).anchors_digest if start is not None else None,
         progress=progress,

@@ -1,5 +1,6 @@
 """What pre-training and fine-tuning share around the loop: opening a run, or the one that goes on, and training it."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from lg3d_core.devices import resolve_device, resolve_precision
+from lg3d_core.files import write_text
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
-from lg3d_core.settings import FinetuneSettings, PretrainSettings
+from lg3d_core.settings import RESUMABLE, FinetuneSettings, PretrainSettings, option_name
 from lg3d_core.training.batches import BatchSource, TrainingBatch
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.loop import train
@@ -46,11 +48,24 @@ def open_run(settings: S, progress: Progress) -> OpenedRun[S]:
     run = None
     if settings.resume is not None:
         run = Run.open(settings.resume)
-        settings = type(settings).from_json((run.folder / "settings.json").read_text(encoding="utf-8"))
+        settings = _take_up_settings(run, settings, progress)
     device = resolve_device(settings.device)
     data = open_training_data(settings, progress)
     torch.manual_seed(settings.seed)
     return OpenedRun(settings=settings, run=run, device=device, data=data)
+
+
+def _take_up_settings(run: Run, settings: S, progress: Progress) -> S:
+    """Those of the run, but for what was given anew of how its batches fit into memory; that holds from now on."""
+    own = type(settings).from_json((run.folder / "settings.json").read_text(encoding="utf-8"))
+    anew = {field: getattr(settings, field) for field in RESUMABLE if getattr(settings, field) is not None}
+    changed = {field: value for field, value in anew.items() if value != getattr(own, field)}
+    if not changed:
+        return own
+    own = dataclasses.replace(own, **changed)
+    write_text(run.folder / "settings.json", own.to_json())
+    progress.note("from here on with " + ", ".join(f"{option_name(field)} {value}" for field, value in changed.items()))
+    return own
 
 
 def train_run(

@@ -16,6 +16,7 @@ import torch
 from lg3d_core.devices import autocast
 from lg3d_core.errors import CheckpointError, Interrupted, SettingsError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.memory import memory_limits
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import TrainSettings
@@ -79,22 +80,21 @@ def train(
     Raises:
         Interrupted: SIGINT or SIGTERM came; the state is saved.
         SettingsError: The loss is no longer finite.
+        MemoryLimitError: A pass did not fit into memory.
     """
     network = learner.network
     set_norm_momentum(network, settings.norm_momentum)
     optimiser = make_optimiser(network, settings)
     per_epoch = steps_per_epoch(len(source), settings.batch_size)
     position = _restore(run, network, optimiser, per_epoch=per_epoch)
-    plans = list(
-        plan_batches(
-            len(source),
-            batch_size=settings.batch_size,
-            micro_batch=settings.micro_batch or settings.batch_size,
-            seed=settings.seed,
-            epochs=settings.epochs,
-            start_epoch=position.epoch,
-            start_step=position.step,
-        )
+    plans = plan_batches(
+        len(source),
+        batch_size=settings.batch_size,
+        micro_batch=settings.micro_batch or settings.batch_size,
+        seed=settings.seed,
+        epochs=settings.epochs,
+        start_epoch=position.epoch,
+        start_step=position.step,
     )
     validation_ids = store.scene_ids("val")
     if not validation_ids:
@@ -113,7 +113,9 @@ def train(
         _stop_signals(task) as stop,
     ):
         task.skip(position.epoch * per_epoch + position.step)
-        batches = load_batches(source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment)
+        batches = load_batches(
+            source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment, progress=progress
+        )
         step_parts: list[tuple[BatchPlan, B]] = []
         for plan, batch in meter.waiting_for(batches):
             step_parts.append((plan, batch))
@@ -122,7 +124,7 @@ def train(
             done = plan.epoch * per_epoch + plan.step + 1
             rate = _set_rate(optimiser, settings, (done - 0.5) / (settings.epochs * per_epoch))
             network.train()
-            losses = _take_step(learner, optimiser, step_parts, settings, device=device, precision=precision)
+            losses = _take_step(learner, optimiser, step_parts, settings, run=run, device=device, precision=precision)
             voxels = sum(len(part.features) for _, part in step_parts)
             facts = _sum_facts(source, step_parts)
             step_parts = []
@@ -202,21 +204,37 @@ def _take_step(
     parts: list[tuple[BatchPlan, B]],
     settings: TrainSettings,
     *,
+    run: Run,
     device: torch.device,
     precision: str,
 ) -> dict[str, float]:
     """One optimiser step over the forward passes of an effective batch."""
-    optimiser.zero_grad(set_to_none=True)
-    losses = accumulate_gradients(learner, parts, seed=settings.seed, device=device, precision=precision)
-    if not math.isfinite(losses["loss"]):
-        scenes = ", ".join(scene for _, batch in parts for scene in batch.scene_ids)
-        raise SettingsError(
-            f"the loss became {losses['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
-        )
-    if settings.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
-    optimiser.step()
+    with memory_limits(device, lambda: _describe_step(parts, settings, run)):
+        optimiser.zero_grad(set_to_none=True)
+        losses = accumulate_gradients(learner, parts, seed=settings.seed, device=device, precision=precision)
+        if not math.isfinite(losses["loss"]):
+            scenes = ", ".join(scene for _, batch in parts for scene in batch.scene_ids)
+            raise SettingsError(
+                f"the loss became {losses['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
+            )
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
+        optimiser.step()
     return losses
+
+
+def _describe_step(parts: list[tuple[BatchPlan, B]], settings: TrainSettings, run: Run) -> tuple[str, str]:
+    """What a step that did not fit into memory had to hold, and what to change."""
+    largest = max((batch for _, batch in parts), key=lambda batch: len(batch.features))
+    voxels, scenes = len(largest.features), list(dict.fromkeys(largest.scene_ids))
+    names = ", ".join(scenes[:3]) + (f" and {len(scenes) - 3} more" if len(scenes) > 3 else "")
+    what = f"in a pass of {voxels} voxels of {names}"
+    if voxels < 2000:
+        return what, "take a smaller --network, or a machine with more memory"
+    fewer = f"--max-voxels {voxels // 2000 * 1000}"
+    or_scenes = f" or --micro-batch {len(scenes) // 2}" if len(scenes) > 1 else ""
+    again = f"lg3d {settings.command} --resume {run.folder} {fewer}"
+    return what, f"{fewer}{or_scenes} splits a batch into smaller passes; go on with: {again}"
 
 
 def _sum_facts(source: BatchSource[B], parts: list[tuple[BatchPlan, B]]) -> dict[str, int]:
@@ -281,7 +299,8 @@ def _save_state(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optim
 
 def _draw_seed(seed: int, plan: BatchPlan) -> int:
     """A seed of its own for every forward pass, the same when a run is resumed."""
-    return int(np.random.SeedSequence([seed, plan.epoch, plan.step, plan.part]).generate_state(1)[0])
+    position = [seed, plan.epoch, plan.step, plan.part] + [plan.piece] * (plan.piece > 0)
+    return int(np.random.SeedSequence(position).generate_state(1)[0])
 
 
 def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int, epoch: int) -> None:

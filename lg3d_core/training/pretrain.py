@@ -54,7 +54,7 @@ def _ground_in_language(opened: OpenedRun[PretrainSettings], progress: Progress)
     return train_run(
         opened,
         learner,
-        SceneBatches(opened.data.dataset),
+        SceneBatches(opened.data.dataset, max_voxels=settings.max_voxels),
         facts={"method": settings.method, "anchors": anchors.metadata},
         anchors_digest=anchors.digest,
         progress=progress,
@@ -73,7 +73,7 @@ def _contrast_categories(opened: OpenedRun[PretrainSettings], progress: Progress
     return train_run(
         opened,
         learner,
-        SceneBatches(opened.data.dataset),
+        SceneBatches(opened.data.dataset, max_voxels=settings.max_voxels),
         facts={"method": settings.method},
         anchors_digest=None,
         progress=progress,
@@ -104,7 +104,7 @@ def _contrast_views(opened: OpenedRun[PretrainSettings], progress: Progress) -> 
     return train_run(
         opened,
         learner,
-        ViewBatches(views),
+        ViewBatches(views, max_voxels=settings.max_voxels),
         facts={"method": settings.method},
         anchors_digest=None,
         progress=progress,

@@ -1,0 +1,82 @@
+"""Running out of memory, told in one line that names the setting to change."""
+
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from lg3d_core.errors import MemoryLimitError
+
+ALLOCATION_FAILED = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|bad_alloc|ALLOC_FAILED",
+    re.IGNORECASE,
+)
+"""What PyTorch, CUDA's libraries and compiled code say; on the CPU PyTorch raises a plain RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on the GPU or on the CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and ALLOCATION_FAILED.search(str(error)) is not None
+
+
+@contextmanager
+def memory_limits(device: torch.device, describe: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Turn running out of memory inside the block into one line.
+
+    Args:
+        device: Where the block computes.
+        describe: Says what was computed ("in a pass of 120000 voxels"), and what to change; asked only when needed.
+
+    Raises:
+        MemoryLimitError: Memory could not be had.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what, advice = describe()
+        raise_memory_limit(device, what, advice)
+
+
+def raise_memory_limit(device: torch.device, what: str, advice: str) -> NoReturn:
+    """Raise the line of `memory_limits`."""
+    kind = "GPU memory" if device.type == "cuda" else "memory"
+    raise MemoryLimitError(f"out of {kind} {what} ({describe_peak(device)}): {advice}") from None
+
+
+def describe_peak(device: torch.device) -> str:
+    """What was held at most until now, and of how much."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+    else:
+        peak, total = peak_resident(), _total_memory()
+    return f"peak {peak / 2**30:.1f} GiB" + (f" of {total / 2**30:.1f} GiB" if total else "")
+
+
+def peak_resident() -> int:
+    """Largest resident size of this process until now in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _total_memory() -> int | None:
+    """Bytes that this machine, or the control group that a job runs in, has."""
+    limits = []
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            limits.append(int(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue  # no such group, or "max"
+    try:
+        table = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return min(limits, default=None)
+    found = re.search(r"MemTotal:\s+(\d+) kB", table)
+    return min([*limits, *([int(found[1]) * 1024] if found else [])], default=None)
