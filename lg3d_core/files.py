@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and locks between processes that write in one folder."""
 
+import errno
 import fcntl
 import os
 import time
@@ -12,6 +13,8 @@ from lg3d_core.errors import DataError
 
 TEMPORARY_SUFFIX = ".tmp"
 STALE_SECONDS = 3600.0
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system answers that has no locks, as some network file systems are mounted."""
 
 
 @contextmanager
@@ -92,7 +95,9 @@ def sweep_temporaries(folder: Path, *, older_than: float = 0.0) -> int:
 
 
 @contextmanager
-def lock_file(path: Path, *, shared: bool = False, wait: bool = False, holder: str = "") -> Iterator[None]:
+def lock_file(
+    path: Path, *, shared: bool = False, wait: bool = False, holder: str = "", optional: bool = False
+) -> Iterator[bool]:
     """Hold an advisory lock for as long as the context is open; the system gives it up when the process dies.
 
     Args:
@@ -100,9 +105,13 @@ def lock_file(path: Path, *, shared: bool = False, wait: bool = False, holder: s
         shared: Whether others may hold it shared at the same time.
         wait: Whether to wait for the lock, or to refuse when it is held.
         holder: Who holds the lock, for the message.
+        optional: Whether to go on without a lock on a file system that has none.
+
+    Yields:
+        Whether the lock is held: always, unless it is optional.
 
     Raises:
-        DataError: The lock is held, or the file cannot be made.
+        DataError: The lock is held by another, cannot be had, or the file cannot be made.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -110,14 +119,17 @@ def lock_file(path: Path, *, shared: bool = False, wait: bool = False, holder: s
         raise DataError(f"cannot write {path} ({error.strerror})") from None
     try:
         flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        held = True
         try:
             fcntl.flock(descriptor, flags)
         except BlockingIOError:
             raise DataError(f"{path.parent} is in use by {holder or 'another process'}: wait for it to end") from None
         except OSError as error:
-            raise DataError(
-                f"cannot lock {path} ({error.strerror}): is this file system mounted without locks?"
-            ) from None
-        yield
+            held = False
+            if not (optional and error.errno in NO_LOCKS):
+                raise DataError(
+                    f"cannot lock {path} ({error.strerror}): is this file system mounted without locks?"
+                ) from None
+        yield held
     finally:
         os.close(descriptor)

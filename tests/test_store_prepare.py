@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from lg3d_core.settings import PrepareSettings
 from lg3d_core.store import PrepareReport, SceneStore, prepare_store
 from lg3d_core.store import prepare as prepare_module
 from lg3d_core.store.scene_file import read_scene_file, read_scene_header
+from lg3d_core.store.seal import SEAL_BYTES
 from tests import box_rooms
 
 IDS = [f"scene900{k}_00" for k in range(5)]
@@ -190,12 +192,20 @@ def test_test_scans_have_geometry_alone_and_need_no_table(raw: Path, tmp_path: P
     assert (scene.split, scene.label.max(), scene.instance.max(), scene.segment.max()) == ("test", -1, 0, -1)
 
 
-def test_shards_share_a_store_and_leave_one_index(raw: Path, tmp_path: Path) -> None:
-    prepare(raw, tmp_path / "whole")
-    done = [prepare(raw, tmp_path / "data", shard=f"{k}/3").prepared for k in (2, 3, 1)]
-    assert done == [[IDS[1], IDS[4]], [IDS[2]], [IDS[0], IDS[3]]]
-    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
-    assert prepare(raw, tmp_path / "data").skipped == IDS
+def test_a_store_of_before_there_were_seals_is_sealed_and_not_prepared_anew(raw: Path, tmp_path: Path) -> None:
+    prepare(raw, tmp_path / "data")
+    before = contents(tmp_path / "data")
+    for path in (tmp_path / "data/scenes").glob("*.h5"):
+        path.write_bytes(path.read_bytes()[:-SEAL_BYTES])
+    damaged = tmp_path / "data/scenes" / f"{IDS[1]}.h5"
+    with h5py.File(damaged) as file:
+        chunk = file["points/xyz"].id.get_chunk_info(0)
+    data = bytearray(damaged.read_bytes())
+    data[chunk.byte_offset + chunk.size // 2] ^= 1
+    damaged.write_bytes(bytes(data))
+    report = prepare(raw, tmp_path / "data")
+    assert (report.prepared, report.skipped) == ([IDS[1]], [IDS[0], *IDS[2:]])
+    assert contents(tmp_path / "data") == before
 
 
 def test_another_prepare_and_a_shard_running_twice_are_kept_out(raw: Path, tmp_path: Path) -> None:

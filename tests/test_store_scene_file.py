@@ -26,6 +26,7 @@ from lg3d_core.store.scene_file import (
     read_scene_header,
     write_scene_file,
 )
+from lg3d_core.store.seal import SEAL_BYTES
 
 N, F = 70_000, 90_000  # more than one chunk of 65,536 rows
 
@@ -119,8 +120,11 @@ def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("is_sealed", [True, False])
 @pytest.mark.parametrize("name", COLUMNS)
-def test_a_flipped_byte_in_any_dataset_is_noticed(path: Path, name: str) -> None:
+def test_a_flipped_byte_in_any_dataset_is_noticed(path: Path, name: str, is_sealed: bool) -> None:
+    if not is_sealed:
+        path.write_bytes(path.read_bytes()[:-SEAL_BYTES])
     with h5py.File(path) as file:
         chunk = file[name].id.get_chunk_info(1)
     data = bytearray(path.read_bytes())
@@ -130,9 +134,23 @@ def test_a_flipped_byte_in_any_dataset_is_noticed(path: Path, name: str) -> None
         read(path)
 
 
-def test_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_breaks_the_seal(tmp_path: Path) -> None:
     path = tmp_path / "room.h5"
     write_scene_file(path, *make_scene(60, 50))
+    data = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[draw.randrange(len(data) - SEAL_BYTES)] ^= 1 << draw.randrange(8)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(DataError, match="another checksum than when it was written; prepare this scene again"):
+            read_scene_header(path)
+
+
+def test_without_a_seal_a_flipped_bit_anywhere_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "room.h5"
+    write_scene_file(path, *make_scene(60, 50))
+    path.write_bytes(path.read_bytes()[:-SEAL_BYTES])
     whole, header, data = read(path), repr(read_scene_header(path)), path.read_bytes()
     draw = random.Random(0)
     refused = 0

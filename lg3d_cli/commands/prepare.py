@@ -7,7 +7,8 @@ import typer
 
 from lg3d_cli import console
 from lg3d_cli.options import JobsOption, JsonOption, QuietOption, StoreOption, VocabularyOption, resolve
-from lg3d_core.settings import PrepareSettings
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import PrepareSettings, StoreCheckSettings
 
 
 def prepare(
@@ -20,7 +21,9 @@ def prepare(
     jobs: JobsOption = None,
     shard: Annotated[str | None, typer.Option(help="Part i of n of the scenes, such as 1/4.")] = None,
     force: Annotated[bool | None, typer.Option("--force", help="Prepare scenes that are done, too.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Check what all shards made, and index it.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Audit the raw folder; write nothing.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Name the store's damaged scenes; write nothing.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -28,6 +31,13 @@ def prepare(
 
     Example: lg3d prepare /data/scannet --store data --jobs 8
     """
+    chosen = [name for name, is_chosen in (("--merge", merge), ("--check", check), ("--verify", verify)) if is_chosen]
+    if len(chosen) > 1 or (shard is not None and chosen):
+        raise SettingsError(f"{' and '.join(chosen + ['--shard'] * (shard is not None))} are different things to do")
+    if merge or verify:
+        run = _merge if merge else _verify
+        run(resolve(StoreCheckSettings, store=store, jobs=jobs), as_json=as_json, quiet=quiet)
+        return
     settings = resolve(
         PrepareSettings, raw=raw, store=store, vocabulary=vocabulary, jobs=jobs, shard=shard, force=force
     )
@@ -48,6 +58,45 @@ def prepare(
     else:
         console.result(report.store)
     if report.failed:
+        raise typer.Exit(1)
+
+
+def _merge(settings: StoreCheckSettings, *, as_json: bool, quiet: bool) -> None:
+    from lg3d_core.store import merge_shards
+
+    progress = console.progress(quiet=quiet)
+    report = merge_shards(settings, progress)
+    progress.note(f"{len(report.scenes)} scenes of {report.shards} shards, {len(report.failed)} bad")
+    for scene, reason in report.failed.items():
+        console.error(f"{scene}: {reason}")
+    if as_json:
+        console.result_json(report._asdict() | {"store": str(report.store)})
+    else:
+        console.result(report.store)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _verify(settings: StoreCheckSettings, *, as_json: bool, quiet: bool) -> None:
+    from lg3d_core.store import verify_store
+
+    progress = console.progress(quiet=quiet)
+    report = verify_store(settings, progress)
+    progress.note(f"{len(report.whole)} scenes whole, {len(report.damaged)} damaged or missing")
+    if report.unsealed:
+        progress.note(
+            f"{len(report.unsealed)} of them were written before files had a checksum of the whole: "
+            "lg3d prepare RAW adds it"
+        )
+    if report.strange:
+        progress.warn(f"{len(report.strange)} files belong to no scene of the store, such as {report.strange[0]}")
+    if as_json:
+        console.result_json(report._asdict() | {"store": str(report.store)})
+    else:
+        rows = [[scene, reason] for scene, reason in report.damaged.items()]
+        console.result_table("Damaged scenes", ["scene", "reason"], rows)
+    if report.damaged:
+        console.error(f"lg3d prepare RAW --store {report.store} prepares these {len(report.damaged)} again")
         raise typer.Exit(1)
 
 

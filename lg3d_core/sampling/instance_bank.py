@@ -33,7 +33,9 @@ from lg3d_core.store.scene_file import (
     open_hdf5,
     read_attributes,
     read_column,
+    require_whole,
 )
+from lg3d_core.store.seal import seal
 
 if TYPE_CHECKING:
     from lg3d_core.store.budgets import Budget
@@ -174,6 +176,7 @@ def load_bank(path: Path, *, key: str) -> InstanceBank:
     Raises:
         DataError: Missing, damaged, or of another key than asked for.
     """
+    require_whole(path, again=AGAIN)
     with open_hdf5(path, again=AGAIN) as file:
         found = read_attributes(file, ("key",), path, again=AGAIN)["key"]
         offsets, category, scene = (
@@ -224,7 +227,7 @@ def _encode_bank(store: "SceneStore", budget: "Budget | None", key: str, progres
         add_column(file, "category", np.array(categories, dtype=np.int16))
         add_column(file, "scene", np.array(scenes, dtype=ID_TYPE))
         file.attrs["key"] = np.bytes_(key.encode())
-    return image.getvalue()
+    return seal(image.getvalue())
 
 
 def _append(column: h5py.Dataset, parts: Sequence[npt.NDArray[Any]]) -> None:

@@ -1,8 +1,20 @@
 """The HDF5 scene store: what it holds, how it is written, read and prepared, and label budgets."""
 
 from lg3d_core.store.budgets import Budget, ensure_budget
-from lg3d_core.store.prepare import PrepareReport, prepare_store
+from lg3d_core.store.prepare import MergeReport, PrepareReport, merge_shards, prepare_store
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.store.verify import VerifyReport, verify_store
 
-__all__ = ["Budget", "PrepareReport", "Scene", "SceneStore", "ensure_budget", "prepare_store"]
+__all__ = [
+    "Budget",
+    "MergeReport",
+    "PrepareReport",
+    "Scene",
+    "SceneStore",
+    "VerifyReport",
+    "ensure_budget",
+    "merge_shards",
+    "prepare_store",
+    "verify_store",
+]

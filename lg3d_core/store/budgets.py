@@ -35,7 +35,9 @@ from lg3d_core.store.scene_file import (
     open_hdf5,
     read_attributes,
     read_column,
+    require_whole,
 )
+from lg3d_core.store.seal import seal
 
 if TYPE_CHECKING:
     from lg3d_core.store.scene_store import SceneStore
@@ -143,6 +145,7 @@ def load_budget(path: Path, *, num_classes: int) -> Budget:
     Raises:
         DataError: Missing, damaged or of another version.
     """
+    require_whole(path, again=AGAIN)
     with open_hdf5(path, again=AGAIN) as file:
         names = ("format_version", "ratio", "seed", "digest", "train_digest")
         attributes = read_attributes(file, names, path, again=AGAIN)
@@ -204,7 +207,7 @@ def _encode_budget(store: "SceneStore", ratio: float, seed: int, progress: Progr
                 "train_digest": np.bytes_(store.train_digest.encode()),
             }
         )
-    return image.getvalue()
+    return seal(image.getvalue())
 
 
 def _choose_scenes(

@@ -11,14 +11,17 @@ import numpy as np
 
 from lg3d_core import __version__
 from lg3d_core.errors import DataError
-from lg3d_core.files import STALE_SECONDS, lock_file, sweep_temporaries
+from lg3d_core.files import STALE_SECONDS, lock_file, sweep_temporaries, write_bytes
 from lg3d_core.progress import Progress
 from lg3d_core.scans import Scan, ScanFiles, find_scans, read_scan
+from lg3d_core.scans.files import read_file
 from lg3d_core.scans.processes import run_in_processes
 from lg3d_core.scans.scannet import digest_scan, require_files
-from lg3d_core.settings import PrepareSettings
-from lg3d_core.store.scene_file import Scene, SceneHeader, read_scene_header, write_scene_file
+from lg3d_core.settings import PrepareSettings, StoreCheckSettings
+from lg3d_core.store.scene_file import Scene, SceneHeader, read_scene_file, read_scene_header, write_scene_file
 from lg3d_core.store.scene_store import INDEX_NAME, SCENES_FOLDER, SceneStore, write_index
+from lg3d_core.store.seal import seal, sealed_digest
+from lg3d_core.store.shards import Shard, digest_plan, read_seals, read_shards, remove_shards, write_shard
 from lg3d_core.vocabulary import (
     LabelTable,
     Vocabulary,
@@ -67,7 +70,7 @@ class _Outcome(NamedTuple):
     state: str
     reason: str
     warnings: tuple[str, ...]
-    unmapped: dict[str, int]
+    header: SceneHeader | None
 
 
 def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareReport:
@@ -78,8 +81,8 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
     folder's own split files, else from the benchmark's; a scene in neither goes to "train", with a warning; everything
     under `scans_test/` goes to "test".
 
-    With `shard="i/n"` only every n-th scene is done; shards may run at the same time, and the last to end leaves a
-    `store.json` with all scenes.
+    With `shard="i/n"` only every n-th scene is done, and a file says so instead of `store.json`, which `merge_shards`
+    writes when all shards are done; shards may run at the same time, on several machines.
 
     Raises:
         DataError: No raw folder, no scans, no label table, a store of another vocabulary or in use, a full disk, or a
@@ -109,10 +112,13 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
     prepared: list[str] = []
     skipped: list[str] = []
     unmapped: dict[str, int] = {}
-    with _sole_writer(settings.store, index, count):
+    headers: list[SceneHeader] = []
+    with _sole_writer(settings.store, index, count, progress) as alone:
         if not settings.force:
             _require_vocabulary(settings.store, vocabulary)
-        sweep_temporaries(scenes_folder, older_than=0.0 if count == 1 else STALE_SECONDS)
+        sweep_temporaries(scenes_folder, older_than=0.0 if alone else STALE_SECONDS)
+        # From here on what an earlier array job wrote is no longer the last word on this store.
+        remove_shards(settings.store, index, count)
         with progress.task("prepare", total=len(jobs), unit="scene") as task:
             for job, outcome in run_in_processes(_prepare_scene, jobs, num_processes=settings.jobs):
                 scene_id = job.scene_id
@@ -122,11 +128,28 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
                     failed[scene_id] = outcome.reason
                     progress.warn(f"{scene_id} is left out: {outcome.reason}")
                 else:
+                    assert outcome.header is not None
+                    headers.append(outcome.header)
                     (prepared if outcome.state == "prepared" else skipped).append(scene_id)
-                    for label, objects in outcome.unmapped.items():
+                    for label, objects in outcome.header.unmapped.items():
                         unmapped[label] = unmapped.get(label, 0) + objects
                 task.advance(status=scene_id)
-        _write_index(settings, vocabulary, table, progress)
+        if count == 1:
+            _write_index(settings.store, vocabulary, headers, _provenance(settings.raw, table.digest), progress)
+        else:
+            shard = Shard(
+                index=index,
+                count=count,
+                plan=digest_plan(splits, vocabulary, table),
+                raw=settings.raw,
+                label_table=table.digest,
+                vocabulary=vocabulary,
+                seals=read_seals(settings.store, headers),
+                failed=dict(sorted(failed.items())),
+                unmapped=dict(sorted(unmapped.items())),
+            )
+            write_shard(settings.store, shard)
+            progress.note(f"when all {count} shards are done: lg3d prepare --merge --store {settings.store}")
     return PrepareReport(
         store=settings.store,
         prepared=sorted(prepared),
@@ -166,14 +189,23 @@ def _make_folders(store: Path) -> Path:
 
 
 @contextmanager
-def _sole_writer(store: Path, index: int, count: int) -> Iterator[None]:
-    """Keep out other prepares, but let the shards of one job array run side by side."""
+def _sole_writer(store: Path, index: int, count: int, progress: Progress) -> Iterator[bool]:
+    """Keep out other prepares, but let the shards of one job array run side by side; tell whether nobody else writes.
+
+    Every file appears whole or not at all and shards write different ones, so locks only save work and spare
+    surprises: on a file system that has none the work goes on, with a warning.
+    """
     with ExitStack() as locks:
-        locks.enter_context(lock_file(store / ".lock", shared=count > 1, holder="another lg3d prepare"))
+        held = locks.enter_context(
+            lock_file(store / ".lock", shared=count > 1, holder="another lg3d prepare", optional=True)
+        )
         if count > 1:
             name = f".lock-{index}-of-{count}"
-            locks.enter_context(lock_file(store / name, holder=f"another lg3d prepare of shard {index}/{count}"))
-        yield
+            holder = f"another lg3d prepare of shard {index}/{count}"
+            locks.enter_context(lock_file(store / name, holder=holder, optional=True))
+        if not held:
+            progress.warn(f"the file system of {store} has no locks: nothing keeps a second lg3d prepare out of it")
+        yield held and count == 1
 
 
 def _require_vocabulary(store: Path, vocabulary: Vocabulary) -> None:
@@ -193,12 +225,13 @@ def _prepare_scene(job: _Job) -> _Outcome:
         stamp = _stamp(job.files)
         done = None if job.force else _find_done(job, stamp)
         if done is not None:
-            return _Outcome("skipped", "", (), done.unmapped)
+            return _Outcome("skipped", "", (), done)
         scan = read_scan(job.files, job.table)
     except DataError as error:
-        return _Outcome("failed", str(error), (), {})
-    write_scene_file(job.target, *_scene_of(scan, job, stamp))
-    return _Outcome("prepared", "", scan.warnings, scan.unmapped)
+        return _Outcome("failed", str(error), (), None)
+    scene, header = _scene_of(scan, job, stamp)
+    write_scene_file(job.target, scene, header)
+    return _Outcome("prepared", "", scan.warnings, header)
 
 
 def _stamp(files: ScanFiles) -> str:
@@ -212,11 +245,15 @@ def _stamp(files: ScanFiles) -> str:
 def _find_done(job: _Job, stamp: str) -> SceneHeader | None:
     """The header of the scene's file, if it is whole and made from the same input in the same way.
 
-    Names, sizes and times decide, as `make` and `git` do it: hashing 20 GB again to find nothing changed would take
-    minutes. Where only times differ (a copied folder) the bytes are hashed.
+    Names, sizes and times of the raw files decide, as `make` and `git` do it: hashing 20 GB again to find nothing
+    changed would take minutes. Where only times differ (a copied folder) the bytes are hashed. The scene's own file is
+    held against its seal; one of before there were seals is read whole and sealed.
     """
     try:
         header = read_scene_header(job.target)
+        is_sealed = sealed_digest(job.target) is not None
+        if not is_sealed:
+            read_scene_file(job.target, num_classes=len(job.vocabulary))
     except DataError:
         return None  # missing, damaged or of another version: prepared again
     made_so = (header.scene, header.split, header.label_table, header.vocabulary)
@@ -224,6 +261,8 @@ def _find_done(job: _Job, stamp: str) -> SceneHeader | None:
         return None
     if header.source_stamp != stamp and header.source_digest != digest_scan(job.files):
         return None
+    if not is_sealed:
+        write_bytes(job.target, seal(read_file(job.target)))
     return header
 
 
@@ -256,20 +295,104 @@ def _scene_of(scan: Scan, job: _Job, stamp: str) -> tuple[Scene, SceneHeader]:
     return scene, header
 
 
-def _write_index(settings: PrepareSettings, vocabulary: Vocabulary, table: LabelTable, progress: Progress) -> None:
-    """Make `store.json` from the scene files, which alone are the truth: so shards need not know of each other."""
-    with lock_file(settings.store / ".lock-index", wait=True):
-        headers = []
-        for path in sorted((settings.store / SCENES_FOLDER).glob("*.h5")):
-            try:
-                header = read_scene_header(path)
-            except DataError as error:
-                progress.warn(f"left out of {INDEX_NAME}: {error}")
-                continue
-            if header.scene != path.stem or header.vocabulary != vocabulary.digest:
-                progress.warn(f"left out of {INDEX_NAME}: {path} is another scene's or another vocabulary's file")
-                continue
-            headers.append(header)
-        if headers:
-            provenance = {"lg3d": __version__, "raw": str(settings.raw), "label_table": table.digest}
-            write_index(settings.store, vocabulary, headers, provenance)
+def _provenance(raw: Path, label_table: str) -> dict[str, str]:
+    return {"lg3d": __version__, "raw": str(raw), "label_table": label_table}
+
+
+def _write_index(
+    store: Path, vocabulary: Vocabulary, known: list[SceneHeader], provenance: dict[str, str], progress: Progress
+) -> None:
+    """Make `store.json` from the scene files, which alone are the truth; the headers of some are known already."""
+    headers = {header.scene: header for header in known}
+    for path in sorted((store / SCENES_FOLDER).glob("*.h5")):
+        if path.stem in headers:
+            continue
+        try:
+            header = read_scene_header(path)
+        except DataError as error:
+            progress.warn(f"left out of {INDEX_NAME}: {error}")
+            continue
+        if header.scene != path.stem or header.vocabulary != vocabulary.digest:
+            progress.warn(f"left out of {INDEX_NAME}: {path} is another scene's or another vocabulary's file")
+            continue
+        headers[header.scene] = header
+    if headers:
+        write_index(store, vocabulary, list(headers.values()), provenance)
+
+
+class MergeReport(NamedTuple):
+    """What the shards of an array job made.
+
+    Attributes:
+        store: The store's folder.
+        shards: How many there were.
+        scenes: What they prepared or found prepared.
+        failed: Reason for each scene that could not be prepared.
+        unmapped: Raw labels that the label table lacks, with their number of objects.
+    """
+
+    store: Path
+    shards: int
+    scenes: list[str]
+    failed: dict[str, str]
+    unmapped: dict[str, int]
+
+
+def merge_shards(settings: StoreCheckSettings, progress: Progress) -> MergeReport:
+    """Write `store.json` for what the shards of an array job prepared, after all of it was checked.
+
+    Every shard must be done, all of one plan; no scene may be in two; and every scene's file must be byte for byte the
+    one that its shard wrote. The index appears at once or, where anything is wrong, not at all.
+
+    Raises:
+        DataError: A shard is missing, still runs, or was made from other scans; or a scene's file is missing, torn, or
+            another one; the message says which shard to run again.
+    """
+    store = settings.store
+    if not (store / SCENES_FOLDER).is_dir():
+        raise DataError(f"no shards at {store}: run lg3d prepare RAW --store {store} --shard 1/2, and so on, first")
+    with lock_file(store / ".lock", holder="a shard that still runs, or another lg3d prepare", optional=True):
+        shards = read_shards(store)
+        jobs = [
+            _FileCheck(scene_id, store / SCENES_FOLDER / f"{scene_id}.h5", seal_digest)
+            for shard in shards.parts
+            for scene_id, seal_digest in shard.seals.items()
+        ]
+        headers, wrong = [], {}
+        with progress.task("merge", total=len(jobs), unit="scene") as task:
+            for job, found in run_in_processes(_check_file, jobs, num_processes=settings.jobs):
+                if isinstance(found, str):
+                    wrong[job.scene_id] = found
+                else:
+                    headers.append(found)
+                task.advance(status=job.scene_id)
+        if wrong:
+            again = " and ".join(sorted({shards.name_of(scene_id) for scene_id in wrong}))
+            reason = wrong[min(wrong)]
+            raise DataError(f"{len(wrong)} scenes are not as their shards wrote them (run {again} again): {reason}")
+        first = shards.parts[0]
+        _write_index(store, first.vocabulary, headers, _provenance(first.raw, first.label_table), progress)
+    return MergeReport(
+        store=store,
+        shards=len(shards.parts),
+        scenes=sorted(header.scene for header in headers),
+        failed=shards.failed,
+        unmapped=shards.unmapped,
+    )
+
+
+class _FileCheck(NamedTuple):
+    scene_id: str
+    path: Path
+    expected: str
+
+
+def _check_file(job: _FileCheck) -> SceneHeader | str:
+    """The header of a shard's file, or what is wrong with it."""
+    try:
+        header = read_scene_header(job.path)
+        if header.scene == job.scene_id and sealed_digest(job.path) == job.expected:
+            return header
+    except DataError as error:
+        return str(error)
+    return f"{job.path} was written by something else since"

@@ -10,7 +10,7 @@ The layout, with `N` vertices and `F` faces:
     points/segment   int32   (N,)     -1 none
     mesh/faces       int32   (F, 3)
 
-Attributes of the root: see `SceneHeader`.
+Attributes of the root: see `SceneHeader`. Behind the HDF5 lies a checksum of all its bytes, see `lg3d_core.store.seal`.
 """
 
 import json
@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.files import write_bytes
+from lg3d_core.store.seal import require_seal, seal
 from lg3d_core.vocabulary import SPLITS
 
 FORMAT_VERSION = 1
@@ -39,7 +40,7 @@ MAX_INFLATION = 1100
 """Deflate packs at most 1032 to 1, so a dataset that unpacks to more than this has chunks that were never written."""
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
-AGAIN = "prepare this scene again (delete the file, then run lg3d prepare)"
+AGAIN = "prepare this scene again (lg3d prepare does)"
 
 COLUMNS: dict[str, tuple[str, int]] = {
     "points/xyz": ("<f4", 3),
@@ -135,7 +136,7 @@ def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
             text = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
             # Text of fixed length lies in the object header, under its checksum; h5py's own text lies outside.
             file.attrs[key] = np.bytes_(text.encode()) if isinstance(text, str) else text
-    return image.getvalue()
+    return seal(image.getvalue())
 
 
 def checksum(array: npt.NDArray[Any]) -> int:
@@ -172,6 +173,7 @@ def read_scene_header(path: Path) -> SceneHeader:
     Raises:
         DataError: No whole scene file of this version.
     """
+    require_whole(path)
     with open_hdf5(path) as file:
         return _parse_header(file, path)
 
@@ -182,6 +184,7 @@ def read_scene_file(path: Path, *, num_classes: int) -> Scene:
     Raises:
         DataError: Missing, damaged, of another version, or with values that no scene can have.
     """
+    require_whole(path)
     with open_hdf5(path) as file:
         header = _parse_header(file, path)
         columns = {name: open_column(file, name, *COLUMNS[name], path=path) for name in COLUMNS}
@@ -199,6 +202,17 @@ def read_scene_file(path: Path, *, num_classes: int) -> Scene:
     scene = Scene(scene_id=header.scene, split=header.split, **arrays)
     _require_values(scene, num_classes, path)
     return scene
+
+
+def require_whole(path: Path, *, again: str = AGAIN) -> None:
+    """Hold a file against its checksum before HDF5 looks at it.
+
+    Raises:
+        DataError: Missing, or its bytes are not those that were written.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: missing; {again}")
+    require_seal(path, again=again)
 
 
 @contextmanager

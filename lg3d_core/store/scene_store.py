@@ -17,6 +17,7 @@ from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
 
 INDEX_NAME = "store.json"
 SCENES_FOLDER = "scenes"
+SHARDS_FOLDER = "shards"
 
 
 class SceneEntry(NamedTuple):
@@ -204,6 +205,11 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise DataError(f"no scene store at {path}: make one with lg3d prepare RAW --store {path}")
     if not file.is_file():
         begun = (path / SCENES_FOLDER).is_dir()
+        if begun and any((path / SHARDS_FOLDER).glob("*.json")):
+            raise DataError(
+                f"{path} is an unfinished scene store (no {INDEX_NAME}): when all shards are done, "
+                f"run lg3d prepare --merge --store {path}"
+            )
         state = "an unfinished scene store" if begun else "no scene store"
         raise DataError(f"{path} is {state} (no {INDEX_NAME}): run lg3d prepare RAW --store {path}, it continues")
     try:

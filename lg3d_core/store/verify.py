@@ -1,0 +1,85 @@
+"""Whether a store is still what was written: every scene's file read whole, and held against all its checksums."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lg3d_core.errors import DataError
+from lg3d_core.progress import Progress
+from lg3d_core.scans.processes import run_in_processes
+from lg3d_core.settings import StoreCheckSettings
+from lg3d_core.store.scene_file import read_scene_file, read_scene_header
+from lg3d_core.store.scene_store import SCENES_FOLDER, SceneStore, scene_digest
+from lg3d_core.store.seal import sealed_digest
+
+
+class VerifyReport(NamedTuple):
+    """What is wrong with a store.
+
+    Attributes:
+        store: The store's folder.
+        whole: Scenes in order.
+        damaged: Reason for each scene whose file is missing, damaged, or another than `store.json` says.
+        unsealed: Scenes in order whose files an older version wrote, without a checksum of the whole file.
+        strange: Files among the scenes that `store.json` does not name; nothing reads them.
+    """
+
+    store: Path
+    whole: list[str]
+    damaged: dict[str, str]
+    unsealed: list[str]
+    strange: list[str]
+
+
+class _Job(NamedTuple):
+    scene_id: str
+    path: Path
+    digest: str
+    num_classes: int
+
+
+class _Finding(NamedTuple):
+    reason: str
+    is_sealed: bool
+
+
+def verify_store(settings: StoreCheckSettings, progress: Progress) -> VerifyReport:
+    """Read every scene of a store whole; nothing is written.
+
+    Raises:
+        DataError: No store, or its index is damaged: preparing again writes it anew.
+    """
+    store = SceneStore(settings.store)
+    jobs = [
+        _Job(scene_id, store.scene_path(scene_id), store.entry(scene_id).digest, len(store.vocabulary))
+        for scene_id in store.scene_ids()
+    ]
+    whole, unsealed, damaged = [], [], {}
+    with progress.task("verify", total=len(jobs), unit="scene") as task:
+        for job, found in run_in_processes(_verify_scene, jobs, num_processes=settings.jobs):
+            if found.reason:
+                damaged[job.scene_id] = found.reason
+            else:
+                whole.append(job.scene_id)
+            if not found.reason and not found.is_sealed:
+                unsealed.append(job.scene_id)
+            task.advance(status=job.scene_id)
+    known = {job.path.name for job in jobs}
+    strange = [path.name for path in (store.path / SCENES_FOLDER).glob("*.h5") if path.name not in known]
+    return VerifyReport(
+        store=settings.store,
+        whole=sorted(whole),
+        damaged=dict(sorted(damaged.items())),
+        unsealed=sorted(unsealed),
+        strange=sorted(strange),
+    )
+
+
+def _verify_scene(job: _Job) -> _Finding:
+    try:
+        header = read_scene_header(job.path)
+        if header.scene != job.scene_id or scene_digest(header) != job.digest:
+            return _Finding(f"{job.path} is another scene, or made from other input, than store.json says", False)
+        read_scene_file(job.path, num_classes=job.num_classes)
+        return _Finding("", sealed_digest(job.path) is not None)
+    except DataError as error:
+        return _Finding(str(error), False)
