@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -42,20 +41,20 @@ def memory_limits(device: torch.device, describe: Callable[[], tuple[str, str]])
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        what, advice = describe()
-        raise_memory_limit(device, what, advice)
+        raise memory_limit_error(device, *describe()) from None
 
 
-def raise_memory_limit(device: torch.device, what: str, advice: str) -> NoReturn:
-    """Raise the line of `memory_limits`."""
+def memory_limit_error(device: torch.device, what: str, advice: str) -> MemoryLimitError:
+    """The line of `memory_limits`."""
     kind = "GPU memory" if device.type == "cuda" else "memory"
-    raise MemoryLimitError(f"out of {kind} {what} ({describe_peak(device)}): {advice}") from None
+    return MemoryLimitError(f"out of {kind} {what} ({describe_peak(device)}): {advice}")
 
 
 def describe_peak(device: torch.device) -> str:
     """What was held at most until now, and of how much."""
     if device.type == "cuda" and torch.cuda.is_available():
-        peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        peak = torch.cuda.max_memory_allocated(device)
+        total: int | None = torch.cuda.get_device_properties(device).total_memory
     else:
         peak, total = peak_resident(), _total_memory()
     return f"peak {peak / 2**30:.1f} GiB" + (f" of {total / 2**30:.1f} GiB" if total else "")

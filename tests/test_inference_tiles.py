@@ -9,9 +9,9 @@ import torch
 from lg3d_core.errors import SettingsError
 from lg3d_core.inference.network_pass import FIXED_BYTES, Engine, name_voxels, voxel_budget
 from lg3d_core.inference.scan_voxels import ScanVoxels, pack, unpack, voxelize_scan
-from lg3d_core.inference.tiles import reach_of, tile_voxels
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.networks.minkunet import MinkUNet
+from lg3d_core.networks.tiles import reach_of, tile_voxels
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.voxels import voxelize
 from lg3d_core.scans.frame import plain_frame

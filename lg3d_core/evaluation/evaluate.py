@@ -121,6 +121,7 @@ def evaluate_scenes(
                 precision=precision,
                 backend=backend,
                 scores=scores,
+                progress=progress,
             )
             in_scene = ConfusionMatrix(len(vocabulary))
             in_scene.update(scene.label, prediction.label)

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.devices import autocast
-from lg3d_core.sampling.batch import collate
+from lg3d_core.errors import SettingsError
+from lg3d_core.memory import is_out_of_memory, memory_limit_error
+from lg3d_core.networks.tiles import reach_of, tile_voxels
+from lg3d_core.progress import Progress
+from lg3d_core.sampling.batch import Batch, collate
 from lg3d_core.sampling.dataset import sample_scene
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 
 CHUNK = 16_384
 """Voxels whose class scores are in memory at once (13 MB of 200 classes)."""
+
+LEAST_TILE = 1000
+"""Voxels; where tiles of so few do not fit into memory, nothing will."""
 
 
 class Prediction(NamedTuple):
@@ -47,8 +54,11 @@ def predict_scene(
     precision: str = "fp32",
     backend: str | None = None,
     scores: Callable[[Tensor], Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> Prediction:
     """Name every vertex of a scene by its voxel's highest class score.
+
+    A scene that does not fit into memory at once goes through the network in overlapping tiles, which is told.
 
     Args:
         network: On `device`; its training mode is as before when this returns.
@@ -58,31 +68,95 @@ def predict_scene(
         precision: Of the features, `fp32` or `bf16`; class scores are always fp32.
         backend: Of the sparse convolution; None keeps the one in use.
         scores: Gives class scores `(voxels, classes)` for features; None takes the network's classifier.
+        progress: Told of tiles.
+
+    Raises:
+        MemoryLimitError: Not even a small tile fits into memory.
     """
     device = torch.device(device)
     sample = sample_scene(scene, voxel_size=voxel_size)
     if len(sample.cells) == 0:
         nothing = np.zeros(0, dtype=np.int16)
         return Prediction(nothing, np.zeros(0, dtype=np.float32), nothing, nothing)
-    batch = collate([sample])
     chosen = use_backend(backend) if backend else nullcontext()
     with torch.inference_mode(), _evaluating(network), owned_threads(), chosen:
-        x = SparseTensor(batch.features.to(device), batch.coordinates.to(device))
-        with autocast(device, precision):
-            features = network(x)
-        labels, confidences = [], []
-        for part in features.split(CHUNK):
-            label, confidence = _name_voxels((scores or network.classify)(part.float()))
-            labels.append(label)
-            confidences.append(confidence)
-    label_of_voxel = torch.cat(labels).to(torch.int16).cpu().numpy()
-    confidence_of_voxel = torch.cat(confidences).cpu().numpy()
+
+        def name(part: Batch) -> _Names:
+            with autocast(device, precision):
+                features = network(SparseTensor(part.features.to(device), part.coordinates.to(device)))
+            chunks = [_name_voxels((scores or network.classify)(chunk.float())) for chunk in features.split(CHUNK)]
+            labels, confidences = (torch.cat(values).cpu() for values in zip(*chunks, strict=True))
+            return labels.to(torch.int16).numpy(), confidences.numpy()
+
+        whole = collate([sample])
+        names = _unless_out_of_memory(name, whole)
+        if names is None:
+            names = _name_tiles(name, whole, network, device=device, scene_id=scene.scene_id, progress=progress)
+    label_of_voxel, confidence_of_voxel = names
     point_to_voxel = sample.point_to_voxel.numpy()
     return Prediction(
         label=label_of_voxel[point_to_voxel],
         confidence=confidence_of_voxel[point_to_voxel],
         voxel_label=label_of_voxel,
         voxel_truth=sample.labels.numpy().astype(np.int16),
+    )
+
+
+_Names = tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]
+"""Category of each voxel, and the confidence in it."""
+
+
+def _unless_out_of_memory(name: Callable[[Batch], _Names], batch: Batch) -> _Names | None:
+    """What `name` gives, or None, with nothing held any more, where memory did not suffice."""
+    try:
+        return name(batch)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _name_tiles(
+    name: Callable[[Batch], _Names],
+    batch: Batch,
+    network: "MinkUNet",
+    *,
+    device: torch.device,
+    scene_id: str,
+    progress: Progress | None,
+) -> _Names:
+    """Name the voxels of one scene in overlapping tiles, half as large again and again until they fit."""
+    cells = batch.coordinates[:, 1:].numpy()
+    reach = reach_of(network.plan_name, stem_size=network.stem_size)
+    limit = len(cells) // 2
+    while limit >= LEAST_TILE:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            tiling = tile_voxels(cells, max_voxels=limit, reach=reach)
+        except SettingsError:  # not even the narrowest rim leaves room in a tile
+            break
+        labels, confidences = np.empty(len(cells), np.int16), np.empty(len(cells), np.float32)
+        for tile in tiling.tiles:
+            part = batch._replace(coordinates=batch.coordinates[tile.rows], features=batch.features[tile.rows])
+            names = _unless_out_of_memory(name, part)
+            if names is None:
+                break
+            places = np.searchsorted(tile.rows, tile.own)
+            labels[tile.own], confidences[tile.own] = names[0][places], names[1][places]
+        else:
+            if progress is not None:
+                progress.warn(
+                    f"{scene_id}: its {len(cells)} voxels do not fit into memory at once; named in {len(tiling.tiles)} "
+                    "overlapping tiles" + (", labels by their seams may differ" if tiling.rim < reach else "")
+                )
+            return labels, confidences
+        limit //= 2
+    raise memory_limit_error(
+        device,
+        f"in a pass of {len(cells)} voxels of {scene_id}, and in tiles of it",
+        "take a smaller network, or "
+        + ("--device cpu, which has other memory" if device.type == "cuda" else "a machine with more memory"),
     )
 
 

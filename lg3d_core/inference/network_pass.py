@@ -14,8 +14,9 @@ from torch import Tensor
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import SettingsError
 from lg3d_core.inference.scan_voxels import ScanVoxels
-from lg3d_core.inference.tiles import reach_of, tile_voxels
+from lg3d_core.memory import memory_limits
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
+from lg3d_core.networks.tiles import reach_of, tile_voxels
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ScanSettings
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
@@ -100,6 +101,7 @@ def pass_features(
 
     Raises:
         SettingsError: The budget is too small for any tile.
+        MemoryLimitError: The budget is larger than the memory there is.
     """
     cells = voxels.cells
     reach = reach_of(engine.info.network, stem_size=engine.info.stem_size)
@@ -136,13 +138,18 @@ def _run(
     colors = torch.from_numpy(rgb[rows].astype(np.float32) / np.float32(255) - np.float32(0.5))
     chosen = use_backend(engine.backend) if engine.backend else nullcontext()
     with torch.inference_mode(), owned_threads(), chosen:
-        x = SparseTensor(colors.to(engine.device), coordinates.to(engine.device))
-        with autocast(engine.device, engine.precision):
-            features = engine.network(x)
+        with memory_limits(engine.device, lambda: _describe_pass(len(rows))):
+            x = SparseTensor(colors.to(engine.device), coordinates.to(engine.device))
+            with autocast(engine.device, engine.precision):
+                features = engine.network(x)
         places = torch.from_numpy(np.searchsorted(rows, own)).to(engine.device)
         for start in range(0, len(own), CHUNK):
             part = features[places[start : start + CHUNK]].float()
             yield own[start : start + CHUNK], part
+
+
+def _describe_pass(voxels: int) -> tuple[str, str]:
+    return f"in a pass of {voxels} voxels", "a smaller --memory (such as 4G) cuts the scan into smaller tiles"
 
 
 def name_voxels(
