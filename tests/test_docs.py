@@ -41,7 +41,8 @@ NOT_RUN = {
     "lg3d report runs/scratch": "its runs: tests/test_reporting_runs.py has two",
     "lg3d predict '*.ply' hall.glb": "needs a GLB file: tests/test_scans_other_formats.py writes some",
     "lg3d ask": "needs the weights of a text encoder: tests/test_inference_ask.py has a stand-in",
-    "lg3d prepare /data/scannet --store data --shard 1/4": "a quarter of four rooms: tests/test_store_prepare.py",
+    "lg3d prepare /data/scannet --store data --shard 1/4": "a quarter of four rooms: tests/test_store_shards.py",
+    "lg3d prepare --merge --store data": "its shards: tests/test_store_shards.py",
 }
 """Beginnings of command lines that are only parsed, each with the reason."""
 
