@@ -35,10 +35,14 @@ from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser
 from lg3d_core.training.run import Run
 
 B = TypeVar("B", bound=TrainingBatch)
+T = TypeVar("T")
 
 
 class _Position(NamedTuple):
-    """How far a run is: whole epochs, optimiser steps into the next one, and the best validation so far."""
+    """How far a run is: whole epochs, optimiser steps into the next one, and the best validation so far.
+
+    An epoch is whole when it was validated and its checkpoint written; until then all of its steps are done.
+    """
 
     epoch: int
     step: int
@@ -103,7 +107,6 @@ def train(
         progress.note("this method gives voxels no names: nothing to validate before fine-tuning")
         validation_ids = []
     evaluation: Evaluation | None = None
-    best = position.best
     meter = _Meter()
     with (
         use_backend(settings.backend),
@@ -116,50 +119,66 @@ def train(
         batches = load_batches(
             source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment, progress=progress
         )
-        step_parts: list[tuple[BatchPlan, B]] = []
-        for plan, batch in meter.waiting_for(batches):
-            step_parts.append((plan, batch))
-            if not plan.last:
-                continue
-            done = plan.epoch * per_epoch + plan.step + 1
-            rate = _set_rate(optimiser, settings, (done - 0.5) / (settings.epochs * per_epoch))
-            network.train()
-            losses = _take_step(learner, optimiser, step_parts, settings, run=run, device=device, precision=precision)
-            voxels = sum(len(part.features) for _, part in step_parts)
-            facts = _sum_facts(source, step_parts)
-            step_parts = []
-            speed = meter.report(voxels)
-            run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **speed, **facts})
-            for name, value in losses.items():
-                events.add_scalar(f"train/{name}", value, done)
-            events.add_scalar("train/lr", rate, done)
-            task.show("losses", losses)
-            task.show("speed", speed)
-            task.advance(status=_status(plan, settings, losses))
-            if plan.step + 1 < per_epoch:
-                if stop.asked:
-                    _save_state(run, network, optimiser, _Position(plan.epoch, plan.step + 1, best))
-                    raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}")
-                continue
-            epoch = plan.epoch + 1
-            own_info = dataclasses.replace(info, epoch=epoch)
+        saved = position
+
+        def end_epoch(losses: dict[str, float] | None) -> None:
+            """Validate where that is due, and write checkpoint and state."""
+            nonlocal evaluation, position, saved
+            epoch = position.epoch + 1
             last = epoch == settings.epochs
+            own_info = dataclasses.replace(info, epoch=epoch)
             if validation_ids and (last or (settings.validate_every and epoch % settings.validate_every == 0)):
                 task.advance(0, status=f"epoch {epoch}/{settings.epochs}, validation")
-                evaluation = _validate(learner, store, validation_ids, settings, device=device, precision=precision)
-                score = evaluation.vertex.miou_present
-                _log_validation(run, events, evaluation, step=done, epoch=epoch)
-                task.advance(0, status=_status(plan, settings, losses))
+                with stop.at_once():
+                    evaluation = _validate(learner, store, validation_ids, settings, device=device, precision=precision)
+                _log_validation(run, events, evaluation, step=epoch * per_epoch, epoch=epoch)
+                if losses is not None:
+                    task.advance(0, status=_status(position.epoch, settings, losses))
                 task.show("validation", {"epoch": epoch, **_group_scores(evaluation)})
                 progress.note(_validation_line(evaluation, epoch=epoch, epochs=settings.epochs))
-                if score > best:
-                    best = score
+                score = evaluation.vertex.miou_present
+                if score > position.best:
+                    position = position._replace(best=score)
                     save_checkpoint(run.best, network, own_info)
             save_checkpoint(run.checkpoint, network, own_info)
-            _save_state(run, network, optimiser, _Position(epoch, 0, best))
+            position = saved = _Position(epoch, 0, position.best)
+            _save_state(run, network, optimiser, position)
             meter.restart()
-            if stop.asked and not last:
-                raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}")
+
+        try:
+            if position.step == per_epoch:  # stopped in the validation of an epoch
+                end_epoch(None)
+            step_parts: list[tuple[BatchPlan, B]] = []
+            for plan, batch in stop.at_once_in(meter.waiting_for(batches)):
+                step_parts.append((plan, batch))
+                if not plan.last:
+                    continue
+                done = plan.epoch * per_epoch + plan.step + 1
+                rate = _set_rate(optimiser, settings, (done - 0.5) / (settings.epochs * per_epoch))
+                network.train()
+                losses = _take_step(
+                    learner, optimiser, step_parts, settings, stop, run=run, device=device, precision=precision
+                )
+                position = position._replace(epoch=plan.epoch, step=plan.step + 1)
+                voxels = sum(len(part.features) for _, part in step_parts)
+                facts = _sum_facts(source, step_parts)
+                step_parts = []
+                speed = meter.report(voxels)
+                run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **speed, **facts})
+                for name, value in losses.items():
+                    events.add_scalar(f"train/{name}", value, done)
+                events.add_scalar("train/lr", rate, done)
+                task.show("losses", losses)
+                task.show("speed", speed)
+                task.advance(status=_status(plan.epoch, settings, losses))
+                if position.step == per_epoch:
+                    end_epoch(losses)
+                if position.epoch == settings.epochs:
+                    break
+        except _Dropped:
+            if position != saved:
+                _save_state(run, network, optimiser, position)
+            raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}") from None
     return evaluation
 
 
@@ -203,15 +222,27 @@ def _take_step(
     optimiser: torch.optim.Optimizer,
     parts: list[tuple[BatchPlan, B]],
     settings: TrainSettings,
+    stop: "_Stop",
     *,
     run: Run,
     device: torch.device,
     precision: str,
 ) -> dict[str, float]:
-    """One optimiser step over the forward passes of an effective batch."""
+    """One optimiser step over the forward passes of an effective batch; where it is dropped, the network is as before.
+
+    Raises:
+        _Dropped: A stop was asked for before the optimiser stepped.
+    """
+    statistics = [(buffer, buffer.clone()) for buffer in learner.network.buffers()]
     with memory_limits(device, lambda: _describe_step(parts, settings, run)):
-        optimiser.zero_grad(set_to_none=True)
-        losses = accumulate_gradients(learner, parts, seed=settings.seed, device=device, precision=precision)
+        try:
+            with stop.at_once():
+                optimiser.zero_grad(set_to_none=True)
+                losses = accumulate_gradients(learner, parts, seed=settings.seed, device=device, precision=precision)
+        except _Dropped:
+            for buffer, before in statistics:  # those of batch normalisation move with every forward pass
+                buffer.copy_(before)
+            raise
         if not math.isfinite(losses["loss"]):
             scenes = ", ".join(scene for _, batch in parts for scene in batch.scene_ids)
             raise SettingsError(
@@ -289,7 +320,7 @@ def _restore(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optimize
         position = _Position(int(state["epoch"]), int(state["step"]), float(state["best"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{run.resume_file} does not fit this run's settings: {error}") from None
-    run.drop_metrics_after(position.epoch * per_epoch + position.step)
+    run.drop_metrics_after(position.epoch * per_epoch + position.step, validated=position.step < per_epoch)
     return position
 
 
@@ -324,8 +355,8 @@ def _group_scores(evaluation: Evaluation) -> dict[str, float]:
     return {group: means.iou for group, means in evaluation.vertex.means_present.items()}
 
 
-def _status(plan: BatchPlan, settings: TrainSettings, losses: dict[str, float]) -> str:
-    return f"epoch {plan.epoch + 1}/{settings.epochs}, loss {losses['loss']:.4f}"
+def _status(epoch: int, settings: TrainSettings, losses: dict[str, float]) -> str:
+    return f"epoch {epoch + 1}/{settings.epochs}, loss {losses['loss']:.4f}"
 
 
 class _Meter:
@@ -356,15 +387,43 @@ class _Meter:
         return {"seconds": seconds, "data_wait": waited, "voxels_per_second": voxels / max(seconds, 1e-9)}
 
 
+class _Dropped(BaseException):
+    """Leaves what is under way, which is repeated when the run goes on. No handler of errors is meant to see it."""
+
+
 class _Stop:
-    """Whether someone asked the run to stop."""
+    """Whether someone asked the run to stop, and whether what is under way may be dropped for it."""
 
     asked = False
+    droppable = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Leave the block by `_Dropped` as soon as a stop is asked for: it changes nothing that is saved."""
+        self.droppable = True
+        try:
+            if self.asked:
+                raise _Dropped
+            yield
+        finally:
+            self.droppable = False
+
+    def at_once_in(self, items: Iterator[T]) -> Iterator[T]:
+        """Pass items on; waiting for one may be dropped, what is done with it may not."""
+        while True:
+            with self.at_once():
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
 
 
 @contextmanager
 def _stop_signals(task: Task) -> Iterator[_Stop]:
-    """Turn the first SIGINT or SIGTERM into a request that is honoured at the end of a step; a second acts at once."""
+    """Turn SIGINT or SIGTERM into a request to stop, honoured as soon as what is under way may be dropped.
+
+    A second Ctrl-C acts at once. A second SIGTERM means nothing new: schedulers send it to a group and to its members.
+    """
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -372,9 +431,14 @@ def _stop_signals(task: Task) -> Iterator[_Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
+        if stop.asked:
+            return
         stop.asked = True
         task.stopping()
-        signal.signal(number, before[signal.Signals(number)])
+        if stop.droppable:
+            raise _Dropped
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:

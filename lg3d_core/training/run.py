@@ -88,8 +88,8 @@ class Run:
         with self.metrics_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget what an interrupted run logged beyond the step that is resumed from."""
+    def drop_metrics_after(self, step: int, *, validated: bool) -> None:
+        """Forget what an interrupted run logged beyond the step that is resumed from, or beside it of a validation."""
         if not self.metrics_file.is_file():
             return
         kept = []
@@ -98,7 +98,7 @@ class Run:
                 record = json.loads(line)
             except ValueError:
                 continue  # the last line of a killed run may be cut short
-            if record["step"] <= step:
+            if record["step"] < step or (record["step"] == step and (validated or "loss" in record)):
                 kept.append(line + "\n")
         write_text(self.metrics_file, "".join(kept))
 
