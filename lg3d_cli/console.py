@@ -3,6 +3,7 @@
 rich takes a third of the time that `lg3d --help` and a TAB wait for, so it is loaded where something is drawn.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -125,6 +126,22 @@ def ask(question: str, *, default: str | None, check: Callable[[str], T]) -> T:
 def confirm(question: str) -> bool:
     """Ask for yes or no on stderr; Return says yes, and whatever is no yes says no."""
     return _read_line(f"{question} [Y/n]: ").lower() in ("", "y", "yes")
+
+
+def read_phrase(prompt: str) -> str:
+    """One line from a terminal, with editing and history where stdout is one too; empty at its end and after Ctrl-C.
+
+    Where stdout is a pipe the prompt goes to stderr: stdout is for results.
+    """
+    try:
+        if not sys.stdout.isatty():
+            return _read_line(prompt)
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives `input` its editing
+        return input(prompt).strip()
+    except (EOFError, KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("\n")
+        return ""
 
 
 def _read_line(prompt: str) -> str:

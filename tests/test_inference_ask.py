@@ -1,9 +1,11 @@
 """Questions in words: which checkpoint, which anchors, which encoder, and where the answer lies."""
 
+import base64
 import dataclasses
 import json
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from lg3d_cli.commands import ask as command
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
 from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_grounded
 from lg3d_core.language import questions
@@ -21,7 +24,10 @@ from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.scans.open_scan import open_scan
 from lg3d_core.settings import AskSettings
+from lg3d_core.viewing.asked import scene_of_scan, view_answers
+from lg3d_core.viewing.server import Feed
 from lg3d_core.vocabulary import load_vocabulary
+from tests.notes import Notes
 from tests.scan_files import furnished_room, points_ply
 from tests.test_cli import lg3d
 
@@ -249,17 +255,103 @@ def test_without_a_terminal_a_text_is_needed(workplace: Path) -> None:
     assert "only a terminal has a prompt" in done.stderr
 
 
+class Typist:
+    """Stands for a terminal's stdin: gives the lines of a person who looks up between them."""
+
+    def __init__(self, *lines: str, looks_up: Callable[[], None] = lambda: None) -> None:
+        self._lines = iter([*lines, ""])
+        self._looks_up = looks_up
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self) -> str:
+        self._looks_up()
+        return next(self._lines) + "\n"
+
+
 def test_the_prompt_answers_line_after_line_until_an_empty_one(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lg3d_cli.commands import ask as command
-
-    lines = iter(["door", "window", ""])
-    monkeypatch.setattr("builtins.input", lambda _: next(lines))
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", Typist("door", "window"))
     monkeypatch.chdir(workplace)
     command.ask("room.ply", device="cpu", quiet=True)
     shown = capsys.readouterr()
     assert shown.out.count("text\theat\tposition") == 2
+    assert shown.out.startswith("text")  # the prompt itself is no result
+    assert shown.err.count("ask> ") == 3
     assert "'door' lies nearest to door 1.00" in shown.err
     assert "'window' lies nearest to window 1.00" in shown.err
+
+
+def test_on_a_terminal_the_prompt_can_be_edited_and_ctrl_c_ends_it(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(prompt: str) -> str:
+        assert prompt == "ask> "
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Typist())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", interrupted)
+    monkeypatch.chdir(workplace)
+    command.ask("room.ply", device="cpu", quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_each_phrase_moves_the_heat_of_the_open_page(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feeds: list[Feed] = []
+    heard: list[list[tuple[str, np.ndarray]]] = []
+    make = Feed.__init__
+
+    def listen() -> None:
+        told = [json.loads(event.data) for event in feeds[0].after(0, seconds=0) or ()]
+        heat = [np.frombuffer(zlib.decompress(base64.b64decode(one["data"])), np.uint8) for one in told]
+        heard.append([(one["layer"]["title"], values) for one, values in zip(told, heat, strict=True)])
+
+    monkeypatch.setattr(Feed, "__init__", lambda feed: (make(feed), feeds.append(feed))[0])
+    monkeypatch.setattr("sys.stdin", Typist("door", looks_up=listen))
+    monkeypatch.chdir(workplace)
+    command.ask("room.ply", device="cpu", serve=True, port=0)
+    shown = capsys.readouterr()
+    assert re.search(r"^lg3d: open http://127\.0\.0\.1:\d+/", shown.err, re.MULTILINE)
+    assert "ssh -N -L" in shown.err
+    assert heard[0] == []
+    ((title, values),) = heard[1]
+    assert title == "\u201cdoor\u201d"
+    conversation = Conversation(settings_of(workplace), Progress())
+    (answer,) = conversation.ask(["door"])
+    np.testing.assert_array_equal(values, np.round(conversation.at_vertices(answer) * 255))
+
+
+def test_the_page_of_an_answer_has_its_heat_and_leaves_out_what_has_no_place(workplace: Path) -> None:
+    xyz = XYZ.copy()
+    xyz[7] = np.nan
+    points_ply(workplace / "room.ply", xyz, RGB)
+    conversation = Conversation(settings_of(workplace), Progress())
+    answers = conversation.ask(["door", "window"])
+    view = view_answers(conversation, answers, Progress())
+    assert list(view.layers) == ["colours", "heat-1", "heat-2"]
+    assert view.title("heat-2") == "\u201cwindow\u201d"
+    assert len(view.xyz) == len(XYZ) - 1
+    kept = np.delete(np.arange(len(XYZ)), 7)
+    np.testing.assert_allclose(view.xyz, conversation.scan.frame.to_metres(XYZ[kept]), atol=1e-5)
+    np.testing.assert_array_equal(view.heat["door"], conversation.at_vertices(answers[0])[kept])
+    assert conversation.at_vertices(answers[0])[7] == 0
+
+
+def test_a_page_without_a_text_is_refused(workplace: Path) -> None:
+    with pytest.raises(SettingsError, match="--html must be a text to show the heat of"):
+        settings_of(workplace, html=workplace / "a.html")
+
+
+def test_very_large_scans_are_shown_in_part(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lg3d_core.viewing.asked.MOST_POINTS", len(XYZ) // 4 + 1)
+    notes = Notes()
+    scan = Conversation(settings_of(workplace), Progress()).scan
+    shown = scene_of_scan(scan, notes)
+    assert len(shown.rows) == -(-len(XYZ) // 4)
+    assert (shown.rows % 4 == 0).all()
+    assert any("one of 4 is shown" in note for note in notes.notes)

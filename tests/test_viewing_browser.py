@@ -10,7 +10,7 @@ import pytest
 
 from lg3d_core.viewing.layers import HEAT_STOPS, SceneView, build_view
 from lg3d_core.viewing.page import build_page, write_page
-from lg3d_core.viewing.server import PageServer
+from lg3d_core.viewing.server import PageServer, publish_heat
 from tests.headless_browser import Browser, open_browser
 from tests.viewing_rooms import DOOR, SIZE, TABLE, VOCABULARY, make_room, predict
 
@@ -276,6 +276,38 @@ def test_the_served_page_is_the_same_page(browser: Browser) -> None:
         }
         browser.open(server.address.replace(server.token, "guess"), until="document.body?.textContent")
         assert "token in this address is wrong" in browser.run("document.body.textContent")
+
+
+def test_heat_moves_on_the_open_page(browser: Browser) -> None:
+    view = view_room()
+    on_table = np.where(view.label == TABLE, 1.0, 0.0).astype(np.float32)
+    with PageServer(build_page(view, live=True)) as server:
+        browser.open(server.address, "#layer=truth", until="document.body?.dataset.ready && lg3d.listening")
+        assert "Type at the prompt" in browser.run("document.querySelector('#live').textContent")
+        x, y = (round(value) for value in browser.place(TABLE_TOP))
+        publish_heat(server, "heat-2", "<b>to eat at</b>", on_table)
+        wait_for(browser, "lg3d.state.layer === 'heat-2'")
+        assert browser.run("document.querySelector('#caption-left').textContent") == "“<b>to eat at</b>”"
+        assert is_like(browser.pixels()[y, x], HEAT_STOPS[-1])
+        publish_heat(server, "heat-3", "to walk on", 1 - on_table)
+        wait_for(browser, "lg3d.state.layer === 'heat-3'")
+        assert is_like(browser.pixels()[y, x], HEAT_STOPS[0])
+        browser.run("document.querySelector('[data-layer=heat-2]').click()")
+        assert is_like(browser.pixels()[y, x], HEAT_STOPS[-1])
+        publish_heat(server, "heat-4", "<b>to eat at</b>", 1 - on_table)  # asked again: the same layer, anew
+        wait_for(browser, "lg3d.arrays['heat-2'][0] === 255")
+        assert is_like(browser.pixels()[y, x], HEAT_STOPS[0])
+        for k in range(6):
+            publish_heat(server, f"heat-{5 + k}", f"text {k}", on_table)
+        wait_for(browser, "lg3d.state.layer === 'heat-10'")
+        names = browser.run("[...document.querySelectorAll('#layers button')].map(button => button.dataset.layer)")
+        assert names[-7:] == ["heat-1", *(f"heat-{k}" for k in range(5, 11))]
+        browser.open(server.address, until="document.body?.dataset.ready && lg3d.state.layer === 'heat-10'")
+        browser.run("document.querySelector('[data-layer=heat-10]').title")
+        problems = [event for event in browser.events if event["method"] == "Runtime.exceptionThrown"]
+        assert problems == []
+    wait_for(browser, "!lg3d.listening")
+    assert browser.run("document.querySelector('#live').textContent") == "The prompt has ended."
 
 
 def test_the_near_wall_is_cut_and_comes_back(browser: Browser, page: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lg3d_core import viewing
 from lg3d_core.errors import DataError
 from lg3d_core.viewing.layers import SceneView, build_view
 from lg3d_core.viewing.page import build_page, write_page
@@ -82,6 +83,25 @@ def test_the_page_asks_nothing_of_the_network(view: SceneView) -> None:
     assert "connect-src" not in policy
     assert not [one for one in page.attributes if one[1] in ("src", "href", "srcset", "action", "data")]
     assert not re.search(r"https?://|@import|url\(|import\(|fetch\(|XMLHttpRequest|WebSocket", text)
+
+
+def test_a_page_that_listens_may_ask_its_own_server_alone(view: SceneView) -> None:
+    page = read_page(build_page(view, live=True))
+    policy = next(value for tag, name, value in page.attributes if tag == "meta" and "default-src" in value)
+    assert policy.endswith("; connect-src 'self'")
+    assert policy.count("connect-src") == 1
+    assert "EventSource" not in build_page(view)
+
+
+def test_every_part_of_the_page_is_in_it(view: SceneView) -> None:
+    page = build_page(view, live=True)
+    parts = sorted((Path(viewing.__file__).parent / "data" / "page").iterdir())
+    assert len(parts) > 10
+    for part in parts:
+        text = part.read_text(encoding="utf-8")
+        assert len(text.splitlines()) < 150
+        if part.suffix != ".html":
+            assert text in page, part.name
 
 
 def test_the_page_holds_the_scene(view: SceneView) -> None:

@@ -1,21 +1,25 @@
 """The served page: only through its token, only on this machine, and a plain word when the port is taken."""
 
+import base64
 import gzip
 import http.client
+import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.settings import ViewSettings
-from lg3d_core.viewing.server import PageServer, ssh_command
+from lg3d_core.viewing.server import PageServer, publish_heat, ssh_command
 
 PAGE = "<!DOCTYPE html><title>Büro</title>"
 
@@ -61,7 +65,18 @@ def test_head_has_no_body(server: PageServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/wrong/", "/{token}", "/{token}x/", "/{token}/../", "/{token}/page.html", "/%2e%2e/"]
+    "path",
+    [
+        "/",
+        "/wrong/",
+        "/{token}",
+        "/{token}x/",
+        "/{token}/../",
+        "/{token}/page.html",
+        "/%2e%2e/",
+        "/events",
+        "/x/events",
+    ],
 )
 def test_another_path_is_refused_and_tells_nothing(server: PageServer, path: str) -> None:
     status, body, _ = ask(server, path.format(token=server.token))
@@ -75,6 +90,50 @@ def test_paths_out_of_the_folder_lead_nowhere(server: PageServer) -> None:
         status, body, _ = ask(server, path.encode("latin-1").decode("latin-1") if path.isascii() else "/%ff")
         assert status == 403
         assert b"root:" not in body
+
+
+def read_events(server: PageServer, **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", f"/{server.token}/events", headers={k.replace("_", "-"): v for k, v in headers.items()})
+    return connection.getresponse()
+
+
+def test_heat_reaches_pages_that_listen_and_those_that_come_later(server: PageServer) -> None:
+    stream = read_events(server)
+    assert stream.headers["Content-Type"] == "text/event-stream"
+    assert stream.headers["Cache-Control"] == "no-store"
+    publish_heat(server, "heat-1", "</script>\nsit", np.array([0, 0.5, 1], dtype=np.float32))
+    lines = [stream.readline().decode() for _ in range(4)]
+    assert lines[:2] == ["id: 1\n", "event: heat\n"]
+    assert lines[3] == "\n"
+    message = json.loads(lines[2].removeprefix("data: "))
+    assert message["layer"]["title"] == "\u201c</script>\nsit\u201d"
+    assert list(zlib.decompress(base64.b64decode(message["data"]))) == [0, 128, 255]
+    publish_heat(server, "heat-2", "lie", np.array([1, 0, 0], dtype=np.float32))
+    assert stream.readline() == b"id: 2\n"
+    late = read_events(server)
+    assert [late.readline() for _ in range(5)][::4] == [b"id: 1\n", b"id: 2\n"]
+    again = read_events(server, Last_Event_ID="1")
+    assert again.readline() == b"id: 2\n"
+    assert read_events(server, Last_Event_ID="-1; DROP").readline() == b"id: 1\n"
+
+
+def test_open_pages_are_told_that_it_ends() -> None:
+    with PageServer(PAGE) as server:
+        stream = read_events(server)
+    assert b"event: end\n" in stream.read()
+
+
+def test_a_page_that_comes_late_is_told_the_latest_six(server: PageServer) -> None:
+    for k in range(9):
+        server.feed.publish("heat", str(k))
+    assert [event.data for event in server.feed.after(0, seconds=0) or ()] == ["3", "4", "5", "6", "7", "8"]
+    assert server.feed.after(9, seconds=0) == ()
+
+
+def test_a_silent_stream_shows_that_it_is_alive(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lg3d_core.viewing.server.HEARTBEAT_SECONDS", 0.05)
+    assert read_events(server).readline() == b": still here\n"
 
 
 def test_nothing_but_reading_is_answered(server: PageServer) -> None:

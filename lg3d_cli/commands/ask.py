@@ -1,6 +1,7 @@
 """`lg3d ask`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,7 @@ from lg3d_cli.options import (
     UpOption,
     resolve,
 )
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import Lg3dError, SettingsError
 from lg3d_core.settings import AskSettings
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def ask(
     regions: Annotated[int | None, typer.Option(help="Places listed for a text.  [default: 5]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write the heat of each text to.")] = None,
     format: Annotated[list[str] | None, typer.Option(help="ply or npz; may be repeated.  [default: ply]")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the heat of each text.")] = None,
+    serve: Annotated[
+        bool | None, typer.Option("--serve", help="Serve that page; what is typed at the prompt moves its heat.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="To serve on; 0: any that is free.  [default: 8731]")] = None,
     scale: ScaleOption = None,
     up: UpOption = None,
     memory: MemoryOption = None,
@@ -65,7 +71,13 @@ def ask(
 ) -> None:
     """Find what a text describes: heat from 0 to 1, against the vocabulary's names; 0.5 is as well as they fit.
 
-    Without a text it asks for one after the other. Example: lg3d ask scene0011_00 "somewhere to sit" --out heat
+    Without a text it asks for one after the other, on a terminal.
+
+    Examples: lg3d ask scene0011_00 "somewhere to sit" --out heat
+
+    lg3d ask kitchen.ply "somewhere to sit" --html kitchen.html
+
+    lg3d ask scene0011_00 --serve, and type while the page is open
     """
     settings = resolve(
         AskSettings,
@@ -79,6 +91,9 @@ def ask(
         regions=regions,
         out=out,
         formats=tuple(format) if format else None,
+        html=html,
+        serve=serve,
+        port=port,
         scale=scale,
         up=up,
         memory=memory,
@@ -93,11 +108,9 @@ def ask(
         raise SettingsError('expected a text, such as lg3d ask SCENE "somewhere to sit": only a terminal has a prompt')
     from lg3d_core.inference.ask import Conversation
 
-    conversation = Conversation(settings, console.progress(quiet=quiet))
-    if not settings.texts:
-        _prompt(conversation)
-        return
-    answers = conversation.ask(settings.texts)
+    progress = console.progress(quiet=quiet)
+    conversation = Conversation(settings, progress)
+    answers = conversation.ask(settings.texts) if settings.texts else []
     if as_json:
         console.result_json(
             {
@@ -106,21 +119,39 @@ def ask(
                 "answers": [answer.to_dict() for answer in answers],
             }
         )
-        return
-    _show(answers, quiet=quiet)
+    elif answers:
+        _show(answers, quiet=quiet)
+    if settings.html is not None:
+        from lg3d_core.viewing.asked import view_answers
+        from lg3d_core.viewing.page import write_page
+
+        write_page(view_answers(conversation, answers, progress), settings.html)
+        console.notice(f"wrote {settings.html}")
+    if settings.serve:
+        from lg3d_core.viewing.asked import AskedPage
+
+        with AskedPage(conversation, answers, progress, port=settings.port) as page:
+            console.notice(f"open {page.address}")
+            if sys.stdin.isatty() and not as_json:
+                _prompt(conversation, page.show)
+            else:
+                console.notice("Ctrl-C ends")
+                page.wait()
+    elif not answers:
+        _prompt(conversation, lambda _: None)
 
 
-def _prompt(conversation: "Conversation") -> None:
-    """Answer line after line, until an empty one or the end of input."""
+def _prompt(conversation: "Conversation", show: "Callable[[list[Answer]], None]") -> None:
+    """Answer line after line, until an empty one, the end of input, or Ctrl-C."""
     console.notice("type what you look for; an empty line ends")
-    while True:
+    while text := console.read_phrase("ask> "):
         try:
-            text = input("ask> ")
-        except EOFError:
-            return
-        if not text.strip():
-            return
-        _show(conversation.ask([text]), quiet=False)
+            answers = conversation.ask([text])
+        except Lg3dError as error:
+            console.error(str(error))
+            continue
+        show(answers)
+        _show(answers, quiet=False)
 
 
 def _show(answers: "list[Answer]", *, quiet: bool) -> None:

@@ -31,6 +31,9 @@ def view(
     png: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
     layer: Annotated[list[str] | None, typer.Option(help="Of the picture; repeat it for several.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained interactive page.")] = None,
+    heat: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Show the heat of a text; repeat it for several.")
+    ] = None,
     serve: Annotated[bool | None, typer.Option("--serve", help="Serve the page, for use over SSH.")] = None,
     port: Annotated[int | None, typer.Option(help="To serve on; 0: any that is free.  [default: 8731]")] = None,
     augmented: Annotated[bool | None, typer.Option("--augmented", help="Show it as a training sample.")] = None,
@@ -49,6 +52,8 @@ def view(
 
     lg3d view scene0011_00 --png room.png --layer truth --layer prediction
 
+    lg3d view scene0011_00 --heat "somewhere to sit" --html room.html
+
     lg3d view scene0011_00 --serve, on a machine reached by SSH
     """
     settings = resolve(
@@ -60,6 +65,7 @@ def view(
         png=png,
         layer=layer,
         html=html,
+        heat=tuple(heat) if heat else None,
         serve=serve,
         port=port,
         augmented=augmented,

@@ -145,6 +145,14 @@ class Conversation:
         heat = self._heat(torch.from_numpy(vectors).to(self._engine.device))
         return [self._answer(text, vectors[k], heat[:, k]) for k, text in enumerate(texts)]
 
+    def at_vertices(self, answer: Answer) -> npt.NDArray[np.float32]:
+        """Heat of an answer at the scan's vertices, shape `(vertices,)`, 0..1; 0 where a position cannot be used."""
+        return self._at_vertices(answer.heat)
+
+    def _at_vertices(self, heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        rows = np.concatenate([rows for _, _, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels)])
+        return np.where(rows >= 0, heat[rows], 0).astype(np.float32)
+
     def _passes(self) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
         """Features of all voxels in parts, kept where they fit into memory."""
         if self._features is not None:
@@ -209,7 +217,7 @@ class Conversation:
         if self._settings.out is None:
             return []
         files = []
-        surface, frame = self.scan.surface, self.scan.frame
+        surface = self.scan.surface
         name = f"{self.scan.stem}.{file_part(text)}"
         for form in dict.fromkeys(self._settings.formats):
             path = self._settings.out / f"{name}.{form}"
@@ -218,14 +226,12 @@ class Conversation:
                 comments = ["made by lg3d ask", f"heat of the text: {text}"]
                 write_vertices_ply(path, surface, self._pieces(heat), columns=columns, comments=comments)
             else:
-                rows = np.concatenate([rows for _, _, rows in vertex_rows(surface, frame, self._voxels)])
                 xyz = np.concatenate([surface.positions(start, stop) for start, stop in surface.chunks()])
-                values = np.where(rows >= 0, heat[rows], 0).astype(np.float32)
                 write_npz(
                     path,
                     {
                         "xyz": xyz if surface.is_double else xyz.astype(np.float32),
-                        "heat": values,
+                        "heat": self._at_vertices(heat),
                         "text": np.array(text),
                     },
                 )

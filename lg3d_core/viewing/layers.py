@@ -98,6 +98,9 @@ class LayerKey(NamedTuple):
     high: str = ""
 
 
+HEAT_KEY = LayerKey(ramp=HEAT_STOPS, low="cold", high="hot")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SceneView:
     """A scene ready to be shown.
@@ -137,7 +140,7 @@ class SceneView:
     def title(self, layer: str) -> str:
         """What a person calls a layer; heat is called by its text, in quotation marks."""
         text = self.heat_text(layer)
-        return LAYER_TITLES[layer] if text is None else f"\u201c{text}\u201d"
+        return LAYER_TITLES[layer] if text is None else heat_title(text)
 
     def heat_text(self, layer: str) -> str | None:
         """The text of a layer of heat, None for other layers."""
@@ -150,7 +153,7 @@ class SceneView:
     def key(self, layer: str) -> LayerKey:
         """What a layer's colours mean, beyond those of the categories."""
         if layer.startswith(HEAT):
-            return LayerKey(ramp=HEAT_STOPS, low="cold", high="hot")
+            return HEAT_KEY
         if layer == "confidence":
             return LayerKey(ramp=CONFIDENCE_STOPS, low="unsure 0", high="1 sure")
         if layer == "errors":
@@ -204,6 +207,11 @@ class SceneView:
         known, right = self.label >= 0, self.label == self.predicted
         counts = {"right": known & right, "wrong": known & ~right, "unannotated": ~known}
         return {name: float(mask.mean()) for name, mask in counts.items()}
+
+
+def heat_title(text: str) -> str:
+    """What a person calls the heat of a text: the text in quotation marks."""
+    return f"\u201c{text}\u201d"
 
 
 def build_view(

@@ -1,20 +1,26 @@
 """The page over HTTP, for a browser at the other end of an SSH connection: this machine alone, behind a token."""
 
+import base64
 import contextlib
 import errno
 import gzip
 import hmac
 import http.server
+import json
 import os
 import secrets
 import socket
 import threading
-from typing import Any
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
-from lg3d_core.viewing.layers import SceneView
-from lg3d_core.viewing.page import build_page
+from lg3d_core.viewing.layers import HEAT_KEY, SceneView, heat_title
+from lg3d_core.viewing.page import COMPRESSION, build_page
 
 LOOPBACK = "127.0.0.1"
 HEADERS = {
@@ -24,10 +30,64 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+STREAM_HEADERS = {**HEADERS, "X-Accel-Buffering": "no"}
+EVENTS = "events"
+KEPT_EVENTS = 6
+"""Of which a page that opens late is told."""
+HEARTBEAT_SECONDS = 10.0
+"""After which a silent stream says something, so that a browser that has gone is noticed."""
+
+
+class Event(NamedTuple):
+    """What open pages are told: a number that grows, a kind, and one line of text."""
+
+    number: int
+    kind: str
+    data: str
+
+    def encode(self) -> bytes:
+        """As server-sent events are written."""
+        return f"id: {self.number}\nevent: {self.kind}\ndata: {self.data}\n\n".encode()
+
+
+class Feed:
+    """Hands what is published to every page that listens, from any thread; the latest is kept for late ones."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._events: tuple[Event, ...] = ()
+        self._number = 0
+        self._closed = False
+
+    def publish(self, kind: str, data: str) -> None:
+        """Tell all pages.
+
+        Args:
+            kind: Name of the event.
+            data: One line.
+        """
+        assert "\n" not in data
+        with self._changed:
+            self._number += 1
+            self._events = (*self._events, Event(self._number, kind, data))[-KEPT_EVENTS:]
+            self._changed.notify_all()
+
+    def after(self, number: int, *, seconds: float) -> tuple[Event, ...] | None:
+        """Wait for events later than a number; none came in time: empty; none will ever come: None."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._number > number, timeout=seconds)
+            later = tuple(event for event in self._events if event.number > number)
+            return None if self._closed and not later else later
+
+    def close(self) -> None:
+        """Let everyone who waits go."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class PageServer:
-    """Serves one page at `address` from a thread of its own, until it is closed.
+    """Serves one page at `address` from a thread of its own, until it is closed, and what is published in `feed`.
 
     Whoever does not know the token gets 403 and nothing else; there are no files behind it, so no path leads anywhere.
 
@@ -41,6 +101,7 @@ class PageServer:
 
     def __init__(self, page: str, *, port: int = 0) -> None:
         self.token = secrets.token_urlsafe(24)
+        self.feed = Feed()
         self._plain = page.encode()
         self._packed = gzip.compress(self._plain, compresslevel=1)
         try:
@@ -70,7 +131,9 @@ class PageServer:
             self._thread.join()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and tell open pages so."""
+        self.feed.publish("end", "{}")
+        self.feed.close()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -99,14 +162,33 @@ class PageServer:
                 self._answer(body=False)
 
             def _answer(self, *, body: bool) -> None:
-                expected = f"/{owner.token}/".encode()
                 path = self.path.partition("?")[0].encode("utf-8", "surrogateescape")
-                if not hmac.compare_digest(path, expected):
+                wants_page = hmac.compare_digest(path, f"/{owner.token}/".encode())
+                wants_events = hmac.compare_digest(path, f"/{owner.token}/{EVENTS}".encode())
+                if wants_events:
+                    self._stream(body=body)
+                elif wants_page:
+                    packs = "gzip" in self.headers.get("Accept-Encoding", "")
+                    content = owner._packed if packs else owner._plain
+                    self._send(200, content, "text/html", body=body, encoding="gzip" if packs else "")
+                else:
                     self._send(403, b"403: the token in this address is wrong or missing\n", "text/plain", body=body)
-                    return
-                packs = "gzip" in self.headers.get("Accept-Encoding", "")
-                content = owner._packed if packs else owner._plain
-                self._send(200, content, "text/html", body=body, encoding="gzip" if packs else "")
+
+            def _stream(self, *, body: bool) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                for name, value in STREAM_HEADERS.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                last = self.headers.get("Last-Event-ID", "")
+                number = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
+                while body:
+                    events = owner.feed.after(number, seconds=HEARTBEAT_SECONDS)
+                    if events is None:
+                        return
+                    self.wfile.write(b"".join(event.encode() for event in events) or b": still here\n\n")
+                    self.wfile.flush()
+                    number = events[-1].number if events else number
 
             def _send(self, status: int, content: bytes, kind: str, *, body: bool, encoding: str = "") -> None:
                 self.send_response(status)
@@ -147,13 +229,41 @@ def ssh_command(port: int, environ: dict[str, str]) -> str:
     return f"ssh -N -L {port}:{LOOPBACK}:{port}{other_port} {user}{'@' if user else ''}{host}"
 
 
-def serve_view(view: SceneView, progress: Progress, *, port: int = 0) -> PageServer:
+def serve_view(view: SceneView, progress: Progress, *, port: int = 0, live: bool = False) -> PageServer:
     """Serve a scene's page and say how to reach it; to be closed by the caller.
+
+    Args:
+        view: What it shows.
+        progress: Told how to reach it.
+        port: To serve on; 0 takes any that is free.
+        live: Whether the page takes heat that is published while it is open.
 
     Raises:
         DataError: The port is in use.
     """
-    server = PageServer(build_page(view), port=port)
+    server = PageServer(build_page(view, live=live), port=port)
     progress.note(f"from another machine, first: {server.ssh_command}")
-    progress.note("open the address in a browser; Ctrl-C ends")
+    if not live:
+        progress.note("open the address in a browser; Ctrl-C ends")
     return server
+
+
+def publish_heat(server: PageServer, name: str, text: str, heat: npt.NDArray[np.float32]) -> None:
+    """Show heat of a text on the pages that are open, at once.
+
+    Args:
+        server: Of a page that listens.
+        name: Of the layer, `heat-` and a number that the page does not have yet.
+        text: Titles it.
+        heat: At the page's vertices, shape `(points,)`, 0..1.
+    """
+    layer = {
+        "name": name,
+        "title": heat_title(text),
+        "smooth": True,
+        "kind": "ramp",
+        "array": name,
+        "key": HEAT_KEY._asdict(),
+    }
+    packed = zlib.compress(np.round(heat * 255).astype(np.uint8).tobytes(), COMPRESSION)
+    server.feed.publish("heat", json.dumps({"layer": layer, "data": base64.b64encode(packed).decode("ascii")}))

@@ -11,6 +11,7 @@ from lg3d_core.networks.checkpoint import load_network
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.viewing.asked import heat_of_scene
 from lg3d_core.viewing.augmented import build_augmented_view
 from lg3d_core.viewing.layers import SceneView, build_view
 from lg3d_core.viewing.page import write_page
@@ -34,14 +35,16 @@ def show_scene(
 
     Raises:
         DataError: No store, no such scene, or a port that is in use.
-        SettingsError: A layer that the scene does not have.
-        CheckpointError: The checkpoint that was asked for cannot be used.
+        SettingsError: A layer that the scene does not have, or a text that says nothing.
+        CheckpointError: The checkpoint that was asked for cannot be used, or none can tell the heat of a text.
         MissingDependencyError: A picture or window was asked for and open3d is not there.
     """
     store = SceneStore(settings.store)
     if settings.augmented:
         if settings.checkpoint is not None:
             progress.note("a training sample is shown without a prediction: --checkpoint is not used")
+        if settings.heat:
+            progress.note("a training sample is shown without heat: --heat is not used")
         view = build_augmented_view(
             store,
             settings.scene,
@@ -74,7 +77,8 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
             precision=resolve_precision("auto", device),
             backend=settings.backend,
         )
-    return build_view(scene, store.vocabulary, prediction)
+    heat = heat_of_scene(settings, progress) if settings.heat else None
+    return build_view(scene, store.vocabulary, prediction, heat=heat)
 
 
 def show_view(

@@ -1,16 +1,22 @@
+function addLayer(layer) {
+  const button = element("button", "", layer.title);
+  button.dataset.layer = layer.name;
+  button.onclick = () => { state.layer = layer.name; refresh(); };
+  $("layers").append(button);
+  $("compare").append(new Option(`beside: ${layer.title}`, layer.name));
+  nameKeys();
+}
+function nameKeys() {
+  [...$("layers").children].forEach((button, k) => { button.title = button.textContent + (k < 9 ? ` (key ${k + 1})` : ""); });
+}
+
 function buildPanel() {
   $("name").textContent = scene.scene;
   const count = number => number.toLocaleString("en");
   $("counts").textContent = `${count(scene.points)} vertices` + (scene.faces ? ` · ${count(scene.faces)} faces` : "");
   if (scene.scores) $("scores").textContent = `accuracy ${(scene.scores.accuracy * 100).toFixed(1)} % · mIoU ${(scene.scores.miou * 100).toFixed(1)} (${scene.scores.num_categories} categories)`;
-  scene.layers.forEach((layer, k) => {
-    const button = element("button", "", layer.title);
-    button.dataset.layer = layer.name;
-    button.title = `Key ${k + 1}`;
-    button.onclick = () => { state.layer = layer.name; refresh(); };
-    $("layers").append(button);
-  });
-  $("compare").append(new Option("nothing beside", ""), ...scene.layers.map(layer => new Option(`beside: ${layer.title}`, layer.name)));
+  $("compare").append(new Option("nothing beside", ""));
+  for (const layer of scene.layers) addLayer(layer);
   $("both").hidden = !(layerOf.has("truth") && layerOf.has("prediction"));
   $("both").onclick = showBoth;
   $("compare").onchange = event => { state.beside = event.target.value; refresh(); };

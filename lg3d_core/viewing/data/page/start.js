@@ -1,4 +1,4 @@
-(async () => {
+const started = (async () => {
   buildPanel();
   readAddress();
   if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old: it has no DecompressionStream (2023 or newer is needed).");

@@ -1,0 +1,50 @@
+// Heat of texts that are asked while the page is open, pushed by the server that the page came from.
+const ASKED_AT_ONCE = 6, asked = [];  // names of such layers, the latest last
+
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+  return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer());
+}
+
+function forget(name) {
+  scene.layers.splice(scene.layers.findIndex(layer => layer.name === name), 1);
+  layerNames.splice(layerNames.indexOf(name), 1);
+  layerOf.delete(name);
+  tables.delete(name);
+  delete arrays[name];
+  [...$("layers").children].find(button => button.dataset.layer === name)?.remove();
+  [...$("compare").options].find(option => option.value === name)?.remove();
+  if (state.beside === name) state.beside = "";
+  nameKeys();
+}
+
+async function takeHeat({ layer, data }) {
+  const values = await inflate(data);
+  if (values.length !== scene.points) throw new Error(`heat of ${values.length} vertices for a scene of ${scene.points}`);
+  const again = scene.layers.find(known => known.title === layer.title);
+  if (again) layer = again;
+  arrays[layer.array] = values;
+  if (!again) {
+    scene.layers.push(layer);
+    layerOf.set(layer.name, layer);
+    layerNames.push(layer.name);
+    addLayer(layer);
+    asked.push(layer.name);
+    if (asked.length > ASKED_AT_ONCE) forget(asked.shift());
+  }
+  state.layer = layer.name;
+  refresh();
+}
+
+// One after the other, and not before there is a scene to colour.
+let turnOf = Promise.resolve();
+function listen() {
+  const source = new EventSource("events");
+  source.addEventListener("heat", event => {
+    turnOf = turnOf.then(() => takeHeat(JSON.parse(event.data))).catch(error => console.error(error));
+  });
+  source.addEventListener("end", () => { source.close(); page.listening = false; $("live").textContent = "The prompt has ended."; });
+  source.onopen = () => { page.listening = true; $("live").textContent = "Type at the prompt of lg3d ask: the heat moves here."; };
+  $("live").hidden = false;
+}
+started.then(() => { if (page.ready) listen(); });
