@@ -31,3 +31,19 @@ class MemoryLimitError(Lg3dError):
 
 class Interrupted(Exception):
     """A run was asked to stop, has saved its state, and can be continued; the message says how."""
+
+
+class LostProcessError(Lg3dError):
+    """A process of a run of several is gone, or silent for too long."""
+
+
+class EndedElsewhere(Exception):
+    """Another process of this run says why it ends; this one ends without a word.
+
+    Attributes:
+        interrupted: The run was asked to stop, and its state is saved.
+    """
+
+    def __init__(self, *, interrupted: bool = False) -> None:
+        super().__init__("another process of this run says why it ends")
+        self.interrupted = interrupted

@@ -322,6 +322,10 @@ class TrainSettings(Settings):
     """Processes that load and augment scenes; 0 loads in the training process."""
     seed: int = 0
     """Of weights, order, augmentation and negatives."""
+    deterministic: bool = False
+    """Take no algorithm whose result may differ from run to run on one device."""
+    rank_timeout: float = 600.0
+    """Seconds that a process of a run of several waits for the others before it gives them up."""
     epochs: int = 1
     """Passes over the training scenes."""
     batch_size: int = 8
@@ -379,6 +383,8 @@ class TrainSettings(Settings):
         self._require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         self._require(self.limited is None or 0 < self.limited <= 1, "limited", "above 0 and at most 1 (0.05 is 5 %)")
         self._require(self.validate_every >= 0, "validate_every", "0 or more")
+        timeout = self.rank_timeout
+        self._require(math.isfinite(timeout) and timeout > 0, "rank_timeout", "positive seconds")
         self._require(
             self.crop is None or (math.isfinite(self.crop) and self.crop > 0), "crop", "a positive length in metres"
         )
