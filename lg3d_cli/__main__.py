@@ -1,9 +1,15 @@
 """Entry point: one command each, and one boundary that turns a known error into one line."""
 
+import errno
+import os
+import signal
 import sys
-from typing import Annotated
+import threading
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lg3d_cli import console
 from lg3d_cli.commands import (
@@ -26,8 +32,36 @@ from lg3d_cli.commands import (
 from lg3d_core import __version__
 from lg3d_core.errors import Interrupted, Lg3dError
 
+END_SECONDS = 8.0
+"""A stopped command that is still there after so long is ended: what it writes, it writes whole or not at all."""
+GOES_ON = ("prepare", "rooms", "compare")
+"""Commands that keep what they have finished when they are run again."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _Stoppable(TyperGroup):
+    """Commands that Ctrl-C and SIGTERM end with a line that says how to go on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM came, and the command did not deal with it itself.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _kill_workers()
+            goes_on = ctx.invoked_subcommand in GOES_ON
+            kept = (
+                "what is finished is kept, and the same command goes on" if goes_on else "the same command does it anew"
+            )
+            raise Interrupted(f"stopped; {kept}") from None
+
+
 app = typer.Typer(
     name="lg3d",
+    cls=_Stoppable,
     help="Train and use language-grounded sparse 3D networks on annotated scans of rooms.",
     epilog="Exit codes: 0 done, 1 an error you can fix, 2 usage, 130 interrupted (and resumable).",
     no_args_is_help=True,
@@ -70,6 +104,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; a known error is one line on stderr and exit code 1."""
+    _take_signals()
     try:
         app()
     except Lg3dError as error:
@@ -78,9 +113,45 @@ def main() -> None:
     except MemoryError as error:
         console.error(f"out of memory ({error or 'no details'}): close other programs, or take fewer --jobs")
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        console.error(f"cannot write {error.filename or 'what was asked for'} ({error.strerror}): make room, run again")
+        sys.exit(1)
     except Interrupted as stop:
         console.notice(str(stop))
+        _end_in(END_SECONDS / 2)
         sys.exit(130)
+
+
+def _take_signals() -> None:
+    """Let SIGTERM stop a command as Ctrl-C does, and the process be gone soon after, whatever it is at."""
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        if asked and number == signal.SIGTERM:  # sent to a group and to its members, it means nothing new
+            return
+        asked.append(number)
+        _end_in(END_SECONDS)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _end_in(seconds: float) -> None:
+    """End this process after a while, unless it has ended by then."""
+    timer = threading.Timer(seconds, os._exit, (130,))
+    timer.daemon = True
+    timer.start()
+
+
+def _kill_workers() -> None:
+    multiprocessing = sys.modules.get("multiprocessing")
+    for worker in multiprocessing.active_children() if multiprocessing else ():
+        worker.kill()
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ class DrawnTask(Task):
                 table.add_row("", Text(curve, style="cyan", no_wrap=True))
         parts: list[RenderableType] = [head, table]
         if self.asked_to_stop:
-            parts.append(Text("stopping: this step ends, then the state is saved", style="yellow"))
+            parts.append(Text("stopping: the state is saved", style="yellow"))
         elif self.end is None:
             parts.append(Text("Ctrl-C saves and says how to continue", style="dim"))
         title = ", ".join(part for part in (self.description, self._place()) if part)

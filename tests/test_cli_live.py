@@ -78,7 +78,7 @@ def test_a_request_to_stop_and_the_end_are_told() -> None:
     clock = Clock()
     task = a_training(clock)
     task.stopping()
-    assert "stopping: this step ends, then the state is saved" in drawn(task)
+    assert "stopping: the state is saved" in drawn(task)
     task.finish()
     clock.now += 1000
     assert "0:03:20  " in drawn(task)
