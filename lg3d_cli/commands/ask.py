@@ -120,7 +120,7 @@ def ask(
             }
         )
     elif answers:
-        _show(answers, quiet=quiet)
+        _show(answers, threshold=settings.threshold, quiet=quiet)
     if settings.html is not None:
         from lg3d_core.viewing.asked import view_answers
         from lg3d_core.viewing.page import write_page
@@ -133,15 +133,15 @@ def ask(
         with AskedPage(conversation, answers, progress, port=settings.port) as page:
             console.notice(f"open {page.address}")
             if sys.stdin.isatty() and not as_json:
-                _prompt(conversation, page.show)
+                _prompt(conversation, settings.threshold, page.show)
             else:
                 console.notice("Ctrl-C ends")
                 page.wait()
     elif not answers:
-        _prompt(conversation, lambda _: None)
+        _prompt(conversation, settings.threshold, lambda _: None)
 
 
-def _prompt(conversation: "Conversation", show: "Callable[[list[Answer]], None]") -> None:
+def _prompt(conversation: "Conversation", threshold: float, show: "Callable[[list[Answer]], None]") -> None:
     """Answer line after line, until an empty one, the end of input, or Ctrl-C."""
     console.notice("type what you look for; an empty line ends")
     while text := console.read_phrase("ask> "):
@@ -151,18 +151,18 @@ def _prompt(conversation: "Conversation", show: "Callable[[list[Answer]], None]"
             console.error(str(error))
             continue
         show(answers)
-        _show(answers, quiet=False)
+        _show(answers, threshold=threshold, quiet=False)
 
 
-def _show(answers: "list[Answer]", *, quiet: bool) -> None:
-    rows = []
+def _show(answers: "list[Answer]", *, threshold: float, quiet: bool) -> None:
+    """What was found on stdout: a table for each text on a terminal, one for all in a pipe; the rest on stderr."""
+    on_terminal, piped = sys.stdout.isatty(), []
     for answer in answers:
         if not quiet:
             near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in answer.nearest[:3])
             console.notice(f"{answer.text!r} lies nearest to {near}; highest heat here {answer.highest:.2f}")
-        rows += [
+        rows = [
             [
-                answer.text,
                 f"{place.heat:.2f}",
                 " ".join(f"{value:.2f}" for value in place.centre),
                 " x ".join(f"{value:.2f}" for value in place.size),
@@ -170,9 +170,13 @@ def _show(answers: "list[Answer]", *, quiet: bool) -> None:
             ]
             for place in answer.places
         ]
-        if not answer.places:
-            rows.append([answer.text, f"{answer.highest:.2f}", "nowhere", "", ""])
-    console.result_table("", HEADER, rows)
+        if on_terminal and rows:
+            console.result_table(answer.text, HEADER[1:], rows)
+        elif on_terminal:
+            console.result(f"{answer.text}: nowhere (--threshold is {threshold:g})")
+        piped += [[answer.text, *row] for row in rows or [[f"{answer.highest:.2f}", "nowhere", "", ""]]]
+    if not on_terminal:
+        console.result_table("", HEADER, piped)
     for answer in answers:
         for path in answer.files:
             console.notice(f"wrote {path}")
