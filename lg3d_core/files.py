@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 from lg3d_core.errors import DataError
 
 TEMPORARY_SUFFIX = ".tmp"
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 STALE_SECONDS = 3600.0
+POLL_SECONDS = 0.05
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system answers that has no locks, as some network file systems are mounted."""
 
@@ -22,14 +25,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to the disk and renamed, on failure removed.
 
     Whenever the process is killed, `path` holds the old bytes or the new ones; what is left under the temporary name
-    then is removed by `sweep_temporaries`.
+    then is removed by `sweep_temporaries`. The temporary file is there already, empty, and locked for as long as its
+    writer lives: whoever fills it opens and overwrites it.
 
     Raises:
         DataError: The file system refused (full disk, no permission); `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    temporary, mark = path, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, mark = _make_temporary(path)
         yield temporary
         with temporary.open("rb+") as stream:
             os.fchmod(stream.fileno(), 0o666 & ~_umask())  # some writers make files for their owner alone
@@ -46,8 +51,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
             "make room or choose another folder, then run again"
         ) from None
     finally:
-        with suppress(OSError):  # where nothing could be written there may be nothing to remove
-            temporary.unlink()
+        if mark >= 0:
+            with suppress(OSError):  # where nothing could be written there may be nothing to remove
+                temporary.unlink()
+            os.close(mark)
+
+
+def _make_temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside a path, and a descriptor that locks it, which tells `sweep_temporaries` that it is in use."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+        mark = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        swept = False
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            swept = True
+        except OSError:  # no locks here: then age tells
+            pass
+        if not swept and os.fstat(mark).st_nlink:
+            return temporary, mark
+        os.close(mark)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -56,7 +80,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         DataError: The file system refused; the old file, if any, is untouched.
     """
-    with atomic_path(path) as temporary, temporary.open("xb", buffering=0) as stream:
+    with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as stream:
         view = memoryview(data)
         while view:
             view = view[stream.write(view) :]
@@ -80,23 +104,42 @@ def _umask() -> int:
 def sweep_temporaries(folder: Path, *, older_than: float = 0.0) -> int:
     """Remove what killed processes left in a folder under temporary names, if it has not changed for so many seconds.
 
+    What a living process is about to rename stays. On a file system without locks everything stays for an hour.
+
     Returns:
         How many files were removed.
     """
     removed = 0
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        try:
-            if time.time() - path.stat().st_mtime >= older_than:
-                path.unlink()
-                removed += 1
-        except FileNotFoundError:  # its writer was faster
+        if not TEMPORARY_NAME.fullmatch(path.name):
             continue
+        with suppress(OSError):  # its writer was faster, or it is another user's
+            mark = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                oldest = older_than
+                try:
+                    fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    oldest = max(oldest, STALE_SECONDS)
+                if time.time() - os.fstat(mark).st_mtime >= oldest:
+                    path.unlink()
+                    removed += 1
+            finally:
+                os.close(mark)
     return removed
 
 
 @contextmanager
 def lock_file(
-    path: Path, *, shared: bool = False, wait: bool = False, holder: str = "", optional: bool = False
+    path: Path,
+    *,
+    shared: bool = False,
+    wait: bool = False,
+    patience: float = 0.0,
+    holder: str = "",
+    optional: bool = False,
 ) -> Iterator[bool]:
     """Hold an advisory lock for as long as the context is open; the system gives it up when the process dies.
 
@@ -104,6 +147,7 @@ def lock_file(
         path: Lock file, made where it is missing and left in place.
         shared: Whether others may hold it shared at the same time.
         wait: Whether to wait for the lock, or to refuse when it is held.
+        patience: Seconds to try for before refusing: a killed process's helpers may need a moment to end.
         holder: Who holds the lock, for the message.
         optional: Whether to go on without a lock on a file system that has none.
 
@@ -120,8 +164,16 @@ def lock_file(
     try:
         flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         held = True
+        deadline = time.monotonic() + patience
         try:
-            fcntl.flock(descriptor, flags)
+            while True:
+                try:
+                    fcntl.flock(descriptor, flags)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(POLL_SECONDS)
         except BlockingIOError:
             raise DataError(f"{path.parent} is in use by {holder or 'another process'}: wait for it to end") from None
         except OSError as error:

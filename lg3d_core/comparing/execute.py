@@ -78,7 +78,7 @@ def _execute_training(step: Step, progress: Progress) -> None:
         progress,
     )
     counts = evaluation.scenes
-    with atomic_path(step.folder / COUNTS_NAME) as temporary, temporary.open("xb") as stream:
+    with atomic_path(step.folder / COUNTS_NAME) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(
             stream,
             scene_ids=np.array(counts.scene_ids),

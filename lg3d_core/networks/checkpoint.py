@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError
-from lg3d_core.files import atomic_path
+from lg3d_core.files import write_bytes
 from lg3d_core.networks.foreign import (
     VOXEL_SIZE,
     Foreign,
@@ -74,11 +74,8 @@ def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> Non
         DataError: The file system refused; an older file under that name is untouched.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"format": FORMAT, "info": json.dumps(dataclasses.asdict(info))})
-        except SafetensorError as error:  # its way of saying that the disk is full
-            raise OSError(str(error)) from None
+    # Made in memory: writing to a path, safetensors would leave a file under a name of its own when it is killed.
+    write_bytes(path, save(tensors, {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info))}))
 
 
 def read_info(path: Path) -> CheckpointInfo:

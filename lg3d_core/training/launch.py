@@ -93,8 +93,7 @@ def train_run(
     """
     settings, data, run = opened.settings, opened.data, opened.run
     if run is None:
-        run = Run.create(settings)
-        run.write_card(settings.command, {**describe_data(data, settings), **facts})
+        run = Run.create(settings, {**describe_data(data, settings), **facts})
     info = CheckpointInfo(
         kind=settings.command,
         network=settings.network,
@@ -107,15 +106,16 @@ def train_run(
         stem_size=learner.network.stem_size,
         final_relu=learner.network.final_relu,
     )
-    train(
-        learner,
-        source,
-        store=data.store,
-        run=run,
-        settings=settings,
-        info=info,
-        device=opened.device,
-        precision=resolve_precision(settings.precision, opened.device),
-        progress=progress,
-    )
+    with run.sole_writer():
+        train(
+            learner,
+            source,
+            store=data.store,
+            run=run,
+            settings=settings,
+            info=info,
+            device=opened.device,
+            precision=resolve_precision(settings.precision, opened.device),
+            progress=progress,
+        )
     return run.checkpoint

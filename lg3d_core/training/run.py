@@ -1,11 +1,16 @@
 """A run's folder: settings, card, metrics, checkpoints, and the state to resume from."""
 
+import errno
 import json
+import os
 import pickle
 import platform
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +18,22 @@ import numpy as np
 import torch
 
 from lg3d_core import __version__
-from lg3d_core.errors import CheckpointError, SettingsError
-from lg3d_core.files import atomic_path, write_text
+from lg3d_core.errors import CheckpointError, DataError, SettingsError
+from lg3d_core.files import (
+    STALE_SECONDS,
+    TEMPORARY_NAME,
+    TEMPORARY_SUFFIX,
+    atomic_path,
+    lock_file,
+    sweep_temporaries,
+    write_text,
+)
 from lg3d_core.networks.checkpoint import BEST_NAME, CHECKPOINT_NAME
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 
 RESUME_NAME = "resume.pt"
+PATIENCE = 5.0
+"""Seconds that a run waits for the end of another process that was killed while it trained it."""
 
 
 class Run:
@@ -32,11 +47,16 @@ class Run:
         self.metrics_file = folder / "metrics.jsonl"
 
     @classmethod
-    def create(cls, settings: PretrainSettings | FinetuneSettings) -> "Run":
-        """Make a new run's folder with its settings in it.
+    def create(cls, settings: PretrainSettings | FinetuneSettings, facts: Mapping[str, Any] | None = None) -> "Run":
+        """Make a new run's folder with its settings and its card in it; it appears with both, or not at all.
+
+        Args:
+            settings: Of the run.
+            facts: For its card.
 
         Raises:
             SettingsError: A folder of that name exists.
+            DataError: The file system refused.
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         folder = settings.runs / (settings.name or f"{settings.command}-{stamp}")
@@ -44,17 +64,21 @@ class Run:
         while settings.name is None and folder.exists():
             number += 1
             folder = settings.runs / f"{settings.command}-{stamp}-{number}"
+        _sweep_unfinished(settings.runs)
+        unfinished = settings.runs / f".{folder.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
         try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise SettingsError(
-                f"{folder} exists: take another --name, or continue it with --resume {folder}"
-            ) from None
+            write_text(unfinished / "settings.json", settings.to_json())
+            write_text(unfinished / "card.json", _card(settings.command, facts or {}))
+            unfinished.rename(folder)  # also onto an empty folder
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise SettingsError(
+                    f"{folder} exists: take another --name, or continue it with --resume {folder}"
+                ) from None
             raise SettingsError(f"cannot make the run's folder {folder}: {error.strerror}") from None
-        run = cls(folder)
-        write_text(folder / "settings.json", settings.to_json())
-        return run
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return cls(folder)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
@@ -67,28 +91,34 @@ class Run:
             raise CheckpointError(f"--resume {folder}: no settings.json there, so it is no run's folder")
         return cls(folder)
 
-    def write_card(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """Record how this run was made."""
-        card = {
-            "kind": kind,
-            "command": sys.argv,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": {
-                "lg3d": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-            **facts,
-        }
-        write_text(self.folder / "card.json", json.dumps(card, indent=2, default=str) + "\n")
+    @contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """Keep other processes from going on with this run for as long as the context is open, and tidy up first.
+
+        Raises:
+            DataError: Another process trains it.
+        """
+        lock = self.folder / ".lock"
+        with lock_file(lock, patience=PATIENCE, holder="another lg3d that trains this run", optional=True):
+            sweep_temporaries(self.folder)
+            yield
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        """Append one line to metrics.jsonl.
 
-    def drop_metrics_after(self, step: int, *, validated: bool) -> None:
+        Raises:
+            DataError: The file system refused.
+        """
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self.metrics_file} ({error.strerror or error}): make room, and go on with "
+                f"--resume {self.folder}"
+            ) from None
+
+    def drop_metrics_after(self, step: int, *, validated: bool = True) -> None:
         """Forget what an interrupted run logged beyond the step that is resumed from, or beside it of a validation."""
         if not self.metrics_file.is_file():
             return
@@ -109,6 +139,9 @@ class Run:
             DataError: The file system refused; the older state is untouched.
         """
         with atomic_path(self.resume_file) as temporary:
+            if self.metrics_file.is_file():  # a state whose steps are not in the log would never be mended
+                with self.metrics_file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
             try:
                 torch.save(dict(state), temporary)
             except RuntimeError as error:  # torch's zip writer hides the reason of a failed write
@@ -127,3 +160,28 @@ class Run:
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{self.resume_file} is damaged: {error}") from None
         return state
+
+
+def _card(kind: str, facts: Mapping[str, Any]) -> str:
+    """How a run was made, as JSON."""
+    card = {
+        "kind": kind,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {
+            "lg3d": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        **facts,
+    }
+    return json.dumps(card, indent=2, default=str) + "\n"
+
+
+def _sweep_unfinished(runs: Path) -> None:
+    """Remove the folders that runs left which were killed while they made them."""
+    for folder in runs.glob(f".*{TEMPORARY_SUFFIX}"):
+        with suppress(OSError):
+            if TEMPORARY_NAME.fullmatch(folder.name) and time.time() - folder.stat().st_mtime >= STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)

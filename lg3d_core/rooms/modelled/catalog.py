@@ -231,7 +231,7 @@ def _load(library: Path, entry: CatalogEntry, digest: str, spacing: float, cache
 
 def _write(path: Path, sampled: SampledModel) -> None:
     mesh = sampled.mesh
-    with atomic_path(path) as temporary, temporary.open("xb") as stream:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
             xyz=mesh.xyz.astype(np.float32),
