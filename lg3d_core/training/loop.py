@@ -30,6 +30,7 @@ from lg3d_core.training.batches import (
     plan_batches,
     steps_per_epoch,
 )
+from lg3d_core.training.events import EventFile
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser, set_norm_momentum
 from lg3d_core.training.run import Run
@@ -453,9 +454,7 @@ def _stop_signals(task: Task) -> Iterator[_Stop]:
 @contextmanager
 def _event_writer(run: Run, *, purge_step: int) -> Iterator[Any]:
     """TensorBoard's event file in the run's folder; on a resumed run, steps from `purge_step` on are replaced."""
-    from torch.utils.tensorboard import SummaryWriter  # heavy, and only training needs it
-
-    writer = SummaryWriter(str(run.folder), purge_step=purge_step + 1 if purge_step else None)
+    writer = EventFile(run.folder, purge_step=purge_step + 1)
     try:
         yield writer
     finally:
