@@ -21,8 +21,8 @@ from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.vocabulary import Vocabulary
 from tests.fake_store import make_vocabulary
 
-pytest.importorskip("matplotlib", reason="needs the extra lg3d[report]")
-pytest.importorskip("sklearn", reason="needs the extra lg3d[report]")
+pytest.importorskip("matplotlib", reason="not installed here")
+pytest.importorskip("sklearn", reason="not installed here")
 
 from lg3d_core.reporting.anchors_map import cosines_of, plot_anchors, write_anchors_map
 from lg3d_core.reporting.style import drawing, encode_figure, shorten, signed, write_figure

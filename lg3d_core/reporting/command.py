@@ -174,7 +174,7 @@ def _with_map(run: ReportedRun, settings: ReportSettings, progress: Progress) ->
     if run.measurement.embedding_key == key:
         return run
     number = len(run.measurement.sample.label)
-    with progress.task(f"map {run.name}", total=number, unit="feature") as task:
+    with progress.task(f"map {run.name}", unit="feature") as task:  # t-SNE does not tell how far it is
         place = embed(run.measurement, seed=settings.seed)
         task.advance(number)
     measurement = dataclasses.replace(run.measurement, embedding=place, embedding_key=key)

@@ -21,7 +21,7 @@ COLUMN = 3.4
 PAGE = 7.0
 """Inches: both of them."""
 DPI = 200
-INSTALL = "figures need matplotlib and scikit-learn: pip install 'lg3d[report]'"
+INSTALL = "figures need matplotlib and scikit-learn, which are missing or broken: pip install matplotlib scikit-learn"
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK = (
