@@ -30,7 +30,7 @@ from lg3d_cli.commands import (
     view,
 )
 from lg3d_core import __version__
-from lg3d_core.errors import Interrupted, Lg3dError
+from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError
 
 END_SECONDS = 8.0
 """A stopped command that is still there after so long is ended: what it writes, it writes whole or not at all."""
@@ -118,8 +118,11 @@ def main() -> None:
             raise
         console.error(f"cannot write {error.filename or 'what was asked for'} ({error.strerror}): make room, run again")
         sys.exit(1)
+    except EndedElsewhere as end:
+        sys.exit(130 if end.interrupted else 1)
     except Interrupted as stop:
-        console.notice(str(stop))
+        if not console.follows():
+            console.notice(str(stop))
         _end_in(END_SECONDS / 2)
         sys.exit(130)
 

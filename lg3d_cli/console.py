@@ -81,6 +81,11 @@ def has_room_for(header: Sequence[str]) -> bool:
     return Console().width >= sum(len(name) + 3 for name in header) + FIRST_COLUMN
 
 
+def follows() -> bool:
+    """Whether this is one of several processes that `torchrun` started, and not the first, which alone reports."""
+    return "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
 def error(message: str) -> None:
     """Say on one line of stderr what went wrong."""
     sys.stderr.write(f"lg3d: error: {message}\n")

@@ -87,6 +87,9 @@ AugmentOption = Annotated[bool | None, typer.Option("--augment/--no-augment", he
 CropOption = Annotated[
     float | None, typer.Option(help="Edge in metres of the piece that an epoch sees of each scene.  [default: all]")
 ]
+DeterministicOption = Annotated[
+    bool | None, typer.Option("--deterministic/--no-deterministic", help="Two runs on one device end equal.")
+]
 LimitedOption = Annotated[float | None, typer.Option(help="Share of labels to learn from; 0.05 is 5 %.")]
 LimitedSeedOption = Annotated[int | None, typer.Option(help="Which labels that share keeps.")]
 ValidateEveryOption = Annotated[int | None, typer.Option(help="Epochs between validations; 0: only at the end.")]

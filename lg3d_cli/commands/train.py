@@ -1,5 +1,7 @@
 """`lg3d pretrain` and `lg3d finetune`."""
 
+import time
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -14,6 +16,7 @@ from lg3d_cli.options import (
     BatchSizeOption,
     ClipNormOption,
     CropOption,
+    DeterministicOption,
     DeviceOption,
     EpochsOption,
     JobsOption,
@@ -38,7 +41,7 @@ from lg3d_cli.options import (
     VoxelSizeOption,
     resolve,
 )
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import EndedElsewhere, SettingsError
 from lg3d_core.settings import (
     RESUMABLE,
     FinetuneSettings,
@@ -52,7 +55,28 @@ from lg3d_core.settings import (
 S = TypeVar("S", bound=TrainSettings)
 
 
+FOLLOWER_SECONDS = 2.0
+"""What the first of several processes has time for, to say what is wrong with the settings of all of them."""
+
+
 def _resolve(settings: type[S], options: dict[str, Any]) -> S:
+    """Settings of a run, in all of its processes; the first says what is wrong with them."""
+    try:
+        return _gather(settings, options)
+    except SettingsError:
+        if not console.follows():
+            raise
+        time.sleep(FOLLOWER_SECONDS)
+        raise EndedElsewhere from None
+
+
+def _report(checkpoint: Path) -> None:
+    """Print the checkpoint's path, once."""
+    if not console.follows():
+        console.result(checkpoint)
+
+
+def _gather(settings: type[S], options: dict[str, Any]) -> S:
     """Settings of a new run; or the folder of the one that goes on, and how it shall fit into memory from now on."""
     typed = {key: value for key, value in options.items() if value is not None}
     if "resume" in typed:
@@ -129,6 +153,7 @@ def pretrain(
     precision: PrecisionOption = None,
     jobs: JobsOption = None,
     seed: SeedOption = None,
+    deterministic: DeterministicOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Pull every voxel's feature towards the text anchor of its category, or learn a baseline's features.
@@ -139,7 +164,7 @@ def pretrain(
     settings = _resolve(PretrainSettings, options)
     from lg3d_core.training.pretrain import pretrain as run  # torch loads here, never on --help
 
-    console.result(run(settings, console.progress(quiet=quiet)))
+    _report(run(settings, console.progress(quiet=quiet)))
 
 
 def finetune(
@@ -183,6 +208,7 @@ def finetune(
     precision: PrecisionOption = None,
     jobs: JobsOption = None,
     seed: SeedOption = None,
+    deterministic: DeterministicOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Learn to name every voxel, from a pre-trained network or from scratch.
@@ -193,4 +219,4 @@ def finetune(
     settings = _resolve(FinetuneSettings, options)
     from lg3d_core.training.finetune import finetune as run  # torch loads here, never on --help
 
-    console.result(run(settings, console.progress(quiet=quiet)))
+    _report(run(settings, console.progress(quiet=quiet)))

@@ -60,6 +60,24 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What was counted on scenes: enough for their scores.
+
+    Attributes:
+        at_vertices: At mesh vertices.
+        at_voxels: At voxels.
+        in_scenes: Right points, points by truth and by prediction of each scene at mesh vertices, shape
+            `(scenes, 3, classes)`, int64.
+        num_labelled: Scenes with ground truth.
+    """
+
+    at_vertices: ConfusionMatrix
+    at_voxels: ConfusionMatrix
+    in_scenes: npt.NDArray[np.int64]
+    num_labelled: int
+
+
 def evaluate_scenes(
     network: "MinkUNet",
     store: "SceneStore",
@@ -94,19 +112,56 @@ def evaluate_scenes(
         CheckpointError: The network's classifier has another number of classes than the store's vocabulary.
     """
     progress = progress or Progress()
-    vocabulary = store.vocabulary
     if not scene_ids:
         raise DataError(
             f"no scenes to evaluate in {store.path}: choose another --split, or prepare a raw folder whose split files "
             "put scenes into this one"
         )
+    start = time.perf_counter()
+    counts = count_scenes(
+        network,
+        store,
+        scene_ids,
+        voxel_size=voxel_size,
+        device=device,
+        precision=precision,
+        backend=backend,
+        scores=scores,
+        export=export,
+        observe=observe,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - start
+    return score_counts(counts, store.vocabulary, scene_ids, seconds=seconds, export=export, progress=progress)
+
+
+def count_scenes(
+    network: "MinkUNet",
+    store: "SceneStore",
+    scene_ids: Sequence[str],
+    *,
+    voxel_size: float,
+    device: torch.device | str,
+    precision: str = "fp32",
+    backend: str | None = None,
+    scores: Callable[[Tensor], Tensor] | None = None,
+    export: Path | None = None,
+    observe: "Callable[[Scene, Prediction], None] | None" = None,
+    progress: Progress,
+) -> Counts:
+    """Predict scenes one by one and count, as `evaluate_scenes`, which see; there may be none.
+
+    Raises:
+        DataError: A scene that cannot be read, or a prediction that cannot be written.
+        CheckpointError: The network's classifier has another number of classes than the store's vocabulary.
+    """
+    vocabulary = store.vocabulary
     if scores is None and network.num_classes != len(vocabulary):
         has = "no classifier" if network.num_classes is None else f"a classifier of {network.num_classes} classes"
         raise CheckpointError(
             f"expected a classifier of {len(vocabulary)} classes ({vocabulary.name}), the network has {has}: "
             "fine-tune one on this store"
         )
-    start = time.perf_counter()
     at_vertices, at_voxels = ConfusionMatrix(len(vocabulary)), ConfusionMatrix(len(vocabulary))
     in_scenes: list[npt.NDArray[np.int64]] = []
     num_labelled = 0
@@ -134,15 +189,29 @@ def evaluate_scenes(
             if observe is not None:
                 observe(scene, prediction)
             task.advance(status=scene_id)
-    if num_labelled == 0:
+    stacked = np.stack(in_scenes) if in_scenes else np.zeros((0, 3, len(vocabulary)), dtype=np.int64)
+    return Counts(at_vertices, at_voxels, stacked, num_labelled)
+
+
+def score_counts(
+    counts: Counts,
+    vocabulary: Vocabulary,
+    scene_ids: Sequence[str],
+    *,
+    seconds: float,
+    export: Path | None = None,
+    progress: Progress,
+) -> Evaluation:
+    """Scores of what was counted on these scenes."""
+    if counts.num_labelled == 0:
         progress.warn(f"none of the {len(scene_ids)} scenes has ground truth: their scores are undefined")
     return Evaluation(
-        vertex=score_confusion(at_vertices, vocabulary),
-        voxel=score_confusion(at_voxels, vocabulary),
-        scenes=SceneCounts(tuple(scene_ids), *np.stack(in_scenes, axis=1)),
+        vertex=score_confusion(counts.at_vertices, vocabulary),
+        voxel=score_confusion(counts.at_voxels, vocabulary),
+        scenes=SceneCounts(tuple(scene_ids), *counts.in_scenes.transpose(1, 0, 2)),
         num_scenes=len(scene_ids),
-        num_labelled_scenes=num_labelled,
-        seconds=time.perf_counter() - start,
+        num_labelled_scenes=counts.num_labelled,
+        seconds=seconds,
         export=export,
     )
 

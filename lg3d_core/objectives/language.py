@@ -42,6 +42,7 @@ def language_contrastive_loss(
     positive_margin: float = 0.0,
     negative_margin: float = 0.6,
     negative_weight: float = 1.0,
+    negatives: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ContrastiveLoss:
     """Pull each labelled voxel's feature to the anchor of its category, and push it off the anchors of a few others.
@@ -68,6 +69,8 @@ def language_contrastive_loss(
         positive_margin: Distance to the own anchor that costs nothing.
         negative_margin: Distance from another anchor from which on nothing is paid.
         negative_weight: Factor of the negative part in the total.
+        negatives: What `draw_negatives` gave for the labelled voxels, shape `(labelled voxels, M)`; None draws them
+            here.
         generator: Source of the negatives; they are drawn on its own device. None is PyTorch's global one.
 
     Returns:
@@ -99,9 +102,10 @@ def language_contrastive_loss(
             zero = _at_least_float32(features[rows]).sum()
             return ContrastiveLoss(zero, zero, zero)
         own = labels[rows].long()
-        negatives = draw_negatives(
-            own, len(anchors), num_negatives=num_negatives, replacement=replacement, generator=generator
-        )
+        if negatives is None:
+            negatives = draw_negatives(
+                own, len(anchors), num_negatives=num_negatives, replacement=replacement, generator=generator
+            )
         distances = DISTANCES[distance](features, rows, anchors, torch.cat([own[:, None], negatives], dim=1))
 
         positive = (distances[:, 0] - positive_margin).clamp_min(0.0).mean()

@@ -187,7 +187,7 @@ def share_statistics(network: nn.Module, group: distributed.ProcessGroup) -> Non
         if isinstance(module, SparseBatchNorm):
             module.group = group
             if module.bn.weight.device.type != "cpu":
-                module.bn = nn.SyncBatchNorm.convert_sync_batchnorm(module.bn, group)
+                module.bn = nn.SyncBatchNorm.convert_sync_batchnorm(module.bn, group)  # type: ignore[no-untyped-call]
 
 
 def _add_and_clip(output: Tensor, residual: Tensor | None, relu: bool) -> Tensor:

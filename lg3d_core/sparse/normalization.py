@@ -56,7 +56,7 @@ def measure_together(features: Tensor, group: distributed.ProcessGroup) -> Toget
         own = torch.cat([own.new_tensor([num_rows]), *_measure(features)])
     parts = [torch.empty_like(own) for _ in range(group.size())]
     distributed.all_gather(parts, own, group=group)
-    counts, means, variances = torch.stack(parts).split([1, channels, channels], dim=1)
+    counts, means, variances = torch.split(torch.stack(parts), [1, channels, channels], dim=1)
     share = counts / counts.sum().clamp_min(1)
     mean = (share * means).sum(dim=0)
     variance = (share * (variances + (means - mean).square())).sum(dim=0)

@@ -170,6 +170,11 @@ def split_batch(batch: B, max_voxels: int | None) -> list[B]:
     return [batch.select(first, last) for first, last in itertools.pairwise([*starts, len(sizes)])]
 
 
+def without_scenes(batch: B) -> B:
+    """A batch of the same kind with no scene in it."""
+    return batch.select(len(batch.scene_sizes), len(batch.scene_sizes))
+
+
 class BatchPlan(NamedTuple):
     """One forward pass of one epoch.
 
@@ -204,24 +209,31 @@ def plan_batches(
     epochs: int,
     start_epoch: int = 0,
     start_step: int = 0,
+    rank: int = 0,
+    size: int = 1,
 ) -> Iterator[BatchPlan]:
     """Every scene once an epoch in a fresh random order, from any step on.
+
+    Of several processes each plans its own share, a run of every batch's scenes; shares differ by one scene at most. A
+    process that gets none of the last few scenes of an epoch takes part in the step without any.
 
     Args:
         num_scenes: Size of the dataset.
         batch_size: Scenes per optimiser step.
-        micro_batch: Scenes per forward pass, at most.
+        micro_batch: Scenes per forward pass of a process, at most.
         seed: Of the order.
         epochs: Where to end.
         start_epoch: Epoch to begin with.
         start_step: Optimiser step of that epoch to begin with.
+        rank: Of the process, from 0.
+        size: Number of processes.
     """
     for epoch in range(start_epoch, epochs):
         order = np.random.default_rng([seed, epoch]).permutation(num_scenes)
         first = start_step if epoch == start_epoch else 0
         for step in range(first, steps_per_epoch(num_scenes, batch_size)):
-            scenes = order[step * batch_size : (step + 1) * batch_size]
-            parts = [scenes[k : k + micro_batch] for k in range(0, len(scenes), micro_batch)]
+            scenes = np.array_split(order[step * batch_size : (step + 1) * batch_size], size)[rank]
+            parts = [scenes[k : k + micro_batch] for k in range(0, max(1, len(scenes)), micro_batch)]
             for part, rows in enumerate(parts):
                 yield BatchPlan(epoch, step, part, part == len(parts) - 1, tuple(int(row) for row in rows))
 
@@ -235,8 +247,10 @@ class _PlannedBatches(Dataset[tuple[BatchPlan, B]], Generic[B]):
         self.shift = shift
 
     def __getitem__(self, plan: BatchPlan) -> tuple[BatchPlan, B]:
-        rng = np.random.default_rng([self.seed, plan.epoch, plan.step, plan.part]) if self.shift else None
-        return plan, self.source.load(plan.scenes, epoch=plan.epoch, rng=rng)
+        # One translation a step, so that it does not depend on how the step is split into passes and processes.
+        rng = np.random.default_rng([self.seed, plan.epoch, plan.step, 0]) if self.shift else None
+        batch = self.source.load(plan.scenes or (0,), epoch=plan.epoch, rng=rng)
+        return plan, batch if plan.scenes else without_scenes(batch)
 
 
 def load_batches(

@@ -32,30 +32,29 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         CheckpointError: Nothing to start from, or a checkpoint of another network or vocabulary.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
-    opened = open_run(settings, progress)
-    settings, data = opened.settings, opened.data
-    start = _find_start(settings, progress)
-    if start is None:
-        network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
-    else:
-        network = _load_start(start, settings, data)
-    # What "latest" means is settled once: a resumed run starts from the same checkpoint.
-    settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
-    counts = data.store.class_counts("train", budget=data.budget)
-    learner = Classification(
-        network.to(opened.device),
-        loss=settings.loss,
-        gamma=settings.gamma,
-        alpha=_class_weights(settings, counts, opened.device),
-    )
-    return train_run(
-        dataclasses.replace(opened, settings=settings),
-        learner,
-        SceneBatches(data.dataset, max_voxels=settings.max_voxels),
-        facts={"from": settings.start},
-        anchors_digest=read_info(start).anchors_digest if start is not None else None,
-        progress=progress,
-    )
+    with open_run(settings, progress) as opened:
+        settings, data = opened.settings, opened.data
+        start = _find_start(settings, opened.progress)
+        if start is None:
+            network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
+        else:
+            network = _load_start(start, settings, data)
+        # What "latest" means is settled once: a resumed run starts from the same checkpoint.
+        settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
+        counts = data.store.class_counts("train", budget=data.budget)
+        learner = Classification(
+            network.to(opened.device),
+            loss=settings.loss,
+            gamma=settings.gamma,
+            alpha=_class_weights(settings, counts, opened.device),
+        )
+        return train_run(
+            dataclasses.replace(opened, settings=settings),
+            learner,
+            SceneBatches(data.dataset, max_voxels=settings.max_voxels),
+            facts={"from": settings.start},
+            anchors_digest=read_info(start).anchors_digest if start is not None else None,
+        )
 
 
 def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:

@@ -1,19 +1,24 @@
 """What pre-training and fine-tuning share around the loop: opening a run, or the one that goes on, and training it."""
 
 import dataclasses
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from lg3d_core.devices import resolve_device, resolve_precision
+from lg3d_core.devices import resolve_precision
+from lg3d_core.errors import SettingsError
 from lg3d_core.files import write_text
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
 from lg3d_core.settings import RESUMABLE, FinetuneSettings, PretrainSettings, option_name
 from lg3d_core.training.batches import BatchSource, TrainingBatch
+from lg3d_core.training.determinism import repeatable, seed_everything
+from lg3d_core.training.distributed import World, join
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.loop import train
 from lg3d_core.training.run import Run
@@ -21,6 +26,9 @@ from lg3d_core.training.scenes import TrainingData, describe_data, open_training
 
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
+
+OWN_OF_A_START = ("name", "runs", "resume", "start", "jobs", "rank_timeout", *RESUMABLE)
+"""Settings that may differ where a start of `torchrun` goes on with a run that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,41 +39,109 @@ class OpenedRun(Generic[S]):
     """Those that were given, or those of the run that goes on."""
     run: Run | None
     """The run that goes on; None for a new one, whose folder is made when nothing can be refused any more."""
-    device: torch.device
-    """Where it trains."""
+    world: World
+    """The processes that train it."""
     data: TrainingData
     """What it trains on."""
+    progress: Progress
+    """What is told of it: nothing by any process but the first."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self.world.device
 
 
-def open_run(settings: S, progress: Progress) -> OpenedRun[S]:
-    """Open data and device of a run, and seed PyTorch for its network.
+@contextmanager
+def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
+    """Open data and device of a run for as long as the context is open, and seed what its network is drawn from.
+
+    Where `torchrun` started this process, the others of the run are joined, and a run of the given name that is there
+    already goes on.
 
     Raises:
-        SettingsError: A device that is not there.
+        SettingsError: A device that is not there, processes that do not fit the batch, or a run that is there and has
+            other settings.
         DataError: The store is missing, damaged or empty.
         CheckpointError: `settings.resume` is no run's folder.
+        LostProcessError: Another process of this run is gone.
+        EndedElsewhere: Another process of this run says why it ends.
     """
-    run = None
+    given, run = settings, None
     if settings.resume is not None:
         run = Run.open(settings.resume)
-        settings = _take_up_settings(run, settings, progress)
-    device = resolve_device(settings.device)
-    data = open_training_data(settings, progress)
-    torch.manual_seed(settings.seed)
-    return OpenedRun(settings=settings, run=run, device=device, data=data)
+        settings = _take_up_settings(run, settings)
+    with join(settings, progress) as world:
+        if not world.leads:
+            progress = Progress()
+        if run is None and world.launch is not None:
+            settings = given = dataclasses.replace(settings, name=world.find_name(settings))
+            run = _find_run(settings, world, progress)
+            if run is not None:
+                settings = _take_up_settings(run, settings)
+        if run is not None:
+            _tell_changes(run, given, settings, world, progress)
+        world.share_of(settings.batch_size)
+        with repeatable(settings, world.device, progress):
+            with world.leader_first():
+                data = open_training_data(settings, progress, num_processes=world.size)
+            seed_everything(settings.seed)
+            yield OpenedRun(settings=settings, run=run, world=world, data=data, progress=progress)
 
 
-def _take_up_settings(run: Run, settings: S, progress: Progress) -> S:
-    """Those of the run, but for what was given anew of how its batches fit into memory; that holds from now on."""
+def _take_up_settings(run: Run, settings: S) -> S:
+    """Those of the run, but for what was given anew of how its batches fit into memory."""
     own = type(settings).from_json((run.folder / "settings.json").read_text(encoding="utf-8"))
     anew = {field: getattr(settings, field) for field in RESUMABLE if getattr(settings, field) is not None}
-    changed = {field: value for field, value in anew.items() if value != getattr(own, field)}
-    if not changed:
-        return own
-    own = dataclasses.replace(own, **changed)
-    write_text(run.folder / "settings.json", own.to_json())
-    progress.note("from here on with " + ", ".join(f"{option_name(field)} {value}" for field, value in changed.items()))
-    return own
+    return dataclasses.replace(own, **anew)
+
+
+def _tell_changes(run: Run, given: S, settings: S, world: World, progress: Progress) -> None:
+    """What was given anew holds from now on."""
+    if not world.leads:
+        return
+    own = type(given).from_json((run.folder / "settings.json").read_text(encoding="utf-8"))
+    changed = [field for field in RESUMABLE if getattr(own, field) != getattr(settings, field)]
+    if changed:
+        write_text(run.folder / "settings.json", settings.to_json())
+        values = ", ".join(f"{option_name(field)} {getattr(settings, field)}" for field in changed)
+        progress.note(f"from here on with {values}")
+
+
+def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
+    """The run of this name, if an earlier start of `torchrun` made it; the same in all processes.
+
+    Raises:
+        SettingsError: It has other settings.
+    """
+    if settings.name is None:
+        return None
+    folder = settings.runs / settings.name
+    if world.tell("there" if (folder / "settings.json").is_file() else "") == "":
+        return None
+    run = _see_folder(folder, world)
+    own = type(settings).from_json((folder / "settings.json").read_text(encoding="utf-8"))
+    fields = [field.name for field in dataclasses.fields(settings) if field.name not in OWN_OF_A_START]
+    other = [field for field in fields if getattr(own, field) != getattr(settings, field)]
+    if other:
+        values = ", ".join(f"{option_name(field)} {getattr(own, field)}" for field in other)
+        raise SettingsError(f"{folder} exists and was trained with {values}: take another --name, or these settings")
+    progress.note(f"going on with {folder}")
+    return run
+
+
+def _see_folder(folder: Path, world: World) -> Run:
+    """A run's folder that the leader sees.
+
+    Raises:
+        SettingsError: This process does not.
+    """
+    if not (folder / "settings.json").is_file():
+        raise SettingsError(
+            f"process {world.rank} on {socket.gethostname()} does not see {folder.absolute()}: put --runs on a file "
+            "system that all machines share"
+        )
+    return Run.open(folder)
 
 
 def train_run(
@@ -75,7 +151,6 @@ def train_run(
     *,
     facts: Mapping[str, Any],
     anchors_digest: str | None,
-    progress: Progress,
 ) -> Path:
     """Make the run's folder where it has none, train, and return the path of the last checkpoint.
 
@@ -85,15 +160,16 @@ def train_run(
         source: Training scenes as the learner wants them.
         facts: For the run's card, beside those on its data.
         anchors_digest: Of the text anchors that features lie by, if any.
-        progress: Told of epochs and scores.
 
     Raises:
         SettingsError: A folder of that name exists, or the loss is no longer finite.
         Interrupted: A signal came; the state is saved.
     """
-    settings, data, run = opened.settings, opened.data, opened.run
+    settings, data, run, world = opened.settings, opened.data, opened.run, opened.world
     if run is None:
-        run = Run.create(settings, {**describe_data(data, settings), **facts})
+        if world.leads:
+            run = Run.create(settings, {**describe_data(data, settings), **facts, "processes": world.size})
+        run = _see_folder(Path(world.tell(str(run.folder) if run is not None else "")), world)
     info = CheckpointInfo(
         kind=settings.command,
         network=settings.network,
@@ -106,7 +182,7 @@ def train_run(
         stem_size=learner.network.stem_size,
         final_relu=learner.network.final_relu,
     )
-    with run.sole_writer():
+    with run.sole_writer() if world.leads else nullcontext():
         train(
             learner,
             source,
@@ -114,8 +190,8 @@ def train_run(
             run=run,
             settings=settings,
             info=info,
-            device=opened.device,
-            precision=resolve_precision(settings.precision, opened.device),
-            progress=progress,
+            world=world,
+            precision=resolve_precision(settings.precision, world.device),
+            progress=opened.progress,
         )
     return run.checkpoint

@@ -1,6 +1,6 @@
 """What is learnt: a network with its loss and its way to name a voxel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import cross_entropy_loss, focal_loss, weighted_cross_entropy_loss
-from lg3d_core.objectives.language import anchor_scores, language_contrastive_loss
+from lg3d_core.objectives.language import anchor_scores, draw_negatives, language_contrastive_loss
 from lg3d_core.objectives.scene_contexts import scene_contexts_loss
 from lg3d_core.objectives.supervised import ContrastDraw, count_sources, draw_contrasts, supervised_contrastive_loss
 from lg3d_core.sampling.batch import Batch
@@ -35,8 +35,8 @@ class Learner(Protocol[B_contra]):
         """What the loss of a batch is a mean over: labelled voxels, sources, matches."""
         ...
 
-    def loss(self, features: Tensor, batch: B_contra, *, seed: int) -> LossParts:
-        """The loss of one forward pass; `seed` fixes whatever it draws."""
+    def loss(self, features: Tensor, batch: B_contra, *, seeds: Sequence[int]) -> LossParts:
+        """The loss of one forward pass; `seeds`, one for each scene of the batch, fix whatever it draws."""
         ...
 
     @property
@@ -78,8 +78,18 @@ class LanguageGrounding:
         """Labelled voxels."""
         return _count_labelled(batch)
 
-    def loss(self, features: Tensor, batch: Batch, *, seed: int) -> LossParts:
-        """The language contrastive loss."""
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
+        """The language contrastive loss; a scene's negatives do not depend on what else is in the batch."""
+        negatives = [
+            draw_negatives(
+                labels[labels >= 0].long(),
+                len(self.anchors),
+                num_negatives=self.negatives,
+                replacement=self.replacement,
+                generator=_generator(features, seed),
+            )
+            for labels, seed in zip(_split_scenes(batch), seeds, strict=True)
+        ]
         loss = language_contrastive_loss(
             features,
             batch.labels,
@@ -91,7 +101,7 @@ class LanguageGrounding:
             positive_margin=self.positive_margin,
             negative_margin=self.negative_margin,
             negative_weight=self.negative_weight,
-            generator=_generator(features, seed),
+            negatives=torch.cat(negatives) if negatives else None,
         )
         return LossParts(loss.total, {"positive": loss.positive, "negative": loss.negative})
 
@@ -114,24 +124,24 @@ class SupervisedContrast:
 
     def weight(self, batch: Batch) -> int:
         """Source voxels."""
-        scenes = torch.split(batch.labels, list(batch.scene_sizes))
-        return sum(count_sources(labels, num_sources=self.sources) for labels in scenes)
+        return sum(count_sources(labels, num_sources=self.sources) for labels in _split_scenes(batch))
 
-    def loss(self, features: Tensor, batch: Batch, *, seed: int) -> LossParts:
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
         """The supervised contrastive loss; what a source is compared with comes from its own scene."""
-        generator = _generator(features, seed)
         draws: list[ContrastDraw] = []
         first = 0
-        for labels in torch.split(batch.labels, list(batch.scene_sizes)):
+        for labels, seed in zip(_split_scenes(batch), seeds, strict=True):
             draw = draw_contrasts(
                 labels,
                 num_sources=self.sources,
                 num_positives=self.positives,
                 num_negatives=self.negatives,
-                generator=generator,
+                generator=_generator(features, seed),
             )
             draws.append(ContrastDraw(*(rows + first for rows in draw)))
             first += len(labels)
+        if not draws:
+            return LossParts(features.float().sum(), {})
         joined = ContrastDraw(*(torch.cat(rows) for rows in zip(*draws, strict=True)))
         return LossParts(supervised_contrastive_loss(features, joined, temperature=self.temperature), {})
 
@@ -151,12 +161,13 @@ class SceneContexts:
         """Matched places."""
         return len(batch.matches)
 
-    def loss(self, features: Tensor, batch: ViewBatch, *, seed: int) -> LossParts:
+    def loss(self, features: Tensor, batch: ViewBatch, *, seeds: Sequence[int]) -> LossParts:
         """The scene contexts loss, scene by scene."""
-        del seed
+        del seeds
         total = features[:0].float().sum()
         sizes = list(batch.scene_matches)
-        for matches, places in zip(torch.split(batch.matches, sizes), torch.split(batch.places, sizes), strict=True):
+        scenes = zip(torch.split(batch.matches, sizes), torch.split(batch.places, sizes), strict=True) if sizes else ()
+        for matches, places in scenes:
             loss = scene_contexts_loss(
                 features.index_select(0, matches[:, 0]),
                 features.index_select(0, matches[:, 1]),
@@ -184,9 +195,9 @@ class Classification:
         """Labelled voxels."""
         return _count_labelled(batch)
 
-    def loss(self, features: Tensor, batch: Batch, *, seed: int) -> LossParts:
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
         """Cross entropy or focal loss, plain or with class weights."""
-        del seed
+        del seeds
         logits = self.network.classify(features)
         if self.kind == "cross-entropy":
             return LossParts(cross_entropy_loss(logits, batch.labels), {})
@@ -205,6 +216,11 @@ WEIGHTED_LOSSES = ("weighted-cross-entropy", "class-balanced-focal")
 
 def _count_labelled(batch: Batch) -> int:
     return int((batch.labels >= 0).sum())
+
+
+def _split_scenes(batch: Batch) -> tuple[Tensor, ...]:
+    """The labels of each scene."""
+    return torch.split(batch.labels, list(batch.scene_sizes)) if batch.scene_sizes else ()
 
 
 def _generator(features: Tensor, seed: int) -> torch.Generator:

@@ -1,21 +1,29 @@
-"""The one training loop: accumulation, schedule, validation, checkpoints, and going on after a stop."""
+"""The one training loop: accumulation, schedule, validation, checkpoints, and going on after a stop.
+
+Several processes run it side by side, as `lg3d_core.training.distributed` has it: each takes its share of every batch
+and of the validation scenes, all take the same steps, and the first of them writes.
+"""
 
 import dataclasses
+import hashlib
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lg3d_core.devices import autocast
 from lg3d_core.errors import CheckpointError, Interrupted, SettingsError
-from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.evaluation.confusion import ConfusionMatrix
+from lg3d_core.evaluation.evaluate import Counts, Evaluation, count_scenes, score_counts
 from lg3d_core.memory import memory_limits
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.progress import Progress, Task
@@ -29,9 +37,11 @@ from lg3d_core.training.batches import (
     load_batches,
     plan_batches,
     steps_per_epoch,
+    without_scenes,
 )
+from lg3d_core.training.distributed import World
 from lg3d_core.training.events import EventFile
-from lg3d_core.training.learners import Learner
+from lg3d_core.training.learners import Learner, LossParts
 from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser, set_norm_momentum
 from lg3d_core.training.run import Run
 
@@ -50,6 +60,35 @@ class _Position(NamedTuple):
     best: float
 
 
+class _Step(NamedTuple):
+    """What an optimiser step tells, of the shares of all processes together.
+
+    Attributes:
+        losses: The loss first, and its parts.
+        voxels: That were seen.
+        facts: Counts of what was done to the scenes.
+        stopping: Whether any of several processes was asked to stop.
+    """
+
+    losses: dict[str, float]
+    voxels: int
+    facts: dict[str, int]
+    stopping: bool
+
+
+class ForwardPass(nn.Module, Generic[B]):
+    """From a batch to its loss, as a module: what is wrapped when several processes share the work."""
+
+    def __init__(self, learner: Learner[B]) -> None:
+        super().__init__()
+        self.network = learner.network
+        self.learner = learner
+
+    def forward(self, batch: B, seeds: Sequence[int]) -> LossParts:
+        features = self.network(SparseTensor(batch.features, batch.coordinates))
+        return self.learner.loss(features, batch, seeds=seeds)
+
+
 def train(
     learner: Learner[B],
     source: BatchSource[B],
@@ -58,7 +97,7 @@ def train(
     run: Run,
     settings: TrainSettings,
     info: CheckpointInfo,
-    device: torch.device,
+    world: World,
     precision: str,
     progress: Progress,
 ) -> Evaluation | None:
@@ -75,7 +114,7 @@ def train(
         run: Where metrics and checkpoints go; a state to resume from is taken up.
         settings: Of the run.
         info: What checkpoints say of themselves; `epoch` is filled in.
-        device: Where the network is.
+        world: The processes that train together, or this one alone, and the device where the network is.
         precision: `fp32`, or `bf16` for autocast.
         progress: Told of epochs and scores.
 
@@ -91,15 +130,19 @@ def train(
     set_norm_momentum(network, settings.norm_momentum)
     optimiser = make_optimiser(network, settings)
     per_epoch = steps_per_epoch(len(source), settings.batch_size)
-    position = _restore(run, network, optimiser, per_epoch=per_epoch)
+    position = _restore(run, network, optimiser, world, per_epoch=per_epoch)
+    forward = world.together(ForwardPass(learner), network, deterministic=settings.deterministic)
+    share = world.share_of(settings.batch_size)
     plans = plan_batches(
         len(source),
         batch_size=settings.batch_size,
-        micro_batch=settings.micro_batch or settings.batch_size,
+        micro_batch=settings.micro_batch or share,
         seed=settings.seed,
         epochs=settings.epochs,
         start_epoch=position.epoch,
         start_step=position.step,
+        rank=world.rank,
+        size=world.size,
     )
     validation_ids = store.scene_ids("val")
     if not validation_ids:
@@ -112,9 +155,9 @@ def train(
     with (
         use_backend(settings.backend),
         owned_threads(),
-        _event_writer(run, purge_step=position.epoch * per_epoch + position.step) as events,
+        _event_writer(run, world, purge_step=position.epoch * per_epoch + position.step) as events,
         progress.task(info.kind, total=settings.epochs * per_epoch, unit="step") as task,
-        _stop_signals(task) as stop,
+        _stop_signals(task, alone=world.size == 1) as stop,
     ):
         task.skip(position.epoch * per_epoch + position.step)
         batches = load_batches(
@@ -131,8 +174,11 @@ def train(
             if validation_ids and (last or (settings.validate_every and epoch % settings.validate_every == 0)):
                 task.advance(0, status=f"epoch {epoch}/{settings.epochs}, validation")
                 with stop.at_once():
-                    evaluation = _validate(learner, store, validation_ids, settings, device=device, precision=precision)
-                _log_validation(run, events, evaluation, step=epoch * per_epoch, epoch=epoch)
+                    evaluation = _validate(
+                        learner, store, validation_ids, settings, stop, world=world, precision=precision
+                    )
+                if world.leads:
+                    _log_validation(run, events, evaluation, step=epoch * per_epoch, epoch=epoch)
                 if losses is not None:
                     task.advance(0, status=_status(position.epoch, settings, losses))
                 task.show("validation", {"epoch": epoch, **_group_scores(evaluation)})
@@ -140,10 +186,12 @@ def train(
                 score = evaluation.vertex.miou_present
                 if score > position.best:
                     position = position._replace(best=score)
-                    save_checkpoint(run.best, network, own_info)
-            save_checkpoint(run.checkpoint, network, own_info)
+                    if world.leads:
+                        save_checkpoint(run.best, network, own_info)
             position = saved = _Position(epoch, 0, position.best)
-            _save_state(run, network, optimiser, position)
+            if world.leads:
+                save_checkpoint(run.checkpoint, network, own_info)
+                _save_state(run, network, optimiser, position)
             meter.restart()
 
         try:
@@ -157,28 +205,40 @@ def train(
                 done = plan.epoch * per_epoch + plan.step + 1
                 rate = _set_rate(optimiser, settings, (done - 0.5) / (settings.epochs * per_epoch))
                 network.train()
-                losses = _take_step(
-                    learner, optimiser, step_parts, settings, stop, run=run, device=device, precision=precision
+                step = _take_step(
+                    learner,
+                    source,
+                    optimiser,
+                    step_parts,
+                    settings,
+                    stop,
+                    forward=forward,
+                    run=run,
+                    world=world,
+                    precision=precision,
                 )
+                losses = step.losses
                 position = position._replace(epoch=plan.epoch, step=plan.step + 1)
-                voxels = sum(len(part.features) for _, part in step_parts)
-                facts = _sum_facts(source, step_parts)
                 step_parts = []
-                speed = meter.report(voxels)
-                run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **speed, **facts})
-                for name, value in losses.items():
-                    events.add_scalar(f"train/{name}", value, done)
-                events.add_scalar("train/lr", rate, done)
+                speed = meter.report(step.voxels)
+                if world.leads:
+                    run.log({"step": done, "epoch": plan.epoch, "lr": rate, **losses, **speed, **step.facts})
+                    for name, value in losses.items():
+                        events.add_scalar(f"train/{name}", value, done)
+                    events.add_scalar("train/lr", rate, done)
                 task.show("losses", losses)
                 task.show("speed", speed)
                 task.advance(status=_status(plan.epoch, settings, losses))
+                if step.stopping:
+                    raise _Dropped
                 if position.step == per_epoch:
                     end_epoch(losses)
                 if position.epoch == settings.epochs:
                     break
         except _Dropped:
-            if position != saved:
+            if position != saved and world.leads:
                 _save_state(run, network, optimiser, position)
+            world.wait()
             raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}") from None
     return evaluation
 
@@ -188,31 +248,42 @@ def accumulate_gradients(
     parts: list[tuple[BatchPlan, B]],
     *,
     seed: int,
-    device: torch.device,
+    world: World,
     precision: str,
+    forward: nn.Module | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the mean loss over a whole effective batch to the network's gradients.
 
     Args:
         learner: Network and loss, a mean over what its `weight` counts.
-        parts: The forward passes that the effective batch is split into.
+        parts: The forward passes that this process's share of the effective batch is split into.
         seed: Of what the loss draws.
-        device: Where the network is.
+        world: The processes that share the batch, and the device where the network is.
         precision: `fp32`, or `bf16` for autocast.
+        forward: From a batch and its seeds to the loss, as `World.together` gives it; None runs the learner alone.
 
     Returns:
-        The loss and its parts, means over the same.
+        The loss and its parts: this process's contribution to the means over the same.
     """
+    forward = forward or ForwardPass(learner)
     weights = [learner.weight(batch) for _, batch in parts]
-    total = max(1, sum(weights))
+    told = world.gather([sum(weights), len(parts)])
+    total = max(1, int(told[:, 0].sum()))
+    # Passes are taken in step by all processes, whose shares may have been split into more or fewer of them.
+    missing = int(told[:, 1].max()) - len(parts)
+    batches = [batch for _, batch in parts] + [without_scenes(parts[0][1])] * missing
+    weights += [0] * missing
+    drawn: dict[str, int] = {}
     sums: dict[str, float] = {}
-    for (plan, batch), weight in zip(parts, weights, strict=True):
-        batch = batch.to(device)
-        with autocast(device, precision):
-            features = learner.network(SparseTensor(batch.features, batch.coordinates))
-            loss = learner.loss(features, batch, seed=_draw_seed(seed, plan))
-        share = weight / total
-        (loss.total * share).backward()  # type: ignore[no-untyped-call]
+    for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        seeds = _draw_seeds(seed, parts[0][0].epoch, batch.scene_ids, drawn)
+        batch = batch.to(world.device)
+        waits = isinstance(forward, DistributedDataParallel) and number + 1 < len(batches)
+        with forward.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            with autocast(world.device, precision):
+                loss = forward(batch, seeds)
+            share = weight / total
+            (loss.total * share).backward()
         for name, value in {"loss": loss.total, **loss.parts}.items():
             sums[name] = sums.get(name, 0.0) + share * float(value.detach())
     return sums
@@ -220,39 +291,53 @@ def accumulate_gradients(
 
 def _take_step(
     learner: Learner[B],
+    source: BatchSource[B],
     optimiser: torch.optim.Optimizer,
     parts: list[tuple[BatchPlan, B]],
     settings: TrainSettings,
     stop: "_Stop",
     *,
+    forward: nn.Module,
     run: Run,
-    device: torch.device,
+    world: World,
     precision: str,
-) -> dict[str, float]:
+) -> _Step:
     """One optimiser step over the forward passes of an effective batch; where it is dropped, the network is as before.
 
     Raises:
         _Dropped: A stop was asked for before the optimiser stepped.
     """
     statistics = [(buffer, buffer.clone()) for buffer in learner.network.buffers()]
-    with memory_limits(device, lambda: _describe_step(parts, settings, run)):
+    with memory_limits(world.device, lambda: _describe_step(parts, settings, run)):
         try:
             with stop.at_once():
                 optimiser.zero_grad(set_to_none=True)
-                losses = accumulate_gradients(learner, parts, seed=settings.seed, device=device, precision=precision)
+                losses = accumulate_gradients(
+                    learner, parts, seed=settings.seed, world=world, precision=precision, forward=forward
+                )
         except _Dropped:
             for buffer, before in statistics:  # those of batch normalisation move with every forward pass
                 buffer.copy_(before)
             raise
-        if not math.isfinite(losses["loss"]):
-            scenes = ", ".join(scene for _, batch in parts for scene in batch.scene_ids)
-            raise SettingsError(
-                f"the loss became {losses['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
-            )
+        voxels = sum(len(batch.features) for _, batch in parts)
+        facts = _sum_facts(source, parts)
+        told = world.gather([*losses.values(), voxels, *facts.values(), stop.asked])
+        diverged = np.flatnonzero(~np.isfinite(told[:, 0]))
+        if len(diverged):
+            scenes = ", ".join(dict.fromkeys(scene for _, batch in parts for scene in batch.scene_ids))
+            line = f"the loss became {losses['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
+            raise SettingsError(world.tell(line, source=int(diverged[0])))
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
         optimiser.step()
-    return losses
+    sums = told.sum(axis=0).tolist()
+    counts = [int(count) for count in sums[len(losses) :]]
+    return _Step(
+        losses=dict(zip(losses, sums, strict=False)),
+        voxels=counts[0],
+        facts=dict(zip(facts, counts[1:-1], strict=True)),
+        stopping=world.size > 1 and counts[-1] > 0,
+    )
 
 
 def _describe_step(parts: list[tuple[BatchPlan, B]], settings: TrainSettings, run: Run) -> tuple[str, str]:
@@ -295,25 +380,55 @@ def _validate(
     store: SceneStore,
     scene_ids: list[str],
     settings: TrainSettings,
+    stop: "_Stop",
     *,
-    device: torch.device,
+    world: World,
     precision: str,
 ) -> Evaluation:
-    return evaluate_scenes(
-        learner.network,
-        store,
-        scene_ids,
-        voxel_size=settings.voxel_size,
-        device=device,
-        precision=precision,
-        scores=learner.scores,
-    )
+    """Scores on scenes, of which each process predicts every n-th.
+
+    Raises:
+        _Dropped: One of several processes was asked to stop.
+    """
+    start = time.perf_counter()
+    classes = len(store.vocabulary)
+    at_vertices, at_voxels = ConfusionMatrix(classes), ConfusionMatrix(classes)
+    in_scenes = np.zeros((len(scene_ids), 3, classes), dtype=np.int64)
+    num_labelled = 0
+    for row in range(world.rank, len(scene_ids), world.size):
+        if stop.asked:
+            break
+        counts = count_scenes(
+            learner.network,
+            store,
+            scene_ids[row : row + 1],
+            voxel_size=settings.voxel_size,
+            device=world.device,
+            precision=precision,
+            scores=learner.scores,
+            progress=Progress(),
+        )
+        at_vertices.merge(counts.at_vertices)
+        at_voxels.merge(counts.at_voxels)
+        in_scenes[row] = counts.in_scenes[0]
+        num_labelled += counts.num_labelled
+    *_, stopping = world.gather([stop.asked]).sum(axis=0)
+    if stopping:
+        raise _Dropped
+    for matrix in (at_vertices, at_voxels):
+        matrix.counts = world.add_up(matrix.counts)
+    counts = Counts(at_vertices, at_voxels, world.add_up(in_scenes), world.total(num_labelled))
+    seconds = time.perf_counter() - start
+    return score_counts(counts, store.vocabulary, scene_ids, seconds=seconds, progress=Progress())
 
 
-def _restore(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optimizer, *, per_epoch: int) -> _Position:
+def _restore(
+    run: Run, network: nn.Module, optimiser: torch.optim.Optimizer, world: World, *, per_epoch: int
+) -> _Position:
     state = run.load_resume()
     if state is None:
-        run.metrics_file.unlink(missing_ok=True)
+        if world.leads:
+            run.metrics_file.unlink(missing_ok=True)
         return _Position(0, 0, -math.inf)
     try:
         network.load_state_dict(state["network"])
@@ -321,18 +436,31 @@ def _restore(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optimize
         position = _Position(int(state["epoch"]), int(state["step"]), float(state["best"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{run.resume_file} does not fit this run's settings: {error}") from None
-    run.drop_metrics_after(position.epoch * per_epoch + position.step, validated=position.step < per_epoch)
+    if world.leads:
+        run.drop_metrics_after(position.epoch * per_epoch + position.step, validated=position.step < per_epoch)
     return position
 
 
-def _save_state(run: Run, network: torch.nn.Module, optimiser: torch.optim.Optimizer, position: _Position) -> None:
+def _save_state(run: Run, network: nn.Module, optimiser: torch.optim.Optimizer, position: _Position) -> None:
     run.save_resume({"network": network.state_dict(), "optimiser": optimiser.state_dict(), **position._asdict()})
 
 
-def _draw_seed(seed: int, plan: BatchPlan) -> int:
-    """A seed of its own for every forward pass, the same when a run is resumed."""
-    position = [seed, plan.epoch, plan.step, plan.part] + [plan.piece] * (plan.piece > 0)
-    return int(np.random.SeedSequence(position).generate_state(1)[0])
+def _draw_seeds(seed: int, epoch: int, scene_ids: Sequence[str], drawn: dict[str, int]) -> list[int]:
+    """What each scene's draws start from: its own, however a batch is split, and the same when a run is resumed.
+
+    Args:
+        seed: Of the run.
+        epoch: Of the pass.
+        scene_ids: Of a forward pass; a scene that is cut into parts occurs several times.
+        drawn: How often each scene occurred in this step so far; counted up.
+    """
+    seeds = []
+    for scene in scene_ids:
+        number = int.from_bytes(hashlib.blake2b(scene.encode(), digest_size=8).digest(), "little")
+        sequence = np.random.SeedSequence([seed, epoch, number, drawn.get(scene, 0)])
+        drawn[scene] = drawn.get(scene, 0) + 1
+        seeds.append(int(sequence.generate_state(1)[0]))
+    return seeds
 
 
 def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int, epoch: int) -> None:
@@ -393,14 +521,23 @@ class _Dropped(BaseException):
 
 
 class _Stop:
-    """Whether someone asked the run to stop, and whether what is under way may be dropped for it."""
+    """Whether someone asked the run to stop, and whether what is under way may be dropped for it.
+
+    One of several processes may not drop what the others are at: they agree on a stop at the end of a step.
+    """
 
     asked = False
     droppable = False
 
+    def __init__(self, *, alone: bool) -> None:
+        self.alone = alone
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Leave the block by `_Dropped` as soon as a stop is asked for: it changes nothing that is saved."""
+        if not self.alone:
+            yield
+            return
         self.droppable = True
         try:
             if self.asked:
@@ -420,12 +557,12 @@ class _Stop:
 
 
 @contextmanager
-def _stop_signals(task: Task) -> Iterator[_Stop]:
+def _stop_signals(task: Task, *, alone: bool) -> Iterator[_Stop]:
     """Turn SIGINT or SIGTERM into a request to stop, honoured as soon as what is under way may be dropped.
 
     A second Ctrl-C acts at once. A second SIGTERM means nothing new: schedulers send it to a group and to its members.
     """
-    stop = _Stop()
+    stop = _Stop(alone=alone)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -452,8 +589,11 @@ def _stop_signals(task: Task) -> Iterator[_Stop]:
 
 
 @contextmanager
-def _event_writer(run: Run, *, purge_step: int) -> Iterator[Any]:
+def _event_writer(run: Run, world: World, *, purge_step: int) -> Iterator[Any]:
     """TensorBoard's event file in the run's folder; on a resumed run, steps from `purge_step` on are replaced."""
+    if not world.leads:
+        yield None
+        return
     writer = EventFile(run.folder, purge_step=purge_step + 1)
     try:
         yield writer

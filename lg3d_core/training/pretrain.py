@@ -26,11 +26,11 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
         DataError: Store or anchors are missing, damaged, or of different vocabularies.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
-    opened = open_run(settings, progress)
-    return METHODS[opened.settings.method](opened, progress)
+    with open_run(settings, progress) as opened:
+        return METHODS[opened.settings.method](opened)
 
 
-def _ground_in_language(opened: OpenedRun[PretrainSettings], progress: Progress) -> Path:
+def _ground_in_language(opened: OpenedRun[PretrainSettings]) -> Path:
     settings = opened.settings
     anchors = load_anchors(settings.anchors)
     require_vocabulary(anchors, opened.data.store.vocabulary)
@@ -57,11 +57,10 @@ def _ground_in_language(opened: OpenedRun[PretrainSettings], progress: Progress)
         SceneBatches(opened.data.dataset, max_voxels=settings.max_voxels),
         facts={"method": settings.method, "anchors": anchors.metadata},
         anchors_digest=anchors.digest,
-        progress=progress,
     )
 
 
-def _contrast_categories(opened: OpenedRun[PretrainSettings], progress: Progress) -> Path:
+def _contrast_categories(opened: OpenedRun[PretrainSettings]) -> Path:
     settings = opened.settings
     learner = SupervisedContrast(
         MinkUNet(settings.network).to(opened.device),
@@ -76,14 +75,13 @@ def _contrast_categories(opened: OpenedRun[PretrainSettings], progress: Progress
         SceneBatches(opened.data.dataset, max_voxels=settings.max_voxels),
         facts={"method": settings.method},
         anchors_digest=None,
-        progress=progress,
     )
 
 
-def _contrast_views(opened: OpenedRun[PretrainSettings], progress: Progress) -> Path:
+def _contrast_views(opened: OpenedRun[PretrainSettings]) -> Path:
     settings, scenes = opened.settings, opened.data.dataset
     if settings.limited is not None:
-        progress.note("csc learns without labels: --limited changes nothing here")
+        opened.progress.note("csc learns without labels: --limited changes nothing here")
     inner, outer = settings.partition_radii
     learner = SceneContexts(
         MinkUNet(settings.network).to(opened.device),
@@ -107,7 +105,6 @@ def _contrast_views(opened: OpenedRun[PretrainSettings], progress: Progress) -> 
         ViewBatches(views, max_voxels=settings.max_voxels),
         facts={"method": settings.method},
         anchors_digest=None,
-        progress=progress,
     )
 
 

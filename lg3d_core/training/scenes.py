@@ -20,8 +20,13 @@ class TrainingData(NamedTuple):
     dataset: SceneDataset
 
 
-def open_training_data(settings: TrainSettings, progress: Progress) -> TrainingData:
+def open_training_data(settings: TrainSettings, progress: Progress, *, num_processes: int = 1) -> TrainingData:
     """Open the store, the label budget that was asked for, and the augmented training scenes.
+
+    Args:
+        settings: Of the run.
+        progress: Told how large batches are.
+        num_processes: How many share each batch equally.
 
     Raises:
         DataError: No store, or one without training scenes.
@@ -43,10 +48,13 @@ def open_training_data(settings: TrainSettings, progress: Progress) -> TrainingD
         crop=settings.crop,
         seed=settings.seed,
     )
-    micro = min(settings.micro_batch or settings.batch_size, settings.batch_size)
-    passes = -(-settings.batch_size // micro)
+    share = settings.batch_size // num_processes
+    micro = min(settings.micro_batch or share, share)
+    passes = -(-share // micro)
     progress.note(
-        f"effective batch {settings.batch_size} scenes ({passes} forward pass{'es' if passes > 1 else ''} of {micro}), "
+        f"effective batch {settings.batch_size} scenes ("
+        + (f"{num_processes} processes, each " if num_processes > 1 else "")
+        + f"{passes} forward pass{'es' if passes > 1 else ''} of {micro}), "
         f"{len(scene_ids)} training scenes" + (f", {settings.limited:.0%} of the labels" if budget else "")
     )
     return TrainingData(store, budget, dataset)

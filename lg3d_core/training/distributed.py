@@ -1,0 +1,304 @@
+"""Processes that train one network together, as `torchrun` starts them: who they are, and what they tell each other.
+
+Every process holds the whole network and takes its share of every effective batch. The first one, the leader, writes
+and reports; the others are silent. What they exchange, apart from gradients and statistics, are a few numbers a step,
+over the CPU: so a process that is gone is noticed by the others at their next step.
+"""
+
+import datetime
+import os
+import re
+import signal
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, distributed, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from lg3d_core.devices import resolve_device
+from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, LostProcessError, SettingsError
+from lg3d_core.progress import Progress
+from lg3d_core.settings import TrainSettings
+from lg3d_core.sparse import share_statistics
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+ANSWER_SECONDS = 5.0
+"""How long a process that ends with an error asks whether another one has said why already."""
+
+
+class Launch(NamedTuple):
+    """What `torchrun` told this process.
+
+    Attributes:
+        rank: Of all processes, from 0.
+        size: Number of processes.
+        local_rank: Of those on this machine, from 0.
+        local_size: Processes on this machine.
+        run_id: The job's id (`--rdzv-id`), or None.
+        max_restarts: How often the job is started again after an error.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    run_id: str | None
+    max_restarts: int
+
+
+def read_launch(environ: Mapping[str, str]) -> Launch | None:
+    """What the environment says of this process, or None where no `torchrun` started it.
+
+    Raises:
+        SettingsError: A variable that is no number.
+    """
+    if not all(name in environ for name in TORCHRUN):
+        return None
+    try:
+        rank, size, local_rank = (int(environ[name]) for name in TORCHRUN[:3])
+        local_size = int(environ.get("LOCAL_WORLD_SIZE", "1"))
+        max_restarts = int(environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    except ValueError as error:
+        raise SettingsError(f"expected numbers in RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets: {error}") from None
+    run_id = environ.get("TORCHELASTIC_RUN_ID")
+    if run_id in ("", "none"):
+        run_id = None
+    return Launch(rank, size, local_rank, local_size, run_id, max_restarts)
+
+
+class World:
+    """The processes of a run; a single one where no `torchrun` started it."""
+
+    def __init__(self, device: torch.device, launch: Launch | None = None) -> None:
+        self.device = device
+        self.launch = launch
+        self.rank = 0 if launch is None else launch.rank
+        self.size = 1 if launch is None else launch.size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
+        """Every process's numbers in the order of ranks, shape `(size, len(values))`; all give equally many."""
+        own = torch.tensor(list(values), dtype=torch.float64)
+        if self.size == 1:
+            return own.numpy()[None]
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        distributed.all_gather(parts, own)
+        return torch.stack(parts).numpy()
+
+    def add_up(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The sum of all processes' arrays of one shape."""
+        if self.size == 1:
+            return counts
+        total = torch.from_numpy(counts.copy())
+        distributed.all_reduce(total)
+        return total.numpy()
+
+    def total(self, count: int) -> int:
+        """The sum of all processes' counts."""
+        return int(self.gather([count]).sum())
+
+    def tell(self, text: str, *, source: int = 0) -> str:
+        """The text of one process, in all of them."""
+        if self.size == 1:
+            return text
+        length = torch.tensor([len(text.encode())])
+        distributed.broadcast(length, source)
+        data = torch.zeros(int(length), dtype=torch.uint8)
+        if self.rank == source:
+            data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        if len(data):
+            distributed.broadcast(data, source)
+        return bytes(data.numpy()).decode()
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        self.gather([0.0])
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The leader runs the block, then the others do, and find what it has written."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
+
+    def find_name(self, settings: TrainSettings) -> str | None:
+        """The name of a run that processes which `torchrun` starts again find by themselves; None leaves it open.
+
+        Raises:
+            SettingsError: There will be restarts, and nothing to name the run after.
+        """
+        if settings.name is not None or self.launch is None or self.launch.max_restarts == 0:
+            return settings.name
+        if self.launch.run_id is None:
+            raise SettingsError(
+                "torchrun --max-restarts needs a name by which the processes find their run again: give --name, or "
+                "torchrun's --rdzv-id"
+            )
+        return f"{settings.command}-{re.sub(r'[^A-Za-z0-9._-]+', '-', self.launch.run_id)}"
+
+    def share_of(self, batch_size: int) -> int:
+        """Scenes that each process takes of an effective batch.
+
+        Raises:
+            SettingsError: They cannot be shared out equally.
+        """
+        if batch_size % self.size:
+            lower = batch_size // self.size * self.size
+            others = " or ".join(str(size) for size in (lower, lower + self.size) if size)
+            raise SettingsError(
+                f"--batch-size {batch_size}, the effective batch, cannot be shared equally by {self.size} processes: "
+                f"take {others}, or another --nproc-per-node"
+            )
+        return batch_size // self.size
+
+    def together(self, module: nn.Module, network: nn.Module, *, deterministic: bool) -> nn.Module:
+        """Make the processes train one network.
+
+        Args:
+            module: What is called forward, with `network` inside; on the device.
+            network: Its batch normalisation measures over all processes from now on.
+            deterministic: Add gradients in the order of ranks, so that the sum does not depend on how they are packed.
+
+        Returns:
+            The module to call forward. Its gradients are the sums, not the means, of those of all processes.
+        """
+        if self.size == 1:
+            return module
+        group = distributed.group.WORLD
+        assert group is not None
+        share_statistics(network, group)
+        wrapped = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        wrapped.register_comm_hook(group, _add_in_order if deterministic else _add)
+        return wrapped
+
+
+def _add(group: distributed.ProcessGroup, bucket: Any) -> Future[Tensor]:
+    work = distributed.all_reduce(bucket.buffer(), group=group, async_op=True)
+    done: Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+    return done
+
+
+def _add_in_order(group: distributed.ProcessGroup, bucket: Any) -> Future[Tensor]:
+    own = bucket.buffer()
+    parts = [torch.empty_like(own) for _ in range(group.size())]
+    distributed.all_gather(parts, own, group=group)
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    done: Future[Tensor] = Future()
+    done.set_result(own.copy_(total))
+    return done
+
+
+@contextmanager
+def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
+    """The processes that `torchrun` started, or this one alone, for as long as the context is open.
+
+    Inside, an error of one process ends all of them, and only one says why: the others raise `EndedElsewhere`.
+
+    Raises:
+        SettingsError: A device that is not there, or processes that do not find each other.
+        LostProcessError: Another process is gone, or was not heard of for `rank_timeout` seconds.
+        EndedElsewhere: Another process says why the run ends.
+    """
+    launch = read_launch(os.environ)
+    if launch is None:
+        yield World(resolve_device(settings.device))
+        return
+    device = _choose_device(settings.device, launch, progress)
+    world = World(device, launch)
+    if launch.size == 1:
+        yield world
+        return
+    timeout = datetime.timedelta(seconds=settings.rank_timeout)
+    own_gpu = device.type == "cuda" and torch.cuda.device_count() >= launch.local_size
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=timeout)
+        nonce = world.tell(uuid.uuid4().hex)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"process {launch.rank} of {launch.size} did not find the others at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} within {settings.rank_timeout:g} s: {_first_line(error)}"
+        ) from None
+    try:
+        with _lost_processes(settings.rank_timeout, launch):
+            yield world
+            world.wait()
+    except Lg3dError:
+        _ignore_termination()
+        if not _speaks_first(nonce):
+            raise EndedElsewhere from None
+        raise
+    except Interrupted:
+        _ignore_termination()
+        if not world.leads:
+            raise EndedElsewhere(interrupted=True) from None
+        raise
+    distributed.destroy_process_group()
+
+
+def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.device:
+    """A GPU for each process of a machine; where there are too few, they share."""
+    device = resolve_device(name)
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count()
+    if launch.local_size > count and launch.rank == 0:
+        progress.warn(
+            f"{launch.local_size} processes share {count} GPU{'s' if count > 1 else ''}: slow, and good for trying out "
+            f"alone; take --nproc-per-node {count}"
+        )
+    device = torch.device("cuda", launch.local_rank % count)
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def _lost_processes(timeout: float, launch: Launch) -> Iterator[None]:
+    """Turn what PyTorch says when it misses another process into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if not (isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text):
+            raise
+        raise LostProcessError(
+            f"another of the {launch.size} processes is gone, or was not heard of for {timeout:g} s (rank_timeout): "
+            "its own output says why; start the job again to go on from the last checkpoint, or give torchrun "
+            f"--max-restarts ({_first_line(error)})"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"^\[\S+\] ", "", line).partition(". This is typically")[0]
+
+
+def _ignore_termination() -> None:
+    """Let this process end its own way: torchrun terminates the processes that are left as soon as the first ended."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _speaks_first(nonce: str) -> bool:
+    """Whether no other process has said why the run ends; where nobody answers, this one speaks."""
+    seconds = datetime.timedelta(seconds=ANSWER_SECONDS)
+    with suppress(RuntimeError):
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=seconds
+        )
+        return int(store.add(f"lg3d/{nonce}/word", 1)) == 1
+    return True
