@@ -4,10 +4,10 @@ import json
 
 from lg3d_core.comparing.plan import plan_table
 from lg3d_core.comparing.record import read_record
-from lg3d_core.comparing.run import run_steps
+from lg3d_core.comparing.run import LOGS, run_steps
 from lg3d_core.comparing.table import Comparison, compare_records, to_markdown
 from lg3d_core.errors import DataError
-from lg3d_core.files import lock_file, write_text
+from lg3d_core.files import lock_file, sweep_temporaries, write_text
 from lg3d_core.progress import Progress
 from lg3d_core.settings import CompareSettings
 from lg3d_core.store.scene_store import SceneStore
@@ -34,6 +34,8 @@ def compare(settings: CompareSettings, progress: Progress) -> Comparison:
     plan = plan_table(settings, store_digest=store.digest)
     settings.out.mkdir(parents=True, exist_ok=True)
     with lock_file(settings.out / ".lock", holder="another comparison"):
+        for folder in (settings.out, settings.out / LOGS):
+            sweep_temporaries(folder)
         run_steps(plan.steps, settings.out, jobs=settings.jobs, progress=progress)
         records = [[read_record(folder) for folder in row.runs] for row in plan.rows]
         comparison = compare_records(

@@ -1,9 +1,10 @@
-"""One step of a comparison in a process of its own: `python -m lg3d_core.comparing.execute STEP.json`."""
+"""One step of a comparison in a process of its own: `python -m lg3d_core.comparing.execute STEP.json PARENT`."""
 
 import dataclasses
 import json
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,26 @@ from lg3d_core.comparing.plan import ANCHORS_NAME, DONE_NAME, Step
 from lg3d_core.comparing.record import COUNTS_NAME, SCORES_NAME
 from lg3d_core.errors import Interrupted, Lg3dError
 from lg3d_core.evaluation.command import evaluate_checkpoint
-from lg3d_core.files import atomic_path, lock_file, write_text
+from lg3d_core.files import atomic_path, lock_file, sweep_temporaries, write_text
 from lg3d_core.language.make import make_anchors
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, PretrainSettings
+from lg3d_core.stopping import end_with_parent
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
+
+PATIENCE = 5.0
+"""Seconds that a step waits for the end of its predecessor, whose comparison was killed."""
 
 
 class LogProgress(Progress):
     """Writes notes and warnings to a stream, which the parent process keeps as the step's log."""
 
     def note(self, message: str) -> None:
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # a full disk must not hide what is wrong behind a log that cannot be written
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
 
     def warn(self, message: str) -> None:
         self.note(f"warning: {message}")
@@ -40,9 +46,11 @@ def execute(step: Step, progress: Progress) -> None:
         Interrupted: It was asked to stop, and has saved its state.
     """
     step.folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(step.folder.parent / f".{step.folder.name}.lock", holder="the same run of another comparison"):
+    lock = step.folder.parent / f".{step.folder.name}.lock"
+    with lock_file(lock, patience=PATIENCE, holder="the same run of another comparison"):
         if step.done:
             return
+        sweep_temporaries(step.folder)
         if step.kind == "anchors":
             _execute_anchors(step, progress)
         else:
@@ -89,8 +97,15 @@ def _execute_training(step: Step, progress: Progress) -> None:
     write_text(step.folder / SCORES_NAME, json.dumps(evaluation.to_dict(), indent=1) + "\n")
 
 
-def main(argument: str) -> int:
-    """Run the step that a file describes; the exit code is 0, 1 for an error, or 130 where it was interrupted."""
+def main(argument: str, parent: str | None = None) -> int:
+    """Run the step that a file describes; the exit code is 0, 1 for an error, or 130 where it was interrupted.
+
+    Args:
+        argument: The file.
+        parent: Process id of the comparison that this process is not to outlive.
+    """
+    if parent is not None:
+        end_with_parent(int(parent))
     progress = LogProgress()
     try:
         execute(read_step(Path(argument)), progress)
@@ -121,4 +136,4 @@ def read_step(path: Path) -> Step:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -170,6 +170,7 @@ def _plan_run(
             file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
             assert file is not None
             pretrain = replace(pretrain, anchors=file)
+            finetune = replace(finetune, anchors=file)
         digest_of_start = _digest(pretrain, store_digest, anchors)
         folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{digest_of_start}"
         steps.append(_train_step(pretrain, folder, tuple(step.folder for step in steps)))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from lg3d_core.comparing.plan import Step
 from lg3d_core.errors import DataError, Interrupted
@@ -36,7 +37,7 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
         progress.note(f"{len(finished)} of {len(steps)} runs are done already")
     running: dict[Step, subprocess.Popen[bytes]] = {}
     failed: list[Step] = []
-    with _terminate_as_interrupt(), progress.task("compare", total=len(steps), unit="run") as task:
+    with _interrupted_by_signals(), progress.task("compare", total=len(steps), unit="run") as task:
         task.advance(len(finished))
         try:
             while waiting or running:
@@ -65,10 +66,10 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
 
 
 def _start(step: Step, out: Path) -> "subprocess.Popen[bytes]":
-    """Start a step's process in a session of its own, so that Ctrl-C reaches it once, from here."""
+    """Start a step's process in a session of its own, so that Ctrl-C reaches it from here alone; they end together."""
     description = out / LOGS / f"{step.folder.name}.json"
     write_text(description, json.dumps(dataclasses.asdict(step), default=str, indent=1))
-    command = [sys.executable, "-m", PROGRAM, str(description)]
+    command = [sys.executable, "-m", PROGRAM, str(description), str(os.getpid())]
     with _log(step, out).open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
@@ -95,22 +96,40 @@ def _explain(step: Step, out: Path) -> str:
 
 
 def _stop(running: "dict[Step, subprocess.Popen[bytes]]") -> None:
-    """Ask every process once to save and end, and wait for it."""
+    """Ask every process once to save and end, and wait for it.
+
+    SIGTERM it is: a run that trains saves its state, and one that has not got so far ends at once, where Ctrl-C would
+    have to find its way out of whatever is being loaded.
+    """
     for process in running.values():
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
     for process in running.values():
         process.wait()
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Take SIGTERM as if it were Ctrl-C while the context is open, in the main thread, which alone may do so."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Take the first SIGTERM as Ctrl-C while the context is open, in the main thread, which alone may do so.
+
+    A second one means nothing new, a second Ctrl-C leaves the runs alone, which then end by themselves, unsaved.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del frame
+        if not asked or number == signal.SIGINT:
+            asked.append(number)
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
