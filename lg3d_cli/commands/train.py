@@ -44,6 +44,7 @@ from lg3d_cli.options import (
 from lg3d_core.errors import EndedElsewhere, SettingsError
 from lg3d_core.settings import (
     RESUMABLE,
+    Classifier,
     FinetuneSettings,
     Loss,
     Method,
@@ -187,6 +188,14 @@ def finetune(
         str | None, typer.Option(help="cross-entropy or class-balanced-focal.", autocompletion=words(Loss))
     ] = None,
     instances: Annotated[int | None, typer.Option(help="Rare objects put into each training scene; 0: none.")] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="What it starts as: fresh, or the anchors that pre-training used.  [default: fresh]",
+            autocompletion=words(Classifier),
+        ),
+    ] = None,
+    anchors: AnchorsOption = None,
     gamma: Annotated[float | None, typer.Option(help="Focusing exponent of the focal loss.")] = None,
     alpha: Annotated[str | None, typer.Option(help="Class weights: inverse-log, or paper (as printed).")] = None,
     epochs: EpochsOption = None,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError
-from lg3d_core.networks.checkpoint import load_weights, newest_checkpoint, read_info, resolve_checkpoint
+from lg3d_core.language.anchors import load_anchors
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
@@ -85,7 +86,29 @@ def _load_start(start: Path, settings: FinetuneSettings, data: TrainingData) -> 
         )
     network = info.build_network(num_classes=len(data.store.vocabulary))
     load_weights(network, start, fresh_classifier=True)
+    if settings.classifier == "anchors":
+        _start_as_anchors(network, info, settings)
     return network
+
+
+def _start_as_anchors(network: MinkUNet, info: CheckpointInfo, settings: FinetuneSettings) -> None:
+    """Make the anchors the classifier's weights: a voxel's first logits are its cosines, times its feature's length."""
+    if info.anchors_digest is None:
+        raise CheckpointError(
+            f"{settings.start} was not pre-trained with text anchors: its classifier can only be fresh "
+            "(leave out --classifier anchors)"
+        )
+    anchors = load_anchors(settings.anchors)
+    if anchors.digest != info.anchors_digest:
+        raise CheckpointError(
+            f"{settings.anchors} holds anchors {anchors.digest}, {settings.start} was pre-trained with "
+            f"{info.anchors_digest}: say --anchors FILE"
+        )
+    assert network.final is not None
+    assert network.final.bias is not None
+    with torch.no_grad():
+        network.final.kernel.copy_(torch.from_numpy(anchors.vectors).T.reshape(network.final.kernel.shape))
+        network.final.bias.zero_()
 
 
 def _class_weights(settings: FinetuneSettings, counts: npt.NDArray[np.int64], device: torch.device) -> Tensor | None:

@@ -1,0 +1,68 @@
+"""What a classifier starts as."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.language import load_anchors
+from lg3d_core.language.make import make_anchors
+from lg3d_core.progress import Progress
+from lg3d_core.settings import AnchorsSettings, FinetuneSettings, PretrainSettings
+from lg3d_core.training.finetune import finetune
+from lg3d_core.training.pretrain import pretrain
+
+SMALL: dict[str, Any] = {
+    "network": "14A",
+    "voxel_size": 0.2,
+    "batch_size": 2,
+    "jobs": 0,
+    "device": "cpu",
+    "validate_every": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def grounded(store_path: Path, anchors_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("grounded")
+    return pretrain(PretrainSettings(store=store_path, anchors=anchors_path, runs=runs, name="p", **SMALL), Progress())
+
+
+def fine_tuning(store: Path, start: Path, anchors: Path, runs: Path, **changes: Any) -> FinetuneSettings:
+    options: dict[str, Any] = {"classifier": "anchors", "learning_rate": 1e-9, "weight_decay": 0.0, "name": "f"}
+    return FinetuneSettings(store=store, start=str(start), anchors=anchors, runs=runs, **(SMALL | options | changes))
+
+
+def test_a_classifier_that_starts_as_the_anchors_names_a_voxel_by_the_nearest(
+    grounded: Path, store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    weights = load_file(finetune(fine_tuning(store_path, grounded, anchors_path, tmp_path), Progress()))
+    anchors = torch.from_numpy(load_anchors(anchors_path).vectors)
+    torch.testing.assert_close(weights["final.kernel"].reshape(96, 200), anchors.T, rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights["final.bias"].flatten(), torch.zeros(200), rtol=0, atol=1e-6)
+    feature = torch.randn(5, 96, generator=torch.manual_seed(0))
+    logits = feature @ weights["final.kernel"].reshape(96, 200)
+    cosines = torch.nn.functional.cosine_similarity(feature[:, None], anchors[None], dim=2)
+    torch.testing.assert_close(logits, cosines * feature.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-4)
+
+
+def test_anchors_of_another_pre_training_are_refused(grounded: Path, store_path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    make_anchors(AnchorsSettings(anchors=other, encoder="bundled", dim=96, centred=True), Progress())
+    with pytest.raises(CheckpointError, match=r"other\.safetensors holds anchors .* was pre-trained with"):
+        finetune(fine_tuning(store_path, grounded, other, tmp_path), Progress())
+
+
+def test_a_pre_training_without_anchors_leaves_the_classifier_fresh(
+    store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    contrast = PretrainSettings(store=store_path, runs=tmp_path, name="p", method="supcon", contrast_points=50, **SMALL)
+    settings = fine_tuning(store_path, pretrain(contrast, Progress()), anchors_path, tmp_path)
+    with pytest.raises(CheckpointError, match="was not pre-trained with text anchors"):
+        finetune(settings, Progress())
+    with pytest.raises(SettingsError, match="--classifier must be fresh where training starts from scratch"):
+        replace(settings, start="scratch")
