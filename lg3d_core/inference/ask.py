@@ -15,7 +15,7 @@ from torch import Tensor
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
-from lg3d_core.inference.input import Input, open_input
+from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.network_pass import Engine, load_engine, pass_features
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
 from lg3d_core.language.anchors import Anchors, load_anchors
@@ -119,9 +119,8 @@ class Conversation:
             device=self._engine.device,
             progress=progress,
         )
-        self.scan: Input = open_input(
-            settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress
-        )
+        scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+        self.scan: Input = refine_input(scan, info.voxel_size, progress)
         self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, info.voxel_size)
         if self._voxels.num_outside:
             progress.warn(f"{self.scan.name}: {self._voxels.num_outside} vertices are left out: no heat there")

@@ -7,6 +7,7 @@ from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame, find_frame, plain_frame
 from lg3d_core.scans.open_scan import OPENERS, open_scan
+from lg3d_core.scans.refine import COARSE_EDGE, refine_surface
 from lg3d_core.scans.surface import Surface, surface_in_memory
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Input(NamedTuple):
         frame: To metres with +z up.
         scene: With its annotation, where it is a scene of a store.
         vocabulary: Of that annotation.
+        num_own: Vertices of the scan itself, the first ones of `surface`; None: all of them.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Input(NamedTuple):
     frame: Frame
     scene: "Scene | None" = None
     vocabulary: "Vocabulary | None" = None
+    num_own: int | None = None
 
 
 def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progress) -> Input:
@@ -59,6 +62,27 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
     if surface.colors is None:
         progress.warn(f"{name}: no colours: taken as grey, which costs accuracy")
     return Input(name, stem, surface, frame, scene, vocabulary)
+
+
+def refine_input(scan: Input, voxel_size: float, progress: Progress) -> Input:
+    """Put vertices on the large triangles of a file's mesh, a voxel apart, and say so; scenes of a store stay.
+
+    Networks learn from scans, which have a vertex every voxel or so: between far corners they would see nothing.
+    """
+    refined = None if scan.scene is not None else refine_surface(scan.surface, scan.frame, voxel_size)
+    if refined is None:
+        return scan
+    own, added = scan.surface.num_vertices, refined.surface.num_vertices - scan.surface.num_vertices
+    progress.note(
+        f"{scan.name}: triangles of up to {refined.longest:.3g} m: {added} vertices put on them, "
+        f"{100 * refined.edge:.3g} cm apart at most; the first {own} of what is written are the scan's own"
+    )
+    if refined.edge > COARSE_EDGE * voxel_size:
+        progress.warn(
+            f"{scan.name}: too large for vertices a voxel ({100 * voxel_size:.3g} cm) apart: are its units right "
+            "(--scale)? Labels are guesses"
+        )
+    return scan._replace(surface=refined.surface, num_own=own)
 
 
 def _read_scene(word: str, store: Path) -> "tuple[Scene, Vocabulary]":

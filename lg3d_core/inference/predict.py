@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
 from lg3d_core.evaluation.command import find_classifier, require_classifier
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
-from lg3d_core.inference.input import Input, open_input
+from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.network_pass import Engine, load_engine, name_voxels
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
 from lg3d_core.networks.checkpoint import CheckpointInfo
@@ -33,8 +33,8 @@ class Found:
     Attributes:
         name: Of the category.
         id: Its raw id.
-        vertices: How many bear it.
-        share: Of the scan's vertices, 0..1.
+        vertices: How many bear it, those on large triangles among them.
+        share: Of these vertices, 0..1.
         confidence: Mean over them, 0..1.
     """
 
@@ -53,6 +53,7 @@ class ScanLabels:
         scan: As the user named it.
         files: Written files.
         num_vertices: Of the scan.
+        num_added: Vertices put on its large triangles; labelled and counted too.
         num_unlabelled: Vertices without a usable position.
         num_voxels: Occupied voxels.
         scale: Metres of one of the file's units.
@@ -63,6 +64,7 @@ class ScanLabels:
     scan: str
     files: list[Path]
     num_vertices: int
+    num_added: int
     num_unlabelled: int
     num_voxels: int
     scale: float
@@ -171,6 +173,8 @@ def _predict(
     engine: Engine, vocabulary: Vocabulary, word: str, name: str, settings: PredictSettings, progress: Progress
 ) -> ScanLabels:
     scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+    scan = refine_input(scan, engine.info.voxel_size, progress)
+    own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
     voxels = voxelize_scan(scan.surface, scan.frame, engine.info.voxel_size)
     label, confidence = name_voxels(engine, voxels, progress, name=scan.name, scores=engine.network.classify)
     strays = voxels.num_outside
@@ -180,7 +184,8 @@ def _predict(
     return ScanLabels(
         scan=scan.name,
         files=files,
-        num_vertices=scan.surface.num_vertices,
+        num_vertices=own,
+        num_added=scan.surface.num_vertices - own,
         num_unlabelled=strays,
         num_voxels=len(voxels.keys),
         scale=scan.frame.scale,
@@ -225,13 +230,16 @@ def _write(
         if form == "ply":
             present = np.unique(label)
             comments = ["made by lg3d predict", f"vocabulary {vocabulary.name}", "label 0 none"]
+            if scan.num_own is not None:
+                comments.append(f"the first {scan.num_own} vertices are the scan's own")
             comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in present]
             columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
             write_vertices_ply(path, scan.surface, pieces(), columns=columns, comments=comments)
         elif form == "npz":
             write_npz(path, _arrays(scan, pieces(), vocabulary))
         else:
-            write_lines(path, (values["label"] for _, _, values in pieces()))
+            own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
+            write_lines(path, (values["label"][: max(0, own - start)] for start, _, values in pieces()))
         files.append(path)
     return files
 
@@ -246,6 +254,7 @@ def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, n
         "confidence": np.concatenate([values["confidence"] for _, _, values in parts]).astype(np.float32),
         "ids": vocabulary.ids,
         "names": np.array(vocabulary.names),
+        "num_own": np.array(scan.surface.num_vertices if scan.num_own is None else scan.num_own),
         "scale": np.array(scan.frame.scale),
         "up": np.array(scan.frame.up),
     }

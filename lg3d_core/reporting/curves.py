@@ -39,7 +39,7 @@ def plot_curves(runs: Sequence[ReportedRun]) -> "Figure | None":
     panels = len(kinds) + bool(logged) + bool(validated)
     if panels == 0:
         return None
-    columns = min(3, panels)
+    columns = 2 if panels == 4 else min(3, panels)
     rows = -(-panels // columns)
     figure = new_figure(PAGE, 2.15 * rows + 0.3)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -192,17 +192,20 @@ def _plot_map(
     axes.scatter(
         *anchors.T, s=34, marker="*", facecolor="white", edgecolor=INK, linewidth=0.6, zorder=4, label="text anchors"
     )
-    spans = np.ptp(place, axis=0).max()
-    taken: list[npt.NDArray[np.float32]] = []
+    extent = np.ptp(place, axis=0).max()
+    letter, line = 0.0125 * extent, 0.026 * extent  # how large a label is drawn, about
+    taken: list[tuple[float, float, float]] = []
     for category, spot in sorted(zip(rows.tolist(), anchors, strict=True), key=lambda pair: pair[0] not in named):
-        if any(abs(spot[1] - other[1]) < 0.022 * spans and abs(spot[0] - other[0]) < 0.13 * spans for other in taken):
+        name = shorten(vocabulary.names[category], 16)
+        left, right, height = float(spot[0]), float(spot[0]) + (len(name) + 2) * letter, float(spot[1])
+        if any(left < other[1] and other[0] < right and abs(height - other[2]) < line for other in taken):
             continue
-        taken.append(spot)
+        taken.append((left, right, height))
         text = axes.annotate(
-            shorten(vocabulary.names[category], 16),
+            name,
             spot,
             xytext=(3.5, 2),
-            fontsize=5.5,
+            fontsize=6,
             textcoords="offset points",
             color=INK,
             zorder=5,

@@ -128,14 +128,14 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
     lines = -(-columns // per_line)
     width = PAGE / per_line
     heights = [
-        width * row.panels[0][2].shape[0] / row.panels[0][2].shape[1] + 0.22 for row in rows for _ in range(lines)
+        width * row.panels[0][2].shape[0] / row.panels[0][2].shape[1] + 0.33 for row in rows for _ in range(lines)
     ]
     legend = list(dict.fromkeys(entry for row in rows for entry in row.legend))[: MAX_LEGEND + 8]
     legend_height = 0.13 * -(-(len(legend) + 3) // 5) + 0.1
     figure = new_figure(PAGE, sum(heights) + legend_height)
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.set(h_pad=0.03, w_pad=0.01, hspace=0.0, wspace=0.0, rect=(0, 0, 1, 0.98))  # titles need room
+        engine.set(h_pad=0.03, w_pad=0.01, hspace=0.0, wspace=0.0, rect=(0, 0, 1, 0.97))  # titles need room
     grid = figure.subplots(len(rows) * lines, per_line, squeeze=False, height_ratios=heights)
     for axis in grid.flat:
         axis.set_axis_off()
@@ -144,9 +144,9 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
         axes = grid[number * lines : (number + 1) * lines].flat
         for k, (axis, (title, note, picture)) in enumerate(zip(axes, row.panels, strict=False)):
             axis.imshow(picture, interpolation="lanczos")
-            name = shorten(title, 24)
-            heading = f"{name}, {note}" if note else name
-            axis.set_title(f"{row.scene}: {heading.lower()}" if k == 0 else heading, fontsize=7, fontweight="normal")
+            name = shorten(title, 28)
+            first, second = (row.scene, name.lower()) if k == 0 else (name, note or "\N{NO-BREAK SPACE}")
+            axis.set_title(f"{first}\n{second}", fontsize=7, fontweight="normal", linespacing=1.15)
     from matplotlib.patches import Patch
 
     entries = [*((color, name) for color, name in legend), (NEUTRAL, "unannotated")]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.scans.surface import Surface
+from lg3d_core.scans.triangles import areas, longest_sides, scatter_on_triangles
 
 Array = npt.NDArray[np.float64]
 
@@ -30,6 +31,9 @@ UP_AXES: dict[str, tuple[int, int]] = {
 }
 
 SAMPLE_ROWS = 200_000
+LARGE_SIDE, LARGE_SHARE, SCATTERED = 1 / 60, 0.2, 50_000
+"""A triangle's side beside the scan's, and the share of the surface in such triangles, from which so many points on
+the triangles are looked at too."""
 TYPICAL_SIZE, SIZE_FACTOR = 5.0, 2.5
 """Longest side of a scan in metres, and by what factor it varies (one standard deviation of its logarithm)."""
 TYPICAL_SPACING, SPACING_FACTOR = 0.015, 2.5
@@ -163,6 +167,7 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
             f"{surface.num_vertices - num_finite} of {surface.num_vertices} positions are not finite: left out"
         )
     low, high, core = find_bulk(sample)
+    core = np.concatenate([core, _on_large_triangles(surface, low, high, float(np.ptp(core, axis=0).max()))])
     size = np.maximum(core.max(axis=0) - core.min(axis=0), 1e-12)
     sides = " x ".join(f"{side:.4g}" for side in size)
     told = parse_scale(scale)
@@ -223,6 +228,26 @@ def _sample(surface: Surface) -> tuple[Array, int]:
         num_finite += len(xyz)
         parts.append(xyz if share == 1.0 else xyz[rng.random(len(xyz)) < share])
     return np.concatenate(parts), num_finite
+
+
+def _on_large_triangles(surface: Surface, low: Array, high: Array, extent: float) -> Array:
+    """Points on the triangles inside a box, where many are large beside the scan: their corners tell too little of it.
+
+    Returns:
+        Positions, shape `(points, 3)`; none where the vertices tell enough.
+    """
+    if len(surface.faces) == 0 or surface.num_vertices > SAMPLE_ROWS:
+        return np.zeros((0, 3))
+    xyz = surface.positions(0, surface.num_vertices)
+    faces = np.asarray(surface.faces, dtype=np.int64)
+    with np.errstate(invalid="ignore"):
+        inside = np.all((xyz >= low) & (xyz <= high) & np.isfinite(xyz), axis=1)
+    faces = faces[np.all(np.asarray(inside)[faces], axis=1)]
+    area = areas(xyz, faces)
+    large = longest_sides(xyz, faces) > LARGE_SIDE * extent
+    if not area[large].sum() > LARGE_SHARE * area.sum():
+        return np.zeros((0, 3))
+    return scatter_on_triangles(xyz, faces, SCATTERED)
 
 
 def find_bulk(sample: Array) -> tuple[Array, Array, Array]:

@@ -3,15 +3,16 @@
 import io
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError, MissingDependencyError
 from lg3d_core.scans.files import read_file
-from lg3d_core.scans.surface import Surface, surface_in_memory
+from lg3d_core.scans.surface import Paint, Surface, surface_in_memory
 
 if TYPE_CHECKING:
     import trimesh
@@ -57,21 +58,50 @@ def open_model(path: Path) -> Surface:
     parts = [part for part in parts if len(part[0])]
     if not parts:
         raise DataError(f"{path}: expected vertices, found none: is this a {kind.upper()} file?")
-    firsts = np.cumsum([0, *(len(xyz) for xyz, _, _ in parts)])
+    firsts = np.cumsum([0, *(len(xyz) for xyz, _, _, _ in parts)])
     xyz = np.concatenate([part[0] for part in parts])
     faces = np.concatenate([part[2] + first for part, first in zip(parts, firsts[:-1], strict=True)])
     rgb = None
-    if any(colors is not None for _, colors, _ in parts):
+    if any(colors is not None for _, colors, _, _ in parts):
         grey = [np.full((len(part[0]), 3), PLAIN, dtype=np.uint8) for part in parts]
         rgb = np.concatenate([plain if part[1] is None else part[1] for part, plain in zip(parts, grey, strict=True)])
     is_gltf = kind == "glb"
-    return surface_in_memory(path, xyz, rgb, faces, up="y" if is_gltf else None, scale=1.0 if is_gltf else None)
+    paint = None
+    if rgb is not None and any(part[3] is not None for part in parts):
+        paint = _painter(rgb, firsts, [part[3] for part in parts])
+    return surface_in_memory(
+        path, xyz, rgb, faces, up="y" if is_gltf else None, scale=1.0 if is_gltf else None, paint=paint
+    )
+
+
+class _Texture(NamedTuple):
+    """Where each vertex of a part lies in its picture, `(vertices, 2)`, and the colours of places in that."""
+
+    uv: npt.NDArray[np.float64]
+    to_color: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.uint8]]
+
+
+def _painter(rgb: npt.NDArray[np.uint8], firsts: npt.NDArray[np.int64], textures: list[_Texture | None]) -> Paint:
+    """Colours of places on triangles: of the texture where their part has one, else between those of the corners."""
+
+    def paint(corners: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        mixed = np.einsum("nk,nkc->nc", weights, rgb[corners].astype(np.float32))
+        colors: npt.NDArray[np.uint8] = np.round(mixed).astype(np.uint8)
+        part_of = np.searchsorted(firsts, corners[:, 0], side="right") - 1
+        for part, texture in enumerate(textures):
+            rows = np.flatnonzero(part_of == part)
+            if texture is not None and len(rows):
+                uv = np.einsum("nk,nkc->nc", weights[rows].astype(np.float64), texture.uv[corners[rows] - firsts[part]])
+                colors[rows] = texture.to_color(uv)[:, :3]
+        return colors
+
+    return paint
 
 
 def _part(
     scene: "trimesh.Scene", node: str
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8] | None, npt.NDArray[np.int64]]:
-    """Positions, colours and triangles of one mesh where its node puts it."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8] | None, npt.NDArray[np.int64], "_Texture | None"]:
+    """Positions, colours, triangles and texture of one mesh where its node puts it."""
     transform, name = scene.graph[node]
     mesh: Any = scene.geometry[name]
     local = np.asarray(mesh.vertices, dtype=np.float64).reshape(-1, 3)
@@ -79,7 +109,17 @@ def _part(
     faces = np.asarray(getattr(mesh, "faces", np.zeros((0, 3))), dtype=np.int64).reshape(-1, 3)
     if len(faces) and not (faces.min() >= 0 and faces.max() < len(xyz)):
         raise ValueError(f"faces name vertices {faces.min()} to {faces.max()} of {len(xyz)}")
-    return xyz, _colors(mesh, len(xyz)), faces
+    colors = _colors(mesh, len(xyz))
+    return xyz, colors, faces, None if colors is None else _texture(mesh, len(xyz))
+
+
+def _texture(mesh: Any, count: int) -> _Texture | None:
+    visual = getattr(mesh, "visual", None)
+    if visual is None or visual.kind != "texture" or np.shape(visual.uv) != (count, 2):
+        return None
+    if not np.isfinite(visual.uv).all():
+        return None
+    return _Texture(np.asarray(visual.uv, dtype=np.float64), visual.material.to_color)
 
 
 def _colors(mesh: Any, count: int) -> npt.NDArray[np.uint8] | None:

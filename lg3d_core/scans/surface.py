@@ -10,6 +10,8 @@ import numpy.typing as npt
 CHUNK_ROWS = 1 << 20
 """Vertices that are in memory at once while a scan is read in pieces."""
 
+Paint = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Surface:
@@ -26,6 +28,8 @@ class Surface:
         is_double: Whether the file's positions need more digits than float32 has.
         up: Axis that points up by the format's own rule (glTF), or None where the format has no rule.
         scale: Metres of one unit by the format's own rule, or None.
+        paint: Gives colours of places on triangles by a texture, for corners `(places, 3)` and their weights
+            `(places, 3)`, uint8 `(places, 3)`; None where vertices have all the colours there are.
     """
 
     path: Path
@@ -36,6 +40,7 @@ class Surface:
     is_double: bool = False
     up: str | None = None
     scale: float | None = None
+    paint: Paint | None = None
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[tuple[int, int]]:
         """First row and row behind the last of each piece."""
@@ -51,6 +56,7 @@ def surface_in_memory(
     *,
     up: str | None = None,
     scale: float | None = None,
+    paint: Paint | None = None,
 ) -> Surface:
     """A surface of arrays: positions `(vertices, 3)`, colours likewise or None, triangles `(faces, 3)` or None."""
     return Surface(
@@ -62,6 +68,7 @@ def surface_in_memory(
         is_double=xyz.dtype == np.float64,
         up=up,
         scale=scale,
+        paint=paint,
     )
 
 
