@@ -28,7 +28,8 @@ class FakeStore:
     scenes: dict[str, FakeScene] = field(default_factory=dict)
     path: Path = Path("fake")
 
-    def read(self, scene_id: str, *, budget: np.ndarray | None = None) -> FakeScene:
+    def read(self, scene_id: str, *, budget: np.ndarray | None = None, for_training: bool = False) -> FakeScene:
+        del for_training
         scene = self.scenes[scene_id]
         if budget is None:
             return scene

@@ -87,6 +87,15 @@ def test_a_scene_comes_back_as_it_was_written(path: Path) -> None:
     assert repr(read_scene_header(path)) == repr(header)
 
 
+def test_what_training_has_no_use_for_can_be_left_out(path: Path) -> None:
+    whole = read(path)
+    scene = read_scene_file(path, num_classes=200, for_training=True)
+    assert (scene.normal.shape, scene.segment.shape, scene.faces.shape) == ((0, 3), (0,), (0, 3))
+    assert [scene.normal.dtype, scene.segment.dtype, scene.faces.dtype] == [np.float32, np.int32, np.int32]
+    for name in ("scene_id", "split", "xyz", "rgb", "label", "instance"):
+        np.testing.assert_array_equal(getattr(scene, name), getattr(whole, name))
+
+
 def test_the_file_has_the_layout_that_the_design_promises(path: Path) -> None:
     with h5py.File(path) as file:
         for name, (dtype, _) in COLUMNS.items():

@@ -204,7 +204,7 @@ class ViewDataset(SeededScenes[ViewPair]):
         self.max_matches = max_matches
 
     def draw(self, index: int) -> ViewPair:
-        scene = self.store.read(self.scene_ids[index])
+        scene = self.store.read(self.scene_ids[index], for_training=True)
         if self.crop is not None:
             scene = crop_scene(scene, self.crop, cropping_generator(self.seed, self.epoch, index))
         return sample_views(

@@ -119,20 +119,21 @@ class SceneStore:
         self.entry(scene_id)
         return self.path / SCENES_FOLDER / f"{scene_id}.h5"
 
-    def read(self, scene_id: str, *, budget: Budget | None = None) -> Scene:
+    def read(self, scene_id: str, *, budget: Budget | None = None, for_training: bool = False) -> Scene:
         """Read a scene.
 
         Args:
             scene_id: Which.
             budget: Whose labels may be seen. Elsewhere in a training scene the label is -1 and the instance 0; geometry
                 and segments stay. Scenes of other splits are not under a budget.
+            for_training: Leave out normals, segments and faces, which then have no rows.
 
         Raises:
             DataError: No such scene, a damaged file, or a budget made for other scenes.
         """
         entry = self.entry(scene_id)
         path = self.scene_path(scene_id)
-        scene = read_scene_file(path, num_classes=len(self.vocabulary))
+        scene = read_scene_file(path, num_classes=len(self.vocabulary), for_training=for_training)
         if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene.split != entry.split:
             raise DataError(f"{path} does not fit {INDEX_NAME}: run lg3d prepare again")
         if budget is None or entry.split != "train":
