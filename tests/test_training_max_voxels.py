@@ -19,6 +19,7 @@ from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.views import ViewDataset
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.training.batches import BatchSource, SceneBatches, ViewBatches, load_batches, plan_batches, split_batch
+from lg3d_core.training.distributed import World
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, Learner, SceneContexts
 from lg3d_core.training.loop import accumulate_gradients
@@ -53,7 +54,7 @@ def gradient(learner: Learner[Any], source: BatchSource[Any], *, micro: int = 3)
     assert [plan.last for plan, _ in parts] == [False] * (len(parts) - 1) + [True]
     assert all(len(torch.unique(batch.coordinates, dim=0)) == len(batch.coordinates) for _, batch in parts)
     learner.network.zero_grad()
-    accumulate_gradients(learner, parts, seed=0, device=CPU, precision="fp32")
+    accumulate_gradients(learner, parts, seed=0, world=World(CPU), precision="fp32")
     flat = [p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]
     return torch.cat(flat), [len(batch.features) for _, batch in parts]
 
@@ -81,7 +82,8 @@ def test_a_split_batch_has_the_gradient_of_the_whole(store_path: Path, tmp_path:
 def test_passes_of_few_scenes_are_split_too(store_path: Path, tmp_path: Path) -> None:
     data = open_training_data(training(store_path, tmp_path, "x"), Progress())
     plans = plan_batches(3, batch_size=3, micro_batch=2, seed=0, epochs=1)
-    source = SceneBatches(data.dataset, max_voxels=2500)
+    largest = max(SceneBatches(data.dataset).load([0, 1, 2], epoch=0, rng=None).scene_sizes)
+    source = SceneBatches(data.dataset, max_voxels=largest)
     passes = [plan for plan, _ in load_batches(source, plans, jobs=0, seed=0, shift=True)]
     assert [(plan.part, plan.piece, plan.last) for plan in passes] == [(0, 0, False), (0, 1, False), (1, 0, True)]
 

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -172,10 +172,23 @@ def train(
             last = epoch == settings.epochs
             own_info = dataclasses.replace(info, epoch=epoch)
             if validation_ids and (last or (settings.validate_every and epoch % settings.validate_every == 0)):
-                task.advance(0, status=f"epoch {epoch}/{settings.epochs}, validation")
+
+                def show_validated(scenes: int) -> None:
+                    total = len(validation_ids)
+                    task.advance(0, status=f"epoch {epoch}/{settings.epochs}, validation {scenes}/{total}")
+
+                show_validated(0)
                 with stop.at_once():
                     evaluation = _validate(
-                        learner, store, validation_ids, settings, stop, world=world, precision=precision
+                        learner,
+                        store,
+                        validation_ids,
+                        settings,
+                        stop,
+                        world=world,
+                        precision=precision,
+                        progress=_Remarks(progress),
+                        show=show_validated,
                     )
                 if world.leads:
                     _log_validation(run, events, evaluation, step=epoch * per_epoch, epoch=epoch)
@@ -384,8 +397,10 @@ def _validate(
     *,
     world: World,
     precision: str,
+    progress: Progress,
+    show: Callable[[int], None],
 ) -> Evaluation:
-    """Scores on scenes, of which each process predicts every n-th.
+    """Scores on scenes, of which each process predicts every n-th; `show` is told how many are done.
 
     Raises:
         _Dropped: One of several processes was asked to stop.
@@ -406,12 +421,13 @@ def _validate(
             device=world.device,
             precision=precision,
             scores=learner.scores,
-            progress=Progress(),
+            progress=progress,
         )
         at_vertices.merge(counts.at_vertices)
         at_voxels.merge(counts.at_voxels)
         in_scenes[row] = counts.in_scenes[0]
         num_labelled += counts.num_labelled
+        show(row + 1)
     *_, stopping = world.gather([stop.asked]).sum(axis=0)
     if stopping:
         raise _Dropped
@@ -419,7 +435,20 @@ def _validate(
         matrix.counts = world.add_up(matrix.counts)
     counts = Counts(at_vertices, at_voxels, world.add_up(in_scenes), world.total(num_labelled))
     seconds = time.perf_counter() - start
-    return score_counts(counts, store.vocabulary, scene_ids, seconds=seconds, progress=Progress())
+    return score_counts(counts, store.vocabulary, scene_ids, seconds=seconds, progress=progress)
+
+
+class _Remarks(Progress):
+    """Passes notes and warnings on, and no tasks: for work within a task."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def note(self, message: str) -> None:
+        self._progress.note(message)
+
+    def warn(self, message: str) -> None:
+        self._progress.warn(message)
 
 
 def _restore(
