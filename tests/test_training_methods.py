@@ -23,6 +23,7 @@ from lg3d_core.sampling.views import ViewDataset
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.sparse import SparseTensor
 from lg3d_core.training.batches import SceneBatches, ViewBatches, load_batches, plan_batches
+from lg3d_core.training.distributed import World
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, SceneContexts, SupervisedContrast
 from lg3d_core.training.loop import accumulate_gradients
@@ -154,7 +155,7 @@ def test_accumulated_contrast_is_that_of_the_whole_batch(views: ViewBatches) -> 
         plans = list(plan_batches(3, batch_size=2, micro_batch=micro, seed=0, epochs=1))[: 2 // micro]
         parts = list(load_batches(views, plans, jobs=0, seed=0, shift=False))
         learner.network.zero_grad()
-        accumulate_gradients(learner, parts, seed=0, device=torch.device("cpu"), precision="fp32")
+        accumulate_gradients(learner, parts, seed=0, world=World(torch.device("cpu")), precision="fp32")
         gradients.append(torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]))
     # fp32 sums in another order
     assert torch.linalg.vector_norm(gradients[0] - gradients[1]) < 1e-4 * torch.linalg.vector_norm(gradients[0])
@@ -166,7 +167,9 @@ def learn_one_batch(learner: Any, batch: Any, *, steps: int) -> tuple[float, flo
     losses = []
     for _ in range(steps + 1):
         optimiser.zero_grad()
-        loss = learner.loss(learner.network(SparseTensor(batch.features, batch.coordinates)), batch, seed=0).total
+        loss = learner.loss(
+            learner.network(SparseTensor(batch.features, batch.coordinates)), batch, seeds=range(len(batch.scene_ids))
+        ).total
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -234,7 +237,9 @@ def test_class_weights_go_with_the_losses_that_use_them() -> None:
         weights = alpha if kind in ("weighted-cross-entropy", "class-balanced-focal") else None
         learner = Classification(network, loss=kind, gamma=2.0, alpha=weights)  # type: ignore[arg-type]
         assert learner.weight(batch) == 2
-        assert learner.loss(features, batch, seed=0).total.item() == pytest.approx(value.item(), rel=1e-5)
+        assert learner.loss(features, batch, seeds=range(len(batch.scene_ids))).total.item() == pytest.approx(
+            value.item(), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(store_path: Path, tm
     """With the statistics of batch normalisation apart, two passes of one scene add up to one pass of two."""
     from lg3d_core.networks.minkunet import MinkUNet
     from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
+    from lg3d_core.training.distributed import World
     from lg3d_core.training.learners import Classification
     from lg3d_core.training.loop import accumulate_gradients
     from lg3d_core.training.scenes import open_training_data
@@ -152,7 +153,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(store_path: Path, tm
         plans = list(plan_batches(3, batch_size=2, micro_batch=micro, seed=0, epochs=1))[: 2 // micro]
         parts = list(load_batches(SceneBatches(data.dataset), plans, jobs=0, seed=0, shift=False))
         network.zero_grad()
-        accumulate_gradients(learner, parts, seed=0, device=torch.device("cpu"), precision="fp32")
+        accumulate_gradients(learner, parts, seed=0, world=World(torch.device("cpu")), precision="fp32")
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     # fp32 sums in another order: measured relative difference 3e-6
     assert torch.linalg.vector_norm(gradients[0] - gradients[1]) < 1e-4 * torch.linalg.vector_norm(gradients[0])

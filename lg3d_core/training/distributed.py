@@ -6,6 +6,7 @@ over the CPU: so a process that is gone is noticed by the others at their next s
 """
 
 import datetime
+import inspect
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
@@ -112,11 +114,11 @@ class World:
         """The text of one process, in all of them."""
         if self.size == 1:
             return text
-        length = torch.tensor([len(text.encode())])
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        length = torch.tensor([len(data)])
         distributed.broadcast(length, source)
-        data = torch.zeros(int(length), dtype=torch.uint8)
-        if self.rank == source:
-            data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        if self.rank != source:
+            data = torch.zeros(int(length), dtype=torch.uint8)
         if len(data):
             distributed.broadcast(data, source)
         return bytes(data.numpy()).decode()
@@ -180,18 +182,22 @@ class World:
         group = distributed.group.WORLD
         assert group is not None
         share_statistics(network, group)
-        wrapped = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Statistics are the same everywhere already. PyTorch renamed the option in 2.13.
+        names = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        options: dict[str, Any] = {"gradient_as_bucket_view": True, option: False}
+        wrapped = DistributedDataParallel(module, **options)
         wrapped.register_comm_hook(group, _add_in_order if deterministic else _add)
         return wrapped
 
 
-def _add(group: distributed.ProcessGroup, bucket: Any) -> Future[Tensor]:
+def _add(group: distributed.ProcessGroup, bucket: GradBucket) -> Future[Tensor]:
     work = distributed.all_reduce(bucket.buffer(), group=group, async_op=True)
     done: Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
     return done
 
 
-def _add_in_order(group: distributed.ProcessGroup, bucket: Any) -> Future[Tensor]:
+def _add_in_order(group: distributed.ProcessGroup, bucket: GradBucket) -> Future[Tensor]:
     own = bucket.buffer()
     parts = [torch.empty_like(own) for _ in range(group.size())]
     distributed.all_gather(parts, own, group=group)
