@@ -12,8 +12,10 @@ import numpy.typing as npt
 from lg3d_core.errors import DataError
 from lg3d_core.files import write_bytes
 from lg3d_core.store.budgets import Budget
-from lg3d_core.store.scene_file import FORMAT_VERSION, Scene, SceneHeader, read_scene_file
+from lg3d_core.scans.scannet import SCENE_ID
+from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_file
 from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
+from lg3d_core.vocabulary.categories import GROUPS
 
 INDEX_NAME = "store.json"
 SCENES_FOLDER = "scenes"
@@ -71,9 +73,10 @@ class SceneStore:
                 )
                 for scene_id, entry in sorted(index["scenes"].items())
             }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            _require_counts(self._entries, len(self.vocabulary))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
             raise DataError(f"{path / INDEX_NAME} is damaged ({error!r}): run lg3d prepare again") from None
-        wrong = [s for s, entry in self._entries.items() if entry.split not in SPLITS or Path(s).name != s]
+        wrong = [s for s, entry in self._entries.items() if entry.split not in SPLITS or not SCENE_ID.fullmatch(s)]
         if wrong:
             raise DataError(f"{path / INDEX_NAME}: scene {wrong[0]!r} makes no sense: run lg3d prepare again")
         self.digest = digest_scenes(self.vocabulary, self._entries)
@@ -151,14 +154,13 @@ class SceneStore:
         Raises:
             DataError: No such split, or a budget made for other scenes.
         """
+        if budget is not None and split == "train":
+            self._require_own(budget)
+            return budget.counts.sum(axis=0)
         total = np.zeros(len(self.vocabulary), dtype=np.int64)
         for scene_id in self.scene_ids(split):
-            if budget is not None and split == "train":
-                self._require_own(budget)
-                total += budget.class_counts(scene_id)
-            else:
-                for index, count in self.entry(scene_id).class_counts.items():
-                    total[index] += count
+            for index, count in self.entry(scene_id).class_counts.items():
+                total[index] += count
         return total
 
     def _require_own(self, budget: Budget) -> None:
@@ -252,11 +254,32 @@ def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, Any]:
 
 def vocabulary_from_json(value: dict[str, Any]) -> Vocabulary:
     """What `vocabulary_to_json` wrote."""
-    categories = tuple(
-        Category(**(fields | {"color": (fields["color"][0], fields["color"][1], fields["color"][2])}))
-        for fields in value["categories"]
-    )
+    categories = tuple(_category(index, fields) for index, fields in enumerate(value["categories"]))
+    if not (isinstance(value["name"], str) and isinstance(value["id_column"], str) and categories):
+        raise ValueError("the vocabulary has no name, no column or no categories")
     vocabulary = Vocabulary(name=value["name"], id_column=value["id_column"], categories=categories)
     if vocabulary.digest != value["digest"]:
         raise ValueError("the vocabulary does not fit its digest")
     return vocabulary
+
+
+def _category(index: int, fields: dict[str, Any]) -> Category:
+    """One category of a file, every field of which is held against its type."""
+    red, green, blue = fields["color"]
+    category = Category(**(fields | {"color": (red, green, blue)}))
+    numbers = (category.index, category.id, red, green, blue)
+    if not all(type(number) is int for number in numbers) or category.index != index or abs(category.id) >= 1 << 63:
+        raise ValueError(f"category {index} has another index, or numbers that are none")
+    if not all(isinstance(text, str) for text in (category.name, category.group)) or category.group not in ("", *GROUPS):
+        raise ValueError(f"category {index} has a name or group that is none")
+    if type(category.in_validation) is not bool or not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"category {index} has a colour that is none")
+    return category
+
+
+def _require_counts(entries: dict[str, SceneEntry], num_classes: int) -> None:
+    """Refuse numbers that no scene can have."""
+    for scene_id, entry in entries.items():
+        fits = all(0 <= index < num_classes and 0 <= n <= entry.num_points for index, n in entry.class_counts.items())
+        if not (fits and 0 <= entry.num_points <= MAX_ROWS and 0 <= entry.num_faces <= MAX_ROWS):
+            raise ValueError(f"scene {scene_id} has counts that make no sense")
