@@ -10,15 +10,18 @@ from lg3d_core.settings import Schedule, TrainSettings
 
 
 def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """SGD with momentum and dampening on all parameters (section 3.3), or AdamW."""
+    """SGD with momentum and dampening on all parameters (section 3.3), or AdamW, each in one pass over the weights."""
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.learning_rate,
         momentum=settings.momentum,
         dampening=settings.dampening,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 
