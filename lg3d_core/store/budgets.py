@@ -15,6 +15,7 @@ The file, with `S` training scenes of `C` classes in the order of their ids and 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,8 +94,12 @@ class Budget:
             DataError: No training scene of this budget.
         """
         self._extent(scene_id)
-        counts: npt.NDArray[np.int64] = self.counts[list(self.extents).index(scene_id)]
+        counts: npt.NDArray[np.int64] = self.counts[self._row_of[scene_id]]
         return counts
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {scene_id: row for row, scene_id in enumerate(self.extents)}
 
     def _extent(self, scene_id: str) -> tuple[int, int]:
         if scene_id not in self.extents:

@@ -156,7 +156,8 @@ class SceneStore:
         """
         if budget is not None and split == "train":
             self._require_own(budget)
-            return budget.counts.sum(axis=0)
+            kept: npt.NDArray[np.int64] = budget.counts.sum(axis=0)
+            return kept
         total = np.zeros(len(self.vocabulary), dtype=np.int64)
         for scene_id in self.scene_ids(split):
             for index, count in self.entry(scene_id).class_counts.items():
@@ -270,7 +271,10 @@ def _category(index: int, fields: dict[str, Any]) -> Category:
     numbers = (category.index, category.id, red, green, blue)
     if not all(type(number) is int for number in numbers) or category.index != index or abs(category.id) >= 1 << 63:
         raise ValueError(f"category {index} has another index, or numbers that are none")
-    if not all(isinstance(text, str) for text in (category.name, category.group)) or category.group not in ("", *GROUPS):
+    if not all(isinstance(text, str) for text in (category.name, category.group)) or category.group not in (
+        "",
+        *GROUPS,
+    ):
         raise ValueError(f"category {index} has a name or group that is none")
     if type(category.in_validation) is not bool or not all(0 <= channel <= 255 for channel in (red, green, blue)):
         raise ValueError(f"category {index} has a colour that is none")
