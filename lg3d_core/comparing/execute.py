@@ -112,6 +112,9 @@ def main(argument: str, parent: str | None = None) -> int:
     except Lg3dError as error:
         progress.note(f"error: {error}")
         return 1
+    except MemoryError as error:
+        progress.note(f"error: out of memory ({error})")
+        return 1
     except Interrupted as stop:
         progress.note(str(stop))
         return 130
