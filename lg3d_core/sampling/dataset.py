@@ -228,7 +228,7 @@ class SceneDataset(SeededScenes[Sample]):
         self.pasting = pasting
 
     def draw(self, index: int) -> Sample:
-        scene = self.store.read(self.scene_ids[index], budget=self.budget, for_training=True)
+        scene = self.store.read(self.scene_ids[index], budget=self.budget, for_training=self.pasting is None)
         if self.pasting is None:
             return self._sample(scene, index)
         own = pasting_generator(self.seed, self.epoch, index)
