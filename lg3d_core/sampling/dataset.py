@@ -228,6 +228,7 @@ class SceneDataset(SeededScenes[Sample]):
         self.pasting = pasting
 
     def draw(self, index: int) -> Sample:
+        # Where an object may stand is read off the mesh; else training takes nothing but points.
         scene = self.store.read(self.scene_ids[index], budget=self.budget, for_training=self.pasting is None)
         if self.pasting is None:
             return self._sample(scene, index)

@@ -52,7 +52,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "mesh/faces": ("<i4", 3),
 }
 NOT_TRAINED_ON = ("points/normal", "points/segment", "mesh/faces")
-"""More than half of a file, which training has no use for."""
+"""More than half of a file, which training has no use for unless objects are put into the scenes."""
 
 
 class Scene(NamedTuple):
