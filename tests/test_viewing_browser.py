@@ -263,6 +263,37 @@ def test_a_slow_machine_gets_coarse_frames_while_things_move(browser: Browser, p
     assert is_like(np.array(coarse[:3]), VOCABULARY.categories[TABLE].color)
 
 
+def test_on_a_slow_machine_motion_is_coarse_and_rest_is_whole(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    wait_for(browser, "!lg3d.moving")
+    width = browser.run("canvas.width")
+    browser.run("SLOW.fill(-1); for (let k = 0; k < 3; k++) { timed = [0, 0]; drawMoving(); }")
+    assert browser.run("[level, lg3d.slow]") == [3, True]
+    cells = browser.run("[lg3d.coarse.cell, scene.spacing]")
+    assert cells[0] > 1.7**2 * 3 * cells[1] - 1e-6
+    assert browser.run("redraw(), drawMoving(), canvas.width") == pytest.approx(width / 2, abs=1)
+    wait_for(browser, "!lg3d.moving")
+    assert browser.run("canvas.width") == width
+    x, y = (round(value) for value in browser.place(TABLE_TOP))
+    assert is_like(browser.pixels()[y, x], VOCABULARY.categories[TABLE].color)
+    assert browser.run(f"lg3d.arrays.label[lg3d.pick({x}, {y}).vertex]") == TABLE
+
+
+def test_pointing_twice_at_a_still_picture_draws_once(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=truth")
+    wait_for(browser, "!lg3d.moving")
+    browser.run("window.drawn = 0; const plain = gl.drawElements.bind(gl);"
+                "gl.drawElements = (...args) => { drawn++; plain(...args); };")  # fmt: skip
+    x, y = browser.place(TABLE_TOP)
+    told = browser.run(f"[lg3d.pick({x}, {y}).vertex, lg3d.pick({x}, {y}).vertex, drawn]")
+    assert told[0] == told[1] >= 0
+    assert told[2] == 1
+    browser.key("ArrowLeft")
+    wait_for(browser, "!lg3d.moving")
+    x, y = browser.place(TABLE_TOP)
+    assert browser.run(f"lg3d.arrays.label[lg3d.pick({x}, {y}).vertex]") == TABLE
+
+
 def test_the_served_page_is_the_same_page(browser: Browser) -> None:
     with PageServer(build_page(view_room())) as server:
         browser.open(server.address, "#layer=truth")

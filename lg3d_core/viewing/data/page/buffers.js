@@ -1,4 +1,4 @@
-let gl, program, finish, inFinish = {}, target = null, at = {}, arrays, vertexArrays = {}, colorBuffers = {}, colors = {}, picker, faces = null, coarse = null, pending = false;
+let gl, program, finish, inFinish = {}, target = null, at = {}, arrays, vertexArrays = {}, colorBuffers = {}, colors = {}, faces = null, coarse = null, pending = false;
 
 function compile(kind, source) {
   const shader = gl.createShader(kind);
@@ -74,14 +74,4 @@ function prepareDrawing() {
   }
   gl.bindVertexArray(null);
   page.buffers = { full: faceBuffer };
-  const texture = gl.createTexture(), depth = gl.createRenderbuffer();
-  picker = gl.createFramebuffer();
-  gl.bindTexture(gl.TEXTURE_2D, texture);
-  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, 5, 5, 0, gl.RGBA, gl.UNSIGNED_BYTE, null);
-  gl.bindRenderbuffer(gl.RENDERBUFFER, depth);
-  gl.renderbufferStorage(gl.RENDERBUFFER, gl.DEPTH_COMPONENT24, 5, 5);
-  gl.bindFramebuffer(gl.FRAMEBUFFER, picker);
-  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
-  gl.framebufferRenderbuffer(gl.FRAMEBUFFER, gl.DEPTH_ATTACHMENT, gl.RENDERBUFFER, depth);
-  gl.bindFramebuffer(gl.FRAMEBUFFER, null);
 }

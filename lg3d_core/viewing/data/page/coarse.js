@@ -1,6 +1,7 @@
 // A coarser stand-in while things move on a slow machine: one vertex of each cell, and the triangles that are left.
-function makeCoarse() {
-  const cell = Math.max(3 * scene.spacing, Math.max(...scene.size) / 180), grid = scene.size.map(size => Math.floor(size / cell) + 1);
+function makeCoarse(factor = 1) {
+  if (coarse) { gl.deleteBuffer(coarse.pointBuffer); gl.deleteBuffer(coarse.faceBuffer); }
+  const cell = factor * Math.max(3 * scene.spacing, Math.max(...scene.size) / 180), grid = scene.size.map(size => Math.floor(size / cell) + 1);
   const { position } = arrays, keep = new Map(), of = new Uint32Array(scene.points);
   for (let i = 0; i < scene.points; i++) {
     let key = 0;

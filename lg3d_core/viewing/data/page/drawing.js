@@ -56,32 +56,73 @@ function render(views, { camera, width, height, fine, isolating, fade, frame = n
 // While things move each pixel is drawn once; when they rest, four times and averaged.
 function draw(fine = 2, few = false) {
   if (Math.max(canvas.width, canvas.height) * fine > gl.getParameter(gl.MAX_TEXTURE_SIZE)) fine = 1;
-  const views = state.beside ? [["left", state.layer], ["right", state.beside]] : [["left", state.layer]];
-  render(views, { camera: state.camera, width: canvas.width, height: canvas.height, fine, isolating: isolating(), fade: state.part ? CONTEXT : undefined, few });
+  render(viewsOf(), { camera: state.camera, width: canvas.width, height: canvas.height, fine, isolating: isolating(), fade: state.part ? CONTEXT : undefined, few });
 }
+const viewsOf = () => state.beside ? [["left", state.layer], ["right", state.beside]] : [["left", state.layer]];
 const isolating = () => state.only.size > 0 || state.part > 0;
 
-// The first frames of a motion are timed to their end: a machine that needs long for them gets coarse ones from then on.
-const SLOW = 45, timed = [];
+// The first frames of a motion are timed to their end. A machine that needs long for them gets a coarse stand-in at half
+// the resolution from then on, and a coarser one where that is not enough.
+const SLOW = [45, 100, 100];  // milliseconds a frame: whole, and of the first stand-ins
+let level = 0, timed = [];
 function drawMoving() {
   const started = performance.now();
+  if (page.slow) resize(0.5);
   draw(1, page.slow === true);
-  if (timed.length >= 6) return;
+  if (timed.length >= 6 || level === SLOW.length) return;
   gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
   timed.push(performance.now() - started);
-  if (timed.length >= 3 && timed.slice(-3).every(milliseconds => milliseconds > SLOW) && !page.slow) { makeCoarse(); page.slow = true; }
+  if (timed.length < 3 || !timed.slice(-3).every(milliseconds => milliseconds > SLOW[level])) return;
+  makeCoarse(1.7 ** level++);
+  timed = [];
+  page.slow = true;
 }
 let resting = 0;
 function redraw() {
+  numbersStale = page.moving = true;
   if (pending) return;
   pending = true;
   requestAnimationFrame(() => { pending = false; drawMoving(); });
   clearTimeout(resting);
-  resting = setTimeout(() => requestAnimationFrame(() => { if (!pending) draw(2); }), 150);
+  resting = setTimeout(() => requestAnimationFrame(() => { if (!pending) { page.moving = false; resize(); draw(2); hover(); } }), 150);
 }
 
 function resize(factor = 1) {
   const ratio = Math.min(window.devicePixelRatio || 1, 2) * factor, box = $("stage").getBoundingClientRect();
-  canvas.width = Math.max(2, Math.round(box.width * ratio));
-  canvas.height = Math.max(2, Math.round(box.height * ratio));
+  const width = Math.max(2, Math.round(box.width * ratio)), height = Math.max(2, Math.round(box.height * ratio));
+  if (canvas.width === width && canvas.height === height) return;  // setting it would clear it
+  canvas.width = width;
+  canvas.height = height;
+  numbersStale = true;
+}
+
+// The numbers of vertices as colours: drawn when somebody points at something, and kept until the picture changes.
+let numbers = null, numbersStale = true;
+function drawNumbers() {
+  const { width, height } = canvas, views = viewsOf(), each = views.length > 1 ? Math.floor(width / 2) : width;
+  if (!numbers || numbers.width !== width || numbers.height !== height) {
+    if (numbers) { gl.deleteTexture(numbers.color); gl.deleteRenderbuffer(numbers.depth); gl.deleteFramebuffer(numbers.frame); }
+    numbers = { width, height, color: gl.createTexture(), depth: gl.createRenderbuffer(), frame: gl.createFramebuffer() };
+    gl.bindTexture(gl.TEXTURE_2D, numbers.color);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, width, height, 0, gl.RGBA, gl.UNSIGNED_BYTE, null);
+    gl.bindRenderbuffer(gl.RENDERBUFFER, numbers.depth);
+    gl.renderbufferStorage(gl.RENDERBUFFER, gl.DEPTH_COMPONENT24, width, height);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, numbers.frame);
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, numbers.color, 0);
+    gl.framebufferRenderbuffer(gl.FRAMEBUFFER, gl.DEPTH_ATTACHMENT, gl.RENDERBUFFER, numbers.depth);
+  }
+  gl.bindFramebuffer(gl.FRAMEBUFFER, numbers.frame);
+  gl.clearColor(0, 0, 0, 0);
+  gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+  gl.enable(gl.DEPTH_TEST);
+  gl.enable(gl.SCISSOR_TEST);
+  views.forEach(([side, layer], k) => {
+    const x = k ? width - each : 0;
+    gl.viewport(x, 0, each, height);
+    gl.scissor(x, 0, each, height);
+    drawSide(side, { layer, camera: state.camera, aspect: each / height, height, isolating: isolating(), pick: true });
+  });
+  gl.disable(gl.SCISSOR_TEST);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+  numbersStale = false;
 }

@@ -1,17 +1,10 @@
-// The vertex under a place of the canvas (CSS pixels), or -1: the scene is drawn once more with numbers for colours.
+// The vertex under a place of the canvas (CSS pixels), or -1.
 function pick(x, y) {
-  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width, half = Math.floor(canvas.width / 2);
-  const side = state.beside && x > box.width / 2 ? "right" : "left", w = state.beside ? half : canvas.width;
-  const px = Math.floor(x * scale) - (side === "right" ? canvas.width - half : 0), py = canvas.height - 1 - Math.floor(y * scale);
-  gl.bindFramebuffer(gl.FRAMEBUFFER, picker);
-  gl.viewport(2 - px, 2 - py, w, canvas.height);
-  gl.clearColor(0, 0, 0, 0);
-  gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-  gl.enable(gl.DEPTH_TEST);
-  const layer = side === "left" ? state.layer : state.beside;
-  drawSide(side, { layer, camera: state.camera, aspect: w / canvas.height, height: canvas.height, isolating: isolating(), pick: true });
-  const read = new Uint8Array(100);
-  gl.readPixels(0, 0, 5, 5, gl.RGBA, gl.UNSIGNED_BYTE, read);
+  if (numbersStale) drawNumbers();
+  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width, read = new Uint8Array(100);
+  const px = Math.floor(x * scale), py = canvas.height - 1 - Math.floor(y * scale);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, numbers.frame);
+  gl.readPixels(px - 2, py - 2, 5, 5, gl.RGBA, gl.UNSIGNED_BYTE, read);
   gl.bindFramebuffer(gl.FRAMEBUFFER, null);
   let best = -1, closest = Infinity;
   for (let k = 0; k < 25; k++) {
@@ -19,7 +12,7 @@ function pick(x, y) {
     const distance = (k % 5 - 2) ** 2 + (Math.floor(k / 5) - 2) ** 2;
     if (id >= 0 && distance < closest) { closest = distance; best = id; }
   }
-  return { vertex: best, side };
+  return { vertex: best, side: state.beside && x > box.width / 2 ? "right" : "left" };
 }
 page.pick = pick;
 const place = vertex => [0, 1, 2].map(k => scene.low[k] + scene.size[k] * arrays.position[3 * vertex + k] / 65535);
@@ -28,7 +21,7 @@ const categoryName = category => entryOf.get(category)?.name;
 let hoverAt = null;
 function hover() {
   const tip = $("tip");
-  if (!hoverAt || !page.ready) { tip.hidden = true; return; }
+  if (!hoverAt || !page.ready || (page.slow && numbersStale && page.moving)) { tip.hidden = true; return; }  // told when it rests
   const { vertex } = pick(...hoverAt);
   if (vertex < 0) { tip.hidden = true; return; }
   const { label, predicted, confidence, instance } = arrays;
