@@ -1,8 +1,27 @@
 """The errors a user can fix. Every message says what was expected, what came, and what to do next."""
 
+MAX_CHARACTERS = 1500
+
+
+def one_line(text: str) -> str:
+    """Text as one line that a terminal shows as it is, also where a hostile file had a part in it.
+
+    What would end the line, move the cursor or turn the direction of writing is spelled out, as in Python's `repr`, and
+    the middle of a long text is left out.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    if len(text) > MAX_CHARACTERS:
+        half = MAX_CHARACTERS // 2
+        text = f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
+    return text
+
 
 class Lg3dError(Exception):
     """Base of every error that the command line turns into one line and exit code 1."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class SettingsError(Lg3dError):

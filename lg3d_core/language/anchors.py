@@ -129,21 +129,21 @@ def load_anchors(path: Path) -> Anchors:
             projected = sorted(keys) == ["anchors", "projection.matrix", "projection.mean"]
             if metadata.get("format") != FORMAT or not (projected or keys == ["anchors"]):
                 raise DataError(f"{path} is no anchors file of this version (it holds {', '.join(keys)}): {again}")
-            dtype = file.get_slice("anchors").get_dtype()
-            if dtype != "F32":
-                raise DataError(f"anchors {path} are of type {dtype}, expected F32: {again}")
+            dtypes = sorted({file.get_slice(name).get_dtype() for name in keys})
+            if dtypes != ["F32"]:
+                raise DataError(f"anchors {path} are of type {', '.join(dtypes)}, expected F32: {again}")
             vectors: npt.NDArray[np.float32] = file.get_tensor("anchors")
             projection = None
             if projected:
                 projection = Projection(file.get_tensor("projection.mean"), file.get_tensor("projection.matrix"))
         names = json.loads(metadata.get("names", ""))
-    except (safetensors.SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise DataError(f"anchors {path} cannot be read ({error}): {again}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"anchors {path} hold no list of category names: {again}")
     own = {key: value for key, value in metadata.items() if key not in ("format", "names")}
     try:
-        if projection is not None:
+        if projection is not None and vectors.ndim == 2:
             _require_projection(projection, vectors.shape[1])
         return Anchors(vectors, tuple(names), own, projection)
     except ShapeError as error:

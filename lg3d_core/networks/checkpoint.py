@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lg3d_core.errors import CheckpointError
 from lg3d_core.files import write_bytes
 from lg3d_core.networks.foreign import (
+    STEM_SIZES,
     VOXEL_SIZE,
     Foreign,
     Match,
@@ -31,6 +32,10 @@ from lg3d_core.networks.torch_files import is_torch_file
 from lg3d_core.progress import Progress
 
 FORMAT = "lg3d-checkpoint-1"
+MAX_CLASSES = 32_767
+"""What a label can count."""
+MAX_VOXEL_SIZE = 100.0
+"""Metres."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
 BEST_NAME = "best.safetensors"
 
@@ -99,11 +104,34 @@ def read_info(path: Path) -> CheckpointInfo:
         info = CheckpointInfo(**json.loads(metadata["info"]))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of checkpoint {path} is damaged: {error}") from None
-    if info.network not in NETWORK_PLANS:
+    if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
         raise CheckpointError(f"{path} holds a network {info.network!r}; this version knows {', '.join(NETWORK_PLANS)}")
+    _require_info(info, path)
     return info
+
+
+def _require_info(info: CheckpointInfo, path: Path) -> None:
+    """Hold every field against its type and range, before a network is built of them."""
+    texts = (info.vocabulary, info.vocabulary_digest, info.settings)
+    is_number = type(info.voxel_size) in (int, float) and 0 < info.voxel_size <= MAX_VOXEL_SIZE
+    for fits, what in (
+        (info.kind in ("pretrain", "finetune"), "kind"),
+        (all(isinstance(text, str) for text in texts), "text"),
+        (info.anchors_digest is None or isinstance(info.anchors_digest, str), "anchors_digest"),
+        (info.num_classes is None or _is_whole(info.num_classes, 1, MAX_CLASSES), "num_classes"),
+        (is_number, "voxel_size"),
+        (_is_whole(info.epoch, 0, 1 << 31), "epoch"),
+        (_is_whole(info.stem_size, 1, 5) and info.stem_size in STEM_SIZES.values(), "stem_size"),
+        (type(info.final_relu) is bool, "final_relu"),
+    ):
+        if not fits:
+            raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its {what} makes no sense")
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
 
 
 def load_network(path: Path, *, device: torch.device | str = "cpu") -> tuple[MinkUNet, CheckpointInfo]:

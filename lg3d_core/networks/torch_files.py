@@ -5,14 +5,19 @@ to call or build something are followed for a handful of harmless names alone, a
 that does nothing and keeps nothing. `torch.load(weights_only=True)` refuses a whole file where one such object occurs,
 in the settings of a training run for example; here only that object is lost, and its name is reported. Tensors are
 handles at first, so that the state of an optimiser is never read.
+
+A pickle can also ask for more than it holds: for memory by a number alone, for hours by keys whose hash takes them. The
+unpickler of `_pickle`, in C, gives what is asked for; the one of `pickle`, in Python, is built upon here, without those
+instructions.
 """
 
 import io
 import math
 import pickle
 import struct
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,6 +29,8 @@ from lg3d_core.errors import CheckpointError
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 SAFETENSORS_HEADER_STARTS = 8
+MAX_DIMENSIONS = 16
+MAX_NUMBER = 1 << 62
 
 STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,
@@ -40,6 +47,7 @@ STORAGE_DTYPES = {
 # What a pickle can raise that is cut off, damaged, or made to harm.
 DAMAGE = (
     pickle.UnpicklingError,
+    AssertionError,
     AttributeError,
     EOFError,
     ImportError,
@@ -51,6 +59,10 @@ DAMAGE = (
     ValueError,
     struct.error,
 )
+
+
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, struct.error)
+"""What a zip archive can raise; an encrypted one and one packed in an unknown way raise a `RuntimeError`."""
 
 
 class Storage(NamedTuple):
@@ -127,17 +139,18 @@ class TorchFile(NamedTuple):
                     name: _assemble(tensor, _read_entry(archive, f"{root}/data/{tensor.storage.name}"), is_big=is_big)
                     for name, tensor in stored.items()
                 }
-        except (OSError, zipfile.BadZipFile, LookupError, ValueError) as error:
-            raise CheckpointError(f"cannot read the checkpoint {self.path}: {error}") from None
+        except (*UNREADABLE, LookupError, ValueError) as error:
+            raise CheckpointError(f"cannot read the checkpoint {self.path}: {error or type(error).__name__}") from None
 
 
 def _assemble(stored: StoredTensor, data: bytes, *, is_big: bool) -> Tensor:
     dtype, shape, strides = stored.storage.dtype, stored.shape, stored.strides
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
-    last = stored.offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if last >= stored.storage.size or stored.storage.size * dtype.itemsize != len(data):
+    if stored.storage.size * dtype.itemsize != len(data):
         raise ValueError(f"a tensor of shape {list(shape)} reaches beyond its {len(data)} bytes")
+    if math.prod(shape) > stored.storage.size:
+        raise ValueError(f"a tensor of shape {list(shape)} repeats its {stored.storage.size} numbers")
     numbers = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if is_big:
         numbers = numbers.view(-1, dtype.itemsize).flip(1).flatten()
@@ -175,9 +188,12 @@ def read_torch_file(path: Path) -> TorchFile:
             root = _root(archive)
             if f"{root}/constants.pkl" in archive.namelist():
                 raise CheckpointError(f"cannot read the checkpoint {path}: TorchScript code, expected saved weights")
-            unpickler = _Unpickler(io.BytesIO(_read_entry(archive, f"{root}/data.pkl")))
-            content = unpickler.load()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, *DAMAGE) as error:
+            sizes = {entry.filename.removeprefix(f"{root}/data/"): entry.file_size for entry in archive.infolist()}
+            unpickler = _Unpickler(io.BytesIO(_read_entry(archive, f"{root}/data.pkl")), sizes)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes in text, by which nothing is to be mended
+                content = unpickler.load()
+    except (*UNREADABLE, *DAMAGE) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error or type(error).__name__}") from None
     return TorchFile(path, content, tuple(sorted(unpickler.skipped)))
 
@@ -196,12 +212,25 @@ def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(entry)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Looks names up in a list of its own, never in a module."""
+class _Unpickler(pickle._Unpickler):
+    """Looks names up in a list of its own, never in a module; builds no more than the file is long."""
 
-    def __init__(self, stream: io.BytesIO) -> None:
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        # Memory by a number alone; buffers and codes of other programs. torch.save writes none of these.
+        if code not in b"".join((pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER))
+        and code not in b"".join((pickle.EXT1, pickle.EXT2, pickle.EXT4))
+    }
+
+    def __init__(self, stream: io.BytesIO, sizes: Mapping[str, int]) -> None:
         super().__init__(stream, encoding="utf-8")
         self.skipped: set[str] = set()
+        self._sizes = sizes
+        """Bytes of each storage in the archive."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGE_DTYPES:
@@ -217,17 +246,64 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, name, _, size = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"a storage of a kind that is not known: {kind}")
-        if not isinstance(name, str) or not isinstance(size, int) or size < 0:
+        if not isinstance(name, str) or not isinstance(size, int) or not 0 <= size <= MAX_NUMBER:
             raise pickle.UnpicklingError("a damaged storage")
+        if self._sizes.get(name) != size * dtype.itemsize:
+            found = f"holds {self._sizes[name]} bytes" if name in self._sizes else "is missing"
+            raise pickle.UnpicklingError(f"a storage of {size} numbers reaches beyond data/{name}, which {found}")
         return Storage(name, dtype, size)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][_plain_key(key)] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        target = self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_plain_key(key)] = value
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        pairs = zip(items[::2], items[1::2], strict=True)
+        self.append({_plain_key(key): value for key, value in pairs})
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        target = self.stack[-1]
+        for item in items:
+            target.add(_plain_key(item))
+
+    def load_frozenset(self) -> None:
+        self.append(frozenset(map(_plain_key, self.pop_mark())))
+
+    dispatch |= {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+    }
+
+
+def _plain_key(key: Any) -> Any:
+    """Refuse keys whose hash goes through tuples in tuples: thirty of them, each twice in the next, take hours."""
+    nested = (tuple, frozenset)
+    if isinstance(key, nested) and (len(key) > MAX_DIMENSIONS or any(isinstance(part, nested) for part in key)):
+        raise pickle.UnpicklingError("a key made of more than text and numbers")
+    return key
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_rest: Any) -> StoredTensor:
+    if not isinstance(storage, Storage) or not len(shape) == len(strides) <= MAX_DIMENSIONS:
+        raise pickle.UnpicklingError("a damaged tensor")
     numbers = (offset, *shape, *strides)
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
+    in_range = all(isinstance(number, int) and 0 <= number <= MAX_NUMBER for number in numbers)
+    if not in_range or math.prod(shape) > 1 << 40:
         raise pickle.UnpicklingError("a damaged tensor")
-    if not all(isinstance(number, int) and number >= 0 for number in numbers) or math.prod(shape) > 1 << 40:
-        raise pickle.UnpicklingError("a damaged tensor")
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= storage.size:
+        raise pickle.UnpicklingError(f"a tensor of shape {list(shape)} reaches beyond its {storage.size} numbers")
     return StoredTensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -252,6 +328,9 @@ class _Function:
 
 class _StatelessDict(dict[Any, Any]):
     """A dict that forgets a state: PyTorch hangs the versions of modules on its state dicts."""
+
+    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
+        super().__init__((_plain_key(key), value) for key, value in pairs)
 
     def __setstate__(self, state: object) -> None:
         del state

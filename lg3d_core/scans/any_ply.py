@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lg3d_core.errors import DataError
 from lg3d_core.scans.files import read_file
 from lg3d_core.scans.ply import FACE_LISTS, MAX_HEADER_BYTES, Element, parse_header
-from lg3d_core.scans.surface import CHUNK_ROWS, Surface, colors_from_numbers
+from lg3d_core.scans.surface import CHUNK_ROWS, Surface, as_doubles, colors_from_numbers
 
 COLOR_NAMES = (
     ("red", "green", "blue"),
@@ -58,7 +58,7 @@ def open_ply(path: Path) -> Surface:
     return Surface(
         path=path,
         num_vertices=num_vertices,
-        positions=lambda first, last: np.stack([vertex[axis][first:last].astype(np.float64) for axis in "xyz"], axis=1),
+        positions=lambda first, last: np.stack([as_doubles(vertex[axis][first:last]) for axis in "xyz"], axis=1),
         colors=None if channels is None else _color_reader(vertex, channels),
         faces=_triangles(found.get("face"), num_vertices, path),
         is_double=vertex["x"].dtype.itemsize == 8,

@@ -3,7 +3,8 @@
 import io
 import struct
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,13 +13,32 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError, MissingDependencyError
 from lg3d_core.scans.files import read_file
+from lg3d_core.scans.glb_header import require_honest_glb
 from lg3d_core.scans.surface import Paint, Surface, surface_in_memory
 
 if TYPE_CHECKING:
     import trimesh
 
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OSError, RuntimeError, struct.error)
-"""What trimesh raises where a file is damaged; none of it names the file."""
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+"""What trimesh, and Pillow for its textures, raise where a file is damaged; none of it names the file."""
+MAX_VERTICES = 1 << 24
+"""Of all parts where their nodes put them: a small file may put a large part in a thousand places."""
 
 PLAIN = 128
 """Grey of a part without colours beside parts that have some."""
@@ -42,17 +62,27 @@ def open_model(path: Path) -> Surface:
         raise MissingDependencyError(
             f"{path}: {kind.upper()} files need trimesh ({error}): pip install trimesh, or convert the scan to PLY"
         ) from None
+    from PIL import Image
+
+    if kind == "glb":
+        require_honest_glb(data, path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a texture of more than 89 million pixels
             scene = trimesh.load_scene(
-                io.BytesIO(data) if kind == "glb" else str(path),
+                io.BytesIO(data),
                 file_type=kind,
+                resolver=_Beside(path.parent) if kind == "obj" else {},
                 process=False,
                 maintain_order=True,
             )
-            parts = [_part(scene, node) for node in sorted(scene.graph.nodes_geometry)]
-    except _UNREADABLE as error:
+            nodes = sorted(scene.graph.nodes_geometry)
+            total = sum(len(scene.geometry[scene.graph[node][1]].vertices) for node in nodes)
+            if total > max(MAX_VERTICES, len(data)):
+                raise ValueError(f"its nodes put {total} vertices in place, expected at most {MAX_VERTICES}")
+            parts = [_part(scene, node) for node in nodes]
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{path}: cannot be read as {kind.upper()} ({reason}): copy or export it again") from None
     parts = [part for part in parts if len(part[0])]
@@ -96,6 +126,27 @@ def _painter(rgb: npt.NDArray[np.uint8], firsts: npt.NDArray[np.int64], textures
         return colors
 
     return paint
+
+
+class _Beside(Mapping[str, bytes]):
+    """The files that an OBJ may name: those in its folder and below, wherever links lead."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+
+    def __getitem__(self, name: str) -> bytes:
+        if "\0" in name:
+            raise FileNotFoundError(f"no file {name!r}")
+        path = (self._folder / name.strip().replace("\\", "/")).resolve()
+        if not path.is_relative_to(self._folder) or not path.is_file():
+            raise FileNotFoundError(f"no file {name!r} within {self._folder}")
+        return read_file(path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 def _part(

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.files import read_file
-from lg3d_core.scans.surface import Surface, colors_from_numbers, surface_in_memory
+from lg3d_core.scans.files import MAX_FILE_BYTES, read_file
+from lg3d_core.scans.surface import Surface, as_doubles, colors_from_numbers, surface_in_memory
 
 MAX_HEADER_BYTES = 1 << 14
 KEYS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
@@ -41,7 +41,7 @@ def open_pcd(path: Path) -> Surface:
     if missing:
         raise DataError(f"{path}: expected fields x, y and z, found no {', '.join(missing)}")
     xyz = np.stack([columns[axis] for axis in "xyz"], axis=1)
-    return surface_in_memory(path, xyz if xyz.dtype == np.float32 else xyz.astype(np.float64), _colors(columns), None)
+    return surface_in_memory(path, xyz if xyz.dtype == np.float32 else as_doubles(xyz), _colors(columns), None)
 
 
 def _read_header(data: bytes, path: Path) -> tuple[dict[str, list[str]], int]:
@@ -114,7 +114,12 @@ def _read_ascii(text: bytes, record: np.dtype[Any], num_points: int, path: Path)
     for name, width in zip(record.names or (), widths, strict=True):
         kind = record[name].base
         values = table[:, at] if width == 1 else table[:, at : at + width]
-        columns[name] = values if name in "xyz" and kind.itemsize == 8 else values.astype(kind)
+        if kind.kind in "iu":
+            limits = np.iinfo(kind)
+            if not ((values >= limits.min) & (values <= limits.max)).all():
+                raise DataError(f"{path}: field {name} has values outside {limits.min} to {limits.max}")
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, and is left out later
+            columns[name] = values if name in "xyz" and kind.itemsize == 8 else values.astype(kind)
         at += width
     return columns
 
@@ -124,6 +129,8 @@ def _read_compressed(
 ) -> dict[str, npt.NDArray[Any]]:
     """Two lengths as uint32, then all of the first field, all of the second, and so on, packed with LZF."""
     expected = num_points * record.itemsize
+    if expected > MAX_FILE_BYTES:
+        raise DataError(f"{path}: {num_points} points unpack to {expected} bytes, expected at most {MAX_FILE_BYTES}")
     lengths = np.frombuffer(data[start : start + 8].ljust(8, b"\0"), dtype="<u4")
     packed = data[start + 8 : start + 8 + int(lengths[0])]
     if len(packed) < int(lengths[0]) or int(lengths[1]) != expected:

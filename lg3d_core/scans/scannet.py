@@ -382,8 +382,10 @@ def _whole_numbers(value: Any, what: str, path: Path) -> npt.NDArray[np.int64]:
         raise DataError(f"{path}: expected {what} as a list, found {type(value).__name__}")
     if not value:
         return np.empty(0, dtype=np.int64)
+    # Types first: numpy makes room for the longest text in every row, and would turn text and numbers into text.
+    is_whole = set(map(type, value)) == {int}
     try:
-        array = np.array(value)
+        array = np.array(value) if is_whole else np.empty(0, dtype=object)
     except (ValueError, OverflowError):
         array = np.empty(0, dtype=object)
     if array.dtype != np.int64 or array.ndim != 1 or int(array.min()) < 0 or int(array.max()) > MAX_ID:

@@ -62,7 +62,7 @@ def surface_in_memory(
     return Surface(
         path=path,
         num_vertices=len(xyz),
-        positions=lambda start, stop: xyz[start:stop].astype(np.float64),
+        positions=lambda start, stop: as_doubles(xyz[start:stop]),
         colors=None if rgb is None else lambda start, stop: rgb[start:stop],
         faces=np.zeros((0, 3), dtype=np.int32) if faces is None else faces,
         is_double=xyz.dtype == np.float64,
@@ -70,6 +70,12 @@ def surface_in_memory(
         scale=scale,
         paint=paint,
     )
+
+
+def as_doubles(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Numbers as float64; a NaN that signals stays a NaN, without the warning."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
 
 
 def colors_from_numbers(values: npt.NDArray[np.generic], *, unit_range: bool) -> npt.NDArray[np.uint8]:
@@ -85,4 +91,5 @@ def colors_from_numbers(values: npt.NDArray[np.generic], *, unit_range: bool) ->
         factor = 255 / 65535 if values.dtype.itemsize == 2 and values.dtype.kind == "u" else 1.0
     else:
         factor = 255.0 if unit_range else 1.0
-    return np.clip(np.nan_to_num(values.astype(np.float64)) * factor + 0.5, 0, 255).astype(np.uint8)
+    with np.errstate(over="ignore"):
+        return np.clip(np.nan_to_num(as_doubles(values)) * factor + 0.5, 0, 255).astype(np.uint8)

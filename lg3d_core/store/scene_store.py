@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.files import write_bytes
-from lg3d_core.store.budgets import Budget
 from lg3d_core.scans.scannet import SCENE_ID
+from lg3d_core.store.budgets import Budget
 from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_file
 from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
 from lg3d_core.vocabulary.categories import GROUPS

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from lg3d_core.errors import DataError
 from lg3d_core.files import write_text
 from lg3d_core.scans.files import parse_json_object, read_file
+from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.store.scene_file import SceneHeader
 from lg3d_core.store.scene_store import SCENES_FOLDER, SHARDS_FOLDER, vocabulary_from_json, vocabulary_to_json
 from lg3d_core.store.seal import sealed_digest
@@ -174,7 +175,7 @@ def _read_shard(path: Path, index: int, count: int) -> Shard:
         if body["format"] != FORMAT:
             raise ValueError(f"format {body['format']!r}, expected {FORMAT!r}")
         texts = (body["plan"], body["raw"], body["label_table"], *body["seals"].values(), *body["failed"].values())
-        if not all(isinstance(text, str) for text in texts) or any(Path(s).name != s for s in body["seals"]):
+        if not all(isinstance(text, str) for text in texts) or not all(SCENE_ID.fullmatch(s) for s in body["seals"]):
             raise ValueError("values that are no text, or scenes that are no names")
         return Shard(
             index=index,
@@ -189,5 +190,5 @@ def _read_shard(path: Path, index: int, count: int) -> Shard:
         )
     except DataError as error:
         raise DataError(f"{error}: {again}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise DataError(f"{path} is damaged ({error!r}): {again}") from None

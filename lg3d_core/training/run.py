@@ -3,12 +3,12 @@
 import errno
 import json
 import os
-import pickle
 import platform
 import shutil
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +29,7 @@ from lg3d_core.files import (
     write_text,
 )
 from lg3d_core.networks.checkpoint import BEST_NAME, CHECKPOINT_NAME
+from lg3d_core.networks.torch_files import DAMAGE, read_torch_file
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 
 RESUME_NAME = "resume.pt"
@@ -155,10 +156,16 @@ class Run:
         """
         if not self.resume_file.is_file():
             return None
+        read_torch_file(self.resume_file)  # refuses what asks for more memory or time than the file has bytes
         try:
-            state: dict[str, Any] = torch.load(self.resume_file, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.resume_file} is damaged: {error}") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state: Any = torch.load(self.resume_file, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, *DAMAGE) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(f"{self.resume_file} is damaged: {reason or type(error).__name__}") from None
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{self.resume_file} is damaged: expected a dict, found a {type(state).__name__}")
         return state
 
 

@@ -10,6 +10,7 @@ from lg3d_core.errors import DataError
 from lg3d_core.vocabulary.categories import Vocabulary
 
 LABEL_TABLE_NAME = "scannetv2-labels.combined.tsv"
+MAX_ID_DIGITS = 18
 
 
 class LabelTable(NamedTuple):
@@ -55,5 +56,6 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
         label, raw_id = row["raw_category"], (row[vocabulary.id_column] or "").strip()
         if label is None or label in index_by_label:
             continue
-        index_by_label[label] = vocabulary.index_by_id.get(int(raw_id), -1) if raw_id.isdecimal() else -1
+        is_id = raw_id.isdecimal() and len(raw_id) <= MAX_ID_DIGITS
+        index_by_label[label] = vocabulary.index_by_id.get(int(raw_id), -1) if is_id else -1
     return LabelTable(index_by_label, hashlib.sha256(data).hexdigest()[:16])

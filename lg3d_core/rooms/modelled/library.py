@@ -6,10 +6,11 @@ Nothing is unpacked: members are read into memory, by plain relative names only,
 import posixpath
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, one_line
 
 CATALOG_NAME = "PluginFurnitureCatalog.properties"
 LICENCE_NAMES = ("LICENSE.TXT", "LICENSE.txt", "LICENSE", "COPYING")
@@ -110,7 +111,7 @@ def read_library(path: Path) -> Library:
             table = parse_properties(read_member(archive, CATALOG_NAME).decode("latin-1"))
             licence = next((name for name in LICENCE_NAMES if name in members), None)
             text = read_member(archive, licence).decode("utf-8", errors="replace") if licence else ""
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DataError(f"{path} is no readable .sh3f library ({error}): leave it out, or fetch it again") from None
     fields: dict[int, dict[str, str]] = {}
     for key, value in table.items():
@@ -125,7 +126,7 @@ def read_library(path: Path) -> Library:
             if entry.member not in members:
                 raise DataError(f"no member {entry.member}")
         except DataError as error:
-            problems.append(f"{path.name}: model {number} ({values.get('name', 'no name')}): {error}")
+            problems.append(one_line(f"{path.name}: model {number} ({values.get('name', 'no name')}): {error}"))
         else:
             entries.append(entry)
     return Library(path, tuple(entries), tuple(problems), text)
@@ -144,7 +145,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         return archive.read(name)
     except KeyError:
         raise DataError(f"no member {name}") from None
-    except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError) as error:
         raise DataError(f"member {name} cannot be read ({error})") from None
 
 
