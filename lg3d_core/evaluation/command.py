@@ -5,6 +5,7 @@ from pathlib import Path
 from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.files import sweep_temporaries
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, newest_checkpoint, resolve_checkpoint
 from lg3d_core.progress import Progress
 from lg3d_core.settings import EvalSettings
@@ -26,6 +27,8 @@ def evaluate_checkpoint(settings: EvalSettings, progress: Progress) -> Evaluatio
     device = resolve_device(settings.device)
     network, info = load_network(path, device=device)
     require_classifier(path, info, store.vocabulary)
+    if settings.export is not None:
+        sweep_temporaries(settings.export)
     return evaluate_scenes(
         network,
         store,

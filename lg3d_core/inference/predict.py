@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
 from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.network_pass import Engine, load_engine, name_voxels
@@ -118,6 +119,7 @@ def predict_scans(settings: PredictSettings, progress: Progress) -> PredictRepor
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
     stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in settings.scans]
     names = file_names(stems, files, settings.out, ENDING)
+    sweep_temporaries(settings.out)
     report = PredictReport(path, [], {})
     with progress.task("predict", total=len(names), unit="scan") as task:
         for word, name in zip(settings.scans, names, strict=True):

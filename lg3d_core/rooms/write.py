@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.files import TEMPORARY_NAME, lock_file, sweep_temporaries, write_text
 from lg3d_core.progress import Progress
 from lg3d_core.rooms.kinds import KINDS, furnish
 from lg3d_core.rooms.labels import label_table
@@ -62,7 +63,10 @@ def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
         )
     try:
         _claim(settings.out, settings, catalog)
-        _write_all(settings, catalog, progress)
+        with lock_file(settings.out / ".lock", holder="another lg3d rooms", optional=True):
+            for folder in (settings.out, settings.out / WORKSHOP):
+                sweep_temporaries(folder)
+            _write_all(settings, catalog, progress)
     except OSError as error:
         where = error.filename or settings.out
         raise DataError(f"cannot write rooms: {where}: {error.strerror or error}; what is finished is kept") from None
@@ -71,7 +75,7 @@ def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
 
 def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progress) -> None:
     out = settings.out
-    _write_text(out / LABEL_TABLE_NAME, label_table())
+    write_text(out / LABEL_TABLE_NAME, label_table())
     splits = plan_splits(settings.scenes, settings.validation)
     seen: Counter[str] = Counter()
     models: set[str] = set()
@@ -105,7 +109,7 @@ def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progr
                     progress.warn(f"left out {problem}")
                 malformed.update(report.problems)
                 task.advance(status=job.scene_id)
-            _write_text(out / f"scannetv2_{split}.txt", "".join(f"{job.scene_id}\n" for job in jobs))
+            write_text(out / f"scannetv2_{split}.txt", "".join(f"{job.scene_id}\n" for job in jobs))
     if catalog:
         write_attribution(out, catalog, split_models, models)
 
@@ -113,12 +117,6 @@ def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progr
 def _well_known(seen: Counter[str], num_rooms: int) -> frozenset[str]:
     """Categories that two training rooms hold, or one where there are only a few rooms."""
     return frozenset(label for label, rooms in seen.items() if rooms >= (2 if num_rooms >= FEW_ROOMS else 1))
-
-
-def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def scene_id_of(index: int) -> str:
@@ -202,9 +200,9 @@ def write_room(job: RoomJob) -> RoomReport:
     try:
         counts = write_scene(unfinished, job.scene_id, room, scanned, scene_type=KINDS[kind].scene_type, rng=rng)
         if furniture:
-            _write_text(models_file, json.dumps({"models": used, "problems": problems}))
-        _write_text(counts_file, json.dumps(counts))
-    except OSError:
+            write_text(models_file, json.dumps({"models": used, "problems": problems}))
+        write_text(counts_file, json.dumps(counts))
+    except (OSError, DataError):
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
@@ -239,10 +237,10 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
                 f"{out} holds rooms of other settings ({_differences(theirs, mine)}): name another folder, or remove it"
             )
         return
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(not TEMPORARY_NAME.fullmatch(entry.name) for entry in out.iterdir()):
         raise SettingsError(f"{out} is not empty and holds no rooms of lg3d: name another folder, or empty it")
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(marker, json.dumps(mine, indent=1) + "\n")
+    write_text(marker, json.dumps(mine, indent=1) + "\n")
 
 
 def _differences(theirs: object, mine: dict[str, int | float | str]) -> str:
