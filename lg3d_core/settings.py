@@ -30,6 +30,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 CheckpointForm = Literal["auto", "lg3d", "minkowski"]
 Method = Literal["language", "supcon", "csc"]
 Distance = Literal["cosine", "l1", "l2"]
+Contrast = Literal["margin", "softmax"]
 Hinge = Literal["per-negative", "mean-first"]
 Pooling = Literal["mean", "end-of-text"]
 Loss = Literal["cross-entropy", "weighted-cross-entropy", "focal", "class-balanced-focal"]
@@ -407,6 +408,10 @@ class PretrainSettings(TrainSettings):
     contrastive); `csc` draws two views of one place together, without labels (contrastive scene contexts)."""
     anchors: Path = Path("anchors.safetensors")
     """File that `lg3d anchors` wrote; for `language` alone."""
+    contrast: Contrast = "margin"
+    """`margin` is the paper's loss, equations 1 to 3; `softmax` compares the own anchor with all others at once,
+    -log(exp(cos(f, t_y) / tau) / sum_j exp(cos(f, t_j) / tau)), and has none of the settings from `distance` to
+    `negative_weight`."""
     distance: Distance = "cosine"
     """d of equations 1 and 2: 1 - cos(f, t), sum |f - t|, or the Euclidean length of f - t."""
     hinge: Hinge = "per-negative"
@@ -424,7 +429,7 @@ class PretrainSettings(TrainSettings):
     contrast_points: int = 4096
     """Source voxels of `supcon`, matched points of `csc`, at most so many of each scene: bounds memory."""
     temperature: float | None = None
-    """tau of `supcon` and `csc`, cosines are divided by it; None takes 0.1 and 0.4."""
+    """tau of `contrast = "softmax"`, `supcon` and `csc`, cosines are divided by it; None takes 0.05, 0.1 and 0.4."""
     supcon_positives: int = 5
     """Voxels of its own category that a source voxel of `supcon` is compared with, from its scene."""
     supcon_negatives: int = 5
@@ -438,7 +443,10 @@ class PretrainSettings(TrainSettings):
         super().__post_init__()
         self._require(self.negatives >= 1, "negatives", "at least 1")
         self._require(self.contrast_points >= 2, "contrast_points", "at least 2")
-        self._require(self.temperature is None or self.temperature >= 0.05, "temperature", "at least 0.05")
+        self._require(self.temperature is None or self.temperature >= 0.01, "temperature", "at least 0.01")
+        self._require(
+            self.contrast == "margin" or self.distance == "cosine", "distance", "cosine with --contrast softmax"
+        )
         self._require(self.supcon_positives >= 1, "supcon_positives", "at least 1")
         self._require(self.supcon_negatives >= 1, "supcon_negatives", "at least 1")
         self._require(0 < self.view_share <= 1, "view_share", "above 0 and at most 1")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lg3d_core.errors import SettingsError, ShapeError
-from lg3d_core.objectives import anchor_scores, language_contrastive_loss
+from lg3d_core.objectives import anchor_scores, language_contrastive_loss, language_softmax_loss
 from lg3d_core.objectives.language import draw_negatives
 
 ANCHORS = torch.eye(3)  # orthogonal: cosine distance 0 to the own anchor, 1 to the others
@@ -188,6 +188,30 @@ def test_draws_with_replacement_repeat_and_never_give_the_own_category():
     assert (negatives[:, 0] == negatives[:, 1]).float().mean().item() == pytest.approx(0.25, abs=0.008)
     assert draw_negatives(labels, 5, num_negatives=9, replacement=True).shape == (60_000, 9)
     assert draw_negatives(torch.zeros(3, dtype=torch.int64), 1, num_negatives=2, replacement=True).shape == (3, 0)
+
+
+def test_the_softmax_weighs_the_own_anchor_against_all_others():
+    feature = torch.tensor([[3.0, 4.0, 0.0]])  # cosines 0.6, 0.8, 0.0
+    loss = language_softmax_loss(feature, torch.tensor([0]), ANCHORS, temperature=0.2)
+    weights = [math.exp(3.0), math.exp(4.0), 1.0]
+    assert loss.item() == pytest.approx(-math.log(weights[0] / sum(weights)))
+    twice = language_softmax_loss(
+        torch.cat([feature, 9 * feature]), torch.tensor([0, -1]), 5 * ANCHORS, temperature=0.2
+    )
+    assert twice.item() == pytest.approx(loss.item())  # lengths and unlabelled voxels do not count
+
+
+def test_the_softmax_of_nothing_labelled_is_0_and_learns_nothing():
+    features = torch.ones(2, 3, requires_grad=True)
+    loss = language_softmax_loss(features, torch.tensor([-1, -1]), ANCHORS, temperature=0.1)
+    loss.backward()
+    assert loss.item() == 0
+    assert not features.grad.any()
+
+
+def test_the_softmax_refuses_features_of_another_width():
+    with pytest.raises(ShapeError, match="must have one width"):
+        language_softmax_loss(torch.ones(2, 4), torch.tensor([0, 1]), ANCHORS, temperature=0.1)
 
 
 def test_unknown_distances_and_hinges_are_refused_with_the_known():

@@ -195,8 +195,8 @@ def test_supervised_contrast_learns_which_voxels_are_of_one_category(store_path:
 
 @pytest.mark.parametrize(
     "options",
-    [{"distance": "l1"}, {"distance": "l2", "hinge": "mean-first", "replacement": True}],
-    ids=["l1", "l2 mean-first"],
+    [{"distance": "l1"}, {"distance": "l2", "hinge": "mean-first", "replacement": True}, {"contrast": "softmax"}],
+    ids=["l1", "l2 mean-first", "softmax"],
 )
 def test_language_grounding_in_its_other_forms(
     options: dict[str, Any], store_path: Path, anchors_path: Path, tmp_path: Path
@@ -247,8 +247,9 @@ def test_class_weights_go_with_the_losses_that_use_them() -> None:
     [
         ({"method": "moco"}, "--method must be one of language, supcon, csc"),
         ({"distance": "l3"}, "--distance must be one of cosine, l1, l2"),
+        ({"contrast": "softmax", "distance": "l2"}, "--distance must be cosine with --contrast softmax"),
         ({"hinge": "x"}, "--hinge must be one of per-negative, mean-first"),
-        ({"temperature": 0.01}, "--temperature must be at least 0.05"),
+        ({"temperature": 0.001}, "--temperature must be at least 0.01"),
         ({"contrast_points": 1}, "--contrast-points must be at least 2"),
         ({"supcon_positives": 0}, "--supcon-positives must be at least 1"),
         ({"supcon_negatives": 0}, "--supcon-negatives must be at least 1"),

@@ -45,6 +45,7 @@ from lg3d_core.errors import EndedElsewhere, SettingsError
 from lg3d_core.settings import (
     RESUMABLE,
     Classifier,
+    Contrast,
     FinetuneSettings,
     Loss,
     Method,
@@ -118,6 +119,13 @@ def pretrain(
             autocompletion=words(Method),
         ),
     ] = None,
+    contrast: Annotated[
+        str | None,
+        typer.Option(
+            help="language: margin (the paper's loss), or softmax over all anchors.  [default: margin]",
+            autocompletion=words(Contrast),
+        ),
+    ] = None,
     distance: Annotated[
         str | None,
         typer.Option(
@@ -140,7 +148,10 @@ def pretrain(
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(help="supcon, csc: tau in -log(exp(s_ip / tau) / sum_a exp(s_ia / tau)).  [default: 0.1, 0.4]"),
+        typer.Option(
+            help="softmax, supcon, csc: tau in -log(exp(s_ip / tau) / sum_a exp(s_ia / tau)).  "
+            "[default: 0.05, 0.1, 0.4]"
+        ),
     ] = None,
     contrast_points: Annotated[
         int | None, typer.Option(help="supcon, csc: voxels of each scene that are compared, at most.  [default: 4096]")

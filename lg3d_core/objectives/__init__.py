@@ -7,7 +7,12 @@ from lg3d_core.objectives.classification import (
     printed_alpha,
     weighted_cross_entropy_loss,
 )
-from lg3d_core.objectives.language import ContrastiveLoss, anchor_scores, language_contrastive_loss
+from lg3d_core.objectives.language import (
+    ContrastiveLoss,
+    anchor_scores,
+    language_contrastive_loss,
+    language_softmax_loss,
+)
 from lg3d_core.objectives.scene_contexts import scene_contexts_loss
 from lg3d_core.objectives.supervised import (
     ContrastDraw,
@@ -26,6 +31,7 @@ __all__ = [
     "focal_loss",
     "inverse_log_alpha",
     "language_contrastive_loss",
+    "language_softmax_loss",
     "printed_alpha",
     "scene_contexts_loss",
     "supervised_contrastive_loss",

@@ -83,11 +83,7 @@ def language_contrastive_loss(
 
     Source: equations 1 and 2; distances l1 and l2: table 4.
     """
-    if features.ndim != 2 or anchors.ndim != 2 or features.shape[1] != anchors.shape[1]:
-        raise ShapeError(
-            f"features (voxels, D) and anchors (classes, D) must have one width: got {tuple(features.shape)} and "
-            f"{tuple(anchors.shape)}; make anchors of the network's width with `lg3d anchors --dim`"
-        )
+    _require_one_width(features, anchors)
     if num_negatives < 1:
         raise ShapeError(f"num_negatives must be at least 1, got {num_negatives}")
     if distance not in DISTANCES:
@@ -116,6 +112,48 @@ def language_contrastive_loss(
         else:
             negative = (negative_margin - distances[:, 1:]).clamp_min(0.0).mean()
         return ContrastiveLoss(positive + negative_weight * negative, positive, negative)
+
+
+def language_softmax_loss(features: Tensor, labels: Tensor, anchors: Tensor, *, temperature: float) -> Tensor:
+    """Tell each labelled voxel's anchor from all others: the mean over labelled voxels i of
+
+        -log(exp(cos(f_i, t_h(i)) / temperature) / sum_j exp(cos(f_i, t_j) / temperature))
+
+    Not in the paper: its margin leaves anchors alone from which a feature is further than 0.6, which is most of them
+    from the start. This is CLIP's own loss with the text side held fixed.
+
+    Args:
+        features: What the network gives each voxel, shape `(voxels, D)`, floating point; computed in float32 also under
+            autocast (float64 stays).
+        labels: Category of each voxel, shape `(voxels,)`, integer; -1 is left out.
+        anchors: Text feature of each category, shape `(classes, D)`.
+        temperature: Above 0.
+
+    Returns:
+        A scalar; 0 with a graph where no voxel is labelled.
+
+    Raises:
+        ShapeError: As for `language_contrastive_loss`.
+    """
+    _require_one_width(features, anchors)
+    require_labels(features, labels, num_classes=len(anchors))
+    with full_precision(features):
+        rows = (labels >= 0).nonzero().squeeze(1)
+        features = _at_least_float32(features[rows])
+        if len(rows) == 0:
+            return features.sum()
+        normalize = torch.nn.functional.normalize
+        directions = normalize(anchors.to(features), dim=1, eps=SHORTEST_FEATURE)
+        cosines = normalize(features, dim=1, eps=SHORTEST_FEATURE) @ directions.T
+        return torch.nn.functional.cross_entropy(cosines / temperature, labels[rows].long())
+
+
+def _require_one_width(features: Tensor, anchors: Tensor) -> None:
+    if features.ndim != 2 or anchors.ndim != 2 or features.shape[1] != anchors.shape[1]:
+        raise ShapeError(
+            f"features (voxels, D) and anchors (classes, D) must have one width: got {tuple(features.shape)} and "
+            f"{tuple(anchors.shape)}; make anchors of the network's width with `lg3d anchors --dim`"
+        )
 
 
 def _cosine_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import cross_entropy_loss, focal_loss, weighted_cross_entropy_loss
-from lg3d_core.objectives.language import anchor_scores, draw_negatives, language_contrastive_loss
+from lg3d_core.objectives.language import (
+    anchor_scores,
+    draw_negatives,
+    language_contrastive_loss,
+    language_softmax_loss,
+)
 from lg3d_core.objectives.scene_contexts import scene_contexts_loss
 from lg3d_core.objectives.supervised import ContrastDraw, count_sources, draw_contrasts, supervised_contrastive_loss
 from lg3d_core.sampling.batch import Batch
@@ -108,6 +113,28 @@ class LanguageGrounding:
     def scores(self, features: Tensor) -> Tensor:
         """Nearness to the anchors, in the distance that is trained."""
         return anchor_scores(features, self.anchors, distance=self.distance)
+
+
+class LanguageSoftmax:
+    """Every voxel's own text anchor is told from all others; the nearest anchor names a voxel."""
+
+    def __init__(self, network: MinkUNet, anchors: Tensor, *, temperature: float) -> None:
+        self.network = network
+        self.anchors = anchors
+        self.temperature = temperature
+
+    def weight(self, batch: Batch) -> int:
+        """Labelled voxels."""
+        return _count_labelled(batch)
+
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
+        """Cross entropy over the cosines with all anchors."""
+        del seeds
+        return LossParts(language_softmax_loss(features, batch.labels, self.anchors, temperature=self.temperature), {})
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Cosines with the anchors."""
+        return anchor_scores(features, self.anchors)
 
 
 class SupervisedContrast:

@@ -12,8 +12,9 @@ from lg3d_core.sampling.views import ViewDataset
 from lg3d_core.settings import PretrainSettings
 from lg3d_core.training.batches import SceneBatches, ViewBatches
 from lg3d_core.training.launch import OpenedRun, open_run, train_run
-from lg3d_core.training.learners import LanguageGrounding, SceneContexts, SupervisedContrast
+from lg3d_core.training.learners import LanguageGrounding, LanguageSoftmax, SceneContexts, SupervisedContrast
 
+SOFTMAX_TEMPERATURE = 0.05
 TEMPERATURES = {"supcon": 0.1, "csc": 0.4}
 """Where the settings name none: those of the two publications."""
 
@@ -40,17 +41,22 @@ def _ground_in_language(opened: OpenedRun[PretrainSettings]) -> Path:
             f"the anchors {settings.anchors} are {anchors.vectors.shape[1]}-d, network {settings.network} gives "
             f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}"
         )
-    learner = LanguageGrounding(
-        network.to(opened.device),
-        torch.from_numpy(anchors.vectors).to(opened.device),
-        distance=settings.distance,
-        hinge=settings.hinge,
-        negatives=settings.negatives,
-        replacement=settings.replacement,
-        positive_margin=settings.positive_margin,
-        negative_margin=settings.negative_margin,
-        negative_weight=settings.negative_weight,
-    )
+    network, vectors = network.to(opened.device), torch.from_numpy(anchors.vectors).to(opened.device)
+    learner: LanguageGrounding | LanguageSoftmax
+    if settings.contrast == "softmax":
+        learner = LanguageSoftmax(network, vectors, temperature=settings.temperature or SOFTMAX_TEMPERATURE)
+    else:
+        learner = LanguageGrounding(
+            network,
+            vectors,
+            distance=settings.distance,
+            hinge=settings.hinge,
+            negatives=settings.negatives,
+            replacement=settings.replacement,
+            positive_margin=settings.positive_margin,
+            negative_margin=settings.negative_margin,
+            negative_weight=settings.negative_weight,
+        )
     return train_run(
         opened,
         learner,
