@@ -140,6 +140,10 @@ def test_other_commands_name_what_is_there(line: Line) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         named = [name for word in words[2:] for part in re.findall(r"\[(.*?)\]", word) for name in part.split(",")]
         assert set(named) <= set(extras)
+    elif words[0] == "torchrun":
+        parse(words[words.index("lg3d_cli") + 1 :])
+    elif words[0] == "sbatch":
+        assert [word for word in words if word.endswith(".sbatch") and (ROOT / word).is_file()]
     elif words[0].endswith((".sh", ".py")):
         assert (ROOT / words[0]).is_file()
     else:

@@ -82,7 +82,7 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
         if run is not None:
             _tell_changes(run, given, settings, world, progress)
         world.share_of(settings.batch_size)
-        with repeatable(settings, world.device, progress):
+        with repeatable(settings):
             with world.leader_first():
                 data = open_training_data(settings, progress, num_processes=world.size)
             seed_everything(settings.seed)
