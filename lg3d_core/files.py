@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -57,6 +58,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.close(mark)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`; on success it is renamed, and on failure removed with all that is in it.
+
+    Raises:
+        FileExistsError: `path` exists, and is no empty folder.
+        DataError: The file system refused.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    mark = -1
+    try:
+        temporary.mkdir(parents=True)
+        mark = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):  # no locks here: then age tells
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError(error.errno, "there is something already", str(path)) from None
+        raise DataError(
+            f"cannot make the folder {path} ({error.strerror or error}): make room or choose another place"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if mark >= 0:
+            os.close(mark)
+
+
 def _make_temporary(path: Path) -> tuple[Path, int]:
     """A new file beside a path, and a descriptor that locks it, which tells `sweep_temporaries` that it is in use."""
     while True:
@@ -107,14 +137,15 @@ def sweep_temporaries(folder: Path, *, older_than: float = 0.0) -> int:
     What a living process is about to rename stays. On a file system without locks everything stays for an hour.
 
     Returns:
-        How many files were removed.
+        How many files and folders were removed.
     """
     removed = 0
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         if not TEMPORARY_NAME.fullmatch(path.name):
             continue
         with suppress(OSError):  # its writer was faster, or it is another user's
-            mark = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            is_folder = path.is_dir()
+            mark = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_CLOEXEC)
             try:
                 oldest = older_than
                 try:
@@ -124,7 +155,7 @@ def sweep_temporaries(folder: Path, *, older_than: float = 0.0) -> int:
                 except OSError:
                     oldest = max(oldest, STALE_SECONDS)
                 if time.time() - os.fstat(mark).st_mtime >= oldest:
-                    path.unlink()
+                    shutil.rmtree(path) if is_folder else path.unlink()
                     removed += 1
             finally:
                 os.close(mark)

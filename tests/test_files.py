@@ -1,12 +1,16 @@
 """A file is there whole, or as it was."""
 
 import errno
+import fcntl
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from lg3d_core.errors import DataError
-from lg3d_core.files import atomic_path, write_text
+from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_text
 
 
 def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -39,3 +43,63 @@ def test_any_other_failure_leaves_the_old_file_too(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    left = tmp_path / ".a.txt.0123abcd.tmp"
+    left.write_text("by a killed process")
+    (tmp_path / ".folder.0123abcd.tmp").mkdir()
+    (tmp_path / ".folder.0123abcd.tmp" / "a.txt").write_text("half")
+    strangers = [".a.tmp", "a.0123abcd.tmp", ".a.txt.xyz.tmp"]
+    for name in strangers:
+        (tmp_path / name).write_text("of somebody else")
+    with atomic_path(tmp_path / "b.txt") as temporary, atomic_folder(tmp_path / "c") as folder:
+        temporary.write_text("whole")
+        assert sweep_temporaries(tmp_path) == 2
+        assert temporary.exists()
+        assert folder.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*strangers, "b.txt", "c"])
+
+
+def test_without_locks_only_what_is_old_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write_text(tmp_path / "a.txt", "written all the same")
+    new, old = tmp_path / ".a.txt.00000000.tmp", tmp_path / ".a.txt.11111111.tmp"
+    for path in (new, old):
+        path.write_text("left")
+    os.utime(old, (time.time() - 4000, time.time() - 4000))
+    assert sweep_temporaries(tmp_path) == 1
+    assert new.exists()
+
+
+def test_a_folder_appears_with_all_that_is_in_it_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with atomic_folder(tmp_path / name) as unfinished:
+            (unfinished / "a.txt").write_text("a")
+            assert not (tmp_path / name / "a.txt").exists()
+        assert (tmp_path / name / "a.txt").read_text() == "a"
+    with pytest.raises(FileExistsError, match="there is something already"), atomic_folder(tmp_path / "new") as again:
+        (again / "b.txt").write_text("b")
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "failed"):
+        raise ZeroDivisionError
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "file" / "below"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "new"]
+
+
+def test_a_lock_is_waited_for_as_long_as_patience_lasts(tmp_path: Path) -> None:
+    start = time.monotonic()
+    second = lock_file(tmp_path / "lock", patience=0.2, holder="somebody")
+    with lock_file(tmp_path / "lock"), pytest.raises(DataError, match="in use by somebody"), second:
+        pass
+    assert 0.2 <= time.monotonic() - start < 5
+    held = lock_file(tmp_path / "lock")
+    held.__enter__()
+    threading.Timer(0.2, held.__exit__, (None, None, None)).start()
+    with lock_file(tmp_path / "lock", patience=10):
+        pass

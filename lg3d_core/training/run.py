@@ -1,16 +1,13 @@
 """A run's folder: settings, card, metrics, checkpoints, and the state to resume from."""
 
-import errno
 import json
 import os
 import platform
-import shutil
 import sys
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +16,7 @@ import torch
 
 from lg3d_core import __version__
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
-from lg3d_core.files import (
-    STALE_SECONDS,
-    TEMPORARY_NAME,
-    TEMPORARY_SUFFIX,
-    atomic_path,
-    lock_file,
-    sweep_temporaries,
-    write_text,
-)
+from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_text
 from lg3d_core.networks.checkpoint import BEST_NAME, CHECKPOINT_NAME
 from lg3d_core.networks.torch_files import DAMAGE, read_torch_file
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
@@ -65,20 +54,15 @@ class Run:
         while settings.name is None and folder.exists():
             number += 1
             folder = settings.runs / f"{settings.command}-{stamp}-{number}"
-        _sweep_unfinished(settings.runs)
-        unfinished = settings.runs / f".{folder.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
+        sweep_temporaries(settings.runs)
         try:
-            write_text(unfinished / "settings.json", settings.to_json())
-            write_text(unfinished / "card.json", _card(settings.command, facts or {}))
-            unfinished.rename(folder)  # also onto an empty folder
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise SettingsError(
-                    f"{folder} exists: take another --name, or continue it with --resume {folder}"
-                ) from None
-            raise SettingsError(f"cannot make the run's folder {folder}: {error.strerror}") from None
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            with atomic_folder(folder) as unfinished:
+                write_text(unfinished / "settings.json", settings.to_json())
+                write_text(unfinished / "card.json", _card(settings.command, facts or {}))
+        except FileExistsError:
+            raise SettingsError(
+                f"{folder} exists: take another --name, or continue it with --resume {folder}"
+            ) from None
         return cls(folder)
 
     @classmethod
@@ -184,11 +168,3 @@ def _card(kind: str, facts: Mapping[str, Any]) -> str:
         **facts,
     }
     return json.dumps(card, indent=2, default=str) + "\n"
-
-
-def _sweep_unfinished(runs: Path) -> None:
-    """Remove the folders that runs left which were killed while they made them."""
-    for folder in runs.glob(f".*{TEMPORARY_SUFFIX}"):
-        with suppress(OSError):
-            if TEMPORARY_NAME.fullmatch(folder.name) and time.time() - folder.stat().st_mtime >= STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
