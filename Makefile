@@ -8,7 +8,7 @@ TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist 
 MINKOWSKI_VERSION := 0.5.4
 MULTIARCH = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('MULTIARCH') or '')")
 
-.PHONY: demo test test-gpu check format lint types minkowski system system-dev system-minkowski clean
+.PHONY: demo test test-gpu test-fuzz check format lint types minkowski system system-dev system-minkowski clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lg3d demo
@@ -24,6 +24,15 @@ check: lint types
 GPU_PYTHON ?= $(BIN)/python
 test-gpu:
 	LG3D_TEST_GPU=1 TRITON_INTERPRET=0 PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py
+
+# Bad bytes, ten thousand files of every format: half an hour or more of a processor. FUZZ="--cases 500 --format ply" takes less.
+FUZZ ?= --cases 10000
+test-fuzz: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -m tests.fuzz_runner $(FUZZ)
+
+# Commands killed at 200 random instants, and stopped at 40, gone on with and held against undisturbed ones: half an hour.
+test-kill: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interruption --kills 200 --stops 40
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
