@@ -32,6 +32,7 @@ from lg3d_cli.commands import (
 from lg3d_core import __version__
 from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError
 
+STOPPED = 130
 END_SECONDS = 8.0
 """A stopped command that is still there after so long is ended: what it writes, it writes whole or not at all."""
 GOES_ON = ("prepare", "rooms", "compare")
@@ -119,12 +120,19 @@ def main() -> None:
         console.error(f"cannot write {error.filename or 'what was asked for'} ({error.strerror}): make room, run again")
         sys.exit(1)
     except EndedElsewhere as end:
-        sys.exit(130 if end.interrupted else 1)
+        sys.exit(STOPPED if end.interrupted else 1)
     except Interrupted as stop:
         if not console.follows():
             console.notice(str(stop))
         _end_in(END_SECONDS / 2)
-        sys.exit(130)
+        sys.exit(STOPPED)
+    except KeyboardInterrupt:  # before a command began, or after it ended
+        console.notice("stopped")
+        sys.exit(STOPPED)
+    except SystemExit as ended:
+        if ended.code == STOPPED:  # what typer makes of the same
+            console.notice("stopped")
+        raise
 
 
 def _take_signals() -> None:
@@ -146,7 +154,7 @@ def _take_signals() -> None:
 
 def _end_in(seconds: float) -> None:
     """End this process after a while, unless it has ended by then."""
-    timer = threading.Timer(seconds, os._exit, (130,))
+    timer = threading.Timer(seconds, os._exit, (STOPPED,))
     timer.daemon = True
     timer.start()
 
