@@ -154,7 +154,12 @@ def _take_signals() -> None:
 
 def _end_in(seconds: float) -> None:
     """End this process after a while, unless it has ended by then."""
-    timer = threading.Timer(seconds, os._exit, (STOPPED,))
+
+    def end() -> None:
+        console.notice("stopped, without waiting for what is under way")
+        os._exit(STOPPED)
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
 

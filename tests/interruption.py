@@ -472,7 +472,7 @@ class Harness:
         if attempt.code == 130:
             tally.stops += 1
             if "lg3d: stopped" not in log.read_text():
-                tally.faults.append(f"{folder}: does not say that it was stopped")
+                tally.faults.append(f"{folder}: does not say that it was stopped, after {seconds:.1f} s")
         return attempt.code == 0
 
     def _require_whole(self, case: Case, tally: Tally, folder: Path, whole: dict[str, str]) -> None:
