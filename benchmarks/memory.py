@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,8 +145,8 @@ def predict(network: MinkUNet, x: SparseTensor, device: torch.device, precision:
 def summarise(
     network: str, what: str, numbers: list[int], rows: list[dict[str, int]], memories: list[float]
 ) -> dict[str, Any]:
-    """A line through the bytes of passes, and how many voxels fill some memories."""
-    slope, start = np.polyfit(numbers, [row["bytes"] for row in rows], 1)
+    """Bytes a voxel of the largest pass, and how many voxels fill nine tenths of some memories."""
+    per_voxel = rows[-1]["bytes"] / numbers[-1]
     fixed = max(row["fixed"] for row in rows)
     return {
         "network": network,
@@ -155,9 +154,8 @@ def summarise(
         "voxels": numbers,
         "bytes": [row["bytes"] for row in rows],
         "fixed": fixed,
-        "bytes_per_voxel": float(slope),
-        "bytes_at_none": float(start),
-        "fits": {f"{memory:g} GiB": round((0.9 * memory * 2**30 - fixed) / slope) for memory in memories},
+        "bytes_per_voxel": per_voxel,
+        "fits": {f"{memory:g} GiB": round((0.9 * memory * 2**30 - fixed) / per_voxel) for memory in memories},
     }
 
 
