@@ -8,6 +8,7 @@ is a finding, which `--replay FORMAT:SEED` repeats in the open.
 import argparse
 import collections
 import contextlib
+import faulthandler
 import json
 import mmap
 import os
@@ -159,6 +160,7 @@ def _spent(process: int) -> float:
 def _work(form: Format, seeds: list[int], done: mmap.mmap, results: IO[str]) -> None:
     """In the child: work through the cases, and say of each what became of it before the next begins."""
     warnings.simplefilter("error")
+    faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     with contextlib.ExitStack() as stack:

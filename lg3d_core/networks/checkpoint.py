@@ -36,6 +36,7 @@ MAX_CLASSES = 32_767
 """What a label can count."""
 MAX_VOXEL_SIZE = 100.0
 """Metres."""
+FLOATS = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
 CHECKPOINT_NAME = "checkpoint.safetensors"
 BEST_NAME = "best.safetensors"
 
@@ -172,6 +173,9 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
         if tensor.shape != own[name].shape:
             expected, came = list(own[name].shape), list(tensor.shape)
             raise CheckpointError(f"{path}: tensor {name} has shape {came}, this network needs {expected}")
+        wanted = FLOATS if own[name].is_floating_point() else (own[name].dtype,)
+        if tensor.dtype not in wanted:
+            raise CheckpointError(f"{path}: tensor {name} is of type {tensor.dtype}, expected {wanted[-1]}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: tensor {name} holds values that are not finite; the run diverged")
     network.load_state_dict(tensors, strict=not fresh_classifier)

@@ -180,7 +180,8 @@ def _colors(mesh: Any, count: int) -> npt.NDArray[np.uint8] | None:
     elif visual.kind is None:
         return None
     else:
-        colors = visual.to_color().vertex_colors if visual.kind == "texture" else visual.vertex_colors
+        plain = visual.to_color() if visual.kind == "texture" else visual
+        colors = plain.vertex_colors if plain.defined else None  # coordinates of a texture that is not there
     if colors is None or np.ndim(colors) != 2 or len(colors) != count:
         return None
     return np.ascontiguousarray(np.asarray(colors)[:, :3], dtype=np.uint8)

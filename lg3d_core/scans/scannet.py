@@ -314,7 +314,8 @@ def parse_alignment(data: bytes, path: Path) -> npt.NDArray[np.float64]:
         raise DataError(f"{path}: axisAlignment needs 16 finite numbers, found {len(numbers)}: {' '.join(values)[:80]}")
     matrix = np.array(numbers).reshape(4, 4)
     rotation = matrix[:3, :3]
-    rigid = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
+    is_small = np.abs(rotation).max() < 2  # no product below overflows
+    rigid = is_small and np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
     if not rigid or not np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-6) or np.abs(matrix[:3, 3]).max() > MAX_COORDINATE:
         raise DataError(f"{path}: axisAlignment is no rotation with a shift: {matrix.tolist()}")
     return matrix

@@ -162,6 +162,9 @@ class PageServer:
                 self._answer(body=False)
 
             def _answer(self, *, body: bool) -> None:
+                if not is_local(self.headers.get("Host", LOOPBACK)):  # a name that was made to mean this machine
+                    self._send(403, b"403: open this page as 127.0.0.1 or localhost\n", "text/plain", body=body)
+                    return
                 path = self.path.partition("?")[0].encode("utf-8", "surrogateescape")
                 wants_page = hmac.compare_digest(path, f"/{owner.token}/".encode())
                 wants_events = hmac.compare_digest(path, f"/{owner.token}/{EVENTS}".encode())
@@ -213,6 +216,12 @@ class _LoopbackServer(http.server.ThreadingHTTPServer):
 
     def handle_error(self, *_: Any) -> None:
         """A browser that hangs up in the middle is nobody's concern."""
+
+
+def is_local(host: str) -> bool:
+    """Whether the `Host` of a request names this machine itself; the port may be any, at the other end of a tunnel."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name.lower() in (LOOPBACK, "localhost", "[::1]")
 
 
 def ssh_command(port: int, environ: dict[str, str]) -> str:
