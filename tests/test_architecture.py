@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lg3d_core"
 
 # Each room may import the rooms before it that are named here, and itself.
-FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "memory", "__version__"}
+FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "memory", "stopping", "__version__"}
 MAY_IMPORT = {
     "vocabulary": set(),
     "scans": {"vocabulary"},
