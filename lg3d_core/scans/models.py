@@ -181,7 +181,10 @@ def _colors(mesh: Any, count: int) -> npt.NDArray[np.uint8] | None:
         return None
     else:
         plain = visual.to_color() if visual.kind == "texture" else visual
-        colors = plain.vertex_colors if plain.defined else None  # coordinates of a texture that is not there
+        if plain.defined:
+            colors = plain.vertex_colors
+        else:  # coordinates of a texture, but a material of one colour
+            colors = np.tile(np.asarray(visual.material.main_color), (count, 1))
     if colors is None or np.ndim(colors) != 2 or len(colors) != count:
         return None
     return np.ascontiguousarray(np.asarray(colors)[:, :3], dtype=np.uint8)
