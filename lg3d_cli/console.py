@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from lg3d_core.errors import Lg3dError
+from lg3d_core.errors import Lg3dError, one_line
 from lg3d_core.progress import Progress, Task
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def result_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     """Print a table on stdout: drawn on a terminal, tab-separated and complete in a pipe."""
     if not sys.stdout.isatty():
         for row in [header, *rows]:
-            result("\t".join(row))
+            result("\t".join(map(one_line, row)))
         return
     from rich.console import Console
     from rich.markup import escape
@@ -88,12 +88,12 @@ def follows() -> bool:
 
 def error(message: str) -> None:
     """Say on one line of stderr what went wrong."""
-    sys.stderr.write(f"lg3d: error: {message}\n")
+    sys.stderr.write(f"lg3d: error: {one_line(message)}\n")
 
 
 def notice(message: str) -> None:
     """Say on one line of stderr what the user must know, also when quiet."""
-    sys.stderr.write(f"lg3d: {message}\n")
+    sys.stderr.write(f"lg3d: {one_line(message)}\n")
 
 
 def aside(message: str, *, indent: int = 2) -> None:
@@ -176,7 +176,7 @@ class _WarningsOnly(Progress):
     """`--quiet`: only what is probably not meant."""
 
     def warn(self, message: str) -> None:
-        sys.stderr.write(f"lg3d: warning: {message}\n")
+        sys.stderr.write(f"lg3d: warning: {one_line(message)}\n")
 
 
 class _Lines(_WarningsOnly):

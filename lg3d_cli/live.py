@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from lg3d_core.errors import one_line
 from lg3d_core.progress import Progress, Task
 
 REFRESHES_PER_SECOND = 4.0
@@ -33,7 +34,9 @@ class LiveProgress(Progress):
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", markup=False, highlight=False, style="yellow", soft_wrap=True)
+        self.console.print(
+            f"warning: {one_line(message)}", markup=False, highlight=False, style="yellow", soft_wrap=True
+        )
 
     @contextmanager
     def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:

@@ -379,3 +379,14 @@ def test_an_image_in_bytes_is_not_what_it_says() -> None:
         archive.writestr("lib/x.png", header)
     with zipfile.ZipFile(stream) as archive:
         assert _read_image(archive, "lib", "x.png") is None
+
+
+def test_a_name_in_a_warning_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from lg3d_cli import console
+
+    console.error("scene \x1b[2J\nlg3d: all is well")
+    console.progress(quiet=True).warn("a\x1b]0;x\x07b\u202ec")
+    console.result_table("t", ["a"], [["x\ty\nz"]])
+    found = capsys.readouterr()
+    assert found.err == "lg3d: error: scene \\x1b[2J\\nlg3d: all is well\nlg3d: warning: a\\x1b]0;x\\x07b\\u202ec\n"
+    assert found.out == "a\nx\\ty\\nz\n"
