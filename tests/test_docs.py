@@ -36,6 +36,7 @@ NOT_RUN = {
     "lg3d convert released.ckpt": "needs released weights: tests/test_networks_convert.py writes some",
     "lg3d convert runs/finetune-20260101-120000": "its run: tests/test_networks_convert.py has one",
     "lg3d eval --checkpoint released.ckpt --backend minkowski": "needs MinkowskiEngine and released weights",
+    "lg3d view scene0011_00 --heat": "needs the weights of a text encoder: tests/test_viewing_show.py has a stand-in",
     "lg3d view scene0011_00 --serve": "serves until Ctrl-C: tests/test_viewing_server.py",
     "lg3d report runs/finetune-20260101-120000": "its run: tests/test_reporting_runs.py has one",
     "lg3d report runs/scratch": "its runs: tests/test_reporting_runs.py has two",

@@ -251,6 +251,16 @@ def test_an_address_with_an_object_opens_at_it(browser: Browser, page: Path) -> 
     assert browser.run("lg3d.state.camera.target") == pytest.approx([2.0, 1.5, 0.35], abs=0.03)
 
 
+def test_an_address_can_open_the_gallery(browser: Browser, page: Path) -> None:
+    browser.open(page, "#layer=colours&tab=gallery")
+    assert browser.run("[lg3d.state.tab, lg3d.state.part, document.querySelector('#gallery').hidden]") == [
+        "gallery",
+        0,
+        False,
+    ]
+    assert browser.run("location.hash") == "#layer=colours&tab=gallery"
+
+
 def test_a_slow_machine_gets_coarse_frames_while_things_move(browser: Browser, page: Path) -> None:
     browser.open(page, "#layer=truth")
     browser.run("makeCoarse(); lg3d.slow = true")

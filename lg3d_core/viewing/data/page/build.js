@@ -60,6 +60,7 @@ function readAddress() {
   if (layerNames.includes(given.get("layer"))) state.layer = given.get("layer");
   if (layerNames.includes(given.get("beside"))) state.beside = given.get("beside");
   for (const text of (given.get("only") ?? "").split(",")) if (text && entryOf.has(Number(text))) state.only.add(Number(text));
+  if (given.get("tab") === "gallery" && parts.length) state.tab = "gallery";
   const part = parts.find(one => one.number === Number(given.get("part")));
   if (part) { state.only.clear(); Object.assign(state, { part: part.number, tab: "gallery", group: part.group, camera: partCamera(part) }); }
 }

@@ -16,6 +16,7 @@ function refresh({ colors: changed = true } = {}) {
   if (state.beside) address.push(`beside=${state.beside}`);
   if (state.only.size) address.push(`only=${[...state.only].join(",")}`);
   if (state.part) address.push(`part=${state.part}`);
+  else if (state.tab === "gallery") address.push("tab=gallery");
   try { history.replaceState(null, "", "#" + address.join("&")); } catch { /* a sandboxed frame has no address to keep */ }
   redraw();
 }
