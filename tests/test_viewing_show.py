@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +12,8 @@ from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
-from lg3d_core.settings import ViewSettings
+from lg3d_core.settings import AskSettings, ViewSettings
+from lg3d_core.store import SceneStore
 from lg3d_core.viewing import show
 from lg3d_core.viewing.layers import SceneView
 from lg3d_core.vocabulary import load_vocabulary
@@ -63,6 +66,31 @@ def test_a_checkpoint_adds_the_prediction(store_path: Path, tmp_path: Path, chec
     show.show_scene(settings(store_path, tmp_path, html=full, checkpoint=checkpoint), Progress())
     assert shown_layers(bare) == ["colours", "truth", "instances"]
     assert shown_layers(full) == ["colours", "truth", "prediction", "errors", "confidence", "instances"]
+
+
+def test_heat_of_texts_becomes_layers(store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Stand:
+        """Stands for a network and an encoder."""
+
+        def __init__(self, settings: AskSettings, _progress: Progress) -> None:
+            asked.append((settings.scan, settings.texts, settings.store))
+
+        def ask(self, texts: tuple[str, ...]) -> list[SimpleNamespace]:
+            return [SimpleNamespace(text=text) for text in texts]
+
+        def at_vertices(self, _answer: object) -> np.ndarray:
+            return np.full(len(SceneStore(store_path).read("scene9003_00").xyz), 0.25, dtype=np.float32)
+
+    monkeypatch.setattr("lg3d_core.viewing.asked.Conversation", Stand)
+    html = tmp_path / "room.html"
+    show.show_scene(settings(store_path, tmp_path, html=html, heat=("to sit", "to lie")), Progress())
+    assert shown_layers(html) == ["colours", "truth", "instances", "heat-1", "heat-2"]
+    assert asked == [("scene9003_00", ("to sit", "to lie"), store_path)]
+    notes = Notes()
+    show.show_scene(settings(store_path, tmp_path, html=html, heat=("to sit",), augmented=True), notes)
+    assert any("--heat is not used" in line for line in notes.lines)
 
 
 def shown_layers(page: Path) -> list[str]:
