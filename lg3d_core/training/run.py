@@ -140,12 +140,12 @@ class Run:
         """
         if not self.resume_file.is_file():
             return None
-        read_torch_file(self.resume_file)  # refuses what asks for more memory or time than the file has bytes
         try:
+            read_torch_file(self.resume_file)  # refuses what asks for more memory or time than the file has bytes
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state: Any = torch.load(self.resume_file, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, *DAMAGE) as error:
+        except (CheckpointError, RuntimeError, OSError, *DAMAGE) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"{self.resume_file} is damaged: {reason or type(error).__name__}") from None
         if not isinstance(state, dict):
