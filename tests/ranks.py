@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_stores: list[Any] = []
 
 
 def context() -> ForkServerContext:
@@ -21,24 +21,22 @@ def context() -> ForkServerContext:
     return server
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def start(
     size: int, target: Callable[..., Any], *arguments: Any, log: Path, **variables: str
 ) -> list[ForkServerProcess]:
     """Start `target(*arguments)` in so many processes; what they write goes to `log` with `.0`, `.1`, ... behind it."""
-    port = str(free_port())
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # The agent of torchrun holds the store by which processes find each other; here the test does.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _stores.append(store)
     processes = []
     for rank in range(size):
         environment = {"CUDA_VISIBLE_DEVICES": "", **variables}
         if size > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-            environment |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+            environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
         own = log.with_name(f"{log.name}.{rank}")
         process = context().Process(target=_enter, args=(environment, own, target, arguments))
         process.start()

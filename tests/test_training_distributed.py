@@ -118,7 +118,11 @@ def learners(network: MinkUNet) -> dict[str, Any]:
 
 
 def write_gradients(store: Path, out: Path) -> None:
-    """One step's gradients of each learner, by each process; with frozen and with moving statistics."""
+    """One step's gradients of each learner, by each process; with frozen and with moving statistics.
+
+    The latter in float64: a value that float32 rounds to the other side of a ReLU's kink moves all gradients before it,
+    by 6e-4 in these rooms (one value of `bntr7`).
+    """
     from lg3d_core.sampling.augment import Augmentation
     from lg3d_core.sampling.views import ViewDataset
 
@@ -142,6 +146,7 @@ def write_gradients(store: Path, out: Path) -> None:
             for name in ("language", "supcon", "csc", "classes"):
                 torch.manual_seed(0)
                 network = MinkUNet("14A", num_classes=200 if name == "classes" else None).train(not frozen)
+                network = network if frozen else network.double()
                 learner = learners(network)[name]
                 forward = world.together(ForwardPass(learner), network, deterministic=frozen)
                 # One pass of two scenes here, one of one and an empty one there: passes are evened out.
@@ -149,6 +154,8 @@ def write_gradients(store: Path, out: Path) -> None:
                 source: Any = ViewBatches(views) if name == "csc" else SceneBatches(data.dataset, max_voxels=2000)
                 source.max_voxels = 2000 if frozen and name != "csc" else None
                 parts = list(load_batches(source, plans, jobs=0, seed=0, shift=True))
+                if not frozen:
+                    parts = [(plan, batch._replace(features=batch.features.double())) for plan, batch in parts]
                 losses = accumulate_gradients(learner, parts, seed=0, world=world, precision="fp32", forward=forward)
                 total = world.gather([losses["loss"]]).sum()
                 grads = [weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]
@@ -172,7 +179,8 @@ def test_gradients_are_those_of_one_process(gradients: Path, method: str, frozen
     for size in (2, 4):
         own = [torch.load(gradients / f"gradients.{size}.{rank}")[f"{method} {frozen}"] for rank in range(size)]
         assert all(torch.equal(other, own[0]) for other in own)
-        assert torch.linalg.vector_norm(own[0] - one) < 1e-4 * torch.linalg.vector_norm(one)
+        # Measured: 2e-7 with frozen statistics
+        assert torch.linalg.vector_norm(own[0] - one) < (2e-6 if frozen else 1e-9) * torch.linalg.vector_norm(one)
 
 
 def test_a_signal_to_one_stops_all_at_one_step_and_they_go_on_to_the_same_bits(
@@ -255,7 +263,7 @@ def test_torchrun_is_recognised_by_what_it_sets() -> None:
     assert read_launch({}) is None
     assert read_launch(variables | elastic) == Launch(3, 4, 1, 2, "job7", 3)
     assert read_launch(variables | {"TORCHELASTIC_RUN_ID": "none"}) == Launch(3, 4, 1, 1, None, 0)
-    with pytest.raises(SettingsError, match="must be numbers"):
+    with pytest.raises(SettingsError, match="expected numbers in RANK"):
         read_launch(variables | {"RANK": "first"})
 
 

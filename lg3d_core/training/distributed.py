@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -232,8 +231,14 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
     timeout = datetime.timedelta(seconds=settings.rank_timeout)
     own_gpu = device.type == "cuda" and torch.cuda.device_count() >= launch.local_size
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=timeout)
-        nonce = world.tell(uuid.uuid4().hex)
+        store = _open_store(launch, timeout)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if own_gpu else "gloo",
+            store=store,
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=timeout,
+        )
     except RuntimeError as error:
         raise SettingsError(
             f"process {launch.rank} of {launch.size} did not find the others at {os.environ['MASTER_ADDR']}:"
@@ -245,7 +250,7 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
             world.wait()
     except Lg3dError:
         _ignore_termination()
-        if not _speaks_first(nonce):
+        if not _speaks_first(store):
             raise EndedElsewhere from None
         raise
     except Interrupted:
@@ -299,12 +304,23 @@ def _ignore_termination() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _speaks_first(nonce: str) -> bool:
+def _open_store(launch: Launch, timeout: datetime.timedelta) -> Any:
+    """What processes find each other by. torchrun keeps one for all restarts, so each attempt has its own keys."""
+    own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and launch.rank == 0
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=own,
+        timeout=timeout,
+        wait_for_workers=False,
+    )
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return distributed.PrefixStore(f"lg3d/{attempt}", store)  # type: ignore[attr-defined]
+
+
+def _speaks_first(store: Any) -> bool:
     """Whether no other process has said why the run ends; where nobody answers, this one speaks."""
-    seconds = datetime.timedelta(seconds=ANSWER_SECONDS)
     with suppress(RuntimeError):
-        store = distributed.TCPStore(  # type: ignore[attr-defined]
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=seconds
-        )
-        return int(store.add(f"lg3d/{nonce}/word", 1)) == 1
+        store.set_timeout(datetime.timedelta(seconds=ANSWER_SECONDS))
+        return int(store.add("word", 1)) == 1
     return True
