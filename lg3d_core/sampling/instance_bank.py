@@ -158,7 +158,7 @@ def ensure_bank(store: "SceneStore", *, budget: "Budget | None", progress: Progr
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
-    sweep_temporaries(path.parent, older_than=3600.0)
+    sweep_temporaries(path.parent)
     write_bytes(path, _encode_bank(store, budget, key, progress))
     return load_bank(path, key=key)
 

@@ -139,7 +139,7 @@ def ensure_budget(store: "SceneStore", ratio: float, *, seed: int = 0, progress:
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
-    sweep_temporaries(path.parent, older_than=3600.0)
+    sweep_temporaries(path.parent)
     write_bytes(path, _encode_budget(store, float(ratio), seed, progress))
     return load_budget(path, num_classes=len(store.vocabulary))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lg3d_core import __version__
 from lg3d_core.errors import DataError
-from lg3d_core.files import STALE_SECONDS, lock_file, sweep_temporaries, write_bytes
+from lg3d_core.files import lock_file, sweep_temporaries, write_bytes
 from lg3d_core.progress import Progress
 from lg3d_core.scans import Scan, ScanFiles, find_scans, read_scan
 from lg3d_core.scans.files import read_file
@@ -113,10 +113,11 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
     skipped: list[str] = []
     unmapped: dict[str, int] = {}
     headers: list[SceneHeader] = []
-    with _sole_writer(settings.store, index, count, progress) as alone:
+    with _sole_writer(settings.store, index, count, progress):
         if not settings.force:
             _require_vocabulary(settings.store, vocabulary)
-        sweep_temporaries(scenes_folder, older_than=0.0 if alone else STALE_SECONDS)
+        for folder in (settings.store, scenes_folder):
+            sweep_temporaries(folder)
         # From here on what an earlier array job wrote is no longer the last word on this store.
         remove_shards(settings.store, index, count)
         with progress.task("prepare", total=len(jobs), unit="scene") as task:
@@ -189,8 +190,8 @@ def _make_folders(store: Path) -> Path:
 
 
 @contextmanager
-def _sole_writer(store: Path, index: int, count: int, progress: Progress) -> Iterator[bool]:
-    """Keep out other prepares, but let the shards of one job array run side by side; tell whether nobody else writes.
+def _sole_writer(store: Path, index: int, count: int, progress: Progress) -> Iterator[None]:
+    """Keep out other prepares, but let the shards of one job array run side by side.
 
     Every file appears whole or not at all and shards write different ones, so locks only save work and spare
     surprises: on a file system that has none the work goes on, with a warning.
@@ -205,7 +206,7 @@ def _sole_writer(store: Path, index: int, count: int, progress: Progress) -> Ite
             locks.enter_context(lock_file(store / name, holder=holder, optional=True))
         if not held:
             progress.warn(f"the file system of {store} has no locks: nothing keeps a second lg3d prepare out of it")
-        yield held and count == 1
+        yield
 
 
 def _require_vocabulary(store: Path, vocabulary: Vocabulary) -> None:
