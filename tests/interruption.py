@@ -49,6 +49,7 @@ LOADED = (
     "lg3d_core.training.events",
     "tensorboard.compat.proto.event_pb2",
     "tensorboard.summary.writer.record_writer",
+    "torch._dynamo",  # every optimiser does
 )
 
 QUICK = ("prepare", "predict", "rooms")
