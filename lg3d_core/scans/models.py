@@ -181,10 +181,9 @@ def _colors(mesh: Any, count: int) -> npt.NDArray[np.uint8] | None:
         return None
     else:
         plain = visual.to_color() if visual.kind == "texture" else visual
-        if plain.defined:
-            colors = plain.vertex_colors
-        else:  # coordinates of a texture, but a material of one colour
-            colors = np.tile(np.asarray(visual.material.main_color), (count, 1))
+        # There may be coordinates of a texture, but a material of one colour.
+        one_color = None if plain.defined else np.tile(np.asarray(visual.material.main_color), (count, 1))
+        colors = plain.vertex_colors if one_color is None else one_color
     if colors is None or np.ndim(colors) != 2 or len(colors) != count:
         return None
     return np.ascontiguousarray(np.asarray(colors)[:, :3], dtype=np.uint8)
