@@ -30,13 +30,15 @@ from lg3d_cli.commands import (
     view,
 )
 from lg3d_core import __version__
-from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError
+from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError
 
 STOPPED = 130
 END_SECONDS = 8.0
 """A stopped command that is still there after so long is ended: what it writes, it writes whole or not at all."""
 GOES_ON = ("prepare", "rooms", "compare")
 """Commands that keep what they have finished when they are run again."""
+TRAINED_TOGETHER = ("pretrain", "finetune")
+"""Commands that several processes of `torchrun` share the work of."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -95,12 +97,21 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Train and use language-grounded sparse 3D networks on annotated scans of rooms."""
     del version
+    command, size = context.invoked_subcommand, os.environ.get("WORLD_SIZE", "1")
+    if "LOCAL_RANK" in os.environ and size != "1" and command not in TRAINED_TOGETHER:
+        if console.follows():
+            raise EndedElsewhere(interrupted=False)
+        raise SettingsError(
+            f"torchrun started {size} processes, and each would do all of lg3d {command}: only "
+            f"{' and '.join(TRAINED_TOGETHER)} share their work; run lg3d {command} by itself"
+        )
 
 
 def main() -> None:

@@ -49,6 +49,21 @@ def test_every_command_has_help_with_an_example_or_a_reason() -> None:
     assert lg3d("--version", cwd=ROOT).stdout.startswith("lg3d ")
 
 
+def test_a_command_that_does_not_share_its_work_says_so_once_under_torchrun(tmp_path: Path) -> None:
+    first = lg3d("compare", "x.toml", cwd=tmp_path, code=1, WORLD_SIZE="2", LOCAL_RANK="0", RANK="0")
+    assert first.stderr == (
+        "lg3d: error: torchrun started 2 processes, and each would do all of lg3d compare: only pretrain and finetune "
+        "share their work; run lg3d compare by itself\n"
+    )
+    assert lg3d("compare", "x.toml", cwd=tmp_path, code=1, WORLD_SIZE="2", LOCAL_RANK="1", RANK="1").stderr == ""
+
+
+def test_a_word_that_is_neither_a_file_nor_a_scene_is_called_both(workplace: Path) -> None:
+    found = lg3d("predict", "kitchen", cwd=workplace, code=1).stderr
+    assert "no such file, and no scene 'kitchen' in data" in found
+    assert found.count("error") == 1
+
+
 def test_scores_are_one_json_object_on_stdout(workplace: Path) -> None:
     done = lg3d("eval", "--json", cwd=workplace)
     scores = json.loads(done.stdout)

@@ -91,4 +91,8 @@ def _read_scene(word: str, store: Path) -> "tuple[Scene, Vocabulary]":
     if not (store / INDEX_NAME).is_file():
         raise DataError(f"{word}: no such file, and there is no scene store at {store} that could have such a scene")
     opened = SceneStore(store)
+    try:
+        opened.entry(word)
+    except DataError as error:
+        raise DataError(f"no such file, and {error}") from None
     return opened.read(word), opened.vocabulary
