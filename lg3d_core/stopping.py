@@ -1,5 +1,6 @@
 """Processes that end when they should: workers that leave stopping to their parent, and none that outlives it."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -18,7 +19,8 @@ def leave_stopping_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    parent = os.getppid()
+    started_by = multiprocessing.parent_process()  # `getppid` would name the reaper, were the parent gone already
+    parent = os.getppid() if started_by is None or started_by.pid is None else started_by.pid
 
     def follow() -> None:
         while os.getppid() == parent:

@@ -61,6 +61,13 @@ def is_there(pid: int) -> bool:
         return False
 
 
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while is_there(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def read_line(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
@@ -71,10 +78,32 @@ def test_a_child_ends_with_its_killed_parent(family: "subprocess.Popen[str]") ->
     assert is_there(child)
     family.kill()
     family.wait(timeout=10)
-    deadline = time.monotonic() + 5
-    while is_there(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_gone(child)
+
+
+LATE = """
+    import multiprocessing, os, signal, time
+    from lg3d_core.stopping import leave_stopping_to_parent
+
+    def work():
+        print(os.getpid(), flush=True)
+        while os.getppid() == multiprocessing.parent_process().pid:
+            time.sleep(0.01)
+        leave_stopping_to_parent()
+        time.sleep(60)
+
+    multiprocessing.get_context("fork").Process(target=work).start()
+    time.sleep(60)
+"""
+
+
+def test_a_worker_that_starts_after_its_parent_was_killed_ends_too() -> None:
+    code = [sys.executable, "-c", textwrap.dedent(LATE)]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT) as process:
+        child = int(read_line(process))
+        process.kill()
+        process.communicate(timeout=10)  # until the worker, too, has closed its end
+    wait_until_gone(child)
 
 
 @pytest.mark.parametrize("family", ["worker"], indirect=True)
