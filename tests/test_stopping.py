@@ -14,8 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WORKER = """
-    import os, sys, time
+    import os, signal, sys, time
     from lg3d_core.stopping import end_with_parent, leave_stopping_to_parent
+    if sys.argv[1] == "worker":
+        signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+        signal.signal(signal.SIGINT, lambda *_: print("asked", flush=True))
     pid = os.fork()
     if pid == 0:
         if sys.argv[1] == "worker":
@@ -24,10 +27,6 @@ WORKER = """
             end_with_parent(os.getppid())
         print(os.getpid(), flush=True)
         time.sleep(60)
-    if sys.argv[1] == "worker":
-        import signal
-        signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
-        signal.signal(signal.SIGINT, lambda *_: print("asked", flush=True))
     while True:
         line = sys.stdin.readline()
         if line == "end\\n":
