@@ -42,7 +42,9 @@ def draw_panel(run: Path, step: int, *, width: int = 80) -> str:
         task.show("speed", {key: record[key] for key in ("voxels_per_second", "seconds", "data_wait")})
         task.advance(status=f"epoch {record['epoch'] + 1}/{settings['epochs']}")
     if validations:
-        task.show("validation", {"epoch": validations[-1]["epoch"], "all": validations[-1]["val_miou_present"]})
+        last, prefix = validations[-1], "val_miou_present_"
+        groups = {key.removeprefix(prefix): score for key, score in last.items() if key.startswith(prefix)}
+        task.show("validation", {"epoch": last["epoch"], **groups, "all": last["val_miou_present"]})
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, legacy_windows=False)
     console.print(task)
     form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # whose fonts would be fetched

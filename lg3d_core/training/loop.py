@@ -498,6 +498,8 @@ def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int,
         "miou_present": evaluation.vertex.miou_present,
         "voxel_miou_present": evaluation.voxel.miou_present,
     }
+    groups = {group: score for group, score in _group_scores(evaluation).items() if group != "all"}
+    scores |= {f"miou_present_{group}": score for group, score in groups.items() if math.isfinite(score)}
     run.log({"step": step, "epoch": epoch, **{f"val_{name}": value for name, value in scores.items()}})
     for name, value in scores.items():
         events.add_scalar(f"val/{name}", value, step)
