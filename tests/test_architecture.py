@@ -1,9 +1,9 @@
 """The direction of imports, and what may load on start-up."""
 
 import ast
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -109,7 +109,8 @@ def test_help_is_fast_and_loads_neither_torch_nor_open3d() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         subprocess.run([sys.executable, "-m", "lg3d_cli", "--help"], check=True, capture_output=True, cwd=ROOT)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5, f"lg3d --help took {min(seconds):.2f} s at best"
+        end = os.times()  # of the processor: whatever else the machine is at
+        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
+    assert min(seconds) < 0.5, f"lg3d --help took {min(seconds):.2f} s of the processor at best"
