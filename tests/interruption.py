@@ -564,6 +564,7 @@ def load_everything() -> None:
     for name in LOADED:
         importlib.import_module(name)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would a child
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
