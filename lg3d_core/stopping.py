@@ -19,11 +19,18 @@ def leave_stopping_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    started_by = multiprocessing.parent_process()  # `getppid` would name the reaper, were the parent gone already
-    parent = os.getppid() if started_by is None or started_by.pid is None else started_by.pid
+    forked_by = os.getppid()
+    started_by = multiprocessing.parent_process()
+    parent = forked_by if started_by is None or started_by.pid is None else started_by.pid
+
+    def is_there() -> bool:
+        if started_by is None or parent == forked_by:
+            return os.getppid() == parent
+        # Forked by the server of "forkserver" for the parent, or left to the reaper by a parent that is gone already.
+        return started_by.is_alive()
 
     def follow() -> None:
-        while os.getppid() == parent:
+        while is_there():
             received = signal.sigtimedwait({signal.SIGTERM}, FOLLOW_SECONDS)
             if received is not None and received.si_pid == parent:
                 break

@@ -7,13 +7,13 @@ is a finding, which `--replay FORMAT:SEED` repeats in the open.
 
 import argparse
 import collections
-import contextlib
 import faulthandler
 import json
 import mmap
 import os
 import random
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from lg3d_core.errors import Lg3dError
-from tests.fuzz_formats import FORMATS, Format
+from tests.fuzz_formats import FORMATS, Format, work_folder
 
 MAX_SECONDS = 20.0
 """Of the processor: others may be at work on the machine."""
@@ -37,6 +37,9 @@ MAX_GROWTH = 2 << 30
 MAX_LINE = 2000
 """Characters of a message: a value of a hostile file is shortened before it is quoted."""
 POLL = 0.02
+STATE = struct.Struct("<qqdd")
+"""What a child tells while it works: cases done, bytes in memory before the first, and when the present one began, in
+seconds on the clock and of the processor."""
 
 
 @dataclass
@@ -88,6 +91,7 @@ def run_case(form: Format, seed: int, folder: Path) -> str:
 def run_format(form: Format, seeds: Sequence[int]) -> Outcome:
     """Run a format's cases in children, a new one after each that had to be ended."""
     outcome = Outcome(form.name)
+    work_folder()  # made here, it is this process's to remove
     began = time.monotonic()
     left = collections.deque(seeds)
     while left:
@@ -98,13 +102,13 @@ def run_format(form: Format, seeds: Sequence[int]) -> Outcome:
 
 def _run_child(form: Format, left: "collections.deque[int]", outcome: Outcome) -> None:
     """Fork, let the child work through `left`, and take off what it did; end it where it hangs or swells."""
-    done = mmap.mmap(-1, 24)  # cases done, and when the present one began, on the clock and of the processor
+    done = mmap.mmap(-1, STATE.size)
     results = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - shared with the child
+    folder = Path(tempfile.mkdtemp(prefix="lg3d-fuzz-"))  # outlives a child that is killed
     child = os.fork()
     if child == 0:
-        _work(form, list(left), done, results)
+        _work(form, list(left), done, results, folder)
         os._exit(0)
-    base = _resident(child)
     kind = ""
     ended = 0
     while not ended:
@@ -112,9 +116,10 @@ def _run_child(form: Format, left: "collections.deque[int]", outcome: Outcome) -
         if ended:
             kind = f"killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else ""
             break
-        count, start, spent = struct.unpack("<qdd", done[:24])
-        outcome.growth = max(outcome.growth, _resident(child) - base)
-        if _resident(child) - base > MAX_GROWTH:
+        count, base, start, spent = STATE.unpack(done[:])
+        growth = _resident(child) - base if base else 0
+        outcome.growth = max(outcome.growth, growth)
+        if growth > MAX_GROWTH:
             kind = "more than 2 GiB of memory"
         elif start and (_spent(child) - spent > MAX_SECONDS or time.monotonic() - start > MAX_WAIT):
             kind = f"more than {MAX_SECONDS:.0f} s"
@@ -123,7 +128,8 @@ def _run_child(form: Format, left: "collections.deque[int]", outcome: Outcome) -
             os.waitpid(child, 0)
             break
         time.sleep(POLL)
-    count = struct.unpack("<q", done[:8])[0]
+    shutil.rmtree(folder, ignore_errors=True)
+    count = STATE.unpack(done[:])[0]
     with results:
         results.seek(0)
         for line in results:
@@ -157,21 +163,20 @@ def _spent(process: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _work(form: Format, seeds: list[int], done: mmap.mmap, results: IO[str]) -> None:
+def _work(form: Format, seeds: list[int], done: mmap.mmap, results: IO[str], folder: Path) -> None:
     """In the child: work through the cases, and say of each what became of it before the next begins."""
     warnings.simplefilter("error")
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lg3d-fuzz-")))
-        for k, seed in enumerate(seeds):
-            start = time.process_time()
-            done[:24] = struct.pack("<qdd", k, time.monotonic(), start)
-            result = run_case(form, seed, folder)
-            results.write(json.dumps([seed, result, time.process_time() - start]) + "\n")
-            results.flush()
-            done[:24] = struct.pack("<qdd", k + 1, 0.0, 0.0)
+    base = _resident(os.getpid())
+    for k, seed in enumerate(seeds):
+        start = time.process_time()
+        done[:] = STATE.pack(k, base, time.monotonic(), start)
+        result = run_case(form, seed, folder)
+        results.write(json.dumps([seed, result, time.process_time() - start]) + "\n")
+        results.flush()
+        done[:] = STATE.pack(k + 1, base, 0.0, 0.0)
 
 
 def findings(outcome: Outcome) -> Iterator[str]:

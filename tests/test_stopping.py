@@ -105,6 +105,35 @@ def test_a_worker_that_starts_after_its_parent_was_killed_ends_too() -> None:
     wait_until_gone(child)
 
 
+SERVED = """
+    import multiprocessing, os, time
+    from lg3d_core.stopping import leave_stopping_to_parent
+
+    def work():
+        leave_stopping_to_parent()
+        time.sleep(0.5)  # more than twice as long as it would take to miss the parent
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+
+    if __name__ == "__main__":
+        process = multiprocessing.get_context("forkserver").Process(target=work)
+        process.start()
+        process.join()
+"""
+
+
+def test_a_worker_that_a_server_forked_lives_as_long_as_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "family.py").write_text(textwrap.dedent(SERVED))
+    code = [sys.executable, str(tmp_path / "family.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment) as process:
+        child = int(read_line(process))
+        assert is_there(child)
+        process.kill()
+        process.communicate(timeout=10)
+    wait_until_gone(child)
+
+
 @pytest.mark.parametrize("family", ["worker"], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_obeys_its_parent_and_not_the_signal_that_all_get(
