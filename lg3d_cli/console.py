@@ -22,6 +22,7 @@ from lg3d_core.progress import Progress, Task
 T = TypeVar("T")
 
 LOG_EVERY_SECONDS = 15.0
+STATUS_EVERY_SECONDS = 1.0
 FIRST_COLUMN = 24
 """Characters that the first column of a table needs."""
 
@@ -178,6 +179,10 @@ class _WarningsOnly(Progress):
     def warn(self, message: str) -> None:
         sys.stderr.write(f"lg3d: warning: {one_line(message)}\n")
 
+    def last_word(self, message: str) -> None:
+        error(message)
+        sys.stderr.flush()
+
 
 class _Lines(_WarningsOnly):
     """For logs: a line at the start and end of a task, and one every few seconds between."""
@@ -191,6 +196,19 @@ class _Lines(_WarningsOnly):
         task = _LoggedTask(description, total, unit)
         yield task
         task.log(final=True)
+
+    @contextmanager
+    def status(self) -> Iterator[Callable[[str], None]]:
+        told, at = "", float("-inf")
+
+        def tell(message: str) -> None:
+            nonlocal told, at
+            now = time.monotonic()
+            if message and message != told and now - at >= STATUS_EVERY_SECONDS:
+                told, at = message, now
+                self.note(one_line(message))
+
+        yield tell
 
 
 class _LoggedTask(Task):

@@ -38,6 +38,10 @@ class LiveProgress(Progress):
             f"warning: {one_line(message)}", markup=False, highlight=False, style="yellow", soft_wrap=True
         )
 
+    def last_word(self, message: str) -> None:
+        self.console.print(f"lg3d: error: {one_line(message)}", markup=False, highlight=False, soft_wrap=True)
+        self.console.show_cursor()
+
     @contextmanager
     def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
         task = DrawnTask(description, total, unit, clock=self.clock)
@@ -53,6 +57,19 @@ class LiveProgress(Progress):
                 yield task
             finally:
                 task.finish()
+
+    @contextmanager
+    def status(self) -> Iterator[Callable[[str], None]]:
+        told = ""
+        with Live(console=self.console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
+
+            def tell(message: str) -> None:
+                nonlocal told
+                if message != told:
+                    told = message
+                    line.update(Text(one_line(message), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+            yield tell
 
 
 class Curve:

@@ -1,6 +1,6 @@
 """How the core reports: it never prints, it tells a `Progress`, and the command line decides what to show."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -35,8 +35,16 @@ class Progress:
         del description, total, unit
         yield Task()
 
+    @contextmanager
+    def status(self) -> Iterator[Callable[[str], None]]:
+        """Open a line that may be told at every moment, such as what is under the pointer; empty where nothing is."""
+        yield lambda _: None
+
     def note(self, message: str) -> None:
         """Tell the user one fact worth a line."""
 
     def warn(self, message: str) -> None:
         """Tell the user of something that is probably not what they meant."""
+
+    def last_word(self, message: str) -> None:
+        """Tell the user why this process ends now, without unwinding: no exception will say so."""

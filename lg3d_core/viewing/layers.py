@@ -163,8 +163,8 @@ class SceneView:
             return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "in place", f"shifted {100 * FULL_SHIFT:.0f} cm")
         return LayerKey()
 
-    def describe(self, row: int) -> str:
-        """One line on a vertex: what it is, what it was taken for and how surely, and which object it belongs to."""
+    def describe(self, row: int) -> tuple[str, ...]:
+        """Facts on a vertex: what it is, what it was taken for and how surely, and which object it belongs to."""
         own, group = int(self.label[row]), {entry.category: entry.group for entry in self.legend}
         words = [self.names[own] if own >= 0 else "not annotated"]
         if self.predicted is not None and self.confidence is not None:
@@ -177,7 +177,7 @@ class SceneView:
         words += [f"{self.title(f'{HEAT}{k}')} {heat[row]:.2f}" for k, heat in enumerate(self.heat.values(), start=1)]
         if own >= 0 and group.get(own):
             words.append(f"{group[own]} category")
-        return ", ".join(words)
+        return tuple(words)
 
     @cached_property
     def gallery(self) -> Gallery:

@@ -154,8 +154,8 @@ def _capture(window: Any) -> npt.NDArray[np.float32]:
     return np.asarray(window.capture_screen_float_buffer(do_render=True), dtype=np.float32).copy()
 
 
-def place_camera(o3d: Any, window: Any, camera: Camera, width: int, height: int) -> None:
-    """Give a window of open3d the pose and the field of view of a camera."""
+def place_camera(o3d: Any, window: Any, camera: Camera, width: int, height: int) -> float:
+    """Give a window of open3d the pose and the field of view of a camera; returns from how many metres on it draws."""
     focal = height / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
     right, up, backward = camera.axes
     rotation = np.stack([right, -up, -backward])  # a pinhole camera looks along +z with y down
@@ -168,6 +168,8 @@ def place_camera(o3d: Any, window: Any, camera: Camera, width: int, height: int)
     )
     parameters.extrinsic = extrinsic
     control = window.get_view_control()
-    control.set_constant_z_near(max(0.02, camera.distance * 0.02))
+    near = max(0.02, camera.distance * 0.02)
+    control.set_constant_z_near(near)
     control.set_constant_z_far(camera.distance * 4 + 10)
     control.convert_from_pinhole_camera_parameters(parameters, allow_arbitrary=True)
+    return near

@@ -1,4 +1,4 @@
-"""A scene in a window on the desktop, with keys for its layers."""
+"""A scene in a window on the desktop: the pointer tells and isolates, keys switch layers."""
 
 import os
 import socket
@@ -15,12 +15,13 @@ from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera, part_camera
 from lg3d_core.viewing.cutaway import hidden_from
 from lg3d_core.viewing.layers import SceneView
 from lg3d_core.viewing.open3d_buffers import import_open3d, place_camera, quiet_output
+from lg3d_core.viewing.pick import Hit, Picker, Pose, category_shown
 from lg3d_core.viewing.picture import shade_normals
+from lg3d_core.viewing.pointer import Pointer
+from lg3d_core.viewing.tip import draw_tip, place_tip
 
 WIDTH, HEIGHT = 1280, 960
 CONNECT_SECONDS = 1.0
-NEAR_MIDDLE = 0.012
-"""Tangent of the angle from the middle of the window within which a vertex counts as there."""
 FADED = 0.3
 """How much of its darkness something keeps that is faded."""
 TURN_TO_RECUT = 0.02  # squared length between unit view directions: about 8 degrees
@@ -63,7 +64,7 @@ def _answers(address: str | Path) -> bool:
 
 
 def open_window(view: SceneView, progress: Progress | None = None) -> None:
-    """Show a scene until its window is closed; keys 1, 2, ... switch layers, H tells the others.
+    """Show a scene until its window is closed; the pointer tells and isolates, keys 1, 2, ... switch layers, H helps.
 
     Raises:
         MissingDependencyError: There is no display, open3d is missing, or the display has no OpenGL.
@@ -90,11 +91,19 @@ class SceneWindow:
         self.beside = ""
         self.only: int | None = None
         self.part = 0
+        self.pointer = Pointer()
+        self._tell: Callable[[str], None] = lambda _: None
+        self._told = ""
+        self._hovered: tuple[object, ...] = ()
+        self._tip_shown = False
+        self._hidden = np.zeros(len(view.xyz), dtype=np.bool_)
+        self._picker = Picker(view.xyz, view.faces)
         self._shift = np.zeros(3)
         self._o3d = import_open3d()
         self._eye = view.camera.eye
         self._is_mesh = len(view.faces) > 0
         self._geometry = self._o3d.geometry.TriangleMesh() if self._is_mesh else self._o3d.geometry.PointCloud()
+        self._tip = self._o3d.geometry.TriangleMesh()
         with quiet_output():
             self._window = self._o3d.visualization.VisualizerWithKeyCallback()
             self._window.create_window(f"{view.scene_id} · lg3d", width=WIDTH, height=HEIGHT, visible=visible)
@@ -105,14 +114,18 @@ class SceneWindow:
         option.light_on = False  # shading is in the colours, so that categories keep their own
         option.mesh_show_back_face = True
         option.background_color = np.ones(3)
-        option.point_size = max(
+        self._point_size = max(
             2.0, 1.5 * view.spacing * HEIGHT / (2 * view.camera.distance * np.tan(np.deg2rad(FIELD_OF_VIEW / 2)))
         )
+        option.point_size = self._point_size
         self._fill()
         self._window.add_geometry(self._geometry)
         self.reset_view()
         for name, action in self.actions().items():
             self._window.register_key_callback(ord(name), lambda _window, act=action: self._on_key(act))
+        # open3d turns and moves the scene itself only where nobody else listens to the mouse.
+        self._window.register_mouse_move_callback(lambda _window, x, y: self._on_move(x, y))
+        self._window.register_mouse_button_callback(lambda _window, *pressed: self._on_button(*pressed))
 
     def actions(self) -> dict[str, Callable[[], None]]:
         """What each key does."""
@@ -124,7 +137,6 @@ class SceneWindow:
             "N": lambda: self.jump(1),
             "P": lambda: self.jump(-1),
             "A": self.show_all,
-            "W": self.tell_middle,
             "C": self.toggle_cut,
             "R": self.reset_view,
             "S": self.save_picture,
@@ -134,9 +146,9 @@ class SceneWindow:
     def run(self) -> None:
         """Hand over to the user until the window is closed."""
         self.tell_keys()
-        self._window.register_animation_callback(lambda _window: self.follow_camera())
+        self._window.register_animation_callback(lambda _window: self._on_frame())
         try:
-            with quiet_output(stderr=False):
+            with quiet_output(stderr=False), self.progress.status() as self._tell:
                 self._window.run()
         finally:
             self.close()
@@ -168,11 +180,24 @@ class SceneWindow:
         """Fade all but the next category of the legend."""
         count = len(self.view.legend)
         if count:
-            self.only = (0 if step > 0 else count - 1) if self.only is None else (self.only + step) % count
-            self.part = 0
-            entry = self.view.legend[self.only]
-            self.refill()
-            self.progress.note(f"{entry.name}: {100 * entry.share:.1f} % of the vertices")
+            self._isolate((0 if step > 0 else count - 1) if self.only is None else (self.only + step) % count)
+
+    def isolate_at(self, found: tuple[Hit, str] | None) -> None:
+        """Fade all but the category that a layer shows somewhere; all again where it is alone already, or is none."""
+        category = -1 if found is None else category_shown(self.view, found[1], found[0].row)
+        entry = next((k for k, entry in enumerate(self.view.legend) if entry.category == category), None)
+        if entry is None or entry == self.only:
+            self.show_all()
+        else:
+            self._isolate(entry)
+
+    def _isolate(self, entry: int) -> None:
+        self.only, self.part = entry, 0
+        self.refill()
+        shown = self.view.legend[entry]
+        guessed = shown.predicted_share is not None and bool((self.view.label >= 0).any())
+        predicted = f", {100 * (shown.predicted_share or 0):.1f} % predicted" if guessed else ""
+        self.progress.note(f"{shown.name}: {100 * shown.share:.1f} % of the vertices{predicted}")
 
     def jump(self, step: int) -> None:
         """Go to the next object of the gallery, tail categories first, and fade everything else."""
@@ -195,19 +220,74 @@ class SceneWindow:
         self.only, self.part = None, 0
         self.refill()
 
-    def tell_middle(self) -> None:
-        """Say what is in the middle of the window."""
-        extrinsic = self._window.get_view_control().convert_to_pinhole_camera_parameters().extrinsic
-        seen = self.view.xyz @ extrinsic[:3, :3].T + extrinsic[:3, 3]
-        eye: npt.NDArray[np.float64] = -extrinsic[:3, :3].T @ extrinsic[:3, 3]
-        depth = seen[:, 2]
-        off = np.linalg.norm(seen[:, :2], axis=1) / np.maximum(depth, 1e-6)
-        usable = (depth > 0) & ~(hidden_from(eye, self.view.xyz, self.view.outward) & self.cuts)
-        near = np.flatnonzero(usable & (off < NEAR_MIDDLE))
-        if len(near) == 0:
-            self.progress.note("nothing in the middle of the window")
+    def pose(self) -> Pose | None:
+        """How the window looks at the scene now; None while open3d draws without perspective, which it cannot tell."""
+        parameters = self._window.get_view_control().convert_to_pinhole_camera_parameters()
+        lens = parameters.intrinsic
+        if lens.width <= 0:
+            return None
+        rotation = parameters.extrinsic[:3, :3].copy()
+        eye = -rotation.T @ parameters.extrinsic[:3, 3]
+        return Pose(lens.width, lens.height, float(lens.intrinsic_matrix[1, 1]), rotation, eye)
+
+    def find(self, x: float, y: float) -> tuple[Hit, str] | None:
+        """What is seen at a place in the window, and in which layer; None where nothing is.
+
+        Args:
+            x: Pixels from the left.
+            y: Pixels from the top.
+        """
+        pose = self.pose()
+        if pose is None:
+            return None
+        slack = (self._point_size / 2 + 1) / pose.focal
+        direction = pose.direction(x, y)
+        nearest = self._near / float(pose.rotation[2] @ direction)
+        found: list[tuple[Hit, str]] = []
+        for layer, shift in ((self.layer, 0.0), (self.beside, 1.0)):
+            if layer:
+                eye = pose.eye - shift * self._shift
+                hit = self._picker.pick(eye, direction, hidden=self._hidden, nearest=nearest, slack=slack)
+                found += [(hit, layer)] if hit else []
+        return min(found, key=lambda each: each[0].distance, default=None)
+
+    def hover(self) -> None:
+        """Tell what is under the pointer, beside it and in the terminal, while no button is held."""
+        pose = None if self.pointer.held is not None else self.pose()
+        if pose is None or self.pointer.place is None:
+            self._hovered, self._told = (), ""
+            self._hide_tip()
         else:
-            self.progress.note(self.view.describe(int(near[np.argmin(depth[near])])))
+            look = (*self.pointer.place, *pose[:3], pose.rotation.tobytes(), pose.eye.tobytes())
+            if self._hovered != look:
+                self._hovered = look
+                self._point(pose, self.pointer.place)
+        self._tell(self._told)
+
+    def _point(self, pose: Pose, place: tuple[float, float]) -> None:
+        found = self.find(*place)
+        if found is None:
+            self._told = ""
+            self._hide_tip()
+            return
+        facts = self.view.describe(found[0].row)
+        self._told = ", ".join(facts)
+        tip = draw_tip(facts)
+        self._tip.vertices = self._o3d.utility.Vector3dVector(place_tip(tip, place, pose, self._near))
+        corners = np.arange(4 * len(tip.colors), dtype=np.int32).reshape(-1, 4)
+        self._tip.triangles = self._o3d.utility.Vector3iVector(corners[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3))
+        colors = np.repeat(tip.colors, 4, axis=0).astype(np.float64)
+        self._tip.vertex_colors = self._o3d.utility.Vector3dVector(colors)
+        if self._tip_shown:
+            self._window.update_geometry(self._tip)
+        else:
+            self._window.add_geometry(self._tip, reset_bounding_box=False)
+        self._tip_shown = True
+
+    def _hide_tip(self) -> None:
+        if self._tip_shown:
+            self._window.remove_geometry(self._tip, reset_bounding_box=False)
+        self._tip_shown = False
 
     def toggle_cut(self) -> None:
         """Show or hide the walls between the camera and the room."""
@@ -223,12 +303,16 @@ class SceneWindow:
         self._look(camera)
 
     def _look(self, camera: Camera) -> None:
-        place_camera(self._o3d, self._window, camera, WIDTH, HEIGHT)
+        pose = self.pose()
+        width, height = (WIDTH, HEIGHT) if pose is None else (pose.width, pose.height)
+        self._near = place_camera(self._o3d, self._window, camera, width, height)
 
     def save_picture(self) -> None:
         """Write what is seen to a new PNG in the working directory."""
         stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{self.view.scene_id}-{self.layer}")
         path = next(path for k in range(1, 10_000) if not (path := Path(f"{stem}-{k}.png")).exists())
+        self._hide_tip()
+        self._hovered = ()
         self._window.capture_screen_image(str(path), do_render=True)
         if path.exists():
             self.progress.note(f"saved {path}")
@@ -241,22 +325,26 @@ class SceneWindow:
         titles = [view.title(name) if view.heat_text(name) else view.title(name).lower() for name in view.layers]
         layers = ", ".join(f"{k} {title}" for k, title in enumerate(titles, start=1))
         self.progress.note(
+            "mouse: point at something to be told what it is, click to see its category alone, again for all; "
+            "drag turns, with Shift moves, the wheel zooms"
+        )
+        self.progress.note(
             f"keys: {layers}, B truth beside prediction, I and U next and previous category alone, N and P next and "
-            "previous object, A all again, W what is in the middle, C cut the near walls, R reset the view, "
-            "S save a picture, H help, Q quit"
+            "previous object, A all again, C cut the near walls, R reset the view, S save a picture, H help, Q quit"
         )
 
     def follow_camera(self) -> bool:
         """Cut other walls after the camera has gone round; whether anything changed."""
-        extrinsic = self._window.get_view_control().convert_to_pinhole_camera_parameters().extrinsic
-        eye: npt.NDArray[np.float64] = -extrinsic[:3, :3].T @ extrinsic[:3, 3]
+        pose = self.pose()
+        if pose is None:
+            return False
         middle = np.array(self.view.camera.target)
         before, now = (
-            (place - middle) / max(float(np.linalg.norm(place - middle)), 1e-9) for place in (self._eye, eye)
+            (place - middle) / max(float(np.linalg.norm(place - middle)), 1e-9) for place in (self._eye, pose.eye)
         )
         if float(((now - before) ** 2).sum()) < TURN_TO_RECUT:
             return False
-        self._eye = eye
+        self._eye = pose.eye
         self.refill()
         return True
 
@@ -268,6 +356,23 @@ class SceneWindow:
     def _on_key(self, action: Callable[[], None]) -> bool:
         action()
         return False  # the geometry has been updated where needed
+
+    def _on_frame(self) -> bool:
+        changed = self.follow_camera()
+        self.hover()
+        return changed
+
+    def _on_move(self, x: float, y: float) -> bool:
+        drag = self.pointer.move(x, y)
+        if drag is not None:
+            control = self._window.get_view_control()
+            (control.rotate if drag.turns else control.translate)(drag.dx, drag.dy, x - drag.dx, y - drag.dy)
+        return False
+
+    def _on_button(self, button: int, action: int, modifiers: int) -> bool:
+        if self.pointer.button(button, action, modifiers) and self.pointer.place is not None:
+            self.isolate_at(self.find(*self.pointer.place))
+        return False
 
     def _lit(self) -> npt.NDArray[np.bool_]:
         """Vertices that are not faded."""
@@ -284,7 +389,8 @@ class SceneWindow:
     def _fill(self) -> None:
         """Triangles with their own corners, so that each shows one category and no blend of two."""
         view = self.view
-        hidden = hidden_from(self._eye, view.xyz, view.outward) & self.cuts
+        self._hovered = ()  # something else may be under the pointer now
+        hidden = self._hidden = hidden_from(self._eye, view.xyz, view.outward) & self.cuts
         faces = view.faces[~hidden[view.faces[:, 2]]]
         corners = faces.reshape(-1) if self._is_mesh else np.flatnonzero(~hidden)
         owner = np.repeat(faces[:, 2], 3) if self._is_mesh and not view.is_smooth(self.layer) else corners
