@@ -99,14 +99,16 @@ system:
 	done; \
 	$(install_packages)
 
-# For the tests alone: a browser to open the interactive page in, about 100 MB. Where it cannot be installed without a
-# password the tests in a browser are skipped; LG3D_REQUIRE_BROWSER=1 makes them fail instead.
+# For the tests alone: a browser to open the interactive page in, about 100 MB, and a display with a mouse for the window. Where
+# they cannot be installed without a password the tests that need them are skipped; LG3D_REQUIRE_BROWSER=1 makes those in a
+# browser fail instead.
 system-dev:
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
-		packages=" chromium"; \
-		if [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then ($(install_packages)); else false; fi \
-		|| echo "no chromium: the tests in a browser are skipped (sudo apt-get install chromium)"; \
-	}
+	@packages=""; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || packages=" chromium"; \
+	command -v xvfb-run >/dev/null || packages="$$packages xvfb xauth"; \
+	command -v xdotool >/dev/null || packages="$$packages xdotool"; \
+	if [ "$$(id -u)" = 0 ] || [ -z "$$packages" ] || sudo -n true 2>/dev/null; then ($(install_packages)); else false; fi \
+	|| echo "without$$packages some tests are skipped (sudo apt-get install$$packages)"
 
 # To build MinkowskiEngine: a compiler, Python's headers, OpenBLAS.
 system-minkowski:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,41 @@ def test_training_on_a_terminal_stops_on_ctrl_c_and_goes_on(
     assert "\x1b[2J" not in done.raw  # the screen is never cleared: nothing flickers
     panel = [line for line in done.screen.replace("^C", "").split("\n") if line.startswith(("╭", "│", "╰"))]
     assert {len(line) for line in panel} == {COLUMNS}  # but for the terminal's own echo of Ctrl-C
+
+
+def test_a_status_is_rewritten_in_place_and_gone_in_the_end() -> None:
+    page = terminal()
+    with LiveProgress(page).status() as tell:
+        for message in ("bed", "bed", "floor\x1b[2J", ""):
+            tell(message)
+        tell("x" * 200)
+    written = page.file.getvalue()
+    assert written.count("bed") == 1  # what does not change is not drawn again
+    assert "floor\\x1b[2J" in written
+    assert "x" * (COLUMNS - 1) + "…" in written
+    assert "x" * COLUMNS not in written
+    assert written.endswith("\x1b[2K")  # the line is cleared
+
+
+def test_a_status_in_a_log_is_a_line_a_second_at_most(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(console.time, "monotonic", clock)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    with console.progress().status() as tell:
+        for now, message in (
+            (0, "bed"),
+            (0.5, "floor"),
+            (1, ""),
+            (1.5, "desk"),
+            (2, "chair"),
+            (3, "desk"),
+            (9, "lamp\n"),
+        ):
+            clock.now = now
+            tell(message)
+    assert capsys.readouterr().err == "lg3d: bed\nlg3d: desk\nlg3d: lamp\\n\n"
+    with console.progress(quiet=True).status() as tell:
+        tell("bed")
+    assert capsys.readouterr().err == ""
