@@ -103,6 +103,24 @@ def test_damaged_faces_are_refused(tmp_path: Path) -> None:
         open_ply(text)
 
 
+@pytest.mark.parametrize("corner", ["1e50", "nan", "1.5"])
+def test_faces_of_an_ascii_file_name_whole_vertices(tmp_path: Path, corner: str) -> None:
+    path = tmp_path / "a.ply"
+    lines = ["ply", "format ascii 1.0", "element vertex 3", "property float x", "property float y", "property float z"]
+    lines += ["element face 1", "property list uchar int vertex_indices", "end_header"]
+    path.write_text("\n".join([*lines, "0 0 0", "1 0 0", "0 1 0", f"3 0 {corner} 2"]))
+    with pytest.raises(DataError, match="expected faces of whole numbers"):
+        open_ply(path)
+
+
+def test_an_element_without_properties_takes_no_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.ply"
+    lines = ["ply", "format binary_little_endian 1.0", "element nothing 7", "element vertex 1"]
+    lines += [*(f"property float {axis}" for axis in "xyz"), "element face 9", "end_header", ""]
+    path.write_bytes("\n".join(lines).encode() + np.array([1, 2, 3], dtype="<f4").tobytes())
+    assert open_ply(path).num_vertices == 1
+
+
 def test_elements_behind_and_before_the_vertices_are_stepped_over(tmp_path: Path) -> None:
     path = tmp_path / "a.ply"
     head = (

@@ -137,6 +137,14 @@ def test_what_is_no_model_is_refused(tmp_path: Path, name: str, data: bytes) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("face", ["f 1 2 2147483648", "f 1/1 2/2 3/00002147483648", "f 1 2 \\\n -2147483648"])
+def test_a_face_far_beyond_the_file_takes_no_memory(tmp_path: Path, face: str) -> None:
+    path = tmp_path / "a.obj"
+    path.write_text(f"o part2147483648\nv 0 0 2147483648\nv 1 0 0\nv 0 1 0.2147483648\n{face}\n")
+    with pytest.raises(DataError, match="a face names vertex 0*2147483648, beyond the file's lines"):
+        open_scan(path)
+
+
 def test_other_suffixes_and_empty_scans_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.stl").write_bytes(b"solid")
     with pytest.raises(DataError, match="PLY, PCD, OBJ, GLB"):

@@ -134,6 +134,8 @@ def _map_element(
             raise DataError(f"{path}: element {element.name} has a list of {length} entries: the file is damaged")
         fields += [(f"{p.name} length", count), (p.name, number, (length,))]
         at += count.itemsize + length * number.itemsize
+    if not fields:  # rows without properties take no bytes
+        return _Rows({}, {}), offset
     record = np.dtype(fields)
     end = offset + element.num_rows * record.itemsize
     lists = [p for p in element.properties if p.count_type is not None]
@@ -185,14 +187,18 @@ def _walk_faces(
             raise DataError(
                 f"{path}: the file is truncated or damaged in face {row} of {element.num_rows}: copy or export it again"
             )
-    return _Rows({}, {FACE_LISTS[0]: _fan_mixed(corners)}), at
+    return _Rows({}, {FACE_LISTS[0]: _fan_mixed(corners, path)}), at
 
 
-def _fan_mixed(corners: list[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+def _fan_mixed(corners: list[npt.NDArray[Any]], path: Path) -> npt.NDArray[np.int64]:
     by_length: dict[int, list[npt.NDArray[Any]]] = {}
     for row in corners:
         by_length.setdefault(len(row), []).append(row)
-    fans = [_fan(np.stack(rows).astype(np.int64)) for rows in by_length.values()]
+    stacked = [np.stack(rows) for rows in by_length.values()]
+    for rows in stacked:
+        if rows.dtype.kind == "f" and not ((np.abs(rows) < 2**53) & (rows == np.floor(rows))).all():
+            raise DataError(f"{path}: expected faces of whole numbers")
+    fans = [_fan(rows.astype(np.int64)) for rows in stacked]
     return np.concatenate(fans) if fans else np.zeros((0, 3), dtype=np.int64)
 
 
@@ -248,7 +254,7 @@ def _take_rows(numbers: npt.NDArray[np.float64], at: int, element: Element, path
             if p.name in FACE_LISTS and p.count_type is not None:
                 corners.append(numbers[at : at + length])
             at += length
-    return _Rows(columns, {FACE_LISTS[0]: _fan_mixed(corners)} if element.name == "face" else {}), at
+    return _Rows(columns, {FACE_LISTS[0]: _fan_mixed(corners, path)} if element.name == "face" else {}), at
 
 
 def _whole(values: npt.NDArray[np.float64], kind: np.dtype[Any], name: str, path: Path) -> npt.NDArray[Any]:

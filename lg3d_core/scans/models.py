@@ -1,6 +1,7 @@
 """Meshes in OBJ and GLB, as phones and modelling programs write them, through trimesh."""
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -66,6 +67,8 @@ def open_model(path: Path) -> Surface:
 
     if kind == "glb":
         require_honest_glb(data, path)
+    else:
+        _require_honest_obj(data, path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -102,6 +105,24 @@ def open_model(path: Path) -> Surface:
     return surface_in_memory(
         path, xyz, rgb, faces, up="y" if is_gltf else None, scale=1.0 if is_gltf else None, paint=paint
     )
+
+
+def _require_honest_obj(data: bytes, path: Path) -> None:
+    """Refuse faces that name a vertex far beyond the file's lines: trimesh makes a table as long as the highest.
+
+    Raises:
+        DataError: There is one of so many digits that no such vertex can be.
+    """
+    data = data.replace(b"\r", b"\n")
+    digits = len(str(data.count(b"\n") + 1)) + 1
+    far = re.compile(rb"(?<![\d.])0*[1-9]\d{%d,}" % (digits - 1))
+    line_end = 0
+    while line_end >= 0 and (found := far.search(data, line_end)):
+        start = data.rfind(b"\n", 0, found.start()) + 1
+        if data[start : found.end()].lstrip()[:1] in b"f-0123456789":  # a face, or what goes on from the line before
+            name = found[0][:20].decode()
+            raise DataError(f"{path}: a face names vertex {name}, beyond the file's lines: copy or export it again")
+        line_end = data.find(b"\n", found.end())  # the line is a place or a name
 
 
 class _Texture(NamedTuple):
