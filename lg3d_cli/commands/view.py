@@ -46,7 +46,8 @@ def view(
 ) -> None:
     """Show a scene: colours, ground truth, prediction, errors, confidence, instances.
 
-    A window where there is a display; otherwise a picture and a page.
+    A window where there is a display: point at something to be told what it is, click to see its category alone, H for
+    the keys. Otherwise a picture and a page.
 
     Examples: lg3d view scene0011_00 --html room.html
 
