@@ -154,6 +154,7 @@ def load_budget(path: Path, *, num_classes: int) -> Budget:
     with open_hdf5(path, again=AGAIN) as file:
         names = ("format_version", "ratio", "seed", "digest", "train_digest")
         attributes = read_attributes(file, names, path, again=AGAIN)
+        ratio, seed = float(attributes["ratio"]), int(attributes["seed"])
         columns = [
             read_column(open_column(file, name, dtype, 1, path=path, again=AGAIN))
             for name, dtype in (("scenes", ID_TYPE), ("offsets", "<i8"), ("counts", "<i8"))
@@ -167,8 +168,8 @@ def load_budget(path: Path, *, num_classes: int) -> Budget:
         for scene_id, start, stop in zip(scenes.tolist(), offsets, offsets[1:], strict=False)
     }
     return Budget(
-        ratio=float(attributes["ratio"]),
-        seed=int(attributes["seed"]),
+        ratio=ratio,
+        seed=seed,
         path=path,
         digest=str(attributes["digest"]),
         train_digest=str(attributes["train_digest"]),

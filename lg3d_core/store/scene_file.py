@@ -201,7 +201,7 @@ def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False)
                 raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header says {rows}; {AGAIN}")
         left_out = NOT_TRAINED_ON if for_training else ()
         stored = {name: read_column(column) for name, column in columns.items() if name not in left_out}
-        sums = json.loads(read_attributes(file, ("checksums",), path)["checksums"])
+        sums = dict(json.loads(read_attributes(file, ("checksums",), path)["checksums"]))
         wrong = [name for name, array in stored.items() if checksum(array) != sums.get(name)]
         if wrong:
             raise DataError(f"{path}: {', '.join(wrong)} damaged: another checksum than when written; {AGAIN}")
