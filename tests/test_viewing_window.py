@@ -280,6 +280,10 @@ def test_the_pointer_is_told_what_is_there_and_not_while_it_drags(window: SceneW
     rows, columns = np.nonzero(beside)
     # The box begins 14 pixels to the right and 16 below, and its border lies a pixel around it.
     assert (columns.min(), rows.min()) == (x + 13, y + 15)
+    window._on_move(x - 3, y)
+    window._on_frame()
+    rows, columns = np.nonzero((picture(window) != bare).any(axis=2))
+    assert (columns.min(), rows.min()) == (x + 10, y + 15)  # it follows, and leaves nothing behind
     window._on_button(0, 1, 0)
     window._on_frame()
     assert told[-1] == ""
