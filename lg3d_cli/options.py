@@ -90,6 +90,9 @@ CropOption = Annotated[
 DeterministicOption = Annotated[
     bool | None, typer.Option("--deterministic/--no-deterministic", help="Two runs on one device end equal.")
 ]
+RankTimeoutOption = Annotated[
+    float | None, typer.Option(help="Under torchrun: seconds until a process that hangs ends the job.  [default: 600]")
+]
 LimitedOption = Annotated[float | None, typer.Option(help="Share of labels to learn from; 0.05 is 5 %.")]
 LimitedSeedOption = Annotated[int | None, typer.Option(help="Which labels that share keeps.")]
 ValidateEveryOption = Annotated[int | None, typer.Option(help="Epochs between validations; 0: only at the end.")]

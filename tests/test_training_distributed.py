@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,17 +16,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import EndedElsewhere, SettingsError
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.training.batches import SceneBatches, ViewBatches, load_batches, plan_batches
 from lg3d_core.training.distributed import Launch, World, join, read_launch
+from lg3d_core.training.launch import open_run
 from lg3d_core.training.learners import Classification, LanguageGrounding, SceneContexts, SupervisedContrast
 from lg3d_core.training.loop import ForwardPass, accumulate_gradients
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
-from tests import ranks
+from tests import lost_rank, ranks
 
 CPU = torch.device("cpu")
 WORDS = ["--network", "14A", "--voxel-size", "0.25", "--recipe", "demo", "--jobs", "0", "--device", "cpu"]
@@ -204,23 +206,113 @@ def test_a_signal_to_one_stops_all_at_one_step_and_they_go_on_to_the_same_bits(
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_lost_process_ends_the_job_which_torchrun_starts_again(
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.slow  # two agents and four processes that load PyTorch: 25 s
+def test_a_lost_process_ends_the_job_of_two_machines_which_torchrun_starts_again(
     trained: Path, store_path: Path, tmp_path: Path
 ) -> None:
+    """Two agents stand for two machines. What they end with has the bits of two processes of one machine."""
     words = finetune_words(store_path, tmp_path, "2")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--max-restarts", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    command += ["--rdzv-id", "job"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with (tmp_path / "log").open("w") as log:
-        job = subprocess.Popen(
-            [*command, "-m", "tests.lost_rank", *words], cwd=ranks.ROOT, env=environment, stdout=log, stderr=log
-        )
-        assert job.wait(180) == 0, (tmp_path / "log").read_text()
-    text = (tmp_path / "log").read_text()
-    assert text.count("lg3d: error: another of the 2 processes is gone") == 1
-    assert f"going on with {tmp_path / '2'}" in text
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    jobs = []
+    for node in range(2):
+        node_command = [*command, "--rdzv-conf", f"is_host={1 - node}", "-m", "tests.lost_rank", *words]
+        with (tmp_path / f"log.{node}").open("w") as log:
+            jobs.append(subprocess.Popen(node_command, cwd=ranks.ROOT, env=environment, stdout=log, stderr=log))
+    try:
+        codes = [job.wait(180) for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+    texts = read_logs(tmp_path / "log")
+    assert codes == [0, 0], texts
+    text = "".join(texts)
+    assert text.count("lg3d: error: process 1 of 2 (") == 1
+    assert "is gone; if the system or a person did not kill it" in text
+    assert text.count(f"going on with {tmp_path / '2'}") == 1
+    assert text.count("effective batch 4 scenes") == 2  # once a start
+    assert text.count(str(tmp_path / "2" / "checkpoint.safetensors")) == 1
     assert read_losses(tmp_path / "2") == read_losses(trained / "2")
     left, right = (load_file(runs / "2" / "checkpoint.safetensors") for runs in (tmp_path, trained))
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def lose_second(how: str, words: list[str]) -> None:
+    """The command, of whose processes the second is lost in that way after two steps."""
+    if os.environ["RANK"] == "1":
+        lost_rank.lose(how)
+    ranks.run_command(words)
+
+
+def test_a_process_that_is_stopped_ends_the_job_by_name(store_path: Path, tmp_path: Path) -> None:
+    words = [*finetune_words(store_path, tmp_path, "2"), "--rank-timeout", "6", "--epochs", "60"]
+    processes = ranks.start(2, lose_second, "stopped", words, log=tmp_path / "log")
+    processes[0].join(60)
+    last = read_logs(tmp_path / "log")[0].splitlines()[-1]
+    assert processes[0].exitcode == 1, last
+    assert last.startswith(f"lg3d: error: process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}), last seen ")
+    assert "gave no sign of life for 6 s (--rank-timeout): it is stopped, or its machine or network is" in last
+    assert processes[1].exitcode is None
+    processes[1].kill()
+
+
+def test_a_process_that_hangs_ends_with_the_job_and_what_it_is_at_is_told(store_path: Path, tmp_path: Path) -> None:
+    words = [*finetune_words(store_path, tmp_path, "2"), "--rank-timeout", "6", "--epochs", "60"]
+    processes = ranks.start(2, lose_second, "hangs", words, log=tmp_path / "log")
+    assert ranks.finish(processes, seconds=60) == [1, 1]  # both by themselves
+    logs = read_logs(tmp_path / "log")
+    told = f"process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}) has let the others wait for 6 s"
+    assert f"lg3d: error: {told} (--rank-timeout): it has been loading scenes for " in logs[0]
+    assert ", at lg3d_core.training.batches, line " in logs[0]
+    assert "error" not in logs[1]
+
+
+def join_with_other_options(store: Path, seed: int) -> None:
+    """Two machines whose command lines differ."""
+    settings = FinetuneSettings(store=store, seed=seed + int(os.environ["RANK"]), start="scratch", device="cpu")
+    try:
+        with open_run(settings, Progress()):
+            raise AssertionError("the run was opened")
+    except SettingsError as error:
+        sys.stderr.write(str(error))
+    except EndedElsewhere:
+        sys.stderr.write("elsewhere")
+
+
+def test_machines_with_other_options_are_refused(store_path: Path, tmp_path: Path) -> None:
+    processes = ranks.start(2, join_with_other_options, store_path, 5, log=tmp_path / "log")
+    assert ranks.finish(processes) == [0, 0]
+    told = sorted(read_logs(tmp_path / "log"))
+    line = f"process 1 on {socket.gethostname()} has --seed 6 instead of --seed 5: give all machines the same options"
+    assert (told[0], told[1].startswith(line)) == ("elsewhere", True)
+
+
+def test_the_first_process_of_a_machine_comes_before_its_others(tmp_path: Path) -> None:
+    processes = ranks.start(4, write_turn, tmp_path, log=tmp_path / "log", LOCAL_WORLD_SIZE="2")
+    assert ranks.finish(processes) == [0] * 4, read_logs(tmp_path / "log")
+    seen = {rank: (tmp_path / f"seen.{rank}").read_text().split() for rank in range(4)}
+    assert seen[0] == []
+    assert seen[2] == ["0"]
+    assert set(seen[1]) >= {"0", "2"} <= set(seen[3])
+
+
+def write_turn(out: Path) -> None:
+    """Which processes have been in the block before this one, of two machines of two."""
+    os.environ["LOCAL_RANK"] = str(int(os.environ["RANK"]) % 2)
+    with join(FinetuneSettings(device="cpu"), Progress()) as world, world.leader_first():
+        seen = sorted(path.name.partition(".")[2] for path in out.glob("done.*"))
+        (out / f"seen.{world.rank}").write_text(" ".join(seen))
+        (out / f"done.{world.rank}").touch()
 
 
 def test_what_is_wrong_with_all_is_said_once(store_path: Path, tmp_path: Path) -> None:

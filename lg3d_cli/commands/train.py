@@ -31,6 +31,7 @@ from lg3d_cli.options import (
     OptimiserOption,
     PrecisionOption,
     QuietOption,
+    RankTimeoutOption,
     RecipeOption,
     ResumeOption,
     RunsOption,
@@ -166,6 +167,7 @@ def pretrain(
     jobs: JobsOption = None,
     seed: SeedOption = None,
     deterministic: DeterministicOption = None,
+    rank_timeout: RankTimeoutOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Pull every voxel's feature towards the text anchor of its category, or learn a baseline's features.
@@ -229,6 +231,7 @@ def finetune(
     jobs: JobsOption = None,
     seed: SeedOption = None,
     deterministic: DeterministicOption = None,
+    rank_timeout: RankTimeoutOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Learn to name every voxel, from a pre-trained network or from scratch.

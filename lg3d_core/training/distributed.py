@@ -10,9 +10,12 @@ import inspect
 import os
 import re
 import signal
+import socket
 import threading
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,10 +31,13 @@ from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, LostProcess
 from lg3d_core.progress import Progress
 from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import share_statistics
+from lg3d_core.training.watch import BEAT_SECONDS, MISSED_BEATS, Watch, speaks_first
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-ANSWER_SECONDS = 5.0
-"""How long a process that ends with an error asks whether another one has said why already."""
+POLL_SECONDS = 0.05
+"""How often a process looks whether the first one has called it."""
+SLACK_SECONDS = 10.0
+"""How much longer PyTorch waits than the watch: what ends the run then says less."""
 
 
 class Launch(NamedTuple):
@@ -82,11 +88,20 @@ class World:
         self.launch = launch
         self.rank = 0 if launch is None else launch.rank
         self.size = 1 if launch is None else launch.size
+        self.watch: Watch | None = None
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes and reports."""
         return self.rank == 0
+
+    def doing(self, what: str) -> None:
+        """Note what this process is at, for the others to say if it never ends."""
+        if self.watch is not None:
+            self.watch.doing(what)
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.watch is None else self.watch.waiting()
 
     def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
         """Every process's numbers in the order of ranks, shape `(size, len(values))`; all give equally many."""
@@ -94,7 +109,8 @@ class World:
         if self.size == 1:
             return own.numpy()[None]
         parts = [torch.empty_like(own) for _ in range(self.size)]
-        distributed.all_gather(parts, own)
+        with self._waiting():
+            distributed.all_gather(parts, own)
         return torch.stack(parts).numpy()
 
     def add_up(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -102,7 +118,8 @@ class World:
         if self.size == 1:
             return counts
         total = torch.from_numpy(counts.copy())
-        distributed.all_reduce(total)
+        with self._waiting():
+            distributed.all_reduce(total)
         return total.numpy()
 
     def total(self, count: int) -> int:
@@ -115,11 +132,12 @@ class World:
             return text
         data = torch.tensor(list(text.encode()), dtype=torch.uint8)
         length = torch.tensor([len(data)])
-        distributed.broadcast(length, source)
-        if self.rank != source:
-            data = torch.zeros(int(length), dtype=torch.uint8)
-        if len(data):
-            distributed.broadcast(data, source)
+        with self._waiting():
+            distributed.broadcast(length, source)
+            if self.rank != source:
+                data = torch.zeros(int(length), dtype=torch.uint8)
+            if len(data):
+                distributed.broadcast(data, source)
         return bytes(data.numpy()).decode()
 
     def wait(self) -> None:
@@ -128,12 +146,36 @@ class World:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The leader runs the block, then the others do, and find what it has written."""
-        if not self.leads:
+        """The leader runs the block, then the first process of every other machine does, then all that are left.
+
+        So each finds what was written before, whether machines share a file system or have copies of their own.
+        """
+        turn = 0 if self.leads else 1 if self.launch is not None and self.launch.local_rank == 0 else 2
+        for _ in range(turn):
             self.wait()
         yield
-        if self.leads:
+        for _ in range(2 - turn):
             self.wait()
+
+    def require_equal(self, facts: Mapping[str, str], advice: str) -> None:
+        """Refuse processes that were given, or have found, something else than the first.
+
+        Args:
+            facts: What must be equal everywhere, by the name that the user knows; all processes give the same names.
+            advice: What to do.
+
+        Raises:
+            SettingsError: In all processes, where one differs; the line names it.
+        """
+        own = "\0".join(f"{name} {value}" for name, value in facts.items())
+        first = self.tell(own)
+        different = np.flatnonzero(self.gather([own != first])[:, 0])
+        if not len(different):
+            return
+        pairs = zip(own.split("\0"), first.split("\0"), strict=True)
+        named = ", ".join(f"{mine} instead of {theirs}" for mine, theirs in pairs if mine != theirs)
+        other = int(different[0])
+        raise SettingsError(self.tell(f"process {other} on {socket.gethostname()} has {named}: {advice}", source=other))
 
     def find_name(self, settings: TrainSettings) -> str | None:
         """The name of a run that processes which `torchrun` starts again find by themselves; None leaves it open.
@@ -228,10 +270,13 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
     if launch.size == 1:
         yield world
         return
-    timeout = datetime.timedelta(seconds=settings.rank_timeout)
+    timeout = datetime.timedelta(seconds=settings.rank_timeout + SLACK_SECONDS)
     own_gpu = device.type == "cuda" and torch.cuda.device_count() >= launch.local_size
+    hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store = _open_store(launch, timeout)
+        base = _open_store(launch, timeout, hosts=hosts)
+        attempt = f"lg3d/{_agree_on_attempt(base, launch, timeout)}"
+        store = distributed.PrefixStore(attempt, base)  # type: ignore[attr-defined]
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if own_gpu else "gloo",
             store=store,
@@ -244,20 +289,35 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
             f"process {launch.rank} of {launch.size} did not find the others at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']} within {settings.rank_timeout:g} s: {_first_line(error)}"
         ) from None
+    world.watch = watch = Watch(
+        lambda: distributed.PrefixStore(  # type: ignore[attr-defined]
+            attempt, _open_store(launch, timeout, hosts=False)
+        ),
+        rank=launch.rank,
+        size=launch.size,
+        patience=settings.rank_timeout,
+        passes_wait=own_gpu,
+        progress=progress,
+    )
+    watch.start()
     try:
-        with _lost_processes(settings.rank_timeout, launch):
+        with _lost_processes(watch):
             yield world
             world.wait()
     except Lg3dError:
         _ignore_termination()
-        if not _speaks_first(store):
+        watch.speaks = not watch.heard and speaks_first(store)
+        if not watch.speaks:
             raise EndedElsewhere from None
+        if hosts and world.leads:
+            time.sleep(MISSED_BEATS * BEAT_SECONDS)  # the store goes with this process: let the others read the word
         raise
     except Interrupted:
         _ignore_termination()
         if not world.leads:
             raise EndedElsewhere(interrupted=True) from None
         raise
+    watch.stop()
     distributed.destroy_process_group()
 
 
@@ -278,7 +338,7 @@ def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.devic
 
 
 @contextmanager
-def _lost_processes(timeout: float, launch: Launch) -> Iterator[None]:
+def _lost_processes(watch: Watch) -> Iterator[None]:
     """Turn what PyTorch says when it misses another process into one line."""
     try:
         yield
@@ -286,11 +346,8 @@ def _lost_processes(timeout: float, launch: Launch) -> Iterator[None]:
         text = str(error).lower()
         if not (isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text):
             raise
-        raise LostProcessError(
-            f"another of the {launch.size} processes is gone, or was not heard of for {timeout:g} s (rank_timeout): "
-            "its own output says why; start the job again to go on from the last checkpoint, or give torchrun "
-            f"--max-restarts ({_first_line(error)})"
-        ) from None
+        timed_out = "timed out" in text or "timeout" in text
+        raise LostProcessError(f"{watch.describe_loss(timed_out=timed_out)} ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -304,23 +361,41 @@ def _ignore_termination() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _open_store(launch: Launch, timeout: datetime.timedelta) -> Any:
-    """What processes find each other by. torchrun keeps one for all restarts, so each attempt has its own keys."""
-    own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and launch.rank == 0
-    store = distributed.TCPStore(  # type: ignore[attr-defined]
+def _open_store(launch: Launch, timeout: datetime.timedelta, *, hosts: bool) -> Any:
+    """What processes find each other by: the store of torchrun's agent, or that which the leader hosts."""
+    return distributed.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=own,
+        is_master=hosts and launch.rank == 0,
         timeout=timeout,
         wait_for_workers=False,
     )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return distributed.PrefixStore(f"lg3d/{attempt}", store)  # type: ignore[attr-defined]
 
 
-def _speaks_first(store: Any) -> bool:
-    """Whether no other process has said why the run ends; where nobody answers, this one speaks."""
-    with suppress(RuntimeError):
-        store.set_timeout(datetime.timedelta(seconds=ANSWER_SECONDS))
-        return int(store.add("word", 1)) == 1
-    return True
+def _agree_on_attempt(store: Any, launch: Launch, timeout: datetime.timedelta) -> str:
+    """A word that is new in every attempt and the same in all processes, before which all keys of the attempt stand.
+
+    The store may be older than this attempt, and hold what processes wrote that are gone. torchrun's own count of
+    restarts is of one machine: where one agent starts its processes again because another did, or is itself a new one,
+    the counts differ. So the leader makes up the word, and a process takes it when it is called by its own.
+
+    Raises:
+        RuntimeError: A process does not come.
+    """
+    own = uuid.uuid4().hex
+    if launch.rank == 0:
+        store.set("lg3d/leader", own)
+        for rank in range(1, launch.size):
+            store.set(f"lg3d/{own}/called/{rank}", store.get(f"lg3d/{own}/here/{rank}"))
+        return own
+    leader, deadline = "", time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < deadline:
+        found = store.get("lg3d/leader").decode()
+        if found != leader:
+            leader = found
+            store.set(f"lg3d/{leader}/here/{launch.rank}", own)
+        called = f"lg3d/{leader}/called/{launch.rank}"
+        if store.check([called]) and store.get(called).decode() == own:
+            return leader
+        time.sleep(POLL_SECONDS)
+    raise RuntimeError("the first process does not answer")

@@ -1,9 +1,11 @@
 """What pre-training and fine-tuning share around the loop: opening a run, or the one that goes on, and training it."""
 
 import dataclasses
+import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,13 +24,18 @@ from lg3d_core.training.distributed import World, join
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.loop import train
 from lg3d_core.training.run import Run
-from lg3d_core.training.scenes import TrainingData, describe_data, open_training_data
+from lg3d_core.training.scenes import TrainingData, describe_data, digest_data, open_training_data
 
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
 
 OWN_OF_A_START = ("name", "runs", "resume", "start", "jobs", "rank_timeout", *RESUMABLE)
 """Settings that may differ where a start of `torchrun` goes on with a run that is there."""
+
+OF_A_MACHINE = ("store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
+"""Settings that may differ between the machines of a run: where things lie, and how many processes load them."""
+SEEN_SECONDS = 10.0
+"""What a network file system has time for, to show one machine a folder that another has made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +89,15 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
         if run is not None:
             _tell_changes(run, given, settings, world, progress)
         world.share_of(settings.batch_size)
+        shared = [field.name for field in dataclasses.fields(settings) if field.name not in OF_A_MACHINE]
+        options = {option_name(field): str(getattr(settings, field)) for field in shared}
+        world.require_equal(options, "give all machines the same options, environment and lg3d.toml")
         with repeatable(settings):
+            world.doing("opening the data")
             with world.leader_first():
                 data = open_training_data(settings, progress, num_processes=world.size)
+            world.require_equal(digest_data(data), "copy the store of the first machine to this one")
+            world.doing("building the network")
             seed_everything(settings.seed)
             yield OpenedRun(settings=settings, run=run, world=world, data=data, progress=progress)
 
@@ -136,6 +149,11 @@ def _see_folder(folder: Path, world: World) -> Run:
     Raises:
         SettingsError: This process does not.
     """
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not (folder / "settings.json").is_file() and time.monotonic() < deadline:
+        with suppress(OSError):
+            os.listdir(folder.parent)  # makes a network file system look again
+        time.sleep(0.1)
     if not (folder / "settings.json").is_file():
         raise SettingsError(
             f"process {world.rank} on {socket.gethostname()} does not see {folder.absolute()}: put --runs on a file "

@@ -131,6 +131,10 @@ def train(
     optimiser = make_optimiser(network, settings)
     per_epoch = steps_per_epoch(len(source), settings.batch_size)
     position = _restore(run, network, optimiser, world, per_epoch=per_epoch)
+    world.require_equal(
+        {"the state of epoch": str(position.epoch), "and step": str(position.step)},
+        f"its file system does not show {run.resume_file} as it is; start the job again",
+    )
     forward = world.together(ForwardPass(learner), network, deterministic=settings.deterministic)
     share = world.share_of(settings.batch_size)
     plans = plan_batches(
@@ -202,6 +206,7 @@ def train(
                     if world.leads:
                         save_checkpoint(run.best, network, own_info)
             position = saved = _Position(epoch, 0, position.best)
+            world.doing(f"saving after epoch {epoch}")
             if world.leads:
                 save_checkpoint(run.checkpoint, network, own_info)
                 _save_state(run, network, optimiser, position)
@@ -211,6 +216,7 @@ def train(
             if position.step == per_epoch:  # stopped in the validation of an epoch
                 end_epoch(None)
             step_parts: list[tuple[BatchPlan, B]] = []
+            world.doing("loading scenes")
             for plan, batch in stop.at_once_in(meter.waiting_for(batches)):
                 step_parts.append((plan, batch))
                 if not plan.last:
@@ -248,7 +254,9 @@ def train(
                     end_epoch(losses)
                 if position.epoch == settings.epochs:
                     break
+                world.doing("loading scenes")
         except _Dropped:
+            world.doing("saving")
             if position != saved and world.leads:
                 _save_state(run, network, optimiser, position)
             world.wait()
@@ -289,6 +297,7 @@ def accumulate_gradients(
     drawn: dict[str, int] = {}
     sums: dict[str, float] = {}
     for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        world.doing(f"computing step {parts[0][0].step + 1} of epoch {parts[0][0].epoch + 1}")
         seeds = _draw_seeds(seed, parts[0][0].epoch, batch.scene_ids, drawn)
         batch = batch.to(world.device)
         waits = isinstance(forward, DistributedDataParallel) and number + 1 < len(batches)
@@ -413,6 +422,7 @@ def _validate(
     for row in range(world.rank, len(scene_ids), world.size):
         if stop.asked:
             break
+        world.doing(f"validating {scene_ids[row]}")
         counts = count_scenes(
             learner.network,
             store,

@@ -69,6 +69,16 @@ def _open_pasting(
     return open_pasting(store, budget=budget, count=settings.instances, progress=progress)
 
 
+def digest_data(data: TrainingData) -> dict[str, str]:
+    """What must be equal wherever a run's data is read, by names for a message."""
+    pasting = data.dataset.pasting
+    return {
+        "a store of digest": data.store.digest,
+        "a label budget of digest": "none" if data.budget is None else data.budget.digest,
+        "an instance bank of key": "none" if pasting is None else pasting.bank.key,
+    }
+
+
 def describe_data(data: TrainingData, settings: TrainSettings) -> dict[str, Any]:
     """The part of a run's card that concerns its data."""
     counts = data.store.class_counts("train", budget=data.budget)
