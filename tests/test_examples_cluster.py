@@ -43,7 +43,11 @@ def test_a_job_script_is_bash_and_its_commands_exist(script: Path) -> None:
 
 
 def test_the_training_job_is_stopped_queued_again_and_goes_on(tmp_path: Path) -> None:
-    stand_ins = {"srun": '#!/bin/bash\nexec "$@"\n', "torchrun": TORCHRUN, "lg3d": "#!/bin/bash\n"}
+    stand_ins = {
+        "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\nexec "$@"\n',
+        "torchrun": TORCHRUN,
+        "lg3d": "#!/bin/bash\n",
+    }
     stand_ins["scontrol"] = '#!/bin/bash\n[ "$1" = show ] && echo node7 || echo "$@" >> calls\n'
     (tmp_path / "bin").mkdir()
     (tmp_path / "runs" / "finetune-34d").mkdir(parents=True)

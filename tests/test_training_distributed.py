@@ -273,7 +273,7 @@ def test_a_process_that_hangs_ends_with_the_job_and_what_it_is_at_is_told(store_
     logs = read_logs(tmp_path / "log")
     told = f"process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}) has let the others wait for 6 s"
     assert f"lg3d: error: {told} (--rank-timeout): it has been loading scenes for " in logs[0]
-    assert ", at lg3d_core.training.batches, line " in logs[0]
+    assert ", in lg3d_core.training.batches, line " in logs[0]
     assert "error" not in logs[1]
 
 

@@ -100,7 +100,9 @@ class Watch:
         self._doing = ("starting", time.monotonic())
         self._waits = 0.0
         self._over = threading.Event()
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._silence = {other: 0.0 for other in range(size) if other != rank}
+        """Seconds for which each of the others gave no sign of life while this process looked for one."""
+        self._looked = 0.0
         self._signs: dict[int, Sign] = {}
         self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._run, name="lg3d-watch", daemon=True)
@@ -151,8 +153,7 @@ class Watch:
 
     def _find_silent(self, seconds: float) -> list[int]:
         """Processes that have given no sign of life for so long."""
-        now = time.monotonic()
-        return [rank for rank, (_, since) in self._seen.items() if now - since >= seconds]
+        return [rank for rank, silence in self._silence.items() if silence >= seconds]
 
     def _describe_late(self) -> str:
         """For whom this process has waited too long."""
@@ -165,10 +166,10 @@ class Watch:
         if not late:
             return f"another of the {self.size} processes was not heard of for {limit}; {AGAIN}"
         late.sort(key=lambda sign: -sign.seconds)
-        more = f", and {len(late) - 1} more processes are late" if len(late) > 1 else ""
+        more = f", and so have others ({len(late)} in all)" if len(late) > 1 else ""
         return (
             f"{late[0].name} has let the others wait for {limit}: it has been {late[0].doing} for "
-            f"{late[0].seconds:.0f} s, at {late[0].place}{more}; {AGAIN}"
+            f"{late[0].seconds:.0f} s, in {late[0].place}{more}; {AGAIN}"
         )
 
     def _run(self) -> None:
@@ -177,7 +178,7 @@ class Watch:
         with suppress(RuntimeError):
             store = self._connect()
             store.set_timeout(datetime.timedelta(seconds=ANSWER_SECONDS))
-        self._seen = {rank: (0, time.monotonic()) for rank in range(self.size) if rank != self.rank}
+        self._looked = time.monotonic()
         while not self._over.wait(BEAT_SECONDS if beat else 0.0):
             beat += 1
             if os.getppid() != parent:
@@ -212,15 +213,19 @@ class Watch:
 
     def _look(self, store: Any) -> None:
         """Read the signs of the others."""
-        keys = [f"sign/{rank}" for rank in self._seen]
-        if not all(self._signs.get(rank) for rank in self._seen):
+        keys = [f"sign/{rank}" for rank in self._silence]
+        if len(self._signs) < len(keys):
             keys = [key for key in keys if store.check([key])]
-        if not keys:
-            return
-        for data in store.multi_get(keys):
-            sign = Sign(*json.loads(data))
-            if self._seen[sign.rank][0] != sign.beat:
-                self._seen[sign.rank] = (sign.beat, time.monotonic())
+        signs = [Sign(*json.loads(data)) for data in store.multi_get(keys)] if keys else []
+        # While this process was itself stopped, or had no answer, it cannot say that others were silent.
+        now = time.monotonic()
+        elapsed, self._looked = min(now - self._looked, 2 * BEAT_SECONDS), now
+        for rank in self._silence:
+            self._silence[rank] += elapsed
+        for sign in signs:
+            known = self._signs.get(sign.rank)
+            if known is None or known.beat != sign.beat:
+                self._silence[sign.rank] = 0.0
             self._signs[sign.rank] = sign
 
     def _sign(self, beat: int) -> Sign:
