@@ -382,6 +382,10 @@ class TrainSettings(Settings):
         self._require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "at least 1")
         self._require(self.max_voxels is None or self.max_voxels >= 1000, "max_voxels", "at least 1000")
         self._require(math.isfinite(self.learning_rate) and self.learning_rate > 0, "learning_rate", "positive")
+        self._require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
+        self._require(self.weight_decay >= 0, "weight_decay", "0 or more")
+        self._require(self.decay > 0, "decay", "positive")
+        self._require(all(0 <= share <= 1 for share in self.milestones), "milestones", "shares from 0 to 1")
         self._require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         self._require(self.limited is None or 0 < self.limited <= 1, "limited", "above 0 and at most 1 (0.05 is 5 %)")
         self._require(self.validate_every >= 0, "validate_every", "0 or more")
@@ -916,8 +920,10 @@ def read_recipe(name: str) -> dict[str, Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise SettingsError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{path} is not TOML that can be read: it is nested too deeply") from None
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
 
@@ -998,7 +1004,10 @@ def _coerce(value: Any, kind: Any, *, source: str) -> Any:
     try:
         if target is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
-        return target(value)
-    except (TypeError, ValueError):
-        expected = {int: "a whole number", float: "a number"}.get(target, target.__name__)
+        converted = target(value)
+        if target is float and not math.isfinite(converted):
+            raise ValueError
+        return converted
+    except (TypeError, ValueError, OverflowError):
+        expected = {int: "a whole number", float: "a finite number"}.get(target, target.__name__)
         raise SettingsError(f"{source} must be {expected}, got {value!r}") from None

@@ -148,6 +148,7 @@ def test_a_polygon_with_a_dent_keeps_its_area() -> None:
         ("v 0 0 inf\nf 1 1 1\n", "finite"),
         ("v 0 0 0\nv 0 0\nv 1 1 1\nf 1 2 3\n", "fewer than 3 numbers"),
         ("v 0 0 0\nf 1 one 1\n", "a face reads '1 one 1'"),
+        (f"v 0 0 0\nf 1 {10**30} 1\n", "a face names a vertex of more than 64 bits"),
         ("v 0 0 0\nv 1 1 1\nf 1 2\n", "fewer than three corners"),
     ],
 )

@@ -78,7 +78,13 @@ def test_the_paper_recipe_holds_the_papers_numbers() -> None:
         ("epochs = 0", "--epochs must be at least 1, got 0"),
         ("limited = 5", "--limited must be above 0 and at most 1 (0.05 is 5 %), got 5.0"),
         ("name = '../x'", "--name must be a plain folder name"),
+        ("momentum = 1", "--momentum must be at least 0 and below 1, got 1.0"),
+        ("milestones = [0.375, nan]", "--milestones must be a finite number, got nan"),
+        ("milestones = [0.375, 2]", "--milestones must be shares from 0 to 1"),
+        (f"learning_rate = 1{'0' * 400}", "--learning-rate must be a finite number"),
         ("epochs = ", "is not TOML"),
+        (f"epochs = 1{'0' * 5000}", "is not TOML: Exceeds the limit (4300 digits)"),
+        (f"milestones = {'[' * 5000}", "is not TOML that can be read: it is nested too deeply"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_key_and_a_way_out(tmp_path: Path, text: str, expected: str) -> None:

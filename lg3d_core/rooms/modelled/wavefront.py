@@ -163,9 +163,11 @@ def _corners(polygons: list[str], seen: list[tuple[int, int]]) -> tuple[IntArray
                 corners.append(row - 1 if row > 0 else num_xyz + row)
                 row = int(second) if second else 0
                 texture.append(row - 1 if row > 0 else num_uv + row if row else -1)
+        return np.array(corners, dtype=np.int64), np.array(texture, dtype=np.int64), np.array(sizes, dtype=np.int64)
     except ValueError:
         raise DataError(f"a face reads {line!r}") from None
-    return np.array(corners, dtype=np.int64), np.array(texture, dtype=np.int64), np.array(sizes, dtype=np.int64)
+    except OverflowError:
+        raise DataError("a face names a vertex of more than 64 bits") from None
 
 
 def _triangulate(sizes: IntArray, xyz: Array) -> tuple[IntArray, IntArray]:
