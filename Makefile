@@ -33,6 +33,7 @@ test-fuzz: $(VENV)/.installed-dev
 # Commands killed at 200 random instants, and stopped at 40, gone on with and held against undisturbed ones: half an hour.
 test-kill: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interruption --kills 200 --stops 40
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interruption_of_ranks --kills 6
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

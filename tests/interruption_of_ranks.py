@@ -64,7 +64,7 @@ def kill_one(job: subprocess.Popen[bytes], before: list[int], seconds: float, rn
             break
         time.sleep(0.02)
     try:
-        job.wait(rng.uniform(0, seconds))
+        job.wait(rng.uniform(0, 0.8 * seconds))
         return []
     except subprocess.TimeoutExpired:
         pass

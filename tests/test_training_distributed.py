@@ -20,8 +20,9 @@ from lg3d_core.errors import EndedElsewhere, SettingsError
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
+from lg3d_core.training import distributed
 from lg3d_core.training.batches import SceneBatches, ViewBatches, load_batches, plan_batches
-from lg3d_core.training.distributed import Launch, World, join, read_launch
+from lg3d_core.training.distributed import Launch, World, _choose_backend, join, read_launch
 from lg3d_core.training.launch import open_run
 from lg3d_core.training.learners import Classification, LanguageGrounding, SceneContexts, SupervisedContrast
 from lg3d_core.training.loop import ForwardPass, accumulate_gradients
@@ -254,10 +255,11 @@ def lose_second(how: str, words: list[str]) -> None:
     ranks.run_command(words)
 
 
+@pytest.mark.slow  # waits for six seconds
 def test_a_process_that_is_stopped_ends_the_job_by_name(store_path: Path, tmp_path: Path) -> None:
     words = [*finetune_words(store_path, tmp_path, "2"), "--rank-timeout", "6", "--epochs", "60"]
     processes = ranks.start(2, lose_second, "stopped", words, log=tmp_path / "log")
-    processes[0].join(60)
+    processes[0].join(180)
     last = read_logs(tmp_path / "log")[0].splitlines()[-1]
     assert processes[0].exitcode == 1, last
     assert last.startswith(f"lg3d: error: process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}), last seen ")
@@ -266,10 +268,11 @@ def test_a_process_that_is_stopped_ends_the_job_by_name(store_path: Path, tmp_pa
     processes[1].kill()
 
 
+@pytest.mark.slow  # waits for eleven seconds
 def test_a_process_that_hangs_ends_with_the_job_and_what_it_is_at_is_told(store_path: Path, tmp_path: Path) -> None:
     words = [*finetune_words(store_path, tmp_path, "2"), "--rank-timeout", "6", "--epochs", "60"]
     processes = ranks.start(2, lose_second, "hangs", words, log=tmp_path / "log")
-    assert ranks.finish(processes, seconds=60) == [1, 1]  # both by themselves
+    assert ranks.finish(processes, seconds=180) == [1, 1]  # both by themselves
     logs = read_logs(tmp_path / "log")
     told = f"process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}) has let the others wait for 6 s"
     assert f"lg3d: error: {told} (--rank-timeout): it has been loading scenes for " in logs[0]
@@ -347,6 +350,24 @@ def test_the_shares_of_all_processes_cover_every_scene_once_an_epoch() -> None:
         ]
         assert tuple(together) == whole[step].scenes
         assert all(any((plan.epoch, plan.step, plan.last) == (0, step, True) for plan in share) for share in shares)
+
+
+def test_gradients_go_over_nccl_where_every_process_of_every_machine_has_a_gpu() -> None:
+    first = world(2).launch
+    assert first is not None
+    assert _choose_backend(["own-gpu a", "own-gpu b"], first) == "cpu:gloo,cuda:nccl"
+    assert _choose_backend(["own-gpu a", "cuda b"], first) == "gloo"
+    assert _choose_backend(["cpu a", "cpu b"], first) == "gloo"
+
+
+def test_machines_with_and_without_gpus_are_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_ignore_termination", lambda: None)
+    first = world(2).launch
+    assert first is not None
+    with pytest.raises(SettingsError, match=r"1 of 2 processes would train on the CPU \(b\), the others on GPUs"):
+        _choose_backend(["own-gpu a", "cpu b"], first)
+    with pytest.raises(EndedElsewhere):
+        _choose_backend(["own-gpu a", "cpu b"], first._replace(rank=1))
 
 
 def test_torchrun_is_recognised_by_what_it_sets() -> None:

@@ -33,6 +33,7 @@ from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import share_statistics
 from lg3d_core.training.watch import BEAT_SECONDS, MISSED_BEATS, Watch, speaks_first
 
+OWN_GPU = "own-gpu"
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 POLL_SECONDS = 0.05
 """How often a process looks whether the first one has called it."""
@@ -272,13 +273,17 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
         return
     timeout = datetime.timedelta(seconds=settings.rank_timeout + SLACK_SECONDS)
     own_gpu = device.type == "cuda" and torch.cuda.device_count() >= launch.local_size
+    kind = OWN_GPU if own_gpu else device.type
     hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         base = _open_store(launch, timeout, hosts=hosts)
         attempt = f"lg3d/{_agree_on_attempt(base, launch, timeout)}"
         store = distributed.PrefixStore(attempt, base)  # type: ignore[attr-defined]
+        store.set(f"device/{launch.rank}", f"{kind} {socket.gethostname()}")
+        kinds = [store.get(f"device/{rank}").decode() for rank in range(launch.size)]
+        backend = _choose_backend(kinds, launch)
         distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if own_gpu else "gloo",
+            backend,
             store=store,
             rank=launch.rank,
             world_size=launch.size,
@@ -296,7 +301,7 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
         rank=launch.rank,
         size=launch.size,
         patience=settings.rank_timeout,
-        passes_wait=own_gpu,
+        passes_wait="nccl" in backend,
         progress=progress,
     )
     watch.start()
@@ -327,14 +332,39 @@ def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.devic
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count()
-    if launch.local_size > count and launch.rank == 0:
+    if launch.local_size > count and launch.local_rank == 0:
+        gpus = f"{count} GPU{'s' if count > 1 else ''}"
         progress.warn(
-            f"{launch.local_size} processes share {count} GPU{'s' if count > 1 else ''}: slow, and good for trying out "
+            f"{launch.local_size} processes share {gpus} on {socket.gethostname()}: slow, and good for trying out "
             f"alone; take --nproc-per-node {count}"
         )
     device = torch.device("cuda", launch.local_rank % count)
     torch.cuda.set_device(device)
     return device
+
+
+def _choose_backend(kinds: Sequence[str], launch: Launch) -> str:
+    """What all processes exchange gradients by: NCCL where each has a GPU of its own, on whatever machine.
+
+    Args:
+        kinds: Of every process the kind of its device, `OWN_GPU`, `cuda` or `cpu`, and its machine.
+        launch: Of this process.
+
+    Raises:
+        SettingsError: Some train on a GPU and some do not; in the leader.
+        EndedElsewhere: The same, in the others.
+    """
+    on_cpu = [line for line in kinds if line.startswith("cpu ")]
+    if not on_cpu or len(on_cpu) == len(kinds):
+        return "cpu:gloo,cuda:nccl" if all(line.startswith(OWN_GPU) for line in kinds) else "gloo"
+    _ignore_termination()
+    if launch.rank:
+        raise EndedElsewhere
+    machines = ", ".join(dict.fromkeys(line.split()[1] for line in on_cpu))
+    raise SettingsError(
+        f"{len(on_cpu)} of {len(kinds)} processes would train on the CPU ({machines}), the others on GPUs: give all "
+        "machines GPUs, or --device cpu"
+    )
 
 
 @contextmanager
@@ -346,6 +376,7 @@ def _lost_processes(watch: Watch) -> Iterator[None]:
         text = str(error).lower()
         if not (isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text):
             raise
+        _ignore_termination()  # another machine may start again already, and torchrun end this process for it
         timed_out = "timed out" in text or "timeout" in text
         raise LostProcessError(f"{watch.describe_loss(timed_out=timed_out)} ({_first_line(error)})") from None
 

@@ -184,6 +184,10 @@ def train_run(
         Interrupted: A signal came; the state is saved.
     """
     settings, data, run, world = opened.settings, opened.data, opened.run, opened.world
+    world.require_equal(
+        {"text anchors of digest": anchors_digest or "none"},
+        "copy --anchors and --from of the first machine to this one",
+    )
     if run is None:
         if world.leads:
             run = Run.create(settings, {**describe_data(data, settings), **facts, "processes": world.size})

@@ -138,7 +138,7 @@ class Watch:
         """
         if timed_out:
             return self._describe_late()
-        if self._thread.is_alive():
+        if self.size > 2 and self._thread.is_alive():
             time.sleep(MISSED_BEATS * BEAT_SECONDS)  # then those that are left have given signs
         silent = self._find_silent(QUIET_SECONDS)
         if self.size == 2:
