@@ -14,8 +14,8 @@ Claims that are checked:
   the smallest to the next, lets expect; `NOISE` seconds of that step may be the noise of starting processes.
 - Memory does not grow: from the last number but one to the largest by at most `ALLOWED_GROWTH`. The smallest is left
   out: its five training scenes do not fill a batch.
-- Starting (until the first optimiser step is done) takes, at the largest number, at most `ALLOWED_DELAY` CPU seconds
-  more than at the smallest.
+- Starting (until the first optimiser step is done; the best of `STARTS`) takes, at the largest number, at most
+  `ALLOWED_DELAY` CPU seconds more than at the smallest.
 """
 
 import argparse
@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ MARGIN = 1.35
 NOISE = 0.3
 ALLOWED_GROWTH = 32 << 20
 ALLOWED_DELAY = 1.0
+STARTS = 3
+"""Of which the one of least CPU time counts: differences between processes are what starting consists of."""
 EVERY_SECONDS = 0.2
 
 
@@ -123,7 +126,7 @@ def measure_scenes(folder: Path, number: int) -> dict[str, Any]:
         "prepare": lg3d(*prepare),
         "prepare, all done": lg3d(*prepare),
         "prepare --verify": lg3d("prepare", "--verify", "--store", str(store), "--jobs", "2"),
-        "start": measure([sys.executable, __file__, "--first-step", str(store), str(own / "started")]),
+        "start": min((start_once(store, own / f"started{again}") for again in range(STARTS)), key=itemgetter("cpu")),
         "epoch": lg3d(*train, "--epochs", "1"),
         "eval": lg3d(*evaluate),
     }
@@ -154,6 +157,10 @@ def copy_rooms(rooms: Path, raw: Path, number: int) -> None:
                     (target / name).write_text(text, encoding="utf-8")
                 else:
                     os.link(path, target / name)
+
+
+def start_once(store: Path, runs: Path) -> dict[str, float]:
+    return measure([sys.executable, __file__, "--first-step", str(store), str(runs)])
 
 
 def lg3d(*words: str) -> dict[str, float]:
