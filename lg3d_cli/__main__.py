@@ -39,6 +39,8 @@ GOES_ON = ("prepare", "rooms", "compare")
 """Commands that keep what they have finished when they are run again."""
 TRAINED_TOGETHER = ("pretrain", "finetune")
 """Commands that several processes of `torchrun` share the work of."""
+_asked: list[int] = []
+"""Signals that asked this process to stop."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,7 +55,12 @@ class _Stoppable(TyperGroup):
         """
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
+            if isinstance(error, Interrupted | EndedElsewhere):
+                raise
+            # What is raised by a signal's handler within a library in C may come out as that library's own error.
+            if not isinstance(error, KeyboardInterrupt) and not _asked:
+                raise
             _kill_workers()
             goes_on = ctx.invoked_subcommand in GOES_ON
             kept = (
@@ -148,13 +155,13 @@ def main() -> None:
 
 def _take_signals() -> None:
     """Let SIGTERM stop a command as Ctrl-C does, and the process be gone soon after, whatever it is at."""
-    asked: list[int] = []
+    _asked.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        if asked and number == signal.SIGTERM:  # sent to a group and to its members, it means nothing new
+        if _asked and number == signal.SIGTERM:  # sent to a group and to its members, it means nothing new
             return
-        asked.append(number)
+        _asked.append(number)
         _end_in(END_SECONDS)
         raise KeyboardInterrupt
 

@@ -8,6 +8,7 @@ is a finding, which `--replay FORMAT:SEED` repeats in the open.
 import argparse
 import collections
 import faulthandler
+import gc
 import json
 import mmap
 import os
@@ -105,10 +106,13 @@ def _run_child(form: Format, left: "collections.deque[int]", outcome: Outcome) -
     done = mmap.mmap(-1, STATE.size)
     results = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - shared with the child
     folder = Path(tempfile.mkdtemp(prefix="lg3d-fuzz-"))  # outlives a child that is killed
+    gc.collect()
+    gc.freeze()  # garbage of ours that the child collected would hide its growth, and be finalised twice
     child = os.fork()
     if child == 0:
         _work(form, list(left), done, results, folder)
         os._exit(0)
+    gc.unfreeze()
     kind = ""
     ended = 0
     while not ended:

@@ -187,3 +187,26 @@ def test_variables_and_the_settings_file_are_read(workplace: Path, tmp_path: Pat
     assert "nowhere" in done.stderr
     (tmp_path / "lg3d.toml").write_text("stroe = 'x'\n")
     assert "did you mean 'store'?" in lg3d("eval", cwd=tmp_path, code=1).stderr
+
+
+SPOILT = """
+import os, signal, sys, time
+import lg3d_cli.__main__ as entry
+
+@entry.app.command("spoil")
+def spoil():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        raise ValueError("could not determine the shape of an object") from None
+
+sys.argv = ["lg3d", "spoil"]
+entry.main()
+"""
+
+
+def test_a_stop_that_a_library_turns_into_an_error_of_its_own_is_a_stop() -> None:
+    done = subprocess.run([sys.executable, "-c", SPOILT], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "lg3d: stopped; the same command does it anew\n"
