@@ -32,15 +32,25 @@ def test_equal_seeds_make_equal_files() -> None:
         assert first == second
 
 
+SWELLS = """
+import mmap, time
+pages = mmap.mmap(-1, 200 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # new ones, none that tests before freed
+for k in range(0, 200 << 20, 4096):
+    pages[k] = 1
+time.sleep(5)
+"""
+
+
 @pytest.mark.parametrize(
     ("program", "kind"),
     [
         ("import os; os.kill(os.getpid(), 11)", "killed by signal 11"),
         ("raise RuntimeError('oh')", "RuntimeError"),
         ("import warnings; warnings.warn('hm')", "UserWarning"),
-        ("import time; x = b'x' * (200 << 20); time.sleep(5)", "more than 2 GiB of memory"),
+        (SWELLS, "more than 2 GiB of memory"),
         ("import os; os._exit(0)", "the child ended early"),
     ],
+    ids=["crash", "error", "warning", "memory", "end"],
 )
 def test_the_harness_finds_what_it_looks_for(program: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fuzz_runner.MAX_GROWTH", 100 << 20)  # less than 2 GiB, to be kind to the machine
