@@ -65,7 +65,7 @@ $(VENV)/.installed-minkowski: $(VENV)/.installed | system-minkowski
 	tag=$$($(BIN)/python -c 'import sys, torch; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}")'); \
 	wheels=build/minkowski/$$tag; \
 	if ! ls $$wheels/*.whl >/dev/null 2>&1; then \
-		echo "building MinkowskiEngine $(MINKOWSKI_VERSION): six minutes on two cores; log: build/minkowski/build.log"; \
+		echo "building MinkowskiEngine $(MINKOWSKI_VERSION): twelve CPU minutes, six on two idle cores; log: build/minkowski/build.log"; \
 		rm -rf build/minkowski/venv; \
 		$(PYTHON) -m venv build/minkowski/venv; \
 		packages='import sysconfig; print(sysconfig.get_paths()["purelib"])'; \

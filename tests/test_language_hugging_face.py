@@ -1,10 +1,5 @@
-"""Text models of Hugging Face: pooling by hand, a fake at the package's border, and real tiny models where it is there.
+"""Text models of Hugging Face: pooling by hand, a fake at the package's border, and real models, tiny and random."""
 
-`transformers` is an extra of 200 MB that the development environment leaves out: without it, tests of real models are
-skipped.
-"""
-
-import importlib.util
 import json
 import sys
 import time
@@ -261,9 +256,6 @@ def write_gpt2(folder: Path):
     GPT2Model(config).save_pretrained(folder)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="the extra lg3d[text] (transformers) is not installed"
-)
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("write", [write_bert, write_gpt2])
 @pytest.mark.parametrize("pooling", ["mean", "end-of-text"])
