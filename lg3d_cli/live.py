@@ -174,16 +174,18 @@ class DrawnTask(Task):
         yield self._panel(unicode=options.encoding.startswith("utf")) if self.topics else self._line(options)
 
     def _line(self, options: ConsoleOptions) -> RenderableType:
-        """One line for what only counts; the status goes first where there is no room."""
+        """One line for what only counts; the status goes below where there is no room beside it."""
         count = f"{self._count()}, {self._clock_text()}"
         columns = [Column(no_wrap=True), Column(ratio=1), Column(no_wrap=True)]
         cells: list[RenderableType] = [Text(self.description), self._bar(), Text(count)]
-        if self.status and len(self.description) + len(count) + len(self.status) + 24 <= options.max_width:
+        status = Text(self.status, style="dim", no_wrap=True, overflow="ellipsis")
+        beside = len(self.description) + len(count) + len(self.status) + 24 <= options.max_width
+        if self.status and beside:
             columns.append(Column(no_wrap=True))
-            cells.append(Text(self.status, style="dim"))
+            cells.append(status)
         table = Table.grid(*columns, padding=(0, 1), expand=True)
         table.add_row(*cells)
-        return table
+        return table if beside or not self.status else Group(table, status)
 
     def _panel(self, *, unicode: bool) -> RenderableType:
         table = Table.grid(Column(no_wrap=True, style="bold"), Column(ratio=1), padding=(0, 2), expand=True)

@@ -1,6 +1,7 @@
-"""Stands for one step of a comparison: leaves made-up counts at once. `python -m tests.fake_execute STEP.json`."""
+"""Stands for one step of a comparison: leaves made-up counts at once. `-m tests.fake_execute STEP.json PARENT PIPE`."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -11,8 +12,10 @@ import numpy as np
 NUM_CLASSES = 200
 
 
-def main(step: dict[str, str]) -> int:
+def main(step: dict[str, str], pipe: int) -> int:
     folder, settings = Path(step["folder"]), json.loads(step["settings"])
+    if settings.get("learning_rate") == 7:
+        return 3
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent.parent / "order.txt").open("a") as stream:
         stream.write(f"{step['kind']} {folder.name}\n")
@@ -27,6 +30,9 @@ def main(step: dict[str, str]) -> int:
         except KeyboardInterrupt:
             (folder / "saved").touch()
             return 130
+    if settings.get("gamma") == 9:
+        os.write(pipe, b"110/480 steps\n120/480 steps\n130")
+        time.sleep(1)
     if step["kind"] == "finetune":
         rng = np.random.default_rng(settings["seed"])
         support = rng.integers(50, 100, size=(4, NUM_CLASSES))
@@ -39,4 +45,4 @@ def main(step: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(Path(sys.argv[1]).read_text())))
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[3])))

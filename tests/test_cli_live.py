@@ -65,7 +65,10 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert max(map(len, lines)) == width
     counting = DrawnTask("a description", None, "scene", clock=Clock())
     counting.advance(3, status="scene0000_00")
-    assert len(drawn(counting, width).splitlines()) == 1
+    below = drawn(counting, width).splitlines()[1:]
+    assert [line.strip() for line in below] == (["scene0000_00"] if width == 40 else [])
+    counting.advance(3, status="long " * 100)
+    assert max(map(len, drawn(counting, width).splitlines())) == width
 
 
 def test_speed_is_that_of_the_latest_steps() -> None:

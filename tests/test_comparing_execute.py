@@ -1,6 +1,7 @@
 """One step's process: how it ends, and what it says."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,27 @@ def test_a_log_that_cannot_be_written_hides_nothing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("sys.stderr", Full())
     LogProgress().warn("the disk is nearly full")
+
+
+def test_how_far_a_step_is_goes_down_the_pipe_and_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    clock = iter([10.0, 10.0, 10.5, 11.5, 11.5])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    progress = LogProgress(writing)
+    with progress.task("finetune", total=480, unit="step") as task:
+        task.skip(100)
+        task.advance(20)  # too soon after
+        task.advance(5)
+    assert os.read(reading, 100) == b"100/480 steps\n125/480 steps\n"
+    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 12.0)
+    with progress.task("eval") as task:
+        for _ in range(100_000):  # more than a pipe holds, read by nobody
+            task.advance()
+        assert os.read(reading, 4) == b"1\n2\n"
+        os.close(reading)
+        task.advance()  # nor does its end matter
+    os.close(writing)
 
 
 def test_anchors_are_as_wide_as_the_networks_features(tmp_path: Path) -> None:

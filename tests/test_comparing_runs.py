@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from lg3d_core.comparing.execute import execute, main, read_step
 from lg3d_core.comparing.plan import plan_table
 from lg3d_core.comparing.record import read_record
 from lg3d_core.errors import DataError
-from lg3d_core.progress import Progress
+from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import CompareSettings
 from lg3d_core.store.scene_store import SceneStore
 
@@ -94,21 +96,45 @@ def test_where_a_run_fails_the_others_go_on_and_the_log_is_named(
 
 @pytest.mark.usefixtures("fake")
 def test_what_needs_a_failed_run_is_not_started(store_path: Path, tmp_path: Path, recipes: tuple[str, ...]) -> None:
-    broken = run_module._environment
-
-    def no_pretraining(step: Any, out: Path) -> Any:
-        if step.kind == "pretrain":
-            return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], env=broken())
-        return start(step, out)
-
-    start = run_module._start
-    run_module._start = no_pretraining
-    try:
-        with pytest.raises(DataError, match=r"1 runs failed, and 2 more need it; the first: pretrain-csc.*no output"):
-            compare(settings_of(store_path, tmp_path, recipes, seeds=1), Progress())
-    finally:
-        run_module._start = start
+    for recipe in recipes[1:]:
+        Path(recipe).write_text(Path(recipe).read_text().replace("[pretrain]\n", "[pretrain]\nlearning_rate = 7.0\n"))
+    with pytest.raises(DataError, match=r"1 runs failed, and 2 more need it; the first: pretrain-csc.*no output"):
+        compare(settings_of(store_path, tmp_path, recipes, seeds=1), Progress())
     assert [line.split()[0] for line in order(tmp_path)] == ["finetune"]
+
+
+class Told(Progress, Task):
+    """Keeps what tasks tell."""
+
+    def __init__(self) -> None:
+        self.skipped = self.done = 0
+        self.statuses: list[str] = []
+
+    @contextmanager
+    def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
+        assert (description, total, unit) == ("compare", 2, "run")
+        yield self
+
+    def skip(self, steps: int) -> None:
+        self.skipped += steps
+
+    def advance(self, steps: int = 1, *, status: str = "") -> None:
+        self.done += steps
+        self.statuses.append(status)
+
+
+@pytest.mark.usefixtures("fake")
+def test_how_far_every_run_is_is_told_and_what_was_done_before_counts_as_skipped(
+    store_path: Path, tmp_path: Path, recipes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "TELL_SECONDS", 0.0)
+    compare(settings_of(store_path, tmp_path, recipes[:1], seeds=1), Progress())
+    Path(recipes[2]).write_text(SCRATCH.replace("Scratch", "Slow") + "gamma = 9\n")
+    told = Told()
+    compare(settings_of(store_path, tmp_path, recipes[::2], seeds=1), told)
+    assert (told.skipped, told.done) == (1, 1)
+    assert "finetune-class-balanced-focal-seed0 120/480 steps" in told.statuses
+    assert not [status for status in told.statuses if "130" in status]  # a line that was never ended
 
 
 def test_a_signal_stops_every_run_and_the_same_command_goes_on(

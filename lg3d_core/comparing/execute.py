@@ -1,10 +1,13 @@
-"""One step of a comparison in a process of its own: `python -m lg3d_core.comparing.execute STEP.json PARENT`."""
+"""One step of a comparison in a process of its own: `python -m lg3d_core.comparing.execute STEP.json PARENT PIPE`."""
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from lg3d_core.evaluation.command import evaluate_checkpoint
 from lg3d_core.files import atomic_path, lock_file, sweep_temporaries, write_text
 from lg3d_core.language.make import make_anchors
 from lg3d_core.networks.minkunet import NETWORK_PLANS
-from lg3d_core.progress import Progress
+from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, PretrainSettings
 from lg3d_core.stopping import end_with_parent
 from lg3d_core.training.finetune import finetune
@@ -26,8 +29,21 @@ PATIENCE = 5.0
 """Seconds that a step waits for the end of its predecessor, whose comparison was killed."""
 
 
+TELL_SECONDS = 1.0
+"""Between one word to the comparison on how far this step is and the next."""
+
+
 class LogProgress(Progress):
-    """Writes notes and warnings to a stream, which the parent process keeps as the step's log."""
+    """Writes notes and warnings to stderr, which the comparison keeps as the step's log, and how far it is to a pipe.
+
+    Args:
+        pipe: Descriptor of its writing end; None tells nobody.
+    """
+
+    def __init__(self, pipe: int | None = None) -> None:
+        self._pipe = pipe
+        if pipe is not None:
+            os.set_blocking(pipe, False)  # a comparison that was suspended reads nothing: this goes on untold
 
     def note(self, message: str) -> None:
         with suppress(OSError):  # a full disk must not hide what is wrong behind a log that cannot be written
@@ -36,6 +52,29 @@ class LogProgress(Progress):
 
     def warn(self, message: str) -> None:
         self.note(f"warning: {message}")
+
+    @contextmanager
+    def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
+        del description
+        yield Task() if self._pipe is None else _PipedTask(self._pipe, total, unit)
+
+
+class _PipedTask(Task):
+    """Writes lines as `120/480 steps` to a pipe, now and then."""
+
+    def __init__(self, pipe: int, total: int | None, unit: str) -> None:
+        self._pipe = pipe
+        self._of = ("" if total is None else f"/{total}") + (f" {unit}s" if unit else "")
+        self._done = 0
+        self._told = 0.0
+
+    def advance(self, steps: int = 1, *, status: str = "") -> None:
+        del status
+        self._done += steps
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            with suppress(OSError):
+                os.write(self._pipe, f"{self._done}{self._of}\n".encode())
 
 
 def execute(step: Step, progress: Progress) -> None:
@@ -97,16 +136,17 @@ def _execute_training(step: Step, progress: Progress) -> None:
     write_text(step.folder / SCORES_NAME, json.dumps(evaluation.to_dict(), indent=1) + "\n")
 
 
-def main(argument: str, parent: str | None = None) -> int:
+def main(argument: str, parent: str | None = None, pipe: str | None = None) -> int:
     """Run the step that a file describes; the exit code is 0, 1 for an error, or 130 where it was interrupted.
 
     Args:
         argument: The file.
         parent: Process id of the comparison that this process is not to outlive.
+        pipe: Descriptor where it is told how far this is.
     """
     if parent is not None:
         end_with_parent(int(parent))
-    progress = LogProgress()
+    progress = LogProgress(None if pipe is None else int(pipe))
     try:
         execute(read_step(Path(argument)), progress)
     except Lg3dError as error:

@@ -19,9 +19,62 @@ from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
 
 POLL_SECONDS = 0.1
+TELL_SECONDS = 2.0
+"""Between one word on how far the runs are and the next."""
 LOGS = "logs"
 PROGRAM = "lg3d_core.comparing.execute"
 """Module that runs one step."""
+
+
+class _Running:
+    """A step's process in a session of its own, so that Ctrl-C reaches it from here alone; they end together.
+
+    It tells how far it is through a pipe. Neither end ever waits for the other.
+    """
+
+    def __init__(self, step: Step, out: Path) -> None:
+        description = out / LOGS / f"{step.folder.name}.json"
+        write_text(description, json.dumps(dataclasses.asdict(step), default=str, indent=1))
+        reading, reporting = os.pipe()
+        os.set_blocking(reading, False)
+        self._reports = os.fdopen(reading, "rb", buffering=0)
+        command = [sys.executable, "-m", PROGRAM, str(description), str(os.getpid()), str(reporting)]
+        try:
+            with _log(step, out).open("ab") as log:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env=_environment(),
+                    pass_fds=[reporting],
+                )
+        except BaseException:
+            self._reports.close()
+            raise
+        finally:
+            os.close(reporting)
+        self._name = step.folder.name.rpartition("-")[0]
+        self._told = ""
+        self._unread = b""
+
+    @property
+    def status(self) -> str:
+        """What runs, and the last that was told of how far it is: `finetune-focal-seed0 120/480 steps`."""
+        while told := self._reports.read(4096):
+            self._unread += told
+        *lines, self._unread = self._unread.split(b"\n")
+        if lines:
+            self._told = " " + lines[-1].decode(errors="replace")
+        return self._name + self._told
+
+    def ended(self) -> bool:
+        """Whether the process has ended; then nothing more is read from it."""
+        if self.process.poll() is None:
+            return False
+        self._reports.close()
+        return True
 
 
 def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress) -> None:
@@ -35,24 +88,28 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
     finished = {step.folder for step in steps if step.done}
     if len(finished) and waiting:
         progress.note(f"{len(finished)} of {len(steps)} runs are done already")
-    running: dict[Step, subprocess.Popen[bytes]] = {}
+    running: dict[Step, _Running] = {}
+    told = time.monotonic()
     failed: list[Step] = []
     with _interrupted_by_signals(), progress.task("compare", total=len(steps), unit="run") as task:
-        task.advance(len(finished))
+        task.skip(len(finished))
         try:
             while waiting or running:
                 for step in [step for step in waiting if set(step.needs) <= finished][: jobs - len(running)]:
                     waiting.remove(step)
-                    running[step] = _start(step, out)
+                    running[step] = _Running(step, out)
                 if not running:
                     break  # what is left needs what has failed
-                for step in [step for step, process in running.items() if process.poll() is not None]:
-                    if running.pop(step).returncode:
+                for step in [step for step, run in running.items() if run.ended()]:
+                    if running.pop(step).process.returncode:
                         failed.append(step)
                         progress.warn(_explain(step, out))
                     else:
                         finished.add(step.folder)
                         task.advance(status=step.folder.name)
+                if time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    task.advance(0, status=", ".join(run.status for run in running.values()))
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             _stop(running)
@@ -63,17 +120,6 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
     if failed:
         left = f", and {len(waiting)} more need it" if waiting else ""
         raise DataError(f"{len(failed)} runs failed{left}; the first: {_explain(failed[0], out)}")
-
-
-def _start(step: Step, out: Path) -> "subprocess.Popen[bytes]":
-    """Start a step's process in a session of its own, so that Ctrl-C reaches it from here alone; they end together."""
-    description = out / LOGS / f"{step.folder.name}.json"
-    write_text(description, json.dumps(dataclasses.asdict(step), default=str, indent=1))
-    command = [sys.executable, "-m", PROGRAM, str(description), str(os.getpid())]
-    with _log(step, out).open("ab") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
-        )
 
 
 def _environment() -> dict[str, str]:
@@ -95,17 +141,18 @@ def _explain(step: Step, out: Path) -> str:
     return f"{step.folder.name}: {last.strip()} (log: {path})"
 
 
-def _stop(running: "dict[Step, subprocess.Popen[bytes]]") -> None:
+def _stop(running: dict[Step, _Running]) -> None:
     """Ask every process once to save and end, and wait for it.
 
     SIGTERM it is: a run that trains saves its state, and one that has not got so far ends at once, where Ctrl-C would
     have to find its way out of whatever is being loaded.
     """
-    for process in running.values():
-        if process.poll() is None:
-            process.terminate()
-    for process in running.values():
-        process.wait()
+    for run in running.values():
+        if run.process.poll() is None:
+            run.process.terminate()
+    for run in running.values():
+        run.process.wait()
+        run.ended()
 
 
 @contextmanager
