@@ -22,7 +22,7 @@ from lg3d_core.comparing.command import compare
 from lg3d_core.comparing.execute import execute, main, read_step
 from lg3d_core.comparing.plan import plan_table
 from lg3d_core.comparing.record import read_record
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import CompareSettings
 from lg3d_core.store.scene_store import SceneStore
@@ -200,6 +200,23 @@ def test_the_command_prints_the_table_json_or_markdown(
     assert found["rows"][0]["scores"]["iou"]["tail"]["deviation"] is None
     app([*arguments, "--markdown"], standalone_mode=False)
     assert "| Scratch |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_figure_is_drawn_and_one_that_cannot_be_is_refused_before_anything_runs(
+    store_path: Path, tmp_path: Path, recipes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="not installed here")
+    out = tmp_path / "out"
+    arguments = ["compare", *recipes[:2], "--store", str(store_path), "--out", str(out), "--seeds", "1", "--plot"]
+    with pytest.raises(SettingsError, match=r"--plot curve\.bmp"):
+        app([*arguments, "curve.bmp"], standalone_mode=False)
+    assert not out.exists()
+    app([*arguments, str(tmp_path / "curve.svg"), "--markdown"], standalone_mode=False)
+    assert (tmp_path / "curve.svg").read_text().startswith("<?xml")
+    told = capsys.readouterr()
+    assert "curve.svg" in told.err
+    assert "curve.svg" not in told.out
 
 
 def test_without_scenes_or_with_damaged_scores_it_says_so(

@@ -38,18 +38,33 @@ def compare(
     resamples: Annotated[int | None, typer.Option(help="Bootstrap samples.  [default: 2000]")] = None,
     as_json: JsonOption = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown on stdout.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the mIoU too: a .png, .pdf or .svg file; over the share of labels, if rows differ in it."
+        ),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train, score and set against each other the rows of a table.
 
     Example: lg3d compare examples/tables/table1-*.toml --seeds 3 --network 14A --voxel-size 0.05 --epochs 30
     """
-    options = {key: value for key, value in locals().items() if key not in ("as_json", "markdown", "quiet")}
+    options = {key: value for key, value in locals().items() if key not in ("as_json", "markdown", "plot", "quiet")}
     settings = resolve(CompareSettings, **options)
     from lg3d_core.comparing.command import compare as run
     from lg3d_core.comparing.table import describe, describe_differences, difference_table, score_table, to_markdown
 
-    comparison = run(settings, console.progress(quiet=quiet))
+    progress = console.progress(quiet=quiet)
+    if plot is not None:
+        from lg3d_core.reporting.style import figure_kind
+
+        figure_kind(plot)  # before the hours that the runs take
+    comparison = run(settings, progress)
+    if plot is not None:
+        from lg3d_core.comparing.figure import write_comparison_figure
+
+        progress.note(f"drawn: {write_comparison_figure(comparison, plot)}")
     if as_json:
         console.result_json(comparison.to_dict())
         return

@@ -19,7 +19,18 @@ from lg3d_core.settings import (
 
 Kind = Literal["anchors", "pretrain", "finetune"]
 SCRATCH = "scratch"
-NOT_RESULTS = {"store", "runs", "name", "resume", "device", "jobs", "validate_every", "anchors", "start"}
+NOT_RESULTS = {
+    "store",
+    "runs",
+    "name",
+    "resume",
+    "device",
+    "jobs",
+    "rank_timeout",
+    "validate_every",
+    "anchors",
+    "start",
+}
 """Settings that do not decide what a run gives, or that stand for files whose makers are told apart by themselves."""
 
 
@@ -63,11 +74,13 @@ class Row:
         recipe: As it was typed.
         label: What the table calls it.
         runs: Folder of its fine-tuning for each seed.
+        share: Of the labels that it trains with, in 0..1.
     """
 
     recipe: str
     label: str
     runs: tuple[Path, ...]
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,8 @@ def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
             own = _plan_run(settings, recipe, table, seed=seed, store_digest=store_digest)
             steps |= {step.folder: step for step in own}
             runs.append(own[-1].folder)
-        rows.append(Row(recipe, label or Path(recipe).stem, tuple(runs)))
+        share = FinetuneSettings.from_json(own[-1].settings).limited
+        rows.append(Row(recipe, label or Path(recipe).stem, tuple(runs), 1.0 if share is None else share))
     labels = [row.label for row in rows]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:

@@ -30,6 +30,7 @@ class ComparedRow:
         label: What it is called.
         recipe: Its recipe.
         runs: Folder of each seed's run.
+        share: Of the labels that it was trained with, in 0..1.
         scores: Metric -> group -> mean and spread over seeds.
         by_seed: Metric -> group -> value of each seed.
         difference: Group -> difference of mean IoU from the first row; empty in the first row.
@@ -38,6 +39,7 @@ class ComparedRow:
     label: str
     recipe: str
     runs: tuple[str, ...]
+    share: float
     scores: dict[str, dict[str, Spread]]
     by_seed: dict[str, dict[str, tuple[float, ...]]]
     difference: dict[str, Difference]
@@ -78,6 +80,7 @@ class Comparison:
                     "label": row.label,
                     "recipe": row.recipe,
                     "runs": list(row.runs),
+                    "share": row.share,
                     "scores": {
                         metric: {
                             group: {
@@ -154,7 +157,7 @@ def compare_records(
         )
         scores = {metric: {group: spread(values) for group, values in own.items()} for metric, own in by_seed.items()}
         runs = tuple(folder.name for folder in row.runs)
-        compared.append(ComparedRow(row.label, row.recipe, runs, scores, by_seed, difference))
+        compared.append(ComparedRow(row.label, row.recipe, runs, row.share, scores, by_seed, difference))
     first = records[0][0].counts
     return Comparison(
         rows=tuple(compared),

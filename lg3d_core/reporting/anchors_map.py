@@ -8,7 +8,16 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
 from lg3d_core.language.anchors import Anchors
-from lg3d_core.reporting.style import GROUP_MARKS, INSTALL, QUIET, drawing, new_figure, shorten, write_figure
+from lg3d_core.reporting.style import (
+    GROUP_MARKS,
+    INSTALL,
+    QUIET,
+    drawing,
+    figure_kind,
+    new_figure,
+    shorten,
+    write_figure_as,
+)
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
@@ -16,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-KINDS = ("png", "pdf", "svg")
 Order = Literal["likeness", "groups"]
 
 
@@ -34,15 +42,12 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
         DataError: The file cannot be written, or there is one anchor only.
         MissingDependencyError: matplotlib or scikit-learn is missing.
     """
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in KINDS:
-        raise SettingsError(f"--plot {path}: expected a name that ends with .png, .pdf or .svg")
+    figure_kind(path)
     groups = _groups_of(anchors, vocabulary)
     if order == "groups" and not any(groups):
         raise SettingsError("--order groups: these anchors' vocabulary has no head, common and tail; leave it out")
     with drawing():
-        write_figure(plot_anchors(anchors, groups, order=order), path.with_suffix(""), [kind])
-    return path
+        return write_figure_as(plot_anchors(anchors, groups, order=order), path)
 
 
 def _groups_of(anchors: Anchors, vocabulary: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lg3d_core.errors import MissingDependencyError
+from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.files import write_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ COLUMN = 3.4
 PAGE = 7.0
 """Inches: both of them."""
 DPI = 200
+KINDS = ("png", "pdf", "svg")
 INSTALL = "figures need matplotlib and scikit-learn, which are missing or broken: pip install matplotlib scikit-learn"
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
@@ -150,6 +151,29 @@ def write_figure(figure: "Figure", stem: Path, kinds: Sequence[str], *, dpi: int
     for kind, data in zip(kinds, encoded, strict=True):
         write_bytes(stem.with_name(f"{stem.name}.{kind}"), data)
     return encoded[0]
+
+
+def figure_kind(path: Path) -> str:
+    """What to draw a figure as, by its file's name: `png`, `pdf` or `svg`.
+
+    Raises:
+        SettingsError: A name of another kind.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise SettingsError(f"--plot {path}: expected a name that ends with .png, .pdf or .svg")
+    return kind
+
+
+def write_figure_as(figure: "Figure", path: Path) -> Path:
+    """Write a figure as a whole, as what its file's name says.
+
+    Raises:
+        SettingsError: A name of another kind.
+        DataError: The file cannot be written.
+    """
+    write_bytes(path, encode_figure(figure, figure_kind(path)))
+    return path
 
 
 def shorten(name: str, most: int = 22) -> str:

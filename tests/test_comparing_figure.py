@@ -1,0 +1,94 @@
+"""The figure of a comparison: what is drawn where, read back from the axes."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from lg3d_core.comparing.statistics import METRICS, Spread, spread
+from lg3d_core.comparing.table import ComparedRow, Comparison
+from lg3d_core.errors import SettingsError
+
+pytest.importorskip("matplotlib", reason="not installed here")
+
+from lg3d_core.comparing.figure import method_of, plot_comparison, write_comparison_figure
+from lg3d_core.reporting.style import drawing, encode_figure
+
+GROUPS = ("head", "all")
+
+
+def row(label: str, seeds: dict[str, tuple[float, ...]], share: float = 1.0) -> ComparedRow:
+    """A row with these mean IoUs of each seed."""
+    scores = {group: spread(values) for group, values in seeds.items()}
+    return ComparedRow(label, "r.toml", (), share, dict.fromkeys(METRICS, scores), dict.fromkeys(METRICS, seeds), {})
+
+
+def comparison(*rows: ComparedRow) -> Comparison:
+    return Comparison(rows, GROUPS, "present", 2, 4, 9, {})
+
+
+def means_of(axes) -> list[tuple[list[float], list[float]]]:
+    """Places of the marks, of each set of bars."""
+    return [(list(bars[0].get_xdata()), list(bars[0].get_ydata())) for bars in axes.containers]
+
+
+def test_rows_of_one_share_lie_below_each_other_with_their_seeds_and_figures() -> None:
+    table = comparison(
+        row("Scratch", {"head": (0.10, 0.20), "all": (0.05,)}), row("Ours", {"head": (0.30, 0.34), "all": (math.nan,)})
+    )
+    with drawing():
+        figure = plot_comparison(table)
+        assert encode_figure(figure, "png").startswith(b"\x89PNG")
+    head, everything = figure.axes
+    assert means_of(head) == [([pytest.approx(15.0)], [0]), ([pytest.approx(32.0)], [1])]
+    low, high = head.containers[0].lines[2][0].get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((15 - 10 / math.sqrt(2), 15 + 10 / math.sqrt(2)))
+    assert [text.get_text() for text in head.texts] == ["15.0", "32.0"]
+    assert [list(line.get_xdata()) for line in head.lines if line.get_marker() == "|"][1] == pytest.approx([30, 34])
+    assert [label.get_text() for label in head.get_yticklabels()] == ["Scratch", "Ours"]
+    assert head.get_ylim()[0] > head.get_ylim()[1]  # the first row above
+    assert [text.get_text() for text in everything.texts] == ["5.0"]  # nothing is known of the other
+    assert (head.get_title(loc="left"), everything.get_title(loc="left")) == ("Head", "All")
+
+
+def test_rows_of_several_shares_become_curves_over_them() -> None:
+    values = {"head": (0.1,), "all": (0.2,)}
+    table = comparison(
+        row("Scratch 5 %", values, share=0.05),
+        row("Ours 5 %", {"head": (0.2,), "all": (0.3,)}, share=0.05),
+        row("Ours", {"head": (0.4,), "all": (0.5,)}),
+        row("Scratch 100 %", values),
+        row("Scratch 50%", {"head": (0.15,), "all": (0.2,)}, share=0.5),
+    )
+    with drawing():
+        figure = plot_comparison(table)
+        encode_figure(figure, "svg")
+    head = figure.axes[0]
+    (scratch_x, scratch_y), (ours_x, ours_y) = means_of(head)
+    assert scratch_x == pytest.approx([5, 50, 100])
+    assert scratch_y == pytest.approx([10, 15, 10])
+    assert (ours_x, ours_y) == (pytest.approx([5, 100]), pytest.approx([20, 40]))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Scratch", "Ours"]
+    assert [label.get_text() for label in head.get_xticklabels()] == ["5", "50", "100"]
+
+
+@pytest.mark.parametrize(
+    ("label", "share", "method"),
+    [
+        ("Scratch 5 %", 0.05, "Scratch"),
+        ("Ours, 12.5%", 0.125, "Ours"),
+        ("Ours, softmax 100 %", 1.0, "Ours, softmax"),
+        ("Scratch 5 %", 0.5, "Scratch 5 %"),
+        ("5 %", 0.05, "5 %"),
+    ],
+)
+def test_a_method_is_its_label_without_its_share(label: str, share: float, method: str) -> None:
+    assert method_of(row(label, {"head": (0.1,), "all": (0.1,)}, share=share)) == method
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    table = comparison(row("Scratch", {"head": (0.1,), "all": (0.1,)}))
+    assert table.rows[0].scores["iou"]["all"] == Spread(0.1, pytest.approx(math.nan, nan_ok=True))
+    with pytest.raises(SettingsError, match=r"--plot .*x\.gif: expected a name that ends with \.png, \.pdf or \.svg"):
+        write_comparison_figure(table, tmp_path / "x.gif")
+    assert write_comparison_figure(table, tmp_path / "x.PDF").read_bytes().startswith(b"%PDF")
