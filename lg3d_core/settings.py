@@ -467,9 +467,10 @@ class FinetuneSettings(TrainSettings):
     start: str = "latest"
     """A checkpoint or run folder to start from, `latest` for the newest pre-training run, or `scratch`."""
     classifier: Classifier = "fresh"
-    """What the classifier starts as: He-normal weights, or the text anchors that the features lie by."""
+    """What the classifier starts as: He-normal weights, or text anchors, by which pre-trained features lie already and
+    those of a network from scratch are led to lie."""
     anchors: Path = Path("anchors.safetensors")
-    """The anchors of the pre-training, for a classifier that starts as them."""
+    """For a classifier that starts as them: those of the pre-training, or any where that had none."""
     loss: Loss = "class-balanced-focal"
     """What is minimised: -log p_y, -alpha_y log p_y, -(1 - p_y)^gamma log p_y (equation 4), or
     -alpha_y (1 - p_y)^gamma log p_y (equation 5)."""
@@ -483,11 +484,6 @@ class FinetuneSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(
-            self.classifier == "fresh" or self.start != "scratch",
-            "classifier",
-            "fresh where training starts from scratch",
-        )
         self._require(self.gamma >= 0, "gamma", "0 or more")
         self._require(self.instances >= 0, "instances", "0 or more")
 

@@ -33,8 +33,8 @@ def kinds(found: Plan) -> list[str]:
 
 def test_there_is_a_recipe_for_every_row_of_the_papers_tables() -> None:
     count = {table: sum(name.startswith(f"{table}-") for name in BY_NAME) for table in ("table1", "table2", "table4")}
-    assert count == {"table1": 7 + 2, "table2": 7, "table4": 7}  # and two beside the first: its rows 8 and 9
-    assert sum(name.startswith("figure5-") for name in BY_NAME) == (3 + 2) * 4  # and two beside the three
+    assert count == {"table1": 7 + 3, "table2": 7, "table4": 7}  # and three beside the first: its rows 8, 9 and a
+    assert sum(name.startswith("figure5-") for name in BY_NAME) == (3 + 3) * 4  # and three beside the three
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -92,6 +92,20 @@ def test_equal_rows_of_two_tables_are_one_run_and_a_pretraining_without_labels_s
     assert kinds(without_labels).count("pretrain") == 1
     grounded = plan(*(f"figure5-{share}-3-ours" for share in ("005", "010", "050", "100")), seeds=1)
     assert kinds(grounded).count("pretrain") == 4
+
+
+def test_a_classifier_from_anchors_needs_them_also_from_scratch_and_is_another_run_with_others() -> None:
+    found = plan("table1-a-anchored-classifier", seeds=2)
+    assert kinds(found) == ["anchors", "finetune", "finetune"]
+    anchors, finetune, _ = found.steps
+    assert finetune.needs == (anchors.folder,)
+    settings = FinetuneSettings.from_json(finetune.settings)
+    assert (settings.start, settings.anchors.parent) == ("scratch", anchors.folder)
+    others = plan("table1-a-anchored-classifier", seeds=2, changes=("anchors.encoder=bundled",))
+    assert not set(others.rows[0].runs) & set(found.rows[0].runs)
+    contexts = plan("table1-5-csc", seeds=1, changes=("finetune.classifier=anchors",))
+    assert kinds(contexts) == ["anchors", "pretrain", "finetune"]
+    assert contexts.steps[1].folder == plan("table1-5-csc", seeds=1).steps[0].folder
 
 
 def test_what_decides_a_result_names_its_folder_and_what_does_not_leaves_it() -> None:

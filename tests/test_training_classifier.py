@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from lg3d_core.errors import CheckpointError, SettingsError
 from lg3d_core.language import load_anchors
 from lg3d_core.language.make import make_anchors
+from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings, FinetuneSettings, PretrainSettings
 from lg3d_core.training.finetune import finetune
@@ -57,12 +58,36 @@ def test_anchors_of_another_pre_training_are_refused(grounded: Path, store_path:
         finetune(fine_tuning(store_path, grounded, other, tmp_path), Progress())
 
 
-def test_a_pre_training_without_anchors_leaves_the_classifier_fresh(
+@pytest.mark.parametrize("start", ["scratch", "supcon"])
+def test_without_anchors_before_the_classifier_may_start_as_any_that_fit(
+    start: str, store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    before = Path(start)
+    if start == "supcon":
+        contrast = PretrainSettings(
+            store=store_path, runs=tmp_path, name="p", method=start, contrast_points=50, **SMALL
+        )
+        before = pretrain(contrast, Progress())
+    settings = fine_tuning(store_path, before, anchors_path, tmp_path)
+    checkpoint = finetune(settings, Progress())
+    weights, anchors = load_file(checkpoint), load_anchors(anchors_path)
+    torch.testing.assert_close(
+        weights["final.kernel"].reshape(96, 200), torch.from_numpy(anchors.vectors).T, rtol=0, atol=1e-6
+    )
+    assert read_info(checkpoint).anchors_digest == anchors.digest
+    wide = tmp_path / "wide.safetensors"
+    make_anchors(AnchorsSettings(anchors=wide, encoder="bundled", dim=32), Progress())
+    with pytest.raises(SettingsError, match=r"wide\.safetensors are 32-d, network 14A gives 96-d .* --dim 96"):
+        finetune(replace(settings, anchors=wide, name="w"), Progress())
+
+
+def test_all_but_the_classifier_starts_as_it_does_with_a_fresh_one(
     store_path: Path, anchors_path: Path, tmp_path: Path
 ) -> None:
-    contrast = PretrainSettings(store=store_path, runs=tmp_path, name="p", method="supcon", contrast_points=50, **SMALL)
-    settings = fine_tuning(store_path, pretrain(contrast, Progress()), anchors_path, tmp_path)
-    with pytest.raises(CheckpointError, match="was not pre-trained with text anchors"):
-        finetune(settings, Progress())
-    with pytest.raises(SettingsError, match="--classifier must be fresh where training starts from scratch"):
-        replace(settings, start="scratch")
+    anchored = fine_tuning(store_path, Path("scratch"), anchors_path, tmp_path)
+    fresh = replace(anchored, classifier="fresh", name="fresh")
+    ours, other = (load_file(finetune(settings, Progress())) for settings in (anchored, fresh))
+    assert not torch.equal(ours.pop("final.kernel"), other.pop("final.kernel"))
+    for name in ours:
+        if "kernel" in name:
+            torch.testing.assert_close(ours[name], other[name], rtol=0, atol=1e-6)

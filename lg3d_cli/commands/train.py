@@ -204,7 +204,7 @@ def finetune(
     classifier: Annotated[
         str | None,
         typer.Option(
-            help="What it starts as: fresh, or the anchors that pre-training used.  [default: fresh]",
+            help="What it starts as: fresh, or the text anchors (after pre-training, its own).  [default: fresh]",
             autocompletion=words(Classifier),
         ),
     ] = None,

@@ -12,6 +12,7 @@ from lg3d_core.settings import (
     AnchorsSettings,
     CompareSettings,
     FinetuneSettings,
+    NetworkName,
     PretrainSettings,
     Settings,
     read_recipe,
@@ -173,38 +174,36 @@ def _plan_run(
         "seed": seed,
     }
     finetune = FinetuneSettings.from_table(table, source=source, epochs=settings.epochs, **shared)
-    digest_of_start = SCRATCH
+    pretrain = PretrainSettings.from_table(table, source=source, epochs=settings.pretrain_epochs, **shared)
     steps: list[Step] = []
+    before, grounded = SCRATCH, finetune.start != SCRATCH and pretrain.method == "language"
+    anchors = ""
+    if grounded or finetune.classifier == "anchors":
+        steps += _plan_anchors(settings, table, finetune.network, source=source)
+        anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors)
+        file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
+        assert file is not None
+        pretrain, finetune = replace(pretrain, anchors=file), replace(finetune, anchors=file)
     if finetune.start != SCRATCH:
-        pretrain = PretrainSettings.from_table(table, source=source, epochs=settings.pretrain_epochs, **shared)
-        anchors = ""
-        if pretrain.method == "language":
-            steps += _plan_anchors(settings, table, pretrain, source=source)
-            anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors)
-            file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
-            assert file is not None
-            pretrain = replace(pretrain, anchors=file)
-            finetune = replace(finetune, anchors=file)
-        digest_of_start = _digest(pretrain, store_digest, anchors)
-        folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{digest_of_start}"
+        before = _digest(pretrain, store_digest, anchors if grounded else "")
+        folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{before}"
         steps.append(_train_step(pretrain, folder, tuple(step.folder for step in steps)))
         finetune = replace(finetune, start=str(folder))
-    digest = _digest(finetune, store_digest, digest_of_start, settings.split)
+    used = [anchors] if finetune.classifier == "anchors" else []
+    digest = _digest(finetune, store_digest, before, settings.split, *used)
     folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
     steps.append(_train_step(finetune, folder, tuple(step.folder for step in steps[-1:]), split=settings.split))
     return steps
 
 
-def _plan_anchors(
-    settings: CompareSettings, table: dict[str, Any], pretrain: PretrainSettings, *, source: str
-) -> list[Step]:
+def _plan_anchors(settings: CompareSettings, table: dict[str, Any], network: NetworkName, *, source: str) -> list[Step]:
     """The step that makes a recipe's anchors as wide as the network's features; none where a file is given."""
     if settings.anchors is not None:
         return []
     wanted = replace(AnchorsSettings.from_table(table, source=source, device=settings.device), dim=None)
-    folder = settings.out / "anchors" / _digest(wanted, pretrain.network)
+    folder = settings.out / "anchors" / _digest(wanted, network)
     wanted = replace(wanted, anchors=folder / ANCHORS_NAME)
-    return [Step("anchors", folder, wanted.to_json(), (), settings.store, network=pretrain.network)]
+    return [Step("anchors", folder, wanted.to_json(), (), settings.store, network=network)]
 
 
 def _train_step(

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError
-from lg3d_core.language.anchors import load_anchors
+from lg3d_core.language.anchors import Anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings
 from lg3d_core.training.batches import SceneBatches
+from lg3d_core.training.grounding import load_fitting_anchors
 from lg3d_core.training.launch import open_run, train_run
 from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification
 from lg3d_core.training.scenes import TrainingData
@@ -28,18 +29,29 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     """Fine-tune a network and return the path of its last checkpoint.
 
     Raises:
-        SettingsError: Settings that cannot work together.
-        DataError: The store is missing, damaged or empty.
-        CheckpointError: Nothing to start from, or a checkpoint of another network or vocabulary.
+        SettingsError: Settings that cannot work together, such as anchors of another width than the features.
+        DataError: The store is missing, damaged or empty, or the anchors are, or they are of another vocabulary.
+        CheckpointError: Nothing to start from, or a checkpoint of another network, vocabulary or anchors.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
     with open_run(settings, progress) as opened:
         settings, data = opened.settings, opened.data
         start = _find_start(settings, opened.progress)
-        if start is None:
+        info = None if start is None else read_info(start)
+        if start is None or info is None:
             network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
         else:
-            network = _load_start(start, settings, data)
+            network = _load_start(start, info, settings, data)
+        anchors_digest = None if info is None else info.anchors_digest
+        if settings.classifier == "anchors":
+            anchors = load_fitting_anchors(settings, network, data.store.vocabulary)
+            if anchors_digest not in (None, anchors.digest):
+                raise CheckpointError(
+                    f"{settings.anchors} holds anchors {anchors.digest}, {settings.start} was pre-trained with "
+                    f"{anchors_digest}: say --anchors FILE"
+                )
+            _start_as_anchors(network, anchors)
+            anchors_digest = anchors.digest
         # What "latest" means is settled once: a resumed run starts from the same checkpoint.
         settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
         counts = data.store.class_counts("train", budget=data.budget)
@@ -54,7 +66,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
             learner,
             SceneBatches(data.dataset, max_voxels=settings.max_voxels),
             facts={"from": settings.start},
-            anchors_digest=read_info(start).anchors_digest if start is not None else None,
+            anchors_digest=anchors_digest,
         )
 
 
@@ -72,8 +84,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     return newest
 
 
-def _load_start(start: Path, settings: FinetuneSettings, data: TrainingData) -> MinkUNet:
-    info = read_info(start)
+def _load_start(start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData) -> MinkUNet:
     if info.network != settings.network:
         raise CheckpointError(
             f"{start} holds a {info.network} network, this run wants {settings.network}: say --network {info.network}"
@@ -86,24 +97,11 @@ def _load_start(start: Path, settings: FinetuneSettings, data: TrainingData) -> 
         )
     network = info.build_network(num_classes=len(data.store.vocabulary))
     load_weights(network, start, fresh_classifier=True)
-    if settings.classifier == "anchors":
-        _start_as_anchors(network, info, settings)
     return network
 
 
-def _start_as_anchors(network: MinkUNet, info: CheckpointInfo, settings: FinetuneSettings) -> None:
+def _start_as_anchors(network: MinkUNet, anchors: Anchors) -> None:
     """Make the anchors the classifier's weights: a voxel's first logits are its cosines, times its feature's length."""
-    if info.anchors_digest is None:
-        raise CheckpointError(
-            f"{settings.start} was not pre-trained with text anchors: its classifier can only be fresh "
-            "(leave out --classifier anchors)"
-        )
-    anchors = load_anchors(settings.anchors)
-    if anchors.digest != info.anchors_digest:
-        raise CheckpointError(
-            f"{settings.anchors} holds anchors {anchors.digest}, {settings.start} was pre-trained with "
-            f"{info.anchors_digest}: say --anchors FILE"
-        )
     assert network.final is not None
     assert network.final.bias is not None
     with torch.no_grad():

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import torch
 
-from lg3d_core.errors import SettingsError
-from lg3d_core.language.anchors import load_anchors, require_vocabulary
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.views import ViewDataset
 from lg3d_core.settings import PretrainSettings
 from lg3d_core.training.batches import SceneBatches, ViewBatches
+from lg3d_core.training.grounding import load_fitting_anchors
 from lg3d_core.training.launch import OpenedRun, open_run, train_run
 from lg3d_core.training.learners import LanguageGrounding, LanguageSoftmax, SceneContexts, SupervisedContrast
 
@@ -33,14 +32,8 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
 
 def _ground_in_language(opened: OpenedRun[PretrainSettings]) -> Path:
     settings = opened.settings
-    anchors = load_anchors(settings.anchors)
-    require_vocabulary(anchors, opened.data.store.vocabulary)
     network = MinkUNet(settings.network)
-    if anchors.vectors.shape[1] != network.num_features:
-        raise SettingsError(
-            f"the anchors {settings.anchors} are {anchors.vectors.shape[1]}-d, network {settings.network} gives "
-            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}"
-        )
+    anchors = load_fitting_anchors(settings, network, opened.data.store.vocabulary)
     network, vectors = network.to(opened.device), torch.from_numpy(anchors.vectors).to(opened.device)
     learner: LanguageGrounding | LanguageSoftmax
     if settings.contrast == "softmax":
