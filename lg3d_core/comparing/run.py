@@ -55,13 +55,13 @@ class _Running:
             raise
         finally:
             os.close(reporting)
-        self._name = step.folder.name.rpartition("-")[0]
+        self._name = step.folder.name
         self._told = ""
         self._unread = b""
 
     @property
     def status(self) -> str:
-        """What runs, and the last that was told of how far it is: `finetune-focal-seed0 120/480 steps`."""
+        """What runs, and the last that was told of how far it is: `finetune-focal-seed0-4f2a 120/480 steps`."""
         while told := self._reports.read(4096):
             self._unread += told
         *lines, self._unread = self._unread.split(b"\n")
