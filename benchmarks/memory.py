@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lg3d_core.benchmarking.machine import PeakMemory, describe_machine
-from lg3d_core.benchmarking.workload import gather_clouds, make_workload
 from lg3d_core.devices import autocast
 from lg3d_core.evaluation.predict import CHUNK
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import cross_entropy_loss
 from lg3d_core.progress import Progress
 from lg3d_core.sparse import SparseTensor, owned_threads
+from lg3d_core.sparse_benchmark.machine import PeakMemory, describe_machine
+from lg3d_core.sparse_benchmark.workload import gather_clouds, make_workload
 
 VOXEL_SIZE = 0.02
 NUM_CLASSES = 200

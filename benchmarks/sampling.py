@@ -27,7 +27,6 @@ import torch
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import cross_entropy_loss
 from lg3d_core.progress import Progress
-from lg3d_core.rooms.write import write_rooms
 from lg3d_core.sampling import Augmentation, SceneDataset, sample_scene, voxelize
 from lg3d_core.sampling import voxels as voxels_module
 from lg3d_core.sampling.augment import distort
@@ -39,6 +38,7 @@ from lg3d_core.sparse import SparseTensor
 from lg3d_core.store.prepare import prepare_store
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.synthetic.write import write_rooms
 from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
 
 BATCH = 8

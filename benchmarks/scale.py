@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 
 from lg3d_core.progress import Progress, Task
-from lg3d_core.rooms.write import write_rooms
 from lg3d_core.settings import FinetuneSettings, RoomsSettings
+from lg3d_core.synthetic.write import write_rooms
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def machine() -> dict[str, Any]:
     """As the records of `lg3d bench` say it."""
     import torch
 
-    from lg3d_core.benchmarking.machine import describe_machine
+    from lg3d_core.sparse_benchmark.machine import describe_machine
 
     return describe_machine(torch.device("cpu"))
 

@@ -9,7 +9,6 @@ from lg3d_core.evaluation.command import evaluate_checkpoint
 from lg3d_core.evaluation.evaluate import Evaluation
 from lg3d_core.language.make import make_anchors
 from lg3d_core.progress import Progress
-from lg3d_core.rooms import write_rooms
 from lg3d_core.settings import (
     AnchorsSettings,
     DemoSettings,
@@ -22,6 +21,7 @@ from lg3d_core.settings import (
 )
 from lg3d_core.store.prepare import prepare_store
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.synthetic import write_rooms
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.viewing.show import show_scene

@@ -6,9 +6,9 @@ from typing import NamedTuple, cast, get_args
 
 from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.files import write_text
+from lg3d_core.processes import num_cores
 from lg3d_core.progress import Progress
 from lg3d_core.scans.audit import AuditReport, audit_scans
-from lg3d_core.scans.processes import num_cores
 from lg3d_core.scans.scannet import SCANS_FOLDERS, find_scans
 from lg3d_core.settings import (
     CONFIG_NAME,

@@ -52,9 +52,9 @@ def store_path(raw_rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def furnished_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three procedural training rooms and one for validation, 20,000 vertices each, as a scene store. Read only."""
     from lg3d_core.progress import Progress
-    from lg3d_core.rooms.write import write_rooms
     from lg3d_core.settings import PrepareSettings, RoomsSettings
     from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.synthetic.write import write_rooms
 
     folder = tmp_path_factory.mktemp("furnished")
     write_rooms(RoomsSettings(out=folder / "raw", scenes=4, vertices=20_000, seed=1, jobs=1), Progress())

@@ -27,8 +27,6 @@ from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, read_info, save_checkpoint
 from lg3d_core.networks.minkunet import NETWORK_PLANS, NetworkPlan
 from lg3d_core.progress import Progress
-from lg3d_core.rooms.modelled.library import read_library
-from lg3d_core.rooms.modelled.resample import sample_model
 from lg3d_core.scans.frame import find_frame
 from lg3d_core.scans.open_scan import open_scan
 from lg3d_core.scans.ply import read_ply
@@ -37,9 +35,11 @@ from lg3d_core.store import SceneStore, merge_shards, prepare_store
 from lg3d_core.store.budgets import ensure_budget, load_budget
 from lg3d_core.store.scene_file import read_scene_file
 from lg3d_core.store.seal import SEAL_BYTES, seal
+from lg3d_core.synthetic.modelled.library import read_library
+from lg3d_core.synthetic.modelled.resample import sample_model
 from lg3d_core.training.run import Run
 from lg3d_core.vocabulary import load_vocabulary, read_label_table
-from tests import box_rooms, foreign_checkpoints, scan_files, sh3f_files
+from tests import box_rooms, minkowski_checkpoints, scan_files, sh3f_files
 from tests.fuzz_mutations import (
     BINARY,
     NUMBERS,
@@ -479,7 +479,7 @@ def read_checkpoint(data: bytes, folder: Path) -> None:
 @cache
 def good_ckpts() -> tuple[bytes, ...]:
     with tiny_plan():
-        content = foreign_checkpoints.lightning_checkpoint(tiny_network())
+        content = minkowski_checkpoints.lightning_checkpoint(tiny_network())
     streams = [io.BytesIO() for _ in range(3)]
     torch.save(content, streams[0])
     torch.save(content["state_dict"], streams[1])

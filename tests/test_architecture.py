@@ -12,17 +12,17 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lg3d_core"
 
 # Each room may import the rooms before it that are named here, and itself.
-FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "memory", "stopping", "__version__"}
+FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "memory", "processes", "stopping", "__version__"}
 MAY_IMPORT = {
     "vocabulary": set(),
     "scans": {"vocabulary"},
-    "rooms": {"scans", "vocabulary"},
+    "synthetic": {"scans", "vocabulary"},
     "store": {"scans", "vocabulary"},
     "language": {"vocabulary"},
     "sparse": set(),
     "networks": {"sparse"},
     "sampling": {"store", "scans", "vocabulary"},
-    "benchmarking": {"scans", "rooms", "store", "sparse", "networks", "sampling"},
+    "sparse_benchmark": {"scans", "synthetic", "store", "sparse", "networks", "sampling"},
     "objectives": set(),
     "evaluation": {"vocabulary", "store", "sparse", "networks", "sampling"},
     "inference": {
@@ -40,11 +40,11 @@ MAY_IMPORT = {
     "viewing": {"vocabulary", "scans", "store", "networks", "sampling", "evaluation", "inference"},
     "reporting": {"vocabulary", "store", "language", "networks", "objectives", "evaluation", "viewing"},
     "comparing": {"vocabulary", "store", "language", "networks", "evaluation", "training", "reporting"},
-    "demo": {"rooms", "store", "language", "training", "evaluation", "viewing", "networks"},
+    "demo": {"synthetic", "store", "language", "training", "evaluation", "viewing", "networks"},
     "doctor": {"sparse"},
     "project": {"scans", "vocabulary"},
 }
-TORCH_FREE = {"vocabulary", "scans", "rooms", "errors", "progress", "settings", "files", "stopping"}
+TORCH_FREE = {"vocabulary", "scans", "synthetic", "processes", "errors", "progress", "settings", "files", "stopping"}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -77,7 +77,7 @@ def test_a_module_imports_only_rooms_below_its_own(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in TORCH_FREE], ids=str)
-def test_rooms_that_only_handle_files_never_import_torch(path: Path) -> None:
+def test_synthetic_that_only_handle_files_never_import_torch(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported_modules(path)} & {"torch", "open3d", "h5py", "open_clip"}
 
 

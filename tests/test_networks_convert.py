@@ -26,13 +26,13 @@ from lg3d_core.networks.checkpoint import (
     save_checkpoint,
 )
 from lg3d_core.networks.convert import Comparison, compare_checkpoint, write_conversion
-from lg3d_core.networks.foreign import match_network
+from lg3d_core.networks.minkowski_checkpoint import match_network
 from lg3d_core.networks.minkunet import NetworkPlan
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ConvertSettings, EvalSettings, FinetuneSettings
 from lg3d_core.training.finetune import finetune
 from lg3d_core.vocabulary import load_vocabulary
-from tests.foreign_checkpoints import lightning_checkpoint
+from tests.minkowski_checkpoints import lightning_checkpoint
 from tests.notes import Notes
 
 TINY = NetworkPlan(widths=(8,) * 8, depths=(1,) * 8)
@@ -98,7 +98,7 @@ def test_a_lightning_checkpoint_becomes_one_of_ours(lightning: Path, network: Mi
     assert info.voxel_size == 0.05  # its hyper-parameters say so
     assert info.final_relu  # and that it is a baseline, Res16UNet14A
     (warning,) = notes.warnings
-    for origin in ("tests.foreign_checkpoints.Phase", "pathlib.PosixPath", "argparse.Namespace"):
+    for origin in ("tests.minkowski_checkpoints.Phase", "pathlib.PosixPath", "argparse.Namespace"):
         assert origin in warning
     (note,) = notes.notes
     assert "vocabulary" in note

@@ -23,10 +23,10 @@ from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.networks.checkpoint import load_network, read_info
 from lg3d_core.networks.torch_files import read_torch_file
 from lg3d_core.progress import Progress
-from lg3d_core.rooms.modelled.library import inside, read_library
 from lg3d_core.scans.open_scan import open_scan
 from lg3d_core.settings import PrepareSettings, ViewSettings
 from lg3d_core.store import SceneStore, prepare_store
+from lg3d_core.synthetic.modelled.library import inside, read_library
 from lg3d_core.viewing.server import PageServer
 from tests import box_rooms, sh3f_files
 
@@ -372,7 +372,7 @@ def test_direct_dependencies_are_those_of_the_design_page() -> None:
 def test_an_image_in_bytes_is_not_what_it_says() -> None:
     header = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + b"IHDR" + (60000).to_bytes(4, "big") * 2 + b"\x08\2\0\0\0"
     assert len(np.frombuffer(header, np.uint8)) == 8 + 4 + 4 + 13
-    from lg3d_core.rooms.modelled.resample import _read_image
+    from lg3d_core.synthetic.modelled.resample import _read_image
 
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:

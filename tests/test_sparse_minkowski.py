@@ -16,7 +16,7 @@ from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.checkpoint import load_network
 from lg3d_core.sparse import SparseTensor, backends, minkowski_backend, resolve_backend, sparse_convolution, use_backend
 from tests.backend_choice import require_backend
-from tests.foreign_checkpoints import lightning_checkpoint
+from tests.minkowski_checkpoints import lightning_checkpoint
 from tests.minkowski_twin import build_twin
 
 # Their modules make an instance of their autograd functions, as was done long ago.

@@ -61,8 +61,8 @@ def bench(
         seed=seed,
         out=out,
     )
-    from lg3d_core.benchmarking.report import bench_table
-    from lg3d_core.benchmarking.run import run_benchmarks
+    from lg3d_core.sparse_benchmark.report import bench_table
+    from lg3d_core.sparse_benchmark.run import run_benchmarks
 
     report = run_benchmarks(settings, console.progress(quiet=quiet))
     if as_json:

@@ -41,6 +41,6 @@ def rooms(
         validation=validation,
         jobs=jobs,
     )
-    from lg3d_core.rooms import write_rooms
+    from lg3d_core.synthetic import write_rooms
 
     console.result(write_rooms(settings, console.progress(quiet=quiet)))

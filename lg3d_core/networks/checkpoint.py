@@ -1,7 +1,8 @@
 """Checkpoints: weights as safetensors, with everything that is needed to use them in the metadata.
 
-Wherever one is read, a file of weights that MinkowskiEngine trained will do (`lg3d_core.networks.foreign`): what it
-does not say of itself is taken for granted, and `resolve_checkpoint` tells what that is.
+Every function that reads a checkpoint also accepts weights trained with MinkowskiEngine
+(`lg3d_core.networks.minkowski_checkpoint`). What such a file does not state is assumed, and `resolve_checkpoint`
+reports what it assumed.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError
 from lg3d_core.files import write_bytes
-from lg3d_core.networks.foreign import (
+from lg3d_core.networks.minkowski_checkpoint import (
     STEM_SIZES,
     VOXEL_SIZE,
     Foreign,

@@ -18,7 +18,7 @@ from lg3d_core.networks.checkpoint import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from lg3d_core.networks.foreign import (
+from lg3d_core.networks.minkowski_checkpoint import (
     VOXEL_SIZE,
     Match,
     ends_with_relu,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.objectives.boundary import full_precision, require_labels
+from lg3d_core.objectives.validation import full_precision, require_labels
 
 # 1 - p is kept this far from 0, where the derivative of its power is infinite for gamma below 1.
 SMALLEST_DOUBT = 1e-12

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lg3d_core.errors import SettingsError, ShapeError
-from lg3d_core.objectives.boundary import full_precision, require_labels
+from lg3d_core.objectives.validation import full_precision, require_labels
 from lg3d_core.settings import Distance, Hinge
 
 # Up to here drawing one negative after the other is cheaper than ordering a random number for every category.

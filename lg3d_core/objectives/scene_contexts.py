@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.objectives.boundary import full_precision
+from lg3d_core.objectives.validation import full_precision
 
 NUM_PARTITIONS = 8
 """Near or far, on either side in y, above or below."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.objectives.boundary import full_precision, require_labels
+from lg3d_core.objectives.validation import full_precision, require_labels
 
 SHORTEST_FEATURE = 1e-12
 """A feature shorter than this has no direction: its cosine with everything is 0."""

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lg3d_core.errors import DataError
+from lg3d_core.processes import run_in_processes
 from lg3d_core.progress import Progress
 from lg3d_core.scans.files import read_file
-from lg3d_core.scans.processes import run_in_processes
 from lg3d_core.scans.scannet import (
     ScanFiles,
     count_unmapped,

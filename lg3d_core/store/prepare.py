@@ -12,10 +12,10 @@ import numpy as np
 from lg3d_core import __version__
 from lg3d_core.errors import DataError
 from lg3d_core.files import lock_file, sweep_temporaries, write_bytes
+from lg3d_core.processes import run_in_processes
 from lg3d_core.progress import Progress
 from lg3d_core.scans import Scan, ScanFiles, find_scans, read_scan
 from lg3d_core.scans.files import read_file
-from lg3d_core.scans.processes import run_in_processes
 from lg3d_core.scans.scannet import digest_scan, require_files
 from lg3d_core.settings import PrepareSettings, StoreCheckSettings
 from lg3d_core.store.scene_file import Scene, SceneHeader, read_scene_file, read_scene_header, write_scene_file

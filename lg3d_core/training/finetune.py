@@ -16,9 +16,9 @@ from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings
 from lg3d_core.training.batches import SceneBatches
-from lg3d_core.training.grounding import load_fitting_anchors
 from lg3d_core.training.launch import open_run, train_run
 from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification
+from lg3d_core.training.run_anchors import load_fitting_anchors
 from lg3d_core.training.scenes import TrainingData
 
 SCRATCH = "scratch"

@@ -9,9 +9,9 @@ from lg3d_core.progress import Progress
 from lg3d_core.sampling.views import ViewDataset
 from lg3d_core.settings import PretrainSettings
 from lg3d_core.training.batches import SceneBatches, ViewBatches
-from lg3d_core.training.grounding import load_fitting_anchors
 from lg3d_core.training.launch import OpenedRun, open_run, train_run
 from lg3d_core.training.learners import LanguageGrounding, LanguageSoftmax, SceneContexts, SupervisedContrast
+from lg3d_core.training.run_anchors import load_fitting_anchors
 
 SOFTMAX_TEMPERATURE = 0.05
 TEMPERATURES = {"supcon": 0.1, "csc": 0.4}

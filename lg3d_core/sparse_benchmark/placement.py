@@ -1,0 +1,109 @@
+"""Where the convolutions of a network stand: at which resolution, over how many pairs, and what that costs at least."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from lg3d_core.networks import MinkUNet
+from lg3d_core.sparse import CoordinateCache, SparseConvolution, SparseTensor
+from lg3d_core.sparse_benchmark.workload import Workload
+
+NUM_LEVELS = 5
+
+
+class Placed(NamedTuple):
+    """A convolution and the tensor stride of its input."""
+
+    name: str
+    convolution: SparseConvolution
+    stride: int
+
+
+def place_convolutions(network: MinkUNet) -> Iterator[Placed]:
+    """Give every convolution of a U-Net with the tensor stride of its input, in order of execution."""
+
+    def inside(prefix: str, stage: nn.Module, stride: int) -> Iterator[Placed]:
+        for name, module in stage.named_modules():
+            if isinstance(module, SparseConvolution):
+                yield Placed(f"{prefix}.{name}", module, stride)
+
+    yield Placed("conv0p1s1", network.conv0p1s1, 1)
+    for stage in range(1, 5):
+        name = f"conv{stage}p{2 ** (stage - 1)}s2"
+        yield Placed(name, getattr(network, name), 2 ** (stage - 1))
+        yield from inside(f"block{stage}", getattr(network, f"block{stage}"), 2**stage)
+    for stage in range(4, 8):
+        name = f"convtr{stage}p{2 ** (8 - stage)}s2"
+        yield Placed(name, getattr(network, name), 2 ** (8 - stage))
+        yield from inside(f"block{stage + 1}", getattr(network, f"block{stage + 1}"), 2 ** (7 - stage))
+    if network.final is not None:
+        yield Placed("final", network.final, 1)
+
+
+class Work(NamedTuple):
+    """The size of one convolution.
+
+    Attributes:
+        pairs: Pairs of an input and an output voxel that meet.
+        inputs: Voxels read.
+        outputs: Voxels written.
+        offsets: Matrices of weights.
+        in_channels: Columns of the input.
+        out_channels: Columns of the output.
+    """
+
+    pairs: int
+    inputs: int
+    outputs: int
+    offsets: int
+    in_channels: int
+    out_channels: int
+
+    @property
+    def flops(self) -> int:
+        """Of one product: the output, or one of the two gradients."""
+        return 2 * self.pairs * self.in_channels * self.out_channels
+
+    @property
+    def elements(self) -> int:
+        """Values that one product must move, each once: it reads two of input, output and weights, writes the third."""
+        weights = self.offsets * self.in_channels * self.out_channels
+        return self.inputs * self.in_channels + self.outputs * self.out_channels + weights
+
+
+class Voxelization:
+    """Voxels and pairs of every level of a workload, counted by the engine's own maps."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._cache: CoordinateCache = SparseTensor(
+            torch.zeros(workload.num_voxels, 1, device=workload.device), workload.coordinates
+        ).cache
+        self._pairs: dict[tuple[int, int], int] = {}
+
+    def num_voxels(self, stride: int) -> int:
+        """Voxels of a level."""
+        return self._cache.num_voxels(stride)
+
+    def num_pairs(self, stride: int, kernel_size: int) -> int:
+        """Pairs of an odd kernel on a level, or of a 2^3 kernel between `stride` and `2 * stride`."""
+        if kernel_size == 1:
+            return self.num_voxels(stride)
+        if kernel_size == 2:
+            return self.num_voxels(stride)  # every fine voxel has one parent
+        if (stride, kernel_size) not in self._pairs:
+            neighbours = self._cache.submanifold_map(stride, kernel_size).neighbours
+            self._pairs[stride, kernel_size] = int((neighbours >= 0).sum())
+        return self._pairs[stride, kernel_size]
+
+    def work(self, convolution: SparseConvolution, stride: int) -> Work:
+        """The size of a convolution whose input has a tensor stride."""
+        size = convolution.kernel_size
+        coarse, fine = stride, stride
+        if convolution.stride == 2:
+            fine, coarse = (stride // 2, stride) if convolution.transposed else (stride, 2 * stride)
+        num_fine, num_coarse = self.num_voxels(fine), self.num_voxels(coarse)
+        inputs, outputs = (num_coarse, num_fine) if convolution.transposed else (num_fine, num_coarse)
+        in_channels, out_channels = convolution.kernel.shape[-2:]
+        return Work(self.num_pairs(fine, size), inputs, outputs, size**3, in_channels, out_channels)

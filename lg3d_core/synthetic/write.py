@@ -1,0 +1,249 @@
+"""Procedural rooms as a raw ScanNet folder: scans, label table and split files."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.files import TEMPORARY_NAME, lock_file, sweep_temporaries, write_text
+from lg3d_core.processes import run_in_processes
+from lg3d_core.progress import Progress
+from lg3d_core.settings import RoomsSettings
+from lg3d_core.synthetic.kinds import KINDS, furnish
+from lg3d_core.synthetic.labels import label_table
+from lg3d_core.synthetic.modelled.attribution import write_attribution
+from lg3d_core.synthetic.modelled.catalog import Catalog, Furniture, FurniturePlan, read_catalog
+from lg3d_core.synthetic.modelled.naming import read_names
+from lg3d_core.synthetic.scanner import scan_room
+from lg3d_core.synthetic.scene_files import write_scene
+from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
+
+MARKER = "rooms.json"
+"""Says that a folder is one of ours, and of which settings."""
+WORKSHOP = ".unfinished"
+"""Hidden folder for rooms under way, and for what the finished ones hold."""
+FORMAT = 1
+"""Counts changes of what equal settings give."""
+WELL_SEEN = 10
+"""A room holds a category from so many annotated vertices."""
+FEW_ROOMS = 12
+"""With fewer training rooms, validation may hold what a single one of them has."""
+
+
+def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
+    """Write furnished rooms in ScanNet's raw format into `settings.out`, in parallel.
+
+    Rooms that a previous run with equal settings has finished are kept, so a second run does nothing and an interrupted
+    one continues. Training rooms are made first; a validation room then holds only categories that some training room
+    has (two of them, from twelve training rooms on). Every room depends on the seed, its index, the number of rooms of
+    each split and (in validation) the set of those categories, never on `jobs`.
+
+    Returns:
+        `settings.out`, which then holds `scans/`, the label table, `scannetv2_train.txt` and `scannetv2_val.txt`.
+
+    Raises:
+        SettingsError: `settings.out` is a file, or a folder with other content, or has rooms of other settings.
+        DataError: It cannot be written (a full disk, no permission), or a worker process died; or there is no furniture
+            library, or no table of names.
+    """
+    catalog = None
+    if settings.furniture is not None:
+        catalog = read_catalog(settings.furniture, read_names(settings.furniture_names))
+        for problem in catalog.problems:
+            progress.warn(f"left out {problem}")
+        progress.note(
+            f"{len(catalog.models)} models of {len({model.thing for model in catalog.models})} things; "
+            f"{catalog.unnamed} have no name in the table, or are too large or small"
+        )
+    try:
+        _claim(settings.out, settings, catalog)
+        with lock_file(settings.out / ".lock", holder="another lg3d rooms", optional=True):
+            for folder in (settings.out, settings.out / WORKSHOP):
+                sweep_temporaries(folder)
+            _write_all(settings, catalog, progress)
+    except OSError as error:
+        where = error.filename or settings.out
+        raise DataError(f"cannot write rooms: {where}: {error.strerror or error}; what is finished is kept") from None
+    return settings.out
+
+
+def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progress) -> None:
+    out = settings.out
+    write_text(out / LABEL_TABLE_NAME, label_table())
+    splits = plan_splits(settings.scenes, settings.validation)
+    seen: Counter[str] = Counter()
+    models: set[str] = set()
+    malformed: set[str] = set()
+    split_models = catalog.split(settings.seed) if catalog else {}
+    with progress.task("rooms", total=settings.scenes, unit="room") as task:
+        for split in ("train", "val"):
+            plan = None
+            if catalog:
+                assert settings.mesh_spacing is not None
+                cache = out / WORKSHOP / "models"
+                plan = catalog.plan(split_models[split], spacing=settings.mesh_spacing, cache=cache)
+            jobs = [
+                RoomJob(
+                    out=out,
+                    index=index,
+                    splits=tuple(splits),
+                    seed=settings.seed,
+                    vertices=settings.vertices,
+                    allowed=_well_known(seen, splits.count("train")) if split == "val" else None,
+                    spacing=settings.mesh_spacing,
+                    furniture=plan,
+                )
+                for index, own in enumerate(splits)
+                if own == split
+            ]
+            for job, report in run_in_processes(write_room, jobs, num_processes=settings.jobs):
+                seen.update(label for label, count in report.counts.items() if count >= WELL_SEEN)
+                models.update(report.models)
+                for problem in sorted(set(report.problems) - malformed):
+                    progress.warn(f"left out {problem}")
+                malformed.update(report.problems)
+                task.advance(status=job.scene_id)
+            write_text(out / f"scannetv2_{split}.txt", "".join(f"{job.scene_id}\n" for job in jobs))
+    if catalog:
+        write_attribution(out, catalog, split_models, models)
+
+
+def _well_known(seen: Counter[str], num_rooms: int) -> frozenset[str]:
+    """Categories that two training rooms hold, or one where there are only a few rooms."""
+    return frozenset(label for label, rooms in seen.items() if rooms >= (2 if num_rooms >= FEW_ROOMS else 1))
+
+
+def scene_id_of(index: int) -> str:
+    """scene9000_00, scene9001_00, ...: the benchmark's own ids end at scene0806."""
+    return f"scene9{index % 1000:03d}_{index // 1000:02d}"
+
+
+def plan_splits(scenes: int, validation: float) -> list[str]:
+    """Split of each room: validation rooms evenly between the training rooms, and never all of them."""
+    splits = [
+        "val" if int((index + 1) * validation + 1e-9) > int(index * validation + 1e-9) else "train"
+        for index in range(scenes)
+    ]
+    if "train" not in splits:
+        splits[0] = "train"
+    return splits
+
+
+def kind_of(splits: Sequence[str], index: int) -> tuple[str, int]:
+    """Kind of a room, and the how-manieth of its kind it is: kinds take turns within each split.
+
+    Validation rooms count on from a far number, so that they are no repetition of training rooms.
+    """
+    place = list(splits[:index]).count(splits[index])
+    # Few rooms: fewer kinds, so that training sees each of them about three times.
+    names = tuple(KINDS)[: max(3, len(splits) // 4)]
+    return names[place % len(names)], place // len(names) + (1000 if splits[index] == "val" else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomJob:
+    """One room to write: `allowed` are the categories that it may hold, None for all; `spacing` beats `vertices`."""
+
+    out: Path
+    index: int
+    splits: tuple[str, ...]
+    seed: int
+    vertices: int
+    allowed: frozenset[str] | None
+    spacing: float | None = None
+    furniture: FurniturePlan | None = None
+
+    @property
+    def scene_id(self) -> str:
+        """Name of its folder."""
+        return scene_id_of(self.index)
+
+
+class RoomReport(NamedTuple):
+    """What a written room holds.
+
+    Attributes:
+        counts: Category -> annotated vertices.
+        models: Keys of the modelled furniture.
+        problems: One line for every malformed model that was met.
+    """
+
+    counts: dict[str, int]
+    models: list[str]
+    problems: list[str]
+
+
+def write_room(job: RoomJob) -> RoomReport:
+    """Make one room and write it, unless it is there already."""
+    folder = job.out / "scans" / job.scene_id
+    counts_file = job.out / WORKSHOP / f"{job.scene_id}.json"
+    models_file = job.out / WORKSHOP / f"{job.scene_id}.models.json"
+    if folder.is_dir() and counts_file.is_file():
+        counts: dict[str, int] = json.loads(counts_file.read_text(encoding="utf-8"))
+        models = json.loads(models_file.read_text(encoding="utf-8")) if models_file.is_file() else {}
+        return RoomReport(counts, models.get("models", []), models.get("problems", []))
+    rng = np.random.default_rng([job.seed, job.index])
+    kind, turn = kind_of(job.splits, job.index)
+    furniture = Furniture(job.furniture) if job.furniture else None
+    room = furnish(KINDS[kind], rng=rng, turn=turn, allowed=job.allowed, furniture=furniture)
+    scanned = scan_room(room, vertices=job.vertices, rng=rng, fixed_spacing=job.spacing)
+    used, problems = (furniture.used, list(furniture.problems.values())) if furniture else ([], [])
+    unfinished = job.out / WORKSHOP / job.scene_id
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        counts = write_scene(unfinished, job.scene_id, room, scanned, scene_type=KINDS[kind].scene_type, rng=rng)
+        if furniture:
+            write_text(models_file, json.dumps({"models": used, "problems": problems}))
+        write_text(counts_file, json.dumps(counts))
+    except (OSError, DataError):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    unfinished.rename(folder)
+    return RoomReport(counts, used, problems)
+
+
+def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
+    """Make the folder ours, or check that it is."""
+    mine: dict[str, int | float | str] = {
+        "format": FORMAT,
+        "scenes": settings.scenes,
+        "seed": settings.seed,
+        "vertices": settings.vertices,
+        "validation": settings.validation,
+    }
+    if settings.mesh_spacing is not None:
+        mine["spacing"] = settings.mesh_spacing
+    if catalog is not None:
+        mine["furniture"] = catalog.digest
+    marker = out / MARKER
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file; expected a folder to write rooms into: name another one")
+    if marker.is_file():
+        try:
+            theirs = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            theirs = None
+        if theirs != mine:
+            raise SettingsError(
+                f"{out} holds rooms of other settings ({_differences(theirs, mine)}): name another folder, or remove it"
+            )
+        return
+    if out.is_dir() and any(not TEMPORARY_NAME.fullmatch(entry.name) for entry in out.iterdir()):
+        raise SettingsError(f"{out} is not empty and holds no rooms of lg3d: name another folder, or empty it")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(marker, json.dumps(mine, indent=1) + "\n")
+
+
+def _differences(theirs: object, mine: dict[str, int | float | str]) -> str:
+    if not isinstance(theirs, dict):
+        return f"its {MARKER} cannot be read"
+    return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in mine.items() if theirs.get(key) != value)
