@@ -34,7 +34,7 @@ from lg3d_core.settings import COMMANDS, PrepareSettings, StoreCheckSettings, re
 from lg3d_core.store import SceneStore, merge_shards, prepare_store
 from lg3d_core.store.budgets import ensure_budget, load_budget
 from lg3d_core.store.scene_file import read_scene_file
-from lg3d_core.store.seal import SEAL_BYTES, seal
+from lg3d_core.seal import SEAL_BYTES, seal
 from lg3d_core.synthetic.modelled.library import read_library
 from lg3d_core.synthetic.modelled.resample import sample_model
 from lg3d_core.training.run import Run

@@ -35,7 +35,7 @@ from lg3d_core.store.scene_file import (
     read_column,
     require_whole,
 )
-from lg3d_core.store.seal import seal
+from lg3d_core.seal import seal
 
 if TYPE_CHECKING:
     from lg3d_core.store.budgets import Budget

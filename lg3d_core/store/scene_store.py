@@ -13,7 +13,7 @@ from lg3d_core.errors import DataError
 from lg3d_core.files import write_bytes
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.store.budgets import Budget
-from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_file
+from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_content
 from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
 from lg3d_core.vocabulary.categories import GROUPS
 
@@ -136,8 +136,8 @@ class SceneStore:
         """
         entry = self.entry(scene_id)
         path = self.scene_path(scene_id)
-        scene = read_scene_file(path, num_classes=len(self.vocabulary), for_training=for_training)
-        if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene.split != entry.split:
+        scene, header = read_scene_content(path, num_classes=len(self.vocabulary), for_training=for_training)
+        if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene_digest(header) != entry.digest:
             raise DataError(f"{path} does not fit {INDEX_NAME}: run lg3d prepare again")
         if budget is None or entry.split != "train":
             return scene
