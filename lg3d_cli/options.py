@@ -70,7 +70,7 @@ OverlapOption = Annotated[float | None, typer.Option(help="Metres by which tiles
 NameOption = Annotated[str | None, typer.Option(help="Name of the run's folder.  [default: command and time]")]
 ResumeOption = Annotated[
     Path | None,
-    typer.Option(help="Continue an interrupted run's folder, with its settings.", autocompletion=complete_runs),
+    typer.Option(help="Run folder to continue, with its settings.", autocompletion=complete_runs),
 ]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training scenes.")]
 BatchSizeOption = Annotated[int | None, typer.Option(help="Scenes per optimiser step (the effective batch).")]
@@ -94,6 +94,10 @@ RankTimeoutOption = Annotated[
     float | None, typer.Option(help="Under torchrun: seconds until a process that hangs ends the job.  [default: 600]")
 ]
 LimitedOption = Annotated[float | None, typer.Option(help="Share of labels to learn from; 0.05 is 5 %.")]
+AllowLeakOption = Annotated[
+    bool | None,
+    typer.Option("--allow-leak", help="Allow --limited although the checkpoint was trained with other labels."),
+]
 LimitedSeedOption = Annotated[int | None, typer.Option(help="Which labels that share keeps.")]
 ValidateEveryOption = Annotated[int | None, typer.Option(help="Epochs between validations; 0: only at the end.")]
 

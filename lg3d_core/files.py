@@ -151,7 +151,7 @@ def _make_temporary(path: Path) -> tuple[Path, int]:
         os.close(mark)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     """Replace a file as a whole.
 
     Raises:
@@ -212,6 +212,13 @@ def sweep_temporaries(folder: Path, *, of: str | None = None, older_than: float 
             finally:
                 os.close(mark)
     return removed
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder where it is missing."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _target_of(temporary: str) -> str:

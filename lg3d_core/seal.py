@@ -2,7 +2,7 @@
 
 Three forms, by what the file's own library accepts:
 
-- HDF5 and other files whose reader ignores trailing bytes: 16 bytes of a mark and the SHA-256 of everything before them.
+- HDF5 and other files whose reader ignores trailing bytes: a mark of 16 bytes and the SHA-256 of everything before it.
 - Zip archives (`torch.save`): the same bytes, declared as the archive's comment, so that the file stays a valid zip.
 - safetensors, whose size must match its header: the SHA-256 as the metadata entry `seal`, computed with zeros in its
   place.
@@ -108,7 +108,7 @@ def require_sealed_zip(path: Path, *, again: str) -> str | None:
     """
     expected = require_seal(path, again=again)
     if expected is None and not _is_plain_end(_read_end(path, END_OF_ZIP.size)):
-        raise DataError(f"{path}: damaged or cut off: its end is missing; {again}")
+        raise DataError(f"{path}: damaged: its end is missing; {again}")
     return expected
 
 

@@ -20,8 +20,11 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 from lg3d_core.errors import SettingsError
 
 CONFIG_NAME = "lg3d.toml"
-RESUMABLE = ("micro_batch", "max_voxels")
-"""Fields that may be given anew to a training run that goes on: how its batches fit into memory."""
+FIT_MEMORY = ("micro_batch", "max_voxels")
+"""Fields that decide how batches fit into memory."""
+RESUMABLE = (*FIT_MEMORY, "store", "anchors", "learning_rate")
+"""Fields that a resumed run may override: an equal store or equal anchors may be elsewhere, and a run that diverged
+resumes with a lower rate."""
 
 NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -481,6 +484,8 @@ class FinetuneSettings(TrainSettings):
     of the augmentation, so none with `--no-augment` either."""
     alpha: Alpha = "inverse-log"
     """Class weights of the weighted losses: falling in log n, or as equation 5 is printed."""
+    allow_leak: bool = False
+    """Allow a label budget although the checkpoint to start from was trained with other labels of the same scenes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -523,7 +528,7 @@ class ConvertSettings(Settings):
     out: Path
     """File to write; for MinkowskiEngine a name in `.ckpt` gives a Lightning checkpoint, any other a state dict."""
     to: CheckpointForm = "auto"
-    """Form to write; `auto` is the other than the file's own."""
+    """Form to write; `auto` follows the name (`.safetensors` is lg3d's), else the other than the file's own."""
     voxel_size: float | None = None
     """Edge of a voxel in metres; None takes what the file says, else 2 cm."""
     vocabulary: str | None = None
@@ -801,6 +806,8 @@ class CompareSettings(Settings):
     """Epochs of pre-training, instead of the recipes'."""
     changes: tuple[str, ...] = ()
     """Further values instead of the recipes', as `key=value` or `command.key=value`."""
+    allow_leak: bool = False
+    """Allow label budgets of fine-tuning after pre-training with other labels."""
     device: Device = "auto"
     """`auto` takes CUDA where there is one."""
     split: str = "val"

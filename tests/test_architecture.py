@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lg3d_core"
 
 # Each room may import the rooms before it that are named here, and itself.
-FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "memory", "processes", "stopping", "seal", "__version__"}
+FOUNDATIONS = {
+    "errors",
+    "progress",
+    "settings",
+    "files",
+    "devices",
+    "memory",
+    "processes",
+    "stopping",
+    "seal",
+    "__version__",
+}
 MAY_IMPORT = {
     "vocabulary": set(),
     "scans": {"vocabulary"},
@@ -44,7 +55,18 @@ MAY_IMPORT = {
     "doctor": {"sparse"},
     "project": {"scans", "vocabulary"},
 }
-TORCH_FREE = {"vocabulary", "scans", "synthetic", "processes", "errors", "progress", "settings", "files", "stopping", "seal"}
+TORCH_FREE = {
+    "vocabulary",
+    "scans",
+    "synthetic",
+    "processes",
+    "errors",
+    "progress",
+    "settings",
+    "files",
+    "stopping",
+    "seal",
+}
 
 
 def imported_modules(path: Path) -> set[str]:

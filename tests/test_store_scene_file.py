@@ -16,6 +16,7 @@ import pytest
 
 from lg3d_core.errors import DataError
 from lg3d_core.files import lock_file, sweep_temporaries, write_bytes
+from lg3d_core.seal import SEAL_BYTES
 from lg3d_core.store.scene_file import (
     COLUMNS,
     MAX_ROWS,
@@ -26,7 +27,6 @@ from lg3d_core.store.scene_file import (
     read_scene_header,
     write_scene_file,
 )
-from lg3d_core.seal import SEAL_BYTES
 
 N, F = 70_000, 90_000  # more than one chunk of 65,536 rows
 

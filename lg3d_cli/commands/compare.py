@@ -7,7 +7,16 @@ import typer
 
 from lg3d_cli import console
 from lg3d_cli.completion import complete_recipes
-from lg3d_cli.options import DeviceOption, JsonOption, NetworkOption, QuietOption, StoreOption, VoxelSizeOption, resolve
+from lg3d_cli.options import (
+    AllowLeakOption,
+    DeviceOption,
+    JsonOption,
+    NetworkOption,
+    QuietOption,
+    StoreOption,
+    VoxelSizeOption,
+    resolve,
+)
 from lg3d_core.settings import CompareSettings
 
 
@@ -30,6 +39,7 @@ def compare(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key=value or command.key=value, instead of the recipes'.")
     ] = None,
+    allow_leak: AllowLeakOption = None,
     device: DeviceOption = None,
     split: Annotated[str | None, typer.Option(help="Scenes to score.  [default: val]")] = None,
     classes: Annotated[

@@ -13,7 +13,7 @@ from lg3d_core.settings import ConvertSettings
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A Lightning .ckpt, a state dict, or lg3d's file or run folder.")],
     out: Annotated[Path, typer.Option(help="File to write; for MinkowskiEngine .ckpt is Lightning's form.")],
-    to: Annotated[str | None, typer.Option(help="lg3d or minkowski.  [default: the other than the file's own]")] = None,
+    to: Annotated[str | None, typer.Option(help="lg3d or minkowski.  [default: by the name of --out]")] = None,
     voxel_size: VoxelSizeOption = None,
     vocabulary: VocabularyOption = None,
     final_relu: Annotated[

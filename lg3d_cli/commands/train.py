@@ -10,6 +10,7 @@ from lg3d_cli import console
 from lg3d_cli.completion import complete_starts, words
 from lg3d_cli.options import (
     DEFAULT_RECIPE,
+    AllowLeakOption,
     AnchorsOption,
     AugmentOption,
     BackendOption,
@@ -73,6 +74,11 @@ def _resolve(settings: type[S], options: dict[str, Any]) -> S:
         raise EndedElsewhere from None
 
 
+def _overrides(options: dict[str, Any]) -> tuple[str, ...]:
+    """What was typed beside `--resume`, to replace the run's own settings."""
+    return tuple(key for key in RESUMABLE if options.get(key) is not None)
+
+
 def _report(checkpoint: Path) -> None:
     """Print the checkpoint's path, once."""
     if not console.follows():
@@ -80,12 +86,16 @@ def _report(checkpoint: Path) -> None:
 
 
 def _gather(settings: type[S], options: dict[str, Any]) -> S:
-    """Settings of a new run; or the folder of the one that goes on, and how it shall fit into memory from now on."""
+    """Settings of a new run; or the folder of a run to resume, and the settings that it may override."""
     typed = {key: value for key, value in options.items() if value is not None}
     if "resume" in typed:
         others = [option_name(key) for key in typed if key not in ("resume", *RESUMABLE)]
         if others:
-            raise SettingsError(f"--resume goes on with the run's own settings: leave out {', '.join(others)}")
+            allowed = ", ".join(option_name(key) for key in RESUMABLE)
+            raise SettingsError(
+                f"--resume goes on with the run's own settings: leave out {', '.join(others)} (only {allowed} may be "
+                "given)"
+            )
         return settings(**typed)
     return resolve(settings, default_recipe=DEFAULT_RECIPE, **options)
 
@@ -178,7 +188,7 @@ def pretrain(
     settings = _resolve(PretrainSettings, options)
     from lg3d_core.training.pretrain import pretrain as run  # torch loads here, never on --help
 
-    _report(run(settings, console.progress(quiet=quiet)))
+    _report(run(settings, console.progress(quiet=quiet), _overrides(options)))
 
 
 def finetune(
@@ -224,6 +234,7 @@ def finetune(
     crop: CropOption = None,
     limited: LimitedOption = None,
     limited_seed: LimitedSeedOption = None,
+    allow_leak: AllowLeakOption = None,
     validate_every: ValidateEveryOption = None,
     device: DeviceOption = None,
     backend: BackendOption = None,
@@ -242,4 +253,4 @@ def finetune(
     settings = _resolve(FinetuneSettings, options)
     from lg3d_core.training.finetune import finetune as run  # torch loads here, never on --help
 
-    _report(run(settings, console.progress(quiet=quiet)))
+    _report(run(settings, console.progress(quiet=quiet), _overrides(options)))

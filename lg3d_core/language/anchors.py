@@ -114,7 +114,11 @@ def save_anchors(path: Path, anchors: Anchors) -> None:
         DataError: The file cannot be written (no such folder, no permission, a full disk); nothing is left behind.
     """
     _require_lengths(anchors)
-    metadata = {**anchors.metadata, "format": SEALED_FORMAT, "names": json.dumps(list(anchors.names), ensure_ascii=False)}
+    metadata = {
+        **anchors.metadata,
+        "format": SEALED_FORMAT,
+        "names": json.dumps(list(anchors.names), ensure_ascii=False),
+    }
     metadata[SEAL_KEY] = NO_SEAL
     tensors = {"anchors": np.ascontiguousarray(anchors.vectors)}
     if anchors.projection is not None:

@@ -247,6 +247,7 @@ def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
         epoch=foreign.epoch,
         stem_size=match.stem_size,
         final_relu=ends_with_relu(foreign, match) or False,
+        labels_seen=facts.get("labels_seen"),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, SettingsError
-from lg3d_core.files import atomic_path
+from lg3d_core.files import atomic_path, sweep_temporaries
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
     describe_foreign,
@@ -28,11 +28,19 @@ from lg3d_core.networks.minkowski_checkpoint import (
     read_tensors,
     voxel_size_of,
 )
-from lg3d_core.networks.torch_files import is_torch_file
+from lg3d_core.networks.torch_files import is_torch_file, save_facts
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ConvertSettings
 
 LIGHTNING_SUFFIX = ".ckpt"
+FORM_BY_SUFFIX = {
+    ".safetensors": "lg3d",
+    LIGHTNING_SUFFIX: "minkowski",
+    ".pth": "minkowski",
+    ".pt": "minkowski",
+    ".bin": "minkowski",
+}
+"""What a file of that name holds; other names say nothing."""
 LIGHTNING_FORM = "1.6.0"
 """Version of Lightning whose form of checkpoint is written."""
 PREFIX = "model."
@@ -150,7 +158,7 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
 
     Raises:
         CheckpointError: Less than a full match without `--partial`, or values that are not finite.
-        SettingsError: The checkpoint would overwrite itself.
+        SettingsError: The checkpoint would overwrite itself, or the name and `--to` say different forms.
         DataError: The file system refused.
     """
     match, path = comparison.match, settings.out
@@ -166,9 +174,8 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{comparison.source}: tensor {name} holds values that are not finite")
-    target = settings.to
-    if target == "auto":
-        target = "minkowski" if comparison.origin == "lg3d" else "lg3d"
+    target = choose_form(settings, comparison.origin)
+    sweep_temporaries(path.parent, of=path.name)
     if target == "lg3d":
         save_checkpoint(path, network, comparison.info)
     else:
@@ -176,23 +183,48 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
     return path
 
 
+def choose_form(settings: ConvertSettings, origin: str) -> str:
+    """Return the form to write: `lg3d` or `minkowski`, as `--to` or else the file's name says.
+
+    Args:
+        settings: With the name of the file.
+        origin: `Comparison.origin`; decides where neither says anything: the other form.
+
+    Raises:
+        SettingsError: The name says one form and `--to` the other.
+    """
+    by_name = FORM_BY_SUFFIX.get(settings.out.suffix.lower())
+    if settings.to == "auto":
+        return by_name or ("minkowski" if origin == "lg3d" else "lg3d")
+    if by_name not in (None, settings.to):
+        suffixes = [suffix for suffix, form in FORM_BY_SUFFIX.items() if form == settings.to]
+        raise SettingsError(
+            f"--to {settings.to} does not write a {settings.out.suffix} file: name --out with {' or '.join(suffixes)}"
+        )
+    return settings.to
+
+
 def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
     """Write a plain state dict, or a Lightning checkpoint where the name ends in `.ckpt`."""
     content: dict[str, Any] = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
-    if path.suffix == LIGHTNING_SUFFIX:
+    facts = {
+        name: value
+        for name, value in json.loads(json.dumps(info.__dict__)).items()
+        if value is not None and name != "settings"
+    }
+    is_lightning = path.suffix.lower() == LIGHTNING_SUFFIX
+    if is_lightning:
         content = {
             "epoch": info.epoch,
             "global_step": 0,
             "pytorch-lightning_version": LIGHTNING_FORM,
             "state_dict": OrderedDict((PREFIX + name, tensor) for name, tensor in content.items()),
-            "hyper_parameters": {
-                name: value
-                for name, value in json.loads(json.dumps(info.__dict__)).items()
-                if value is not None and name not in ("settings", "epoch")
-            },
+            "hyper_parameters": {name: value for name, value in facts.items() if name != "epoch"},
         }
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # its way of saying that the disk is full
             raise OSError(str(error).partition("\n")[0]) from None
+        if not is_lightning:  # a state dict has no place for them
+            save_facts(temporary, facts)

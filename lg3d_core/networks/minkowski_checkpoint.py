@@ -82,7 +82,7 @@ class Foreign(NamedTuple):
     outside: tuple[str, ...]
     """Other tensors of the saved module, a loss's weights for example."""
     facts: dict[str, Any]
-    """Plain values from `hyper_parameters`."""
+    """Plain values from `hyper_parameters`, or from what lg3d stored beside a state dict."""
     epoch: int
 
     @property
@@ -108,12 +108,12 @@ def read_foreign(path: Path) -> Foreign:
         raise CheckpointError(f"{path} holds no MinkUNet: expected a tensor {STEM}, but {found}")
     prefix = prefixes[0]
     facts = content.get("hyper_parameters")
-    epoch = content.get("epoch")
+    epoch = content.get("epoch", file.facts.get("epoch"))
     foreign = Foreign(
         file,
         stored={name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)},
         outside=tuple(name for name in named if not name.startswith(prefix)),
-        facts=_plain(facts) if isinstance(facts, dict) else {},
+        facts=_plain(file.facts) | (_plain(facts) if isinstance(facts, dict) else {}),
         epoch=epoch if isinstance(epoch, int) and epoch >= 0 else 0,
     )
     _refuse_old_engine(foreign)

@@ -12,6 +12,7 @@ instructions.
 """
 
 import io
+import json
 import math
 import pickle
 import struct
@@ -30,6 +31,9 @@ from lg3d_core.files import recognise_foreign
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 SAFETENSORS_HEADER_STARTS = 8
+FACTS_ENTRY = "lg3d.json"
+"""Entry of an archive in which lg3d stores what a plain state dict has no place for; other readers ignore it."""
+MAX_FACTS_BYTES = 1 << 20
 MAX_DIMENSIONS = 16
 MAX_NUMBER = 1 << 62
 
@@ -124,6 +128,8 @@ class TorchFile(NamedTuple):
     """Dicts, lists, tuples, text and numbers as saved; `StoredTensor` for tensors, `Skipped` for the rest."""
     skipped: tuple[str, ...]
     """Names, `module.name`, that the pickle asked for and did not get."""
+    facts: dict[str, Any]
+    """What lg3d stored beside the pickle; empty in files of other programs."""
 
     def read(self, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
         """Read tensors, contiguous, on the CPU.
@@ -197,9 +203,29 @@ def read_torch_file(path: Path) -> TorchFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of escapes in text, by which nothing is to be mended
                 content = unpickler.load()
+            facts = _read_facts(archive, f"{root}/{FACTS_ENTRY}")
     except (*UNREADABLE, *DAMAGE) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error or type(error).__name__}") from None
-    return TorchFile(path, content, tuple(sorted(unpickler.skipped)))
+    return TorchFile(path, content, tuple(sorted(unpickler.skipped)), facts)
+
+
+def save_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Add plain values to a file that `torch.save` wrote, in an entry that `torch.load` ignores.
+
+    Raises:
+        OSError: The file system refused.
+    """
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(f"{_root(archive)}/{FACTS_ENTRY}"), json.dumps(facts))
+
+
+def _read_facts(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    if name not in archive.namelist() or archive.getinfo(name).file_size > MAX_FACTS_BYTES:
+        return {}
+    facts = json.loads(_read_entry(archive, name))
+    if not isinstance(facts, dict):
+        raise ValueError(f"{name} holds a {type(facts).__name__}, expected an object")
+    return facts
 
 
 def _root(archive: zipfile.ZipFile) -> str:

@@ -17,10 +17,10 @@ from lg3d_core.progress import Progress
 from lg3d_core.scans import Scan, ScanFiles, find_scans, read_scan
 from lg3d_core.scans.files import read_file
 from lg3d_core.scans.scannet import digest_scan, require_files
+from lg3d_core.seal import seal, sealed_digest
 from lg3d_core.settings import PrepareSettings, StoreCheckSettings
 from lg3d_core.store.scene_file import Scene, SceneHeader, read_scene_file, read_scene_header, write_scene_file
 from lg3d_core.store.scene_store import INDEX_NAME, SCENES_FOLDER, SceneStore, write_index
-from lg3d_core.seal import seal, sealed_digest
 from lg3d_core.store.shards import Shard, digest_plan, read_seals, read_shards, remove_shards, write_shard
 from lg3d_core.vocabulary import (
     LabelTable,

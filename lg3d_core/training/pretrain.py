@@ -1,5 +1,6 @@
 """Pre-training: grounding features in language, or one of the baselines with the same backbone."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -18,15 +19,20 @@ TEMPERATURES = {"supcon": 0.1, "csc": 0.4}
 """Where the settings name none: those of the two publications."""
 
 
-def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
+def pretrain(settings: PretrainSettings, progress: Progress, overrides: Collection[str] = ()) -> Path:
     """Pre-train a network and return the path of its last checkpoint.
+
+    Args:
+        settings: Of a new run, or with `resume` the folder of one to continue.
+        progress: Reports epochs and scores.
+        overrides: Fields of `settings` that replace those of the resumed run, see `open_run`.
 
     Raises:
         SettingsError: Settings that cannot work together, such as anchors of another width than the features.
         DataError: Store or anchors are missing, damaged, or of different vocabularies.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
-    with open_run(settings, progress) as opened:
+    with open_run(settings, progress, overrides) as opened:
         return METHODS[opened.settings.method](opened)
 
 
