@@ -207,7 +207,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     file = path / INDEX_NAME
     if not path.exists():
         raise DataError(f"no scene store at {path}: make one with lg3d prepare RAW --store {path}")
-    if not file.is_file():
+    if not file.exists():
         begun = (path / SCENES_FOLDER).is_dir()
         if begun and any((path / SHARDS_FOLDER).glob("*.json")):
             raise DataError(
@@ -219,7 +219,8 @@ def _read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read ({error}): run lg3d prepare again") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{file} cannot be read ({reason}): run lg3d prepare again") from None
     if not isinstance(index, dict) or index.get("format") != "lg3d scene store":
         raise DataError(f"{file} is no index of a scene store: run lg3d prepare again")
     if index.get("format_version") != FORMAT_VERSION:

@@ -589,7 +589,7 @@ def _draw_seeds(seed: int, epoch: int, scene_ids: Sequence[str], drawn: dict[str
 
 def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int, epoch: int) -> None:
     scores = {
-        "miou_200": evaluation.vertex.miou_200,
+        evaluation.vertex.miou_name: evaluation.vertex.miou_200,
         "miou_present": evaluation.vertex.miou_present,
         "voxel_miou_present": evaluation.voxel.miou_present,
     }
@@ -602,7 +602,8 @@ def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int,
 
 def _validation_line(evaluation: Evaluation, *, epoch: int, epochs: int) -> str:
     scores = evaluation.vertex
-    return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, miou_200 {scores.miou_200:.4f}"
+    whole = f"{scores.miou_name} {scores.miou_200:.4f}"
+    return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, {whole}"
 
 
 def _group_scores(evaluation: Evaluation) -> dict[str, float]:
