@@ -49,6 +49,10 @@ B = TypeVar("B", bound=TrainingBatch)
 T = TypeVar("T")
 
 
+FEW_VOXELS = 10
+"""A pass over fewer has no variance that batch normalisation could divide by: gradients grow 300 times."""
+
+
 class _Position(NamedTuple):
     """How far a run is: whole epochs, optimiser steps into the next one, and the best validation so far.
 
@@ -174,6 +178,7 @@ def train(
             source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment, progress=progress
         )
         saved = position
+        few = ""
 
         def end_epoch(losses: dict[str, float] | None) -> None:
             """Validate where that is due, and write checkpoint and state."""
@@ -181,7 +186,7 @@ def train(
             epoch = position.epoch + 1
             last = epoch == settings.epochs
             own_info = dataclasses.replace(info, epoch=epoch)
-            _require_finite(network, optimiser, settings, run, epoch=epoch)
+            _require_finite(network, optimiser, settings, run, epoch=epoch, cause=few)
             if validation_ids and (last or (settings.validate_every and epoch % settings.validate_every == 0)):
 
                 def show_validated(scenes: int) -> None:
@@ -226,6 +231,9 @@ def train(
             world.doing("loading scenes")
             for plan, batch in stop.at_once_in(meter.waiting_for(batches)):
                 step_parts.append((plan, batch))
+                if not few and 0 < len(batch.features) < FEW_VOXELS:
+                    few = _describe_few(batch, settings)
+                    progress.warn(few)
                 if not plan.last:
                     continue
                 done = plan.epoch * per_epoch + plan.step + 1
@@ -265,7 +273,7 @@ def train(
         except _Dropped:
             world.doing("saving")
             if position != saved and world.leads:
-                _require_finite(network, optimiser, settings, run, epoch=position.epoch + 1)
+                _require_finite(network, optimiser, settings, run, epoch=position.epoch + 1, cause=few)
                 _save_state(run, network, optimiser, position, digests)
             world.wait()
             raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}") from None
@@ -355,7 +363,9 @@ def _take_step(
         diverged = np.flatnonzero(~np.isfinite(told[:, 0]))
         if len(diverged):
             scenes = ", ".join(dict.fromkeys(scene for _, batch in parts for scene in batch.scene_ids))
-            line = f"the loss became {losses['loss']} on scenes {scenes}: {_describe_way_out(settings, run)}"
+            causes = [_describe_few(batch, settings) for _, batch in parts if 0 < len(batch.features) < FEW_VOXELS]
+            cause = f"{causes[0]}; or " if causes else ""
+            line = f"the loss became {losses['loss']} on scenes {scenes}: {cause}{_describe_way_out(settings, run)}"
             raise SettingsError(world.tell(line, source=int(diverged[0])))
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
@@ -540,7 +550,7 @@ def _save_state(
 
 
 def _require_finite(
-    network: nn.Module, optimiser: torch.optim.Optimizer, settings: TrainSettings, run: Run, *, epoch: int
+    network: nn.Module, optimiser: torch.optim.Optimizer, settings: TrainSettings, run: Run, *, epoch: int, cause: str
 ) -> None:
     """Refuse to save weights, running statistics or momenta that are not finite: the saved state is the last that is.
 
@@ -557,8 +567,17 @@ def _require_finite(
         others = f" and {len(broken) - 1} more tensors are" if len(broken) > 1 else " is"
         raise SettingsError(
             f"the run diverged: {broken[0]}{others} not finite in epoch {epoch}, and this state is not saved: "
-            f"{_describe_way_out(settings, run)}"
+            f"{cause}{'; or ' if cause else ''}{_describe_way_out(settings, run)}"
         )
+
+
+def _describe_few(batch: TrainingBatch, settings: TrainSettings) -> str:
+    """What is wrong with a pass that has hardly any voxels, and what to do about it."""
+    scenes, count = ", ".join(dict.fromkeys(batch.scene_ids)), len(batch.features)
+    return (
+        f"{scenes} has {count} voxel{'s' if count > 1 else ''} of {settings.voxel_size:g} m, too few for batch "
+        "normalisation, and training on it may diverge: remove the scene, lower --voxel-size, or raise --micro-batch"
+    )
 
 
 def _describe_way_out(settings: TrainSettings, run: Run) -> str:
