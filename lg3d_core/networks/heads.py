@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class OffsetHead(nn.Module):
     """Predict for each voxel the vector to the centre of its object, with two linear layers.
 
-    Source: section 4.3 of the paper, after PointGroup (Jiang et al., CVPR 2020).
+    Source: section 5 of the paper, "3D instance segmentation task", after PointGroup (Jiang et al., CVPR 2020).
     """
 
     def __init__(self, num_features: int) -> None:
