@@ -124,13 +124,13 @@ def test_labels_seen_add_up() -> None:
 
 
 def test_compare_refuses_recipes_that_leak_and_plans_all_that_are_shipped(store_path: Path, tmp_path: Path) -> None:
-    shipped = sorted(map(str, EXAMPLES.glob("*.toml")))
-    settings = CompareSettings(recipes=tuple(shipped), store=store_path, out=tmp_path, seeds=1)
-    assert len(plan_table(settings, store_digest="d").rows) == len(shipped)
+    for recipe in EXAMPLES.glob("*.toml"):
+        settings = CompareSettings(recipes=(str(recipe),), store=store_path, out=tmp_path, seeds=1)
+        assert len(plan_table(settings, store_digest="d").rows) == 1
     leaking = dataclasses.replace(
         settings, recipes=(str(EXAMPLES / "table1-7-ours.toml"),), changes=("finetune.limited=0.1",)
     )
-    with pytest.raises(SettingsError, match=r"table1-7-ours.toml: pre-training has all labels.*--allow-leak"):
+    with pytest.raises(SettingsError, match=r"table1-7-ours\.toml: pre-training has all labels.*--allow-leak"):
         plan_table(leaking, store_digest="d")
     allowed = plan_table(dataclasses.replace(leaking, allow_leak=True), store_digest="d")
     assert FinetuneSettings.from_json(allowed.steps[-1].settings).allow_leak
@@ -178,7 +178,7 @@ def test_training_scenes_without_a_label_are_refused(store_path: Path, anchors_p
 
 def test_an_equal_store_elsewhere_is_accepted_and_remembered(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "data").rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="the store .*data of this run is missing: pass --store"):
+    with pytest.raises(DataError, match=r"the store .*data of this run is missing: pass --store"):
         finetune(FinetuneSettings(resume=finished), Progress())
     finetune(FinetuneSettings(resume=finished, store=tmp_path / "moved"), Progress())
     finetune(FinetuneSettings(resume=finished), Progress())
@@ -257,13 +257,14 @@ def test_a_position_that_no_run_has_is_refused(finished: Path, changes: dict[str
 @pytest.mark.parametrize("name", ["resume.pt", "checkpoint.safetensors"])
 def test_a_flipped_bit_in_a_run_is_refused(finished: Path, name: str) -> None:
     data = (finished / name).read_bytes()
-    for place in np.linspace(0, len(data) - 1, 25).astype(int).tolist():
+    for place in np.linspace(0, len(data) - 1, 9).astype(int).tolist():
         (finished / name).write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
         with pytest.raises(CheckpointError):
-            if name == "resume.pt":
-                Run.open(finished).load_resume()
-            else:
-                load_network(finished / name)
+            (Run.load_resume if name == "resume.pt" else read_checkpoint)(Run.open(finished))
+
+
+def read_checkpoint(run: Run) -> None:
+    load_network(run.checkpoint)
 
 
 def test_a_state_of_before_there_were_seals_is_resumed(finished: Path) -> None:
@@ -329,11 +330,8 @@ def test_the_last_finite_state_survives_a_divergence_and_resumes_with_a_lower_ra
     assert state is not None
     assert (state["epoch"], state["step"]) == (1, 0)
     assert read_info(tmp_path / "r/checkpoint.safetensors").epoch == 1
-    assert (
-        all(bool(torch.isfinite(tensor).all()) for tensor in load_file(tmp_path / "r/best.safetensors").values())
-        if (tmp_path / "r/best.safetensors").exists()
-        else True
-    )
+    weights = load_file(tmp_path / "r/checkpoint.safetensors").values()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights)
     notes = Notes()
     finetune(FinetuneSettings(resume=tmp_path / "r", learning_rate=0.05), notes, ("learning_rate",))
     assert "from here on with --learning-rate 0.05" in notes.notes
