@@ -145,7 +145,8 @@ def train(
         f"its file system does not show {run.resume_file} as it is; start the job again",
     )
     if world.leads and not run.resume_file.is_file():
-        _save_state(run, network, optimiser, position, digests)
+        # A state without tensors, so that one that is missing later is known to be lost.
+        run.save_resume({"network": None, "optimiser": None, **position._asdict(), "digests": dict(digests)})
     forward = world.together(ForwardPass(learner), network, deterministic=settings.deterministic)
     share = world.share_of(settings.batch_size)
     plans = plan_batches(
@@ -499,10 +500,12 @@ def _restore(
         return _Position(0, 0, -math.inf)
     _require_equal_inputs(run, state.get("digests"), digests, settings)
     try:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        is_start = state["network"] is None and (state["epoch"], state["step"]) == (0, 0)
+        if not is_start:
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
         position = _Position(int(state["epoch"]), int(state["step"]), float(state["best"]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{run.resume_file} does not fit this run's settings: {error}") from None
     in_range = 0 <= position.epoch <= settings.epochs and 0 <= position.step <= per_epoch
     if not in_range or (position.epoch == settings.epochs and position.step) or math.isnan(position.best):
