@@ -12,6 +12,7 @@ without being trusted.
 """
 
 import hashlib
+import json
 import os
 import re
 import struct
@@ -113,10 +114,21 @@ def require_sealed_zip(path: Path, *, again: str) -> str | None:
 
 
 def seal_safetensors(data: bytes) -> bytearray:
-    """Fill in the seal of a safetensors file whose metadata has the entry `seal` with the value `NO_SEAL`."""
-    sealed = bytearray(data)
-    found = _find_entry(bytes(sealed[: 8 + struct.unpack("<Q", sealed[:8])[0]]))
+    """Fill in the seal of a safetensors file whose metadata has the entry `seal` with the value `NO_SEAL`.
+
+    The library writes metadata in random order; here they are sorted, so that equal content gives equal bytes.
+    """
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    metadata = dict(sorted(header.pop("__metadata__").items()))
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    start = struct.pack("<Q", len(text)) + text
+    found = _find_entry(start)
     assert found is not None, "the metadata has a placeholder"
+    sealed = bytearray(len(start) + len(data) - 8 - length)
+    sealed[: len(start)] = start
+    sealed[len(start) :] = memoryview(data)[8 + length :]
     sealed[found[0] : found[0] + len(NO_SEAL)] = hashlib.sha256(sealed).hexdigest().encode()
     return sealed
 

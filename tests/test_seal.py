@@ -96,6 +96,13 @@ def test_torch_and_safetensors_read_what_is_sealed(tmp_path: Path) -> None:
     assert torch.equal(load((tmp_path / "weights.safetensors").read_bytes())["weight"], TENSORS["weight"])
 
 
+def test_equal_tensors_and_metadata_give_equal_bytes() -> None:
+    metadata = {"format": "x", "info": "\u00e4", "seal": NO_SEAL}
+    written = {bytes(seal_safetensors(save(TENSORS, metadata))) for _ in range(20)}  # the library's order is random
+    assert len(written) == 1
+    assert all(torch.equal(load(written.copy().pop())[name], tensor) for name, tensor in TENSORS.items())
+
+
 def test_files_without_a_seal_pass(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "state.pt")
     (tmp_path / "weights.safetensors").write_bytes(save(TENSORS, {"format": "x"}))
