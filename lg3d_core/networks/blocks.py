@@ -7,7 +7,7 @@ from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor, c
 OUTER_MOMENTUM = 0.02
 """Momentum of the running statistics outside the residual blocks and in their shortcuts."""
 BLOCK_MOMENTUM = 0.1
-"""Momentum of the running statistics of a block's two convolutions; the reference does not pass its own value to them."""
+"""Momentum of the running statistics in a block's main path, to which the reference does not pass its own value."""
 
 
 class ResidualBlock(nn.Module):
