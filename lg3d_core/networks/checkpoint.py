@@ -22,10 +22,10 @@ from lg3d_core.networks.minkowski_checkpoint import (
     VOXEL_SIZE,
     Foreign,
     Match,
-    ends_with_relu,
     match_foreign,
     read_foreign,
     read_tensors,
+    require_final_relu,
     voxel_size_of,
 )
 from lg3d_core.networks.minkunet import NETWORK_PLANS, MinkUNet
@@ -208,8 +208,17 @@ def _read_whole(path: Path) -> tuple[Foreign, Match]:
     return foreign, match
 
 
-def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
-    """Say of weights from elsewhere what a checkpoint says of itself, the usual where they do not tell."""
+def describe_foreign(foreign: Foreign, match: Match, *, final_relu: bool | None = None) -> CheckpointInfo:
+    """Describe weights from elsewhere as a checkpoint describes itself, with the usual values where they do not tell.
+
+    Args:
+        foreign: The file.
+        match: The network that it fits.
+        final_relu: How the last block ends; None: as the file tells.
+
+    Raises:
+        CheckpointError: It does not tell how the last block ends.
+    """
     facts = {name: value for name, value in foreign.facts.items() if isinstance(value, str)}
     tells_vocabulary = "vocabulary_digest" in facts and "vocabulary" in facts
     return CheckpointInfo(
@@ -222,7 +231,7 @@ def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
         anchors_digest=facts.get("anchors_digest"),
         epoch=foreign.epoch,
         stem_size=match.stem_size,
-        final_relu=ends_with_relu(foreign, match) or False,
+        final_relu=require_final_relu(foreign, match, given=final_relu),
     )
 
 

@@ -62,7 +62,7 @@ def scene_contexts_loss(
         loss = mean_i 1/P sum_p -log( exp(s_ii / tau) / (exp(s_ii / tau) + sum_{k in p(i)} exp(s_ik / tau)) )
 
     with s_ik the cosine of place i's feature in the first view and place k's in the second, and P the number of parts.
-    A part that holds no other place costs nothing. Computed in float32 also under autocast; float64 features stay float64.
+    A part that holds no other place costs nothing. Computed in float32 also under autocast; float64 stays float64.
 
     Args:
         first: Features of the places in the first view, shape `(places, D)`, floating point.
