@@ -475,6 +475,8 @@ class FinetuneSettings(TrainSettings):
     """Where the step schedule decays, as shares of all epochs: the reference's 120 and 150 of 170."""
     start: str = "latest"
     """A checkpoint or run folder to start from, `latest` for the newest pre-training run, or `scratch`."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     classifier: Classifier = "fresh"
     """What the classifier starts as: random weights, or text anchors, by which pre-trained features lie already and
     those of a network from scratch are led to lie."""
@@ -517,6 +519,8 @@ class EvalSettings(Settings):
     """Implementation of the sparse convolution."""
     precision: Precision = "auto"
     """`auto` is bf16 autocast on CUDA and fp32 on the CPU."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     export: Path | None = None
     """Folder for one `<scene>.txt` of raw ids a scene, as the benchmark wants them."""
 
@@ -538,7 +542,7 @@ class ConvertSettings(Settings):
     vocabulary: str | None = None
     """Vocabulary that the classifier names; None takes what the file says, if it does."""
     final_relu: bool | None = None
-    """Whether the last block ends with a ReLU, which tensors do not show; None takes what the file says, else no."""
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     partial: bool = False
     """Take what matches where not all does; the rest keeps its fresh values."""
 
@@ -561,6 +565,8 @@ class ViewSettings(Settings):
     """Where the newest fine-tuned run is looked for."""
     checkpoint: Path | None = None
     """Checkpoint or run folder whose prediction is shown; None takes the newest fine-tuned run, if there is one."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     png: Path | None = None
     """Picture to write."""
     layer: tuple[str, ...] = ()
@@ -652,6 +658,8 @@ class PredictSettings(ScanSettings):
     """What is written of each scan: `ply`, `npz`, `txt`."""
     vocabulary: str | None = None
     """What the checkpoint's classes are called; None takes the shipped or the store's vocabulary that fits it."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

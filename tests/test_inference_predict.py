@@ -174,7 +174,7 @@ def test_a_raw_scannet_mesh_is_labelled_as_its_prepared_scene(
     (folder / f"{folder.name}.txt").write_text(f"sceneType = Living room / Lounge\naxisAlignment = {values}\n")
     prepare_store(PrepareSettings(raw=raw, store=store, jobs=1), Progress())
     network, _ = load_network(checkpoint)
-    label = predict_scene(network, SceneStore(store).read(folder.name), voxel_size=0.1, device="cpu").label
+    label = Predictor(network=network, voxel_size=0.1).predict(SceneStore(store).read(folder.name)).label
     expected = VOCABULARY.ids[label].tolist()
 
     scan = mesh_path if suffix == "_vh_clean_2.ply" else mesh_path.rename(folder / f"{folder.name}{suffix}")

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from lg3d_cli.__main__ import app
 from lg3d_core.errors import CheckpointError
+from lg3d_core.evaluation.command import evaluate_checkpoint
 from lg3d_core.networks import NETWORK_PLANS, MinkUNet
-from lg3d_core.networks.checkpoint import read_info
+from lg3d_core.networks.checkpoint import load_network, read_info
 from lg3d_core.networks.convert import compare_checkpoint, write_conversion
 from lg3d_core.networks.minkunet import NetworkPlan
 from lg3d_core.networks.torch_files import plain_items
 from lg3d_core.progress import Progress
-from lg3d_core.settings import ConvertSettings
+from lg3d_core.settings import ConvertSettings, EvalSettings, FinetuneSettings
+from lg3d_core.training.finetune import finetune
 
 
 class AttributeDict(dict[str, Any]):
@@ -135,12 +139,13 @@ def test_without_an_answer_the_file_is_refused_and_the_option_named(settings: An
     path = save(entries(**({} if settings is None else {"hyper_parameters": settings})), tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"does not say .* a ReLU .*--final-relu.*--no-final-relu") as refusal:
         read_info(path)
-    assert f"lg3d convert {path} --out FILE.safetensors --final-relu" in str(refusal.value)
+    assert str(path) in str(refusal.value)
     out = tmp_path / "x.safetensors"
     with pytest.raises(CheckpointError, match="--final-relu"):
         compare_checkpoint(ConvertSettings(checkpoint=path, out=out), Progress())
     assert not out.exists()
     for answer in (True, False):
+        assert load_network(path, final_relu=answer)[0].final_relu is answer
         chosen = ConvertSettings(checkpoint=path, out=out, final_relu=answer)
         write_conversion(compare_checkpoint(chosen, Progress()), chosen)
         assert read_info(out).final_relu is answer
@@ -178,3 +183,42 @@ def test_shared_objects_are_read_once_however_often_they_are_named(tmp_path: Pat
     for _ in range(20):
         nested = argparse.Namespace(left=nested, right=nested)
     assert read_info(save(entries(hyper_parameters=nested), tmp_path / "x.ckpt")).final_relu
+
+
+def test_lg3ds_own_checkpoint_says_how_it_ends_and_takes_no_other_word(tmp_path: Path) -> None:
+    path = save(entries(), tmp_path / "x.ckpt")
+    settings = ConvertSettings(checkpoint=path, out=tmp_path / "own.safetensors", final_relu=True)
+    write_conversion(compare_checkpoint(settings, Progress()), settings)
+    assert read_info(settings.out, final_relu=True).final_relu
+    with pytest.raises(CheckpointError, match="its last block ends with a ReLU: leave out --no-final-relu"):
+        read_info(settings.out, final_relu=False)
+
+
+def test_commands_use_the_option(store_path: Path, tmp_path: Path) -> None:
+    """Scores, labels and a fine-tuned network follow the option, as if it had been in the file."""
+    torch.manual_seed(1)
+    state = MinkUNet("tiny", num_classes=200).state_dict()
+    plain = save(state, tmp_path / "plain.pth")
+    scores = {}
+    for answer in (True, False):
+        told = save({**state, "final_relu": answer}, tmp_path / f"told-{answer}.pth")
+        options: dict[str, Any] = {"store": store_path, "device": "cpu"}
+        expected = evaluate_checkpoint(EvalSettings(checkpoint=told, **options), Progress())
+        found = evaluate_checkpoint(EvalSettings(checkpoint=plain, final_relu=answer, **options), Progress())
+        assert found.vertex.predicted.tolist() == expected.vertex.predicted.tolist()
+        scores[answer] = found.vertex.predicted.tolist()
+    assert scores[True] != scores[False]
+    with pytest.raises(CheckpointError, match="pass --final-relu, or --no-final-relu"):
+        evaluate_checkpoint(EvalSettings(checkpoint=plain, **options), Progress())
+    training: dict[str, Any] = {"network": "tiny", "voxel_size": 0.2, "epochs": 1, "jobs": 0, "validate_every": 0}
+    run = finetune(
+        FinetuneSettings(start=str(plain), final_relu=True, runs=tmp_path / "runs", **training, **options), Progress()
+    )
+    assert read_info(run).final_relu
+
+
+@pytest.mark.parametrize("command", ["convert", "eval", "finetune", "predict", "view"])
+def test_the_named_option_exists(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert "--final-relu" in text
+    assert "--no-final-relu" in text

@@ -275,9 +275,8 @@ def require_final_relu(foreign: Foreign, match: Match, *, given: bool | None = N
         names = sorted({name for _, name in foreign.names})
         why = f"its settings name {' and '.join(names)}" if names else f"{match.network} exists with and without one"
         raise CheckpointError(
-            f"{path} does not say whether its last block ends with a ReLU ({why}): convert it with --final-relu, or "
-            "with --no-final-relu if it is grounded in language: "
-            f"lg3d convert {path} --out FILE.safetensors --final-relu"
+            f"{path} does not say whether its last block ends with a ReLU ({why}): pass --final-relu, or "
+            "--no-final-relu if its features are grounded in language"
         )
     return known
 
