@@ -287,7 +287,8 @@ class AnchorsSettings(Settings):
     dim: int | None = None
     """Width of the anchors; None keeps the encoder's."""
     centred: bool = False
-    """Take off the mean of the categories first: cosines then scatter about zero, instead of staying as they are."""
+    """Remove the mean of the categories first. Cosines then scatter about zero, and a smaller `dim` is reached by PCA,
+    as the paper says, instead of by an SVD about the origin, which keeps cosines as they are."""
     device: Device = "auto"
     """Where the encoder runs."""
 
