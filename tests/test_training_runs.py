@@ -61,9 +61,9 @@ def test_pretraining_pulls_features_to_their_anchors(pretrained: Path) -> None:
     losses = [record for record in metrics if "positive" in record]
     assert len(losses) == 20  # 3 scenes in batches of 2 make 2 steps an epoch
     assert losses[0]["positive"] > 0.9  # features that point anywhere are at distance about 1
-    assert losses[-1]["positive"] < 0.65  # measured 0.53
+    assert losses[-1]["positive"] < 0.65  # measured 0.34
     assert {"val_miou_200", "val_miou_present_head"} <= metrics[-1].keys()
-    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.29; naming every vertex "wall" gives about 0.05
+    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.24; naming every vertex "wall" gives about 0.05
 
 
 def test_a_run_leaves_what_is_needed_to_understand_it(pretrained: Path) -> None:
@@ -96,8 +96,8 @@ def test_finetuning_takes_up_the_newest_pretraining_and_learns_the_rooms(pretrai
     assert any(line.startswith("effective batch 2 scenes (1 forward pass of 2)") for line in notes.notes)
     metrics = read_metrics(checkpoint.parent)
     assert read_losses(checkpoint.parent)[0] > 3.0  # 200 classes by chance: ln 200 = 5.3
-    assert read_losses(checkpoint.parent)[-1] < 0.2  # measured 0.02
-    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.30
+    assert read_losses(checkpoint.parent)[-1] < 0.2  # measured 0.06
+    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.26
     assert read_info(checkpoint).num_classes == 200
 
 
