@@ -25,7 +25,19 @@ class Lg3dError(Exception):
 
 
 class SettingsError(Lg3dError):
-    """An option, a recipe or a settings file that cannot be used; the message names the option."""
+    """An option, a recipe or a settings file that cannot be used; the message names the option.
+
+    Attributes:
+        fields: Names of the settings whose values cannot be used; empty where it is no matter of their values.
+    """
+
+    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class UsageError(SettingsError):
+    """A wrong value that was typed on the command line, which ends with exit code 2."""
 
 
 class DataError(Lg3dError):

@@ -328,7 +328,7 @@ def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors
 
 def _require_words(text: str) -> None:
     if not text.strip():
-        raise SettingsError("expected a text such as 'somewhere to sit', got an empty one")
+        raise SettingsError("expected a text such as 'somewhere to sit', got an empty one", fields=("texts", "heat"))
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
