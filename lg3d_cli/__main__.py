@@ -32,7 +32,7 @@ from lg3d_cli.commands import (
 )
 from lg3d_cli.parameters import SettingsCommand
 from lg3d_core import __version__
-from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, UsageError
+from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError, UsageError
 
 USAGE = 2
 STOPPED = 130
@@ -123,7 +123,7 @@ def _options(
     if "LOCAL_RANK" in os.environ and size != "1" and command not in TRAINED_TOGETHER:
         if console.follows():
             raise EndedElsewhere(interrupted=False)
-        raise UsageError(
+        raise SettingsError(
             f"torchrun started {size} processes, and each would do all of lg3d {command}: only "
             f"{' and '.join(TRAINED_TOGETHER)} share their work; run lg3d {command} by itself"
         )
