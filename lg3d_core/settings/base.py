@@ -28,6 +28,10 @@ NOT_SAVED = ("json", "quiet")
 """Fields that say how a command reports; saved settings leave them out."""
 
 
+def _shown(value: object) -> str:
+    return repr(str(value) if isinstance(value, Path) else value)
+
+
 class _Source(NamedTuple):
     """Where a value comes from: `name` is what messages call it; empty for an option that was typed."""
 
@@ -37,7 +41,7 @@ class _Source(NamedTuple):
     def fail(self, field: Field, expected: str, value: Any) -> SettingsError:
         """Return the error for a value that does not fit a field."""
         subject = self.name if self.is_variable else field.option_name
-        message = f"{subject} must be {expected}, got {value!r}"
+        message = f"{subject} must be {expected}, got {_shown(value)}"
         if self.name == "":
             return UsageError(message, fields=(field.name,))
         return SettingsError(message if self.is_variable else f"{self.name}: {message}", fields=(field.name,))
@@ -96,7 +100,7 @@ class Settings:
                 raise _missing(field)
             problem = field.problem(value)
             if problem:
-                raise SettingsError(f"{field.option_name} must be {problem}, got {value!r}", fields=(field.name,))
+                raise SettingsError(f"{field.option_name} must be {problem}, got {_shown(value)}", fields=(field.name,))
 
     @classmethod
     def resolve(
@@ -190,9 +194,8 @@ class Settings:
         """Raise an error on a field where a condition over it and others does not hold."""
         if not condition:
             field = fields_of(type(self))[name]
-            raise SettingsError(
-                f"{field.option_name} must be {expected}, got {getattr(self, name)!r}", fields=(name, *others)
-            )
+            value = _shown(getattr(self, name))
+            raise SettingsError(f"{field.option_name} must be {expected}, got {value}", fields=(name, *others))
 
 
 def option_name(cls: type[Settings], name: str) -> str:

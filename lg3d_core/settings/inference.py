@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from annotated_doc import Doc
 
+from lg3d_core.errors import SettingsError
 from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, Split, Up
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
@@ -175,7 +176,8 @@ class AskSettings(ScanSettings, PageFields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(self.html is None or len(self.texts) > 0, "html", "left out without a TEXT to show", "texts")
+        if self.html is not None and not self.texts:
+            raise SettingsError("--html requires a TEXT to show the heat of: pass one", fields=("html", "texts"))
 
 
 @dataclass(frozen=True, kw_only=True)
