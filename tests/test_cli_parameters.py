@@ -1,5 +1,6 @@
 """The options of every command are those of its settings class, with its defaults, choices and ranges."""
 
+import ast
 import dataclasses
 import re
 from pathlib import Path
@@ -144,3 +145,11 @@ def test_saved_settings_name_their_command() -> None:
         settings = cls.resolve(**required, **({"raw": "x"} if cls.command == "prepare" else {}))
         assert f'"command": "{cls.command}"' in settings.to_json()
         assert cls.from_json(settings.to_json()) == settings
+
+
+def test_a_command_decides_nothing() -> None:
+    for path in (ROOT / "lg3d_cli" / "commands").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.decorator_list:
+                lines = node.body[-1].end_lineno - node.body[1].lineno + 1  # type: ignore[operator]  # no docstring
+                assert lines < 20, f"{path.name}: {lines} lines"
