@@ -32,9 +32,8 @@ from lg3d_cli.commands import (
 )
 from lg3d_cli.parameters import SettingsCommand
 from lg3d_core import __version__
-from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError, UsageError
+from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError
 
-USAGE = 2
 STOPPED = 130
 END_SECONDS = 8.0
 """A stopped command that is still there after so long is ended: what it writes, it writes whole or not at all."""
@@ -136,7 +135,7 @@ def main() -> None:
         app()
     except Lg3dError as error:
         console.error(str(error))
-        sys.exit(USAGE if isinstance(error, UsageError) else 1)
+        sys.exit(error.exit_code)
     except MemoryError as error:
         console.error(f"out of memory ({error or 'no details'}): close other programs, or take fewer --jobs")
         sys.exit(1)

@@ -18,7 +18,9 @@ def one_line(text: str) -> str:
 
 
 class Lg3dError(Exception):
-    """Base of every error that the command line turns into one line and exit code 1."""
+    """Base of every error that the command line turns into one line and an exit code."""
+
+    exit_code = 1
 
     def __str__(self) -> str:
         return one_line(super().__str__())
@@ -38,6 +40,8 @@ class SettingsError(Lg3dError):
 
 class UsageError(SettingsError):
     """A wrong value that was typed on the command line, which ends with exit code 2."""
+
+    exit_code = 2
 
 
 class DataError(Lg3dError):
