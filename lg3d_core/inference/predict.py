@@ -111,7 +111,7 @@ def predict_scans(settings: PredictSettings, progress: Progress) -> PredictRepor
         CheckpointError: No checkpoint with a classifier, or one whose categories are not known.
         SettingsError: A device that is not there, or too little memory.
     """
-    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
     predictor, info = Predictor.load(
@@ -121,6 +121,7 @@ def predict_scans(settings: PredictSettings, progress: Progress) -> PredictRepor
         backend=settings.backend,
         memory=settings.memory_bytes,
         overlap=settings.overlap,
+        final_relu=settings.final_relu,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]

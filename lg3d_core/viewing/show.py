@@ -60,11 +60,13 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
     """The scene itself, with a prediction where there is a checkpoint."""
     scene = store.read(settings.scene)
     prediction = None
-    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
         progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth alone")
     else:
-        predictor, info = Predictor.load(path, device=settings.device, backend=settings.backend)
+        predictor, info = Predictor.load(
+            path, device=settings.device, backend=settings.backend, final_relu=settings.final_relu
+        )
         require_classifier(path, info, store.vocabulary)
         prediction = predictor.predict(scene, progress=progress)
     heat = heat_of_scene(settings, progress) if settings.heat else None
