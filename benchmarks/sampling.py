@@ -38,7 +38,7 @@ from lg3d_core.sparse import SparseTensor
 from lg3d_core.store.prepare import prepare_store
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.store.scene_store import SceneStore
-from lg3d_core.synthetic.write import write_rooms
+from lg3d_core.synthetic.rooms import rooms as write_rooms
 from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
 
 BATCH = 8

@@ -54,7 +54,7 @@ def furnished_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lg3d_core.progress import Progress
     from lg3d_core.settings import PrepareSettings, RoomsSettings
     from lg3d_core.store.prepare import prepare_store
-    from lg3d_core.synthetic.write import write_rooms
+    from lg3d_core.synthetic.rooms import rooms as write_rooms
 
     folder = tmp_path_factory.mktemp("furnished")
     write_rooms(RoomsSettings(out=folder / "raw", scenes=4, vertices=20_000, seed=1, jobs=1), Progress())
