@@ -19,7 +19,7 @@ from lg3d_core.settings import (
     RoomsSettings,
     ViewSettings,
 )
-from lg3d_core.store.prepare import prepare_store
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.synthetic import write_rooms
 from lg3d_core.training.finetune import finetune

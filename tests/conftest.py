@@ -40,7 +40,7 @@ def store_path(raw_rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The raw rooms of boxes as a scene store. Read only."""
     from lg3d_core.progress import Progress
     from lg3d_core.settings import PrepareSettings
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
 
     path = tmp_path_factory.mktemp("store") / "data"
     report = prepare_store(PrepareSettings(raw=raw_rooms, store=path, jobs=1), Progress())
@@ -53,7 +53,7 @@ def furnished_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three procedural training rooms and one for validation, 20,000 vertices each, as a scene store. Read only."""
     from lg3d_core.progress import Progress
     from lg3d_core.settings import PrepareSettings, RoomsSettings
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
     from lg3d_core.synthetic.rooms import rooms as write_rooms
 
     folder = tmp_path_factory.mktemp("furnished")

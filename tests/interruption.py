@@ -498,7 +498,7 @@ def make_cases(place: Path) -> list[Case]:
     from lg3d_core.language.make import make_anchors
     from lg3d_core.progress import Progress
     from lg3d_core.settings import AnchorsSettings, PrepareSettings, RoomsSettings
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
     from lg3d_core.synthetic.rooms import rooms as write_rooms
 
     raw, store, anchors = place / "raw", place / "data", place / "anchors.safetensors"
