@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lg3d_core.evaluation.command import evaluate_checkpoint
-from lg3d_core.language.make import make_anchors
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, PrepareSettings, PretrainSettings
 from lg3d_core.store.prepare import prepare as prepare_store

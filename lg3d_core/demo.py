@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lg3d_core.evaluation.command import evaluate_checkpoint
 from lg3d_core.evaluation.evaluate import Evaluation
-from lg3d_core.language.make import make_anchors
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.settings import (
     AnchorsSettings,

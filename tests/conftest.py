@@ -66,7 +66,7 @@ def furnished_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def anchors_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled anchors, 96-d. Read only."""
-    from lg3d_core.language.make import make_anchors
+    from lg3d_core.language.anchors import anchors as make_anchors
     from lg3d_core.progress import Progress
     from lg3d_core.settings import AnchorsSettings
 

@@ -495,7 +495,7 @@ def _case(name: str, line: str, *more: str, copies: tuple[Path, ...] = (), run: 
 
 def make_cases(place: Path) -> list[Case]:
     """Rooms, a store, anchors and a trained network, small, and the commands on them."""
-    from lg3d_core.language.make import make_anchors
+    from lg3d_core.language.anchors import anchors as make_anchors
     from lg3d_core.progress import Progress
     from lg3d_core.settings import AnchorsSettings, PrepareSettings, RoomsSettings
     from lg3d_core.store.prepare import prepare as prepare_store
