@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.evaluation.evaluate import Evaluation
 from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.progress import Progress

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, MissingDependencyError, SettingsError
-from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.language.anchors_file import load_anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lg3d_core.errors import MissingDependencyError
-from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
