@@ -13,7 +13,7 @@ import torch
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import file_names
-from lg3d_core.inference.predict import predict_scans
+from lg3d_core.inference.predict import predict as predict_scans
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress

@@ -104,7 +104,7 @@ class PredictReport:
         }
 
 
-def predict_scans(settings: PredictSettings, progress: Progress) -> PredictReport:
+def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
     """Name the vertices of scans, and write what was asked for; a bad scan does not stop the others.
 
     Raises:
