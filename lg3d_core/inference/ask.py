@@ -253,7 +253,7 @@ class Conversation:
             yield start, stop, {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2], "heat": values}
 
 
-def ask_scan(settings: AskSettings, progress: Progress) -> list[Answer]:
+def ask(settings: AskSettings, progress: Progress) -> list[Answer]:
     """Answer the texts of the settings. See `Conversation`."""
     return Conversation(settings, progress).ask(settings.texts)
 
