@@ -24,7 +24,7 @@ from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.synthetic import write_rooms
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
-from lg3d_core.viewing.show import show_scene
+from lg3d_core.viewing.view import view as show_scene
 
 
 class DemoOutcome(NamedTuple):
