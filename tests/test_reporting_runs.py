@@ -25,7 +25,8 @@ from lg3d_core.store import SceneStore
 pytest.importorskip("matplotlib", reason="not installed here")
 pytest.importorskip("sklearn", reason="not installed here")
 
-from lg3d_core.reporting.command import Report, report_runs
+from lg3d_core.reporting.report import Report
+from lg3d_core.reporting.report import report as report_runs
 
 
 class Listener(Progress):
@@ -121,7 +122,7 @@ def test_a_second_report_measures_nothing_and_writes_the_same(
         raise AssertionError("measured again")
 
     monkeypatch.setattr("lg3d_core.reporting.measure.evaluate_scenes", refuse)
-    monkeypatch.setattr("lg3d_core.reporting.command.embed", refuse)
+    monkeypatch.setattr("lg3d_core.reporting.report.embed", refuse)
     listener = Listener()
     assert report(tuned, listener=listener).page.read_bytes() == page
     assert "--fresh measures again" in listener.notes[0]
