@@ -52,7 +52,7 @@ class DemoOutcome(NamedTuple):
         }
 
 
-def run_demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
+def demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
     """Rooms, prepare, anchors, pretrain, finetune, eval, view: in one folder, with one recipe.
 
     Steps that keep what is there (rooms, prepare) do so when the demo runs again; the training runs are new each time.
