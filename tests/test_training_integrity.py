@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from lg3d_core.comparing.plan import plan_table
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
-from lg3d_core.language.anchors import load_anchors, save_anchors
+from lg3d_core.language.anchors_file import load_anchors, save_anchors
 from lg3d_core.networks.checkpoint import load_network, newest_checkpoint, read_info
 from lg3d_core.progress import Progress
 from lg3d_core.settings import CompareSettings, FinetuneSettings, PretrainSettings
@@ -333,7 +333,7 @@ def test_the_last_finite_state_survives_a_divergence_and_resumes_with_a_lower_ra
     weights = load_file(tmp_path / "r/checkpoint.safetensors").values()
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights)
     notes = Notes()
-    finetune(FinetuneSettings(resume=tmp_path / "r", learning_rate=0.05), notes, ("learning_rate",))
+    finetune(FinetuneSettings(resume=tmp_path / "r", learning_rate=0.05, overrides=("learning_rate",)), notes)
     assert "from here on with --learning-rate 0.05" in notes.notes
     rates = [json.loads(line).get("lr") for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
     assert max(rate for rate in rates[2:] if rate) <= 0.05

@@ -12,13 +12,13 @@ instructions.
 """
 
 import io
-import json
 import math
 import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,9 +31,6 @@ from lg3d_core.files import recognise_foreign
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 SAFETENSORS_HEADER_STARTS = 8
-FACTS_ENTRY = "lg3d.json"
-"""Entry of an archive in which lg3d stores what a plain state dict has no place for; other readers ignore it."""
-MAX_FACTS_BYTES = 1 << 20
 MAX_DIMENSIONS = 16
 MAX_NUMBER = 1 << 62
 
@@ -90,22 +87,37 @@ class StoredTensor(NamedTuple):
 
 
 class Skipped:
-    """Stands for an object that is not built: it can be called, filled and given a state, and keeps none of it."""
+    """Stands for an object that is not built: it does nothing, and keeps the dicts that it was made of.
+
+    Settings of a training run often are such objects (`argparse.Namespace`, `AttributeDict`, `omegaconf.DictConfig`):
+    the values in them are plain, and `plain_items` finds them.
+    """
 
     origin: ClassVar[str] = "?"
 
     def __init__(self, *arguments: object, **choices: object) -> None:
-        del arguments, choices
+        del choices
+        self._keep(*arguments)
 
     def __call__(self, *arguments: object, **choices: object) -> "Skipped":
-        del arguments, choices
+        del choices
+        self._keep(*arguments)
         return self
 
     def __setstate__(self, state: object) -> None:
-        del state
+        self._keep(*state) if isinstance(state, tuple) else self._keep(state)
 
     def __setitem__(self, key: object, value: object) -> None:
-        del key, value
+        self.parts.append((key, value))
+
+    @property
+    def parts(self) -> list[Any]:
+        """Dicts, and pairs of a key and its value, by reference: nothing is copied that a pickle names again."""
+        parts: list[Any] = self.__dict__.setdefault("_parts", [])  # a pickle may make it without calling __init__
+        return parts
+
+    def _keep(self, *parts: object) -> None:
+        self.parts.extend(part for part in parts if isinstance(part, dict | Skipped))
 
     def append(self, value: object) -> None:
         """Forget an item."""
@@ -120,6 +132,42 @@ class Skipped:
         del value
 
 
+def plain_items(content: object) -> Iterator[tuple[str, str | int | float | bool]]:
+    """Yield the named plain values in dicts, lists and skipped objects, the outermost first, each object once.
+
+    A value that is wrapped alone in an object (omegaconf's nodes, with `_val`) counts as plain.
+    """
+    seen: set[int] = set()
+    pending: deque[object] = deque([content])
+    while pending:
+        holder = pending.popleft()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        for key, value in _items(holder):
+            value = _unwrap(value)
+            if isinstance(value, dict | list | tuple | Skipped):
+                pending.append(value)
+            elif isinstance(key, str) and isinstance(value, str | int | float | bool):
+                yield key, value
+
+
+def _items(holder: object) -> Iterable[tuple[object, object]]:
+    if isinstance(holder, dict):
+        return [*holder.items(), *((None, state) for state in getattr(holder, "states", ()))]
+    if isinstance(holder, Skipped):
+        return [part if isinstance(part, tuple) else (None, part) for part in holder.parts]
+    return [(None, value) for value in holder] if isinstance(holder, list | tuple) else []
+
+
+def _unwrap(value: object) -> object:
+    if isinstance(value, Skipped):
+        for part in value.parts:
+            if isinstance(part, dict) and isinstance(part.get("_val"), str | int | float | bool):
+                return part["_val"]
+    return value
+
+
 class TorchFile(NamedTuple):
     """What a file holds."""
 
@@ -128,8 +176,6 @@ class TorchFile(NamedTuple):
     """Dicts, lists, tuples, text and numbers as saved; `StoredTensor` for tensors, `Skipped` for the rest."""
     skipped: tuple[str, ...]
     """Names, `module.name`, that the pickle asked for and did not get."""
-    facts: dict[str, Any]
-    """What lg3d stored beside the pickle; empty in files of other programs."""
 
     def read(self, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
         """Read tensors, contiguous, on the CPU.
@@ -203,29 +249,9 @@ def read_torch_file(path: Path) -> TorchFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of escapes in text, by which nothing is to be mended
                 content = unpickler.load()
-            facts = _read_facts(archive, f"{root}/{FACTS_ENTRY}")
     except (*UNREADABLE, *DAMAGE) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error or type(error).__name__}") from None
-    return TorchFile(path, content, tuple(sorted(unpickler.skipped)), facts)
-
-
-def save_facts(path: Path, facts: Mapping[str, Any]) -> None:
-    """Add plain values to a file that `torch.save` wrote, in an entry that `torch.load` ignores.
-
-    Raises:
-        OSError: The file system refused.
-    """
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(f"{_root(archive)}/{FACTS_ENTRY}"), json.dumps(facts))
-
-
-def _read_facts(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    if name not in archive.namelist() or archive.getinfo(name).file_size > MAX_FACTS_BYTES:
-        return {}
-    facts = json.loads(_read_entry(archive, name))
-    if not isinstance(facts, dict):
-        raise ValueError(f"{name} holds a {type(facts).__name__}, expected an object")
-    return facts
+    return TorchFile(path, content, tuple(sorted(unpickler.skipped)))
 
 
 def _root(archive: zipfile.ZipFile) -> str:
@@ -356,19 +382,20 @@ class _Function:
         del state
 
 
-class _StatelessDict(dict[Any, Any]):
-    """A dict that forgets a state: PyTorch hangs the versions of modules on its state dicts."""
+class _OrderedDict(dict[Any, Any]):
+    """A dict that keeps its state apart: PyTorch hangs the versions of modules on its state dicts."""
 
     def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
         super().__init__((_plain_key(key), value) for key, value in pairs)
+        self.states: list[object] = []
 
     def __setstate__(self, state: object) -> None:
-        del state
+        self.states.append(state)
 
 
 _HARMLESS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
-    ("collections", "OrderedDict"): _StatelessDict,
+    ("collections", "OrderedDict"): _OrderedDict,
 }

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, SettingsError
-from lg3d_core.language.anchors import Anchors
+from lg3d_core.language.anchors_file import Anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
@@ -27,13 +26,12 @@ SCRATCH = "scratch"
 LATEST = "latest"
 
 
-def finetune(settings: FinetuneSettings, progress: Progress, overrides: Collection[str] = ()) -> Path:
+def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     """Fine-tune a network and return the path of its last checkpoint.
 
     Args:
         settings: Of a new run, or with `resume` the folder of one to continue.
         progress: Reports epochs and scores.
-        overrides: Fields of `settings` that replace those of the resumed run, see `open_run`.
 
     Raises:
         SettingsError: Settings that cannot work together, such as anchors of another width than the features; or a
@@ -42,10 +40,10 @@ def finetune(settings: FinetuneSettings, progress: Progress, overrides: Collecti
         CheckpointError: Nothing to start from, or a checkpoint of another network, vocabulary or anchors.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
-    with open_run(settings, progress, overrides) as opened:
+    with open_run(settings, progress) as opened:
         settings, data = opened.settings, opened.data
         start = _find_start(settings, opened.progress)
-        info = None if start is None else read_info(start)
+        info = None if start is None else read_info(start, final_relu=settings.final_relu)
         if start is not None and info is not None and opened.run is None:
             _require_no_leak(start, info, settings, data, opened.progress)
         if start is None or info is None:
@@ -85,7 +83,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     if settings.start == SCRATCH:
         return None
     if settings.start != LATEST:
-        return resolve_checkpoint(Path(settings.start), progress)
+        return resolve_checkpoint(Path(settings.start), progress, final_relu=settings.final_relu)
     newest = newest_checkpoint(settings.runs, "pretrain")
     if newest is None:
         raise CheckpointError(

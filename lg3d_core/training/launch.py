@@ -44,10 +44,10 @@ from lg3d_core.training.scenes import (
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
 
-OWN_OF_A_START = ("name", "runs", "resume", "start", "jobs", "rank_timeout", "store", "anchors", *FIT_MEMORY)
+OWN_OF_A_START = ("recipe", "name", "runs", "resume", "start", "jobs", "rank_timeout", "store", "anchors", *FIT_MEMORY)
 """Settings that may differ where a start of `torchrun` goes on with a run that is there."""
 
-OF_A_MACHINE = ("store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
+OF_A_MACHINE = ("recipe", "store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
 """Settings that may differ between the machines of a run: where things lie, and how many processes load them."""
 SEEN_SECONDS = 10.0
 """What a network file system has time for, to show one machine a folder that another has made."""
@@ -75,16 +75,16 @@ class OpenedRun(Generic[S]):
 
 
 @contextmanager
-def open_run(settings: S, progress: Progress, overrides: Collection[str] = ()) -> Iterator[OpenedRun[S]]:
+def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
     """Open data and device of a run for as long as the context is open, and seed what its network is drawn from.
 
     Where `torchrun` started this process, the others of the run are joined, and a run of the given name that is there
     already goes on.
 
     Args:
-        settings: Of a new run; or with `resume`, where those in `RESUMABLE` that are not the default replace the run's.
+        settings: Of a new run; or with `resume`, where the fields in `RESUMABLE` that are not the default, and those
+            named in `overrides`, replace the run's.
         progress: Reports what happens.
-        overrides: Fields in `RESUMABLE` that replace the run's also where they are the default.
 
     Raises:
         SettingsError: A device that is not there, processes that do not fit the batch, or a run that is there and has
@@ -97,7 +97,7 @@ def open_run(settings: S, progress: Progress, overrides: Collection[str] = ()) -
     run = None
     if settings.resume is not None:
         run = Run.open(settings.resume)
-        settings = _override(run, settings, {*overrides, *_not_default(settings)})
+        settings = _override(run, settings, {*settings.overrides, *_not_default(settings)})
     with join(settings, progress) as world:
         if not world.leads:
             progress = Progress()
@@ -109,8 +109,8 @@ def open_run(settings: S, progress: Progress, overrides: Collection[str] = ()) -
         if run is not None:
             _save_overrides(run, settings, world, progress)
         world.share_of(settings.batch_size)
-        shared = [field.name for field in dataclasses.fields(settings) if field.name not in OF_A_MACHINE]
-        options = {option_name(field): str(getattr(settings, field)) for field in shared}
+        shared = [name for name in settings.saved_fields() if name not in OF_A_MACHINE]
+        options = {option_name(type(settings), field): str(getattr(settings, field)) for field in shared}
         world.require_equal(options, "give all machines the same options, environment and lg3d.toml")
         with repeatable(settings):
             world.doing("opening the data")
@@ -143,7 +143,7 @@ def _save_overrides(run: Run, settings: S, world: World, progress: Progress) -> 
     changed = [field for field in RESUMABLE if getattr(own, field) != getattr(settings, field)]
     if changed:
         write_text(run.folder / SETTINGS_NAME, settings.to_json())
-        values = ", ".join(f"{option_name(field)} {getattr(settings, field)}" for field in changed)
+        values = ", ".join(f"{option_name(type(settings), field)} {getattr(settings, field)}" for field in changed)
         progress.note(f"from here on with {values}")
 
 
@@ -173,10 +173,10 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
         return None
     run = _see_folder(folder, world)
     own = run.read_settings(type(settings))
-    fields = [field.name for field in dataclasses.fields(settings) if field.name not in OWN_OF_A_START]
+    fields = [name for name in settings.saved_fields() if name not in OWN_OF_A_START]
     other = [field for field in fields if getattr(own, field) != getattr(settings, field)]
     if other:
-        values = ", ".join(f"{option_name(field)} {getattr(own, field)}" for field in other)
+        values = ", ".join(f"{option_name(type(settings), field)} {getattr(own, field)}" for field in other)
         raise SettingsError(f"{folder} exists and was trained with {values}: take another --name, or these settings")
     progress.note(f"going on with {folder}")
     return run

@@ -1,6 +1,5 @@
 """Pre-training: grounding features in language, or one of the baselines with the same backbone."""
 
-from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -19,20 +18,19 @@ TEMPERATURES = {"supcon": 0.1, "csc": 0.4}
 """Where the settings name none: those of the two publications."""
 
 
-def pretrain(settings: PretrainSettings, progress: Progress, overrides: Collection[str] = ()) -> Path:
+def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
     """Pre-train a network and return the path of its last checkpoint.
 
     Args:
         settings: Of a new run, or with `resume` the folder of one to continue.
         progress: Reports epochs and scores.
-        overrides: Fields of `settings` that replace those of the resumed run, see `open_run`.
 
     Raises:
         SettingsError: Settings that cannot work together, such as anchors of another width than the features.
         DataError: Store or anchors are missing, damaged, or of different vocabularies.
         Interrupted: A signal came; the run can be continued with `--resume`.
     """
-    with open_run(settings, progress, overrides) as opened:
+    with open_run(settings, progress) as opened:
         return METHODS[opened.settings.method](opened)
 
 
@@ -93,6 +91,7 @@ def _contrast_views(opened: OpenedRun[PretrainSettings]) -> Path:
         temperature=settings.temperature or TEMPERATURES[settings.method],
         inner=inner,
         outer=outer,
+        partition=settings.partition,
     )
     views = ViewDataset(
         scenes.store,
