@@ -26,7 +26,18 @@ def read_table() -> tuple[set[str], dict[str, set[str]]]:
 
 
 FOUNDATIONS, MAY_IMPORT = read_table()
-TORCH_FREE = {"vocabulary", "scans", "synthetic", "processes", "errors", "progress", "settings", "files", "stopping"}
+TORCH_FREE = {
+    "vocabulary",
+    "scans",
+    "synthetic",
+    "processes",
+    "errors",
+    "progress",
+    "settings",
+    "files",
+    "seal",
+    "stopping",
+}
 
 
 def imported_modules(path: Path) -> set[str]:
