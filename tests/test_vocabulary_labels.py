@@ -24,7 +24,7 @@ def write_table(path: Path, *, ends: str = "\n", mark: str = "") -> Path:
 
 
 @pytest.mark.parametrize(("ends", "mark"), [("\n", ""), ("\r\n", ""), ("\n", "\ufeff"), ("\r\n", "\ufeff")])
-def test_labels_map_through_the_id_and_the_first_row_wins(tmp_path: Path, ends: str, mark: str) -> None:
+def test_labels_are_mapped_by_id_and_the_first_row_is_used(tmp_path: Path, ends: str, mark: str) -> None:
     vocabulary = load_vocabulary()
     table = read_label_table(write_table(tmp_path / "t.tsv", ends=ends, mark=mark), vocabulary)
     assert table.index_by_label == {
@@ -61,7 +61,7 @@ def test_equal_tables_have_equal_digests_and_others_do_not(tmp_path: Path) -> No
         (b"id\traw_category\n1\t" + b"x" * 200_000, "no table"),
     ],
 )
-def test_what_is_no_label_table_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_label_table_is_rejected(tmp_path: Path, data: bytes, reason: str) -> None:
     path = tmp_path / "t.tsv"
     path.write_bytes(data)
     with pytest.raises(DataError, match=reason):

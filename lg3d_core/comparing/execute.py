@@ -29,7 +29,7 @@ PATIENCE = 5.0
 """Seconds that a step waits for its predecessor to end after its comparison was killed."""
 
 
-TELL_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 """Minimum interval in seconds between two progress reports to the comparison."""
 
 
@@ -66,13 +66,13 @@ class _PipedTask(Task):
         self._pipe = pipe
         self._of = ("" if total is None else f"/{total}") + (f" {unit}s" if unit else "")
         self._done = 0
-        self._told = 0.0
+        self._reported = 0.0
 
     def advance(self, steps: int = 1, *, status: str = "") -> None:
         del status
         self._done += steps
-        if time.monotonic() - self._told >= TELL_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._reported = time.monotonic()
             with suppress(OSError):
                 os.write(self._pipe, f"{self._done}{self._of}\n".encode())
 
@@ -104,10 +104,10 @@ def _execute_anchors(step: Step, progress: Progress) -> None:
 
 
 def _execute_training(step: Step, progress: Progress) -> None:
-    going_on = (step.folder / "settings.json").is_file()
-    if not going_on:
+    resuming = (step.folder / "settings.json").is_file()
+    if not resuming:
         shutil.rmtree(step.folder, ignore_errors=True)  # interrupted before its settings were written
-    resume = step.folder if going_on else None
+    resume = step.folder if resuming else None
     if step.kind == "pretrain":
         pretrain(dataclasses.replace(PretrainSettings.from_json(step.settings), resume=resume), progress)
         return

@@ -19,7 +19,7 @@ from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
 
 POLL_SECONDS = 0.1
-TELL_SECONDS = 2.0
+STATUS_SECONDS = 2.0
 """Interval in seconds between two status updates."""
 LOGS = "logs"
 PROGRAM = "lg3d_core.comparing.execute"
@@ -56,18 +56,18 @@ class _Running:
         finally:
             os.close(reporting)
         self._name = step.folder.name
-        self._told = ""
+        self._status = ""
         self._unread = b""
 
     @property
     def status(self) -> str:
         """Name of the run and its last reported progress, such as `finetune-focal-seed0-4f2a 120/480 steps`."""
-        while told := self._reports.read(4096):
-            self._unread += told
+        while received := self._reports.read(4096):
+            self._unread += received
         *lines, self._unread = self._unread.split(b"\n")
         if lines:
-            self._told = " " + lines[-1].decode(errors="replace")
-        return self._name + self._told
+            self._status = " " + lines[-1].decode(errors="replace")
+        return self._name + self._status
 
     def ended(self) -> bool:
         """Return whether the process has ended. If so, its pipe is closed."""
@@ -89,7 +89,7 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
     if len(finished) and waiting:
         progress.note(f"{len(finished)} of {len(steps)} runs are done already")
     running: dict[Step, _Running] = {}
-    told = time.monotonic()
+    shown_at = time.monotonic()
     failed: list[Step] = []
     with _interrupted_by_signals(), progress.task("compare", total=len(steps), unit="run") as task:
         task.skip(len(finished))
@@ -107,8 +107,8 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
                     else:
                         finished.add(step.folder)
                         task.advance(status=step.folder.name)
-                if time.monotonic() - told >= TELL_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - shown_at >= STATUS_SECONDS:
+                    shown_at = time.monotonic()
                     task.advance(0, status=", ".join(run.status for run in running.values()))
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:

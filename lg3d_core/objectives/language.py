@@ -64,8 +64,7 @@ def language_contrastive_loss(
             Euclidean length of f - t and `mse` the mean of (f - t)^2 over the D entries, without normalisation.
         hinge: `per-negative` is the equation above; `mean-first` is max(0, negative_margin - mean_{j in M} d(f_i, t_j))
             as in the reference implementation, where a distant negative can compensate for a close one.
-        num_negatives: Number of other classes per voxel, uniform over the vocabulary; capped at the number of other
-            classes.
+        num_negatives: Number of other classes per voxel, drawn uniformly; at most all other classes.
         replacement: Whether a voxel's negatives may repeat, as in the reference implementation.
         positive_margin: Distance to the own anchor up to which the positive term is 0.
         negative_margin: Distance to another anchor from which the negative term is 0.

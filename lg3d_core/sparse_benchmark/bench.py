@@ -35,7 +35,7 @@ from lg3d_core.sparse_benchmark.workload import Workload, gather_clouds, make_wo
 
 WARM_UP_VOXELS = 2000
 SHORT_SECONDS = 0.1
-MAX_MORE_TURNS = 5
+MAX_REPEAT_FACTOR = 5
 """Operations that take the slowest engine less than `SHORT_SECONDS` get up to this many times as many repeats."""
 REFERENCE = "torch"
 """Backend whose fp32 results are the expected ones. Its own tests compare it with the definition."""
@@ -107,7 +107,7 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
                     )
                     report.results.append(result)
                     rates.measure_again()
-                    _warn_of(result, progress)
+                    _warn_about(result, progress)
                     task.advance(status=operation.name)
         for result in report.results:
             for one in result.measured:
@@ -146,7 +146,7 @@ def time_operation(
     if operation.is_own:
         engines = [engine for engine in engines if not engine.is_peer]
     expected = _expect(operation, device)
-    measured, racers, longest = [], [], 0.0
+    measured, timed, longest = [], [], 0.0
     for engine in engines:
         one = Measured(engine.name, engine.is_peer, engine.precision(precision), remark=engine.remark())
         one.tolerances = _tolerances(one.precision, operation, device)
@@ -157,19 +157,19 @@ def time_operation(
         with _reporting(engine, one):
             trial, seconds = _warm_up(engine, one, operation, expected, device)
             longest = max(longest, seconds)
-            racers.append(Racer(engine, one, trial))
-    turns = repeats * min(MAX_MORE_TURNS, max(1, math.ceil(SHORT_SECONDS / longest))) if racers else 0
+            timed.append(TimedEngine(engine, one, trial))
+    turns = repeats * min(MAX_REPEAT_FACTOR, max(1, math.ceil(SHORT_SECONDS / longest))) if timed else 0
     for _ in range(turns):
-        for racer in racers:
-            if racer.measured.failure is None:
+        for entry in timed:
+            if entry.measured.failure is None:
                 await_quiet(patience)
-                with _reporting(racer.engine, racer.measured):
-                    racer.measured.taken.append(racer.take_turn(operation, expected, device))
+                with _reporting(entry.engine, entry.measured):
+                    entry.measured.taken.append(entry.take_turn(operation, expected, device))
     workload = operation.workload
     return Result(operation.name, operation.what, workload.describe(), workload.num_voxels, operation.cost, measured)
 
 
-class Racer:
+class TimedEngine:
     """An engine that is timed in turns on one operation."""
 
     def __init__(self, engine: Engine, measured: Measured, trial: Trial) -> None:
@@ -186,7 +186,7 @@ class Racer:
             gc.collect()
         taken = take_time(lambda: outputs.append(_run(self.trial, operation, self._upstream)), device)
         values = collect(self.trial, outputs[0], training=operation.training)
-        self.measured.saw(compare(values, expected))
+        self.measured.record(compare(values, expected))
         return taken
 
 
@@ -240,7 +240,7 @@ def _warm_up(
     with PeakMemory(device) as memory:
         taken = take_time(lambda: outputs.append(_run(trial, operation, Upstream())), device)
     one.peak_bytes = memory.bytes if operation.is_network else None
-    one.saw(compare(collect(trial, outputs[0], training=operation.training), expected))
+    one.record(compare(collect(trial, outputs[0], training=operation.training), expected))
     return trial, taken.seconds
 
 
@@ -309,7 +309,7 @@ def _describe(workload: Workload) -> dict[str, object]:
     }
 
 
-def _warn_of(result: Result, progress: Progress) -> None:
+def _warn_about(result: Result, progress: Progress) -> None:
     for one in result.measured:
         if one.failure is not None and one.failure.startswith("failed"):
             progress.warn(f"{result.operation}, {one.engine}: {one.failure}")

@@ -190,7 +190,7 @@ class Lg3dEngine(Engine):
         return self._trial(forward, nn.ModuleList(convolutions), precision)
 
     def _trial(self, forward: Callable[[], Rows], module: nn.Module, precision: str) -> Trial:
-        kernels = [(layer.kernel, _as_it_is) for layer in module.modules() if isinstance(layer, SparseConvolution)]
+        kernels = [(layer.kernel, _identity) for layer in module.modules() if isinstance(layer, SparseConvolution)]
         return Trial(
             self.name,
             precision,
@@ -208,7 +208,7 @@ class Lg3dEngine(Engine):
             yield
 
 
-def _as_it_is(kernel: Tensor) -> Tensor:
+def _identity(kernel: Tensor) -> Tensor:
     return kernel
 
 

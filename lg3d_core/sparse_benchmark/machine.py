@@ -205,7 +205,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before: int | None = torch.cuda.memory_allocated(self._device)
         else:
-            self._before = _forget_peak()
+            self._before = _reset_peak()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -218,7 +218,7 @@ class PeakMemory:
             self.bytes = max(0, peak - self._before)
 
 
-def _forget_peak() -> int | None:
+def _reset_peak() -> int | None:
     """Release free memory and reset the process's peak; return the bytes in use, or None if this is not supported."""
     try:
         ctypes.CDLL(None).malloc_trim(0)

@@ -13,7 +13,7 @@ from lg3d_core.sparse_benchmark.operations import Cost
 FORMAT = "lg3d-bench-1"
 LOADED = 0.15
 """Number of cores used by other processes above which times are not reliable."""
-TELLING_SECONDS = 0.2
+MIN_LOAD_SECONDS = 0.2
 """Minimum time for a measurement of other load; the system's clock of busy cores has steps of 10 ms."""
 
 
@@ -39,7 +39,7 @@ class Measured:
     floor: float = math.nan
     """Minimum seconds at the machine's measured peak rates."""
 
-    def saw(self, difference: Difference) -> None:
+    def record(self, difference: Difference) -> None:
         """Record the difference of one more result; the largest is kept."""
         if self.difference is None:
             self.difference = difference
@@ -88,7 +88,7 @@ class Measured:
     @property
     def others(self) -> float:
         """Mean number of cores used by other processes; nan if it cannot be measured."""
-        if self.total_seconds < TELLING_SECONDS:
+        if self.total_seconds < MIN_LOAD_SECONDS:
             return math.nan
         return sum(one.others * one.seconds for one in self.taken) / self.total_seconds
 
@@ -134,7 +134,7 @@ class Result:
     cost: Cost
     measured: list[Measured]
 
-    def yardsticks(self) -> list[Measured]:
+    def baselines(self) -> list[Measured]:
         """Return the measurements that lg3d's backends are compared with: every peer, and the first backend."""
         return [one for index, one in enumerate(self.measured) if one.is_peer or index == 0]
 
@@ -149,7 +149,7 @@ class Result:
         ratios = {
             f"{one.engine} / {other.engine}": {"best": ratio[0], "median": ratio[1]}
             for one in self.measured
-            for other in self.yardsticks()
+            for other in self.baselines()
             if not one.is_peer and (ratio := self.ratio(one, other)) is not None
         }
         return {
@@ -209,23 +209,23 @@ Table = tuple[list[str], list[list[str]]]
 
 def bench_table(report: Report, *, wide: bool = True) -> Table:
     """Return header and rows, one per engine and operation; `wide` adds spread, CPU time, memory and difference."""
-    yardsticks: list[str] = []
+    baselines: list[str] = []
     for result in report.results:
-        yardsticks += [one.engine for one in result.yardsticks() if one.engine not in yardsticks]
+        baselines += [one.engine for one in result.baselines() if one.engine not in baselines]
     # A single engine has nothing to be compared with.
     if all(len(result.measured) < 2 for result in report.results):
-        yardsticks = []
+        baselines = []
     header = ["operation", "voxels", "engine", "precision", "median s", "best s"]
     header += ["spread s", "CPU s", "others", "MiB", "difference"] if wide else []
-    header += ["x floor", *(f"of {name}" for name in yardsticks)]
-    rows = [_row(result, one, yardsticks, wide) for result in report.results for one in result.measured]
+    header += ["x floor", *(f"of {name}" for name in baselines)]
+    rows = [_row(result, one, baselines, wide) for result in report.results for one in result.measured]
     return header, rows
 
 
-def _row(result: Result, one: Measured, yardsticks: Sequence[str], wide: bool) -> list[str]:
+def _row(result: Result, one: Measured, baselines: Sequence[str], wide: bool) -> list[str]:
     start = [result.operation, str(result.num_voxels), one.engine, one.precision]
     if one.failure is not None or not one.taken:
-        return [*start, one.failure or "", *[""] * (1 + (5 if wide else 0) + 1 + len(yardsticks))]
+        return [*start, one.failure or "", *[""] * (1 + (5 if wide else 0) + 1 + len(baselines))]
     cells = [*start, _seconds(one.median), _seconds(one.best)]
     if wide:
         memory = "" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f}"
@@ -237,12 +237,12 @@ def _row(result: Result, one: Measured, yardsticks: Sequence[str], wide: bool) -
         ]
         cells.append(f"{one.worst_difference:.1e}")
     cells.append("" if not one.floor else f"{one.median / one.floor:.1f}")
-    return [*cells, *(_ratio(result, one, name) for name in yardsticks)]
+    return [*cells, *(_ratio(result, one, name) for name in baselines)]
 
 
-def _ratio(result: Result, one: Measured, yardstick: str) -> str:
-    """Return `best / median` relative to the yardstick's, or why there is no ratio."""
-    other = next((other for other in result.measured if other.engine == yardstick), None)
+def _ratio(result: Result, one: Measured, baseline: str) -> str:
+    """Return `best / median` relative to the baseline's, or why there is no ratio."""
+    other = next((other for other in result.measured if other.engine == baseline), None)
     if other is None or one is other or one.is_peer or other.failure is not None:
         return ""
     for suspect in (one, other):
