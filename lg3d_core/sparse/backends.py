@@ -77,6 +77,75 @@ class RoundingBackend(Protocol):
     rounds_weights: bool
 
 
+class RowKernels(Protocol):
+    """The steps of a batch normalisation on pieces of contiguous rows, each result written into a tensor."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the rows."""
+        ...
+
+    def measure(self, features: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Write mean and biased variance per channel, float32, of at least one row."""
+        ...
+
+    def normalize(
+        self, features: Tensor, residual: Tensor | None, output: Tensor, scale: Tensor, shift: Tensor, *, relu: bool
+    ) -> None:
+        """Write `relu(features * scale + shift + residual)`."""
+        ...
+
+    def sum_gradients(
+        self,
+        gradient: Tensor,
+        output: Tensor | None,
+        features: Tensor,
+        clipped: Tensor | None,
+        *,
+        mean: Tensor,
+        inverse_deviation: Tensor,
+        plain: Tensor,
+        by_features: Tensor,
+    ) -> None:
+        """Write the sums over rows of the gradient and of the gradient times the normalised features.
+
+        Args:
+            gradient: Of the output.
+            output: Of the ReLU, where there was one: the gradient is zero where it is not positive.
+            features: The rows that were normalised.
+            clipped: Receives the gradient after the ReLU; requires `output`.
+            mean: Per channel.
+            inverse_deviation: Per channel.
+            plain: Receives the first sums.
+            by_features: Receives the second sums.
+        """
+        ...
+
+    def combine(
+        self,
+        gradient: Tensor,
+        output: Tensor | None,
+        features: Tensor,
+        result: Tensor,
+        *,
+        slope: Tensor,
+        by_features: Tensor,
+        constant: Tensor,
+    ) -> None:
+        """Write `gradient * slope + features * by_features + constant`; `output` as in `sum_gradients`."""
+        ...
+
+
+@runtime_checkable
+class RowBackend(Protocol):
+    """A backend with compiled kernels for batch normalisation."""
+
+    @property
+    def row_kernels(self) -> RowKernels:
+        """The kernels."""
+        ...
+
+
 @runtime_checkable
 class MappingBackend(Protocol):
     """A backend that builds the kernel maps of odd kernels its own way, with the same result."""
