@@ -319,7 +319,7 @@ class TrainSettings(Settings):
     backend: Backend = "auto"
     """Implementation of the sparse convolution."""
     precision: Precision = "auto"
-    """`auto` is bf16 autocast on CUDA and fp32 on the CPU."""
+    """`auto` is bf16 autocast on CUDA, and on a CPU with AVX512-BF16 and a C compiler; else fp32."""
     jobs: int = 2
     """Processes that load and augment scenes; 0 loads in the training process."""
     seed: int = 0

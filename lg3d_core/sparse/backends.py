@@ -71,6 +71,15 @@ class FusingBackend(Protocol):
 
 
 @runtime_checkable
+class NarrowBackend(Protocol):
+    """A backend whose kernels multiply some narrow dtypes only on some processors."""
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        """Return whether the kernels multiply rows of this dtype on this processor."""
+        ...
+
+
+@runtime_checkable
 class RoundingBackend(Protocol):
     """A backend that takes weights in float32 beside narrower features, and rounds them as it reads them."""
 
@@ -78,7 +87,10 @@ class RoundingBackend(Protocol):
 
 
 class RowKernels(Protocol):
-    """The steps of a batch normalisation on pieces of contiguous rows, each result written into a tensor."""
+    """The steps of a batch normalisation on pieces of contiguous rows, each result written into a tensor.
+
+    A backend may offer them as its attribute `row_kernels`.
+    """
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,16 +145,6 @@ class RowKernels(Protocol):
         constant: Tensor,
     ) -> None:
         """Write `gradient * slope + features * by_features + constant`; `output` as in `sum_gradients`."""
-        ...
-
-
-@runtime_checkable
-class RowBackend(Protocol):
-    """A backend with compiled kernels for batch normalisation."""
-
-    @property
-    def row_kernels(self) -> RowKernels:
-        """The kernels."""
         ...
 
 
@@ -223,6 +225,21 @@ def resolve_backend(name: str, device: torch.device) -> Backend:
 def current_backend(device: torch.device) -> Backend:
     """Give the backend that convolutions on this device use now."""
     return resolve_backend(_chosen.get(), device)
+
+
+def trains_faster_in_bf16(name: str, device: torch.device) -> bool:
+    """Return whether a backend trains faster in bfloat16 than in float32.
+
+    On CUDA all do. On the CPU only the compiled kernels do, where the processor multiplies bfloat16 (AVX512-BF16).
+
+    Raises:
+        SettingsError: There is no backend of this name.
+        MissingDependencyError: It is not installed.
+    """
+    if device.type != "cpu":
+        return True
+    backend = resolve_backend(name, device)
+    return isinstance(backend, NarrowBackend) and backend.computes(torch.bfloat16)
 
 
 @contextmanager

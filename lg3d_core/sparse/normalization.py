@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
-from lg3d_core.sparse.backends import RowBackend, RowKernels, current_backend
+from lg3d_core.sparse.backends import RowKernels, current_backend
 from lg3d_core.sparse.parallel import run_pieces
 
 PIECE_VALUES = 1 << 16
@@ -301,10 +301,9 @@ def _combine_by_kernels(
 
 def _row_kernels(features: Tensor) -> RowKernels | None:
     """Return the compiled kernels of the backend in use, if it has some for these rows."""
-    backend = current_backend(features.device)
-    if not isinstance(backend, RowBackend) or backend.row_kernels.dtype != features.dtype:
-        return None
-    return backend.row_kernels
+    # Not `isinstance`: with a protocol it takes as long as a small layer.
+    kernels: RowKernels | None = getattr(current_backend(features.device), "row_kernels", None)
+    return kernels if kernels is not None and kernels.dtype == features.dtype else None
 
 
 def _cut_rows(features: Tensor) -> list[int]:

@@ -76,6 +76,14 @@ class Run:
             raise CheckpointError(f"--resume {folder}: no settings.json there, so it is no run's folder")
         return cls(folder)
 
+    def card(self) -> dict[str, Any]:
+        """Return what is recorded of how the run began; nothing where the file is missing or damaged."""
+        try:
+            card = json.loads((self.folder / "card.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return card if isinstance(card, dict) else {}
+
     @contextmanager
     def sole_writer(self) -> Iterator[None]:
         """Keep other processes from going on with this run for as long as the context is open, and tidy up first.

@@ -80,7 +80,9 @@ def compile_kernels(compiler: str, path: Path, tunings: Sequence[str] = TUNINGS)
                 if result.returncode == 0:
                     return
             reason = (result.stderr.strip().splitlines() or ["no message"])[0]
-            raise MissingDependencyError(f"{compiler} cannot compile {SOURCES[0].name} ({reason}): take --backend torch")
+            raise MissingDependencyError(
+                f"{compiler} cannot compile {SOURCES[0].name} ({reason}): take --backend torch"
+            )
     except DataError as error:
         raise MissingDependencyError(f"{error.args[0]}; XDG_CACHE_HOME sets where compiled kernels are kept") from None
     except (OSError, subprocess.TimeoutExpired) as error:
