@@ -48,6 +48,7 @@ PICTURE_EXTENSIONS = ("EXT_texture_webp", "EXT_texture_avif", "MSFT_texture_dds"
 """In the order in which they are preferred where a texture has no plain picture."""
 HARMLESS = ("KHR_materials_", "KHR_lights_", "KHR_xmp", "KHR_node_visibility", "EXT_texture_webp", "EXT_texture_avif")
 """Beginnings of the names of extensions that change neither positions nor basic colours."""
+_MOVES = {"matrix", "rotation", "scale", "translation"}
 _DAMAGED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
@@ -211,8 +212,10 @@ class _Reader:
             if index in seen:
                 raise ValueError(f"node {index} is in the scene twice")
             seen.add(index)
-            with np.errstate(over="ignore", invalid="ignore"):
-                matrix = above @ _matrix(node)
+            matrix = above
+            if not _MOVES.isdisjoint(node):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    matrix = above @ _matrix(node)
             if "mesh" in node:
                 yield matrix, _whole(node["mesh"])
             stack += [(_whole(child), matrix) for child in reversed(_list(node.get("children", [])))]

@@ -134,6 +134,13 @@ def _materials_vary(model: Model) -> bool:
     return any(m.picture >= 0 for m in used) or len({m.color for m in used if m.color is not None}) > 1
 
 
+def _first_alike(materials: list[Material]) -> list[int]:
+    """Index of the first material that looks like each one."""
+    first: dict[object, int] = {}
+    looks = [(m.color, m.picture, m.placement.tobytes(), m.wrap) for m in materials]
+    return [first.setdefault(look, k) for k, look in enumerate(looks)]
+
+
 class _Painter:
     """Looks colours up in the pictures and materials of a model, one picture at a time."""
 
@@ -148,7 +155,8 @@ class _Painter:
         self._flat_rgb = np.clip(np.round(np.array(colors) * 255), 0, 255).astype(np.uint8)
         self._is_flat = has_color & ~has_picture
         # The material of each face that needs one; -1 where its corners have colours of their own.
-        self._needed = np.where(own[model.faces].all(axis=1), -1, model.material).astype(np.int64)
+        same = np.array([*_first_alike(model.materials), -1])
+        self._needed = np.where(own[model.faces].all(axis=1), -1, same[model.material]).astype(np.int64)
         textured = has_picture[self._needed]
         placed: npt.NDArray[np.bool_] = np.asarray((model.uv_index >= 0).all(axis=1))
         placed &= np.append(np.isfinite(model.uv).all(axis=1), False)[model.uv_index].all(axis=1)
@@ -187,6 +195,8 @@ class _Painter:
             vertices, first = np.unique(faces[rows].reshape(-1), return_index=True)
             fresh = ~known[vertices]
             vertices, first = vertices[fresh], first[fresh]
+            if len(vertices) == 0:
+                continue
             weights = np.eye(3)[first % 3]
             self._rgb[vertices] = self._sample(material, pixels, rows[first // 3], weights)
             known[vertices] = True

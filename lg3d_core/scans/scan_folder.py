@@ -20,6 +20,7 @@ class ScanFolder:
         self._folder = folder.resolve()
         self._by_name: dict[str, list[Path]] | None = None
         self._replaced: dict[str, Path] = {}
+        self._found: dict[tuple[str, Path], Path | None] = {}
 
     def find(self, name: str, *, near: Path | None = None) -> Path | None:
         """Return the file with a name, or None.
@@ -31,10 +32,16 @@ class ScanFolder:
             name: As the scan or its materials spell it.
             near: Folder to which the name is relative; the scan's own by default.
         """
+        key = (name, near or self._folder)
+        if key not in self._found:
+            self._found[key] = self._find(*key)
+        return self._found[key]
+
+    def _find(self, name: str, near: Path) -> Path | None:
         plain = name.strip().strip("\"'").strip().replace("\\", "/")
         spellings = list(dict.fromkeys((plain, urllib.parse.unquote(plain))))
         for spelling in spellings:
-            for folder in dict.fromkeys((near or self._folder, self._folder)):
+            for folder in dict.fromkeys((near, self._folder)):
                 found = self._inside(folder / spelling) if spelling and "\0" not in spelling else None
                 if found is not None:
                     return found
