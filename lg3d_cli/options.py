@@ -1,6 +1,9 @@
 """The options that several commands share, declared once."""
 
+import dataclasses
+import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -8,6 +11,7 @@ import typer
 
 from lg3d_cli.completion import complete_recipes, complete_runs, words
 from lg3d_core.settings import (
+    COMMANDS,
     CONFIG_NAME,
     Backend,
     Device,
@@ -101,3 +105,24 @@ ValidateEveryOption = Annotated[int | None, typer.Option(help="Epochs between va
 def resolve(settings: type[S], **options: Any) -> S:
     """Settings from what was typed, the environment, `lg3d.toml` in the working directory, and the recipe."""
     return settings.resolve(environ=os.environ, config=Path(CONFIG_NAME), **options)
+
+
+PREFIX = "LG3D_"
+OTHER_VARIABLES = ("RECIPE", "FROM", "COMPLETE")
+"""Variables that are no field's name: the recipe, the option `--from`, and what a shell sets for completion."""
+TEST_VARIABLES = ("REQUIRE_", "TEST_")
+"""How variables of the test suite begin."""
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return a message for every variable `LG3D_...` that no setting has, with the name that was probably meant."""
+    fields = {field.name.upper() for settings in COMMANDS.values() for field in dataclasses.fields(settings)}
+    known = sorted(PREFIX + name for name in (*fields, *OTHER_VARIABLES))
+    messages = []
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in known or name[len(PREFIX) :].startswith(TEST_VARIABLES):
+            continue
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        messages.append(f"the variable {name} has no effect: there is no such setting{hint}")
+    return messages

@@ -7,7 +7,7 @@ import typer
 
 from lg3d_cli import console
 from lg3d_cli.options import AnchorsOption, DeviceOption, JsonOption, QuietOption, VocabularyOption, resolve
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import UsageError
 from lg3d_core.settings import AnchorsSettings, option_name
 
 
@@ -64,12 +64,12 @@ def anchors(
         "device": device,
     }
     if order is not None and plot is None:
-        raise SettingsError("--order is of the map that --plot FILE draws: add it, or leave --order out")
+        raise UsageError("--order is of the map that --plot FILE draws: add it, or leave --order out")
     if show or plot is not None:
         typed = [option_name(key) for key, value in encoding.items() if value is not None]
         if typed:
             asked = "--show" if show else "--plot"
-            raise SettingsError(f"{asked} reads the anchors file as it is: leave out {', '.join(typed)}")
+            raise UsageError(f"{asked} reads the anchors file as it is: leave out {', '.join(typed)}")
         settings = resolve(AnchorsSettings, recipe=recipe, anchors=anchors)
         if plot is not None:
             _plot(settings, plot, order=order or "likeness", as_json=as_json and not show)

@@ -23,7 +23,7 @@ from lg3d_cli.options import (
     UpOption,
     resolve,
 )
-from lg3d_core.errors import Lg3dError, SettingsError
+from lg3d_core.errors import Lg3dError, UsageError
 from lg3d_core.settings import AskSettings
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def ask(
         precision=precision,
     )
     if not settings.texts and (as_json or not sys.stdin.isatty()):
-        raise SettingsError('expected a text, such as lg3d ask SCENE "somewhere to sit": only a terminal has a prompt')
+        raise UsageError('expected a text, such as lg3d ask SCENE "somewhere to sit": only a terminal has a prompt')
     from lg3d_core.inference.ask import Conversation
 
     progress = console.progress(quiet=quiet)

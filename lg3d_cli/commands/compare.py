@@ -69,7 +69,7 @@ def compare(
         console.result_json(comparison.to_dict())
         return
     if markdown:
-        console.result(to_markdown(comparison).rstrip())
+        console.result_lines(to_markdown(comparison).rstrip())
         return
     table = score_table(comparison)
     parts = (

@@ -7,7 +7,7 @@ import typer
 
 from lg3d_cli import console
 from lg3d_cli.options import JobsOption, JsonOption, QuietOption, StoreOption, VocabularyOption, resolve
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import UsageError
 from lg3d_core.settings import PrepareSettings, StoreCheckSettings
 
 
@@ -33,7 +33,7 @@ def prepare(
     """
     chosen = [name for name, is_chosen in (("--merge", merge), ("--check", check), ("--verify", verify)) if is_chosen]
     if len(chosen) > 1 or (shard is not None and chosen):
-        raise SettingsError(f"{' and '.join(chosen + ['--shard'] * (shard is not None))} are different things to do")
+        raise UsageError(f"{' and '.join(chosen + ['--shard'] * (shard is not None))} are different things to do")
     if merge or verify:
         run = _merge if merge else _verify
         run(resolve(StoreCheckSettings, store=store, jobs=jobs), as_json=as_json, quiet=quiet)

@@ -42,7 +42,7 @@ from lg3d_cli.options import (
     VoxelSizeOption,
     resolve,
 )
-from lg3d_core.errors import EndedElsewhere, SettingsError
+from lg3d_core.errors import EndedElsewhere, SettingsError, UsageError
 from lg3d_core.settings import (
     RESUMABLE,
     Classifier,
@@ -85,7 +85,7 @@ def _gather(settings: type[S], options: dict[str, Any]) -> S:
     if "resume" in typed:
         others = [option_name(key) for key in typed if key not in ("resume", *RESUMABLE)]
         if others:
-            raise SettingsError(f"--resume goes on with the run's own settings: leave out {', '.join(others)}")
+            raise UsageError(f"--resume goes on with the run's own settings: leave out {', '.join(others)}")
         return settings(**typed)
     return resolve(settings, default_recipe=DEFAULT_RECIPE, **options)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.settings import (
     AnchorsSettings,
     CompareSettings,
@@ -103,7 +103,7 @@ def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
         SettingsError: No recipe, two of one name, or one that does not fit the settings.
     """
     if not settings.recipes:
-        raise SettingsError("RECIPES: expected at least one recipe, such as examples/tables/table1-*.toml")
+        raise UsageError("RECIPES: expected at least one recipe, such as examples/tables/table1-*.toml")
     changes = parse_changes(settings.changes)
     rows: list[Row] = []
     steps: dict[Path, Step] = {}
@@ -135,9 +135,7 @@ def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
         key, equals, text = change.partition("=")
         command, dot, name = key.strip().rpartition(".")
         if not equals or not name or (dot and not command):
-            raise SettingsError(
-                f"--set {change!r}: expected key=value or command.key=value, such as finetune.epochs=20"
-            )
+            raise UsageError(f"--set {change!r}: expected key=value or command.key=value, such as finetune.epochs=20")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -226,4 +224,4 @@ def _file_digest(path: Path | None) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise SettingsError(f"--anchors {path}: cannot be read ({error.strerror})") from None
+        raise UsageError(f"--anchors {path}: cannot be read ({error.strerror})") from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import UsageError
 from lg3d_core.inference.scan_voxels import ScanVoxels
 from lg3d_core.memory import memory_limits
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
@@ -71,7 +71,7 @@ def voxel_budget(engine: Engine) -> int:
     """How many voxels a pass may hold.
 
     Raises:
-        SettingsError: The budget does not even hold the program.
+        UsageError: The budget does not even hold the program.
     """
     per_voxel = BASE_BYTES + BYTES_PER_CHANNEL * engine.network.num_features
     if engine.memory is None:
@@ -81,7 +81,7 @@ def voxel_budget(engine: Engine) -> int:
     room = engine.memory - fixed
     if room < LEAST_VOXELS * per_voxel:
         least = (fixed + LEAST_VOXELS * per_voxel) / 2**20
-        raise SettingsError(f"--memory {engine.memory / 2**20:.0f}M is too small: {least:.0f}M is the least")
+        raise UsageError(f"--memory {engine.memory / 2**20:.0f}M is too small: {least:.0f}M is the least")
     return int(room // per_voxel)
 
 
@@ -100,7 +100,7 @@ def pass_features(
     Where the scan does not fit into memory at once it is cut into overlapping tiles, which is told.
 
     Raises:
-        SettingsError: The budget is too small for any tile.
+        UsageError: The budget is too small for any tile.
         MemoryLimitError: The budget is larger than the memory there is.
     """
     cells = voxels.cells

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import UsageError
 from lg3d_core.language.anchors import Anchors, describe_projection, fit_projection, project_anchors, save_anchors
 from lg3d_core.language.bundled import load_bundled_anchors
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
@@ -31,7 +31,7 @@ def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
         The written file.
 
     Raises:
-        SettingsError: No such encoder, or options that do not go together.
+        UsageError: No such encoder, or options that do not go together.
         CheckpointError: A text encoder's checkpoint that cannot be used.
         MissingDependencyError: Weights or packages that are not at hand.
         DataError: A vocabulary that cannot be read, names without a bundled anchor, or a file that cannot be written.
@@ -39,7 +39,7 @@ def make_anchors(settings: AnchorsSettings, progress: Progress) -> Path:
     vocabulary = load_vocabulary(settings.vocabulary)
     spec = parse_encoder(settings.encoder)
     if settings.pooling is not None and spec.kind != "hf":
-        raise SettingsError("--pooling goes with --encoder hf:NAME: the others have theirs built in")
+        raise UsageError("--pooling goes with --encoder hf:NAME: the others have theirs built in")
     source = (
         _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
     )
@@ -74,10 +74,10 @@ def encode_names(
 
 def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
     if settings.checkpoint is not None:
-        raise SettingsError("--checkpoint goes with --encoder open_clip:ARCHITECTURE/WEIGHTS, not with bundled")
+        raise UsageError("--checkpoint goes with --encoder open_clip:ARCHITECTURE/WEIGHTS, not with bundled")
     anchors = load_bundled_anchors(vocabulary)
     if settings.prompt != (anchors.metadata["prompt"],):
-        raise SettingsError(
+        raise UsageError(
             f"--encoder bundled has the prompt {anchors.metadata['prompt']!r} built in: leave --prompt away, "
             "or take an encoder that reads it (--encoder open_clip:ARCHITECTURE/WEIGHTS)"
         )
@@ -88,7 +88,7 @@ def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabular
     import torch
 
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+        raise UsageError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     on_cuda = settings.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     encoder = _load_encoder(settings, spec, device, progress)
@@ -108,7 +108,7 @@ def _load_encoder(
 ) -> "OpenClipEncoder | HuggingFaceEncoder":
     if spec.kind == "hf":
         if settings.checkpoint is not None:
-            raise SettingsError("--checkpoint goes with open_clip: give the model's folder as --encoder hf:FOLDER")
+            raise UsageError("--checkpoint goes with open_clip: give the model's folder as --encoder hf:FOLDER")
         from lg3d_core.language.hugging_face import load_hugging_face
 
         return load_hugging_face(
