@@ -71,6 +71,7 @@ class _Stoppable(TyperGroup):
         Raises:
             Interrupted: Ctrl-C or SIGTERM came, and the command did not deal with it itself.
         """
+        start.load()
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Exception) as error:

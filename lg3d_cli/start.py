@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _asked: list[int] = []
 """Signals that asked this process to stop."""
 _stage = "starting"
-"""`starting`: nothing has been done yet. `running`: a command works. `ending`: its outcome is known."""
+"""`starting`, `loading` (a command was chosen, and imports what it needs), `running` (it works), `ending`."""
 _postponed = False
 _reported = False
 
@@ -37,9 +37,9 @@ def main() -> None:
 def take_signals() -> None:
     """Install the handlers of SIGINT and SIGTERM, except for those that the parent process ignores.
 
-    Before a command has begun to work, and after it has ended, the process exits at once. Between the two, Ctrl-C and
-    SIGTERM raise `KeyboardInterrupt` in the main thread, but never within an import: extension modules turn it into
-    errors of their own, or cannot be imported again.
+    Before a command was chosen, and after it has ended, the process exits at once. Between the two, Ctrl-C and SIGTERM
+    raise `KeyboardInterrupt` in the main thread, but never within an import: extension modules turn it into errors of
+    their own. There the process exits at once if the command has not begun to work, else after the import.
     """
     global _stage, _postponed, _reported
     _stage, _postponed, _reported = "starting", False, False
@@ -50,10 +50,17 @@ def take_signals() -> None:
     sys.unraisablehook = _unraisable
 
 
-def begin() -> None:
-    """Note that the command begins to work: from now on it is interrupted rather than ended."""
+def load() -> None:
+    """Note that a command was chosen, which imports what it needs."""
     global _stage
     if _stage == "starting":
+        _stage = "loading"
+
+
+def begin() -> None:
+    """Note that the command begins to work."""
+    global _stage
+    if _stage in ("starting", "loading"):
         _stage = "running"
 
 
@@ -103,10 +110,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
             _postponed = False
             raise KeyboardInterrupt
         return
-    if _asked and number == signal.SIGTERM and _stage == "running":  # schedulers send it to a group and its members
+    if _asked and number == signal.SIGTERM and _stage != "ending":  # schedulers send it to a group and its members
         return
     _asked.append(number)
-    if _stage != "running":
+    if _stage in ("starting", "ending") or (_stage == "loading" and _is_importing(frame)):
         _exit(b"lg3d: stopped\n")
     end_in(END_SECONDS)
     if _is_importing(frame):

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import SettingsError, UsageError
 
 CONFIG_NAME = "lg3d.toml"
 RESUMABLE = ("micro_batch", "max_voxels")
@@ -96,9 +96,7 @@ class Settings:
             values[field] = _coerce(value, hints[field], source=option_name(field))
         for entry in dataclasses.fields(cls):
             if entry.name not in values and entry.default is dataclasses.MISSING:
-                raise SettingsError(
-                    f"{option_name(entry.name)} is missing: type it, or set {entry.name} in {CONFIG_NAME}"
-                )
+                raise UsageError(f"{option_name(entry.name)} is missing: type it, or set {entry.name} in {CONFIG_NAME}")
         return cls(**values)
 
     @classmethod
@@ -140,7 +138,7 @@ class Settings:
 
     def _require(self, condition: bool, field: str, expected: str) -> None:
         if not condition:
-            raise SettingsError(f"{option_name(field)} must be {expected}, got {getattr(self, field)!r}")
+            raise UsageError(f"{option_name(field)} must be {expected}, got {getattr(self, field)!r}")
 
 
 def option_name(field: str) -> str:
@@ -909,7 +907,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     path = Path(name)
     if not path.is_file():
-        raise SettingsError(f"--recipe {name}: expected one of {', '.join(recipe_names())}, or a TOML file's path")
+        raise UsageError(f"--recipe {name}: expected one of {', '.join(recipe_names())}, or a TOML file's path")
     return _read_toml(path)
 
 
@@ -971,7 +969,7 @@ def _parse_text(text: str, kind: Any, *, source: str) -> Any:
         return None
     if bool in kinds:
         if text.lower() not in ("0", "1", "true", "false"):
-            raise SettingsError(f"{source} must be true or false, got {text!r}")
+            raise UsageError(f"{source} must be true or false, got {text!r}")
         return text.lower() in ("1", "true")
     if any(get_origin(k) is tuple for k in kinds):
         return [part.strip() for part in text.split(",")]
@@ -986,17 +984,17 @@ def _coerce(value: Any, kind: Any, *, source: str) -> Any:
     target = next(k for k in kinds if k is not types.NoneType)
     if get_origin(target) is Literal:
         if value not in get_args(target):
-            raise SettingsError(f"{source} must be one of {', '.join(map(str, get_args(target)))}, got {value!r}")
+            raise UsageError(f"{source} must be one of {', '.join(map(str, get_args(target)))}, got {value!r}")
         return value
     if get_origin(target) is tuple:
         items = [value] if isinstance(value, str | int | float) else list(value)
         return tuple(_coerce(item, get_args(target)[0], source=source) for item in items)
     if target is bool:
         if not isinstance(value, bool):
-            raise SettingsError(f"{source} must be true or false, got {value!r}")
+            raise UsageError(f"{source} must be true or false, got {value!r}")
         return value
     if target in (int, float) and isinstance(value, bool):
-        raise SettingsError(f"{source} must be a number, got {value!r}")
+        raise UsageError(f"{source} must be a number, got {value!r}")
     try:
         if target is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
@@ -1006,4 +1004,4 @@ def _coerce(value: Any, kind: Any, *, source: str) -> Any:
         return converted
     except (TypeError, ValueError, OverflowError):
         expected = {int: "a whole number", float: "a finite number"}.get(target, target.__name__)
-        raise SettingsError(f"{source} must be {expected}, got {value!r}") from None
+        raise UsageError(f"{source} must be {expected}, got {value!r}") from None

@@ -126,39 +126,67 @@ def test_doctor_tells_versions() -> None:
     [
         (["prepare", "nowhere"], "nowhere"),
         (["prepare", "data"], "data"),
-        (["prepare", ".", "--shard", "5/4"], "--shard must be of the form i/n"),
         (["pretrain", "--store", "nowhere"], "nowhere"),
-        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34c, paper-34d"),
         (["pretrain", "--recipe", "demo", "--anchors", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["pretrain", "--recipe", "paper-34d"], "run lg3d anchors --dim 512"),
         (["finetune", "--recipe", "demo", "--from", "nowhere"], "no checkpoint at nowhere"),
-        (["finetune", "--recipe", "demo", "--limited", "5"], "--limited must be above 0 and at most 1"),
-        (["finetune", "--recipe", "demo", "--network", "99Z"], "--network must be one of"),
         (["finetune", "--recipe", "demo", "--runs", "elsewhere"], "no pre-training run in elsewhere"),
         (["finetune", "--resume", "data"], "it is no run's folder"),
-        (["finetune", "--resume", "runs/f", "--epochs", "9"], "leave out --epochs"),
         (["pretrain", "--resume", "runs/f"], "saved settings do not fit PretrainSettings"),
         (["eval", "--runs", "elsewhere"], "no fine-tuned run in elsewhere: run lg3d finetune"),
         (["eval", "--checkpoint", "runs/p"], "without a classifier: run lg3d finetune --from"),
-        (["eval", "--split", "nope"], "nope"),
-        (["eval", "--device", "cuda"], "--device cuda"),
-        (["eval", "--backend", "nope"], "--backend must be one of"),
         (["view", "scene9999_99"], "scene9999_99"),
         (["view", "../../etc/passwd"], "passwd"),
-        (["anchors", "--encoder", "nope"], "nope"),
         (["anchors"], "--encoder bundled"),
         (["rooms", "data"], "data"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_1(workplace: Path, words: list[str], expected: str) -> None:
+    require_one_line(workplace, words, expected, code=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["prepare", ".", "--shard", "5/4"], "--shard must be of the form i/n"),
+        (["prepare", ".", "--vocabulary", "nope"], "no vocabulary 'nope'"),
+        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34c, paper-34d"),
+        (["pretrain", "--epochs", "many"], "--epochs"),
+        (["pretrain", "--epocs", "1"], "--epocs"),
+        (["finetune", "--recipe", "demo", "--limited", "5"], "--limited must be above 0 and at most 1"),
+        (["finetune", "--recipe", "demo", "--network", "99Z"], "--network must be one of"),
+        (["finetune", "--resume", "runs/f", "--epochs", "9"], "leave out --epochs"),
+        (["eval", "--split", "nope"], "nope"),
+        (["eval", "--device", "cuda"], "--device cuda"),
+        (["eval", "--backend", "nope"], "--backend must be one of"),
+        (["anchors", "--encoder", "nope"], "nope"),
+        (["nonsense"], "nonsense"),
+        (["non\x1b[31msense"], "non\\x1b[31msense"),
+        (["ask"], "SCENE"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_one_line_and_exit_code_2(
+    workplace: Path, words: list[str], expected: str
+) -> None:
+    require_one_line(workplace, words, expected, code=2)
+
+
+def require_one_line(workplace: Path, words: list[str], expected: str, *, code: int) -> None:
     before = sorted(workplace.rglob("*"))
-    done = lg3d(*words, cwd=workplace, code=1)
+    done = lg3d(*words, cwd=workplace, code=code)
     assert done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if not line.startswith("lg3d: ") or "error" in line]
     assert len(errors) == 1
     assert errors[0].startswith("lg3d: error: ")
     assert expected in errors[0]
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_misspelt_variable_is_named_with_what_was_probably_meant(workplace: Path) -> None:
+    done = lg3d("doctor", cwd=workplace, LG3D_EPOCS="3", LG3D_EPOCHS="3", LG3D_REQUIRE_BROWSER="1")
+    warning = (
+        "lg3d: warning: the variable LG3D_EPOCS has no effect: there is no such setting; did you mean LG3D_EPOCHS?\n"
+    )
+    assert done.stderr == warning
 
 
 def test_a_bad_scene_is_named_and_the_others_are_prepared(raw_rooms: Path, tmp_path: Path) -> None:
@@ -173,11 +201,6 @@ def test_a_bad_scene_is_named_and_the_others_are_prepared(raw_rooms: Path, tmp_p
     assert len(list((tmp_path / "data" / "scenes").glob("*.h5"))) == 5
     problems = json.loads(lg3d("prepare", "raw", "--check", "--json", cwd=tmp_path, code=1).stdout)["problems"]
     assert [problem["scene"] for problem in problems] == ["scene9001_00"]
-
-
-def test_usage_errors_exit_with_2() -> None:
-    lg3d("pretrain", "--epochs", "many", cwd=ROOT, code=2)
-    lg3d("nonsense", cwd=ROOT, code=2)
 
 
 def test_variables_and_the_settings_file_are_read(workplace: Path, tmp_path: Path) -> None:

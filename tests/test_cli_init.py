@@ -140,7 +140,7 @@ def test_without_a_terminal_one_line_says_what_to_give(tmp_path: Path) -> None:
     assert done.stderr == (
         "lg3d: error: no terminal to ask on: give --raw, --recipe; or --yes, which takes the defaults\n"
     )
-    assert "RAW is missing" in lg3d("prepare", cwd=tmp_path, code=1).stderr
+    assert "RAW is missing" in lg3d("prepare", cwd=tmp_path, code=2).stderr
     assert list(tmp_path.iterdir()) == []
 
 

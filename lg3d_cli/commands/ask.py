@@ -27,7 +27,7 @@ from lg3d_core.errors import Lg3dError, UsageError
 from lg3d_core.settings import AskSettings
 
 if TYPE_CHECKING:
-    from lg3d_core.inference.ask import Answer, Conversation
+    from lg3d_core.inference.ask import Answer
 
 HEADER = ["text", "heat", "position", "size in m", "lies by"]
 
@@ -54,7 +54,7 @@ def ask(
     format: Annotated[list[str] | None, typer.Option(help="ply or npz; may be repeated.  [default: ply]")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the heat of each text.")] = None,
     serve: Annotated[
-        bool | None, typer.Option("--serve", help="Serve that page; what is typed at the prompt moves its heat.")
+        bool | None, typer.Option("--serve", help="Serve that page; what is typed there or here moves its heat.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="To serve on; 0: any that is free.  [default: 8731]")] = None,
     scale: ScaleOption = None,
@@ -104,8 +104,10 @@ def ask(
         backend=backend,
         precision=precision,
     )
-    if not settings.texts and (as_json or not sys.stdin.isatty()):
-        raise UsageError('expected a text, such as lg3d ask SCENE "somewhere to sit": only a terminal has a prompt')
+    if not settings.texts and not settings.serve and (as_json or not sys.stdin.isatty()):
+        raise UsageError(
+            'expected a text, such as lg3d ask SCENE "somewhere to sit", or --serve: only a terminal has a prompt'
+        )
     from lg3d_core.inference.ask import Conversation
 
     progress = console.progress(quiet=quiet)
@@ -133,24 +135,23 @@ def ask(
         with AskedPage(conversation, answers, progress, port=settings.port) as page:
             console.notice(f"open {page.address}")
             if sys.stdin.isatty() and not as_json:
-                _prompt(conversation, settings.threshold, page.show)
+                _prompt(page.ask, settings.threshold)
             else:
-                console.notice("Ctrl-C ends")
+                console.notice("type what you look for on the page; Ctrl-C ends")
                 page.wait()
     elif not answers:
-        _prompt(conversation, settings.threshold, lambda _: None)
+        _prompt(conversation.ask, settings.threshold)
 
 
-def _prompt(conversation: "Conversation", threshold: float, show: "Callable[[list[Answer]], None]") -> None:
+def _prompt(ask: "Callable[[list[str]], list[Answer]]", threshold: float) -> None:
     """Answer line after line, until an empty one, the end of input, or Ctrl-C."""
     console.notice("type what you look for; an empty line ends")
     while text := console.read_phrase("ask> "):
         try:
-            answers = conversation.ask([text])
+            answers = ask([text])
         except Lg3dError as error:
             console.error(str(error))
             continue
-        show(answers)
         _show(answers, threshold=threshold, quiet=False)
 
 

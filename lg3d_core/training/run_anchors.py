@@ -10,17 +10,18 @@ from lg3d_core.vocabulary import Vocabulary
 def load_fitting_anchors(
     settings: PretrainSettings | FinetuneSettings, network: MinkUNet, vocabulary: Vocabulary
 ) -> Anchors:
-    """Load a run's anchors.
+    """Load a run's anchors; those of an encoder with narrower features are padded with zeros to the network's width.
 
     Raises:
         DataError: They are missing, damaged, or of another vocabulary.
-        SettingsError: They are not as wide as the network's features.
+        SettingsError: They are wider than the network's features, or were projected to fewer dimensions than it has.
     """
     anchors = load_anchors(settings.anchors)
     require_vocabulary(anchors, vocabulary)
+    anchors = anchors.padded(network.num_features)
     if anchors.dim != network.num_features:
         raise SettingsError(
             f"the anchors {settings.anchors} are {anchors.dim}-d, network {settings.network} gives "
-            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}"
+            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}{anchors.encoder_option}"
         )
     return anchors

@@ -98,7 +98,7 @@ class LayerKey(NamedTuple):
     high: str = ""
 
 
-HEAT_KEY = LayerKey(ramp=HEAT_STOPS, low="cold", high="hot")
+HEAT_KEY = LayerKey(ramp=HEAT_STOPS, low="cold 0", high="1 hot")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,7 +160,7 @@ class SceneView:
             shares = self.error_shares
             return LayerKey(tuple((ERROR_COLORS[name], name, shares[name]) for name in shares if shares[name] > 0))
         if layer == "augmentation":
-            return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "in place", f"shifted {100 * FULL_SHIFT:.0f} cm")
+            return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "shifted 0", f"{100 * FULL_SHIFT:.0f} cm")
         return LayerKey()
 
     def describe(self, row: int) -> tuple[str, ...]:
