@@ -74,6 +74,43 @@ def connect_points(xyz: npt.NDArray[np.floating], classes: npt.NDArray[np.intege
     return groups
 
 
+def connect_cells(cells: npt.NDArray[np.integer], classes: npt.NDArray[np.integer] | None = None) -> IntArray:
+    """Number the connected components of cells that touch, at least at a corner.
+
+    Args:
+        cells: Distinct cells of a class, shape `(cells, 3)`.
+        classes: Class of each cell, not negative, shape `(cells,)`; cells of different classes are not connected. None
+            treats all as one class.
+
+    Returns:
+        The component of each cell, contiguous from 0, shape `(cells,)`.
+    """
+    if len(cells) == 0:
+        return np.zeros(0, dtype=np.int64)
+    shifted = cells.astype(np.int64) - cells.min(axis=0) + 1
+    size = shifted.max(axis=0) + 2  # an empty rim, so that no step wraps around
+    own = np.zeros(len(cells), dtype=np.int64) if classes is None else classes.astype(np.int64)
+    keys = ((own * size[0] + shifted[:, 0]) * size[1] + shifted[:, 1]) * size[2] + shifted[:, 2]
+    order = np.argsort(keys)
+    ordered = keys[order]
+    pairs = []
+    for x, y, z in [(0, 0, 1), *((0, 1, z) for z in (-1, 0, 1)), *((1, y, z) for y in (-1, 0, 1) for z in (-1, 0, 1))]:
+        near = ordered + (x * size[1] + y) * size[2] + z
+        at = np.minimum(np.searchsorted(ordered, near), len(ordered) - 1)
+        hit = np.flatnonzero(ordered[at] == near)
+        pairs.append(np.stack([hit, at[hit]]))
+    component = np.empty(len(cells), dtype=np.int64)
+    component[order] = _join(len(cells), np.concatenate(pairs, axis=1))
+    return component
+
+
+def _join(count: int, pairs: IntArray) -> IntArray:
+    """Return the connected component of each of `count` nodes, by pairs of nodes `(2, pairs)`."""
+    graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.bool_), (pairs[0], pairs[1])), shape=(count, count))
+    component: IntArray = connected_components(graph, directed=False)[1].astype(np.int64)
+    return component
+
+
 def propose_instances(
     xyz: npt.NDArray[np.floating],
     offsets: npt.NDArray[np.floating] | None,
@@ -188,12 +225,14 @@ class _Cells(NamedTuple):
         pairs = np.concatenate(list(self._neighbours()), axis=1)
         step = self.xyz[representative[pairs[0]]] - self.xyz[representative[pairs[1]]]
         close = np.einsum("ij,ij->i", step, step) <= radius * radius
-        component = self._join(pairs[:, close])
+        component = _join(len(self.keys), pairs[:, close])
         single = np.diff(self.starts) == 1
         open_ = ~close & ~(single[pairs[0]] & single[pairs[1]])
         left = pairs[:, open_ & (component[pairs[0]] != component[pairs[1]])]
         if left.shape[1]:
-            component = self._join(np.concatenate([pairs[:, close], left[:, self._touch(left, radius)]], axis=1))
+            component = _join(
+                len(self.keys), np.concatenate([pairs[:, close], left[:, self._touch(left, radius)]], axis=1)
+            )
         return component
 
     def _representatives(self) -> IntArray:
@@ -215,13 +254,6 @@ class _Cells(NamedTuple):
                     at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
                     hit = np.flatnonzero(self.keys[at] == wanted)
                     yield np.stack([hit, at[hit]])
-
-    def _join(self, pairs: IntArray) -> IntArray:
-        graph = coo_matrix(
-            (np.ones(pairs.shape[1], dtype=np.bool_), (pairs[0], pairs[1])), shape=(len(self.keys), len(self.keys))
-        )
-        component: IntArray = connected_components(graph, directed=False)[1].astype(np.int64)
-        return component
 
     def _touch(self, pairs: IntArray, radius: float) -> npt.NDArray[np.bool_]:
         """Return which pairs of cells hold two points within the radius, by trying all pairs of their points."""
