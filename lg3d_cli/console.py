@@ -103,6 +103,21 @@ def result_lines(text: str) -> None:
     _write_out("".join(printable(line) + "\n" for line in text.split("\n")))
 
 
+def outcome(values: Mapping[str, object], *, as_json: bool, details: Mapping[str, Any] | None = None) -> None:
+    """Print the one value that a command returns, alone on a line, or with `details` as a JSON object."""
+    if as_json:
+        result_json({**(details or {}), **{key: str(value) for key, value in values.items()}})
+        return
+    for value in values.values():
+        result(value)
+
+
+def leader_result(values: Mapping[str, object], *, as_json: bool) -> None:
+    """Print an outcome, under torchrun by the first process alone."""
+    if not follows():
+        outcome(values, as_json=as_json)
+
+
 def result_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; it holds paths and names exactly, and stdout gets ASCII alone."""
     result_lines(json.dumps(value, indent=2, allow_nan=False))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import CheckpointError, DataError, UsageError
+from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
@@ -143,7 +143,7 @@ class Conversation:
         """Answer texts.
 
         Raises:
-            UsageError: A text that says nothing.
+            SettingsError: A text that says nothing.
             DataError: The heat cannot be written.
         """
         for text in texts:
@@ -339,7 +339,7 @@ def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors
 
 def _require_words(text: str) -> None:
     if not text.strip():
-        raise UsageError("expected a text such as 'somewhere to sit', got an empty one")
+        raise SettingsError("expected a text such as 'somewhere to sit', got an empty one", fields=("texts", "heat"))
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> list[float]:

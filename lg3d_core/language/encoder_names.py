@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from lg3d_core.errors import UsageError
+from lg3d_core.errors import SettingsError
 
 ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS", "hf:NAME", "hf:FOLDER")
 
@@ -25,7 +25,7 @@ def parse_encoder(text: str) -> EncoderSpec:
     """Take `bundled`, `open_clip:ARCHITECTURE/WEIGHTS`, `open_clip:ARCHITECTURE` or `hf:NAME` apart.
 
     Raises:
-        UsageError: Anything else; the message lists what exists.
+        SettingsError: Anything else; the message lists what exists.
     """
     if text == "bundled":
         return EncoderSpec("bundled", "", "")
@@ -34,7 +34,9 @@ def parse_encoder(text: str) -> EncoderSpec:
         return EncoderSpec("hf", rest, "")
     if kind != "open_clip" or not colon or not rest.strip("/"):
         known = f"{', '.join(ENCODERS[:-1])} or {ENCODERS[-1]}"
-        raise UsageError(f"--encoder {text!r}: expected {known}, such as open_clip:ViT-B-32/openai")
+        raise SettingsError(
+            f"--encoder {text!r}: expected {known}, such as open_clip:ViT-B-32/openai", fields=("encoder",)
+        )
     architecture, slash, weights = rest.rpartition("/")
     if not slash:
         return EncoderSpec("open_clip", rest, "")

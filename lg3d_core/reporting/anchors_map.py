@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError, MissingDependencyError, UsageError
+from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
 from lg3d_core.language.anchors import Anchors
 from lg3d_core.reporting.style import (
     GROUP_MARKS,
@@ -38,14 +38,17 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
         order: By likeness (a hierarchy of clusters, drawn beside the map), or by head, common and tail.
 
     Raises:
-        UsageError: A name of another kind, or an order by groups of a vocabulary without any.
+        SettingsError: A name of another kind, or an order by groups of a vocabulary without any.
         DataError: The file cannot be written, or there is one anchor only.
         MissingDependencyError: matplotlib or scikit-learn is missing.
     """
     figure_kind(path)
     groups = _groups_of(anchors, vocabulary)
     if order == "groups" and not any(groups):
-        raise UsageError("--order groups: these anchors' vocabulary has no head, common and tail; leave it out")
+        raise SettingsError(
+            "--order groups: the vocabulary of these anchors has no head, common and tail; leave it out",
+            fields=("order",),
+        )
     with drawing():
         return write_figure_as(plot_anchors(anchors, groups, order=order), path)
 

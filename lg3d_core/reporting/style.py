@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lg3d_core.errors import MissingDependencyError, UsageError
+from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.files import write_bytes
 
 if TYPE_CHECKING:
@@ -157,11 +157,11 @@ def figure_kind(path: Path) -> str:
     """What to draw a figure as, by its file's name: `png`, `pdf` or `svg`.
 
     Raises:
-        UsageError: A name of another kind.
+        SettingsError: A name of another kind.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in KINDS:
-        raise UsageError(f"--plot {path}: expected a name that ends with .png, .pdf or .svg")
+        raise SettingsError(f"--plot {path}: expected a name that ends with .png, .pdf or .svg", fields=("plot",))
     return kind
 
 
@@ -169,7 +169,7 @@ def write_figure_as(figure: "Figure", path: Path) -> Path:
     """Write a figure as a whole, as what its file's name says.
 
     Raises:
-        UsageError: A name of another kind.
+        SettingsError: A name of another kind.
         DataError: The file cannot be written.
     """
     write_bytes(path, encode_figure(figure, figure_kind(path)))
