@@ -4,19 +4,19 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from lg3d_core.errors import UsageError
+from lg3d_core.errors import SettingsError
 
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else the CPU.
 
     Raises:
-        UsageError: CUDA was asked for and there is none.
+        SettingsError: CUDA was asked for and there is none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this torch sees no CUDA device; use --device cpu, or install a CUDA build")
+        raise SettingsError("--device cuda: this torch sees no CUDA device; use --device cpu, or install a CUDA build")
     return torch.device(name)
 
 

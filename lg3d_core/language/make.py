@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import UsageError
+from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.language.anchors import Anchors, describe_projection, fit_projection, project_anchors, save_anchors
 from lg3d_core.language.bundled import load_bundled_anchors
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
@@ -88,7 +88,7 @@ def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabular
     import torch
 
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+        raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     on_cuda = settings.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     encoder = _load_encoder(settings, spec, device, progress)

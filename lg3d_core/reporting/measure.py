@@ -158,10 +158,14 @@ def find_anchors(
     """
     if info.anchors_digest is None:
         return None
-    recorded = asked or _recorded_anchors(run)
+    needed, recorded = info.num_classes is None, asked or _recorded_anchors(run)
     if recorded is None:
-        named = run.settings.get("anchors") if run.kind == "pretrain" else f"of {run.card.get('from')}"
-        problem = f"the text anchors of {run.folder} ({named}) are not found"
+        if needed:
+            raise CheckpointError(
+                f"{run.folder} names voxels by the anchors {run.settings.get('anchors')}, which are not there: "
+                "say --anchors FILE"
+            )
+        problem = f"the text anchors of {run.folder} are not found"
     else:
         anchors = load_anchors(recorded).padded(NETWORK_PLANS[info.network].widths[-1])
         if anchors.digest == info.anchors_digest:
@@ -170,8 +174,8 @@ def find_anchors(
             f"{run.folder} was trained with other anchors ({info.anchors_digest}) than {recorded} holds "
             f"({anchors.digest})"
         )
-    if info.num_classes is None:
-        raise CheckpointError(f"{problem}, and its voxels are named by them: pass --anchors FILE")
+        if needed:
+            raise CheckpointError(f"{problem}: say --anchors FILE")
     progress.warn(f"{problem}: the report shows no anchors of this run; pass --anchors FILE")
     return None
 

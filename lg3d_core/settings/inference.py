@@ -100,7 +100,7 @@ class ScanSettings(RunsFields, StoreFields, NetworkFields):
         str,
         Matches(
             lambda text: text in UNITS or (_is_positive(text) and 1e-6 <= float(text) <= 1e6),
-            f"{', '.join(UNITS)}, or a number of metres from 1e-6 to 1e6",
+            f"{', '.join(UNITS)}, or a positive number of metres (1e-6 to 1e6)",
         ),
         Doc(f"Unit of the scan: {', '.join(UNITS[1:])}, or metres per unit; auto: guess."),
         Option(panel=Panel.SCAN),
