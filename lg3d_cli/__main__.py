@@ -158,6 +158,7 @@ def main() -> None:
     try:
         _run()
     finally:
+        console.close_streams()
         start.end()
 
 

@@ -56,6 +56,16 @@ def open_streams() -> None:
             stream.reconfigure(errors="lg3d")
 
 
+def close_streams() -> None:
+    """Drop what stdout and stderr could not take, which the interpreter would try again at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _encode_rest(error: UnicodeError) -> tuple[str | bytes, int]:
     """Encode what a stream's encoding lacks: surrogates as the byte that they stand for, the rest spelled out."""
     assert isinstance(error, UnicodeEncodeError)

@@ -188,7 +188,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_1(workplace: Path, words: lis
         (["predict", "x.ply", "--scale", "1e300"], "--scale must be auto, m, cm, mm, in, ft, or a positive number"),
         (["predict", "x.ply", "--scale", "1e-300"], "--scale must be"),
         (["predict", "x.ply", "--memory", "1e300G"], "--memory must be a size"),
-        (["predict", "x.ply", "--memory", "1M"], "--memory 1M is too small"),
+        (["predict", "scene9003_00", "--memory", "1M"], "--memory 1M is too small"),
         (["nonsense"], "nonsense"),
         (["non\x1b[31msense"], "non\\x1b[31msense"),
         (["doctor", "--js\x1b[31mon"], "--js\\x1b[31mon"),
