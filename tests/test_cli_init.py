@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from lg3d_core.errors import DataError, SettingsError
-from lg3d_core.progress import Progress
-from lg3d_core.project import (
+from lg3d_core.init import (
     Project,
     check_device,
     check_raw,
@@ -22,8 +21,11 @@ from lg3d_core.project import (
     propose_recipe,
     require_free,
     settings_text,
-    write_project,
 )
+from lg3d_core.init import (
+    init as write_project,
+)
+from lg3d_core.progress import Progress
 from lg3d_core.settings import COMMANDS, recipe_names
 from tests.terminal import COLUMNS, lg3d_on_terminal
 from tests.test_cli import lg3d

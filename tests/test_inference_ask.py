@@ -18,7 +18,7 @@ from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError,
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_grounded
 from lg3d_core.language import questions
-from lg3d_core.language.anchors import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
+from lg3d_core.language.anchors_file import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
 from lg3d_core.language.questions import find_bundled_encoder, open_reader
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet

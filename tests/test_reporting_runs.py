@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, MissingDependencyError, SettingsError
-from lg3d_core.evaluation.command import evaluate_checkpoint
-from lg3d_core.language.anchors import load_anchors
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
+from lg3d_core.language.anchors_file import load_anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
@@ -25,7 +25,8 @@ from lg3d_core.store import SceneStore
 pytest.importorskip("matplotlib", reason="not installed here")
 pytest.importorskip("sklearn", reason="not installed here")
 
-from lg3d_core.reporting.command import Report, report_runs
+from lg3d_core.reporting.report import Report
+from lg3d_core.reporting.report import report as report_runs
 
 
 class Listener(Progress):
@@ -121,7 +122,7 @@ def test_a_second_report_measures_nothing_and_writes_the_same(
         raise AssertionError("measured again")
 
     monkeypatch.setattr("lg3d_core.reporting.measure.evaluate_scenes", refuse)
-    monkeypatch.setattr("lg3d_core.reporting.command.embed", refuse)
+    monkeypatch.setattr("lg3d_core.reporting.report.embed", refuse)
     listener = Listener()
     assert report(tuned, listener=listener).page.read_bytes() == page
     assert "--fresh measures again" in listener.notes[0]

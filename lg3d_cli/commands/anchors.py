@@ -18,14 +18,14 @@ def anchors(settings: AnchorsSettings) -> None:
     if settings.show:
         _show(settings)
     if settings.plot is None and not settings.show:
-        from lg3d_core.language.make import make_anchors
+        from lg3d_core.language.anchors import anchors as make_anchors
 
         path = make_anchors(settings, console.progress(quiet=settings.quiet))
         console.outcome({"anchors": path}, as_json=settings.json)
 
 
 def _plot(settings: AnchorsSettings) -> None:
-    from lg3d_core.language.anchors import load_anchors
+    from lg3d_core.language.anchors_file import load_anchors
     from lg3d_core.reporting.anchors_map import write_anchors_map
 
     assert settings.plot is not None
@@ -39,7 +39,7 @@ def _plot(settings: AnchorsSettings) -> None:
 
 
 def _show(settings: AnchorsSettings) -> None:
-    from lg3d_core.language.anchors import load_anchors
+    from lg3d_core.language.anchors_file import load_anchors
     from lg3d_core.language.neighbours import nearest_names
 
     anchors = load_anchors(settings.anchors)

@@ -13,8 +13,8 @@ def bench(settings: BenchSettings) -> None:
 
     Example: lg3d bench --networks 34C --what train --scene scan.ply --repeats 5 --peers minkowski
     """
+    from lg3d_core.sparse_benchmark.bench import bench as run_benchmarks
     from lg3d_core.sparse_benchmark.report import bench_table
-    from lg3d_core.sparse_benchmark.run import run_benchmarks
 
     report = run_benchmarks(settings, console.progress(quiet=settings.quiet))
     if settings.json:

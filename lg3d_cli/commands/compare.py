@@ -16,7 +16,7 @@ def compare(settings: CompareSettings) -> None:
 
     Example: lg3d compare examples/tables/table1-*.toml --seeds 3 --network 14A --voxel-size 0.05 --epochs 30
     """
-    from lg3d_core.comparing.command import compare as run
+    from lg3d_core.comparing.compare import compare as run
 
     progress = console.progress(quiet=settings.quiet)
     if settings.plot is not None:

@@ -14,7 +14,7 @@ def demo(settings: DemoSettings) -> None:
 
     Example: lg3d demo --out demo --scenes 24
     """
-    from lg3d_core.demo import run_demo
+    from lg3d_core.demo import demo as run_demo
 
     outcome = run_demo(settings, console.progress(quiet=settings.quiet))
     if settings.json:

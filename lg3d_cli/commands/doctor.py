@@ -11,7 +11,7 @@ def doctor(settings: DoctorSettings) -> None:
 
     Example: lg3d doctor --json
     """
-    from lg3d_core.doctor import examine_machine
+    from lg3d_core.doctor import doctor as examine_machine
 
     facts = examine_machine()
     if settings.json:

@@ -16,7 +16,7 @@ def evaluate(settings: EvalSettings) -> None:
 
     Example: lg3d eval --checkpoint runs/finetune-20260101-120000 --json
     """
-    from lg3d_core.evaluation.command import evaluate_checkpoint
+    from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
     from lg3d_core.evaluation.table import per_class_table
 
     evaluation = evaluate_checkpoint(settings, console.progress(quiet=settings.quiet))

@@ -12,7 +12,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import CONFIG_NAME, InitSettings
 
 if TYPE_CHECKING:
-    from lg3d_core.project import Project
+    from lg3d_core.init import Project
     from lg3d_core.scans.audit import AuditReport
 
 T = TypeVar("T")
@@ -28,14 +28,14 @@ def init(settings: InitSettings) -> None:
 
     Example: lg3d init --raw /data/scannet --device cuda --recipe paper-34d
     """
-    from lg3d_core import project
+    from lg3d_core import init as project
 
     asks = console.can_ask() and not settings.yes
     _require_answers(settings, asks=asks)
     config, progress = Path(CONFIG_NAME), console.progress(quiet=settings.quiet)
     project.require_free(config, force=settings.force)
     answers, report = _ask_all(settings, progress, asks=asks)
-    project.write_project(answers, report, path=config, force=settings.force)
+    project.init(answers, report, path=config, force=settings.force)
     audited = None if report is None else report.to_json()
     details = {**{key: str(value) for key, value in answers._asdict().items()}, "audit": audited}
     console.outcome({"config": config}, as_json=settings.json, details=details)
@@ -50,7 +50,7 @@ def _require_answers(settings: InitSettings, *, asks: bool) -> None:
 
 
 def _ask_all(settings: InitSettings, progress: Progress, *, asks: bool) -> "tuple[Project, AuditReport | None]":
-    from lg3d_core import project
+    from lg3d_core import init as project
 
     look = partial(project.check_raw, audit=settings.audit, jobs=settings.jobs, progress=progress)
     found, report = _answer("Folder of the raw scans", settings.raw, project.propose_raw(Path()), look, asks=asks)

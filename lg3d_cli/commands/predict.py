@@ -22,7 +22,7 @@ def predict(settings: PredictSettings) -> None:
 
     Example: lg3d predict kitchen.ply hall.glb --out labels --memory 4G
     """
-    from lg3d_core.inference.predict import predict_scans
+    from lg3d_core.inference.predict import predict as predict_scans
 
     report = predict_scans(settings, console.progress(quiet=settings.quiet))
     if not settings.quiet:

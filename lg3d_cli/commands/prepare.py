@@ -28,7 +28,7 @@ def prepare(settings: PrepareSettings) -> None:
 
 
 def _prepare(settings: PrepareSettings) -> None:
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
 
     progress = console.progress(quiet=settings.quiet)
     report = prepare_store(settings, progress)

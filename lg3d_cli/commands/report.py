@@ -15,7 +15,7 @@ def report(settings: ReportSettings) -> None:
 
     lg3d report runs/scratch runs/tuned --out comparison --pdf
     """
-    from lg3d_core.reporting.command import report_runs
+    from lg3d_core.reporting.report import report as report_runs
 
     written = report_runs(settings, console.progress(quiet=settings.quiet))
     if settings.json:

@@ -11,7 +11,7 @@ def rooms(settings: RoomsSettings) -> None:
 
     Example: lg3d rooms rooms --scenes 24 --furniture /usr/share/sweethome3d/furniture
     """
-    from lg3d_core.synthetic import write_rooms
+    from lg3d_core.synthetic.rooms import rooms as run
 
-    out = write_rooms(settings, console.progress(quiet=settings.quiet))
+    out = run(settings, console.progress(quiet=settings.quiet))
     console.outcome({"out": out}, as_json=settings.json)

@@ -20,7 +20,7 @@ def view(settings: ViewSettings) -> None:
 
     lg3d view scene0011_00 --serve, on a machine reached by SSH
     """
-    from lg3d_core.viewing.show import show_scene
+    from lg3d_core.viewing.view import view as show_scene
 
     announce = (lambda _: None) if settings.json and not settings.serve else console.result
     files = show_scene(settings, console.progress(quiet=settings.quiet), announce=announce)

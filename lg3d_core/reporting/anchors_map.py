@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
-from lg3d_core.language.anchors import Anchors
+from lg3d_core.language.anchors_file import Anchors
 from lg3d_core.reporting.style import (
     GROUP_MARKS,
     INSTALL,

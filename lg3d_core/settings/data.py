@@ -133,11 +133,13 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
     ] = ("{}",)
     dim: Annotated[
         AtLeastOne | None,
-        Doc("Width: narrower by PCA, wider by zeros."),
+        Doc("Width: narrower by SVD or PCA (see --centred), wider by zeros."),
         Option(panel=Panel.ENCODING, default="the encoder's width"),
     ] = None
     centred: Annotated[
-        bool, Doc("Subtract the mean over the categories before the projection."), Option(panel=Panel.ENCODING)
+        bool,
+        Doc("Subtract the mean of the categories; a smaller --dim is then PCA, else SVD."),
+        Option(panel=Panel.ENCODING),
     ] = False
     show: Annotated[bool, Doc("Print the 5 nearest categories of each one."), Option(panel=Panel.INSPECTION)] = False
     plot: Annotated[

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 from annotated_doc import Doc
 
 from lg3d_core.errors import SettingsError
-from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, Split, Up
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
@@ -22,6 +21,7 @@ from lg3d_core.settings.shared import (
     SeedFields,
     StoreFields,
     VoxelFields,
+    WeightsFields,
 )
 
 SCAN_FILES = "PLY, PCD, OBJ or GLB file, or scene id of the store."
@@ -29,7 +29,7 @@ UNITS = ("auto", "m", "cm", "mm", "in", "ft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierFields(RunsFields, StoreFields):
+class ClassifierFields(RunsFields, StoreFields, WeightsFields):
     """A fine-tuned checkpoint, and the scenes that it is applied to."""
 
     checkpoint: Annotated[
@@ -51,7 +51,7 @@ class EvalSettings(ClassifierFields, NetworkFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertSettings(Settings):
+class ConvertSettings(WeightsFields):
     """`lg3d convert`: between lg3d's checkpoints and those of MinkowskiEngine 0.5."""
 
     command: ClassVar[str] = "convert"
@@ -70,9 +70,6 @@ class ConvertSettings(Settings):
         str | None,
         Doc("Vocabulary of the classifier: scannet200, scannet20, or a TSV file."),
         Option(default="as recorded in the file"),
-    ] = None
-    final_relu: Annotated[
-        bool | None, Doc("ReLU at the end of the last block."), Option(default="as recorded in the file, else without")
     ] = None
     partial: Annotated[bool, Doc("Load the tensors that match; the others keep their initial values.")] = False
 

@@ -102,6 +102,17 @@ class NetworkFields(BackendFields, PrecisionFields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsFields(Settings):
+    """What weights from elsewhere may leave open."""
+
+    final_relu: Annotated[
+        bool | None,
+        Doc("ReLU at the end of the last block, for weights from elsewhere."),
+        Option(panel=Panel.NETWORK, default="as recorded in the file"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PageFields(Settings):
     """A page, written or served."""
 

@@ -18,6 +18,7 @@ from lg3d_core.settings.choices import (
     Method,
     NetworkName,
     Optimiser,
+    Partition,
     Schedule,
 )
 from lg3d_core.settings.data import RECIPES
@@ -33,9 +34,15 @@ from lg3d_core.settings.shared import (
     SeedFields,
     StoreFields,
     VoxelFields,
+    WeightsFields,
 )
 
 DEFAULT_RECIPE = "paper-34d"
+Milestones = Annotated[
+    tuple[Annotated[float, Matches(lambda share: 0 <= share <= 1, "shares from 0 to 1")], ...],
+    Doc("Milestones of the step schedule, as fractions of all epochs."),
+    Option(panel=Panel.ADVANCED),
+]
 RESUMABLE = ("micro_batch", "max_voxels")
 """Fields that a resumed run may override: how its batches fit into memory."""
 
@@ -123,11 +130,7 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
     decay: Annotated[
         float, Gt(0), Doc("Factor of the learning rate at each milestone."), Option(panel=Panel.ADVANCED)
     ] = 0.3
-    milestones: Annotated[
-        tuple[Annotated[float, Matches(lambda share: 0 <= share <= 1, "shares from 0 to 1")], ...],
-        Doc("Milestones of the step schedule, as fractions of all epochs."),
-        Option(panel=Panel.ADVANCED),
-    ] = (0.375, 0.625)
+    milestones: Milestones = (150 / 400, 250 / 400)
     warmup: Annotated[
         float, Ge(0), Lt(1), Doc("Fraction of all steps with a linear warm-up."), Option(panel=Panel.ADVANCED)
     ] = 0.0
@@ -194,7 +197,7 @@ class PretrainSettings(TrainSettings, AnchorsFields):
     ] = None
     distance: Annotated[
         Distance,
-        Doc("language: distance d(f, t): 1 - cos, sum |f - t|, or ||f - t||."),
+        Doc("language: distance d(f, t): 1 - cos, sum |f - t|, ||f - t||, or mean (f - t)^2."),
         Option(panel=Panel.ADVANCED),
     ] = "cosine"
     hinge: Annotated[
@@ -209,7 +212,7 @@ class PretrainSettings(TrainSettings, AnchorsFields):
         float, Doc("language: distance to the own anchor that costs nothing."), Option(panel=Panel.ADVANCED)
     ] = 0.0
     negative_weight: Annotated[
-        float, Doc("language: weight of the negative term, lambda of equation 3."), Option(panel=Panel.ADVANCED)
+        float, Ge(0), Doc("language: weight of the negative term; 0: positives only."), Option(panel=Panel.ADVANCED)
     ] = 1.0
     contrast_points: Annotated[
         int, Ge(2), Doc("supcon, csc: maximum number of compared voxels per scene."), Option(panel=Panel.ADVANCED)
@@ -228,6 +231,11 @@ class PretrainSettings(TrainSettings, AnchorsFields):
         Doc("csc: inner radius of the partitions, and the radius between near and far, in metres."),
         Option(panel=Panel.ADVANCED),
     ] = (0.05, 0.5)
+    partition: Annotated[
+        Partition,
+        Doc("csc: 8 partitions (near or far, four directions), or the 4 of the published scripts, two of them unused."),
+        Option(panel=Panel.ADVANCED),
+    ] = "directions"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,7 +247,7 @@ class PretrainSettings(TrainSettings, AnchorsFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSettings(TrainSettings, AnchorsFields):
+class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     """`lg3d finetune`: learn to classify voxels (section 3.2)."""
 
     command: ClassVar[str] = "finetune"
@@ -261,6 +269,7 @@ class FinetuneSettings(TrainSettings, AnchorsFields):
         ),
         Option(panel=Panel.LOSS),
     ] = "class-balanced-focal"
+    milestones: Milestones = (120 / 170, 150 / 170)
     gamma: Annotated[float, Ge(0), Doc("Focusing exponent of the focal losses."), Option(panel=Panel.LOSS)] = 2.0
     alpha: Annotated[
         Alpha,

@@ -73,7 +73,7 @@ class _Outcome(NamedTuple):
     header: SceneHeader | None
 
 
-def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareReport:
+def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
     """Prepare the scans of a raw folder, one HDF5 file each, and then write `store.json`.
 
     A scan that cannot be read is reported in `failed` and the others are prepared. A scene is skipped where its file is
