@@ -159,7 +159,7 @@ def test_a_port_in_use_is_one_line_that_says_what_to_do(server: PageServer) -> N
 
 
 def test_a_port_that_is_none_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--port must be 0 to 65535, got 70000"):
+    with pytest.raises(SettingsError, match="--port must be between 0 and 65535, got 70000"):
         ViewSettings(scene="x", port=70000)
 
 
