@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from lg3d_core.synthetic.modelling import Model, part_boxes
 from lg3d_core.synthetic.shapes import Array, yaw_matrix
@@ -45,6 +46,20 @@ class Room:
     things: list[Thing] = field(default_factory=list)
     _low: Array = field(default_factory=lambda: np.zeros((0, 3)))
     _high: Array = field(default_factory=lambda: np.zeros((0, 3)))
+
+    @property
+    def middle(self) -> Array:
+        """Middle of the floor."""
+        return np.array(self.size[:2]) / 2
+
+    @property
+    def floor_area(self) -> float:
+        """Area of the floor in square metres."""
+        return self.size[0] * self.size[1]
+
+    def contains(self, xy: Array) -> npt.NDArray[np.bool_]:
+        """Return which points, shape `(points, 2)`, lie above the room's floor."""
+        return ((xy > 0) & (xy < self.size[:2])).all(axis=1)
 
     def reserve(self, low: Array, high: Array) -> None:
         """Keep boxes free, shape `(boxes, 3)`: before doors and windows."""
