@@ -178,6 +178,8 @@ class RoomsSettings(Settings):
     """Folder of `.sh3f` libraries, or one of them, whose models furnish the rooms; None builds all furniture."""
     furniture_names: Path | None = None
     """Table that says which thing each model stands for; None takes the shipped one."""
+    scanned: bool = False
+    """Furnish rooms of several zones at random and scan them with a simulated hand-held depth camera (needs open3d)."""
     validation: float = 0.25
     """Share of the rooms that go to the validation split, in 0..1."""
     jobs: int = 0
@@ -191,6 +193,9 @@ class RoomsSettings(Settings):
             self.furniture_names is None or self.furniture is not None,
             "furniture_names",
             "left out without --furniture",
+        )
+        self._require(
+            not self.scanned or self.spacing is None, "spacing", "left out with --scanned, whose cameras differ in it"
         )
         self._require(0 <= self.validation < 1, "validation", "at least 0 and below 1")
         self._require(self.jobs >= 0, "jobs", "0 (one per core) or more")

@@ -21,13 +21,18 @@ def rooms(
     ] = None,
     furniture: Annotated[Path | None, typer.Option(help="Furnish with the models of these .sh3f libraries.")] = None,
     furniture_names: Annotated[Path | None, typer.Option(help="Table of what each model is, as things.tsv.")] = None,
+    scanned: Annotated[
+        bool | None, typer.Option("--scanned", help="Varied rooms, scanned by a simulated hand-held depth camera.")
+    ] = None,
     validation: Annotated[float | None, typer.Option(help="Share of validation rooms.  [default: 0.25]")] = None,
     jobs: JobsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make procedural rooms in ScanNet's raw format.
 
-    Example: lg3d rooms rooms --scenes 24 --furniture /usr/share/sweethome3d/furniture
+    Examples: lg3d rooms rooms --scenes 24 --furniture /usr/share/sweethome3d/furniture
+
+    lg3d rooms scans --scenes 200 --scanned --furniture /usr/share/sweethome3d/furniture
     """
     settings = resolve(
         RoomsSettings,
@@ -38,6 +43,7 @@ def rooms(
         spacing=spacing,
         furniture=furniture,
         furniture_names=furniture_names,
+        scanned=scanned,
         validation=validation,
         jobs=jobs,
     )

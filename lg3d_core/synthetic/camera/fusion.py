@@ -13,7 +13,7 @@ from lg3d_core.synthetic.shapes import Array, IntArray
 BLOCK = 8
 """Voxels along an edge of a block of the volume: small blocks waste less."""
 MOST_BLOCKS = 60_000
-CLOSE = 0.07
+CLOSE = 0.1
 """Vertices farther than this from every surface belong to nothing, metres."""
 
 
@@ -58,23 +58,28 @@ def fuse(frames: Iterable[Frame], profile: CameraProfile, num_faces: int) -> tup
         volume.integrate(blocks, depth, rgb, intrinsic, intrinsic, extrinsic, 1.0, far, profile.truncation)
         seen[frame.faces] = True
     mesh = volume.extract_triangle_mesh(weight_threshold=profile.min_weight).to_legacy()
-    return _clean(mesh, profile), np.flatnonzero(seen)
-
-
-def _clean(mesh: Any, profile: CameraProfile) -> FusedMesh:
-    """Remove small components and vertices without a face."""
-    mesh.remove_degenerate_triangles()
-    clusters, _, _ = mesh.cluster_connected_triangles()
+    xyz, rgb = np.asarray(mesh.vertices).astype(np.float64), np.clip(np.asarray(mesh.vertex_colors), 0, 1)
     faces = np.asarray(mesh.triangles).astype(np.int64)
-    xyz = np.asarray(mesh.vertices).astype(np.float64)
-    rgb = np.clip(np.asarray(mesh.vertex_colors), 0, 1)
-    cluster = np.asarray(clusters)
     if not len(faces):
-        return FusedMesh(xyz[:0], rgb[:0], faces.reshape(0, 3))
-    # A triangle mesh has about twice as many faces as vertices.
-    faces = faces[np.bincount(cluster)[cluster] >= 2 * profile.smallest_component]
+        return FusedMesh(xyz, rgb.reshape(-1, 3), faces.reshape(-1, 3)), np.flatnonzero(seen)
+    fused = simplify(FusedMesh(xyz, rgb, faces), profile.spacing)
+    return remove_small_components(fused, profile.smallest_component), np.flatnonzero(seen)
+
+
+def remove_small_components(mesh: FusedMesh, smallest: int) -> FusedMesh:
+    """Remove connected components of fewer than `smallest` vertices."""
+    open3d = import_open3d()
+    legacy = open3d.geometry.TriangleMesh(
+        open3d.utility.Vector3dVector(mesh.xyz), open3d.utility.Vector3iVector(mesh.faces.astype(np.int32))
+    )
+    clusters, _, _ = legacy.cluster_connected_triangles()
+    cluster = np.asarray(clusters).astype(np.int64)
+    owner = np.full(len(mesh.xyz), -1, dtype=np.int64)
+    owner[mesh.faces.reshape(-1)] = np.repeat(cluster, 3)
+    sizes = np.bincount(owner[owner >= 0], minlength=int(cluster.max(initial=0)) + 1)
+    faces = mesh.faces[sizes[cluster] >= smallest]
     used, corners = np.unique(faces, return_inverse=True)
-    return simplify(FusedMesh(xyz[used], rgb[used], corners.reshape(-1, 3)), profile.spacing)
+    return FusedMesh(mesh.xyz[used], mesh.rgb[used], corners.reshape(-1, 3))
 
 
 def simplify(mesh: FusedMesh, spacing: float) -> FusedMesh:

@@ -15,9 +15,7 @@ OCCLUSION_REACH = 0.9
 """Surfaces nearer than this darken each other, metres."""
 
 
-def bake_light(
-    room: Room, xyz: Array, normal: Array, faces: IntArray, scene: Any, rng: np.random.Generator
-) -> Array:
+def bake_light(room: Room, xyz: Array, normal: Array, faces: IntArray, scene: Any, rng: np.random.Generator) -> Array:
     """Return the light on every vertex, about 1, for each colour channel, shape `(vertices, 3)`.
 
     Values of vertices are noisy; they are averaged with their neighbours along the edges of the mesh.

@@ -15,7 +15,7 @@ CLEARANCE = 0.27
 PROBES = 3000
 CEILING = 2.15
 """Looks above this height go to the ceiling, metres."""
-FRAMES = (180, 340)
+FRAMES = (200, 400)
 
 
 class CameraPath(NamedTuple):
@@ -168,9 +168,7 @@ def _look(
     return float(np.arctan2(y, x)), pitch
 
 
-def _remember(
-    position: Array, yaw: float, pitch: float, probes: Array, seen: Array, scene: Any, core: Any
-) -> None:
+def _remember(position: Array, yaw: float, pitch: float, probes: Array, seen: Array, scene: Any, core: Any) -> None:
     """Count the probes in the middle of a view that nothing hides."""
     ray = probes - position.astype(np.float32)
     distance = np.linalg.norm(ray, axis=1)
