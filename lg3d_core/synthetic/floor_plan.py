@@ -1,6 +1,7 @@
 """Floor plans of several zones: rectangles that touch, the walls around them, and glimpses of neighbouring rooms."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -273,7 +274,8 @@ def _outside(zone: Zone, origin: Array, yaw: float, width: float) -> Rectangle:
     """Ground of the neighbouring room behind an opening, in the plan's coordinates."""
     turn = yaw_matrix(yaw)
     corners = np.stack([turn @ np.array(c) for c in ((-width / 2 - 0.9, 0.02, 0), (width / 2 + 0.9, 2.4, 0))]) + origin
-    low, high = corners.min(axis=0) + (*zone.low, 0), corners.max(axis=0) + (*zone.low, 0)
+    shift = np.array([*zone.low, 0.0])
+    low, high = corners.min(axis=0) + shift, corners.max(axis=0) + shift
     return (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
 
 
@@ -353,7 +355,7 @@ def _door_leaf(kit: VariedKit, w: float, top: float) -> Model:
         wide = (w - 0.24) / columns
         for c in range(columns):
             x0 = -w / 2 + 0.12 + c * wide
-            for low, high in zip(edges[:-1], edges[1:], strict=True):
+            for low, high in pairwise(edges):
                 leaf.box((x0 + 0.02, x0 + wide - 0.02), (-0.014, 0.0), (float(low) + 0.03, float(high) - 0.03), paint)
     side = kit.choose((-1, 1))
     x = side * (w / 2 - 0.07)

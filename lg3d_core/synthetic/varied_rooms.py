@@ -47,7 +47,9 @@ class VariedFurnisher(Furnisher):
 
     def wants(self, name: str, chance: float, place: str = "") -> bool:
         """Return whether this zone holds it."""
-        del name, place
+        del place
+        if name == "rug":
+            chance *= 0.35  # the vocabulary has none
         return chance >= 1.0 or self.kit.chance(min(0.95, chance * self.density))
 
     def model(self, name: str, *, raised: bool = False) -> Model:
@@ -138,7 +140,7 @@ def _kitchen(furnisher: Furnisher) -> None:
             top = Model("kitchen counter")
             top.box((-width / 2 - 0.05, width / 2 + 0.05), (-0.4, 0.34), (0, 0.04), kit.worktop)
             top.top((-width / 2, width / 2), (-0.35, 0.3), 0.04)
-            room.put(top, placed.origin + (0, 0, 0.86), placed.yaw)
+            room.put(top, placed.origin + np.array([0.0, 0.0, 0.86]), placed.yaw)
 
 
 def _along(thing: Thing) -> float:
@@ -248,6 +250,27 @@ EXTRAS = (
     Wish("wall shelf", "hang", 0.2, (1, 2), z=(1.2, 1.6)),
     Wish("object", "on", 0.6, (1, 4), by=("shelf", "bookshelf", "windowsill")),
 )
+
+FURNITURE = (
+    Wish("table", "floor", 0.45),
+    Wish("chair", "around", 0.9, (1, 6), by=("table", "dining table")),
+    Wish("desk", "wall", 0.4, (1, 2)),
+    Wish("chair", "before", 0.6, by=("desk",)),
+    Wish("office chair", "before", 0.5, by=("desk",)),
+    Wish("monitor", "back of", 0.6, (1, 2), by=("desk",)),
+    Wish("keyboard", "on", 0.5, by=("desk",)),
+    Wish("couch", "wall", 0.3),
+    Wish("armchair", "wall", 0.25, (1, 2)),
+    Wish("cabinet", "wall", 0.45, (1, 2)),
+    Wish("bookshelf", "wall", 0.35, (1, 2)),
+    Wish("shelf", "wall", 0.3),
+    Wish("dresser", "wall", 0.12),
+    Wish("end table", "wall", 0.15),
+    Wish("coffee table", "floor", 0.12),
+    Wish("chair", "wall", 0.4, (1, 2)),
+    Wish("chair", "floor", 0.55, (1, 4)),
+)
+"""What most dry rooms hold, whatever their use."""
 
 DINING = Kind(
     "Dining Room",
@@ -490,7 +513,7 @@ def furnish_varied(rng: np.random.Generator, *, furniture: Furniture | None, hel
     for name in names:
         kind = ZONES[name].kind
         width, depth = (
-            float(rng.uniform(*side)) * shrink * float(rng.uniform(0.92, 1.28)) for side in (kind.width, kind.depth)
+            float(rng.uniform(*side)) * shrink * float(rng.uniform(0.9, 1.15)) for side in (kind.width, kind.depth)
         )
         sizes.append((name, width, depth) if rng.random() < 0.5 else (name, depth, width))
     if len(names) < 3 and rng.random() < 0.33:
@@ -504,7 +527,7 @@ def furnish_varied(rng: np.random.Generator, *, furniture: Furniture | None, hel
     )
     shared = draw_finish(kit, floors=ZONES[names[0]].kind.floors, tiled=ZONES[names[0]].kind.tiled)
     lintel = float(rng.uniform(2.05, 2.25)) if rng.random() < 0.35 and height > 2.35 else height
-    density = float(rng.uniform(0.55, 1.35))
+    density = float(rng.uniform(0.7, 1.5))
     for n, zone in enumerate(zones):
         kind, extra = ZONES[zone.kind]
         room = Room((*zone.size, height), rng)
@@ -528,6 +551,8 @@ def _fulfil_all(furnisher: VariedFurnisher, name: str, kind: Kind, extra: tuple[
     elif kind.prelude:
         kind.prelude(furnisher)
     wishes = [*kind.wishes, *extra]
+    if name in DRY:
+        wishes += FURNITURE
     if furnisher.furniture:
         wishes += [wish for wish in MODELLED_WISHES.get(name, ()) if furnisher.furniture.has(wish.name)]
     wishes += [*EVERYWHERE, *EXTRAS]

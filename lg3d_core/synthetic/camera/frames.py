@@ -144,11 +144,12 @@ def _measure(
     sigma = profile.noise * (0.0012 + 0.0019 * (depth - NEAR) ** 2) / np.clip(facing, 0.3, 1.0)
     noise = rng.standard_normal(depth.shape, dtype=np.float32)
     noise = 0.6 * noise + 0.8 * np.repeat(np.repeat(noise[::3, ::3], 3, 0), 3, 1)[:rows, :columns]
-    depth = depth * (lens + profile.warp * _smooth_field(rng, rows, columns, 4)) + sigma * noise
+    scale = lens + profile.warp * _smooth_field(rng, rows, columns, 4)
+    measured: Array = depth.astype(np.float64) * scale + sigma * noise
     if profile.quantization > 0:
-        step = profile.quantization * np.maximum(depth, 0.3) ** 2
-        depth = np.round(depth / step) * step
-    return np.ascontiguousarray(np.where(valid, depth, 0).astype(np.float32))
+        step = profile.quantization * np.square(np.maximum(measured, 0.3))
+        measured = np.rint(measured / step) * step
+    return np.ascontiguousarray(np.where(valid, measured, 0).astype(np.float32))
 
 
 def _average_blocks(depth: Float32, valid: npt.NDArray[np.bool_], edge: int) -> Float32:
@@ -192,7 +193,7 @@ def _smear(rgb: Array, turn: Array, focal: float, blur: float) -> Array:
     """Average over the motion of the image, and over neighbours for the lens."""
     length = int(np.clip(abs(float(turn[0])) * focal * blur, 0, 16))
     steps = range(-(length // 2), length // 2 + 1, max(1, length // 6))
-    moved: Array = sum(np.roll(rgb, s, axis=1) for s in steps) / len(steps)
+    moved: Array = np.sum([np.roll(rgb, s, axis=1) for s in steps], axis=0) / len(steps)
     return (2 * moved + np.roll(moved, 1, axis=0) + np.roll(moved, 1, axis=1)) / 4
 
 

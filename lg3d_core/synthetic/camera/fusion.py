@@ -1,7 +1,7 @@
 """Fusion of frames into one mesh, and the things that its vertices belong to."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

@@ -57,15 +57,16 @@ def bake_light(room: Room, xyz: Array, normal: Array, faces: IntArray, scene: An
         direct += float(rng.uniform(0.4, 1.0)) * arriving[:, None] * warm
     total = ambient * light + direct
     total = _average(total, faces, rounds=2)
-    return total / np.median(total.mean(axis=1))
+    scaled: Array = total / np.median(total.mean(axis=1))
+    return scaled
 
 
 def _near(normal: Array, rng: np.random.Generator) -> Array:
     """Cosine-distributed directions about normals."""
     ball = rng.normal(size=normal.shape)
     direction = normal + 0.98 * ball / np.linalg.norm(ball, axis=1, keepdims=True).clip(1e-9)
-    length: Array = np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-6)
-    return direction / length
+    unit: Array = direction / np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-6)
+    return unit
 
 
 def _average(values: Array, faces: IntArray, *, rounds: int) -> Array:

@@ -15,6 +15,8 @@ CLEARANCE = 0.27
 PROBES = 3000
 CEILING = 2.15
 """Looks above this height go to the ceiling, metres."""
+HIGH = 1.7
+"""Looks above this height are rarer, metres."""
 FRAMES = (200, 400)
 
 
@@ -37,8 +39,9 @@ def walk(room: Room, xyz: Array, scene: Any, profile: CameraProfile, rng: np.ran
     """
     core = import_open3d().core
     cells, neighbours = _free_cells(room, scene)
-    probes = xyz[rng.integers(len(xyz), size=PROBES)].astype(np.float32)
-    interest = np.where(probes[:, 2] > CEILING, profile.looks_up, 1.0)
+    probes: Array = xyz[rng.integers(len(xyz), size=PROBES)]
+    interest = np.where(probes[:, 2] > CEILING, profile.looks_up, np.where(probes[:, 2] > HIGH, 0.4, 1.0))
+    highest = 0.75 if profile.looks_up > 0 else 0.12
     seen = np.zeros(PROBES)
     wanted = int(np.clip(profile.frames_per_area * room.floor_area, *FRAMES))
     height = float(rng.uniform(1.15, 1.6))
@@ -61,7 +64,7 @@ def walk(room: Room, xyz: Array, scene: Any, profile: CameraProfile, rng: np.ran
         if distance < 1.5 * CELL:
             here = route.pop(0)
         if hold <= 0:
-            goal_yaw, goal_pitch = _look(position, probes, interest, seen, rng)
+            goal_yaw, goal_pitch = _look(position, probes, interest, seen, highest, rng)
             hold = int(rng.integers(7, 15))
             _remember(position, goal_yaw, goal_pitch, probes, seen, scene, core)
         hold -= 1
@@ -155,7 +158,7 @@ def _route(neighbours: list[list[int]], start: int, end: int) -> list[int]:
 
 
 def _look(
-    position: Array, probes: Array, interest: Array, seen: Array, rng: np.random.Generator
+    position: Array, probes: Array, interest: Array, seen: Array, highest: float, rng: np.random.Generator
 ) -> tuple[float, float]:
     ray = probes - position
     distance = np.linalg.norm(ray, axis=1)
@@ -164,13 +167,13 @@ def _look(
         return float(rng.uniform(-np.pi, np.pi)), -0.3
     row = int(rng.choice(len(probes), p=weight / weight.sum()))
     x, y, z = ray[row]
-    pitch = float(np.clip(np.arctan2(z, np.hypot(x, y)), -1.1, 0.75))
+    pitch = float(np.clip(np.arctan2(z, np.hypot(x, y)), -1.1, highest))
     return float(np.arctan2(y, x)), pitch
 
 
 def _remember(position: Array, yaw: float, pitch: float, probes: Array, seen: Array, scene: Any, core: Any) -> None:
     """Count the probes in the middle of a view that nothing hides."""
-    ray = probes - position.astype(np.float32)
+    ray = probes - position
     distance = np.linalg.norm(ray, axis=1)
     forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
     rows: IntArray = np.flatnonzero((ray @ forward > 0.88 * distance) & (distance < 3.5))

@@ -40,7 +40,7 @@ class CameraProfile:
     jumps: int
     """Sudden changes of the position error, which double surfaces that are seen before and after."""
     looks_up: float
-    """Share of the looks that may go to the ceiling."""
+    """Weight of looks to the ceiling, 1 for that of any other surface."""
     exposure: float
     """Standard deviation of the drifting exposure and white balance."""
     brightness: float
@@ -56,7 +56,7 @@ class CameraProfile:
 
 
 def draw_profile(rng: np.random.Generator, *, held_out: bool) -> CameraProfile:
-    """Return a random camera; the `held_out` ones differ in opening angle, noise, drift and resolution from the others."""
+    """Return a random camera; `held_out` ones differ from the others in opening angle, noise, drift and resolution."""
 
     def u(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
@@ -79,7 +79,7 @@ def draw_profile(rng: np.random.Generator, *, held_out: bool) -> CameraProfile:
         drift=u(0.009, 0.012) if held_out else u(0.001, 0.009) if rng.random() < 0.7 else u(0.012, 0.018),
         tilt=np.radians(u(0.05, 0.3)),
         jumps=int(rng.integers(0, 3)),
-        looks_up=0.0 if rng.random() < 0.4 else u(0.1, 1.0),
+        looks_up=0.0 if rng.random() < 0.7 else u(0.1, 0.8),
         exposure=u(0.02, 0.14),
         brightness=u(0.26, 0.5),
         blur=u(0.1, 0.7),

@@ -82,4 +82,5 @@ def _dropout(room: Room, surfaces: Surfaces, base: Array, rng: np.random.Generat
         hash_cells(np.floor(surfaces.xyz / size + shift).astype(np.int64), seed)
         for size, shift in ((0.11, 0.3), (0.19, 0.1), (0.31, 0.7))
     )
-    return np.clip(chance * (0.4 + 0.8 * np.asarray(patches) / 1.5), 0, 0.97)
+    probability: Array = np.clip(chance * (0.4 + 0.8 * np.asarray(patches) / 1.5), 0, 0.97)
+    return probability

@@ -381,10 +381,10 @@ def _sofa(m: Model, k: Kit, w: float, seats: int) -> None:
     m.top((-inner / 2, inner / 2), (-d / 2 + 0.03, d / 2 - back - 0.13), seat + 0.02)
     if seats > 1 and k.chance(0.25):  # a chaise longue
         side = k.choose((-1, 1))
-        x = sorted((side * (w / 2 - 0.02), side * (w / 2 - k.u(0.7, 0.9))))
+        ends = sorted((side * (w / 2 - 0.02), side * (w / 2 - k.u(0.7, 0.9))))
         front = -d / 2 - k.u(0.45, 0.8)
-        m.blob((x[0], x[1]), (front, -d / 2 + 0.02), (0.02, seat + 0.02), cushions, power=9)
-        m.top((x[0] + 0.05, x[1] - 0.05), (front + 0.06, -d / 2), seat + 0.02)
+        m.blob((ends[0], ends[1]), (front, -d / 2 + 0.02), (0.02, seat + 0.02), cushions, power=9)
+        m.top((ends[0] + 0.05, ends[1] - 0.05), (front + 0.06, -d / 2), seat + 0.02)
 
 
 def couch(m: Model, k: Kit) -> None:
