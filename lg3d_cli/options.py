@@ -57,6 +57,13 @@ CheckpointOption = Annotated[
     Path | None,
     typer.Option(help="Checkpoint or run folder.  [default: the newest fine-tuned run]", autocompletion=complete_runs),
 ]
+FinalReluOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--final-relu/--no-final-relu",
+        help="Whether weights from elsewhere end with a ReLU.  [default: as the file says]",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 

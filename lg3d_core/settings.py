@@ -29,12 +29,13 @@ Backend = Literal["auto", "native", "torch", "triton", "minkowski", "reference"]
 Precision = Literal["auto", "fp32", "bf16"]
 CheckpointForm = Literal["auto", "lg3d", "minkowski"]
 Method = Literal["language", "supcon", "csc"]
-Distance = Literal["cosine", "l1", "l2"]
+Distance = Literal["cosine", "l1", "l2", "mse"]
 Contrast = Literal["margin", "softmax"]
 Hinge = Literal["per-negative", "mean-first"]
 Pooling = Literal["mean", "end-of-text"]
 Loss = Literal["cross-entropy", "weighted-cross-entropy", "focal", "class-balanced-focal"]
 Alpha = Literal["inverse-log", "paper"]
+Partition = Literal["directions", "fast"]
 Classifier = Literal["fresh", "anchors"]
 Schedule = Literal["step", "cosine"]
 ScoredClasses = Literal["present", "all"]
@@ -291,7 +292,8 @@ class AnchorsSettings(Settings):
     dim: int | None = None
     """Width of the anchors; None keeps the encoder's."""
     centred: bool = False
-    """Take off the mean of the categories first: cosines then scatter about zero, instead of staying as they are."""
+    """Remove the mean of the categories first. Cosines then scatter about zero, and a smaller `dim` is reached by PCA,
+    as the paper says, instead of by an SVD about the origin, which keeps cosines as they are."""
     device: Device = "auto"
     """Where the encoder runs."""
 
@@ -358,7 +360,7 @@ class TrainSettings(Settings):
     decay: float = 0.3
     """Factor at each milestone."""
     milestones: tuple[float, ...] = (0.375, 0.625)
-    """Where the step schedule decays, as shares of all epochs (150 and 250 of 400)."""
+    """Where the step schedule decays, as shares of all epochs: those of pre-training, 150 and 250 of 400."""
     warmup: float = 0.0
     """Share of all steps over which the rate rises linearly from zero."""
     clip_norm: float | None = None
@@ -422,7 +424,8 @@ class PretrainSettings(TrainSettings):
     -log(exp(cos(f, t_y) / tau) / sum_j exp(cos(f, t_j) / tau)), and has none of the settings from `distance` to
     `negative_weight`."""
     distance: Distance = "cosine"
-    """d of equations 1 and 2: 1 - cos(f, t), sum |f - t|, or the Euclidean length of f - t."""
+    """d of equations 1 and 2: 1 - cos(f, t), sum |f - t| (l1), the Euclidean length of f - t (l2), or the mean of
+    (f - t)^2 over the entries (mse)."""
     hinge: Hinge = "per-negative"
     """mean_j max(0, t_neg - d_j) of equation 2, or the reference implementation's max(0, t_neg - mean_j d_j)."""
     negatives: int = 3
@@ -434,7 +437,7 @@ class PretrainSettings(TrainSettings):
     negative_margin: float = 0.6
     """Distance to another anchor from which it costs nothing, t_neg of equation 2."""
     negative_weight: float = 1.0
-    """lambda of equation 3."""
+    """lambda of equation 3; 0 trains with positives only."""
     contrast_points: int = 4096
     """Source voxels of `supcon`, matched points of `csc`, at most so many of each scene: bounds memory."""
     temperature: float | None = None
@@ -447,6 +450,9 @@ class PretrainSettings(TrainSettings):
     """Share of a scene's points in each of the two views of `csc`, in 0..1."""
     partition_radii: tuple[float, ...] = (0.05, 0.5)
     """Metres at which the partitions of `csc` begin and at which near turns into far."""
+    partition: Partition = "directions"
+    """Partitions of `csc`: `directions` are the publication's 8 (near or far, four directions); `fast` are the 4 of its
+    published scripts, of which two are never used."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -456,6 +462,8 @@ class PretrainSettings(TrainSettings):
         self._require(
             self.contrast == "margin" or self.distance == "cosine", "distance", "cosine with --contrast softmax"
         )
+        weight = self.negative_weight
+        self._require(math.isfinite(weight) and weight >= 0, "negative_weight", "0 or more")
         self._require(self.supcon_positives >= 1, "supcon_positives", "at least 1")
         self._require(self.supcon_negatives >= 1, "supcon_negatives", "at least 1")
         self._require(0 < self.view_share <= 1, "view_share", "above 0 and at most 1")
@@ -469,10 +477,14 @@ class FinetuneSettings(TrainSettings):
 
     command: ClassVar[str] = "finetune"
 
+    milestones: tuple[float, ...] = (120 / 170, 150 / 170)
+    """Where the step schedule decays, as shares of all epochs: the reference's 120 and 150 of 170."""
     start: str = "latest"
     """A checkpoint or run folder to start from, `latest` for the newest pre-training run, or `scratch`."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     classifier: Classifier = "fresh"
-    """What the classifier starts as: He-normal weights, or text anchors, by which pre-trained features lie already and
+    """What the classifier starts as: random weights, or text anchors, by which pre-trained features lie already and
     those of a network from scratch are led to lie."""
     anchors: Path = Path("anchors.safetensors")
     """For a classifier that starts as them: those of the pre-training, or any where that had none."""
@@ -513,6 +525,8 @@ class EvalSettings(Settings):
     """Implementation of the sparse convolution."""
     precision: Precision = "auto"
     """`auto` is bf16 autocast on CUDA and fp32 on the CPU."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     export: Path | None = None
     """Folder for one `<scene>.txt` of raw ids a scene, as the benchmark wants them."""
 
@@ -534,7 +548,7 @@ class ConvertSettings(Settings):
     vocabulary: str | None = None
     """Vocabulary that the classifier names; None takes what the file says, if it does."""
     final_relu: bool | None = None
-    """Whether the last block ends with a ReLU, which tensors do not show; None takes what the file says, else no."""
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     partial: bool = False
     """Take what matches where not all does; the rest keeps its fresh values."""
 
@@ -557,6 +571,8 @@ class ViewSettings(Settings):
     """Where the newest fine-tuned run is looked for."""
     checkpoint: Path | None = None
     """Checkpoint or run folder whose prediction is shown; None takes the newest fine-tuned run, if there is one."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
     png: Path | None = None
     """Picture to write."""
     layer: tuple[str, ...] = ()
@@ -648,6 +664,8 @@ class PredictSettings(ScanSettings):
     """What is written of each scan: `ply`, `npz`, `txt`."""
     vocabulary: str | None = None
     """What the checkpoint's classes are called; None takes the shipped or the store's vocabulary that fits it."""
+    final_relu: bool | None = None
+    """Whether the last block of weights from elsewhere ends with a ReLU; None takes what the file says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

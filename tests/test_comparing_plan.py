@@ -35,6 +35,7 @@ def test_there_is_a_recipe_for_every_row_of_the_papers_tables() -> None:
     count = {table: sum(name.startswith(f"{table}-") for name in BY_NAME) for table in ("table1", "table2", "table4")}
     assert count == {"table1": 7 + 3, "table2": 7, "table4": 7}  # and three beside the first: its rows 8, 9 and a
     assert sum(name.startswith("figure5-") for name in BY_NAME) == (3 + 3) * 4  # and three beside the three
+    assert "figure7-positives-only" in BY_NAME  # its other three are rows 4, 5 and 6 of Table 1
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)

@@ -398,7 +398,10 @@ def test_anchors_average_the_unit_features_of_the_prompts(tmp_path, tiny_checkpo
     assert progress.notes == ["20 anchors of width 24 by open_clip:lg3d-tiny (projection: none)"]
 
 
-@pytest.mark.parametrize(("dim", "projection"), [(8, "pca 24 -> 8"), (22, "pca 24 -> 20, zero-padded -> 22")])
+@pytest.mark.parametrize(
+    ("dim", "projection"),
+    [(8, "svd about the origin, 24 -> 8"), (22, "svd about the origin, 24 -> 20, zero-padded -> 22")],
+)
 def test_anchors_take_the_wanted_width(tmp_path, tiny_checkpoint, dim, projection):
     out = tmp_path / "a.safetensors"
     make_anchors(

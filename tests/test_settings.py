@@ -61,7 +61,30 @@ def test_the_paper_recipe_holds_the_papers_numbers() -> None:
     assert (pretraining.epochs, pretraining.batch_size, pretraining.learning_rate) == (400, 8, 0.05)
     assert [m * pretraining.epochs for m in pretraining.milestones] == [150, 250]
     assert (pretraining.negatives, pretraining.positive_margin, pretraining.negative_margin) == (3, 0.0, 0.6)
-    assert FinetuneSettings.resolve(recipe="paper-34d").epochs == 170
+
+
+@pytest.mark.parametrize("name", ["paper-34d", "paper-34c", "paper-18c"])
+def test_finetuning_decays_at_the_references_epochs_120_and_150_of_170(name: str) -> None:
+    settings = FinetuneSettings.resolve(recipe=name)
+    assert settings.epochs == 170
+    assert [share * settings.epochs for share in settings.milestones] == pytest.approx([120, 150], abs=1e-12)
+    assert FinetuneSettings().milestones == settings.milestones
+    assert FinetuneSettings.from_json(settings.to_json()).milestones == settings.milestones
+
+
+def test_supcon_decays_at_epochs_150_and_250_of_300() -> None:
+    recipe = Path(__file__).parents[1] / "examples" / "tables" / "table1-4-supcon.toml"
+    settings = PretrainSettings.resolve(recipe=str(recipe))
+    assert settings.method == "supcon"
+    assert [share * settings.epochs for share in settings.milestones] == pytest.approx([150, 250], abs=1e-12)
+
+
+def test_the_recipe_of_figure_7_trains_with_positives_only() -> None:
+    recipe = Path(__file__).parents[1] / "examples" / "tables" / "figure7-positives-only.toml"
+    settings = PretrainSettings.resolve(recipe=str(recipe))
+    assert (settings.method, settings.epochs, settings.negative_weight) == ("language", 400, 0.0)
+    with pytest.raises(SettingsError, match="--negative-weight must be 0 or more, got -1"):
+        PretrainSettings(negative_weight=-1)
 
 
 @pytest.mark.parametrize(

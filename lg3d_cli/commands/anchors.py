@@ -29,7 +29,10 @@ def anchors(
     dim: Annotated[int | None, typer.Option(help="Width: fewer by PCA, more by zeros.")] = None,
     centred: Annotated[
         bool | None,
-        typer.Option("--centred/--no-centred", help="Take off what all categories share, as PCA often does."),
+        typer.Option(
+            "--centred/--no-centred",
+            help="Remove the categories' mean; a smaller --dim is then PCA, as in the paper, instead of an SVD.",
+        ),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Take encoder and width from a recipe.")] = None,
     device: DeviceOption = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lg3d_cli import console
-from lg3d_cli.options import JsonOption, QuietOption, VocabularyOption, VoxelSizeOption, resolve
+from lg3d_cli.options import FinalReluOption, JsonOption, QuietOption, VocabularyOption, VoxelSizeOption, resolve
 from lg3d_core.settings import ConvertSettings
 
 
@@ -16,9 +16,7 @@ def convert(
     to: Annotated[str | None, typer.Option(help="lg3d or minkowski.  [default: the other than the file's own]")] = None,
     voxel_size: VoxelSizeOption = None,
     vocabulary: VocabularyOption = None,
-    final_relu: Annotated[
-        bool | None, typer.Option("--final-relu/--no-final-relu", help="How the last block ends, if not told.")
-    ] = None,
+    final_relu: FinalReluOption = None,
     partial: Annotated[bool | None, typer.Option("--partial", help="Take what matches; the rest stays fresh.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -10,6 +10,7 @@ from lg3d_cli.options import (
     BackendOption,
     CheckpointOption,
     DeviceOption,
+    FinalReluOption,
     JsonOption,
     PrecisionOption,
     QuietOption,
@@ -34,6 +35,7 @@ def show_scores(title: str, evaluation: "Evaluation") -> None:
 def evaluate(
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
+    final_relu: FinalReluOption = None,
     runs: RunsOption = None,
     split: Annotated[str | None, typer.Option(help="train, val or test.  [default: val]")] = None,
     device: DeviceOption = None,
@@ -52,6 +54,7 @@ def evaluate(
         EvalSettings,
         store=store,
         checkpoint=checkpoint,
+        final_relu=final_relu,
         runs=runs,
         split=split,
         device=device,

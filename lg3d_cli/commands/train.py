@@ -19,6 +19,7 @@ from lg3d_cli.options import (
     DeterministicOption,
     DeviceOption,
     EpochsOption,
+    FinalReluOption,
     JobsOption,
     LearningRateOption,
     LimitedOption,
@@ -50,6 +51,7 @@ from lg3d_core.settings import (
     FinetuneSettings,
     Loss,
     Method,
+    Partition,
     PretrainSettings,
     TrainSettings,
     option_name,
@@ -130,7 +132,8 @@ def pretrain(
     distance: Annotated[
         str | None,
         typer.Option(
-            help="language: d(f, t) = 1 - cos (cosine), sum |f - t| (l1) or ||f - t|| (l2).  [default: cosine]"
+            help="language: d(f, t) = 1 - cos (cosine), sum |f - t| (l1), ||f - t|| (l2) or mean (f - t)^2 (mse).  "
+            "[default: cosine]"
         ),
     ] = None,
     hinge: Annotated[
@@ -159,6 +162,13 @@ def pretrain(
     ] = None,
     view_share: Annotated[
         float | None, typer.Option(help="csc: share of a scene's points in each view.  [default: 0.5]")
+    ] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(
+            help="csc: directions (8 parts), or fast (4, as in the published scripts).  [default: directions]",
+            autocompletion=words(Partition),
+        ),
     ] = None,
     validate_every: ValidateEveryOption = None,
     device: DeviceOption = None,
@@ -191,6 +201,7 @@ def finetune(
             autocompletion=complete_starts,
         ),
     ] = None,
+    final_relu: FinalReluOption = None,
     runs: RunsOption = None,
     name: NameOption = None,
     resume: ResumeOption = None,

@@ -22,7 +22,7 @@ def group_table(evaluation: "Evaluation") -> Table:
     """Head, common, tail and all under mIoU, precision and recall, in percent, like the paper's Table 1.
 
     The rows are vertices and voxels, each over the whole vocabulary and over the present categories, and the one to
-    hold against the paper's tables: voxels, the whole vocabulary, the paper's precision.
+    hold against the paper's tables: voxels, the whole vocabulary, the paper's precision and recall.
     """
     groups = list(evaluation.vertex.means)
     header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in groups)]

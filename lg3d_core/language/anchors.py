@@ -186,17 +186,16 @@ def require_vocabulary(anchors: Anchors, vocabulary: Vocabulary) -> None:
 def project_anchors(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool = False) -> npt.NDArray[np.float32]:
     """Bring anchors to a network's width, with cosines as near to the old ones as that width allows.
 
-    Downwards: the leading principal components of the unit vectors about the origin (a singular value decomposition
-    without centring), which is the best approximation of the matrix of cosines at that rank; each row is then brought
-    back to unit length. Upwards, and where there are fewer classes than `dim`: zeros behind, which leaves all cosines
-    as they are. A component's sign is that which makes its largest entry over the classes positive, so that reruns
-    and other machines give the same anchors.
+    Downwards: a singular value decomposition of the unit vectors about the origin, which is the best approximation of
+    the matrix of cosines at that rank; each row is then brought back to unit length. Upwards, and where there are fewer
+    classes than `dim`: zeros behind, which leaves all cosines as they are. A component's sign is that which makes its
+    largest entry over the classes positive, so that reruns and other machines give the same anchors.
 
     Args:
         vectors: Shape `(classes, D)`, any length but zero.
         dim: Width wanted.
-        centred: Take what all categories share, the mean of the unit vectors, off first, as principal component
-            analysis usually does. Cosines change: they then scatter about zero.
+        centred: Remove the mean of the unit vectors first, which makes it the principal component analysis that the
+            paper names. Cosines change: they then scatter about zero.
 
     Returns:
         Unit vectors, shape `(classes, dim)`, float32.
@@ -244,15 +243,21 @@ def fit_projection(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool 
 
 
 def describe_projection(num_classes: int, width: int, dim: int, *, centred: bool = False) -> str:
-    """What `project_anchors` does to `(num_classes, width)` anchors, in the words of the file's metadata."""
-    if centred:
-        change = describe_projection(num_classes, width, dim)
-        return "centred" if change == "none" else f"centred, {change}"
+    """Describe what `project_anchors` does to `(num_classes, width)` anchors, for the file's metadata.
+
+    Narrower anchors come from an SVD about the origin, which is no principal component analysis; centred they do.
+    """
+    if dim >= width:
+        change = "none" if dim == width else f"zero-padded {width} -> {dim}"
+        return change if not centred else "mean removed" if dim == width else f"mean removed, {change}"
     rank = min(num_classes, width)
-    if dim == width:
-        return "none"
-    if dim > width:
-        return f"zero-padded {width} -> {dim}"
-    if dim > rank:
-        return f"pca {width} -> {rank}, zero-padded -> {dim}"
-    return f"pca {width} -> {dim}"
+    way = "pca, mean removed," if centred else "svd about the origin,"
+    return f"{way} {width} -> {min(dim, rank)}" + (f", zero-padded -> {dim}" if dim > rank else "")
+
+
+def removes_mean(description: str) -> bool:
+    """Return whether anchors with this `projection` in their metadata had the mean of their vectors removed.
+
+    Files of before 2026-11-26 call it `centred`, and `pca` what is an SVD about the origin.
+    """
+    return description.startswith("centred") or "mean removed" in description

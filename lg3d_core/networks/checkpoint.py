@@ -22,10 +22,10 @@ from lg3d_core.networks.minkowski_checkpoint import (
     VOXEL_SIZE,
     Foreign,
     Match,
-    ends_with_relu,
     match_foreign,
     read_foreign,
     read_tensors,
+    require_final_relu,
     voxel_size_of,
 )
 from lg3d_core.networks.minkunet import NETWORK_PLANS, MinkUNet
@@ -85,17 +85,21 @@ def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> Non
     write_bytes(path, save(tensors, {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info))}))
 
 
-def read_info(path: Path) -> CheckpointInfo:
+def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights.
 
+    Args:
+        path: Checkpoint.
+        final_relu: How the last block of weights from elsewhere ends; None: as the file says.
+
     Raises:
-        CheckpointError: Missing, damaged, or no checkpoint of this project.
+        CheckpointError: Missing, damaged, no checkpoint of this project, or one that does not say how it ends.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file that lg3d wrote")
     if is_torch_file(path):
         foreign, match = _read_whole(path)
-        return describe_foreign(foreign, match)
+        return describe_foreign(foreign, match, final_relu=final_relu)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -111,6 +115,11 @@ def read_info(path: Path) -> CheckpointInfo:
     if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
         raise CheckpointError(f"{path} holds a network {info.network!r}; this version knows {', '.join(NETWORK_PLANS)}")
     _require_info(info, path)
+    if final_relu not in (None, info.final_relu):
+        raise CheckpointError(
+            f"{path} is lg3d's own, and its last block ends {'with' if info.final_relu else 'without'} a ReLU: "
+            f"leave out {'--final-relu' if final_relu else '--no-final-relu'}"
+        )
     return info
 
 
@@ -136,13 +145,15 @@ def _is_whole(value: object, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def load_network(path: Path, *, device: torch.device | str = "cpu") -> tuple[MinkUNet, CheckpointInfo]:
-    """Rebuild a checkpoint's network with its weights, in evaluation mode.
+def load_network(
+    path: Path, *, device: torch.device | str = "cpu", final_relu: bool | None = None
+) -> tuple[MinkUNet, CheckpointInfo]:
+    """Rebuild a checkpoint's network with its weights, in evaluation mode; `final_relu` as in `read_info`.
 
     Raises:
         CheckpointError: The file cannot be read, or its tensors do not fit the network that it names.
     """
-    info = read_info(path)
+    info = read_info(path, final_relu=final_relu)
     network = info.build_network(num_classes=info.num_classes)
     load_weights(network, path)
     return network.to(device).eval(), info
@@ -208,8 +219,17 @@ def _read_whole(path: Path) -> tuple[Foreign, Match]:
     return foreign, match
 
 
-def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
-    """Say of weights from elsewhere what a checkpoint says of itself, the usual where they do not tell."""
+def describe_foreign(foreign: Foreign, match: Match, *, final_relu: bool | None = None) -> CheckpointInfo:
+    """Describe weights from elsewhere as a checkpoint describes itself, with the usual values where they do not tell.
+
+    Args:
+        foreign: The file.
+        match: The network that it fits.
+        final_relu: How the last block ends; None: as the file tells.
+
+    Raises:
+        CheckpointError: It does not tell how the last block ends.
+    """
     facts = {name: value for name, value in foreign.facts.items() if isinstance(value, str)}
     tells_vocabulary = "vocabulary_digest" in facts and "vocabulary" in facts
     return CheckpointInfo(
@@ -222,7 +242,7 @@ def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
         anchors_digest=facts.get("anchors_digest"),
         epoch=foreign.epoch,
         stem_size=match.stem_size,
-        final_relu=ends_with_relu(foreign, match) or False,
+        final_relu=require_final_relu(foreign, match, given=final_relu),
     )
 
 
@@ -230,12 +250,13 @@ def _first(names: list[str]) -> str:
     return f" (first: {names[0]})" if names else ""
 
 
-def resolve_checkpoint(path: Path, progress: Progress | None = None) -> Path:
+def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_relu: bool | None = None) -> Path:
     """A checkpoint file as it is, also one from elsewhere; the last checkpoint of a run folder.
 
     Args:
         path: File or folder.
         progress: Told what is taken for granted of a file from elsewhere.
+        final_relu: As in `read_info`.
 
     Raises:
         CheckpointError: Neither exists, or a file from elsewhere cannot be used.
@@ -247,7 +268,7 @@ def resolve_checkpoint(path: Path, progress: Progress | None = None) -> Path:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file or a run's folder")
     if progress is not None and is_torch_file(path):
-        info = read_info(path)
+        info = read_info(path, final_relu=final_relu)
         end = "with" if info.final_relu else "without"
         progress.note(
             f"{path} holds weights of MinkowskiEngine: {info.network}, {info.num_classes or 'no'} classes, used with "

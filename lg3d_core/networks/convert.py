@@ -19,9 +19,9 @@ from lg3d_core.networks.checkpoint import (
     save_checkpoint,
 )
 from lg3d_core.networks.minkowski_checkpoint import (
+    OWN_FACTS,
     VOXEL_SIZE,
     Match,
-    ends_with_relu,
     match_foreign,
     match_network,
     read_foreign,
@@ -97,7 +97,7 @@ def compare_checkpoint(
         vocabulary: Name and digest of the vocabulary that the classifier names, if the user says so.
 
     Raises:
-        CheckpointError: Not readable, or no network at all.
+        CheckpointError: Not readable, no network at all, or one of which neither file nor settings tell how it ends.
     """
     path = resolve_checkpoint(settings.checkpoint)
     comparison = _compare_foreign(path, settings, progress) if is_torch_file(path) else _compare_own(path)
@@ -125,13 +125,13 @@ def _compare_own(path: Path) -> Comparison:
 def _compare_foreign(path: Path, settings: ConvertSettings, progress: Progress) -> Comparison:
     foreign = read_foreign(path)
     match = match_foreign(foreign)
-    info = describe_foreign(foreign, match)
+    # What does not fit is refused for that, after the table of its tensors: how it ends does not matter then.
+    fits = match.is_full or settings.partial
+    info = describe_foreign(foreign, match, final_relu=settings.final_relu if fits else bool(settings.final_relu))
     if foreign.file.skipped:
         progress.warn(f"{path} also holds objects that lg3d does not build: {', '.join(foreign.file.skipped)}")
     if settings.voxel_size is None and voxel_size_of(foreign) is None:
         progress.note(f"the file does not tell the voxel size: taken for {VOXEL_SIZE:g} m (--voxel-size)")
-    if settings.final_relu is None and ends_with_relu(foreign, match) is None:
-        progress.note("the file does not tell whether the last block ends with a ReLU: taken for none (--final-relu)")
     if settings.vocabulary is None and not info.vocabulary_digest and match.num_classes is not None:
         progress.note("the file does not tell its vocabulary: the number of classes alone is checked (--vocabulary)")
     return Comparison(
@@ -177,19 +177,25 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
 
 
 def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
-    """Write a plain state dict, or a Lightning checkpoint where the name ends in `.ckpt`."""
+    """Write a plain state dict, or a Lightning checkpoint where the name ends in `.ckpt`.
+
+    A state dict keeps what lg3d knows of it in its metadata, which `load_state_dict` looks up by module and ignores.
+    """
     content: dict[str, Any] = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
-    if path.suffix == LIGHTNING_SUFFIX:
+    facts = {
+        name: value
+        for name, value in json.loads(json.dumps(info.__dict__)).items()
+        if value is not None and name != "settings"
+    }
+    if path.suffix != LIGHTNING_SUFFIX:
+        content._metadata = OrderedDict({OWN_FACTS: facts})  # type: ignore[attr-defined]
+    else:
         content = {
             "epoch": info.epoch,
             "global_step": 0,
             "pytorch-lightning_version": LIGHTNING_FORM,
             "state_dict": OrderedDict((PREFIX + name, tensor) for name, tensor in content.items()),
-            "hyper_parameters": {
-                name: value
-                for name, value in json.loads(json.dumps(info.__dict__)).items()
-                if value is not None and name not in ("settings", "epoch")
-            },
+            "hyper_parameters": {name: value for name, value in facts.items() if name != "epoch"},
         }
     with atomic_path(path) as temporary:
         try:

@@ -63,6 +63,8 @@ class Frame(NamedTuple):
         offset: Taken off the file's positions first, shape `(3,)`, float64.
         low: Lowest corner of what belongs to the scan, in the file's units, shape `(3,)`.
         high: Highest corner; what lies outside of the two is left out.
+        alignment: Rotation and shift of positions in metres with +z up, applied last, shape `(4, 4)`; None: the
+            identity.
         notes: What was guessed, for the user.
         doubts: What is probably not right.
     """
@@ -72,15 +74,19 @@ class Frame(NamedTuple):
     offset: Array
     low: Array
     high: Array
+    alignment: Array | None = None
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
     def to_metres(self, xyz: Array) -> Array:
         """Positions of the file to metres with +z up, shape `(rows, 3)`."""
-        return turn_up((xyz - self.offset) * self.scale, self.up)
+        metres = turn_up((xyz - self.offset) * self.scale, self.up)
+        return metres if self.alignment is None else metres @ self.alignment[:3, :3].T + self.alignment[:3, 3]
 
     def from_metres(self, xyz: Array) -> Array:
         """The inverse of `to_metres`."""
+        if self.alignment is not None:
+            xyz = (xyz - self.alignment[:3, 3]) @ self.alignment[:3, :3]
         return turn_back(xyz, self.up) / self.scale + self.offset
 
     def holds(self, xyz: Array) -> npt.NDArray[np.bool_]:
@@ -199,13 +205,13 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
     if np.abs(core).max() * metres > FAR_COORDINATE:
         offset = np.floor(core.min(axis=0))
         notes.append(f"moved to the origin by {', '.join(f'{value:.0f}' for value in -offset)} units")
-    return Frame(metres, axis, offset, low, high, tuple(notes), tuple(doubts))
+    return Frame(metres, axis, offset, low, high, notes=tuple(notes), doubts=tuple(doubts))
 
 
-def plain_frame() -> Frame:
-    """The frame of what is in metres with +z up already."""
+def plain_frame(alignment: Array | None = None) -> Frame:
+    """Return the frame of a scan in metres with +z up, all of whose positions are used."""
     infinity = np.full(3, np.inf)
-    return Frame(1.0, "z", np.zeros(3), -infinity, infinity)
+    return Frame(1.0, "z", np.zeros(3), -infinity, infinity, alignment)
 
 
 def expected_up(path: Path) -> str:

@@ -147,8 +147,8 @@ def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
     """Read one scan and label its vertices.
 
     A vertex in several groups takes the last group; its instance is objectId + 1; a group whose raw label lies outside
-    the vocabulary gives label -1 and keeps its instance. A group that repeats the segments and label of an earlier one
-    is dropped with a warning. A scan under `scans_test/` has no labels, segments or instances.
+    the vocabulary gives label -1 and keeps its instance. Of groups with equal segments and label the last one counts,
+    with a warning. A scan under `scans_test/` has no labels, segments or instances.
 
     Raises:
         DataError: A file is missing, damaged, or does not fit the mesh; the message names the file and the reason.
@@ -402,15 +402,18 @@ def _require_scene(named: Any, files: ScanFiles, path: Path) -> None:
 
 
 def drop_repeated(groups: list[Group]) -> list[Group]:
-    """Leave out every group with the segments and label of an earlier one, as one public scan has them twice."""
+    """Return the groups without those whose segments and label a later one repeats, as one public scan has them twice.
+
+    The last copy stays, where it is: it paints over what lies between the two.
+    """
     seen: set[tuple[str, bytes]] = set()
     kept = []
-    for group in groups:
+    for group in reversed(groups):
         key = (group.label, group.segments.tobytes())
         if key not in seen or not len(group.segments):
             kept.append(group)
         seen.add(key)
-    return kept
+    return kept[::-1]
 
 
 def count_unmapped(groups: list[Group], table: LabelTable) -> dict[str, int]:
@@ -440,7 +443,7 @@ def describe_groups(files: ScanFiles, groups: list[Group], ids: npt.NDArray[np.i
     kinds = (
         ("groups have no segments", [group.object_id for group in groups if not len(group.segments)]),
         ("groups name segments that do not exist", [groups[k].object_id for k, count in strangers.items() if count]),
-        ("groups repeat an earlier one and are dropped", [group.object_id for group in repeats]),
+        ("groups are repeated by a later one, which counts", [group.object_id for group in repeats]),
         ("objectIds are given to several groups", [object_id for object_id, n in ids_in_use.items() if n > 1]),
     )
     return [f"{files.aggregation}: {len(found)} {what} (objectId {_listed(found)})" for what, found in kinds if found]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.files import write_bytes
+from lg3d_core.progress import Progress
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.store.budgets import Budget
 from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_file
@@ -162,6 +163,25 @@ class SceneStore:
         for scene_id in self.scene_ids(split):
             for index, count in self.entry(scene_id).class_counts.items():
                 total[index] += count
+        return total
+
+    def instance_counts(self, split: str, progress: Progress | None = None) -> npt.NDArray[np.int64]:
+        """Return the annotated objects of each category in a split, shape `(classes,)`, int64.
+
+        Reads every scene of the split.
+
+        Raises:
+            DataError: No such split, or a damaged file.
+        """
+        total = np.zeros(len(self.vocabulary), dtype=np.int64)
+        scene_ids = self.scene_ids(split)
+        with (progress or Progress()).task("count objects", total=len(scene_ids), unit="scene") as task:
+            for scene_id in scene_ids:
+                scene = self.read(scene_id, for_training=True)
+                annotated = (scene.label >= 0) & (scene.instance > 0)
+                keys = scene.instance[annotated].astype(np.int64) * len(total) + scene.label[annotated]
+                total += np.bincount(np.unique(keys) % len(total), minlength=len(total))
+                task.advance(status=scene_id)
         return total
 
     def _require_own(self, budget: Budget) -> None:

@@ -37,7 +37,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     with open_run(settings, progress) as opened:
         settings, data = opened.settings, opened.data
         start = _find_start(settings, opened.progress)
-        info = None if start is None else read_info(start)
+        info = None if start is None else read_info(start, final_relu=settings.final_relu)
         if start is None or info is None:
             network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
         else:
@@ -74,7 +74,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     if settings.start == SCRATCH:
         return None
     if settings.start != LATEST:
-        return resolve_checkpoint(Path(settings.start), progress)
+        return resolve_checkpoint(Path(settings.start), progress, final_relu=settings.final_relu)
     newest = newest_checkpoint(settings.runs, "pretrain")
     if newest is None:
         raise CheckpointError(

@@ -87,6 +87,7 @@ def _contrast_views(opened: OpenedRun[PretrainSettings]) -> Path:
         temperature=settings.temperature or TEMPERATURES[settings.method],
         inner=inner,
         outer=outer,
+        partition=settings.partition,
     )
     views = ViewDataset(
         scenes.store,
