@@ -7,7 +7,7 @@ from lg3d_core.synthetic.camera.frames import Source, take_frames
 from lg3d_core.synthetic.camera.fusion import fuse, nearest_things
 from lg3d_core.synthetic.camera.lighting import bake_light
 from lg3d_core.synthetic.camera.path import walk
-from lg3d_core.synthetic.camera.profile import draw_profile
+from lg3d_core.synthetic.camera.profile import CameraProfile, draw_profile
 from lg3d_core.synthetic.camera.raycasting import build_scene
 from lg3d_core.synthetic.camera.segmentation import segment_mesh, split_by_thing
 from lg3d_core.synthetic.layout import Room
@@ -39,18 +39,21 @@ DARK = 45.0
 """Colours below this return less depth, 0..255."""
 
 
-def scan_with_camera(room: Room, rng: np.random.Generator, *, held_out: bool) -> ScannedRoom:
+def scan_with_camera(
+    room: Room, rng: np.random.Generator, *, held_out: bool, profile: CameraProfile | None = None
+) -> ScannedRoom:
     """Scan a furnished room with a random camera.
 
     Args:
         room: The room.
         rng: Random numbers.
         held_out: Draw the camera from the settings that are kept for validation.
+        profile: The camera; None draws one.
 
     Raises:
         DataError: No frame showed anything.
     """
-    profile = draw_profile(rng, held_out=held_out)
+    profile = profile or draw_profile(rng, held_out=held_out)
     surfaces = sample_surfaces(room, SOURCE_SPACING)
     scene = build_scene(surfaces.xyz, surfaces.faces)
     base = base_colors(room, surfaces)
