@@ -140,8 +140,10 @@ def _measure(
         depth = _average_blocks(depth, hit & (depth < 1.3 * profile.far), profile.smoothing)
     shift = rng.integers(-1, 2, size=2)
     moved = np.roll(depth, tuple(int(s) for s in shift), axis=(0, 1))
-    depth = np.where(np.abs(moved - depth) < 0.3, moved, depth)  # edges tremble by a pixel
-    sigma = profile.noise * (0.0012 + 0.0019 * (depth - NEAR) ** 2) / np.clip(facing, 0.3, 1.0)
+    depth = np.asarray(
+        np.where(np.abs(moved - depth) < 0.3, moved, depth), dtype=np.float32
+    )  # edges tremble by a pixel
+    sigma = profile.noise * (0.0012 + 0.0019 * np.square(depth - NEAR)) / np.clip(facing, 0.3, 1.0)
     noise = rng.standard_normal(depth.shape, dtype=np.float32)
     noise = 0.6 * noise + 0.8 * np.repeat(np.repeat(noise[::3, ::3], 3, 0), 3, 1)[:rows, :columns]
     scale = lens + profile.warp * _smooth_field(rng, rows, columns, 4)

@@ -17,7 +17,7 @@ CEILING = 2.15
 """Looks above this height go to the ceiling, metres."""
 HIGH = 1.7
 """Looks above this height are rarer, metres."""
-FRAMES = (200, 400)
+FRAMES = (240, 460)
 
 
 class CameraPath(NamedTuple):

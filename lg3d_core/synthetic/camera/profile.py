@@ -65,8 +65,8 @@ def draw_profile(rng: np.random.Generator, *, held_out: bool) -> CameraProfile:
     voxel = u(0.0165, 0.0185) if held_out else (u(0.012, 0.016) if rng.random() < 0.55 else u(0.019, 0.023))
     return CameraProfile(
         field_of_view=np.radians(u(64, 68) if held_out else u(54, 63)),
-        frame_size=(320, 240),
-        frames_per_area=u(12, 22),
+        frame_size=(256, 192) if rng.random() < 0.6 else (320, 240),
+        frames_per_area=u(17, 28),
         voxel_size=voxel,
         spacing=max(u(0.019, 0.026), 1.05 * voxel),
         truncation=u(3.2, 5.0),
