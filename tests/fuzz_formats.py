@@ -22,7 +22,7 @@ import trimesh
 from PIL import Image
 
 from lg3d_core.errors import DataError
-from lg3d_core.language.anchors import Anchors, load_anchors, save_anchors
+from lg3d_core.language.anchors_file import Anchors, load_anchors, save_anchors
 from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, read_info, save_checkpoint
 from lg3d_core.networks.minkunet import NETWORK_PLANS, NetworkPlan

@@ -162,7 +162,7 @@ def test_given_anchors_replace_those_of_the_recipe(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_planned_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="at least one recipe"):
+    with pytest.raises(SettingsError, match="RECIPES is missing"):
         plan()
     with pytest.raises(SettingsError, match="two recipes are called Scratch"):
         plan("table1-1-scratch", "table2-1-scratch")
@@ -173,4 +173,4 @@ def test_rows_that_cannot_be_planned_are_refused(tmp_path: Path) -> None:
     assert plan(str(tmp_path / "mine.toml")).rows[0].label == "mine"
     for values in ({"seeds": 0}, {"jobs": 0}, {"epochs": 0}, {"pretrain_epochs": 0}, {"resamples": 1}):
         with pytest.raises(SettingsError, match="must be at least"):
-            CompareSettings(**values)  # type: ignore[arg-type]
+            CompareSettings(recipes=("demo",), **values)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import file_names
-from lg3d_core.inference.predict import predict_scans
+from lg3d_core.inference.predict import predict as predict_scans
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
@@ -22,7 +22,7 @@ from lg3d_core.scans.open_scan import open_scan
 from lg3d_core.scans.ply import Mesh, parse_ply, write_ply
 from lg3d_core.settings import PredictSettings, PrepareSettings
 from lg3d_core.store import SceneStore
-from lg3d_core.store.prepare import prepare_store
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.vocabulary import load_vocabulary
 from tests.notes import Notes
 from tests.scan_files import furnished_room, points_ply

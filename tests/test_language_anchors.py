@@ -21,7 +21,7 @@ from lg3d_core.language import (
     require_vocabulary,
     save_anchors,
 )
-from lg3d_core.language.anchors import FORMAT, describe_projection, removes_mean
+from lg3d_core.language.anchors_file import FORMAT, describe_projection, removes_mean
 from lg3d_core.language.prompts import fill_prompts
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 
@@ -311,7 +311,7 @@ def test_names_without_a_bundled_anchor_are_listed(tmp_path):
 
 
 def test_bundled_anchors_are_made_and_read_without_torch():
-    code = "import sys, lg3d_core.language, lg3d_core.language.make; sys.exit('torch' in sys.modules)"
+    code = "import sys, lg3d_core.language, lg3d_core.language.anchors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

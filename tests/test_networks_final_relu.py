@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lg3d_cli.__main__ import app
 from lg3d_core.errors import CheckpointError
-from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.networks import NETWORK_PLANS, MinkUNet
 from lg3d_core.networks.checkpoint import load_network, read_info
 from lg3d_core.networks.convert import compare_checkpoint, write_conversion

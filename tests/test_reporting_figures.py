@@ -9,7 +9,7 @@ from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
 from lg3d_core.evaluation.evaluate import Evaluation
 from lg3d_core.evaluation.scores import score_confusion
-from lg3d_core.language.anchors import METADATA_KEYS, Anchors
+from lg3d_core.language.anchors_file import METADATA_KEYS, Anchors
 from lg3d_core.reporting.confusions import most_confused, plot_confusions
 from lg3d_core.reporting.curves import plot_curves, smooth
 from lg3d_core.reporting.differences import compare_runs, plot_differences

@@ -233,7 +233,7 @@ def test_anchors_of_another_width_are_refused_with_the_command_that_helps(
 
 def test_a_store_of_another_vocabulary_is_refused(raw_rooms: Path, anchors_path: Path, pretrained: Path) -> None:
     from lg3d_core.settings import PrepareSettings
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
 
     other = pretrained.parents[1] / "data20"
     prepare_store(PrepareSettings(raw=raw_rooms, store=other, vocabulary="scannet20", jobs=1), Progress())

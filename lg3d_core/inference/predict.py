@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
-from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
@@ -104,7 +104,7 @@ class PredictReport:
         }
 
 
-def predict_scans(settings: PredictSettings, progress: Progress) -> PredictReport:
+def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
     """Name the vertices of scans, and write what was asked for; a bad scan does not stop the others.
 
     Raises:

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError, ShapeError
-from lg3d_core.language.anchors import Anchors, Projection, fit_projection, removes_mean
+from lg3d_core.language.anchors import encode_names
+from lg3d_core.language.anchors_file import Anchors, Projection, fit_projection, removes_mean
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
-from lg3d_core.language.make import encode_names
 from lg3d_core.progress import Progress
 from lg3d_core.settings import Pooling
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +85,32 @@ class Comparison(NamedTuple):
             "skipped": list(self.skipped),
             "full": match.is_full,
         }
+
+
+def convert(
+    settings: ConvertSettings,
+    progress: Progress,
+    *,
+    vocabulary: tuple[str, str] | None = None,
+    show: Callable[[Comparison], None] = lambda _: None,
+) -> Comparison:
+    """Convert a checkpoint between lg3d's form and MinkowskiEngine's, and write `settings.out`.
+
+    Args:
+        settings: What to read and to write.
+        progress: Told what the file leaves open.
+        vocabulary: Name and digest of the vocabulary that `settings.vocabulary` names.
+        show: Called with the comparison before anything is refused or written.
+
+    Raises:
+        CheckpointError: A file that cannot be read, that fits no network, or less than a full match without `partial`.
+        SettingsError: The checkpoint would overwrite itself.
+        DataError: The file system refused.
+    """
+    comparison = compare_checkpoint(settings, progress, vocabulary=vocabulary)
+    show(comparison)
+    write_conversion(comparison, settings)
+    return comparison
 
 
 def compare_checkpoint(

@@ -73,7 +73,7 @@ class _Outcome(NamedTuple):
     header: SceneHeader | None
 
 
-def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareReport:
+def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
     """Prepare the scans of a raw folder, one HDF5 file each, and then write `store.json`.
 
     A scan that cannot be read is reported in `failed` and the others are prepared. A scene is skipped where its file is
@@ -89,13 +89,13 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
             worker that died; what was prepared until then stays, and the next run continues.
     """
     vocabulary = load_vocabulary(settings.vocabulary)
-    scans = find_scans(settings.raw)
+    scans = find_scans(settings.raw_folder)
     table = NO_TABLE
     if not all(files.is_test for files in scans):
-        table = read_label_table(settings.raw / LABEL_TABLE_NAME, vocabulary)
+        table = read_label_table(settings.raw_folder / LABEL_TABLE_NAME, vocabulary)
     failed = {files.scene_id: _twice(files.scene_id) for files in _repeated(scans)}
-    splits = _assign_splits(scans, settings.raw, progress)
-    index, count = settings.shard_numbers or (1, 1)
+    splits = _assign_splits(scans, settings.raw_folder, progress)
+    index, count = settings.shard_numbers
     own = [files for files in scans if files.scene_id not in failed][index - 1 :: count]
     scenes_folder = _make_folders(settings.store)
     jobs = [
@@ -136,13 +136,13 @@ def prepare_store(settings: PrepareSettings, progress: Progress) -> PrepareRepor
                         unmapped[label] = unmapped.get(label, 0) + objects
                 task.advance(status=scene_id)
         if count == 1:
-            _write_index(settings.store, vocabulary, headers, _provenance(settings.raw, table.digest), progress)
+            _write_index(settings.store, vocabulary, headers, _provenance(settings.raw_folder, table.digest), progress)
         else:
             shard = Shard(
                 index=index,
                 count=count,
                 plan=digest_plan(splits, vocabulary, table),
-                raw=settings.raw,
+                raw=settings.raw_folder,
                 label_table=table.digest,
                 vocabulary=vocabulary,
                 seals=read_seals(settings.store, headers),

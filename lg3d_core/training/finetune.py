@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError
-from lg3d_core.language.anchors import Anchors
+from lg3d_core.language.anchors_file import Anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha

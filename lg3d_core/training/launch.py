@@ -29,10 +29,10 @@ from lg3d_core.training.scenes import TrainingData, describe_data, digest_data, 
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
 
-OWN_OF_A_START = ("name", "runs", "resume", "start", "jobs", "rank_timeout", *RESUMABLE)
+OWN_OF_A_START = ("recipe", "name", "runs", "resume", "start", "jobs", "rank_timeout", *RESUMABLE)
 """Settings that may differ where a start of `torchrun` goes on with a run that is there."""
 
-OF_A_MACHINE = ("store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
+OF_A_MACHINE = ("recipe", "store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
 """Settings that may differ between the machines of a run: where things lie, and how many processes load them."""
 SEEN_SECONDS = 10.0
 """What a network file system has time for, to show one machine a folder that another has made."""
@@ -89,8 +89,8 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
         if run is not None:
             _tell_changes(run, given, settings, world, progress)
         world.share_of(settings.batch_size)
-        shared = [field.name for field in dataclasses.fields(settings) if field.name not in OF_A_MACHINE]
-        options = {option_name(field): str(getattr(settings, field)) for field in shared}
+        shared = [name for name in settings.saved_fields() if name not in OF_A_MACHINE]
+        options = {option_name(type(settings), field): str(getattr(settings, field)) for field in shared}
         world.require_equal(options, "give all machines the same options, environment and lg3d.toml")
         with repeatable(settings):
             world.doing("opening the data")
@@ -117,7 +117,7 @@ def _tell_changes(run: Run, given: S, settings: S, world: World, progress: Progr
     changed = [field for field in RESUMABLE if getattr(own, field) != getattr(settings, field)]
     if changed:
         write_text(run.folder / "settings.json", settings.to_json())
-        values = ", ".join(f"{option_name(field)} {getattr(settings, field)}" for field in changed)
+        values = ", ".join(f"{option_name(type(settings), field)} {getattr(settings, field)}" for field in changed)
         progress.note(f"from here on with {values}")
 
 
@@ -134,10 +134,10 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
         return None
     run = _see_folder(folder, world)
     own = type(settings).from_json((folder / "settings.json").read_text(encoding="utf-8"))
-    fields = [field.name for field in dataclasses.fields(settings) if field.name not in OWN_OF_A_START]
+    fields = [name for name in settings.saved_fields() if name not in OWN_OF_A_START]
     other = [field for field in fields if getattr(own, field) != getattr(settings, field)]
     if other:
-        values = ", ".join(f"{option_name(field)} {getattr(own, field)}" for field in other)
+        values = ", ".join(f"{option_name(type(settings), field)} {getattr(own, field)}" for field in other)
         raise SettingsError(f"{folder} exists and was trained with {values}: take another --name, or these settings")
     progress.note(f"going on with {folder}")
     return run

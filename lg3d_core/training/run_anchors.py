@@ -1,7 +1,7 @@
 """Text anchors that fit a training run."""
 
 from lg3d_core.errors import SettingsError
-from lg3d_core.language.anchors import Anchors, load_anchors, require_vocabulary
+from lg3d_core.language.anchors_file import Anchors, load_anchors, require_vocabulary
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.vocabulary import Vocabulary

@@ -41,7 +41,7 @@ FEW_ROOMS = 12
 """With fewer training rooms, validation may hold what a single one of them has."""
 
 
-def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
+def rooms(settings: RoomsSettings, progress: Progress) -> Path:
     """Write furnished rooms in ScanNet's raw format into `settings.out`, in parallel.
 
     Rooms that a previous run with equal settings has finished are kept, so a second run does nothing and an interrupted

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lg3d_core.errors import MissingDependencyError
-from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
@@ -18,9 +18,7 @@ from lg3d_core.viewing.server import serve_view
 from lg3d_core.viewing.window import has_display, open_window
 
 
-def show_scene(
-    settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None
-) -> list[Path]:
+def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None) -> list[Path]:
     """Show a scene's colours, ground truth, prediction and errors, or a training sample; returns the files written.
 
     Where neither a picture nor a page is asked for, a window opens; without a display `<scene>.png` and `<scene>.html`
@@ -76,7 +74,7 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
 def show_view(
     view: SceneView, settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None
 ) -> list[Path]:
-    """Show what `build_view` made, as `show_scene` does; returns the files written, if any."""
+    """Show what `build_view` made, as `view` does; returns the files written, if any."""
     png, html = settings.png, settings.html
     if png is None and html is None and not settings.serve:
         if _opened_window(view, progress):

@@ -102,7 +102,7 @@ class _Notes(Progress):
         self.progress.warn(message)
 
 
-def report_runs(settings: ReportSettings, progress: Progress) -> Report:
+def report(settings: ReportSettings, progress: Progress) -> Report:
     """Write the report of one run, or of several side by side.
 
     Scores come from the last checkpoint of each run; they are kept in its folder as `report-<split>.npz`, and used

@@ -13,7 +13,7 @@ from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.vocabulary import Vocabulary
 
 
-def evaluate_checkpoint(settings: EvalSettings, progress: Progress) -> Evaluation:
+def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
     """Score a fine-tuned checkpoint, or the newest one, on a split.
 
     Raises:
