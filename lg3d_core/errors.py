@@ -1,6 +1,20 @@
 """Errors that a user can fix. A message states what was expected, what was found, and what to do next."""
 
+import errno
+
 MAX_CHARACTERS = 1500
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def printable(text: str) -> str:
+    """Return text without characters that would control a terminal; they are escaped as in Python's `repr`.
+
+    These are control characters, line breaks, marks that change the writing direction, and undecodable bytes of a file
+    name.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def one_line(text: str) -> str:
@@ -9,12 +23,21 @@ def one_line(text: str) -> str:
     Characters that end the line, move the cursor or change the writing direction are escaped as in Python's `repr`, and
     the middle of a long text is omitted.
     """
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = printable(text)
     if len(text) > MAX_CHARACTERS:
         half = MAX_CHARACTERS // 2
         text = f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
     return text
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return a message for a failed file operation, with advice."""
+    name, reason = error.filename or "a file", error.strerror or str(error)
+    if error.errno in DISK_FULL:
+        return f"cannot write {error.filename or 'the output'} ({reason}): make room, then run again"
+    if isinstance(error, PermissionError):
+        return f"cannot open {name} ({reason}): change its permissions, or name another path"
+    return f"cannot use {name} ({reason})"
 
 
 class Lg3dError(Exception):
@@ -46,6 +69,10 @@ class UsageError(SettingsError):
 
 class DataError(Lg3dError):
     """Missing, damaged or inconsistent content of a scan, store, anchors file or table."""
+
+
+class ChoiceError(DataError, UsageError):
+    """An option value that names something unknown, such as a split or a vocabulary."""
 
 
 class ShapeError(Lg3dError):

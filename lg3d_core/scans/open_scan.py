@@ -14,15 +14,15 @@ OPENERS: dict[str, Callable[[Path], Surface]] = {
     ".pcd": open_pcd,
     ".obj": open_model,
     ".glb": open_model,
+    ".gltf": open_model,
 }
 
 
 def open_scan(path: Path) -> Surface:
-    """Open a PLY, PCD, OBJ or GLB file.
+    """Open a PLY, PCD, OBJ, GLB or glTF file.
 
     Raises:
         DataError: The file is missing, of another kind, damaged, or without a vertex.
-        MissingDependencyError: It is OBJ or GLB, and trimesh is not installed.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file")

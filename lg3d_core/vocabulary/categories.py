@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import ChoiceError, DataError
 
 MAX_CATEGORIES = 32_767
 """Maximum of an int16 label."""
@@ -100,7 +100,8 @@ def load_vocabulary(name: str = "scannet200") -> Vocabulary:
     looked up in column `id` of the raw label table.
 
     Raises:
-        DataError: The vocabulary does not exist, or the file has another format.
+        ChoiceError: The vocabulary does not exist.
+        DataError: The file has another format.
     """
     if name in SHIPPED:
         text = (resources.files("lg3d_core.vocabulary") / "data" / f"{name}.tsv").read_text(encoding="utf-8")
@@ -108,7 +109,9 @@ def load_vocabulary(name: str = "scannet200") -> Vocabulary:
     path = Path(name)
     if not path.is_file():
         known = ", ".join(SHIPPED)
-        raise DataError(f"no vocabulary {name!r}: expected one of {known}, or a path of a TSV file with id and name")
+        raise ChoiceError(
+            f"no vocabulary {name!r}: expected one of {known}, or the path of a TSV file with id and name"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
