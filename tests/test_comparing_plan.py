@@ -164,7 +164,7 @@ def test_given_anchors_replace_those_of_the_recipe(tmp_path: Path) -> None:
 def test_rows_that_cannot_be_planned_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="RECIPES is missing"):
         plan()
-    with pytest.raises(SettingsError, match="two recipes are called Scratch"):
+    with pytest.raises(SettingsError, match="two recipes have the label Scratch"):
         plan("table1-1-scratch", "table2-1-scratch")
     (tmp_path / "mine.toml").write_text("[finetune]\nepochs = 2\nfrom = 'scratch'\nlosss = 'focal'\n")
     with pytest.raises(SettingsError, match="no setting 'losss'; did you mean 'loss'"):

@@ -73,9 +73,9 @@ def test_a_table_is_made_and_repeated_without_new_runs(
     assert comparison.rows[1].difference["all"].relative == pytest.approx(0.8, abs=0.05)
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == comparison.to_dict()
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "Percent at vertices of 4 scenes, over the 200 present categories; mean ± deviation over 2 seeds." in text
+    assert "Percent at vertices of 4 scenes, over the 200 present classes; mean ± deviation over 2 seeds." in text
     assert re.search(r"\| Ours \| \d\d\.\d\d ± 0\.\d\d \|", text)
-    assert "mIoU less that of Scratch" in text
+    assert "Difference in mIoU from Scratch" in text
     assert compare(settings, Progress()).to_dict() == comparison.to_dict()
     assert order(tmp_path) == started
 
@@ -100,7 +100,9 @@ def test_steps_that_need_a_failed_run_are_not_started(
 ) -> None:
     for recipe in recipes[1:]:
         Path(recipe).write_text(Path(recipe).read_text().replace("[pretrain]\n", "[pretrain]\nlearning_rate = 7.0\n"))
-    with pytest.raises(DataError, match=r"1 runs failed, and 2 more need it; the first: pretrain-csc.*no output"):
+    with pytest.raises(
+        DataError, match=r"1 runs failed, and 2 more depend on them; the first: pretrain-csc.*no output"
+    ):
         compare(settings_of(store_path, tmp_path, recipes, seeds=1), Progress())
     assert [line.split()[0] for line in order(tmp_path)] == ["finetune"]
 
@@ -162,7 +164,7 @@ def test_a_signal_stops_every_run_and_the_same_command_resumes(
     os.kill(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "go on with the same command" in error
+    assert "run the same command again to resume" in error
     assert len(list(tmp_path.glob("out/runs/*/saved"))) == 2
 
 

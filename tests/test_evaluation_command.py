@@ -69,7 +69,7 @@ def test_an_unannotated_split_is_exported(always_floor: Path, store_path: Path, 
 
 
 def test_without_any_run_the_error_names_the_command_to_run(store_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="run lg3d finetune, or say --checkpoint FILE"):
+    with pytest.raises(CheckpointError, match="run lg3d finetune, or pass --checkpoint FILE"):
         evaluate_checkpoint(EvalSettings(store=store_path, runs=tmp_path, device="cpu"), Progress())
 
 
@@ -85,7 +85,7 @@ def test_an_unknown_split_and_a_missing_checkpoint_raise(always_floor: Path, sto
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        (replace(INFO, vocabulary="other", vocabulary_digest="0" * 16), "use a store of that vocabulary"),
+        (replace(INFO, vocabulary="other", vocabulary_digest="0" * 16), "use a store of the checkpoint's vocabulary"),
         (replace(INFO, kind="pretrain", num_classes=None), "run lg3d finetune --from"),
     ],
 )

@@ -69,7 +69,7 @@ def test_inputs_that_do_not_match_are_rejected() -> None:
         matrix.update(np.zeros(3, dtype=int), np.zeros(1, dtype=int))
     with pytest.raises(ShapeError, match="integer predictions, got float64"):
         matrix.update(np.zeros(1, dtype=int), np.zeros(1))
-    with pytest.raises(ShapeError, match="another vocabulary"):
+    with pytest.raises(ShapeError, match="check that the vocabulary is the same"):
         matrix.update(np.array([2]), np.array([0]))
     with pytest.raises(ShapeError, match="matrix of 2 classes, got 3"):
         matrix.merge(ConfusionMatrix(3))

@@ -125,7 +125,7 @@ def test_progress_receives_every_scene_and_a_warning_without_ground_truth() -> N
     progress = Recorder()
     evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["bare"], progress=progress)
     assert progress.steps == ["evaluate 1 scene", "+1 bare"]
-    assert progress.warnings == ["none of the 1 scenes has ground truth: their scores are undefined"]
+    assert progress.warnings == ["none of the 1 scenes has ground truth: the scores are undefined"]
     assert np.isnan(evaluation.vertex.miou_present)
 
 

@@ -112,8 +112,8 @@ def test_invalid_labels_are_rejected(tmp_path: Path, files: dict[str, str], mess
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("predicted_masks/a.txt 2", "expected a mask's path"),
-        ("predicted_masks/a.txt chair 0.5", "expected a mask's path"),
+        ("predicted_masks/a.txt 2", "expected a mask path"),
+        ("predicted_masks/a.txt chair 0.5", "expected a mask path"),
         ("predicted_masks/a.txt 2 nan", "finite confidence"),
         ("predicted_masks/a.txt 2 high", "finite confidence"),
         ("predicted_masks/b.txt 2 0.5", "no predicted_masks/b.txt"),

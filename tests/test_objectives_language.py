@@ -225,7 +225,7 @@ def test_the_softmax_loss_without_labels_is_zero_with_zero_gradient():
 
 
 def test_the_softmax_loss_rejects_features_of_another_width():
-    with pytest.raises(ShapeError, match="must have one width"):
+    with pytest.raises(ShapeError, match="must have the same width"):
         language_softmax_loss(torch.ones(2, 4), torch.tensor([0, 1]), ANCHORS, temperature=0.1)
 
 
@@ -349,7 +349,7 @@ def test_all_sets_of_negatives_are_equally_likely():
 @pytest.mark.parametrize(
     ("features", "labels", "anchors", "needle"),
     [
-        (torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), ANCHORS, "one width"),
+        (torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), ANCHORS, "same width"),
         (torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), ANCHORS, "one label for each of 2"),
         (torch.zeros(2, 3), torch.zeros(2), ANCHORS, "integers"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), ANCHORS, "0 to 3"),

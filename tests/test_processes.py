@@ -52,7 +52,7 @@ def test_exceptions_of_workers_are_raised_in_the_parent() -> None:
 
 
 def test_the_death_of_a_worker_is_reported_with_its_scene() -> None:
-    with pytest.raises(DataError, match=r"worker process died .* bad.*run again"):
+    with pytest.raises(DataError, match=r"worker process died .* bad.*run the command again"):
         list(run_in_processes(die, [Job("bad"), Job("good")], num_processes=2))
 
 

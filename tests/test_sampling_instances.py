@@ -151,12 +151,12 @@ def test_a_bank_with_inconsistent_row_counts_is_rejected(bank: InstanceBank, tmp
         offsets = file["offsets"][:]
         del file["offsets"]
         file["offsets"] = offsets + np.arange(len(offsets))
-    with pytest.raises(DataError, match="not the instance bank"):
+    with pytest.raises(DataError, match="expected the instance bank"):
         load_bank(copy, key=bank.key)
     shutil.copy(bank.path, copy)
     with h5py.File(copy, "r+") as file:
         file["points/xyz"][3, 1] = np.nan
-    with pytest.raises(DataError, match="object 0 makes no sense"):
+    with pytest.raises(DataError, match="object 0 has missing or non-finite points"):
         load_bank(copy, key=bank.key).read([0])
 
 
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_created_is_a_one_line_error(bank: InstanceBank,
     shutil.rmtree(bank.path.parent)
     try:
         bank.path.parent.write_bytes(b"")  # a file where the folder should be
-        with pytest.raises(DataError, match="cannot make the folder"):
+        with pytest.raises(DataError, match="cannot create the folder"):
             ensure_bank(store, budget=None, progress=Progress())
     finally:
         bank.path.parent.unlink()
@@ -212,7 +212,7 @@ def test_a_store_without_rare_objects_has_an_empty_bank_and_a_warning(store_path
     shutil.copytree(store_path, tmp_path / "data")
     notes = Notes()
     assert open_pasting(SceneStore(tmp_path / "data"), budget=None, count=5, progress=notes) is None
-    assert notes.warnings == ["no instance sampling: the training scenes have no objects of tail categories"]
+    assert notes.warnings == ["instance sampling is off: the training scenes have no objects of tail classes"]
 
 
 def pasted_dataset(store: SceneStore, count: int = 5, **options: object) -> SceneDataset:

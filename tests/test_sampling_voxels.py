@@ -121,11 +121,11 @@ def test_an_invalid_voxel_size_is_rejected(voxel_size: float) -> None:
 def test_positions_that_are_not_finite_are_reported_by_row(value: float) -> None:
     xyz = np.zeros((5, 3), dtype=np.float32)
     xyz[3, 1] = value
-    with pytest.raises(DataError, match="1 points are not finite, the first in row 3"):
+    with pytest.raises(DataError, match="1 points are not finite; the first is row 3"):
         voxelize(xyz, 0.02)
 
 
 def test_positions_in_millimetres_are_rejected_with_advice() -> None:
     xyz = np.array([[0.0, 0.0, 0.0], [5000.0, 0.0, 0.0]])
-    with pytest.raises(DataError, match="are the coordinates in metres"):
+    with pytest.raises(DataError, match="check that the coordinates are in metres"):
         voxelize(xyz, 0.02)

@@ -144,7 +144,7 @@ def test_procedural_rooms_are_generated_and_files_are_read(tmp_path: Path, monke
     mesh = next(write_room(tmp_path / "raw", "scene0000_00").glob("*_vh_clean_2.ply"))
     (cloud,) = gather_clouds([str(mesh)], tmp_path, num_rooms=1, voxel_size=0.05, seed=0, progress=Progress())
     assert cloud.name == mesh.stem
-    with pytest.raises(DataError, match=r"expected a \.ply file, or a scene of a store"):
+    with pytest.raises(DataError, match=r"expected a \.ply file or a scene of a store"):
         gather_clouds(["scene0000_00"], tmp_path, num_rooms=1, voxel_size=0.05, seed=0, progress=Progress())
     with pytest.raises(DataError, match="no points"):
         make_workload(

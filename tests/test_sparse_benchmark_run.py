@@ -156,7 +156,7 @@ def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         time_fakes(monkeypatch, [FakeEngine("a", fail, [], is_peer=False)])
     refusing = FakeEngine("b", lambda _: 1.0, [])
     monkeypatch.setattr(refusing, "refusal", lambda *, training: "no CUDA" if not training else None)
-    assert time_fakes(monkeypatch, [refusing]).measured[0].failure == "left out: no CUDA"
+    assert time_fakes(monkeypatch, [refusing]).measured[0].failure == "skipped: no CUDA"
 
 
 def measured(name: str, seconds: Sequence[float], **others: Any) -> Measured:
@@ -314,7 +314,7 @@ def test_a_wrong_result_gives_a_warning() -> None:
     failed.failure = "failed: RuntimeError: no"
     run_module._warn_about(Result("layer", "layers", "", 1, Cost(), [measured("ours", [1.0]), wrong, failed]), listener)
     assert listener.warnings == [
-        "layer, racy: its result differs by 5.0e-01, so no ratio is given; try one thread",
+        "layer, racy: its result differs by 5.0e-01, so no ratio is reported; try one thread",
         "layer, broken: failed: RuntimeError: no",
     ]
 

@@ -74,7 +74,7 @@ def test_a_quote_in_a_name_is_an_ordinary_character(tmp_path: Path) -> None:
         ("", "no rows"),
         ("id\tname\n", "no rows"),
         ("number\tname\n1\tchair\n", "no rows with the columns id and name"),
-        ("id\tname\nx\tchair\n", "cannot be read"),
+        ("id\tname\nx\tchair\n", "has an invalid row"),
         ("id\tname\n1\n", "has no name"),
         ("id\tname\n1\t \n", "has no name"),
         ("id\tname\tsplit\n1\tchair\trare\n", "split must be head, common or tail"),
@@ -82,7 +82,7 @@ def test_a_quote_in_a_name_is_an_ordinary_character(tmp_path: Path) -> None:
         ("id\tname\n1\tchair\n2\tchair\n", "same name twice"),
         ("id\tname\tred\tgreen\tblue\n1\tchair\t300\t0\t0\n", "colour outside 0 to 255"),
         ("id\tname\n" + "".join(f"{k}\tn{k}\n" for k in range(32_768)), "expected at most 32767"),
-        ("id\tname\n1\t" + "x" * 200_000 + "\n", "no table"),
+        ("id\tname\n1\t" + "x" * 200_000 + "\n", "not a table"),
     ],
 )
 def test_a_malformed_vocabulary_is_rejected_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:

@@ -58,7 +58,7 @@ def test_equal_tables_have_equal_digests_and_others_do_not(tmp_path: Path) -> No
         (b"", "lacks the columns"),
         (b"id\tname\n1\twall\n", "lacks the columns"),
         ("id\traw_category\n1\tcaf\xe9\n".encode("latin-1"), "not UTF-8"),
-        (b"id\traw_category\n1\t" + b"x" * 200_000, "no table"),
+        (b"id\traw_category\n1\t" + b"x" * 200_000, "not a table"),
     ],
 )
 def test_a_file_that_is_not_a_label_table_is_rejected(tmp_path: Path, data: bytes, reason: str) -> None:

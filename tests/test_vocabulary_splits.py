@@ -24,7 +24,7 @@ def test_split_files_are_read_where_there_are_any(tmp_path: Path) -> None:
 def test_a_scene_in_two_splits_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "scannetv2_train.txt").write_text("a\nb\n")
     (tmp_path / "scannetv2_val.txt").write_text("b\n")
-    with pytest.raises(DataError, match=r"scannetv2_val\.txt names b, which scannetv2_train\.txt has too"):
+    with pytest.raises(DataError, match=r"scannetv2_val\.txt lists b, which scannetv2_train\.txt lists too"):
         read_split_files(tmp_path)
 
 
