@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.any_ply import open_ply
 from lg3d_core.scans.models import open_model
 from lg3d_core.scans.pcd import open_pcd
+from lg3d_core.scans.ply import open_ply
 from lg3d_core.scans.surface import Surface
 
 OPENERS: dict[str, Callable[[Path], Surface]] = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.any_ply import open_ply
+from lg3d_core.scans.ply import open_ply
 from tests.scan_files import points_ply, polygons_ply
 
 XYZ = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 1]], dtype=float)
