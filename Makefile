@@ -8,7 +8,7 @@ TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist 
 MINKOWSKI_VERSION := 0.5.4
 MULTIARCH = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('MULTIARCH') or '')")
 
-.PHONY: demo test test-gpu test-fuzz check format lint types minkowski system system-dev system-minkowski clean
+.PHONY: demo test test-gpu test-fuzz test-kill test-wheel docs check format lint types minkowski system system-dev system-minkowski clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lg3d demo
@@ -35,6 +35,18 @@ test-kill: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interruption --kills 200 --stops 40
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interruption_of_ranks --kills 6
 
+# The wheel alone, in an environment of its own: what `pip install lg3d` gives.
+test-wheel: $(VENV)/.installed
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check -r requirements.lock build/wheel/lg3d-*.whl
+	cd build/wheel && venv/bin/lg3d demo --scenes 4 --quiet && venv/bin/lg3d doctor
+
+# The documentation site, in build/site; a broken link is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,6 +69,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml | system
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed | system-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	touch $@
+
+$(VENV)/.installed-docs: requirements-docs.lock $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.lock
 	touch $@
 
 # MinkowskiEngine for the CPU, built from its source release against the PyTorch of $(VENV). Its wheel is kept in build/.

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.devices import autocast
-from lg3d_core.evaluation.predict import CHUNK
+from lg3d_core.evaluation.predictor import CHUNK
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import cross_entropy_loss
 from lg3d_core.progress import Progress

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 from lg3d_core.errors import MemoryLimitError
@@ -58,6 +59,13 @@ def describe_peak(device: torch.device) -> str:
     else:
         peak, total = peak_resident(), _total_memory()
     return f"peak {peak / 2**30:.1f} GiB" + (f" of {total / 2**30:.1f} GiB" if total else "")
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that new allocations on a device may use now, the page cache counted as free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def peak_resident() -> int:

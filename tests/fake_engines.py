@@ -93,76 +93,6 @@ class FakeSpconv:
         return layer
 
 
-class FakeTorchSparse:
-    """torchsparse 2.1: kernels `(offsets, in, out)`, odd ones with x fastest, even ones with z fastest."""
-
-    class SparseTensor:
-        def __init__(self, feats: Tensor, coords: Tensor, stride: Any = (1, 1, 1), spatial_range: Any = None) -> None:
-            self.feats, self.coords, self.stride, self.spatial_range = feats, coords, stride, spatial_range
-            self._caches: dict[int, Tensor] = {stride[0]: coords}
-
-    class Conv3d(nn.Module):
-        def __init__(
-            self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int, bias: bool, transposed: bool
-        ) -> None:
-            super().__init__()
-            shape = (in_channels, out_channels) if kernel_size == 1 else (kernel_size**3, in_channels, out_channels)
-            self.kernel = nn.Parameter(torch.empty(shape))
-            self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-            self.size, self.stride, self.transposed = kernel_size, stride, transposed
-
-        def forward(self, x: Any) -> Any:
-            kernel = self.kernel.reshape(self.size, self.size, self.size, *self.kernel.shape[-2:])
-            if self.size % 2:
-                kernel = kernel.permute(2, 1, 0, 3, 4)
-            stride = x.stride[0] // 2 if self.transposed else x.stride[0] * self.stride
-            finer = x._caches[stride] if self.transposed else None
-            features, rows = convolve(x.feats, x.coords, kernel, stride=self.stride, finer=finer)
-            features = features if self.bias is None else features + self.bias
-            output = FakeTorchSparse.SparseTensor(features, rows, (stride,) * 3)
-            output._caches = x._caches
-            output._caches.setdefault(stride, rows)
-            return output
-
-
-class FakeWarpConvNet:
-    """WarpConvNet: weights `(offsets, in, out)` with z fastest; a transposed layer is given its output's voxels."""
-
-    class Voxels:
-        def __init__(self, coordinates: Tensor, features: Tensor, offsets: Tensor, tensor_stride: Any) -> None:
-            counts = offsets[1:] - offsets[:-1]
-            batch = torch.repeat_interleave(torch.arange(len(counts)), counts)
-            self.batch_indexed_coordinates = torch.cat([batch[:, None].int(), coordinates], dim=1)
-            self.feature_tensor, self.tensor_stride = features, tensor_stride
-
-        def replace(self, batched_features: Tensor) -> "FakeWarpConvNet.Voxels":
-            other = object.__new__(FakeWarpConvNet.Voxels)
-            other.__dict__.update(self.__dict__, feature_tensor=batched_features)
-            return other
-
-    class SparseConv3d(nn.Module):
-        def __init__(
-            self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int, bias: bool, transposed: bool
-        ) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.empty(kernel_size**3, in_channels, out_channels))
-            self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-            self.size, self.stride, self.transposed = kernel_size, stride, transposed
-
-        def forward(self, x: Any, finer: Any = None) -> Any:
-            assert (finer is not None) == self.transposed
-            kernel = self.weight.reshape(self.size, self.size, self.size, *self.weight.shape[1:])
-            rows = None if finer is None else finer.batch_indexed_coordinates
-            features, rows = convolve(
-                x.feature_tensor, x.batch_indexed_coordinates, kernel, stride=self.stride, finer=rows
-            )
-            output = x.replace(features if self.bias is None else features + self.bias)
-            output.batch_indexed_coordinates = rows
-            stride = x.tensor_stride[0] // 2 if self.transposed else x.tensor_stride[0] * self.stride
-            output.tensor_stride = (stride,) * 3
-            return output
-
-
 class FakeMinkowski:
     """MinkowskiEngine 0.5: offsets and weights as lg3d numbers them, coordinates in input voxels."""
 
@@ -226,8 +156,5 @@ class FakeMinkowski:
 
 MODULES: dict[str, Any] = {
     "spconv.core": SimpleNamespace(ConvAlgo=SimpleNamespace(Native="native")),
-    "torchsparse.nn": FakeTorchSparse,
-    "warpconvnet.geometry.types.voxels": FakeWarpConvNet,
-    "warpconvnet.nn.modules.sparse_conv": FakeWarpConvNet,
 }
 """What the adapters import by name."""

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,39 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "lg3d_core"
 
-# Each room may import the rooms before it that are named here, and itself.
-FOUNDATIONS = {"errors", "progress", "settings", "files", "devices", "memory", "processes", "stopping", "__version__"}
-MAY_IMPORT = {
-    "vocabulary": set(),
-    "scans": {"vocabulary"},
-    "synthetic": {"scans", "vocabulary"},
-    "store": {"scans", "vocabulary"},
-    "language": {"vocabulary"},
-    "sparse": set(),
-    "networks": {"sparse"},
-    "sampling": {"store", "scans", "vocabulary"},
-    "sparse_benchmark": {"scans", "synthetic", "store", "sparse", "networks", "sampling"},
-    "objectives": set(),
-    "evaluation": {"vocabulary", "store", "sparse", "networks", "sampling"},
-    "inference": {
-        "vocabulary",
-        "scans",
-        "store",
-        "language",
-        "sparse",
-        "networks",
-        "sampling",
-        "objectives",
-        "evaluation",
-    },
-    "training": {"vocabulary", "store", "language", "sparse", "networks", "sampling", "objectives", "evaluation"},
-    "viewing": {"vocabulary", "scans", "store", "networks", "sampling", "evaluation", "inference"},
-    "reporting": {"vocabulary", "store", "language", "networks", "objectives", "evaluation", "viewing"},
-    "comparing": {"vocabulary", "store", "language", "networks", "evaluation", "training", "reporting"},
-    "demo": {"synthetic", "store", "language", "training", "evaluation", "viewing", "networks"},
-    "doctor": {"sparse"},
-    "project": {"scans", "vocabulary"},
-}
+TABLE = ROOT / "docs" / "architecture.md"
+
+
+def read_table() -> tuple[set[str], dict[str, set[str]]]:
+    """Return the foundations, and what each other package may import, from the table in the documentation."""
+    rows = [line.split("|")[1:4] for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    names = [(re.findall("`([a-z_]+)`", row[0]), set(re.findall("`([a-z_]+)`", row[2]))) for row in rows]
+    (foundations, nothing), *packages = names
+    assert not nothing
+    assert all(len(own) == 1 for own, _ in packages)
+    return {*foundations, "__version__"}, {own[0]: allowed for own, allowed in packages}
+
+
+FOUNDATIONS, MAY_IMPORT = read_table()
 TORCH_FREE = {"vocabulary", "scans", "synthetic", "processes", "errors", "progress", "settings", "files", "stopping"}
 
 
@@ -61,6 +43,11 @@ def imported_modules(path: Path) -> set[str]:
 
 def room_of(path: Path) -> str:
     return path.relative_to(CORE).parts[0].removesuffix(".py")
+
+
+def test_every_package_is_in_the_table_of_the_documentation() -> None:
+    present = {path.name.removesuffix(".py") for path in CORE.iterdir() if not path.name.startswith((".", "__"))}
+    assert present - {"py.typed", "recipes"} == FOUNDATIONS - {"__version__"} | set(MAY_IMPORT)
 
 
 MODULES = sorted(CORE.rglob("*.py"))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, DataError
-from lg3d_core.evaluation.evaluate import evaluate_scenes, write_labels
+from lg3d_core.evaluation.evaluate import evaluate_scenes
+from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.evaluation.submissions import label_text
 from lg3d_core.progress import Progress, Task
 from lg3d_core.sparse import SparseTensor
 from lg3d_core.vocabulary import load_vocabulary
@@ -22,6 +25,7 @@ class Stripes(nn.Module):
     """Names a voxel by its red channel: 0, 100 or 200 are classes 0, 1, 2."""
 
     num_classes: int | None = 3
+    num_features = 3
 
     def forward(self, x: SparseTensor) -> Tensor:
         return x.restore(x.features)
@@ -29,6 +33,10 @@ class Stripes(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         steps = ((features[:, 0] + 0.5) * 2.55).round().long()
         return torch.nn.functional.one_hot(steps, 3).float()
+
+
+def predictor_of(network: nn.Module, **options: Any) -> Predictor:
+    return Predictor(network=network, voxel_size=0.5, **options)  # type: ignore[arg-type]
 
 
 class Recorder(Progress):
@@ -75,7 +83,7 @@ STORE = FakeStore(
 
 
 def test_vertices_and_voxels_are_scored_by_hand() -> None:
-    evaluation = evaluate_scenes(Stripes(), STORE, ["one", "two", "bare"], voxel_size=0.5, device="cpu")
+    evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["one", "two", "bare"])
     # vertices: truth 0 0 1 0 - 2 | 0 1 | - -, predicted 0 0 1 1 2 2 | 1 1 | 2 2
     assert evaluation.vertex.support.tolist() == [4, 2, 1]
     assert evaluation.vertex.predicted.tolist() == [2, 4, 1]
@@ -94,35 +102,35 @@ def test_vertices_and_voxels_are_scored_by_hand() -> None:
 
 def test_exported_files_have_a_raw_id_per_vertex_in_order(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
-    evaluation = evaluate_scenes(Stripes(), STORE, ["one", "bare"], voxel_size=0.5, device="cpu", export=folder)
+    evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["one", "bare"], export=folder)
     assert evaluation.export == folder
     assert (folder / "one.txt").read_text() == "10\n10\n20\n20\n30\n30\n"
     assert (folder / "bare.txt").read_text() == "30\n30\n"
     assert sorted(path.name for path in folder.iterdir()) == ["bare.txt", "one.txt"]
 
 
-def test_a_prediction_outside_the_vocabulary_is_exported_as_zero(tmp_path: Path) -> None:
+def test_a_prediction_outside_the_vocabulary_is_exported_as_zero() -> None:
     vocabulary = load_vocabulary("scannet20")
-    write_labels(tmp_path / "scene.txt", np.array([0, -1, 19, 20], dtype=np.int16), vocabulary)
-    assert (tmp_path / "scene.txt").read_text() == f"{vocabulary.ids[0]}\n0\n{vocabulary.ids[19]}\n0\n"
+    text = label_text(np.array([0, -1, 19, 20], dtype=np.int16), vocabulary)
+    assert text == f"{vocabulary.ids[0]}\n0\n{vocabulary.ids[19]}\n0\n"
 
 
 def test_an_export_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="cannot write"):
-        evaluate_scenes(Stripes(), STORE, ["one"], voxel_size=0.5, device="cpu", export=tmp_path / "file")
+        evaluate_scenes(predictor_of(Stripes()), STORE, ["one"], export=tmp_path / "file")
 
 
 def test_progress_hears_of_every_scene_and_of_missing_truth() -> None:
     progress = Recorder()
-    evaluation = evaluate_scenes(Stripes(), STORE, ["bare"], voxel_size=0.5, device="cpu", progress=progress)
+    evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["bare"], progress=progress)
     assert progress.steps == ["evaluate 1 scene", "+1 bare"]
     assert progress.warnings == ["none of the 1 scenes has ground truth: their scores are undefined"]
     assert np.isnan(evaluation.vertex.miou_present)
 
 
 def test_json_is_valid_also_where_scores_are_undefined(tmp_path: Path) -> None:
-    evaluation = evaluate_scenes(Stripes(), STORE, ["bare"], voxel_size=0.5, device="cpu", export=tmp_path)
+    evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["bare"], export=tmp_path)
     values = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     assert values["vertex"]["miou_present"] is None
     assert values["export"] == str(tmp_path)
@@ -131,7 +139,7 @@ def test_json_is_valid_also_where_scores_are_undefined(tmp_path: Path) -> None:
 
 def test_an_empty_split_says_what_to_do() -> None:
     with pytest.raises(DataError, match="no scenes to evaluate in fake: choose another --split"):
-        evaluate_scenes(Stripes(), STORE, [], voxel_size=0.5, device="cpu")
+        evaluate_scenes(predictor_of(Stripes()), STORE, [])
 
 
 @pytest.mark.parametrize(("num_classes", "words"), [(None, "no classifier"), (200, "a classifier of 200 classes")])
@@ -139,14 +147,14 @@ def test_a_classifier_of_another_width_is_refused(num_classes: int | None, words
     network = Stripes()
     network.num_classes = num_classes
     with pytest.raises(CheckpointError, match=f"expected a classifier of 3 classes .* has {words}"):
-        evaluate_scenes(network, STORE, ["one"], voxel_size=0.5, device="cpu")
+        evaluate_scenes(predictor_of(network), STORE, ["one"])
 
 
 def test_a_network_without_classifier_is_scored_by_the_scores_it_is_given() -> None:
     network = Stripes()
     network.num_classes = None
     evaluation = evaluate_scenes(
-        network, STORE, ["one"], voxel_size=0.5, device="cpu", scores=lambda features: -network.classify(features)
+        predictor_of(network, score=lambda features: -network.classify(features)), STORE, ["one"]
     )
     # Class 0 is now named where another colour is seen, at 2 3 4 5, and truly there at 0 1 3: 1 / (3 + 3 - 1) without 4
     assert evaluation.vertex.iou[0] == 1 / 5

@@ -15,6 +15,7 @@ import torch
 
 from lg3d_cli.commands import ask as command
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_grounded
 from lg3d_core.language import questions
 from lg3d_core.language.anchors import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
@@ -156,11 +157,11 @@ def test_features_on_the_text_are_found_where_they_are(workplace: Path, monkeypa
     toilet, wall = (torch.from_numpy(anchors.vectors[VOCABULARY.index_by_name[name]]) for name in ("toilet", "wall"))
 
     def knows_all(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        voxels = args[1]
-        corner = torch.from_numpy((voxels.centres[:, 0] > 3) & (voxels.centres[:, 1] > 2))
+        centres = (args[1] + 0.5) * args[0].voxel_size
+        corner = torch.from_numpy((centres[:, 0] > 3) & (centres[:, 1] > 2))
         yield np.arange(len(corner)), torch.where(corner[:, None], toilet, wall)
 
-    monkeypatch.setattr("lg3d_core.inference.ask.pass_features", knows_all)
+    monkeypatch.setattr(Predictor, "features", knows_all)
     settings = settings_of(workplace, "toilet", "toilet room", "etwas anderes", out=workplace / "heat")
     conversation = Conversation(settings, Progress())
     exact, near, nothing = conversation.ask(settings.texts)
@@ -186,11 +187,10 @@ def test_positions_are_in_the_scans_own_units_and_axes(workplace: Path, monkeypa
     toilet, wall = (torch.from_numpy(anchors.vectors[VOCABULARY.index_by_name[name]]) for name in ("toilet", "wall"))
 
     def knows_all(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        voxels = args[1]
-        high = torch.from_numpy(voxels.centres[:, 2] > 1.5)
+        high = torch.from_numpy((args[1][:, 2] + 0.5) * args[0].voxel_size > 1.5)
         yield np.arange(len(high)), torch.where(high[:, None], toilet, wall)
 
-    monkeypatch.setattr("lg3d_core.inference.ask.pass_features", knows_all)
+    monkeypatch.setattr(Predictor, "features", knows_all)
     settings = settings_of(workplace, "toilet", scale="mm", up="y", formats=("npz",), out=workplace)
     (answer,) = Conversation(settings, Progress()).ask(["toilet"])
     place = answer.places[0]
@@ -202,7 +202,7 @@ def test_positions_are_in_the_scans_own_units_and_axes(workplace: Path, monkeypa
 def test_a_conversation_answers_again_without_another_pass(workplace: Path) -> None:
     conversation = Conversation(settings_of(workplace, memory="1G"), Progress())
     first = conversation.ask(["door"])[0].heat
-    conversation._engine = conversation._engine._replace(network=None)  # type: ignore[arg-type]
+    conversation._predictor = dataclasses.replace(conversation._predictor, network=None)  # type: ignore[arg-type]
     np.testing.assert_allclose(conversation.ask(["window", "door"])[1].heat, first, atol=1e-6)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lg3d_core.inference.heat import background_of, connect_cells, find_regions, spread_of, text_heat
+from lg3d_core.evaluation.grouping import connect_cells
+from lg3d_core.inference.heat import background_of, find_regions, spread_of, text_heat
 
 E = torch.eye(5)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lg3d_core.errors import CheckpointError, DataError
-from lg3d_core.evaluation.predict import predict_scene
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import file_names
 from lg3d_core.inference.predict import predict_scans
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, save_checkpoint
@@ -55,7 +55,7 @@ def expected(checkpoint: Path) -> np.ndarray:
     zeros = np.zeros(len(XYZ), dtype=np.int32)
     scene = FakeScene("a", XYZ.astype(np.float32), RGB, zeros, zeros)
     network, _ = load_network(checkpoint)
-    label = predict_scene(network, scene, voxel_size=0.1, device="cpu").label  # type: ignore[arg-type]
+    label = Predictor(network=network, voxel_size=0.1).predict(scene).label  # type: ignore[arg-type]
     return VOCABULARY.ids[label]
 
 
@@ -147,7 +147,7 @@ def test_a_scene_of_the_store_is_labelled_as_in_the_evaluation(
     settings = settings_of(checkpoint, tmp_path, scene_id, store=store_path, formats=("txt",))
     (labels,) = predict_scans(settings, Progress()).labelled
     network, _ = load_network(checkpoint)
-    label = predict_scene(network, store.read(scene_id), voxel_size=0.1, device="cpu").label
+    label = Predictor(network=network, voxel_size=0.1).predict(store.read(scene_id)).label
     assert np.loadtxt(labels.files[0], dtype=int).tolist() == VOCABULARY.ids[label].tolist()
 
 

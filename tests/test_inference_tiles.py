@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lg3d_core.errors import SettingsError
-from lg3d_core.inference.network_pass import FIXED_BYTES, Engine, name_voxels, voxel_budget
+from lg3d_core.evaluation.predictor import FIXED_BYTES, Predictor, VoxelLabels
 from lg3d_core.inference.scan_voxels import ScanVoxels, pack, unpack, voxelize_scan
-from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.networks.tiles import reach_of, tile_voxels
 from lg3d_core.progress import Progress
@@ -19,9 +18,6 @@ from lg3d_core.scans.surface import Surface, surface_in_memory
 from lg3d_core.sparse import SparseTensor
 from tests.notes import Notes
 
-INFO = CheckpointInfo(
-    kind="finetune", network="14A", num_classes=7, voxel_size=0.1, vocabulary="x", vocabulary_digest="x"
-)
 PER_VOXEL = 3_000 + 20 * 96
 
 
@@ -39,11 +35,15 @@ def corridor() -> ScanVoxels:
     return ScanVoxels(pack(cells), rng.integers(0, 256, size=cells.shape).astype(np.uint8), 0.1, 0)
 
 
-def engine_of(network: MinkUNet, *, voxels: int, overlap: float | None = None) -> Engine:
-    """An engine whose memory holds just so many voxels."""
+def predictor_of(network: MinkUNet, *, voxels: int, overlap: float | None = None) -> Predictor:
+    """Return a predictor whose memory holds just so many voxels."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     memory = weights + FIXED_BYTES + voxels * PER_VOXEL
-    return Engine(network, INFO, torch.device("cpu"), "fp32", "torch", memory, overlap)
+    return Predictor(network=network, voxel_size=0.1, backend="torch", memory=memory, overlap=overlap)
+
+
+def label(predictor: Predictor, voxels: ScanVoxels, progress: Progress | None = None) -> VoxelLabels:
+    return predictor.label_voxels(voxels.cells, voxels.rgb, name="a", progress=progress)
 
 
 def test_a_change_is_not_seen_beyond_the_reach(network: MinkUNet) -> None:
@@ -78,22 +78,22 @@ def test_every_voxel_is_named_by_one_tile_and_has_its_rim(corridor: ScanVoxels) 
 
 def test_with_rims_of_the_whole_reach_tiles_change_nothing(network: MinkUNet, corridor: ScanVoxels) -> None:
     notes = Notes()
-    whole = name_voxels(engine_of(network, voxels=4000), corridor, Progress(), name="a", scores=network.classify)
-    tiled = name_voxels(engine_of(network, voxels=2000), corridor, notes, name="a", scores=network.classify)
-    assert "as if untiled" in notes.notes[0]
+    whole = label(predictor_of(network, voxels=4000), corridor, Progress())
+    tiled = label(predictor_of(network, voxels=2000), corridor, notes)
+    assert "labels are the same as without tiles" in notes.notes[0]
     np.testing.assert_array_equal(tiled[0], whole[0])
     np.testing.assert_allclose(tiled[1], whole[1], atol=1e-5)  # sums of other blockings: 1e-7 seen
 
 
 def test_with_narrow_rims_labels_differ_near_seams_alone(network: MinkUNet, corridor: ScanVoxels) -> None:
     notes = Notes()
-    whole, _ = name_voxels(engine_of(network, voxels=4000), corridor, Progress(), name="a", scores=network.classify)
-    engine = engine_of(network, voxels=2200, overlap=2.0)
-    tiled, _ = name_voxels(engine, corridor, notes, name="a", scores=network.classify)
+    whole, _ = label(predictor_of(network, voxels=4000), corridor, Progress())
+    predictor = predictor_of(network, voxels=2200, overlap=2.0)
+    tiled, _ = label(predictor, corridor, notes)
     reach = reach_of("14A")
-    assert f"within {(reach - 20) * 0.1:.2f} m of a seam" in notes.notes[0]
+    assert f"labels may differ within {(reach - 20) * 0.1:.2f} m of a tile's border" in notes.warnings[0]
     cells = corridor.cells
-    tiles = tile_voxels(cells, max_voxels=voxel_budget(engine), reach=reach, rim=20).tiles
+    tiles = tile_voxels(cells, max_voxels=predictor.max_voxels(), reach=reach, rim=20).tiles
     seams = sorted(int(cells[tile.own][:, 0].min()) for tile in tiles)[1:]
     near = (np.abs(cells[:, :1] - np.array(seams)) <= reach - 20 + 1).any(axis=1)
     assert not near.all()
@@ -107,7 +107,7 @@ def test_a_rim_that_would_be_most_of_the_tile_is_narrowed(corridor: ScanVoxels) 
 
 def test_too_little_memory_names_the_flag(network: MinkUNet, corridor: ScanVoxels) -> None:
     with pytest.raises(SettingsError, match=r"--memory .* is too small"):
-        voxel_budget(engine_of(network, voxels=10))
+        predictor_of(network, voxels=10).max_voxels()
     with pytest.raises(SettingsError, match=r"too few for a tile with a rim of 30\.00 m .*--overlap"):
         tile_voxels(corridor.cells, max_voxels=500, reach=106, rim=300, voxel_size=0.1)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lg3d_cli import __main__ as cli
 from lg3d_core.errors import MemoryLimitError
-from lg3d_core.evaluation.predict import predict_scene
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.memory import describe_peak, is_out_of_memory, memory_limits, peak_resident
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
@@ -142,24 +142,25 @@ def corridor() -> FakeScene:
 def test_a_scene_that_does_not_fit_is_named_in_tiles_as_if_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = MinkUNet("14A", num_classes=3)
-    whole = predict_scene(network, corridor(), voxel_size=0.1, device="cpu")
+    whole = Predictor(network=network, voxel_size=0.1).predict(corridor())
     voxels = len(whole.voxel_label)
     notes = Notes()
     sizes = fail_above(monkeypatch, 2 * voxels // 3, torch.OutOfMemoryError("CUDA out of memory"))
-    tiled = predict_scene(network, corridor(), voxel_size=0.1, device="cpu", progress=notes)
+    tiled = Predictor(network=network, voxel_size=0.1).predict(corridor(), progress=notes)
     assert sizes[0] == voxels
     assert max(sizes[1:]) <= voxels // 2
     np.testing.assert_array_equal(tiled.label, whole.label)
     np.testing.assert_allclose(tiled.confidence, whole.confidence, rtol=1e-4)
-    (warning,) = notes.warnings
-    assert warning.startswith(f"corridor: its {voxels} voxels do not fit into memory at once; named in ")
+    (note,) = notes.notes
+    assert note.startswith(f"corridor: {voxels} voxels do not fit into memory at once; predicting ")
+    assert note.endswith("labels are the same as without tiles")
 
 
 def test_a_scene_no_tile_of_which_fits_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_above(monkeypatch, 100, RuntimeError(ALLOCATOR))
     network = MinkUNet("14A", num_classes=3)
     with pytest.raises(MemoryLimitError, match=r"voxels of corridor, and in tiles of it \(peak .*smaller network"):
-        predict_scene(network, corridor(), voxel_size=0.1, device="cpu")
+        Predictor(network=network, voxel_size=0.1).predict(corridor())
 
 
 def test_a_memory_error_from_anywhere_is_one_line(

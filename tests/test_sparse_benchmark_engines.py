@@ -30,11 +30,7 @@ from lg3d_core.sparse_benchmark.peers import (
     MinkowskiPeer,
     Peer,
     SpconvPeer,
-    TorchSparsePeer,
-    WarpConvNetPeer,
     find_peers,
-    scale_rows,
-    swap_fastest_axis,
 )
 from lg3d_core.sparse_benchmark.placement import Voxelization, Work, place_convolutions
 from lg3d_core.sparse_benchmark.run import Upstream
@@ -219,7 +215,7 @@ def test_a_wrong_layout_is_seen(workload: Workload) -> None:
 
 def test_layouts_are_undone_and_each_offset_lands_where_the_peer_looks_for_it() -> None:
     device = CPU
-    for kind in (MinkowskiPeer, SpconvPeer, TorchSparsePeer, WarpConvNetPeer):
+    for kind in (MinkowskiPeer, SpconvPeer):
         peer = kind(None, device)
         for shape in ((27, 3, 5), (8, 3, 5), (3, 5)):
             kernel = torch.randn(shape)
@@ -227,12 +223,6 @@ def test_layouts_are_undone_and_each_offset_lands_where_the_peer_looks_for_it() 
     kernel = torch.zeros(27, 3, 5)
     kernel[2 + 3 * 1 + 9 * 0, 1, 4] = 1.0  # x = 2, y = 1, z = 0: the first axis is the fastest
     assert SpconvPeer(None, device).pack(kernel)[4, 2, 1, 0, 1] == 1.0
-    assert WarpConvNetPeer(None, device).pack(kernel)[2 * 9 + 1 * 3 + 0, 1, 4] == 1.0
-    assert torch.equal(TorchSparsePeer(None, device).pack(kernel), kernel)
-    half = torch.arange(8.0).reshape(8, 1, 1)
-    assert TorchSparsePeer(None, device).pack(half).flatten().tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
-    assert torch.equal(swap_fastest_axis(swap_fastest_axis(kernel)), kernel)
-    assert scale_rows(torch.tensor([[3, 1, 2, 3]]), 4).tolist() == [[3, 4, 8, 12]]
 
 
 def test_differences_are_relative_and_infinite_where_shapes_differ() -> None:
@@ -285,8 +275,6 @@ def test_peers_that_need_cuda_say_so_on_the_cpu(monkeypatch: pytest.MonkeyPatch)
     assert all("CUDA" in reason for reason in missing.values())
     assert "gradients" in (found[1].refusal(training=True) or "")
     assert found[0].precision("bf16") == "fp32"
-    assert WarpConvNetPeer(None, torch.device("cuda")).precision("bf16") == "bf16"
-    assert TorchSparsePeer(None, torch.device("cuda")).precision("bf16") == "fp16"
 
 
 @pytest.mark.parametrize(
@@ -294,8 +282,6 @@ def test_peers_that_need_cuda_say_so_on_the_cpu(monkeypatch: pytest.MonkeyPatch)
     [
         (MinkowskiPeer, fake_engines.FakeMinkowski),
         (SpconvPeer, fake_engines.FakeSpconv),
-        (TorchSparsePeer, fake_engines.FakeTorchSparse),
-        (WarpConvNetPeer, fake_engines.FakeWarpConvNet),
     ],
     ids=lambda value: value.__name__,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lg3d_core.evaluation.predict import Prediction
+from lg3d_core.evaluation.predictor import Prediction
 from lg3d_core.viewing.gallery import MIN_VERTICES, Gallery
 from lg3d_core.viewing.layers import build_view
 from lg3d_core.vocabulary import Vocabulary

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.evaluation.predict import Prediction
+from lg3d_core.evaluation.predictor import Prediction
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.viewing.layers import ERROR_COLORS, HEAT_STOPS, NEUTRAL, RIGHT, WRONG, build_view
 from tests.viewing_rooms import COLORS, VOCABULARY, make_room, predict

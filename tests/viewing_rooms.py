@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lg3d_core.evaluation.predict import Prediction
+from lg3d_core.evaluation.predictor import Prediction
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.vocabulary import Vocabulary
 from lg3d_core.vocabulary.categories import Category

@@ -25,7 +25,7 @@ def bench(
     backends: Annotated[str | None, typer.Option(help="Backends of lg3d.  [default: all that run here]")] = None,
     peers: Annotated[
         str | None,
-        typer.Option(help="none, or of minkowski, spconv, spconv-triton, torchsparse, warpconvnet.  [default: all]"),
+        typer.Option(help="none, or of minkowski, spconv, spconv-triton.  [default: all]"),
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
-from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, newest_checkpoint, resolve_checkpoint
+from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint, resolve_checkpoint
 from lg3d_core.progress import Progress
 from lg3d_core.settings import EvalSettings
 from lg3d_core.store.scene_store import SceneStore
@@ -24,19 +24,16 @@ def evaluate_checkpoint(settings: EvalSettings, progress: Progress) -> Evaluatio
     path = find_classifier(settings.checkpoint, settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
-    device = resolve_device(settings.device)
-    network, info = load_network(path, device=device)
+    predictor, info = Predictor.load(
+        path, device=settings.device, precision=settings.precision, backend=settings.backend
+    )
     require_classifier(path, info, store.vocabulary)
     if settings.export is not None:
         sweep_temporaries(settings.export)
     return evaluate_scenes(
-        network,
+        predictor,
         store,
         store.scene_ids(settings.split),
-        voxel_size=info.voxel_size,
-        device=device,
-        precision=resolve_precision(settings.precision, device),
-        backend=settings.backend,
         export=settings.export,
         progress=progress,
     )

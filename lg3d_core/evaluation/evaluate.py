@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from lg3d_core.errors import CheckpointError, DataError
+from lg3d_core.errors import DataError
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
-from lg3d_core.evaluation.predict import Prediction, predict_scene
+from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.evaluation.scores import Scores, score_confusion
+from lg3d_core.evaluation.submissions import label_text
 from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
 from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from lg3d_core.networks.minkunet import MinkUNet
     from lg3d_core.store.scene_file import Scene
     from lg3d_core.store.scene_store import SceneStore
 
@@ -79,33 +77,25 @@ class Counts:
 
 
 def evaluate_scenes(
-    network: "MinkUNet",
+    predictor: Predictor,
     store: "SceneStore",
     scene_ids: Sequence[str],
     *,
-    voxel_size: float,
-    device: torch.device | str,
-    precision: str = "fp32",
-    backend: str | None = None,
-    scores: Callable[[Tensor], Tensor] | None = None,
     export: Path | None = None,
     observe: "Callable[[Scene, Prediction], None] | None" = None,
+    keep_features: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Predict scenes one by one, and score them together.
 
     Args:
-        network: On `device`.
+        predictor: The network and how it is run.
         store: Holds the scenes and their vocabulary.
-        scene_ids: Which scenes; those without ground truth are predicted and exported, and do not count.
-        voxel_size: Edge of a voxel in metres, as in training.
-        device: Where the network is.
-        precision: `fp32` or `bf16`.
-        backend: Of the sparse convolution; None keeps the one in use.
-        scores: Gives class scores for features; None takes the network's classifier.
-        export: Folder for one `<scene>.txt` a scene: a raw id per vertex in the mesh's order.
-        observe: Shown every scene with its prediction.
-        progress: Told of scenes.
+        scene_ids: The scenes; those without ground truth are predicted and exported, and do not count.
+        export: Folder for one `<scene>.txt` per scene: a raw id per vertex in the mesh's order.
+        observe: Receives every scene with its prediction.
+        keep_features: Predictions carry the features of the voxels.
+        progress: Receives the scenes.
 
     Raises:
         DataError: No scene, a scene that cannot be read, or a prediction that cannot be written.
@@ -119,65 +109,37 @@ def evaluate_scenes(
         )
     start = time.perf_counter()
     counts = count_scenes(
-        network,
-        store,
-        scene_ids,
-        voxel_size=voxel_size,
-        device=device,
-        precision=precision,
-        backend=backend,
-        scores=scores,
-        export=export,
-        observe=observe,
-        progress=progress,
+        predictor, store, scene_ids, export=export, observe=observe, keep_features=keep_features, progress=progress
     )
     seconds = time.perf_counter() - start
     return score_counts(counts, store.vocabulary, scene_ids, seconds=seconds, export=export, progress=progress)
 
 
 def count_scenes(
-    network: "MinkUNet",
+    predictor: Predictor,
     store: "SceneStore",
     scene_ids: Sequence[str],
     *,
-    voxel_size: float,
-    device: torch.device | str,
-    precision: str = "fp32",
-    backend: str | None = None,
-    scores: Callable[[Tensor], Tensor] | None = None,
     export: Path | None = None,
     observe: "Callable[[Scene, Prediction], None] | None" = None,
+    keep_features: bool = False,
     progress: Progress,
 ) -> Counts:
-    """Predict scenes one by one and count, as `evaluate_scenes`, which see; there may be none.
+    """Predict scenes one by one and count, with the arguments of `evaluate_scenes`; there may be no scene.
 
     Raises:
         DataError: A scene that cannot be read, or a prediction that cannot be written.
         CheckpointError: The network's classifier has another number of classes than the store's vocabulary.
     """
     vocabulary = store.vocabulary
-    if scores is None and network.num_classes != len(vocabulary):
-        has = "no classifier" if network.num_classes is None else f"a classifier of {network.num_classes} classes"
-        raise CheckpointError(
-            f"expected a classifier of {len(vocabulary)} classes ({vocabulary.name}), the network has {has}: "
-            "fine-tune one on this store"
-        )
+    predictor.require_classes(len(vocabulary), vocabulary.name)
     at_vertices, at_voxels = ConfusionMatrix(len(vocabulary)), ConfusionMatrix(len(vocabulary))
     in_scenes: list[npt.NDArray[np.int64]] = []
     num_labelled = 0
     with progress.task("evaluate", total=len(scene_ids), unit="scene") as task:
         for scene_id in scene_ids:
             scene = store.read(scene_id)
-            prediction = predict_scene(
-                network,
-                scene,
-                voxel_size=voxel_size,
-                device=device,
-                precision=precision,
-                backend=backend,
-                scores=scores,
-                progress=progress,
-            )
+            prediction = predictor.predict(scene, keep_features=keep_features, progress=progress)
             in_scene = ConfusionMatrix(len(vocabulary))
             in_scene.update(scene.label, prediction.label)
             at_vertices.merge(in_scene)
@@ -185,7 +147,7 @@ def count_scenes(
             at_voxels.update(prediction.voxel_truth, prediction.voxel_label)
             num_labelled += bool((scene.label >= 0).any())
             if export is not None:
-                write_labels(export / f"{scene_id}.txt", prediction.label, vocabulary)
+                write_text(export / f"{scene_id}.txt", label_text(prediction.label, vocabulary))
             if observe is not None:
                 observe(scene, prediction)
             task.advance(status=scene_id)
@@ -214,19 +176,3 @@ def score_counts(
         seconds=seconds,
         export=export,
     )
-
-
-def write_labels(path: Path, labels: npt.NDArray[np.integer], vocabulary: Vocabulary) -> None:
-    """Write a prediction as the benchmark wants it: one raw id per vertex, 0 for none.
-
-    Args:
-        path: File to replace as a whole.
-        labels: Vocabulary index of every vertex in the mesh's order; outside the vocabulary is none.
-        vocabulary: Gives the raw ids.
-
-    Raises:
-        DataError: The file system refused.
-    """
-    inside = (labels >= 0) & (labels < len(vocabulary))
-    ids = np.where(inside, vocabulary.ids[np.where(inside, labels, 0)], 0)
-    write_text(path, "".join(f"{raw_id}\n" for raw_id in ids.tolist()))

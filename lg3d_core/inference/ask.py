@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
 from lg3d_core.inference.input import Input, open_input, refine_input
-from lg3d_core.inference.network_pass import Engine, load_engine, pass_features
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
 from lg3d_core.language.anchors import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
@@ -111,12 +111,19 @@ class Conversation:
         info = read_info(self.checkpoint)
         require_grounded(self.checkpoint, info)
         self._anchors = find_anchors(self.checkpoint, info, settings.anchors)
-        self._engine: Engine = load_engine(self.checkpoint, settings)
+        self._predictor, _ = Predictor.load(
+            self.checkpoint,
+            device=settings.device,
+            precision=settings.precision,
+            backend=settings.backend,
+            memory=settings.memory_bytes,
+            overlap=settings.overlap,
+        )
         self._reader: QuestionReader = open_reader(
             self._anchors,
             encoder=settings.encoder,
             checkpoint=settings.encoder_checkpoint,
-            device=self._engine.device,
+            device=self._predictor.device,
             progress=progress,
         )
         scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
@@ -124,12 +131,12 @@ class Conversation:
         self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, info.voxel_size)
         if self._voxels.num_outside:
             progress.warn(f"{self.scan.name}: {self._voxels.num_outside} vertices are left out: no heat there")
-        self._vectors = torch.from_numpy(self._anchors.vectors).to(self._engine.device)
+        self._vectors = torch.from_numpy(self._anchors.vectors).to(self._predictor.device)
         self._scale = spread_of(self._vectors.cpu())
         self._features: list[tuple[npt.NDArray[np.int64], Tensor]] | None = None
         self._nearest: npt.NDArray[np.int16] | None = None
-        size = len(self._voxels.keys) * self._engine.network.num_features * 4
-        self._keeps = size <= min(KEPT_FEATURES, self._engine.memory or KEPT_FEATURES)
+        size = len(self._voxels.keys) * self._predictor.network.num_features * 4
+        self._keeps = size <= min(KEPT_FEATURES, self._predictor.memory or KEPT_FEATURES)
 
     def ask(self, texts: Sequence[str]) -> list[Answer]:
         """Answer texts.
@@ -141,7 +148,7 @@ class Conversation:
         for text in texts:
             _require_words(text)
         vectors = self._reader.read(texts)
-        heat = self._heat(torch.from_numpy(vectors).to(self._engine.device))
+        heat = self._heat(torch.from_numpy(vectors).to(self._predictor.device))
         return [self._answer(text, vectors[k], heat[:, k]) for k, text in enumerate(texts)]
 
     def at_vertices(self, answer: Answer) -> npt.NDArray[np.float32]:
@@ -158,7 +165,9 @@ class Conversation:
             yield from self._features
             return
         kept = []
-        for part in pass_features(self._engine, self._voxels, self._progress, name=self.scan.name):
+        for part in self._predictor.features(
+            self._voxels.cells, self._voxels.rgb, name=self.scan.name, progress=self._progress
+        ):
             if self._keeps:
                 kept.append(part)
             yield part

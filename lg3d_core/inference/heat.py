@@ -20,6 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lg3d_core.evaluation.grouping import connect_cells
+
 REGION_CELL = 0.05
 """Metres; edge of the cells in which places hang together, at least."""
 MIN_CELLS = 4
@@ -117,38 +119,3 @@ def find_regions(
             )
         )
     return sorted(regions, key=lambda region: (-region.heat, -region.voxels))[:count]
-
-
-def connect_cells(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Number of the connected piece of each cell, cells that touch by a corner at least being connected.
-
-    Every cell takes the smallest number among its neighbours, then that of the cell that it points to, until nothing
-    changes.
-
-    Args:
-        cells: Distinct, shape `(cells, 3)`.
-    """
-    shifted = cells - cells.min(axis=0) + 1
-    size = shifted.max(axis=0) + 2
-    keys = (shifted[:, 0] * size[1] + shifted[:, 1]) * size[2] + shifted[:, 2]
-    order = np.argsort(keys)
-    ordered = keys[order]
-    pairs = []
-    for offset in [(0, 0, 1), *((0, 1, k) for k in (-1, 0, 1)), *((1, j, k) for j in (-1, 0, 1) for k in (-1, 0, 1))]:
-        near = ordered + (offset[0] * size[1] + offset[1]) * size[2] + offset[2]
-        at = np.minimum(np.searchsorted(ordered, near), len(ordered) - 1)
-        hit = ordered[at] == near
-        pairs.append(np.stack([np.flatnonzero(hit), at[hit]]))
-    first, second = np.concatenate(pairs, axis=1)
-    root = np.arange(len(cells))
-    while True:
-        lowest = np.minimum(root[first], root[second])
-        before = root.copy()
-        np.minimum.at(root, root[first], lowest)
-        np.minimum.at(root, root[second], lowest)
-        root = root[root]
-        if np.array_equal(root, before):
-            break
-    piece = np.empty(len(cells), dtype=np.int64)
-    piece[order] = root
-    return piece

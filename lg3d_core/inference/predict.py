@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
 from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
-from lg3d_core.inference.network_pass import Engine, load_engine, name_voxels
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
@@ -114,8 +114,15 @@ def predict_scans(settings: PredictSettings, progress: Progress) -> PredictRepor
     path = find_classifier(settings.checkpoint, settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
-    engine = load_engine(path, settings)
-    vocabulary = find_vocabulary(path, engine.info, settings.vocabulary, settings.store)
+    predictor, info = Predictor.load(
+        path,
+        device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
+        memory=settings.memory_bytes,
+        overlap=settings.overlap,
+    )
+    vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
     stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in settings.scans]
     names = file_names(stems, files, settings.out, ENDING)
@@ -124,7 +131,7 @@ def predict_scans(settings: PredictSettings, progress: Progress) -> PredictRepor
     with progress.task("predict", total=len(names), unit="scan") as task:
         for word, name in zip(settings.scans, names, strict=True):
             try:
-                report.labelled.append(_predict(engine, vocabulary, word, name, settings, progress))
+                report.labelled.append(_predict(predictor, vocabulary, word, name, settings, progress))
             except SettingsError:
                 raise
             except Lg3dError as error:
@@ -172,13 +179,13 @@ def _fits(info: CheckpointInfo, vocabulary: Vocabulary) -> bool:
 
 
 def _predict(
-    engine: Engine, vocabulary: Vocabulary, word: str, name: str, settings: PredictSettings, progress: Progress
+    predictor: Predictor, vocabulary: Vocabulary, word: str, name: str, settings: PredictSettings, progress: Progress
 ) -> ScanLabels:
     scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
-    scan = refine_input(scan, engine.info.voxel_size, progress)
+    scan = refine_input(scan, predictor.voxel_size, progress)
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-    voxels = voxelize_scan(scan.surface, scan.frame, engine.info.voxel_size)
-    label, confidence = name_voxels(engine, voxels, progress, name=scan.name, scores=engine.network.classify)
+    voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
+    label, confidence = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
     strays = voxels.num_outside
     if strays:
         progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices are left out: label 0 (none)")

@@ -5,7 +5,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,11 +20,11 @@ from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.command import require_classifier
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
-from lg3d_core.evaluation.predict import Prediction, predict_scene
+from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.evaluation.scores import score_confusion
 from lg3d_core.files import write_bytes
 from lg3d_core.language.anchors import Anchors, load_anchors
-from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, read_info
+from lg3d_core.networks.checkpoint import CheckpointInfo, read_info
 from lg3d_core.objectives.language import anchor_scores
 from lg3d_core.progress import Progress
 from lg3d_core.reporting.runs import RunRecord, find_recorded
@@ -32,14 +32,12 @@ from lg3d_core.settings import ReportSettings
 from lg3d_core.store.scene_store import SceneStore
 
 if TYPE_CHECKING:
-    from lg3d_core.networks.minkunet import MinkUNet
     from lg3d_core.store.scene_file import Scene
 
 FORMAT = 1
 """Of the kept file; another one is measured again."""
 MIN_VOXELS = 4
 """Of a category among the sampled features, where it has as many."""
-Namer = Callable[[Tensor], Tensor]
 
 
 class FeatureSample(NamedTuple):
@@ -89,11 +87,10 @@ class Measurement:
 
 
 class _Subject(NamedTuple):
-    """A run's network, ready to name voxels; `names` is None where it cannot."""
+    """A run's network; `scores` is False for one without class scores, whose features alone are of use."""
 
-    network: "MinkUNet"
-    info: CheckpointInfo
-    names: Namer | None
+    predictor: Predictor
+    scores: bool
     anchors: Anchors | None
 
 
@@ -131,13 +128,11 @@ def measure_run(
     missing = [scene for scene in scenes if kept is None or scene not in kept.predictions]
     if kept is not None and (not missing or kept.evaluation is None):
         return kept
-    subject = _load_subject(run, anchors, device)
+    subject = _load_subject(run, anchors, settings, num_classes=len(store.vocabulary))
     if kept is None:
-        kept = _measure(subject, key, store, missing, settings, device=device, precision=precision, progress=progress)
+        kept = _measure(subject, key, store, missing, settings, progress=progress)
     else:
-        kept.predictions.update(
-            _predict_scenes(subject, store, missing, settings, device=device, precision=precision, progress=progress)
-        )
+        kept.predictions.update(_predict_scenes(subject.predictor, store, missing, progress=progress))
     keep(run, kept, settings.split, progress)
     return kept
 
@@ -194,16 +189,20 @@ def _recorded_anchors(run: RunRecord) -> Path | None:
     return found if found is not None and found.is_file() else None
 
 
-def _load_subject(run: RunRecord, anchors: Anchors | None, device: torch.device) -> _Subject:
+def _load_subject(run: RunRecord, anchors: Anchors | None, settings: ReportSettings, *, num_classes: int) -> _Subject:
     assert run.checkpoint is not None
-    network, info = load_network(run.checkpoint, device=device)
+    predictor, info = Predictor.load(
+        run.checkpoint, device=settings.device, precision=settings.precision, backend=settings.backend
+    )
     if info.num_classes is not None:
-        return _Subject(network, info, network.classify, anchors)
+        return _Subject(predictor, True, anchors)
     if anchors is None:
-        return _Subject(network, info, None, None)
-    vectors = torch.from_numpy(anchors.vectors).to(device)
+        zeros = replace(predictor, score=lambda features: features.new_zeros(len(features), num_classes))
+        return _Subject(zeros, False, None)
+    vectors = torch.from_numpy(anchors.vectors).to(predictor.device)
     distance = run.settings.get("distance", "cosine")
-    return _Subject(network, info, lambda features: anchor_scores(features, vectors, distance=distance), anchors)
+    scored = replace(predictor, score=lambda features: anchor_scores(features, vectors, distance=distance))
+    return _Subject(scored, True, anchors)
 
 
 def _measure(
@@ -213,8 +212,6 @@ def _measure(
     scenes: Sequence[str],
     settings: ReportSettings,
     *,
-    device: torch.device,
-    precision: str,
     progress: Progress,
 ) -> Measurement:
     size = len(store.vocabulary)
@@ -226,59 +223,37 @@ def _measure(
     def observe(scene: "Scene", prediction: Prediction) -> None:
         vertices.update(scene.label, prediction.label)
         voxels.update(prediction.voxel_truth, prediction.voxel_label)
-        draw.add(prediction.voxel_truth)
+        assert prediction.features is not None
+        draw.add(prediction.voxel_truth, prediction.features)
         if scene.scene_id in scenes:
             predictions[scene.scene_id] = ScenePrediction(prediction.label, prediction.confidence)
 
     evaluation = evaluate_scenes(
-        subject.network,
+        subject.predictor,
         store,
         store.scene_ids(settings.split),
-        voxel_size=subject.info.voxel_size,
-        device=device,
-        precision=precision,
-        backend=settings.backend,
-        scores=draw.watching(subject.names or _nameless(size)),
         observe=observe,
+        keep_features=True,
         progress=progress,
     )
     return Measurement(
         key=key,
-        evaluation=evaluation if subject.names is not None else None,
+        evaluation=evaluation if subject.scores else None,
         vertices=vertices.counts,
         voxels=voxels.counts,
         sample=draw.sample(),
         anchors=subject.anchors,
-        predictions=predictions if subject.names is not None else {},
+        predictions=predictions if subject.scores else {},
     )
 
 
-def _nameless(size: int) -> Namer:
-    return lambda features: features.new_zeros(len(features), size)
-
-
 def _predict_scenes(
-    subject: _Subject,
-    store: SceneStore,
-    scenes: Sequence[str],
-    settings: ReportSettings,
-    *,
-    device: torch.device,
-    precision: str,
-    progress: Progress,
+    predictor: Predictor, store: SceneStore, scenes: Sequence[str], *, progress: Progress
 ) -> dict[str, ScenePrediction]:
     found = {}
     with progress.task("predict", total=len(scenes), unit="scene") as task:
         for scene in scenes:
-            prediction = predict_scene(
-                subject.network,
-                store.read(scene),
-                voxel_size=subject.info.voxel_size,
-                device=device,
-                precision=precision,
-                backend=settings.backend,
-                scores=subject.names,
-            )
+            prediction = predictor.predict(store.read(scene), progress=progress)
             found[scene] = ScenePrediction(prediction.label, prediction.confidence)
             task.advance(status=scene)
     return found
@@ -290,28 +265,16 @@ class _Draw:
     def __init__(self, per_category: int, seed: int) -> None:
         self.per_category = per_category
         self.rng = np.random.default_rng(seed)
-        self.chunks: list[Tensor] = []
         self.features: list[npt.NDArray[np.float32]] = []
         self.labels: list[npt.NDArray[np.int16]] = []
         self.ranks: list[npt.NDArray[np.float64]] = []
 
-    def watching(self, names: Namer) -> Namer:
-        """The same naming, which also remembers the features of the scene under way."""
-
-        def watched(features: Tensor) -> Tensor:
-            self.chunks.append(features)
-            return names(features)
-
-        return watched
-
-    def add(self, truth: npt.NDArray[np.int16]) -> None:
-        """End a scene, whose voxels have these labels."""
-        chunks, self.chunks = self.chunks, []
+    def add(self, truth: npt.NDArray[np.int16], features: Tensor) -> None:
+        """Draw from a scene's voxels with these labels and features."""
         rank = self.rng.random(len(truth))
         rows = _lowest(rank, truth, self.per_category)
         if len(rows):
-            features = torch.cat(chunks)[torch.from_numpy(rows).to(chunks[0].device)]
-            self.features.append(features.float().cpu().numpy())
+            self.features.append(features[torch.from_numpy(rows)].numpy())
             self.labels.append(truth[rows])
             self.ranks.append(rank[rows])
 

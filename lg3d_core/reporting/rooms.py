@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.evaluation.predict import Prediction
+from lg3d_core.evaluation.predictor import Prediction
 from lg3d_core.progress import Progress
 from lg3d_core.reporting.measure import ScenePrediction
 from lg3d_core.reporting.style import PAGE, new_figure, shorten

@@ -23,8 +23,6 @@ PACKAGES = (
     "spconv",
     "cumm",
     "spconv-triton",
-    "torchsparse",
-    "warpconvnet",
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTEMPTS = 3

@@ -24,6 +24,7 @@ from lg3d_core.devices import autocast
 from lg3d_core.errors import CheckpointError, Interrupted, SettingsError
 from lg3d_core.evaluation.confusion import ConfusionMatrix
 from lg3d_core.evaluation.evaluate import Counts, Evaluation, count_scenes, score_counts
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.memory import memory_limits
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.progress import Progress, Task
@@ -415,6 +416,13 @@ def _validate(
         _Dropped: One of several processes was asked to stop.
     """
     start = time.perf_counter()
+    predictor = Predictor(
+        network=learner.network,
+        voxel_size=settings.voxel_size,
+        device=world.device,
+        precision=precision,
+        score=learner.scores,
+    )
     classes = len(store.vocabulary)
     at_vertices, at_voxels = ConfusionMatrix(classes), ConfusionMatrix(classes)
     in_scenes = np.zeros((len(scene_ids), 3, classes), dtype=np.int64)
@@ -423,16 +431,7 @@ def _validate(
         if stop.asked:
             break
         world.doing(f"validating {scene_ids[row]}")
-        counts = count_scenes(
-            learner.network,
-            store,
-            scene_ids[row : row + 1],
-            voxel_size=settings.voxel_size,
-            device=world.device,
-            precision=precision,
-            scores=learner.scores,
-            progress=progress,
-        )
+        counts = count_scenes(predictor, store, scene_ids[row : row + 1], progress=progress)
         at_vertices.merge(counts.at_vertices)
         at_voxels.merge(counts.at_voxels)
         in_scenes[row] = counts.in_scenes[0]

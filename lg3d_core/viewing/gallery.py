@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lg3d_core.evaluation.grouping import connect_cells
+
 if TYPE_CHECKING:
     from lg3d_core.viewing.layers import SceneView
 
@@ -130,29 +132,8 @@ def _connect(xyz: npt.NDArray[np.float32], category: npt.NDArray[np.int16]) -> n
     if len(rows) == 0:
         return np.zeros(len(xyz), dtype=np.int32)
     place = np.floor((xyz[rows] - xyz[rows].min(axis=0)) / CELL).astype(np.int64)
-    size = place.max(axis=0) + 3  # a free cell on either side, so that no step runs around the edge
-    strides = np.array([size[1] * size[2], size[2], 1])
-    key = ((category[rows].astype(np.int64) * size[0] + place[:, 0] + 1) * size[1] + place[:, 1] + 1) * size[2]
-    cells, cell_of_row = np.unique(key + place[:, 2] + 1, return_inverse=True)
-    steps = [np.array([x, y, z]) @ strides for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)]
-    pairs = []
-    for step in (step for step in steps if step > 0):
-        found = np.minimum(np.searchsorted(cells, cells + step), len(cells) - 1)
-        here = np.flatnonzero(cells[found] == cells + step)
-        pairs.append(np.stack([here, found[here]]))
-    first, second = np.concatenate(pairs, axis=1)
-    root = np.arange(len(cells))
-    while True:  # each round the lower number of both ends wins, then all follow their root
-        lower = np.minimum(root[first], root[second])
-        linked = root.copy()
-        np.minimum.at(linked, root[first], lower)
-        np.minimum.at(linked, root[second], lower)
-        while (linked[linked] != linked).any():
-            linked = linked[linked]
-        if (linked == root).all():
-            break
-        root = linked
-    _, region = np.unique(root, return_inverse=True)
+    cells, cell_of_row = np.unique(np.column_stack([category[rows], place]), axis=0, return_inverse=True)
+    region = connect_cells(cells[:, 1:], cells[:, 0])
     number = np.zeros(len(xyz), dtype=np.int32)
-    number[rows] = region.reshape(-1)[cell_of_row.reshape(-1)] + 1
+    number[rows] = region[cell_of_row.reshape(-1)] + 1
     return number

@@ -15,7 +15,7 @@ from lg3d_core.viewing.gallery import Gallery, find_gallery
 from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from lg3d_core.evaluation.predict import Prediction
+    from lg3d_core.evaluation.predictor import Prediction
     from lg3d_core.store.scene_file import Scene
 
 LAYER_TITLES = {

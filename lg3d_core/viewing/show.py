@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.evaluation.command import find_classifier, require_classifier
-from lg3d_core.evaluation.predict import predict_scene
-from lg3d_core.networks.checkpoint import load_network
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
@@ -66,17 +64,9 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
     if path is None:
         progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth alone")
     else:
-        device = resolve_device(settings.device)
-        network, info = load_network(path, device=device)
+        predictor, info = Predictor.load(path, device=settings.device, backend=settings.backend)
         require_classifier(path, info, store.vocabulary)
-        prediction = predict_scene(
-            network,
-            scene,
-            voxel_size=info.voxel_size,
-            device=device,
-            precision=resolve_precision("auto", device),
-            backend=settings.backend,
-        )
+        prediction = predictor.predict(scene, progress=progress)
     heat = heat_of_scene(settings, progress) if settings.heat else None
     return build_view(scene, store.vocabulary, prediction, heat=heat)
 

@@ -1,22 +1,29 @@
 """Prediction with networks whose answer is known, and with a real one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lg3d_core.errors import SettingsError
-from lg3d_core.evaluation import predict as module
-from lg3d_core.evaluation.predict import predict_scene
+from lg3d_core.evaluation import predictor as module
+from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.sparse import SparseTensor
 from tests.fake_store import FakeScene, make_scene
+
+
+def predict_scene(network: nn.Module, scene: FakeScene, *, voxel_size: float, **options: Any) -> Prediction:
+    return Predictor(network=network, voxel_size=voxel_size, **options).predict(scene)  # type: ignore[arg-type]
 
 
 class StrongestColor(nn.Module):
     """Names a voxel by its strongest channel; a dropout layer and a count tell how it was run."""
 
     num_classes = 3
+    num_features = 3
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,71 +50,69 @@ def colored_scene(points: int = 2000) -> FakeScene:
 
 def test_every_vertex_takes_the_answer_of_its_voxel() -> None:
     scene = colored_scene()
-    prediction = predict_scene(StrongestColor(), scene, voxel_size=0.2, device="cpu")
+    prediction = predict_scene(StrongestColor(), scene, voxel_size=0.2)
     cells = np.floor(scene.xyz.astype(np.float64) / 0.2)
     _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     np.testing.assert_array_equal(prediction.label, scene.label[first][inverse.reshape(-1)])
     np.testing.assert_array_equal(prediction.voxel_label, scene.label[first])
     np.testing.assert_array_equal(prediction.voxel_truth, scene.label[first])
-    assert [array.dtype for array in prediction] == [np.int16, np.float32, np.int16, np.int16]
+    assert [array.dtype for array in prediction[:4]] == [np.int16, np.float32, np.int16, np.int16]
 
 
 def test_confidence_is_the_softmax_of_the_winner() -> None:
     scene = colored_scene()
-    prediction = predict_scene(StrongestColor(), scene, voxel_size=0.2, device="cpu")
+    prediction = predict_scene(StrongestColor(), scene, voxel_size=0.2)
     # Scores are 10 * (220 / 255 - 0.5) for the winner and 10 * (20 / 255 - 0.5) for two others: 200 / 25.5 apart.
     np.testing.assert_allclose(prediction.confidence, 1 / (1 + 2 * np.exp(-200 / 25.5)), rtol=1e-5)
 
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2, device="cpu")
+    whole = predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2)
     monkeypatch.setattr(module, "CHUNK", 63)
-    parts = predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2, device="cpu")
-    for one, other in zip(whole, parts, strict=True):
+    parts = predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2)
+    for one, other in zip(whole[:4], parts[:4], strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_the_network_runs_in_evaluation_mode_and_gets_its_modes_back() -> None:
     network = StrongestColor().train()
     network.frozen.eval()
-    predict_scene(network, colored_scene(), voxel_size=0.2, device="cpu")
+    predict_scene(network, colored_scene(), voxel_size=0.2)
     assert network.training
     assert network.dropout.training
     assert not network.frozen.training
     network.eval()
-    predict_scene(network, colored_scene(), voxel_size=0.2, device="cpu")
+    predict_scene(network, colored_scene(), voxel_size=0.2)
     assert not network.training
 
 
 def test_bf16_holds_for_the_features_and_not_for_the_class_scores() -> None:
     network = StrongestColor()
-    predict_scene(network, colored_scene(), voxel_size=0.2, device="cpu", precision="bf16")
-    predict_scene(network, colored_scene(), voxel_size=0.2, device="cpu", precision="fp32")
+    predict_scene(network, colored_scene(), voxel_size=0.2, precision="bf16")
+    predict_scene(network, colored_scene(), voxel_size=0.2, precision="fp32")
     assert network.dtype_seen == [torch.bfloat16, torch.float32]
 
 
 def test_other_class_scores_may_replace_the_classifier() -> None:
     scene = colored_scene()
-    usual = predict_scene(StrongestColor(), scene, voxel_size=0.2, device="cpu")
-    weakest = predict_scene(
-        StrongestColor(), scene, voxel_size=0.2, device="cpu", scores=lambda features: -features[:, :2]
-    )
+    usual = predict_scene(StrongestColor(), scene, voxel_size=0.2)
+    weakest = predict_scene(StrongestColor(), scene, voxel_size=0.2, score=lambda features: -features[:, :2])
     assert set(np.unique(weakest.label)) == {0, 1}
     assert (weakest.label != usual.label).all()
 
 
 def test_a_scene_without_labels_or_without_points_is_predicted() -> None:
     unlabelled = colored_scene()._replace(label=np.full(2000, -1, dtype=np.int16))
-    prediction = predict_scene(StrongestColor(), unlabelled, voxel_size=0.2, device="cpu")
+    prediction = predict_scene(StrongestColor(), unlabelled, voxel_size=0.2)
     assert (prediction.voxel_truth == -1).all()
     assert (prediction.label >= 0).all()
-    empty = predict_scene(StrongestColor(), make_scene("empty", points=0), voxel_size=0.2, device="cpu")
-    assert [array.shape for array in empty] == [(0,)] * 4
+    empty = predict_scene(StrongestColor(), make_scene("empty", points=0), voxel_size=0.2)
+    assert [array.shape for array in empty[:4]] == [(0,)] * 4
 
 
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(SettingsError, match="--backend"):
-        predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2, device="cpu", backend="abacus")
+        predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2, backend="abacus")
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +124,14 @@ def unet() -> MinkUNet:
 def test_a_real_network_predicts_the_same_twice_and_on_reordered_vertices(unet: MinkUNet) -> None:
     scene = make_scene("room", points=400)
     state = {name: value.clone() for name, value in unet.state_dict().items()}
-    one = predict_scene(unet, scene, voxel_size=0.05, device="cpu", backend="torch")
+    one = predict_scene(unet, scene, voxel_size=0.05, backend="torch")
     # 400 points in 40^3 voxels: the few that share one keep their order, so every voxel keeps its vertex
     cells = np.floor(scene.xyz.astype(np.float64) / 0.05)
     order = np.lexsort(cells.T[::-1])
     moved = scene._replace(
         xyz=scene.xyz[order], rgb=scene.rgb[order], label=scene.label[order], instance=scene.instance[order]
     )
-    other = predict_scene(unet, moved, voxel_size=0.05, device="cpu")
+    other = predict_scene(unet, moved, voxel_size=0.05)
     np.testing.assert_array_equal(other.label, one.label[order])
     np.testing.assert_allclose(other.confidence, one.confidence[order], rtol=1e-5)
     for name, value in unet.state_dict().items():
@@ -135,15 +140,24 @@ def test_a_real_network_predicts_the_same_twice_and_on_reordered_vertices(unet: 
 
 def test_the_reference_backend_names_the_same(unet: MinkUNet) -> None:
     scene = make_scene("room", points=150)
-    fast = predict_scene(unet, scene, voxel_size=0.1, device="cpu", backend="torch")
-    slow = predict_scene(unet, scene, voxel_size=0.1, device="cpu", backend="reference")
+    fast = predict_scene(unet, scene, voxel_size=0.1, backend="torch")
+    slow = predict_scene(unet, scene, voxel_size=0.1, backend="reference")
     np.testing.assert_array_equal(fast.label, slow.label)
     np.testing.assert_allclose(fast.confidence, slow.confidence, rtol=1e-3)
 
 
 def test_bf16_stays_near_fp32_on_a_real_network(unet: MinkUNet) -> None:
     scene = make_scene("room", points=400)
-    exact = predict_scene(unet, scene, voxel_size=0.05, device="cpu")
-    rough = predict_scene(unet, scene, voxel_size=0.05, device="cpu", precision="bf16")
+    exact = predict_scene(unet, scene, voxel_size=0.05)
+    rough = predict_scene(unet, scene, voxel_size=0.05, precision="bf16")
     assert abs(exact.confidence - rough.confidence).max() < 0.05
     assert (exact.label == rough.label).mean() > 0.9
+
+
+def test_features_are_returned_for_every_voxel_if_asked_for() -> None:
+    scene = colored_scene()
+    predictor = Predictor(network=StrongestColor(), voxel_size=0.2)
+    assert predictor.predict(scene).features is None
+    prediction = predictor.predict(scene, keep_features=True)
+    assert prediction.features is not None
+    assert prediction.features.argmax(dim=1).tolist() == prediction.voxel_label.tolist()

@@ -1,0 +1,396 @@
+"""Average precision of predicted instances, as the ScanNet and ScanNet200 benchmarks compute it.
+
+A prediction is a set of vertices with a class and a confidence; predictions may overlap. Scenes are matched one by one
+(`match_scene`), which keeps a few integers per prediction, and scored together (`score_instances`).
+
+The rules:
+
+- Walls and floors are not scored. Vertices without a scored class or without an object are *void*.
+- Ground truth and predictions of fewer than 100 vertices do not count.
+- A prediction matches an object of its class if their IoU is strictly above the threshold. Objects are visited in
+  ascending order of instance id. The first unused prediction that matches an object is used up by it; each further one
+  is a duplicate, a false positive with the lower of the two confidences, and the object keeps the higher one.
+- A prediction without a match is a false positive, unless the share of its vertices that are void, or that belong to
+  an object of its class that is too small to count, is above the threshold.
+- AP is the area under the precision-recall curve, with precision at the next lower confidence and recall steps taken
+  around each point. It is nan for a class without ground truth, and 0 for one that has some but no prediction.
+
+Source: the evaluation script of the ScanNet benchmark, instance task, with the class list of ScanNet200.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.errors import ShapeError
+from lg3d_core.evaluation.scores import none_if_undefined
+from lg3d_core.vocabulary import Vocabulary
+
+MIN_VERTICES = 100
+"""Fewest vertices of an object or a prediction that counts."""
+UNSCORED_NAMES = ("wall", "floor")
+"""Classes without instances."""
+OVERLAPS: npt.NDArray[np.float64] = np.append(np.arange(0.5, 0.95, 0.05), 0.25)
+"""IoU thresholds: nine from 0.50 to 0.90, whose mean is AP, and 0.25. `arange` gives 0.6000000000000001 and the like,
+which decides strict comparisons exactly as the benchmark does."""
+AT_50, AT_25 = 0, len(OVERLAPS) - 1
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+class PredictedInstances(NamedTuple):
+    """Predicted objects of one scene; their vertices may overlap.
+
+    Attributes:
+        rows: Vertices of all predictions, one prediction after the other, each without repetition, int64.
+        starts: First entry of each prediction in `rows`, and the length of `rows`, shape `(predictions + 1,)`, int64.
+        classes: Vocabulary index of each prediction, shape `(predictions,)`, int64.
+        confidences: Larger is surer, finite, shape `(predictions,)`, float64.
+    """
+
+    rows: IntArray
+    starts: IntArray
+    classes: IntArray
+    confidences: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def mask_rows(self) -> Iterator[IntArray]:
+        """Vertices of each prediction in turn."""
+        for start, end in zip(self.starts[:-1], self.starts[1:], strict=True):
+            yield self.rows[start:end]
+
+    @classmethod
+    def from_masks(
+        cls, masks: Sequence[npt.NDArray[np.bool_]], classes: Sequence[int], confidences: Sequence[float]
+    ) -> Self:
+        """Collect boolean masks over the vertices of a scene, each of shape `(vertices,)`."""
+        return cls.from_rows([np.flatnonzero(mask) for mask in masks], classes, confidences)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Sequence[npt.NDArray[np.integer]], classes: Sequence[int], confidences: Sequence[float]
+    ) -> Self:
+        """Collect lists of vertices, each without repetition.
+
+        Raises:
+            ShapeError: As many lists, classes and confidences are not given.
+        """
+        if not len(rows) == len(classes) == len(confidences):
+            raise ShapeError(
+                f"expected one class and one confidence per prediction, got {len(rows)} predictions, "
+                f"{len(classes)} classes and {len(confidences)} confidences"
+            )
+        sizes = np.array([0, *(len(own) for own in rows)], dtype=np.int64)
+        joined = np.concatenate([np.zeros(0, dtype=np.int64), *rows]).astype(np.int64)
+        return cls(
+            joined, sizes.cumsum(), np.asarray(classes, dtype=np.int64), np.asarray(confidences, dtype=np.float64)
+        )
+
+
+class SceneMatches(NamedTuple):
+    """Everything that average precision needs of one scene.
+
+    Attributes:
+        object_class: Class of each object that counts, shape `(objects,)`, int64.
+        class_: Class of each prediction that counts, shape `(predictions,)`, int64.
+        confidence: Shape `(predictions,)`, float64.
+        ignorable: Share of its vertices that are void or belong to an object of its class that is too small, shape
+            `(predictions,)`, float64, 0..1.
+        pair_object: Object of each overlapping pair of one class, ascending, shape `(pairs,)`, int64.
+        pair_prediction: Its prediction, ascending within an object.
+        pair_iou: Its intersection over union, 0..1, float64.
+    """
+
+    object_class: IntArray
+    class_: IntArray
+    confidence: FloatArray
+    ignorable: FloatArray
+    pair_object: IntArray
+    pair_prediction: IntArray
+    pair_iou: FloatArray
+
+
+def scored_classes(vocabulary: Vocabulary) -> npt.NDArray[np.bool_]:
+    """Return which classes have instances, shape `(classes,)`."""
+    return np.array([name not in UNSCORED_NAMES for name in vocabulary.names], dtype=np.bool_)
+
+
+def match_scene(
+    labels: npt.NDArray[np.integer],
+    instances: npt.NDArray[np.integer],
+    predicted: PredictedInstances,
+    *,
+    scored: npt.NDArray[np.bool_],
+) -> SceneMatches:
+    """Compare the predictions of a scene with its objects.
+
+    Args:
+        labels: Vocabulary index of each vertex, -1 none, shape `(vertices,)`.
+        instances: Object of each vertex, 0 none, shape `(vertices,)`.
+        predicted: The predictions.
+        scored: Which classes have instances, shape `(classes,)`.
+
+    Raises:
+        ShapeError: Arrays of different lengths, a vertex or a class out of range, or a confidence that is not finite.
+    """
+    _check(labels, instances, predicted, num_classes=len(scored))
+    object_of_vertex, object_class, object_size = _find_objects(labels, instances, scored)
+    counts = object_size >= MIN_VERTICES
+    number = np.cumsum(counts) - 1  # of each object among those that count
+
+    classes: list[int] = []
+    confidences: list[float] = []
+    ignorable: list[float] = []
+    pairs: list[tuple[IntArray, int, FloatArray]] = []
+    for rows, class_, confidence in zip(
+        predicted.mask_rows(), predicted.classes.tolist(), predicted.confidences.tolist(), strict=True
+    ):
+        if len(rows) < MIN_VERTICES or not scored[class_]:
+            continue
+        shared = np.bincount(object_of_vertex[rows] + 1, minlength=len(object_class) + 1)
+        void, shared = shared[0], shared[1:]
+        same = (object_class == class_) & (shared > 0)
+        near = np.flatnonzero(same & counts)
+        pairs.append((number[near], len(classes), shared[near] / (object_size[near] + len(rows) - shared[near])))
+        ignorable.append((void + shared[same & ~counts].sum()) / len(rows))
+        classes.append(class_)
+        confidences.append(confidence)
+
+    pair_object = np.concatenate([np.zeros(0, np.int64), *(near for near, _, _ in pairs)])
+    pair_prediction = np.concatenate([np.zeros(0, np.int64), *(np.full(len(near), k) for near, k, _ in pairs)])
+    pair_iou = np.concatenate([np.zeros(0), *(iou for _, _, iou in pairs)])
+    order = np.lexsort((pair_prediction, pair_object))
+    return SceneMatches(
+        object_class=object_class[counts],
+        class_=np.array(classes, dtype=np.int64),
+        confidence=np.array(confidences, dtype=np.float64),
+        ignorable=np.array(ignorable, dtype=np.float64),
+        pair_object=pair_object[order],
+        pair_prediction=pair_prediction[order],
+        pair_iou=pair_iou[order],
+    )
+
+
+class Ranking(NamedTuple):
+    """Predictions of one class at one threshold, ranked against the objects of all scenes.
+
+    Attributes:
+        confidence: Of each prediction that is right or wrong, shape `(ranked,)`, float64.
+        correct: Whether it is a true positive, shape `(ranked,)`, bool.
+        missed: Objects without a match.
+        num_objects: Objects of the class.
+        num_predictions: Predictions of the class, the ignored ones included.
+    """
+
+    confidence: FloatArray
+    correct: npt.NDArray[np.bool_]
+    missed: int
+    num_objects: int
+    num_predictions: int
+
+
+def rank_predictions(scenes: Sequence[SceneMatches], *, class_: int, overlap: float) -> Ranking:
+    """Decide which predictions of a class are right, wrong or ignored at an IoU threshold."""
+    confidence: list[float] = []
+    correct: list[bool] = []
+    missed = num_objects = num_predictions = 0
+    for scene in scenes:
+        objects = np.flatnonzero(scene.object_class == class_)
+        own = np.flatnonzero(scene.class_ == class_)
+        num_objects += len(objects)
+        num_predictions += len(own)
+        if len(objects) == 0 and len(own) == 0:
+            continue
+        above = np.flatnonzero((scene.pair_iou > overlap) & (scene.class_[scene.pair_prediction] == class_))
+        best: dict[int, float] = {}
+        used: set[int] = set()
+        for row, prediction in zip(
+            scene.pair_object[above].tolist(), scene.pair_prediction[above].tolist(), strict=True
+        ):
+            if prediction in used:
+                continue
+            value = float(scene.confidence[prediction])
+            if row in best:  # the less confident of two is a duplicate; it may still match a later object
+                confidence.append(min(best[row], value))
+                correct.append(False)
+                best[row] = max(best[row], value)
+            else:
+                best[row] = value
+                used.add(prediction)
+        confidence.extend(best.values())
+        correct.extend([True] * len(best))
+        missed += len(objects) - len(best)
+        unmatched = np.setdiff1d(own, scene.pair_prediction[above])
+        wrong = unmatched[scene.ignorable[unmatched] <= overlap]
+        confidence.extend(scene.confidence[wrong].tolist())
+        correct.extend([False] * len(wrong))
+    return Ranking(np.array(confidence), np.array(correct, dtype=np.bool_), missed, num_objects, num_predictions)
+
+
+class Curve(NamedTuple):
+    """Precision over recall, from the least confident prediction to none.
+
+    Attributes:
+        precision: Shape `(points,)`, 0..1; the last is 1.
+        recall: Shape `(points,)`, 0..1, descending; the last is 0.
+    """
+
+    precision: FloatArray
+    recall: FloatArray
+
+
+def precision_recall(ranking: Ranking) -> Curve:
+    """Return precision and recall at every distinct confidence; a threshold takes in all predictions that reach it."""
+    order = np.argsort(ranking.confidence, kind="stable")
+    correct = ranking.correct[order]
+    _, first = np.unique(ranking.confidence[order], return_index=True)
+    below = np.append(0, np.cumsum(correct))[first]  # true positives under each threshold
+    found = correct.sum() - below
+    accepted = len(correct) - first
+    num_objects = correct.sum() + ranking.missed
+    return Curve(
+        precision=np.append(found / accepted, 1.0),
+        recall=np.append(found / num_objects if num_objects else np.zeros(len(first)), 0.0),
+    )
+
+
+def average_precision(ranking: Ranking) -> float:
+    """Return the area under the precision-recall curve, 0..1; nan without objects, 0 without predictions."""
+    if ranking.num_objects == 0:
+        return float("nan")
+    if ranking.num_predictions == 0:
+        return 0.0
+    precision, recall = precision_recall(ranking)
+    around = np.concatenate([recall[:1], recall, [0.0]])
+    return float(precision @ (0.5 * (around[:-2] - around[2:])))
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceScores:
+    """Average precision per class, and its means over head, common, tail and all.
+
+    Attributes:
+        vocabulary: The classes.
+        by_overlap: AP of each class at each threshold of `OVERLAPS`, shape `(classes, 10)`, 0..1, nan without objects
+            and for classes that are not scored.
+        num_objects: Objects that count, shape `(classes,)`, int64.
+        num_predictions: Predictions that count, shape `(classes,)`, int64.
+    """
+
+    vocabulary: Vocabulary
+    by_overlap: FloatArray
+    num_objects: IntArray
+    num_predictions: IntArray
+
+    @property
+    def ap(self) -> FloatArray:
+        """Mean over the thresholds 0.50 to 0.90 of each class, shape `(classes,)`."""
+        means: FloatArray = self.by_overlap[:, :AT_25].mean(axis=1)
+        return means
+
+    @property
+    def ap50(self) -> FloatArray:
+        """AP at IoU 0.50 of each class, shape `(classes,)`."""
+        return self.by_overlap[:, AT_50]
+
+    @property
+    def ap25(self) -> FloatArray:
+        """AP at IoU 0.25 of each class, shape `(classes,)`."""
+        return self.by_overlap[:, AT_25]
+
+    def mean(self, metric: str = "ap", group: str = "all") -> float:
+        """Return the mean over the classes of a group that have objects; nan where none has.
+
+        Args:
+            metric: `ap`, `ap50` or `ap25`.
+            group: `head`, `common`, `tail` or `all`.
+        """
+        values: FloatArray = getattr(self, metric)
+        if group != "all":
+            values = values[self.vocabulary.groups[group]]
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if len(values) else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, shares in 0..1, None where undefined."""
+        metrics = ("ap", "ap50", "ap25")
+        per_class = {metric: getattr(self, metric).tolist() for metric in metrics}
+        return {
+            "means": {
+                group: {metric: none_if_undefined(self.mean(metric, group)) for metric in metrics}
+                for group in (*self.vocabulary.groups, "all")
+            },
+            "num_classes": int((self.num_objects > 0).sum()),
+            "per_class": [
+                {
+                    "index": category.index,
+                    "id": category.id,
+                    "name": category.name,
+                    "group": category.group or None,
+                    "objects": int(self.num_objects[category.index]),
+                    "predictions": int(self.num_predictions[category.index]),
+                    **{metric: none_if_undefined(per_class[metric][category.index]) for metric in metrics},
+                }
+                for category in self.vocabulary.categories
+                if category.name not in UNSCORED_NAMES
+            ],
+        }
+
+
+def score_instances(scenes: Sequence[SceneMatches], vocabulary: Vocabulary) -> InstanceScores:
+    """Score the matches of all scenes together."""
+    size = len(vocabulary)
+    by_overlap = np.full((size, len(OVERLAPS)), np.nan)
+    for class_ in np.flatnonzero(scored_classes(vocabulary)).tolist():
+        for k, overlap in enumerate(OVERLAPS.tolist()):
+            by_overlap[class_, k] = average_precision(rank_predictions(scenes, class_=class_, overlap=overlap))
+    objects = np.concatenate([np.zeros(0, np.int64), *(scene.object_class for scene in scenes)])
+    predictions = np.concatenate([np.zeros(0, np.int64), *(scene.class_ for scene in scenes)])
+    return InstanceScores(
+        vocabulary, by_overlap, np.bincount(objects, minlength=size), np.bincount(predictions, minlength=size)
+    )
+
+
+def _find_objects(
+    labels: npt.NDArray[np.integer], instances: npt.NDArray[np.integer], scored: npt.NDArray[np.bool_]
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the object of each vertex (-1 void), and the class and size of each object, by class and instance id."""
+    evaluated = (labels >= 0) & (instances > 0)
+    evaluated &= scored[np.where(evaluated, labels, 0)]
+    rows = np.flatnonzero(evaluated)
+    highest = int(instances[rows].max(initial=0)) + 1
+    keys, inverse, sizes = np.unique(
+        labels[rows].astype(np.int64) * highest + instances[rows], return_inverse=True, return_counts=True
+    )
+    object_of_vertex = np.full(len(labels), -1, dtype=np.int64)
+    object_of_vertex[rows] = inverse
+    return object_of_vertex, keys // highest, sizes.astype(np.int64)
+
+
+def _check(
+    labels: npt.NDArray[np.integer],
+    instances: npt.NDArray[np.integer],
+    predicted: PredictedInstances,
+    *,
+    num_classes: int,
+) -> None:
+    if labels.ndim != 1 or labels.shape != instances.shape:
+        raise ShapeError(f"expected one label and one instance per vertex, got {labels.shape} and {instances.shape}")
+    if len(predicted.rows) and not 0 <= predicted.rows.min() <= predicted.rows.max() < len(labels):
+        raise ShapeError(
+            f"expected predicted vertices within 0 to {len(labels) - 1}, "
+            f"got {predicted.rows.min()} to {predicted.rows.max()}"
+        )
+    if len(predicted) and not 0 <= predicted.classes.min() <= predicted.classes.max() < num_classes:
+        raise ShapeError(
+            f"expected predicted classes below {num_classes}, got {predicted.classes.min()} to "
+            f"{predicted.classes.max()}"
+        )
+    if not np.isfinite(predicted.confidences).all():
+        raise ShapeError("expected finite confidences, got nan or infinity")

@@ -1,0 +1,338 @@
+"""The one way to run a network on a scene: features, class scores and labels, in tiles where memory is short."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lg3d_core.devices import autocast, resolve_device, resolve_precision
+from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
+from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
+from lg3d_core.progress import Progress
+from lg3d_core.sampling.voxels import voxelize
+from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
+
+if TYPE_CHECKING:
+    from lg3d_core.networks.minkunet import MinkUNet
+    from lg3d_core.store.scene_file import Scene
+
+CHUNK = 16_384
+"""Voxels whose class scores are in memory at once (13 MB for 200 classes)."""
+BASE_BYTES, BYTES_PER_CHANNEL = 3_000, 20
+"""Memory of a forward pass per voxel: the first, plus the second for each channel of the features. Measured on a CPU:
+2.4 to 3.5 kB for 14A (96 channels), 10.8 kB for 34D (512)."""
+FIXED_BYTES = 600 << 20
+"""Memory of Python, PyTorch and the part of a scan being read, before any network or voxel."""
+LEAST_VOXELS = 1000
+"""A memory limit that does not hold this many voxels is refused."""
+SHARE = 0.6
+"""Share of the available memory that a forward pass may use without an explicit limit."""
+
+
+class VoxelLabels(NamedTuple):
+    """The best class of each voxel.
+
+    Attributes:
+        label: Vocabulary index, shape `(voxels,)`, int16.
+        confidence: Softmax of the winning score, 0..1, shape `(voxels,)`, float32.
+    """
+
+    label: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+
+
+class Prediction(NamedTuple):
+    """The prediction for a scene.
+
+    Attributes:
+        label: Vocabulary index of every vertex, shape `(vertices,)`, int16.
+        confidence: Softmax of the winning class score at every vertex, 0..1, shape `(vertices,)`, float32.
+        voxel_label: Vocabulary index of every voxel, shape `(voxels,)`, int16.
+        voxel_truth: Label of the vertex that each voxel keeps, -1 none, shape `(voxels,)`, int16.
+        features: Features of the voxels, shape `(voxels, num_features)`, float32, if they were asked for.
+    """
+
+    label: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+    voxel_label: npt.NDArray[np.int16]
+    voxel_truth: npt.NDArray[np.int16]
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Predictor:
+    """A network and how it is run.
+
+    Attributes:
+        network: On `device`. Its training mode is the same after a prediction as before.
+        voxel_size: Edge of a voxel in metres, as in training.
+        device: Where the network is.
+        precision: Precision of the features, `fp32` or `bf16`; class scores are always fp32.
+        backend: Backend of the sparse convolutions; None keeps the one in use.
+        score: Returns class scores `(voxels, classes)` for features; None uses the network's classifier.
+        memory: Memory limit of a forward pass in bytes; None uses a share of the available memory.
+        overlap: Overlap of neighbouring tiles in metres; None derives it from the network's receptive field.
+    """
+
+    network: "MinkUNet"
+    voxel_size: float
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "fp32"
+    backend: str | None = None
+    score: Callable[[Tensor], Tensor] | None = None
+    memory: int | None = None
+    overlap: float | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        backend: str | None = None,
+        memory: int | None = None,
+        overlap: float | None = None,
+    ) -> tuple[Self, CheckpointInfo]:
+        """Load a checkpoint's network, and return it with the checkpoint's metadata.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read.
+            SettingsError: The device does not exist.
+        """
+        where = resolve_device(device)
+        network, info = load_network(path, device=where)
+        predictor = cls(
+            network=network,
+            voxel_size=info.voxel_size,
+            device=where,
+            precision=resolve_precision(precision, where),
+            backend=backend,
+            memory=memory,
+            overlap=overlap,
+        )
+        return predictor, info
+
+    def require_classes(self, count: int, name: str) -> None:
+        """Check that the class scores are those of a vocabulary.
+
+        Raises:
+            CheckpointError: The network's classifier has another number of classes.
+        """
+        if self.score is None and self.network.num_classes != count:
+            found = self.network.num_classes
+            has = "no classifier" if found is None else f"a classifier of {found} classes"
+            raise CheckpointError(
+                f"expected a classifier of {count} classes ({name}), the network has {has}: fine-tune one on this store"
+            )
+
+    def predict(self, scene: "Scene", *, keep_features: bool = False, progress: Progress | None = None) -> Prediction:
+        """Label every vertex of a scene with the best class of its voxel.
+
+        Args:
+            scene: From the store; its labels are only passed through.
+            keep_features: Return the features of the voxels as well.
+            progress: Receives tiles and notes.
+
+        Raises:
+            MemoryLimitError: Not even a small tile fits into memory.
+        """
+        if len(scene.xyz) == 0:
+            nothing = np.zeros(0, dtype=np.int16)
+            return Prediction(nothing, np.zeros(0, dtype=np.float32), nothing, nothing)
+        voxels = voxelize(scene.xyz, self.voxel_size)
+        features = torch.empty(0)
+
+        def keep(rows: npt.NDArray[np.int64], part: Tensor) -> None:
+            nonlocal features
+            if len(features) == 0:
+                features = torch.empty((len(voxels.cells), part.shape[1]))
+            features[torch.from_numpy(rows)] = part.cpu()
+
+        found = self.label_voxels(
+            voxels.cells,
+            scene.rgb[voxels.point],
+            name=scene.scene_id,
+            observe=keep if keep_features else None,
+            progress=progress,
+        )
+        return Prediction(
+            label=found.label[voxels.point_to_voxel],
+            confidence=found.confidence[voxels.point_to_voxel],
+            voxel_label=found.label,
+            voxel_truth=scene.label[voxels.point].astype(np.int16),
+            features=features if keep_features else None,
+        )
+
+    def label_voxels(
+        self,
+        cells: npt.NDArray[np.int32],
+        rgb: npt.NDArray[np.generic],
+        *,
+        name: str,
+        observe: Callable[[npt.NDArray[np.int64], Tensor], None] | None = None,
+        progress: Progress | None = None,
+    ) -> VoxelLabels:
+        """Return the best class of every voxel.
+
+        Args:
+            cells: Distinct cells, shape `(voxels, 3)`.
+            rgb: Colours, 0..255, shape `(voxels, 3)`.
+            name: Name of the scan, for messages.
+            observe: Receives rows of voxels and their features.
+            progress: Receives tiles and notes.
+
+        Raises:
+            SettingsError: The memory limit is too small for any tile.
+            MemoryLimitError: Not even a small tile fits into memory.
+        """
+        score = self.score or self.network.classify
+        label = np.empty(len(cells), dtype=np.int16)
+        confidence = np.empty(len(cells), dtype=np.float32)
+        for rows, features in self.features(cells, rgb, name=name, progress=progress):
+            if observe is not None:
+                observe(rows, features)
+            with torch.inference_mode():
+                class_scores = score(features).float()
+                best, index = class_scores.max(dim=1)
+                share = (class_scores - best[:, None]).exp().sum(dim=1).reciprocal()
+            label[rows] = index.to(torch.int16).cpu().numpy()
+            confidence[rows] = share.cpu().numpy()
+        return VoxelLabels(label, confidence)
+
+    def features(
+        self,
+        cells: npt.NDArray[np.int32],
+        rgb: npt.NDArray[np.generic],
+        *,
+        name: str,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
+        """Yield rows of voxels with their features, `(rows, num_features)`, float32; each voxel exactly once.
+
+        A scan that does not fit into memory is cut into overlapping tiles. Where a tile runs out of memory, the rest of
+        the scan is cut into tiles of half its size, and so on.
+
+        Args:
+            cells: Distinct cells, shape `(voxels, 3)`.
+            rgb: Colours, 0..255, shape `(voxels, 3)`.
+            name: Name of the scan, for messages.
+            progress: Receives tiles and notes.
+
+        Raises:
+            SettingsError: The memory limit is too small for any tile.
+            MemoryLimitError: Not even a small tile fits into memory.
+        """
+        progress = progress or Progress()
+        done = np.zeros(len(cells), dtype=np.bool_)
+        limit, by_user = self.max_voxels(), self.memory is not None
+        while not done.all():
+            try:
+                tiling = self._tile(cells, limit)
+            except SettingsError:
+                if by_user:
+                    raise
+                raise self._too_large(len(cells), name) from None
+            if len(tiling.tiles) > 1:
+                self._announce(tiling, cells, name, progress)
+            with (
+                progress.task("tiles", total=len(tiling.tiles), unit="tile")
+                if len(tiling.tiles) > 1
+                else (nullcontext()) as task
+            ):
+                for tile in tiling.tiles:
+                    own = tile.own[~done[tile.own]]
+                    if len(own):
+                        features = self._run(cells[tile.rows], rgb[tile.rows])
+                        if features is None:
+                            limit, by_user = min(limit, len(tile.rows)) // 2, False
+                            break
+                        places = torch.from_numpy(np.searchsorted(tile.rows, own)).to(features.device)
+                        for start in range(0, len(own), CHUNK):
+                            with torch.inference_mode():
+                                part = features[places[start : start + CHUNK]].float()
+                            yield own[start : start + CHUNK], part
+                        done[own] = True
+                    if task is not None:
+                        task.advance()
+            if limit < LEAST_VOXELS and not done.all():
+                raise self._too_large(len(cells), name)
+
+    def max_voxels(self) -> int:
+        """Return how many voxels a forward pass may hold.
+
+        Raises:
+            SettingsError: The memory limit does not even hold the program.
+        """
+        per_voxel = BASE_BYTES + BYTES_PER_CHANNEL * self.network.num_features
+        if self.memory is None:
+            return max(LEAST_VOXELS, int(SHARE * available_memory(self.device)) // per_voxel)
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.state_dict().values())
+        fixed = weights + (FIXED_BYTES if self.device.type == "cpu" else 0)
+        if self.memory - fixed < LEAST_VOXELS * per_voxel:
+            least = (fixed + LEAST_VOXELS * per_voxel) / 2**20
+            raise SettingsError(f"--memory {self.memory / 2**20:.0f}M is too small: at least {least:.0f}M are needed")
+        return int((self.memory - fixed) // per_voxel)
+
+    def _tile(self, cells: npt.NDArray[np.int32], limit: int) -> Tiling:
+        reach = reach_of(self.network.plan_name, stem_size=self.network.stem_size) if len(cells) > limit else 0
+        rim = None if self.overlap is None else round(self.overlap / self.voxel_size)
+        return tile_voxels(cells, max_voxels=limit, reach=reach, rim=rim, voxel_size=self.voxel_size)
+
+    def _announce(self, tiling: Tiling, cells: npt.NDArray[np.int32], name: str, progress: Progress) -> None:
+        missing = reach_of(self.network.plan_name, stem_size=self.network.stem_size) - tiling.rim
+        message = (
+            f"{name}: {len(cells)} voxels do not fit into memory at once; predicting {len(tiling.tiles)} tiles that "
+            f"overlap by {tiling.rim * self.voxel_size:.2f} m: "
+        )
+        if missing > 0:
+            progress.warn(f"{message}labels may differ within {missing * self.voxel_size:.2f} m of a tile's border")
+        else:
+            progress.note(f"{message}labels are the same as without tiles")
+
+    def _run(self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic]) -> Tensor | None:
+        """Return the features of a tile's voxels, or None if it does not fit into memory."""
+        coordinates = torch.zeros((len(cells), 4), dtype=torch.int32)
+        coordinates[:, 1:] = torch.from_numpy(cells)
+        colors = torch.from_numpy(rgb.astype(np.float32) / np.float32(255) - np.float32(0.5))
+        backend = use_backend(self.backend) if self.backend else nullcontext()
+        try:
+            with torch.inference_mode(), _evaluating(self.network), owned_threads(), backend:
+                voxels = SparseTensor(colors.to(self.device), coordinates.to(self.device))
+                with autocast(self.device, self.precision):
+                    features: Tensor = self.network(voxels)
+                return features
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _too_large(self, voxels: int, name: str) -> Exception:
+        return memory_limit_error(
+            self.device,
+            f"in a forward pass of {voxels} voxels of {name}, and in tiles of it",
+            "use a smaller network, or "
+            + ("--device cpu" if self.device.type == "cuda" else "a machine with more memory"),
+        )
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Set evaluation mode inside the block, and restore each module's own mode afterwards."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,96 @@
+"""Objective of the offset head: every voxel points to the centre of its object."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lg3d_core.errors import ShapeError
+from lg3d_core.objectives.validation import full_precision
+
+SHORTEST = 1e-4
+"""Metres; a voxel this close to its object's centre has no direction to it."""
+
+
+class OffsetLoss(NamedTuple):
+    """Both terms, scalars.
+
+    Attributes:
+        distance: Mean over the voxels of objects of the L1 distance between predicted and true offset, in metres.
+        direction: Mean over the voxels of objects of 1 - cosine between predicted and true offset, 0..2.
+    """
+
+    distance: Tensor
+    direction: Tensor
+
+
+def number_objects(instances: Tensor, scenes: Tensor, counted: Tensor) -> Tensor:
+    """Number the objects of a batch.
+
+    Args:
+        instances: Instance id of each voxel within its scene, shape `(voxels,)`, int64.
+        scenes: Scene of each voxel, shape `(voxels,)`.
+        counted: Voxels that belong to an object, shape `(voxels,)`, bool.
+
+    Returns:
+        Contiguous from 0, -1 where `counted` is False, shape `(voxels,)`, int64.
+    """
+    objects = torch.full_like(instances, -1)
+    keys = scenes[counted].long() * (instances.max() + 1 if len(instances) else 1) + instances[counted]
+    objects[counted] = torch.unique(keys, return_inverse=True)[1]
+    return objects
+
+
+def true_offsets(positions: Tensor, objects: Tensor) -> Tensor:
+    """Return the vector from each voxel to the mean position of its object's voxels.
+
+    Args:
+        positions: Metres, shape `(voxels, 3)`.
+        objects: As `number_objects` returns them, shape `(voxels,)`.
+
+    Returns:
+        Metres, 0 for voxels without an object, shape `(voxels, 3)`, float32.
+    """
+    own = objects >= 0
+    rows = objects[own]
+    number = int(rows.max()) + 1 if len(rows) else 0
+    inside = positions[own].double()
+    sums = inside.new_zeros((number, 3)).index_add_(0, rows, inside)
+    counts = torch.bincount(rows, minlength=number).clamp_min(1)
+    offsets = torch.zeros_like(positions, dtype=torch.float32)
+    offsets[own] = ((sums / counts[:, None])[rows] - inside).float()
+    return offsets
+
+
+def offset_loss(predicted: Tensor, positions: Tensor, objects: Tensor) -> OffsetLoss:
+    """Compare predicted offsets with the vectors to the objects' centres.
+
+    Args:
+        predicted: Metres, shape `(voxels, 3)`, floating point; compared in float32 also under autocast.
+        positions: Metres, shape `(voxels, 3)`.
+        objects: As `number_objects` returns them, shape `(voxels,)`; voxels of -1 are left out.
+
+    Returns:
+        Both terms; 0 with a graph where no voxel has an object.
+
+    Raises:
+        ShapeError: Shapes that do not match.
+
+    Source: the offset losses of PointGroup (Jiang et al., CVPR 2020), equations 2 and 3.
+    """
+    if predicted.shape != positions.shape or positions.shape[1:] != (3,) or objects.shape != positions.shape[:1]:
+        raise ShapeError(
+            f"expected offsets and positions of shape (voxels, 3) and one object each, got {tuple(predicted.shape)}, "
+            f"{tuple(positions.shape)} and {tuple(objects.shape)}"
+        )
+    own = objects >= 0
+    if not bool(own.any()):
+        nothing = predicted.float().sum() * 0
+        return OffsetLoss(nothing, nothing)
+    with full_precision(predicted):
+        found, truth = predicted[own].float(), true_offsets(positions, objects)[own]
+        distance = (found - truth).abs().sum(dim=1).mean()
+        directed = truth.norm(dim=1) > SHORTEST
+        cosines = torch.nn.functional.cosine_similarity(found[directed], truth[directed], dim=1, eps=SHORTEST)
+        direction = (1 - cosines).sum() / len(found)
+    return OffsetLoss(distance, direction)

@@ -1,0 +1,182 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lg3d_core.errors import DataError
+from lg3d_core.evaluation.instances import PredictedInstances
+from lg3d_core.evaluation.submissions import Submission, check_submission, write_submission
+from lg3d_core.vocabulary import load_vocabulary
+
+VOCABULARY = load_vocabulary("scannet200")
+WALL, CHAIR, TABLE = (VOCABULARY.index_by_name[name] for name in ("wall", "chair", "table"))
+CHAIR_ID = int(VOCABULARY.ids[CHAIR])
+SCENES = {"scene0000_00": 4, "scene0001_00": 3}
+
+
+def write_zip(path: Path, files: dict[str, str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_labels_are_read_back_as_they_were_written(tmp_path: Path, unpacked: bool) -> None:
+    labels = {"scene0000_00": np.array([CHAIR, -1, WALL, TABLE]), "scene0001_00": np.array([0, 199, 5])}
+    with write_submission(tmp_path / "s.zip", VOCABULARY) as writer:
+        for scene_id, values in labels.items():
+            writer.add_labels(scene_id, values)
+    path = unpack(tmp_path / "s.zip", tmp_path / "s") if unpacked else tmp_path / "s.zip"
+    with Submission(path) as submission:
+        assert submission.task == "semantic"
+        for scene_id, values in labels.items():
+            assert submission.read_labels(scene_id, VOCABULARY, num_vertices=len(values)).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_instances_are_read_back_as_they_were_written(tmp_path: Path, unpacked: bool) -> None:
+    predicted = PredictedInstances.from_rows([np.array([0, 2]), np.array([2, 3])], [CHAIR, TABLE], [0.25, 0.75])
+    with write_submission(tmp_path / "s.zip", VOCABULARY) as writer:
+        writer.add_instances("scene0000_00", predicted, num_vertices=4)
+        writer.add_instances("scene0001_00", PredictedInstances.from_rows([], [], []), num_vertices=3)
+    path = unpack(tmp_path / "s.zip", tmp_path / "s") if unpacked else tmp_path / "s.zip"
+    with Submission(path) as submission:
+        assert submission.task == "instance"
+        assert check_submission(submission, SCENES, VOCABULARY, task="instance") == []
+        found = submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)
+        assert [rows.tolist() for rows in found.mask_rows()] == [[0, 2], [2, 3]]
+        assert found.classes.tolist() == [CHAIR, TABLE]
+        assert found.confidences.tolist() == [0.25, 0.75]
+        assert len(submission.read_instances("scene0001_00", VOCABULARY, num_vertices=3)) == 0
+
+
+def test_the_files_are_those_of_the_benchmark(tmp_path: Path) -> None:
+    with write_submission(tmp_path / "s.zip", VOCABULARY) as writer:
+        writer.add_labels("scene0001_00", np.array([CHAIR, -1, WALL]))
+        predicted = PredictedInstances.from_rows([np.array([0, 2])], [CHAIR], [0.5])
+        writer.add_instances("scene0000_00", predicted, num_vertices=4)
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        files = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert files == {
+        "scene0001_00.txt": "2\n0\n1\n",  # raw ids: chair 2, none 0, wall 1
+        "predicted_masks/scene0000_00_000.txt": "1\n0\n1\n0\n",
+        "scene0000_00.txt": "predicted_masks/scene0000_00_000.txt 2 0.500000\n",
+    }
+
+
+@pytest.mark.parametrize("text", ["1 0\r\n0 1", "1\n0\n0\n1", " 1\n0\n0\n7\n\n"])
+def test_masks_of_other_spacing_and_of_values_above_one_are_read(tmp_path: Path, text: str) -> None:
+    files = {"scene0000_00.txt": f"predicted_masks/a b.txt  {CHAIR_ID}  1e-1\n\n", "predicted_masks/a b.txt": text}
+    with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
+        found = submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)
+    assert [rows.tolist() for rows in found.mask_rows()] == [[0, 3]]
+    assert found.confidences.tolist() == [0.1]
+
+
+def test_ids_outside_the_vocabulary_are_no_class(tmp_path: Path) -> None:
+    files = {"scene0000_00.txt": "1\n99999\n-3\n0\n", "scene0001_00.txt": "1\n1\n1\n"}
+    with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
+        assert submission.read_labels("scene0000_00", VOCABULARY, num_vertices=4).tolist() == [WALL, -1, -1, -1]
+        problems = check_submission(submission, SCENES, VOCABULARY, task="semantic")
+    assert [problem.scene_id for problem in problems] == ["scene0000_00"]
+    assert "-3, 0, 99999" in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"scene0000_00.txt": "1\n1\n1\n"}, "3 values, the scene has 4 vertices"),
+        ({"scene0000_00.txt": "1\n1\n1\n1\n1\n"}, "5 values, the scene has 4 vertices"),
+        ({"scene0000_00.txt": "1\n1\n1\n1.5\n"}, "not integers"),
+        ({"scene0000_00.txt": "1\n1\n1\nchair\n"}, "not integers"),
+        ({"scene0000_00.txt": "1" * 200 + "\n"}, "bytes"),
+        ({"scene0002_00.txt": "1\n"}, "no scene0000_00.txt"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with (
+        Submission(write_zip(tmp_path / "s.zip", files)) as submission,
+        pytest.raises(DataError, match=message),
+    ):
+        submission.read_labels("scene0000_00", VOCABULARY, num_vertices=4)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("predicted_masks/a.txt 2", "expected a mask's path"),
+        ("predicted_masks/a.txt chair 0.5", "expected a mask's path"),
+        ("predicted_masks/a.txt 2 nan", "finite confidence"),
+        ("predicted_masks/a.txt 2 high", "finite confidence"),
+        ("predicted_masks/b.txt 2 0.5", "no predicted_masks/b.txt"),
+        ("../a.txt 2 0.5", "outside the submission"),
+        ("/etc/passwd 2 0.5", "outside the submission"),
+    ],
+)
+def test_instances_that_cannot_be_used_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    files = {"scene0000_00.txt": line, "predicted_masks/a.txt": "1\n0\n0\n1\n"}
+    with (
+        Submission(write_zip(tmp_path / "s.zip", files)) as submission,
+        pytest.raises(DataError, match=message),
+    ):
+        submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)
+
+
+@pytest.mark.parametrize("name", ["../scene0000_00.txt", "/scene0000_00.txt", "a/../../b.txt", "C:\\a.txt"])
+def test_entries_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="outside"):
+        Submission(write_zip(tmp_path / "s.zip", {name: "1\n"}))
+
+
+def test_what_is_neither_zip_nor_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.zip").write_text("no zip")
+    for path in (tmp_path / "s.zip", tmp_path / "none"):
+        with pytest.raises(DataError, match=r"zip file"):
+            Submission(path)
+    with pytest.raises(DataError, match=r"\.zip"), write_submission(tmp_path / "s.tar", VOCABULARY):
+        pass
+
+
+def test_a_check_lists_missing_files_extra_files_and_a_folder_at_the_top(tmp_path: Path) -> None:
+    files = {"mine/scene0000_00.txt": "1\n1\n1\n1\n", "scene0001_00.txt": "1\n1\n1\n", "notes.md": "-"}
+    with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
+        messages = [problem.message for problem in check_submission(submission, SCENES, VOCABULARY, task="semantic")]
+    assert messages == [
+        "scene0000_00.txt is missing",
+        "mine/scene0000_00.txt is not expected",
+        "notes.md is not expected",
+        "the files are in a folder: put them at the root of the zip file",
+    ]
+
+
+def test_a_check_lists_wrong_lengths_and_classes_without_instances(tmp_path: Path) -> None:
+    files = {
+        "scene0000_00.txt": f"predicted_masks/a.txt 1 0.5\npredicted_masks/a.txt {CHAIR_ID} 0.5\n",
+        "predicted_masks/a.txt": "1\n0\n2\n0\n",
+        "scene0001_00.txt": f"predicted_masks/a.txt {CHAIR_ID} 0.5\n",
+    }
+    with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
+        problems = check_submission(submission, SCENES, VOCABULARY, task="instance")
+    assert [(problem.scene_id, problem.message.split(":")[0]) for problem in problems] == [
+        ("scene0000_00", "predicted_masks/a.txt has values other than 0 and 1"),
+        ("scene0000_00", "predicted_masks/a.txt has values other than 0 and 1"),
+        ("scene0000_00", "class ids that the benchmark does not have"),
+        ("scene0001_00", "predicted_masks/a.txt has 4 values, the scene has 3 vertices"),
+    ]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "s.zip", {"scene0000_00.txt": "1\n"})
+    before = path.read_bytes()
+    with pytest.raises(IndexError), write_submission(path, VOCABULARY) as writer:
+        writer.add_instances("scene0000_00", PredictedInstances.from_rows([np.array([4])], [0], [1]), num_vertices=4)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["s.zip"]
