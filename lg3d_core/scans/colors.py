@@ -248,6 +248,8 @@ def _decide_range(found: _Statistics, kind: np.dtype[Any], doubts: list[str]) ->
         doubts.append(f"colours up to {found.high:.6g}: taken as a range of 0 to {white:.6g}")
     elif white == 255 and is_float and not found.is_whole and found.high <= HIGHEST_OVERSHOOT:
         white = 1.0
+    if white == 1 and found.is_whole:
+        doubts.append("all colours are 0 or 1: taken as a range of 0 to 1")
     if white in UNUSUAL_WHITE:
         doubts.append(f"colours up to {found.high:g}: taken as a range of 0 to {white:g}")
     if found.num_above.get(white):

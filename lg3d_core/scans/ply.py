@@ -661,8 +661,8 @@ def _own_colors(table: Table, element: Element, header: Header) -> Colors | None
     if channels is not None:
         columns = [table.columns[name]() for name in channels]
         if not header.order:
-            kinds = {p.type for p in _properties(element, channels)}
-            columns = _as_bytes_if_declared(columns, kinds)
+            declared = _properties(element, channels)
+            columns = [_as_integers_if_declared(column, p.type) for column, p in zip(columns, declared, strict=True)]
         return decide_colors(columns_as_rows(columns), element.num_rows)
     by_name = {name.lower(): name for name in reversed(names)}
     if all(name in by_name for name in SPLAT_NAMES):
@@ -679,12 +679,14 @@ def _own_colors(table: Table, element: Element, header: Header) -> Colors | None
     return decide_packed_colors(packed)
 
 
-def _as_bytes_if_declared(columns: list[Numbers], kinds: set[str]) -> list[Numbers]:
-    """Give numbers of a text the byte type that the header declares, unless their values deny it."""
-    is_byte = kinds == {"u1"} and all(
-        ((column >= 0) & (column <= 255) & (column == np.floor(column))).all() for column in columns
-    )
-    return [column.astype(np.uint8) for column in columns] if is_byte else columns
+def _as_integers_if_declared(column: Numbers, kind: str) -> Numbers:
+    """Give numbers of a text the integer type that the header declares, unless their values deny it."""
+    if kind[0] == "f":
+        return column
+    limits = np.iinfo(kind)
+    with np.errstate(invalid="ignore"):
+        fits = (column >= limits.min) & (column <= limits.max) & (column == np.floor(column))
+    return column.astype(kind) if fits.all() else column
 
 
 def _face_colors(
