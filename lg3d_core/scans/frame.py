@@ -190,7 +190,8 @@ def _resolution(surface: Surface, core: Array) -> float:
     Positions of float32, also where a writer turned them into float64, have 24 bits; texts may have few digits.
     """
     farthest = float(np.abs(core).max())
-    if not (FAR_FROM_ORIGIN * float(np.ptp(core, axis=0).max()) < farthest < np.finfo(np.float32).max):
+    extent = float(np.ptp(core, axis=0).max())
+    if not FAR_FROM_ORIGIN * extent < farthest < float(np.finfo(np.float32).max):
         return 0.0
     step = 0.0
     for axis in range(3):
