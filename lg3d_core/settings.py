@@ -636,7 +636,7 @@ class PredictSettings(ScanSettings):
     command: ClassVar[str] = "predict"
 
     scans: tuple[str, ...] = ()
-    """PLY, PCD, OBJ or GLB files, or scene ids of the store."""
+    """PLY, PCD, OBJ, GLB, LAS, LAZ or E57 files, or scene ids of the store."""
     out: Path = Path()
     """Folder of the written files."""
     formats: tuple[PredictionFormat, ...] = ("ply",)
@@ -657,7 +657,7 @@ class AskSettings(ScanSettings):
     command: ClassVar[str] = "ask"
 
     scan: str
-    """A PLY, PCD, OBJ or GLB file, or a scene id of the store."""
+    """A PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or a scene id of the store."""
     texts: tuple[str, ...] = ()
     """What is looked for; none opens a prompt."""
     anchors: Path | None = None

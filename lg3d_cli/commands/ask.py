@@ -36,7 +36,9 @@ def ask(
     scan: Annotated[
         str,
         typer.Argument(
-            metavar="SCENE|SCAN", help="Scene id, or a PLY, PCD, OBJ or GLB file.", autocompletion=complete_scenes
+            metavar="SCENE|SCAN",
+            help="Scene id, or a PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file.",
+            autocompletion=complete_scenes,
         ),
     ],
     texts: Annotated[

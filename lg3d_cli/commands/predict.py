@@ -34,7 +34,9 @@ def predict(
     scans: Annotated[
         list[str],
         typer.Argument(
-            metavar="SCAN...", help="PLY, PCD, OBJ or GLB, or a scene's id.", autocompletion=complete_scenes
+            metavar="SCAN...",
+            help="PLY, PCD, OBJ, GLB, LAS, LAZ or E57 files, or a scene's id.",
+            autocompletion=complete_scenes,
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the written files.  [default: here]")] = None,

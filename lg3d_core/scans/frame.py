@@ -34,7 +34,9 @@ CLEAR_UNIT = 2.0
 """How much better than metres, in squared deviations, another unit must fit before it is taken."""
 FAR_COORDINATE = 1000.0
 """Metres from the origin beyond which a scan is moved there: float32 and the voxel grid lose digits far out."""
-
+OFFSET_STEP = 16.0
+"""Metres; such a scan is moved by a multiple of this, a multiple of the coarsest voxels of the usual networks, so that
+equal rooms get equal labels."""
 FAR_FROM_ORIGIN = 20.0
 """Times a scan's own size beyond which its positions are checked for lost digits."""
 COARSE_STEP = 0.002
@@ -173,13 +175,15 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
             notes.append(f"{_signed(axis)} up ({100 * guess.probability:.0f} % likely{because}); --up overrides")
     offset = np.zeros(3)
     if np.abs(core).max() * metres > FAR_COORDINATE:
-        offset = np.floor(core.min(axis=0))
+        step = OFFSET_STEP / metres
+        offset = np.floor(core.min(axis=0) / step) * step
         notes.append(f"moved to the origin by {', '.join(f'{value:.0f}' for value in -offset)} units")
-    step = _resolution(surface, core)
-    if step * metres > COARSE_STEP:
+    resolution = _resolution(surface, core)
+    if resolution * metres > COARSE_STEP:
         doubts.append(
-            f"positions are rounded to steps of {step:.3g} units ({100 * step * metres:.3g} cm): coordinates of up to "
-            f"{np.abs(core).max():.0f} have lost precision; export them in double precision or nearer to the origin"
+            f"positions are rounded to steps of {resolution:.3g} units ({100 * resolution * metres:.3g} cm): "
+            f"coordinates of up to {np.abs(core).max():.0f} have lost precision; "
+            "export them in double precision or nearer to the origin"
         )
     return Frame(metres, axis, offset, low, high, tuple(notes), tuple(doubts))
 

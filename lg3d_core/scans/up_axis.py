@@ -31,21 +31,26 @@ STOREY = (1.8, 4.0)
 """Metres between which a storey is high."""
 WALL = 0.3
 """Metres from the sides that count as walls."""
+CONTACT = (0.2, 0.5)
+"""Metres above the floor at which legs and bases of furniture are."""
 STANDING = (0.2, 1.2)
-"""Metres above the floor at which furniture is looked for."""
+"""Metres above the floor at which furniture is."""
+VISIBLE_FLOOR = 0.8
+"""Share of the largest plane that a floor shows at least; furniture hides the rest."""
 MIN_STANDING = 50
-"""Cells below which furniture tells less."""
+"""Cells a metre of height below which furniture tells less."""
 LEVEL = 0.9
 """Cosine to the axis from which a triangle counts as level."""
 FEWEST_POINTS = 100
 FULL_SIZE = 3.5
 """Metres; evidence from a smaller scan, which may be a corner of a room, counts less."""
-WEIGHTS = {"floor": 5.0, "furniture": 5.0, "normals": 5.0, "low": 1.0, "height": 1.0}
+WEIGHTS = {"floor": 6.0, "contact": 3.0, "furniture": 3.0, "normals": 5.0, "low": 1.0, "height": 1.0}
 """Log-odds of one unit of each kind of evidence: a logistic fit, rounded, to 26 synthetic rooms and 20 partial, noisy
 and tilted versions of each (docs/design/0025-up-axis.md)."""
 REASONS = {
     "floor": "the largest bounding plane is below",
-    "furniture": "things stand on it",
+    "contact": "things touch it",
+    "furniture": "things stand above it",
     "normals": "its level triangles are seen from above",
     "low": "most of it is low",
     "height": "it is a storey high",
@@ -119,8 +124,10 @@ def gather_evidence(xyz: Array, corners: Array | None) -> dict[str, dict[str, fl
     """Measure how much a scan looks as if each axis pointed up.
 
     Returns:
-        For each axis: `floor`, cells of the level at which most columns begin, relative to the axis with most, 0..1;
-        `furniture`, cells off the walls above that level less those below the top, as a share of both, -1..1;
+        For each axis: `floor`, cells of the level at which most columns begin, relative to `VISIBLE_FLOOR` of those of
+        the axis with most, 0..1;
+        `contact` and `furniture`, cells off the walls `CONTACT` and `STANDING` above that level less those as far below
+        the top, as a share of both, -1..1;
         `normals`, area of level triangles that face up less that of those that face down, as a share of all, -1..1;
         `low`, half less the mean height of the cells off the walls, relative to the scan's, -0.5..0.5; `height`, 0 for
         a storey, less for others, -1 at least.
@@ -138,7 +145,10 @@ def gather_evidence(xyz: Array, corners: Array | None) -> dict[str, dict[str, fl
         floors[up], found[up] = _stand(turned, cell)
     facing = _facing(corners)
     for up, (axis, sign) in UP_AXES.items():
-        found[up] |= {"floor": floors[up] / max(floors.values()), "normals": sign * float(facing[axis])}
+        found[up] |= {
+            "floor": min(1.0, floors[up] / (VISIBLE_FLOOR * max(floors.values()))),
+            "normals": sign * float(facing[axis]),
+        }
     return found
 
 
@@ -153,18 +163,26 @@ def _stand(cells: npt.NDArray[np.int64], cell: float) -> tuple[int, dict[str, fl
     size = len(np.unique(column[(level == floor) | (level == floor + 1)]))
     wall = max(1, round(WALL / cell))
     inside = (across >= wall) & (across <= across.max() - wall) & (deep >= wall) & (deep <= deep.max() - wall)
-    near, far = max(2, round(STANDING[0] / cell)), max(3, round(STANDING[1] / cell))
     above, below = level[inside] - floor, top - level[inside]
-    standing = int(((above >= near) & (above <= far)).sum())
-    hanging = int(((below >= near) & (below <= far)).sum())
-    off_floor = above[above >= near]
+    off_floor = above[above >= max(2, round(CONTACT[0] / cell))]
     height = math.log(max(top + 1, 1) * cell)
     misfit = max(0.0, math.log(STOREY[0]) - height, height - math.log(STOREY[1]))
     return size, {
-        "furniture": (standing - hanging) / max(standing + hanging, MIN_STANDING),
+        "contact": _excess(above, below, CONTACT, cell),
+        "furniture": _excess(above, below, STANDING, cell),
         "low": 0.5 - float(off_floor.mean()) / max(top - floor, 1) if len(off_floor) else 0.0,
         "height": -min(misfit, 1.0),
     }
+
+
+def _excess(
+    above: npt.NDArray[np.int64], below: npt.NDArray[np.int64], heights: tuple[float, float], cell: float
+) -> float:
+    """Return the cells between two heights above the floor less those as far below the top, as a share of both."""
+    near, far = max(2, round(heights[0] / cell)), max(3, round(heights[1] / cell))
+    standing = int(((above >= near) & (above <= far)).sum())
+    hanging = int(((below >= near) & (below <= far)).sum())
+    return (standing - hanging) / max(standing + hanging, MIN_STANDING * (heights[1] - heights[0]))
 
 
 def _facing(corners: Array | None) -> Array:
