@@ -59,7 +59,7 @@ def distort(xyz: np.ndarray, rng: np.random.Generator, *, granularity: float, ma
 
 
 def move(xyz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Distort, scale and rotate about the middle of the box."""
+    """Distort, scale and rotate about the middle of the box, about x, y and z in a random order."""
     if rng.random() < 0.95:
         for granularity, magnitude in ((0.2, 0.4), (0.8, 1.6)):
             xyz = distort(xyz, rng, granularity=granularity, magnitude=magnitude)
@@ -69,7 +69,10 @@ def move(xyz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     about_y = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
     about_z = np.array([[math.cos(z), -math.sin(z), 0], [math.sin(z), math.cos(z), 0], [0, 0, 1]])
     middle = (xyz.min(axis=0) + xyz.max(axis=0)) / 2
-    return (xyz - middle) @ (factor * about_z @ about_y @ about_x).T + middle
+    moved = factor * (xyz - middle)
+    for axis in rng.permutation(3).tolist():
+        moved = moved @ (about_x, about_y, about_z)[axis].T
+    return moved + middle
 
 
 # Voxels
@@ -139,9 +142,10 @@ def object_boxes(room: PlainRoom, shell: frozenset[int]) -> list[np.ndarray]:
 
 
 class PlainMap(NamedTuple):
-    """Height, level height and overhead of every cell."""
+    """Height, level height and overhead of every cell; smallest and largest x and y."""
 
     origin: np.ndarray
+    limit: np.ndarray
     cell: float
     height: np.ndarray
     level: np.ndarray
@@ -163,7 +167,7 @@ def height_map(room: PlainRoom) -> PlainMap:
             height[i, j] = max(height[i, j], z)
             if flat:
                 level[i, j] = max(level[i, j], z)
-    return PlainMap(origin, cell, height, level, overhead)
+    return PlainMap(origin, room.xyz[:, :2].max(axis=0), cell, height, level, overhead)
 
 
 def place_objects(
@@ -180,14 +184,15 @@ def place_objects(
         chosen = cells[rng.integers(len(cells), size=MAX_TRIES)]
         places = ground.origin + ground.cell * (chosen + rng.random((MAX_TRIES, 2)))
         for place in places:
+            if (place + low[:2] < ground.origin).any() or (place + high[:2] > ground.limit).any():
+                continue
             first = np.floor((place + low[:2] - ground.origin) / ground.cell).astype(int)
             last = np.floor((place + high[:2] - ground.origin) / ground.cell).astype(int)
-            if (first < 0).any() or (last >= ground.height.shape).any():
-                continue
+            around = ground.height[max(0, first[0] - 1) : last[0] + 2, max(0, first[1] - 1) : last[1] + 2]
             under = [(i, j) for i in range(first[0], last[0] + 1) for j in range(first[1], last[1] + 1)]
             bottom = max(ground.height[at] for at in under)
             held = [support[at] and ground.height[at] >= bottom - tolerance for at in under]
-            if min(ground.height[at] for at in under) == -np.inf or sum(held) < SUPPORT_SHARE * len(held):
+            if around.min() == -np.inf or sum(held) < SUPPORT_SHARE * len(held):
                 continue
             if bottom + high[2] - low[2] > min(ground.overhead[at] for at in under):
                 continue

@@ -35,10 +35,10 @@ from lg3d_core.sampling.height_map import build_height_map, vertex_spacing
 from lg3d_core.sampling.placement import InstancePasting, object_boxes, open_pasting, place_instances
 from lg3d_core.settings import PrepareSettings, RoomsSettings
 from lg3d_core.sparse import SparseTensor
-from lg3d_core.store.prepare import prepare_store
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.store.scene_store import SceneStore
-from lg3d_core.synthetic.write import write_rooms
+from lg3d_core.synthetic.rooms import rooms as write_rooms
 from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
 
 BATCH = 8

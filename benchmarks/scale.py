@@ -38,7 +38,7 @@ import numpy as np
 
 from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import FinetuneSettings, RoomsSettings
-from lg3d_core.synthetic.write import write_rooms
+from lg3d_core.synthetic.rooms import rooms as write_rooms
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
 ROOT = Path(__file__).parents[1]

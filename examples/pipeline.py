@@ -6,11 +6,11 @@ Usage: python examples/pipeline.py RAW WORK [RECIPE]
 import sys
 from pathlib import Path
 
-from lg3d_core.evaluation.command import evaluate_checkpoint
-from lg3d_core.language.make import make_anchors
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, PrepareSettings, PretrainSettings
-from lg3d_core.store.prepare import prepare_store
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
 

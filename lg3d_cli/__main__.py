@@ -21,14 +21,16 @@ from lg3d_cli.commands import (
     demo,
     doctor,
     evaluate,
+    finetune,
     init,
     predict,
     prepare,
+    pretrain,
     report,
     rooms,
-    train,
     view,
 )
+from lg3d_cli.parameters import SettingsCommand
 from lg3d_core import __version__
 from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError
 
@@ -69,6 +71,8 @@ class _Stoppable(TyperGroup):
             raise Interrupted(f"stopped; {kept}") from None
 
 
+EVERYWHERE = "Each option is also a variable (LG3D_SEED for --seed) and a key of lg3d.toml (seed)."
+
 app = typer.Typer(
     name="lg3d",
     cls=_Stoppable,
@@ -78,22 +82,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("init")(init.init)
-app.command("prepare")(prepare.prepare)
-app.command("anchors")(anchors.anchors)
-app.command("pretrain")(train.pretrain)
-app.command("finetune")(train.finetune)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("predict")(predict.predict)
-app.command("ask")(ask.ask)
-app.command("view")(view.view)
-app.command("report")(report.report)
-app.command("rooms")(rooms.rooms)
-app.command("convert")(convert.convert)
-app.command("demo")(demo.demo)
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
+for name, function in {
+    "init": init.init,
+    "prepare": prepare.prepare,
+    "anchors": anchors.anchors,
+    "pretrain": pretrain.pretrain,
+    "finetune": finetune.finetune,
+    "eval": evaluate.evaluate,
+    "compare": compare.compare,
+    "predict": predict.predict,
+    "ask": ask.ask,
+    "view": view.view,
+    "report": report.report,
+    "rooms": rooms.rooms,
+    "convert": convert.convert,
+    "demo": demo.demo,
+    "bench": bench.bench,
+    "doctor": doctor.doctor,
+}.items():
+    app.command(name, cls=SettingsCommand, epilog=EVERYWHERE)(function)
 
 
 def _show_version(wanted: bool) -> None:
@@ -128,7 +135,7 @@ def main() -> None:
         app()
     except Lg3dError as error:
         console.error(str(error))
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except MemoryError as error:
         console.error(f"out of memory ({error or 'no details'}): close other programs, or take fewer --jobs")
         sys.exit(1)
@@ -183,6 +190,9 @@ def _end_in(seconds: float) -> None:
 
 
 def _kill_workers() -> None:
+    processes = sys.modules.get("lg3d_core.processes")
+    if processes is not None:
+        processes.kill_workers()
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()

@@ -59,13 +59,23 @@ def complete_recipes(incomplete: str) -> list[tuple[str, str]]:
 
 
 def words(kind: Any) -> Callable[[str], list[str]]:
-    """A completer of the words that a setting of type `Literal[...]` takes."""
+    """Return a completer of the values of a `Literal`, also of those after a comma."""
     choices = [str(choice) for choice in get_args(kind)]
 
     def complete(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
+        before, comma, word = incomplete.rpartition(",")
+        return [before + comma + choice for choice in choices if choice.startswith(word)]
 
     return complete
+
+
+COMPLETERS: dict[str, Callable[..., list[tuple[str, str]]]] = {
+    "scenes": complete_scenes,
+    "runs": complete_runs,
+    "starts": complete_starts,
+    "recipes": complete_recipes,
+}
+"""What a field's `Option(completes=...)` names."""
 
 
 def _folder(ctx: typer.Context, field: str) -> Path:
@@ -81,9 +91,9 @@ def _folder(ctx: typer.Context, field: str) -> Path:
 
 
 def _command_of(run: Path) -> str:
-    """`pretrain` or `finetune`, by what its settings say."""
+    """Return the command of a run, as its settings record it."""
     try:
         saved = json.loads((run / RUN_MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return ""
-    return "" if not isinstance(saved, dict) else "finetune" if "start" in saved else "pretrain"
+    return str(saved.get("command", "")) if isinstance(saved, dict) else ""

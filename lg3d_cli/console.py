@@ -33,6 +33,21 @@ def result(value: object) -> None:
     sys.stdout.flush()
 
 
+def outcome(values: Mapping[str, object], *, as_json: bool, details: Mapping[str, Any] | None = None) -> None:
+    """Print the one value that a command returns, alone on a line, or with `details` as a JSON object."""
+    if as_json:
+        result_json({**(details or {}), **{key: str(value) for key, value in values.items()}})
+        return
+    for value in values.values():
+        result(value)
+
+
+def leader_result(values: Mapping[str, object], *, as_json: bool) -> None:
+    """Print an outcome, under torchrun by the first process alone."""
+    if not follows():
+        outcome(values, as_json=as_json)
+
+
 def result_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; a value that is not finite becomes null."""
     result(json.dumps(value, indent=2, allow_nan=False))

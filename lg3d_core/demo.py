@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.evaluation.evaluate import Evaluation
-from lg3d_core.language.make import make_anchors
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.settings import (
     AnchorsSettings,
@@ -19,12 +19,12 @@ from lg3d_core.settings import (
     RoomsSettings,
     ViewSettings,
 )
-from lg3d_core.store.prepare import prepare_store
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.synthetic import write_rooms
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
-from lg3d_core.viewing.show import show_scene
+from lg3d_core.viewing.view import view as show_scene
 
 
 class DemoOutcome(NamedTuple):
@@ -52,7 +52,7 @@ class DemoOutcome(NamedTuple):
         }
 
 
-def run_demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
+def demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
     """Rooms, prepare, anchors, pretrain, finetune, eval, view: in one folder, with one recipe.
 
     Steps that keep what is there (rooms, prepare) do so when the demo runs again; the training runs are new each time.

@@ -24,7 +24,7 @@ PACKAGES = (
 )
 
 
-def examine_machine() -> dict[str, Any]:
+def doctor() -> dict[str, Any]:
     """Versions, devices and optional parts, as plain values."""
     facts: dict[str, Any] = {
         "lg3d": __version__,

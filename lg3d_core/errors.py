@@ -18,14 +18,30 @@ def one_line(text: str) -> str:
 
 
 class Lg3dError(Exception):
-    """Base of every error that the command line turns into one line and exit code 1."""
+    """Base of every error that the command line turns into one line and an exit code."""
+
+    exit_code = 1
 
     def __str__(self) -> str:
         return one_line(super().__str__())
 
 
 class SettingsError(Lg3dError):
-    """An option, a recipe or a settings file that cannot be used; the message names the option."""
+    """An option, a recipe or a settings file that cannot be used; the message names the option.
+
+    Attributes:
+        fields: Names of the settings whose values cannot be used; empty where it is no matter of their values.
+    """
+
+    def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class UsageError(SettingsError):
+    """A wrong value that was typed on the command line, which ends with exit code 2."""
+
+    exit_code = 2
 
 
 class DataError(Lg3dError):

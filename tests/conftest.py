@@ -40,7 +40,7 @@ def store_path(raw_rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The raw rooms of boxes as a scene store. Read only."""
     from lg3d_core.progress import Progress
     from lg3d_core.settings import PrepareSettings
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
 
     path = tmp_path_factory.mktemp("store") / "data"
     report = prepare_store(PrepareSettings(raw=raw_rooms, store=path, jobs=1), Progress())
@@ -53,8 +53,8 @@ def furnished_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three procedural training rooms and one for validation, 20,000 vertices each, as a scene store. Read only."""
     from lg3d_core.progress import Progress
     from lg3d_core.settings import PrepareSettings, RoomsSettings
-    from lg3d_core.store.prepare import prepare_store
-    from lg3d_core.synthetic.write import write_rooms
+    from lg3d_core.store.prepare import prepare as prepare_store
+    from lg3d_core.synthetic.rooms import rooms as write_rooms
 
     folder = tmp_path_factory.mktemp("furnished")
     write_rooms(RoomsSettings(out=folder / "raw", scenes=4, vertices=20_000, seed=1, jobs=1), Progress())
@@ -66,7 +66,7 @@ def furnished_store_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def anchors_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled anchors, 96-d. Read only."""
-    from lg3d_core.language.make import make_anchors
+    from lg3d_core.language.anchors import anchors as make_anchors
     from lg3d_core.progress import Progress
     from lg3d_core.settings import AnchorsSettings
 

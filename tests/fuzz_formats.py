@@ -22,7 +22,7 @@ import trimesh
 from PIL import Image
 
 from lg3d_core.errors import DataError
-from lg3d_core.language.anchors import Anchors, load_anchors, save_anchors
+from lg3d_core.language.anchors_file import Anchors, load_anchors, save_anchors
 from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, read_info, save_checkpoint
 from lg3d_core.networks.minkunet import NETWORK_PLANS, NetworkPlan
@@ -30,11 +30,11 @@ from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import find_frame
 from lg3d_core.scans.open_scan import open_scan
 from lg3d_core.scans.ply import read_ply
+from lg3d_core.seal import SEAL_BYTES, seal
 from lg3d_core.settings import COMMANDS, PrepareSettings, StoreCheckSettings, read_recipe, recipe_names
 from lg3d_core.store import SceneStore, merge_shards, prepare_store
 from lg3d_core.store.budgets import ensure_budget, load_budget
 from lg3d_core.store.scene_file import read_scene_file
-from lg3d_core.store.seal import SEAL_BYTES, seal
 from lg3d_core.synthetic.modelled.library import read_library
 from lg3d_core.synthetic.modelled.resample import sample_model
 from lg3d_core.training.run import Run

@@ -45,7 +45,7 @@ LOADED = (
     "lg3d_core.comparing.execute",
     "lg3d_core.comparing.table",
     "lg3d_core.inference.predict",
-    "lg3d_core.synthetic.write",
+    "lg3d_core.synthetic.rooms",
     "lg3d_core.training.events",
     "tensorboard.compat.proto.event_pb2",
     "tensorboard.summary.writer.record_writer",
@@ -495,11 +495,11 @@ def _case(name: str, line: str, *more: str, copies: tuple[Path, ...] = (), run: 
 
 def make_cases(place: Path) -> list[Case]:
     """Rooms, a store, anchors and a trained network, small, and the commands on them."""
-    from lg3d_core.language.make import make_anchors
+    from lg3d_core.language.anchors import anchors as make_anchors
     from lg3d_core.progress import Progress
     from lg3d_core.settings import AnchorsSettings, PrepareSettings, RoomsSettings
-    from lg3d_core.store.prepare import prepare_store
-    from lg3d_core.synthetic.write import write_rooms
+    from lg3d_core.store.prepare import prepare as prepare_store
+    from lg3d_core.synthetic.rooms import rooms as write_rooms
 
     raw, store, anchors = place / "raw", place / "data", place / "anchors.safetensors"
     write_rooms(RoomsSettings(out=raw, scenes=3, validation=0.34, vertices=3000, seed=1, jobs=1), Progress())

@@ -79,7 +79,7 @@ def measure(kills: int, seed: int) -> int:
     """Kill until there were so many; how many jobs did not end as the undisturbed one."""
     from lg3d_core.progress import Progress
     from lg3d_core.settings import PrepareSettings
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
 
     rng = random.Random(seed)
     place = Path(tempfile.mkdtemp(prefix="lg3d-interruption-"))

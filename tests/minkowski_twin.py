@@ -31,7 +31,8 @@ def build_twin(
             self.downsample = None
             if in_channels != channels:
                 self.downsample = nn.Sequential(
-                    convolution(in_channels, channels, 1), engine.MinkowskiBatchNorm(channels)
+                    convolution(in_channels, channels, 1),
+                    engine.MinkowskiBatchNorm(channels, momentum=OUTER_MOMENTUM),
                 )
 
         def forward(self, x: Any) -> Any:

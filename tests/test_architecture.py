@@ -26,7 +26,18 @@ def read_table() -> tuple[set[str], dict[str, set[str]]]:
 
 
 FOUNDATIONS, MAY_IMPORT = read_table()
-TORCH_FREE = {"vocabulary", "scans", "synthetic", "processes", "errors", "progress", "settings", "files", "stopping"}
+TORCH_FREE = {
+    "vocabulary",
+    "scans",
+    "synthetic",
+    "processes",
+    "errors",
+    "progress",
+    "settings",
+    "files",
+    "seal",
+    "stopping",
+}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -101,3 +112,14 @@ def test_help_is_fast_and_loads_neither_torch_nor_open3d() -> None:
         end = os.times()  # of the processor: whatever else the machine is at
         seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert min(seconds) < 0.5, f"lg3d --help took {min(seconds):.2f} s of the processor at best"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lg3d_cli" / "commands").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_a_command_calls_a_module_and_a_function_of_its_name(path: Path) -> None:
+    module = "eval" if path.stem == "evaluate" else path.stem
+    called = [name.split(".")[1:] for name in imported_modules(path) if name.startswith("lg3d_core.")]
+    files = {CORE.joinpath(*parts[:k]).with_suffix(".py") for parts in called for k in (len(parts) - 1, len(parts))}
+    found = [file for file in files if file.stem == module and file.is_file()]
+    assert len(found) == 1, f"{path.name} imports {sorted(found)}"
+    defined = {node.name for node in ast.parse(found[0].read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert path.stem in defined

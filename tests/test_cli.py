@@ -36,7 +36,7 @@ def workplace(raw_rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     pretrained = lg3d("pretrain", *TRAIN, "--name", "p", cwd=folder)
     assert pretrained.stdout == "runs/p/checkpoint.safetensors\n"
     assert pretrained.stderr == ""
-    tuned = lg3d("finetune", *TRAIN, "--name", "f", "--limited", "0.5", cwd=folder)
+    tuned = lg3d("finetune", *TRAIN, "--name", "f", "--limited", "0.5", "--allow-leak", cwd=folder)
     assert tuned.stdout == "runs/f/checkpoint.safetensors\n"
     return folder
 
@@ -126,33 +126,97 @@ def test_doctor_tells_versions() -> None:
     [
         (["prepare", "nowhere"], "nowhere"),
         (["prepare", "data"], "data"),
-        (["prepare", ".", "--shard", "5/4"], "--shard must be of the form i/n"),
         (["pretrain", "--store", "nowhere"], "nowhere"),
-        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34c, paper-34d"),
         (["pretrain", "--recipe", "demo", "--anchors", "nowhere.safetensors"], "nowhere.safetensors"),
         (["pretrain", "--recipe", "paper-34d"], "run lg3d anchors --dim 512"),
         (["finetune", "--recipe", "demo", "--from", "nowhere"], "no checkpoint at nowhere"),
-        (["finetune", "--recipe", "demo", "--limited", "5"], "--limited must be above 0 and at most 1"),
-        (["finetune", "--recipe", "demo", "--network", "99Z"], "--network must be one of"),
         (["finetune", "--recipe", "demo", "--runs", "elsewhere"], "no pre-training run in elsewhere"),
         (["finetune", "--resume", "data"], "it is no run's folder"),
-        (["finetune", "--resume", "runs/f", "--epochs", "9"], "leave out --epochs"),
         (["pretrain", "--resume", "runs/f"], "saved settings do not fit PretrainSettings"),
         (["eval", "--runs", "elsewhere"], "no fine-tuned run in elsewhere: run lg3d finetune"),
         (["eval", "--checkpoint", "runs/p"], "without a classifier: run lg3d finetune --from"),
-        (["eval", "--split", "nope"], "nope"),
         (["eval", "--device", "cuda"], "--device cuda"),
-        (["eval", "--backend", "nope"], "--backend must be one of"),
         (["view", "scene9999_99"], "scene9999_99"),
         (["view", "../../etc/passwd"], "passwd"),
-        (["anchors", "--encoder", "nope"], "nope"),
         (["anchors"], "--encoder bundled"),
         (["rooms", "data"], "data"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_1(workplace: Path, words: list[str], expected: str) -> None:
+    require_one_line(workplace, words, expected, code=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["prepare", ".", "--shard", "5/4"], "--shard must be of the form i/n"),
+        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34c, paper-34d"),
+        (["finetune", "--recipe", "demo", "--limited", "5"], "--limited must be above 0 and at most 1"),
+        (["finetune", "--recipe", "demo", "--network", "99Z"], "--network must be one of"),
+        (["finetune", "--resume", "runs/f", "--epochs", "9"], "leave out --epochs"),
+        (["eval", "--split", "nope"], "nope"),
+        (["eval", "--backend", "nope"], "--backend must be one of"),
+        (["anchors", "--encoder", "nope"], "nope"),
+        (["pretrain", "--epochs", "many"], "--epochs must be a whole number, got 'many'"),
+        (
+            ["pretrain", "--contrast", "softmax", "--distance", "l1"],
+            "--distance must be cosine with --contrast",
+        ),
+        (["pretrain", "--milestones", "0.5,2"], "--milestones must be shares from 0 to 1"),
+        (["anchors", "--order", "groups"], "--order requires --plot"),
+        (["anchors", "--show", "--dim", "4"], "leave out --dim"),
+        (["prepare", "data", "--check", "--verify"], "--check and --verify cannot be combined"),
+        (["prepare", "--merge", "--shard", "1/2"], "--merge and --shard cannot be combined"),
+        (["prepare"], "RAW is missing"),
+        (["convert", "x.ckpt"], "--out is missing"),
+        (["predict"], "SCAN is missing"),
+        (
+            ["ask", "scene9003_00", "", "--scale", "big"],
+            "--scale must be auto, m, cm, mm, in, ft, or a positive",
+        ),
+        (["compare", "demo", "--set", "nonsense"], "--set 'nonsense': expected key=value"),
+        (["view", "scene9003_00", "--layer", "nope", "--png", "x.png"], "no layer nope"),
+        (["bench", "--peers", "nope"], "--peers must be one of all, none, minkowski"),
+    ],
+)
+def test_a_wrong_option_value_is_one_clear_line_and_exit_code_2(
+    workplace: Path, words: list[str], expected: str
+) -> None:
+    require_one_line(workplace, words, expected, code=2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "config", "expected"),
+    [
+        ({"LG3D_EPOCHS": "0"}, "", "LG3D_EPOCHS must be at least 1, got 0"),
+        ({"LG3D_QUIET": "maybe"}, "", "LG3D_QUIET must be true or false, got 'maybe'"),
+        ({"LG3D_RECIPE": "nope"}, "", "LG3D_RECIPE: --recipe nope: expected one of demo"),
+        ({}, "epochs = 0\n", "lg3d.toml: --epochs must be at least 1, got 0"),
+        ({}, "[finetune]\nloss = 'mse'\n", "lg3d.toml: --loss must be one of cross-entropy"),
+        ({}, "recipe = 'mine.toml'\n", "recipe mine.toml: --seed must be a whole number, got 'x'"),
+    ],
+)
+def test_a_wrong_value_from_elsewhere_names_its_source_and_exits_with_1(
+    tmp_path: Path, variables: dict[str, str], config: str, expected: str
+) -> None:
+    (tmp_path / "lg3d.toml").write_text(config)
+    (tmp_path / "mine.toml").write_text("seed = 'x'\n")
+    done = lg3d("finetune", cwd=tmp_path, code=1, **variables)
+    assert done.stderr.startswith(f"lg3d: error: {expected}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_quiet_and_json_come_from_variables_and_the_settings_file(workplace: Path) -> None:
+    done = lg3d("eval", cwd=workplace, LG3D_QUIET="1", LG3D_JSON="true")
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["num_scenes"] == 2
+    assert lg3d("eval", "--no-json", cwd=workplace, LG3D_QUIET="1", LG3D_JSON="true").stdout.startswith("\t")
+
+
+def require_one_line(workplace: Path, words: list[str], expected: str, *, code: int) -> None:
+    """Run a command that must fail with one line that holds a text, and write nothing."""
     before = sorted(workplace.rglob("*"))
-    done = lg3d(*words, cwd=workplace, code=1)
+    done = lg3d(*words, cwd=workplace, code=code)
     assert done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if not line.startswith("lg3d: ") or "error" in line]
     assert len(errors) == 1

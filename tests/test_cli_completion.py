@@ -33,7 +33,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     scenes = {"scene0011_00": {"split": "val"}, "scene0000_01": {"split": "train"}, "room": {"split": "test"}}
     (tmp_path / "data" / "store.json").write_text(json.dumps({"scenes": scenes}))
-    for age, (name, settings) in enumerate({"f": {"start": "latest"}, "p": {"method": "language"}}.items()):
+    for age, (name, settings) in enumerate({"f": {"command": "finetune"}, "p": {"command": "pretrain"}}.items()):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "settings.json").write_text(json.dumps(settings))
         os.utime(tmp_path / "runs" / name, (1e9 - age, 1e9 - age))

@@ -35,6 +35,7 @@ def test_there_is_a_recipe_for_every_row_of_the_papers_tables() -> None:
     count = {table: sum(name.startswith(f"{table}-") for name in BY_NAME) for table in ("table1", "table2", "table4")}
     assert count == {"table1": 7 + 3, "table2": 7, "table4": 7}  # and three beside the first: its rows 8, 9 and a
     assert sum(name.startswith("figure5-") for name in BY_NAME) == (3 + 3) * 4  # and three beside the three
+    assert "figure7-positives-only" in BY_NAME  # its other three are rows 4, 5 and 6 of Table 1
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -161,7 +162,7 @@ def test_given_anchors_replace_those_of_the_recipe(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_planned_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="at least one recipe"):
+    with pytest.raises(SettingsError, match="RECIPES is missing"):
         plan()
     with pytest.raises(SettingsError, match="two recipes are called Scratch"):
         plan("table1-1-scratch", "table2-1-scratch")
@@ -172,4 +173,4 @@ def test_rows_that_cannot_be_planned_are_refused(tmp_path: Path) -> None:
     assert plan(str(tmp_path / "mine.toml")).rows[0].label == "mine"
     for values in ({"seeds": 0}, {"jobs": 0}, {"epochs": 0}, {"pretrain_epochs": 0}, {"resamples": 1}):
         with pytest.raises(SettingsError, match="must be at least"):
-            CompareSettings(**values)  # type: ignore[arg-type]
+            CompareSettings(recipes=("demo",), **values)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import pytest
 
 from lg3d_cli.__main__ import app
 from lg3d_core.comparing import run as run_module
-from lg3d_core.comparing.command import compare
+from lg3d_core.comparing.compare import compare
 from lg3d_core.comparing.execute import execute, main, read_step
 from lg3d_core.comparing.plan import plan_table
 from lg3d_core.comparing.record import read_record

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lg3d_core.demo import run_demo
-from lg3d_core.doctor import examine_machine
+from lg3d_core.demo import demo as run_demo
+from lg3d_core.doctor import doctor as examine_machine
 from lg3d_core.settings import COMMANDS, DemoSettings
 from lg3d_core.store.scene_store import SceneStore
 from tests.notes import Notes

@@ -29,9 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 NOT_RUN = {
-    "lg3d init": "asks on a terminal: tests/test_cli_init.py types the answers",
     "lg3d demo": "takes minutes: tests/test_demo.py runs it on two rooms",
-    "lg3d rooms rooms --scenes 160 --furniture /usr/share/sweethome3d/furniture": "needs a package of apt",
     "lg3d compare": "trains for hours: tests/test_comparing_runs.py runs it on two rows",
     "lg3d convert released.ckpt": "needs released weights: tests/test_networks_convert.py writes some",
     "lg3d convert runs/finetune-20260101-120000": "its run: tests/test_networks_convert.py has one",

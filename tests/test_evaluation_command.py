@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lg3d_core.errors import CheckpointError, DataError
-from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress

@@ -40,8 +40,10 @@ def test_each_class_by_hand() -> None:
     np.testing.assert_allclose(scores.precision, [0.75, 0.5, 1, np.nan, 0])
     # tp / support: 6/10, 4/5, 2/4, 0/2, 0/0
     np.testing.assert_allclose(scores.recall, [0.6, 0.8, 0.5, 0, np.nan])
-    # Within the own group's rows: a 6/(6+1), b 4/(2+4), c 2/2, d 0/0, e 0/0 (its false positive has its truth in head)
-    np.testing.assert_allclose(scores.precision_paper, [6 / 7, 2 / 3, 1, np.nan, np.nan])
+    # Within the own group's rows: a 6/(6+1), b 4/(2+4), c 2/2. d is there and never predicted: 0. e has its one false
+    # positive in head's rows, so neither tp, fp nor fn in its own: left out.
+    np.testing.assert_allclose(scores.precision_paper, [6 / 7, 2 / 3, 1, 0, np.nan])
+    np.testing.assert_allclose(scores.recall_paper, [0.6, 0.8, 0.5, 0, np.nan])
     assert scores.accuracy == pytest.approx(12 / 21)
     assert (scores.num_present, scores.num_evaluated) == (4, 21)
 
@@ -89,8 +91,9 @@ def test_a_perfect_prediction_scores_one_on_present_classes() -> None:
     assert math.isnan(scores.iou[2])  # neither truth nor prediction
     assert scores.means_present["head"] == Means(1, 1, 1, 1, 1)
     assert all(math.isnan(value) for value in scores.means_present["tail"])  # no class of it is present
-    assert scores.means["tail"] == Means(0, 0, 0, 0, 0)
-    assert scores.means_present["all"].precision_paper == 1  # over the two groups that are present
+    assert scores.means["tail"][:3] == (0, 0, 0)
+    assert all(math.isnan(value) for value in scores.means["tail"][3:])  # the paper's leave an absent class out
+    assert scores.means["all"].precision_paper == scores.means_present["all"].precision_paper == 1  # over two groups
 
 
 def test_an_absent_class_that_is_predicted_accuses_itself_alone() -> None:
@@ -108,7 +111,8 @@ def test_nothing_evaluated_is_undefined_where_it_should_be_and_valid_json() -> N
     values = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
     assert values["miou_present"] is None
     assert values["means_present"]["all"]["iou"] is None
-    assert values["means"]["all"]["iou"] == 0
+    assert values["means"]["all"]["iou"] == values["means"]["all"]["precision"] == 0
+    assert values["means"]["all"]["precision_paper"] is None
     assert values["per_class"][3] == {
         "index": 3,
         "id": 40,
@@ -120,7 +124,65 @@ def test_nothing_evaluated_is_undefined_where_it_should_be_and_valid_json() -> N
         "precision": None,
         "recall": None,
         "precision_paper": None,
+        "recall_paper": None,
     }
+
+
+# Five tail classes in their own rows: p 3 of 4 right; q there, never predicted; r absent; s absent, but taken for p's
+# fourth point; t absent, and predicted only where the truth is head.
+PAPER = make_vocabulary("head", *["tail"] * 5)
+PAPER_COUNTS = [[8, 0, 0, 0, 0, 2, 0], [0, 3, 0, 0, 1, 0, 0], [0, 2, 0, 0, 0, 0, 0], *[[0] * 7] * 3]
+
+
+def test_the_papers_precision_and_recall_leave_out_classes_without_tp_fp_and_fn() -> None:
+    """As torchmetrics 0.9.2 gives them for the tail's six points with average="none": 0.6, 0, nan, 0, nan and .75, 0,
+    nan, 0, nan; then the mean of what is not nan."""
+    scores = score(PAPER_COUNTS, PAPER)
+    np.testing.assert_allclose(scores.precision_paper, [1, 0.6, 0, np.nan, 0, np.nan])  # p: 3 right of 3 + 2
+    np.testing.assert_allclose(scores.recall_paper, [0.8, 0.75, 0, np.nan, 0, np.nan])
+    tail = scores.means["tail"]
+    assert tail.precision_paper == pytest.approx((0.6 + 0 + 0) / 3)
+    assert tail.recall_paper == pytest.approx((0.75 + 0 + 0) / 3)
+    assert (tail.precision, tail.recall) == pytest.approx((0.6 / 5, 0.75 / 5))  # the true ones: absent counts 0
+    present = scores.means_present["tail"]
+    assert (present.precision_paper, present.recall_paper) == pytest.approx((0.6 / 2, 0.75 / 2))
+    assert scores.means["all"].recall_paper == pytest.approx((0.8 + 0.25) / 2)
+
+
+def by_loops(truth: np.ndarray, guess: np.ndarray, members: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean IoU, precision and recall of some classes, and the paper's two, by sets of points."""
+    plain, paper = [], []
+    own = {i for i in range(len(truth)) if truth[i] in members}
+    for category in members.tolist():
+        is_true = {i for i in range(len(truth)) if truth[i] == category}
+        said = {i for i in range(len(truth)) if guess[i] == category and truth[i] >= 0}
+        right = is_true & said
+        plain.append([len(right) / max(1, len(part)) for part in (is_true | said, said, is_true)])
+        if is_true | (said & own):
+            paper.append([len(right) / max(1, len(part)) for part in (said & own, is_true)])
+    return np.mean(plain, axis=0).tolist(), np.mean(paper, axis=0).tolist() if paper else [math.nan] * 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_all_means_equal_loops_over_points(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vocabulary = make_vocabulary(*["head"] * 3, *["common"] * 4, *["tail"] * 5)
+    number = int(rng.integers(1, 80))
+    truth = rng.choice(rng.permutation(12)[: rng.integers(1, 12)], number)
+    guess = np.where(rng.random(number) < 0.5, truth, rng.integers(-1, 14, number))  # some outside the vocabulary
+    truth[rng.random(number) < 0.2] = -1
+    matrix = ConfusionMatrix(12)
+    matrix.update(truth, guess)
+    scores = score_confusion(matrix, vocabulary)
+    papers = []
+    for group, members in vocabulary.groups.items():
+        plain, paper = by_loops(truth, guess, np.asarray(members))
+        np.testing.assert_allclose(scores.means[group], [*plain, *paper])
+        papers.append(paper)
+    plain, _ = by_loops(truth, guess, np.arange(12))
+    defined = [paper for paper in papers if not math.isnan(paper[0])]
+    expected = np.mean(defined, axis=0).tolist() if defined else [math.nan] * 2
+    np.testing.assert_allclose(scores.means["all"], [*plain, *expected])
 
 
 def test_a_vocabulary_without_groups_has_only_all_and_its_precision_is_the_papers() -> None:

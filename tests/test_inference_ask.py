@@ -18,7 +18,7 @@ from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError,
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_grounded
 from lg3d_core.language import questions
-from lg3d_core.language.anchors import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
+from lg3d_core.language.anchors_file import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
 from lg3d_core.language.questions import find_bundled_encoder, open_reader
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
@@ -251,7 +251,7 @@ def test_file_names_keep_letters_of_any_language() -> None:
 
 
 def test_without_a_terminal_a_text_is_needed(workplace: Path) -> None:
-    done = lg3d("ask", "room.ply", cwd=workplace, code=1)
+    done = lg3d("ask", "room.ply", cwd=workplace, code=2)
     assert "only a terminal has a prompt" in done.stderr
 
 
@@ -275,7 +275,7 @@ def test_the_prompt_answers_line_after_line_until_an_empty_one(
 ) -> None:
     monkeypatch.setattr("sys.stdin", Typist("door", "window"))
     monkeypatch.chdir(workplace)
-    command.ask("room.ply", device="cpu", quiet=True)
+    command.ask(scan="room.ply", device="cpu", quiet=True)
     shown = capsys.readouterr()
     assert shown.out.count("text\theat\tposition") == 2
     assert shown.out.startswith("text")  # the prompt itself is no result
@@ -295,7 +295,7 @@ def test_on_a_terminal_the_prompt_can_be_edited_and_ctrl_c_ends_it(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", interrupted)
     monkeypatch.chdir(workplace)
-    command.ask("room.ply", device="cpu", quiet=True)
+    command.ask(scan="room.ply", device="cpu", quiet=True)
     assert capsys.readouterr().out == ""
 
 
@@ -314,7 +314,7 @@ def test_each_phrase_moves_the_heat_of_the_open_page(
     monkeypatch.setattr(Feed, "__init__", lambda feed: (make(feed), feeds.append(feed))[0])
     monkeypatch.setattr("sys.stdin", Typist("door", looks_up=listen))
     monkeypatch.chdir(workplace)
-    command.ask("room.ply", device="cpu", serve=True, port=0)
+    command.ask(scan="room.ply", device="cpu", serve=True, port=0)
     shown = capsys.readouterr()
     assert re.search(r"^lg3d: open http://127\.0\.0\.1:\d+/", shown.err, re.MULTILINE)
     assert "ssh -N -L" in shown.err
@@ -343,7 +343,7 @@ def test_the_page_of_an_answer_has_its_heat_and_leaves_out_what_has_no_place(wor
 
 
 def test_a_page_without_a_text_is_refused(workplace: Path) -> None:
-    with pytest.raises(SettingsError, match="--html must be a text to show the heat of"):
+    with pytest.raises(SettingsError, match="--html requires a TEXT to show the heat of"):
         settings_of(workplace, html=workplace / "a.html")
 
 

@@ -1,6 +1,7 @@
 """Labels for any scan, from reading to the written file."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,16 @@ import torch
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import file_names
-from lg3d_core.inference.predict import predict_scans
+from lg3d_core.inference.predict import predict as predict_scans
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
-from lg3d_core.scans.frame import turn_back
+from lg3d_core.scans.frame import plain_frame, turn_back
 from lg3d_core.scans.open_scan import open_scan
-from lg3d_core.scans.ply import Mesh, write_ply
-from lg3d_core.settings import PredictSettings
+from lg3d_core.scans.ply import Mesh, parse_ply, write_ply
+from lg3d_core.settings import PredictSettings, PrepareSettings
 from lg3d_core.store import SceneStore
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.vocabulary import load_vocabulary
 from tests.notes import Notes
 from tests.scan_files import furnished_room, points_ply
@@ -152,6 +154,59 @@ def test_a_scene_of_the_store_is_labelled_as_in_the_evaluation(
     network, _ = load_network(checkpoint)
     label = Predictor(network=network, voxel_size=0.1).predict(store.read(scene_id)).label
     assert np.loadtxt(labels.files[0], dtype=int).tolist() == VOCABULARY.ids[label].tolist()
+
+
+@pytest.mark.parametrize("suffix", ["_vh_clean_2.ply", "_vh_clean.ply"])
+def test_a_raw_scannet_mesh_is_labelled_as_its_prepared_scene(
+    checkpoint: Path, raw_rooms: Path, tmp_path: Path, suffix: str
+) -> None:
+    """The mesh is turned and shifted, its `.txt` holds the way back, which prepare applies: so must predict."""
+    store = tmp_path / "data"
+    raw = tmp_path / "raw"
+    shutil.copytree(raw_rooms, raw)
+    folder = sorted((raw / "scans").iterdir())[0]
+    turn, shift = 0.4, np.array([3.0, -2.0, 0.5])
+    cosine, sine = np.cos(turn), np.sin(turn)
+    rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    mesh_path = folder / f"{folder.name}_vh_clean_2.ply"
+    mesh = parse_ply(mesh_path.read_bytes(), mesh_path)
+    moved = (mesh.xyz.astype(np.float64) - shift) @ rotation  # R^T (x - t)
+    write_ply(mesh_path, mesh._replace(xyz=moved.astype(np.float32)))
+    matrix = np.block([[rotation, shift[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
+    values = " ".join(f"{value:.9f}" for value in matrix.ravel())
+    (folder / f"{folder.name}.txt").write_text(f"sceneType = Living room / Lounge\naxisAlignment = {values}\n")
+    prepare_store(PrepareSettings(raw=raw, store=store, jobs=1), Progress())
+    network, _ = load_network(checkpoint)
+    label = Predictor(network=network, voxel_size=0.1).predict(SceneStore(store).read(folder.name)).label
+    expected = VOCABULARY.ids[label].tolist()
+
+    scan = mesh_path if suffix == "_vh_clean_2.ply" else mesh_path.rename(folder / f"{folder.name}{suffix}")
+    notes = Notes()
+    (labels,) = predict_scans(settings_of(checkpoint, tmp_path / "o", scan, formats=("ply", "txt")), notes).labelled
+    assert np.loadtxt(labels.files[1], dtype=int).tolist() == expected
+    assert any(f"axisAlignment of {folder.name}.txt applied" in note for note in notes.notes)
+    written = open_scan(labels.files[0])
+    np.testing.assert_array_equal(written.positions(0, len(moved)), moved.astype(np.float32))  # where the file has them
+    # Without the .txt, or where the user says what is up, nothing is turned: other voxels, other labels.
+    settings = settings_of(checkpoint, tmp_path / "p", scan, formats=("txt",), up="z", scale="m")
+    (other,) = predict_scans(settings, Progress()).labelled
+    assert np.loadtxt(other.files[0], dtype=int).tolist() != expected
+
+
+def test_a_damaged_alignment_beside_a_scannet_mesh_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    scan = points_ply(tmp_path / "scene0000_00_vh_clean_2.ply", XYZ, RGB)
+    (tmp_path / "scene0000_00.txt").write_text("axisAlignment = 1 0 0\n")
+    report = predict_scans(settings_of(checkpoint, tmp_path / "o", scan), Progress())
+    ((_, reason),) = report.failed.items()
+    assert "axisAlignment needs 16 finite numbers, found 3" in str(reason)
+
+
+def test_a_frame_with_an_alignment_goes_there_and_back() -> None:
+    cosine, sine = 0.6, 0.8
+    alignment = np.array([[cosine, -sine, 0, 5], [sine, cosine, 0, -1], [0, 0, 1, 2], [0, 0, 0, 1]])
+    frame = plain_frame(alignment)
+    np.testing.assert_allclose(frame.to_metres(np.array([[1.0, 0, 0]])), [[5.6, -0.2, 2]], atol=1e-12)
+    np.testing.assert_allclose(frame.from_metres(np.array([[5.6, -0.2, 2]])), [[1, 0, 0]], atol=1e-12)
 
 
 def test_one_bad_scan_does_not_stop_the_others(checkpoint: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lg3d_core.language import (
     require_vocabulary,
     save_anchors,
 )
-from lg3d_core.language.anchors import FORMAT, describe_projection
+from lg3d_core.language.anchors_file import FORMAT, describe_projection, removes_mean
 from lg3d_core.language.prompts import fill_prompts
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 
@@ -237,12 +237,38 @@ def test_centred_anchors_lose_what_they_share():
 
 
 def test_the_projection_is_described():
-    assert describe_projection(200, 512, 96, centred=True) == "centred, pca 512 -> 96"
-    assert describe_projection(200, 512, 512, centred=True) == "centred"
+    assert describe_projection(200, 512, 96, centred=True) == "pca, mean removed, 512 -> 96"
+    assert describe_projection(200, 512, 512, centred=True) == "mean removed"
+    assert describe_projection(200, 384, 512, centred=True) == "mean removed, zero-padded 384 -> 512"
     assert describe_projection(200, 512, 512) == "none"
     assert describe_projection(200, 384, 512) == "zero-padded 384 -> 512"
-    assert describe_projection(200, 512, 96) == "pca 512 -> 96"
-    assert describe_projection(20, 512, 96) == "pca 512 -> 20, zero-padded -> 96"
+    assert describe_projection(200, 512, 96) == "svd about the origin, 512 -> 96"
+    assert describe_projection(20, 512, 96) == "svd about the origin, 512 -> 20, zero-padded -> 96"
+
+
+@pytest.mark.parametrize(("classes", "width", "dim"), [(200, 384, 96), (200, 384, 384), (20, 384, 512), (20, 384, 96)])
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_description_tells_whether_the_mean_was_removed(classes, width, dim, centred):
+    assert removes_mean(describe_projection(classes, width, dim, centred=centred)) is centred
+
+
+def test_files_of_before_called_the_svd_pca():
+    assert [removes_mean(text) for text in ("pca 384 -> 96", "centred, pca 384 -> 96", "centred")] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_centred_projection_is_the_principal_component_analysis_of_scikit_learn():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    vectors = random_vectors(30, 12) + 2
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = decomposition.PCA(n_components=5).fit_transform(unit.astype(np.float64))
+    scores /= np.linalg.norm(scores, axis=1, keepdims=True)
+    ours = project_anchors(vectors, 5, centred=True)
+    assert np.abs(ours) == pytest.approx(np.abs(scores), abs=1e-5)  # signs of components are free
+    assert np.abs(cosines(ours) - cosines(scores)).max() < 1e-5
 
 
 # The bundled anchors
@@ -285,7 +311,7 @@ def test_names_without_a_bundled_anchor_are_listed(tmp_path):
 
 
 def test_bundled_anchors_are_made_and_read_without_torch():
-    code = "import sys, lg3d_core.language, lg3d_core.language.make; sys.exit('torch' in sys.modules)"
+    code = "import sys, lg3d_core.language, lg3d_core.language.anchors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

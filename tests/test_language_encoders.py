@@ -17,10 +17,10 @@ import torch
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
 from lg3d_core.language import encoders as encoders_module
 from lg3d_core.language import load_anchors, require_vocabulary
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.language.download import answers
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
 from lg3d_core.language.encoders import load_open_clip
-from lg3d_core.language.make import make_anchors
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings
@@ -398,7 +398,10 @@ def test_anchors_average_the_unit_features_of_the_prompts(tmp_path, tiny_checkpo
     assert progress.notes == ["20 anchors of width 24 by open_clip:lg3d-tiny (projection: none)"]
 
 
-@pytest.mark.parametrize(("dim", "projection"), [(8, "pca 24 -> 8"), (22, "pca 24 -> 20, zero-padded -> 22")])
+@pytest.mark.parametrize(
+    ("dim", "projection"),
+    [(8, "svd about the origin, 24 -> 8"), (22, "svd about the origin, 24 -> 20, zero-padded -> 22")],
+)
 def test_anchors_take_the_wanted_width(tmp_path, tiny_checkpoint, dim, projection):
     out = tmp_path / "a.safetensors"
     make_anchors(

@@ -12,8 +12,8 @@ import torch
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError
 from lg3d_core.language import hugging_face, load_anchors
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.language.hugging_face import HuggingFaceEncoder, load_hugging_face, pool_hidden_states
-from lg3d_core.language.make import make_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings
 from tests.notes import Notes

@@ -3,8 +3,7 @@
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from typer.testing import CliRunner
 
 from lg3d_cli.__main__ import app
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
-from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
+from lg3d_core.language.anchors_file import load_anchors
 from lg3d_core.networks import NETWORK_PLANS, MinkUNet
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
@@ -28,6 +28,7 @@ from lg3d_core.networks.checkpoint import (
 from lg3d_core.networks.convert import Comparison, compare_checkpoint, write_conversion
 from lg3d_core.networks.minkowski_checkpoint import match_network
 from lg3d_core.networks.minkunet import NetworkPlan
+from lg3d_core.networks.torch_files import read_torch_file
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ConvertSettings, EvalSettings, FinetuneSettings
 from lg3d_core.training.finetune import finetune
@@ -74,6 +75,11 @@ def state_dict(network: MinkUNet, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+def told(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries with the name of a network beside them, which ends with a ReLU."""
+    return {**state, "arch": "MinkUNet14A"}
+
+
 def convert(path: Path, out: Path, progress: Progress | None = None, **options: Any) -> Comparison:
     settings = ConvertSettings(checkpoint=path, out=out, **options)
     comparison = compare_checkpoint(settings, progress or Progress())
@@ -106,8 +112,8 @@ def test_a_lightning_checkpoint_becomes_one_of_ours(lightning: Path, network: Mi
 
 def test_a_state_dict_becomes_one_of_ours_with_what_the_user_knows(state_dict: Path, tmp_path: Path) -> None:
     notes = Notes()
-    convert(state_dict, tmp_path / "a.safetensors", notes)
-    assert len(notes.notes) == 3  # voxel size, last ReLU and vocabulary are taken for granted
+    convert(state_dict, tmp_path / "a.safetensors", notes, final_relu=False)
+    assert len(notes.notes) == 2  # voxel size and vocabulary are taken for granted
     assert read_info(tmp_path / "a.safetensors").voxel_size == 0.02
     settings = ConvertSettings(
         checkpoint=state_dict, out=tmp_path / "b.safetensors", voxel_size=0.1, final_relu=True, vocabulary="scannet200"
@@ -142,17 +148,66 @@ def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, 
     assert_same_tensors(
         load_tensors(tmp_path / "back.safetensors"), load_tensors(tmp_path / "run/checkpoint.safetensors")
     )
-    back = read_info(tmp_path / "back.safetensors")
-    if name.endswith(".ckpt"):
-        assert back == info
-    else:  # a state dict has no room for more than tensors
-        assert back == replace(
-            info, voxel_size=0.02, vocabulary="", vocabulary_digest="", anchors_digest=None, epoch=0, final_relu=False
-        )
+    assert read_info(tmp_path / "back.safetensors") == info
+    theirs = MinkUNet("tiny", num_classes=200)
+    state = torch.load(tmp_path / name, weights_only=True)
+    if name.endswith(".pth"):  # its metadata are no hindrance to those who load it
+        assert str(theirs.load_state_dict(state)) == "<All keys matched successfully>"
+        assert_same_tensors(dict(theirs.state_dict()), dict(network.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.bin", "x.ckpt", "x.PTH"])
+def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, tmp_path: Path, name: str) -> None:
+    convert(state_dict, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(b"PK")
+    convert(tmp_path / name, tmp_path / "x.safetensors")
+    convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    found = load_tensors(tmp_path / "y.safetensors")
+    assert_same_tensors({name: found[name] for name in network.state_dict()}, dict(network.state_dict()))
+    assert (tmp_path / "y.safetensors").read_bytes()[8:9] == b"{"
+    with pytest.raises(SettingsError, match=rf"--to lg3d does not write a {Path(name).suffix} file.*\.safetensors"):
+        convert(state_dict, tmp_path / f"other-{name}", to="lg3d")
+    with pytest.raises(SettingsError, match=r"--to minkowski does not write a \.safetensors file.*\.ckpt"):
+        convert(state_dict, tmp_path / "z.safetensors", to="minkowski")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "x.safetensors", "y.safetensors"])
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(state_dict: Path, tmp_path: Path) -> None:
+    left, other = tmp_path / ".x.safetensors.0123abcd.tmp", tmp_path / ".y.safetensors.0123abcd.tmp"
+    left.touch()
+    other.touch()
+    convert(state_dict, tmp_path / "x.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "x.safetensors"]
+
+
+FOREIGN_FILES = {
+    b"<!DOCTYPE html><html>quota</html>": "a web page",
+    b"\xef\xbb\xbf \n<html lang='en'>": "a web page",
+    "\ufeff<!doctype html>".encode("utf-16-le"): "a web page",
+    b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>": "an XML page",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "a Git LFS pointer",
+    b'{"message": "Not Found"}': "a JSON text",
+    b"\x1f\x8b\x08\0\0\0\0\0\0\0": "a gzip archive",
+    b"Access denied. Sign in first.": "a text file",
+    b"": "empty",
+}
+
+
+@pytest.mark.parametrize("data", FOREIGN_FILES, ids=FOREIGN_FILES.values())
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors"])
+def test_a_download_that_is_something_else_is_named(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"cannot read the checkpoint .*: it is {FOREIGN_FILES[data]}"):
+        read_info(path)
+    with pytest.raises(CheckpointError, match=f"it is {FOREIGN_FILES[data]}"):
+        read_torch_file(path)
+    with pytest.raises(DataError, match=f"it is {FOREIGN_FILES[data]}"):
+        load_anchors(path)
 
 
 def test_what_is_written_for_minkowski_engine_is_what_its_users_load(network: MinkUNet, tmp_path: Path) -> None:
-    torch.save(network.state_dict(), tmp_path / "a.pth")
+    torch.save(told(network.state_dict()), tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.pth", to="minkowski")
     convert(tmp_path / "a.pth", tmp_path / "b.ckpt", to="minkowski")
     plain = torch.load(tmp_path / "b.pth", weights_only=True)
@@ -194,7 +249,7 @@ def test_a_network_of_a_5x5x5_stem_is_one_that_ends_with_a_relu(tmp_path: Path) 
 @pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
 def test_tensors_are_found_behind_any_prefix(network: MinkUNet, tmp_path: Path, prefix: str, key: str | None) -> None:
     state: dict[str, Any] = {prefix + name: tensor for name, tensor in network.state_dict().items()}
-    torch.save(state if key is None else {key: state, "epoch": 4}, tmp_path / "x.pt")
+    torch.save(told(state if key is None else {key: state, "epoch": 4}), tmp_path / "x.pt")
     info = read_info(tmp_path / "x.pt")
     assert (info.network, info.epoch) == ("tiny", 0 if key is None else 4)
 
@@ -219,7 +274,7 @@ def spoil(network: nn.Module) -> dict[str, Tensor]:
 
 def test_less_than_a_full_match_is_refused_and_every_tensor_named(network: MinkUNet, tmp_path: Path) -> None:
     path, out = tmp_path / "x.pth", tmp_path / "x.safetensors"
-    torch.save(spoil(network), path)
+    torch.save(spoil(network), path)  # how it ends is not asked before it fits
     settings = ConvertSettings(checkpoint=path, out=out)
     comparison = compare_checkpoint(settings, Progress())
     match = comparison.match
@@ -236,7 +291,9 @@ def test_less_than_a_full_match_is_refused_and_every_tensor_named(network: MinkU
 
 def test_partial_takes_what_matches(network: MinkUNet, tmp_path: Path) -> None:
     torch.save(spoil(network), tmp_path / "x.pth")
-    convert(tmp_path / "x.pth", tmp_path / "x.safetensors", partial=True)
+    with pytest.raises(CheckpointError, match="--final-relu"):
+        convert(tmp_path / "x.pth", tmp_path / "x.safetensors", partial=True)
+    convert(tmp_path / "x.pth", tmp_path / "x.safetensors", partial=True, final_relu=True)
     loaded = load_network(tmp_path / "x.safetensors")[0].state_dict()
     own = network.state_dict()
     assert torch.equal(loaded["final.bias"], own["final.bias"])
@@ -246,9 +303,8 @@ def test_partial_takes_what_matches(network: MinkUNet, tmp_path: Path) -> None:
 
 
 def test_half_precision_is_widened(network: MinkUNet, tmp_path: Path) -> None:
-    torch.save(
-        {name: t.half() if t.is_floating_point() else t for name, t in network.state_dict().items()}, tmp_path / "h"
-    )
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in network.state_dict().items()}
+    torch.save(told(halves), tmp_path / "h")
     loaded = load_network(tmp_path / "h")[0]
     assert loaded.final is not None
     assert loaded.final.kernel.dtype == torch.float32
@@ -282,7 +338,7 @@ def test_a_file_without_a_network_is_named(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused(network: MinkUNet, tmp_path: Path) -> None:
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state["bn3.bn.bias"][5] = torch.inf
-    torch.save(state, tmp_path / "x.pth")
+    torch.save(told(state), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"bn3\.bn\.bias holds values that are not finite"):
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
 
@@ -293,11 +349,11 @@ def test_a_checkpoint_of_minkowski_engine_0_4_is_named(network: MinkUNet, tmp_pa
     trained = {name for name, tensor in state.items() if name.startswith("block") and tensor.shape[:1] == (27,)}
     for name in trained:
         state[name][13] *= 3
-    torch.save(state, tmp_path / "new.pth")
+    torch.save(told(state), tmp_path / "new.pth")
     assert read_info(tmp_path / "new.pth").network == "tiny"
     for name in trained:
         state[name] = torch.cat([state[name][13:14], state[name][:13], state[name][14:]])
-    torch.save(state, tmp_path / "old.pth")
+    torch.save(told(state), tmp_path / "old.pth")
     with pytest.raises(CheckpointError, match=r"comes from MinkowskiEngine 0\.4"):
         read_info(tmp_path / "old.pth")
 
@@ -308,12 +364,12 @@ def test_files_of_minkowski_engine_0_4_are_mostly_bare_pickles(network: MinkUNet
         read_info(tmp_path / "old.pth")
 
 
-def test_a_checkpoint_is_never_written_over_itself(state_dict: Path) -> None:
+def test_a_checkpoint_is_never_written_over_itself(lightning: Path) -> None:
     with pytest.raises(SettingsError, match="is the checkpoint itself"):
-        convert(state_dict, state_dict)
+        convert(lightning, lightning)
     with pytest.raises(DataError, match="cannot write"):
-        convert(state_dict, Path("/proc/x.pth"), to="minkowski")
-    assert load_network(state_dict)[1].network == "tiny"
+        convert(lightning, Path("/proc/x.pth"), to="minkowski")
+    assert load_network(lightning)[1].network == "tiny"
 
 
 def test_a_file_from_elsewhere_is_told_of_where_it_is_used(lightning: Path) -> None:
@@ -323,13 +379,13 @@ def test_a_file_from_elsewhere_is_told_of_where_it_is_used(lightning: Path) -> N
     assert re.search(r"tiny, 200 classes, .* voxels of 0\.05 m and with a ReLU", note)
 
 
-def test_eval_and_finetune_take_a_file_from_elsewhere(state_dict: Path, store_path: Path, tmp_path: Path) -> None:
+def test_eval_and_finetune_take_a_file_from_elsewhere(lightning: Path, store_path: Path, tmp_path: Path) -> None:
     other = MinkUNet("tiny", num_classes=20, stem_size=5, final_relu=True)
     torch.save(other.state_dict(), tmp_path / "other.pth")
     notes = Notes()
     with pytest.raises(CheckpointError, match="tells 20 categories apart, the store has 200"):
         evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=tmp_path / "other.pth"), notes)
-    scores = evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=state_dict), notes)
+    scores = evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=lightning), notes)
     assert scores.to_dict()
     run = finetune(
         FinetuneSettings(
@@ -356,7 +412,10 @@ def test_the_command_prints_the_table_on_stderr_and_the_result_alone_on_stdout(
     state_dict: Path, network: MinkUNet, tmp_path: Path
 ) -> None:
     out = tmp_path / "x.safetensors"
-    result = CliRunner().invoke(app, ["convert", str(state_dict), "--out", str(out), "--vocabulary", "scannet200"])
+    words = ["convert", str(state_dict), "--out", str(out), "--vocabulary", "scannet200"]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, CheckpointError)  # the file does not say how it ends
+    result = CliRunner().invoke(app, [*words, "--no-final-relu"])
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{out}\n"
     assert f"matched\t{len(network.state_dict())} tensors" in result.stderr

@@ -65,15 +65,45 @@ def test_parameter_names_and_shapes_are_those_of_the_released_weights():
     assert set(state) - set(headless) == {"final.kernel", "final.bias"}
 
 
-def test_running_statistics_move_faster_inside_the_residual_blocks():
+def test_running_statistics_move_faster_on_the_main_path_of_residual_blocks_alone():
     with torch.device("meta"):
         network = MinkUNet("18A")
     momenta = {name: norm.bn.momentum for name, norm in network.named_modules() if isinstance(norm, SparseBatchNorm)}
-    assert {name for name, momentum in momenta.items() if momentum == 0.02} == {
+    # Its eight stages, but the first, change the width in their first block.
+    shortcuts = {f"block{stage}.0.downsample.1" for stage in range(2, 9)}
+    assert {name for name, momentum in momenta.items() if momentum == 0.02} == shortcuts | {
         *("bn0", "bn1", "bn2", "bn3", "bn4"),
         *("bntr4", "bntr5", "bntr6", "bntr7"),
     }
-    assert {momentum for name, momentum in momenta.items() if "block" in name} == {0.1}
+    assert {momentum for name, momentum in momenta.items() if ".norm" in name} == {0.1}
+
+
+# Bound 1/sqrt(n) of some layers of 34C with 200 classes, n by MinkowskiEngine's rule.
+BOUNDS = {
+    "conv0p1s1.kernel": 3 * 27,
+    "conv1p1s2.kernel": 32 * 8,
+    "block4.5.conv2.kernel": 256 * 27,
+    "block2.0.downsample.0.kernel": 32,  # 1x1, from 32 to 64 channels
+    "convtr4p16s2.kernel": 256 * 8,  # transposed: n counts the channels that come out, 256
+    "convtr5p8s2.kernel": 128 * 8,  # from 256 to 128
+    "convtr6p4s2.kernel": 96 * 8,  # from 128 to 96
+    "final.kernel": 96,
+    "final.bias": 96,
+}
+
+
+def test_initial_weights_are_uniform_within_the_bound_of_minkowski_engine():
+    torch.manual_seed(0)
+    state = MinkUNet("34C", num_classes=200).state_dict()
+    for name, n in BOUNDS.items():
+        scaled = (state[name].flatten() * n**0.5).double()
+        assert 0.98 < scaled.abs().max() <= 1.000001, name
+        # Of N draws from U(-1, 1) the mean has the deviation sqrt(1/3N), the mean square sqrt(4/45N): five of them.
+        assert abs(scaled.mean()) < 5 * (1 / 3 / len(scaled)) ** 0.5, name
+        assert abs((scaled**2).mean() - 1 / 3) < 5 * (4 / 45 / len(scaled)) ** 0.5, name
+    norms = {name: tensor for name, tensor in state.items() if ".bn." in name}
+    assert all(bool((tensor == 1).all()) for name, tensor in norms.items() if name.endswith("bn.weight"))
+    assert all(bool((tensor == 0).all()) for name, tensor in norms.items() if name.endswith("bn.bias"))
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -18,6 +18,8 @@ def loop_distance(feature, anchor, kind):
     if kind == "cosine":
         return 1 - float(feature @ anchor) / math.sqrt(float(feature @ feature) * float(anchor @ anchor))
     differences = [abs(float(f) - float(t)) for f, t in zip(feature, anchor, strict=True)]
+    if kind == "mse":
+        return sum(value**2 for value in differences) / len(differences)
     return sum(differences) if kind == "l1" else math.sqrt(sum(value**2 for value in differences))
 
 
@@ -92,7 +94,7 @@ def test_loss_equals_a_loop_over_voxels():
     assert loss.negative.item() == pytest.approx(negative, abs=1e-12)
 
 
-@pytest.mark.parametrize("distance", ["cosine", "l1", "l2"])
+@pytest.mark.parametrize("distance", ["cosine", "l1", "l2", "mse"])
 @pytest.mark.parametrize("hinge", ["per-negative", "mean-first"])
 @pytest.mark.parametrize("replacement", [False, True])
 def test_every_distance_hinge_and_draw_equals_a_loop_over_voxels(distance, hinge, replacement):
@@ -122,7 +124,12 @@ def test_every_distance_hinge_and_draw_equals_a_loop_over_voxels(distance, hinge
 
 @pytest.mark.parametrize(
     ("distance", "own", "others"),
-    [("cosine", 0.4, (0.2, 1.0)), ("l1", 6.0, (6.0, 8.0)), ("l2", 20**0.5, (18**0.5, 26**0.5))],
+    [
+        ("cosine", 0.4, (0.2, 1.0)),
+        ("l1", 6.0, (6.0, 8.0)),
+        ("l2", 20**0.5, (18**0.5, 26**0.5)),
+        ("mse", 20 / 3, (18 / 3, 26 / 3)),
+    ],
 )
 def test_distances_by_hand(distance, own, others):
     feature = torch.tensor(
@@ -135,6 +142,14 @@ def test_distances_by_hand(distance, own, others):
     assert loss.negative.item() == pytest.approx(9 - sum(others) / 2)
 
 
+def test_mse_is_pytorchs_own_and_positives_only_leave_the_total_at_the_positive_part():
+    torch.manual_seed(2)
+    features, anchors, labels = torch.randn(7, 4), torch.randn(5, 4), torch.tensor([0, 4, 2, 2, 1, 3, 0])
+    loss = language_contrastive_loss(features, labels, anchors, distance="mse", negative_weight=0.0)
+    assert loss.positive.item() == pytest.approx(torch.nn.functional.mse_loss(features, anchors[labels]).item())
+    assert loss.total.item() == loss.positive.item()
+
+
 def test_mean_first_lets_a_far_negative_pay_for_a_near_one():
     feature = torch.tensor([[0.0, 1.0, 0.0]])  # distance 0 to the second anchor, 1 to the third
     options = {"num_negatives": 2, "negative_margin": 0.6}
@@ -144,7 +159,7 @@ def test_mean_first_lets_a_far_negative_pay_for_a_near_one():
     assert mean_first.negative.item() == pytest.approx(0.6 - (0.0 + 1.0) / 2)
 
 
-@pytest.mark.parametrize("distance", ["l1", "l2"])
+@pytest.mark.parametrize("distance", ["l1", "l2", "mse"])
 @pytest.mark.parametrize("hinge", ["per-negative", "mean-first"])
 def test_gradients_of_lengths_equal_finite_differences(distance, hinge):
     torch.manual_seed(1)
@@ -159,7 +174,7 @@ def test_gradients_of_lengths_equal_finite_differences(distance, hinge):
     assert torch.autograd.grad(total(features), features)[0][2].abs().sum() == 0  # the unlabelled voxel
 
 
-@pytest.mark.parametrize("distance", ["l1", "l2"])
+@pytest.mark.parametrize("distance", ["l1", "l2", "mse"])
 def test_a_feature_on_its_anchor_has_a_finite_gradient(distance):
     features = ANCHORS.clone().requires_grad_()
     loss = language_contrastive_loss(features, torch.arange(3), ANCHORS, distance=distance)
@@ -168,7 +183,7 @@ def test_a_feature_on_its_anchor_has_a_finite_gradient(distance):
     assert torch.isfinite(features.grad).all()
 
 
-@pytest.mark.parametrize("distance", ["cosine", "l1", "l2"])
+@pytest.mark.parametrize("distance", ["cosine", "l1", "l2", "mse"])
 def test_the_best_score_is_the_nearest_anchor(distance):
     torch.manual_seed(0)
     features, anchors = torch.randn(20, 4), torch.randn(7, 4)
@@ -215,7 +230,7 @@ def test_the_softmax_refuses_features_of_another_width():
 
 
 def test_unknown_distances_and_hinges_are_refused_with_the_known():
-    with pytest.raises(SettingsError, match="one of cosine, l1, l2, got 'l3'"):
+    with pytest.raises(SettingsError, match="one of cosine, l1, l2, mse, got 'l3'"):
         language_contrastive_loss(ANCHORS, torch.arange(3), ANCHORS, distance="l3")
     with pytest.raises(SettingsError, match="one of per-negative, mean-first"):
         language_contrastive_loss(ANCHORS, torch.arange(3), ANCHORS, hinge="none")

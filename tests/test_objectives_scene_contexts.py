@@ -13,15 +13,16 @@ from lg3d_core.objectives.scene_contexts import partition_places, scene_contexts
 RADII = {"inner": 0.1, "outer": 1.0}
 
 
-def slow_loss(first, second, places, temperature):
+def slow_loss(first, second, places, temperature, partition="directions"):
     """A cross entropy for each part, over the places in it and the match."""
     similar = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature
+    number, part_of = {"directions": (8, slow_part), "fast": (4, slow_fast_part)}[partition]
     total = 0.0
-    for part in range(8):
+    for part in range(number):
         for i in range(len(places)):
-            rivals = [k for k in range(len(places)) if k != i and slow_part(places[i], places[k]) == part]
+            rivals = [k for k in range(len(places)) if k != i and part_of(places[i], places[k]) == part]
             total += cross_entropy(similar[i, [i, *rivals]][None], torch.tensor([0])).item()
-    return total / (8 * len(places))
+    return total / (number * len(places))
 
 
 def slow_part(source, place):
@@ -30,6 +31,47 @@ def slow_part(source, place):
     if distance < RADII["inner"]:
         return -1
     return (4 if distance >= RADII["outer"] else 0) + (2 if y < 0 else 0) + (1 if z < 0 else 0)
+
+
+def slow_fast_part(source, place):
+    """The published scripts: "up" and "down" are both "higher by more than inner", and "down" is written last."""
+    x, y, z = (place - source).tolist()
+    distance = math.sqrt(x * x + y * y + z * z)
+    if not z > RADII["inner"]:
+        return -1
+    return 1 if distance <= RADII["outer"] else 3
+
+
+def published_angles_part(source, place):
+    """The publication's parts by its angles: atan2(y, x) and atan2(y, z) modulo pi, two bins each."""
+    x, y, z = (place - source).tolist()
+    around_z = math.fmod(math.atan2(y, x) + 2 * math.pi, 2 * math.pi)
+    around_x = math.fmod(math.atan2(y, z) + 2 * math.pi, math.pi)
+    return math.floor(around_z / math.pi), math.floor(around_x / (math.pi / 2))
+
+
+def test_our_four_directions_are_those_of_the_published_angles():
+    torch.manual_seed(0)
+    source, places = torch.zeros(1, 3), torch.randn(500, 3) * 3
+    ours = partition_places(source, places, inner=0.0, outer=1000.0)[0].tolist()
+    pairs = {(part, published_angles_part(source[0], place)) for part, place in zip(ours, places, strict=True)}
+    assert len(pairs) == len({part for part, _ in pairs}) == len({angles for _, angles in pairs}) == 4
+
+
+def test_the_fast_parts_are_near_and_far_above_alone():
+    offsets = [
+        (0, 0, 0.05),
+        (0, 0, 0.5),
+        (0, 0, -0.5),
+        (3, 0, 0.05),
+        (3, 0, 0.5),
+        (0, -0.5, 0.2),
+        (0, 0, -3),
+        (0, 0, 1),
+    ]
+    source = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    part = partition_places(source, source + torch.tensor(offsets, dtype=torch.float64), partition="fast", **RADII)
+    assert part.tolist() == [[-1, 1, -1, -1, 3, 1, -1, 1]]
 
 
 def test_parts_are_told_by_distance_and_direction():
@@ -48,14 +90,15 @@ def test_two_places_by_hand():
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)) / 8)
 
 
+@pytest.mark.parametrize("partition", ["directions", "fast"])
 @pytest.mark.parametrize("rows", [1024, 7])
-def test_the_loss_equals_a_cross_entropy_for_each_part(rows, monkeypatch):
+def test_the_loss_equals_a_cross_entropy_for_each_part(rows, partition, monkeypatch):
     monkeypatch.setattr(scene_contexts, "ROWS_AT_ONCE", rows)
     torch.manual_seed(0)
     first, second = torch.randn(2, 30, 5, dtype=torch.float64).unbind(0)
     places = torch.rand(30, 3, dtype=torch.float64) * 2
-    loss = scene_contexts_loss(first, second, places, temperature=0.4, **RADII)
-    assert loss.item() == pytest.approx(slow_loss(first, second, places, 0.4), rel=1e-12)
+    loss = scene_contexts_loss(first, second, places, temperature=0.4, partition=partition, **RADII)
+    assert loss.item() == pytest.approx(slow_loss(first, second, places, 0.4, partition), rel=1e-12)
 
 
 def test_gradients_equal_finite_differences():

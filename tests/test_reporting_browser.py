@@ -18,7 +18,7 @@ def test_a_click_on_a_heading_sorts_and_another_turns_it_round(tmp_path: Path) -
         split="val",
         store="data",
         store_digest="0",
-        frequency=Frequency(COUNTS.sum(axis=1), COUNTS.sum(axis=1)),
+        frequency=Frequency(COUNTS.sum(axis=1), COUNTS.sum(axis=1), COUNTS.sum(axis=1)),
         figures={},
         confusions={},
         differences=(),

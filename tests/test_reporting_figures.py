@@ -9,7 +9,7 @@ from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
 from lg3d_core.evaluation.evaluate import Evaluation
 from lg3d_core.evaluation.scores import score_confusion
-from lg3d_core.language.anchors import METADATA_KEYS, Anchors
+from lg3d_core.language.anchors_file import METADATA_KEYS, Anchors
 from lg3d_core.reporting.confusions import most_confused, plot_confusions
 from lg3d_core.reporting.curves import plot_curves, smooth
 from lg3d_core.reporting.differences import compare_runs, plot_differences
@@ -112,8 +112,8 @@ def test_differences_are_of_annotated_categories_from_the_first_run() -> None:
 
 
 def test_frequencies_are_drawn_with_the_mean_of_each_group() -> None:
-    frequency = Frequency(np.array([1000, 100, 10, 0]), COUNTS.sum(axis=1))
-    assert frequency.order.tolist() == [0, 1, 2]
+    frequency = Frequency(np.array([1000, 100, 10, 0]), COUNTS.sum(axis=1), np.array([4, 20, 1, 0]))
+    assert frequency.order.tolist() == [1, 0, 2]  # by objects, as in Figure 4
     runs = [reported("run", measured(COUNTS))]
     with drawing():
         figure = plot_frequency(runs, frequency)
@@ -126,12 +126,17 @@ def test_frequencies_are_drawn_with_the_mean_of_each_group() -> None:
         assert {"10", "100", "1k"} <= words(figure)
         scores = runs[0].evaluation
         assert scores is not None
-        assert {"a", "b", "c"} <= words(plot_categories(scores.vertex, frequency, "run"))
+        figure = plot_categories(scores.vertex, frequency, "run")
+        assert {"a", "b", "c", "training objects", "training vertices"} <= words(figure)
+        objects, vertices = ({bar.get_x(): bar.get_height() for bar in axes.patches} for axes in figure.axes[:2])
+        assert [height for _, height in sorted(objects.items())] == [20, 4, 1]
+        assert [height for _, height in sorted(vertices.items())] == [100, 1000, 10]
 
 
 def test_a_category_that_was_never_trained_on_stands_apart() -> None:
     with drawing():
-        figure = plot_frequency([reported("run", measured(COUNTS))], Frequency(np.zeros(4, int), COUNTS.sum(axis=1)))
+        frequency = Frequency(np.zeros(4, int), COUNTS.sum(axis=1), np.zeros(4, int))
+        figure = plot_frequency([reported("run", measured(COUNTS))], frequency)
         assert figure is not None
         assert "no training vertex" in words(figure)
 

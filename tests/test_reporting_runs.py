@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, MissingDependencyError, SettingsError
-from lg3d_core.evaluation.command import evaluate_checkpoint
-from lg3d_core.language.anchors import load_anchors
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
+from lg3d_core.language.anchors_file import load_anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
@@ -25,7 +25,8 @@ from lg3d_core.store import SceneStore
 pytest.importorskip("matplotlib", reason="not installed here")
 pytest.importorskip("sklearn", reason="not installed here")
 
-from lg3d_core.reporting.command import Report, report_runs
+from lg3d_core.reporting.report import Report
+from lg3d_core.reporting.report import report as report_runs
 
 
 class Listener(Progress):
@@ -59,7 +60,7 @@ def write_run(folder: Path, store_path: Path, *, seed: int = 0, anchors: Path | 
     )
     folder.mkdir(parents=True)
     save_checkpoint(folder / "checkpoint.safetensors", MinkUNet("14A", num_classes=classes), info)
-    settings = {"store": str(store_path), "voxel_size": 0.2, "learning_rate": 0.1, "seed": seed}
+    settings = {"command": kind, "store": str(store_path), "voxel_size": 0.2, "learning_rate": 0.1, "seed": seed}
     settings |= {"method": "language", "anchors": str(anchors)} if anchors else {"loss": "focal", "start": "scratch"}
     (folder / "settings.json").write_text(json.dumps(settings))
     card = {
@@ -121,7 +122,7 @@ def test_a_second_report_measures_nothing_and_writes_the_same(
         raise AssertionError("measured again")
 
     monkeypatch.setattr("lg3d_core.reporting.measure.evaluate_scenes", refuse)
-    monkeypatch.setattr("lg3d_core.reporting.command.embed", refuse)
+    monkeypatch.setattr("lg3d_core.reporting.report.embed", refuse)
     listener = Listener()
     assert report(tuned, listener=listener).page.read_bytes() == page
     assert "--fresh measures again" in listener.notes[0]
@@ -203,7 +204,7 @@ def test_a_run_without_names_for_voxels_has_features_and_no_scores(store_path: P
         vocabulary_digest=store.vocabulary.digest,
     )
     save_checkpoint(run / "checkpoint.safetensors", MinkUNet("14A"), info)
-    (run / "settings.json").write_text(json.dumps({"method": "csc", "store": str(store_path)}))
+    (run / "settings.json").write_text(json.dumps({"command": "pretrain", "method": "csc", "store": str(store_path)}))
     (run / "card.json").unlink()
     found = report(run)
     assert found.runs[0].evaluation is None
@@ -264,7 +265,12 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
         (lambda run: shutil.rmtree(run), CheckpointError, "no run .*: expected a run's folder"),
         (lambda run: (run / "settings.json").write_text("{"), DataError, r"cannot read .*settings\.json"),
         (lambda run: (run / "settings.json").write_text("[]"), DataError, "expected a JSON object"),
-        (lambda run: (run / "settings.json").write_text('{"store": "gone"}'), DataError, "say --store DIR"),
+        (lambda run: (run / "settings.json").write_text("{}"), DataError, "to name the command pretrain or finetune"),
+        (
+            lambda run: (run / "settings.json").write_text('{"command": "finetune", "store": "gone"}'),
+            DataError,
+            "say --store DIR",
+        ),
         (
             lambda run: [(run / name).unlink() for name in ("metrics.jsonl", "checkpoint.safetensors")],
             CheckpointError,

@@ -157,6 +157,28 @@ def test_steep_surfaces_and_holes_hold_nothing() -> None:
         assert (high[:2] < (1.06, 1.06)).any() or (low[:2] > (2.94, 1.94)).any()
 
 
+@pytest.mark.parametrize("turn", [0.0, 0.3, np.pi / 4, 1.2])
+@pytest.mark.parametrize("spacing", [0.013, 0.02, 0.031])
+def test_no_object_reaches_beyond_the_floor_however_the_room_is_turned(turn: float, spacing: float) -> None:
+    """An L of 3 m x 2 m without its quarter: the corners of every box, turned back, lie on the floor's rectangles."""
+    floor = level_surface((-1.5, 1.5), (-1, 1), 0.0, spacing=spacing)
+    floor = floor[(floor[:, 0] < 0) | (floor[:, 1] < 0)]
+    low, high = floor.min(axis=0), floor.max(axis=0)
+    notch = floor[floor[:, 0] >= 0][:, 1].max(), floor[floor[:, 1] >= 0][:, 0].max()
+    cosine, sine = np.cos(turn), np.sin(turn)
+    turned = (floor @ np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])).astype(np.float32)
+    scene = make_scene(turned)
+    boxes = np.concatenate([pasted_boxes(place(scene, make_block((0.4, 0.25, 0.3)), seed=k)) for k in range(150)])
+    assert len(boxes) > 100
+    corners = np.array([[box[i, 0], box[j, 1]] for box in boxes for i in (0, 1) for j in (0, 1)])
+    x, y = (corners @ np.array([[cosine, -sine], [sine, cosine]])).T
+    assert (x >= low[0] - 1e-5).all()
+    assert (x <= high[0] + 1e-5).all()
+    assert (y >= low[1] - 1e-5).all()
+    assert (y <= high[1] + 1e-5).all()
+    assert ((x <= notch[1] + 1e-5) | (y <= notch[0] + 1e-5)).all()
+
+
 def test_an_empty_scene_and_an_empty_list_change_nothing() -> None:
     assert place(make_scene(FLOOR)).placed == 0
     empty = make_scene(FLOOR[:0])
@@ -255,6 +277,8 @@ def test_on_procedural_rooms_nothing_overlaps_floats_leaves_or_stands_on_a_ceili
                     for y in (low[1], high[1]):
                         below = scene.xyz[:, 2] <= low[2] + 1e-4
                         assert np.hypot(*(scene.xyz[below, :2] - (x, y)).T).min() < step
+                assert (low[:2] >= scene.xyz[:, :2].min(axis=0)).all()
+                assert (high[:2] <= scene.xyz[:, :2].max(axis=0)).all()
                 # stands on no ceiling
                 assert low[2] < floor + REACH + 0.02
                 assert high[2] < scene.xyz[:, 2].max()

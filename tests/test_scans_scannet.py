@@ -86,10 +86,29 @@ def test_odd_raw_labels_pass_through(tmp_path: Path, label: str) -> None:
     assert read(tmp_path, group(0, label, 7)).unmapped == {label: 1}
 
 
-def test_a_group_that_repeats_an_earlier_one_is_dropped(tmp_path: Path) -> None:
+def test_of_repeated_groups_the_last_counts(tmp_path: Path) -> None:
     scan = read(tmp_path, group(0, "chair", 7, 3), group(1, "table", 9), group(31, "chair", 3, 7))
-    assert scan.instance.tolist() == [1, 1, 1, 2, 1, 1]
-    assert scan.warnings[0].endswith("1 groups repeat an earlier one and are dropped (objectId 31)")
+    assert scan.instance.tolist() == [32, 32, 32, 2, 32, 32]
+    assert scan.warnings[0].endswith("1 groups are repeated by a later one, which counts (objectId 0)")
+
+
+@pytest.mark.parametrize(
+    ("sequence", "label", "instance"),
+    [
+        ("A B A", 1, 3),  # chair, table, chair on the same segment: the second chair
+        ("A B A B", 2, 4),
+        ("A A B", 2, 3),
+        ("A B B A", 1, 4),
+    ],
+)
+def test_a_repeated_group_paints_over_what_lies_between_its_copies(
+    tmp_path: Path, sequence: str, label: int, instance: int
+) -> None:
+    names = {"A": "chair", "B": "table"}
+    scan = read(tmp_path, *(group(k, names[letter], 7) for k, letter in enumerate(sequence.split())))
+    assert scan.label.tolist() == [label, label, -1, -1, label, -1]
+    assert scan.instance.tolist() == [instance, instance, 0, 0, instance, 0]
+    assert scan.unmapped == {}
 
 
 def test_a_group_on_the_same_segments_with_another_label_is_no_repeat(tmp_path: Path) -> None:

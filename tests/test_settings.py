@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.settings import (
     COMMANDS,
     AnchorsSettings,
     EvalSettings,
     FinetuneSettings,
+    PredictSettings,
     PrepareSettings,
     PretrainSettings,
     RoomsSettings,
@@ -61,7 +62,30 @@ def test_the_paper_recipe_holds_the_papers_numbers() -> None:
     assert (pretraining.epochs, pretraining.batch_size, pretraining.learning_rate) == (400, 8, 0.05)
     assert [m * pretraining.epochs for m in pretraining.milestones] == [150, 250]
     assert (pretraining.negatives, pretraining.positive_margin, pretraining.negative_margin) == (3, 0.0, 0.6)
-    assert FinetuneSettings.resolve(recipe="paper-34d").epochs == 170
+
+
+@pytest.mark.parametrize("name", ["paper-34d", "paper-34c", "paper-18c"])
+def test_finetuning_decays_at_the_references_epochs_120_and_150_of_170(name: str) -> None:
+    settings = FinetuneSettings.resolve(recipe=name)
+    assert settings.epochs == 170
+    assert [share * settings.epochs for share in settings.milestones] == pytest.approx([120, 150], abs=1e-12)
+    assert FinetuneSettings().milestones == settings.milestones
+    assert FinetuneSettings.from_json(settings.to_json()).milestones == settings.milestones
+
+
+def test_supcon_decays_at_epochs_150_and_250_of_300() -> None:
+    recipe = Path(__file__).parents[1] / "examples" / "tables" / "table1-4-supcon.toml"
+    settings = PretrainSettings.resolve(recipe=str(recipe))
+    assert settings.method == "supcon"
+    assert [share * settings.epochs for share in settings.milestones] == pytest.approx([150, 250], abs=1e-12)
+
+
+def test_the_recipe_of_figure_7_trains_with_positives_only() -> None:
+    recipe = Path(__file__).parents[1] / "examples" / "tables" / "figure7-positives-only.toml"
+    settings = PretrainSettings.resolve(recipe=str(recipe))
+    assert (settings.method, settings.epochs, settings.negative_weight) == ("language", 400, 0.0)
+    with pytest.raises(SettingsError, match="--negative-weight must be 0 or more, got -1"):
+        PretrainSettings(negative_weight=-1)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +161,74 @@ def test_saved_settings_of_another_kind_are_refused() -> None:
     text = json.dumps({"epochs": 3, "warp": 9})
     with pytest.raises(SettingsError, match="saved settings do not fit PretrainSettings"):
         PretrainSettings.from_json(text)
+
+
+def test_a_key_and_a_variable_may_be_spelled_as_the_option(tmp_path: Path) -> None:
+    assert FinetuneSettings.resolve(environ={"LG3D_FROM": "scratch"}).start == "scratch"
+    assert FinetuneSettings.resolve(environ={"LG3D_START": "scratch"}).start == "scratch"
+    config = write(tmp_path / "lg3d.toml", "[predict]\nformat = ['npz', 'txt']\n")
+    assert PredictSettings.resolve(config=config, scans="x").formats == ("npz", "txt")
+
+
+def test_a_recipe_may_be_named_for_one_command(tmp_path: Path) -> None:
+    config = write(tmp_path / "lg3d.toml", "recipe = 'paper-34c'\n[finetune]\nrecipe = 'demo'\n")
+    assert (FinetuneSettings.resolve(config=config).network, FinetuneSettings.resolve(config=config).recipe) == (
+        "14A",
+        "demo",
+    )
+    assert PretrainSettings.resolve(config=config).network == "34C"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"voxel_size": float("nan")}, "--voxel-size must be a finite number"),
+        ({"rank_timeout": float("inf")}, "--rank-timeout must be a finite number"),
+        ({"learning_rate": 0.0}, "--learning-rate must be positive, got 0.0"),
+        ({"seed": -1}, "--seed must be 0 or more, got -1"),
+        ({"norm_momentum": 1.5}, "--norm-momentum must be above 0 and at most 1, got 1.5"),
+        ({"partition_radii": (0.5, 0.05)}, "--partition-radii must be two rising lengths"),
+        ({"contrast": "softmax", "distance": "l1"}, "--distance must be cosine with --contrast softmax"),
+    ],
+)
+def test_limits_hold_however_settings_are_built(values: dict[str, object], expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        PretrainSettings(**values)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(expected)
+    with pytest.raises(UsageError) as typed:
+        PretrainSettings.resolve(**values)
+    assert str(typed.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("milestones = 2020-01-01", "--milestones must be a finite number"),
+        ("name = ['a']", "--name must be text, got ['a']"),
+        ("store = true", "--store must be a path, got True"),
+        ("[pretrain]\ncontrast = 'softmax'\ndistance = 'l1'", "lg3d.toml: --distance must be cosine"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_its_source(tmp_path: Path, text: str, expected: str) -> None:
+    config = write(tmp_path / "lg3d.toml", text)
+    with pytest.raises(SettingsError) as caught:
+        PretrainSettings.resolve(config=config)
+    assert not isinstance(caught.value, UsageError)
+    assert expected in str(caught.value)
+    assert str(config) in str(caught.value)
+
+
+def test_a_typed_option_takes_the_blame_for_a_combination(tmp_path: Path) -> None:
+    config = write(tmp_path / "lg3d.toml", "distance = 'l1'\n")
+    with pytest.raises(UsageError, match="--distance must be cosine"):
+        PretrainSettings.resolve(config=config, contrast="softmax")
+
+
+def test_saved_settings_keep_their_command_and_recipe_but_not_how_it_reports() -> None:
+    saved = json.loads(FinetuneSettings.resolve(recipe="demo", quiet=True, json=True).to_json())
+    assert (saved["command"], saved["recipe"]) == ("finetune", "demo")
+    assert not {"quiet", "json"} & set(saved)
+    with pytest.raises(SettingsError, match=r"saved settings do not fit PretrainSettings.*they are of lg3d finetune"):
+        PretrainSettings.from_json(json.dumps(saved))
+    del saved["command"], saved["recipe"]  # as earlier versions wrote them
+    assert FinetuneSettings.from_json(json.dumps(saved)).network == "14A"

@@ -23,6 +23,7 @@ from lg3d_core.sparse_benchmark.agreement import (
     relative_difference,
     tolerance,
 )
+from lg3d_core.sparse_benchmark.bench import Upstream
 from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Trial, find_backends
 from lg3d_core.sparse_benchmark.operations import Operation, plan_operations
 from lg3d_core.sparse_benchmark.peers import (
@@ -33,7 +34,6 @@ from lg3d_core.sparse_benchmark.peers import (
     find_peers,
 )
 from lg3d_core.sparse_benchmark.placement import Voxelization, Work, place_convolutions
-from lg3d_core.sparse_benchmark.run import Upstream
 from lg3d_core.sparse_benchmark.workload import Cloud, Workload, gather_clouds, make_workload
 from tests import fake_engines
 from tests.box_rooms import write_room

@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import lg3d_core.sparse_benchmark.run as run_module
+import lg3d_core.sparse_benchmark.bench as run_module
 from lg3d_core.errors import SettingsError
 from lg3d_core.progress import Progress
 from lg3d_core.settings import BenchSettings
 from lg3d_core.sparse_benchmark import machine
 from lg3d_core.sparse_benchmark.agreement import Difference
+from lg3d_core.sparse_benchmark.bench import bench as run_benchmarks
+from lg3d_core.sparse_benchmark.bench import time_operation
 from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Rows, Trial
 from lg3d_core.sparse_benchmark.machine import PeakMemory, Rates, Taken, await_quiet, describe_machine, take_time
 from lg3d_core.sparse_benchmark.operations import Cost, Operation
 from lg3d_core.sparse_benchmark.placement import Work
 from lg3d_core.sparse_benchmark.report import FORMAT, Measured, Report, Result, bench_table
-from lg3d_core.sparse_benchmark.run import run_benchmarks, time_operation
 from lg3d_core.sparse_benchmark.workload import Workload
 from tests.box_rooms import write_room
 

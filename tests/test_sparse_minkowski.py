@@ -148,6 +148,21 @@ def test_a_network_gives_the_features_and_logits_of_minkowski_engine(
             assert relative_error(logits, theirs) < 1e-4  # measured: 6e-6
 
 
+def test_initial_weights_are_drawn_as_minkowski_engine_draws_them(engine: Any) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (
+        MinkUNet("14A", num_classes=200).state_dict(),
+        build_twin(engine, "14A", num_classes=200).state_dict(),
+    )
+    for name, tensor in ours.items():
+        if name.endswith((".kernel", ".bias")) and ".bn." not in name:
+            # Deviations of N draws from one uniform distribution differ by sqrt(2 / 5N), relative: five of them.
+            tolerance = 5 * (2 / 5 / tensor.numel()) ** 0.5
+            assert tensor.std().item() == pytest.approx(theirs[name].std().item(), rel=tolerance), name
+        elif ".bn." in name:
+            assert torch.equal(tensor, theirs[name]), name
+
+
 def test_a_training_step_equals_that_of_minkowski_engine(engine: Any, backend: str) -> None:
     torch.manual_seed(0)
     coordinates, features = surface(600), draw(600, 3)

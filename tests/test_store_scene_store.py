@@ -62,6 +62,21 @@ def test_class_counts_are_those_of_the_scenes(prepared: Path) -> None:
     assert store.class_counts("test").sum() == 0
 
 
+def test_instance_counts_are_the_objects_of_each_category(prepared: Path) -> None:
+    store = SceneStore(prepared)
+    expected = dict.fromkeys(range(len(store.vocabulary)), 0)
+    for scene_id in IDS[:2]:
+        scene = store.read(scene_id)
+        for number in set(scene.instance.tolist()) - {0}:
+            (label,) = set(scene.label[scene.instance == number].tolist())
+            if label >= 0:
+                expected[label] += 1
+    assert store.instance_counts("train").tolist() == list(expected.values())
+    chair = store.vocabulary.index_by_name["chair"]
+    assert expected[chair] == 2  # one in each of the two training rooms
+    assert store.instance_counts("test").sum() == 0
+
+
 def test_a_store_survives_pickling_and_the_end_of_its_raw_folder(prepared: Path) -> None:
     store = pickle.loads(pickle.dumps(SceneStore(prepared)))
     assert store.digest == SceneStore(prepared).digest

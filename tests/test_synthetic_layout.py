@@ -9,9 +9,9 @@ from lg3d_core.synthetic.kinds import KINDS, furnish
 from lg3d_core.synthetic.labels import OUTSIDE
 from lg3d_core.synthetic.layout import Room
 from lg3d_core.synthetic.modelling import Kit, Model
+from lg3d_core.synthetic.rooms import kind_of, plan_splits, scene_id_of
 from lg3d_core.synthetic.shapes import Part, triangulate
 from lg3d_core.synthetic.textures import TEXTURES, hash_cells, paint_vertices
-from lg3d_core.synthetic.write import kind_of, plan_splits, scene_id_of
 from lg3d_core.vocabulary import load_vocabulary
 
 SHELL = ("wall", "floor", "ceiling", "door", "doorframe", "window", "windowsill", "blinds", "curtain")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lg3d_core.errors import CheckpointError, SettingsError
 from lg3d_core.language import load_anchors
-from lg3d_core.language.make import make_anchors
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings, FinetuneSettings, PretrainSettings

@@ -180,8 +180,8 @@ def test_scene_contexts_learn_to_match_two_views(views: ViewBatches) -> None:
     torch.manual_seed(0)
     learner = SceneContexts(MinkUNet("14A"), temperature=0.4, inner=0.05, outer=0.5)
     before, after = learn_one_batch(learner, views.load([0], epoch=0, rng=None), steps=20)
-    assert before > 1.5  # measured 1.86
-    assert after < 1.0  # measured 0.79
+    assert before > 1.5  # measured 1.84
+    assert after < 1.0  # measured 0.70
 
 
 def test_supervised_contrast_learns_which_voxels_are_of_one_category(store_path: Path, tmp_path: Path) -> None:

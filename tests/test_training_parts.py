@@ -24,6 +24,15 @@ def test_the_papers_schedule_decays_at_epochs_150_and_250_of_400(epoch: int, exp
     assert factor(epoch / 400) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("steps_an_epoch", [1, 3, 7, 150, 151])
+def test_finetuning_decays_at_the_first_step_of_epochs_120_and_150_of_170(steps_an_epoch: int) -> None:
+    milestones = FinetuneSettings().milestones
+    for step, expected in ((119, 1.0), (120, 0.3), (149, 0.3), (150, 0.09), (169, 0.09)):
+        first = factor(step * steps_an_epoch / (170 * steps_an_epoch), milestones=milestones)
+        last = factor(((step + 1) * steps_an_epoch - 1) / (170 * steps_an_epoch), milestones=milestones)
+        assert first == last == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("done", "expected"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1 / 3, 0.75)])
 def test_cosine_falls_from_one_to_zero(done: float, expected: float) -> None:
     assert factor(done, schedule="cosine") == pytest.approx(expected)  # (1 + cos(pi done)) / 2; cos(pi/3) = 1/2

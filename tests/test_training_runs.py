@@ -61,9 +61,9 @@ def test_pretraining_pulls_features_to_their_anchors(pretrained: Path) -> None:
     losses = [record for record in metrics if "positive" in record]
     assert len(losses) == 20  # 3 scenes in batches of 2 make 2 steps an epoch
     assert losses[0]["positive"] > 0.9  # features that point anywhere are at distance about 1
-    assert losses[-1]["positive"] < 0.65  # measured 0.53
+    assert losses[-1]["positive"] < 0.65  # measured 0.34
     assert {"val_miou_200", "val_miou_present_head"} <= metrics[-1].keys()
-    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.29; naming every vertex "wall" gives about 0.05
+    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.24; naming every vertex "wall" gives about 0.05
 
 
 def test_a_run_leaves_what_is_needed_to_understand_it(pretrained: Path) -> None:
@@ -96,8 +96,8 @@ def test_finetuning_takes_up_the_newest_pretraining_and_learns_the_rooms(pretrai
     assert any(line.startswith("effective batch 2 scenes (1 forward pass of 2)") for line in notes.notes)
     metrics = read_metrics(checkpoint.parent)
     assert read_losses(checkpoint.parent)[0] > 3.0  # 200 classes by chance: ln 200 = 5.3
-    assert read_losses(checkpoint.parent)[-1] < 0.2  # measured 0.02
-    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.30
+    assert read_losses(checkpoint.parent)[-1] < 0.2  # measured 0.06
+    assert metrics[-1]["val_miou_present"] > 0.2  # measured 0.26
     assert read_info(checkpoint).num_classes == 200
 
 
@@ -108,16 +108,16 @@ def scratch(store: Path, runs: Path, name: str, **changes: Any) -> FinetuneSetti
 def test_twenty_golden_steps(store_path: Path, tmp_path: Path) -> None:
     """The losses of the first steps are those stored here, so that no refactoring changes the numerics unseen.
 
-    Stored with torch 2.13 on x86-64. Two threads or the reference backend round differently, and twenty steps of SGD
-    amplify that to 2.3 % at most; a tenth more of the learning rate shifts the losses by far more than the 4 % allowed.
+    Stored with torch 2.13 on x86-64. The torch backend rounds differently, which twenty steps of SGD amplify to 0.8 %;
+    a tenth more of the learning rate shifts the losses by up to 8.8 %, beyond the 4 % allowed.
     """
     settings = scratch(store_path, tmp_path, "golden", epochs=10, learning_rate=0.02, augment=True)
     losses = read_losses(finetune(settings, Progress()).parent)
     assert losses == pytest.approx(GOLDEN, rel=0.04)
 
 
-GOLDEN = [5.1131, 4.6769, 3.8851, 2.9907, 1.8912, 1.3405, 1.0186, 0.8738, 0.7115, 0.7821]
-GOLDEN += [0.5769, 0.5125, 0.5414, 0.4677, 0.4720, 0.4629, 0.4712, 0.5321, 0.4807, 0.4568]
+GOLDEN = [4.6844, 3.9614, 2.7416, 1.7510, 1.0723, 0.7800, 0.6828, 0.5832, 0.5030, 0.4678]
+GOLDEN += [0.3475, 0.3290, 0.3280, 0.2852, 0.3197, 0.3223, 0.3138, 0.2648, 0.3295, 0.2436]
 
 
 def test_seeds_fix_a_run_and_another_seed_changes_it(store_path: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_anchors_of_another_width_are_refused_with_the_command_that_helps(
 
 def test_a_store_of_another_vocabulary_is_refused(raw_rooms: Path, anchors_path: Path, pretrained: Path) -> None:
     from lg3d_core.settings import PrepareSettings
-    from lg3d_core.store.prepare import prepare_store
+    from lg3d_core.store.prepare import prepare as prepare_store
 
     other = pretrained.parents[1] / "data20"
     prepare_store(PrepareSettings(raw=raw_rooms, store=other, vocabulary="scannet20", jobs=1), Progress())

@@ -16,7 +16,7 @@ from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.sampling.placement import open_pasting
 from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
-from lg3d_core.viewing import show
+from lg3d_core.viewing import view as show
 from lg3d_core.viewing.augmented import build_augmented_view, split_motion
 from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS, ramp_colors
 from lg3d_core.viewing.page import build_page, page_arrays

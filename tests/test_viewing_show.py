@@ -14,7 +14,7 @@ from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AskSettings, ViewSettings
 from lg3d_core.store import SceneStore
-from lg3d_core.viewing import show
+from lg3d_core.viewing import view as show
 from lg3d_core.viewing.layers import SceneView
 from lg3d_core.vocabulary import load_vocabulary
 

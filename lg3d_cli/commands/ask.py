@@ -2,28 +2,12 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from lg3d_cli import console
-from lg3d_cli.completion import complete_scenes
-from lg3d_cli.options import (
-    BackendOption,
-    DeviceOption,
-    JsonOption,
-    MemoryOption,
-    OverlapOption,
-    PrecisionOption,
-    QuietOption,
-    RunsOption,
-    ScaleOption,
-    StoreOption,
-    UpOption,
-    resolve,
-)
-from lg3d_core.errors import Lg3dError, SettingsError
+from lg3d_cli.parameters import settings_command
+from lg3d_core.errors import Lg3dError, UsageError
+from lg3d_core.progress import Progress
 from lg3d_core.settings import AskSettings
 
 if TYPE_CHECKING:
@@ -32,48 +16,13 @@ if TYPE_CHECKING:
 HEADER = ["text", "heat", "position", "size in m", "lies by"]
 
 
-def ask(
-    scan: Annotated[
-        str,
-        typer.Argument(
-            metavar="SCENE|SCAN",
-            help="Scene id, or a PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file.",
-            autocompletion=complete_scenes,
-        ),
-    ],
-    texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="What is looked for; none opens a prompt.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint or run folder.  [default: the newest pre-training run]")
-    ] = None,
-    anchors: Annotated[Path | None, typer.Option(help="Its anchors file.  [default: where its run had it]")] = None,
-    encoder: Annotated[str | None, typer.Option(help="The anchors' text encoder, as hf:FOLDER, if it moved.")] = None,
-    encoder_checkpoint: Annotated[Path | None, typer.Option(help="Weights of an open_clip encoder on disk.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Heat of a place that counts.  [default: 0.5]")] = None,
-    regions: Annotated[int | None, typer.Option(help="Places listed for a text.  [default: 5]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write the heat of each text to.")] = None,
-    format: Annotated[list[str] | None, typer.Option(help="ply or npz; may be repeated.  [default: ply]")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the heat of each text.")] = None,
-    serve: Annotated[
-        bool | None, typer.Option("--serve", help="Serve that page; what is typed at the prompt moves its heat.")
-    ] = None,
-    port: Annotated[int | None, typer.Option(help="To serve on; 0: any that is free.  [default: 8731]")] = None,
-    scale: ScaleOption = None,
-    up: UpOption = None,
-    memory: MemoryOption = None,
-    overlap: OverlapOption = None,
-    store: StoreOption = None,
-    runs: RunsOption = None,
-    device: DeviceOption = None,
-    backend: BackendOption = None,
-    precision: PrecisionOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Find what a text describes: heat from 0 to 1, against the vocabulary's names; 0.5 is as well as they fit.
+@settings_command(AskSettings)
+def ask(settings: AskSettings) -> None:
+    """Find the places that a text describes, as heat from 0 to 1.
 
-    Without a text it asks for one after the other, on a terminal.
+    Heat compares the text with the vocabulary's names: at 0.5 it fits a place as well as the best name.
+
+    Without a text, a terminal prompts for one after the other.
 
     Examples: lg3d ask scene0011_00 "somewhere to sit" --out heat
 
@@ -81,39 +30,26 @@ def ask(
 
     lg3d ask scene0011_00 --serve, and type while the page is open
     """
-    settings = resolve(
-        AskSettings,
-        scan=scan,
-        texts=tuple(texts) if texts else None,
-        checkpoint=checkpoint,
-        anchors=anchors,
-        encoder=encoder,
-        encoder_checkpoint=encoder_checkpoint,
-        threshold=threshold,
-        regions=regions,
-        out=out,
-        formats=tuple(format) if format else None,
-        html=html,
-        serve=serve,
-        port=port,
-        scale=scale,
-        up=up,
-        memory=memory,
-        overlap=overlap,
-        store=store,
-        runs=runs,
-        device=device,
-        backend=backend,
-        precision=precision,
-    )
-    if not settings.texts and (as_json or not sys.stdin.isatty()):
-        raise SettingsError('expected a text, such as lg3d ask SCENE "somewhere to sit": only a terminal has a prompt')
+    if not settings.texts and (settings.json or not sys.stdin.isatty()):
+        raise UsageError(
+            'TEXT is missing: only a terminal has a prompt; pass one, e.g. lg3d ask SCENE "a place to sit"'
+        )
     from lg3d_core.inference.ask import Conversation
 
-    progress = console.progress(quiet=quiet)
+    progress = console.progress(quiet=settings.quiet)
     conversation = Conversation(settings, progress)
     answers = conversation.ask(settings.texts) if settings.texts else []
-    if as_json:
+    _report(conversation, answers, settings)
+    if settings.html is not None:
+        _write_page(conversation, answers, settings, progress)
+    if settings.serve:
+        _serve(conversation, answers, settings, progress)
+    elif not answers:
+        _prompt(conversation, settings.threshold, lambda _: None)
+
+
+def _report(conversation: "Conversation", answers: "list[Answer]", settings: AskSettings) -> None:
+    if settings.json:
         console.result_json(
             {
                 "scan": conversation.scan.name,
@@ -122,25 +58,30 @@ def ask(
             }
         )
     elif answers:
-        _show(answers, threshold=settings.threshold, quiet=quiet)
-    if settings.html is not None:
-        from lg3d_core.viewing.asked import view_answers
-        from lg3d_core.viewing.page import write_page
+        _show(answers, threshold=settings.threshold, quiet=settings.quiet)
 
-        write_page(view_answers(conversation, answers, progress), settings.html)
-        console.notice(f"wrote {settings.html}")
-    if settings.serve:
-        from lg3d_core.viewing.asked import AskedPage
 
-        with AskedPage(conversation, answers, progress, port=settings.port) as page:
-            console.notice(f"open {page.address}")
-            if sys.stdin.isatty() and not as_json:
-                _prompt(conversation, settings.threshold, page.show)
-            else:
-                console.notice("Ctrl-C ends")
-                page.wait()
-    elif not answers:
-        _prompt(conversation, settings.threshold, lambda _: None)
+def _write_page(
+    conversation: "Conversation", answers: "list[Answer]", settings: AskSettings, progress: Progress
+) -> None:
+    from lg3d_core.viewing.asked import view_answers
+    from lg3d_core.viewing.page import write_page
+
+    assert settings.html is not None
+    write_page(view_answers(conversation, answers, progress), settings.html)
+    console.notice(f"wrote {settings.html}")
+
+
+def _serve(conversation: "Conversation", answers: "list[Answer]", settings: AskSettings, progress: Progress) -> None:
+    from lg3d_core.viewing.asked import AskedPage
+
+    with AskedPage(conversation, answers, progress, port=settings.port) as page:
+        console.notice(f"open {page.address}")
+        if sys.stdin.isatty() and not settings.json:
+            _prompt(conversation, settings.threshold, page.show)
+        else:
+            console.notice("Ctrl-C ends")
+            page.wait()
 
 
 def _prompt(conversation: "Conversation", threshold: float, show: "Callable[[list[Answer]], None]") -> None:

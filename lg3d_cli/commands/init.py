@@ -1,21 +1,18 @@
 """`lg3d init`."""
 
-import dataclasses
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, TypeVar
 
 from lg3d_cli import console
-from lg3d_cli.completion import complete_recipes
-from lg3d_cli.options import DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption
-from lg3d_core.errors import SettingsError
-from lg3d_core.settings import CONFIG_NAME, InitSettings, recipe_names
+from lg3d_cli.parameters import settings_command
+from lg3d_core.errors import SettingsError, UsageError
+from lg3d_core.progress import Progress
+from lg3d_core.settings import CONFIG_NAME, InitSettings
 
 if TYPE_CHECKING:
+    from lg3d_core.init import Project
     from lg3d_core.scans.audit import AuditReport
 
 T = TypeVar("T")
@@ -23,43 +20,41 @@ T = TypeVar("T")
 SHOWN_PROBLEMS = 10
 
 
-def init(
-    raw: Annotated[Path | None, typer.Option(help="ScanNet's folder, or one in its form.")] = None,
-    store: StoreOption = None,
-    device: DeviceOption = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(recipe_names())}, or a TOML file.  [default: by the device]",
-            autocompletion=complete_recipes,
-        ),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take the defaults.")] = False,
-    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look through every scan first.")] = True,
-    force: Annotated[bool | None, typer.Option("--force", help="Replace an lg3d.toml that is there.")] = None,
-    jobs: JobsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Ask for data, device and recipe, check them, and write lg3d.toml.
+@settings_command(InitSettings)
+def init(settings: InitSettings) -> None:
+    """Write lg3d.toml: data, device and recipe, asked for and checked.
 
-    Every command that is started in this folder reads it. Scripts say it all:
+    Every command that is started in this folder reads the file. In scripts, pass the answers:
 
     Example: lg3d init --raw /data/scannet --device cuda --recipe paper-34d
     """
-    typed = InitSettings.resolve(environ=os.environ, raw=raw, store=store, device=device, jobs=jobs, force=force)
-    settings = dataclasses.replace(typed, recipe=recipe or typed.recipe)
-    asks = console.can_ask() and not yes
-    missing = [f"--{name}" for name in ("raw", "device", "recipe") if getattr(settings, name) is None]
-    if missing and not asks and not yes:
-        raise SettingsError(f"no terminal to ask on: give {', '.join(missing)}; or --yes, which takes the defaults")
-    from lg3d_core import project
+    from lg3d_core import init as project
 
-    config, progress = Path(CONFIG_NAME), console.progress(quiet=quiet)
+    asks = console.can_ask() and not settings.yes
+    _require_answers(settings, asks=asks)
+    config, progress = Path(CONFIG_NAME), console.progress(quiet=settings.quiet)
     project.require_free(config, force=settings.force)
-    look = partial(project.check_raw, audit=audit, jobs=settings.jobs, progress=progress)
+    answers, report = _ask_all(settings, progress, asks=asks)
+    project.init(answers, report, path=config, force=settings.force)
+    audited = None if report is None else report.to_json()
+    details = {**{key: str(value) for key, value in answers._asdict().items()}, "audit": audited}
+    console.outcome({"config": config}, as_json=settings.json, details=details)
+    for command, effect in project.next_commands(answers):
+        progress.note(f"next: {command:<14}  # {effect}")
+
+
+def _require_answers(settings: InitSettings, *, asks: bool) -> None:
+    missing = [f"--{name}" for name in ("raw", "device", "recipe") if getattr(settings, name) is None]
+    if missing and not asks and not settings.yes:
+        raise UsageError(f"no terminal to ask on: pass {', '.join(missing)}, or --yes for the defaults")
+
+
+def _ask_all(settings: InitSettings, progress: Progress, *, asks: bool) -> "tuple[Project, AuditReport | None]":
+    from lg3d_core import init as project
+
+    look = partial(project.check_raw, audit=settings.audit, jobs=settings.jobs, progress=progress)
     found, report = _answer("Folder of the raw scans", settings.raw, project.propose_raw(Path()), look, asks=asks)
-    _accept_damage(report, asks=asks, yes=yes)
+    _accept_damage(report, asks=asks, yes=settings.yes)
     if asks and settings.device is None:
         console.aside(f"auto is {project.describe_device()}")
     chosen = _answer("Device (auto, cpu, cuda)", settings.device, "auto", project.check_device, asks=asks)
@@ -67,17 +62,7 @@ def init(
         for name, summary in project.describe_recipes():
             console.aside(f"{name:<9}  {summary}", indent=13)
     plan = _answer("Recipe", settings.recipe, project.propose_recipe(chosen), project.check_recipe, asks=asks)
-    answers = project.Project(raw=found, store=settings.store, device=chosen, recipe=plan)
-    project.write_project(answers, report, path=config, force=settings.force)
-    if as_json:
-        audited = None if report is None else report.to_json()
-        console.result_json(
-            {"config": str(config), **{k: str(v) for k, v in answers._asdict().items()}, "audit": audited}
-        )
-    else:
-        console.result(config)
-    for command, effect in project.next_commands(answers):
-        progress.note(f"next: {command:<14}  # {effect}")
+    return project.Project(raw=found, store=settings.store, device=chosen, recipe=plan), report
 
 
 def _answer(question: str, typed: object | None, default: object | None, check: Callable[[str], T], *, asks: bool) -> T:

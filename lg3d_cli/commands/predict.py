@@ -1,27 +1,11 @@
 """`lg3d predict`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from lg3d_cli import console
-from lg3d_cli.completion import complete_scenes
-from lg3d_cli.options import (
-    BackendOption,
-    CheckpointOption,
-    DeviceOption,
-    JsonOption,
-    MemoryOption,
-    OverlapOption,
-    PrecisionOption,
-    QuietOption,
-    RunsOption,
-    ScaleOption,
-    StoreOption,
-    UpOption,
-    resolve,
-)
+from lg3d_cli.parameters import settings_command
 from lg3d_core.settings import PredictSettings
 
 if TYPE_CHECKING:
@@ -30,69 +14,26 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
-def predict(
-    scans: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SCAN...",
-            help="PLY, PCD, OBJ, GLB, LAS, LAZ or E57 files, or a scene's id.",
-            autocompletion=complete_scenes,
-        ),
-    ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the written files.  [default: here]")] = None,
-    format: Annotated[list[str] | None, typer.Option(help="ply, npz or txt; may be repeated.  [default: ply]")] = None,
-    checkpoint: CheckpointOption = None,
-    scale: ScaleOption = None,
-    up: UpOption = None,
-    memory: MemoryOption = None,
-    overlap: OverlapOption = None,
-    vocabulary: Annotated[
-        str | None, typer.Option(help="What the classes are called.  [default: the checkpoint's]")
-    ] = None,
-    store: StoreOption = None,
-    runs: RunsOption = None,
-    device: DeviceOption = None,
-    backend: BackendOption = None,
-    precision: PrecisionOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Name every vertex of any scan, and write it as labelled PLY, npz or text.
+@settings_command(PredictSettings)
+def predict(settings: PredictSettings) -> None:
+    """Predict the category of every vertex of any scan, and write it as labelled PLY, npz or text.
 
-    Units and the axis up are guessed and told; scans larger than memory are cut into overlapping tiles.
+    Units and the up axis are guessed and reported; scans larger than memory are split into overlapping tiles.
 
     Example: lg3d predict kitchen.ply hall.glb --out labels --memory 4G
     """
-    settings = resolve(
-        PredictSettings,
-        scans=tuple(scans),
-        out=out,
-        formats=tuple(format) if format else None,
-        checkpoint=checkpoint,
-        scale=scale,
-        up=up,
-        memory=memory,
-        overlap=overlap,
-        vocabulary=vocabulary,
-        store=store,
-        runs=runs,
-        device=device,
-        backend=backend,
-        precision=precision,
-    )
-    from lg3d_core.inference.predict import predict_scans
+    from lg3d_core.inference.predict import predict as predict_scans
 
-    report = predict_scans(settings, console.progress(quiet=quiet))
-    if not quiet:
+    report = predict_scans(settings, console.progress(quiet=settings.quiet))
+    if not settings.quiet:
         _show_found(report)
     for scan, reason in report.failed.items():
         console.error(reason if scan in reason else f"{scan}: {reason}")
-    if as_json:
+    if settings.json:
         console.result_json(report.to_dict())
     else:
-        for labels in report.labelled:
-            for path in labels.files:
-                console.result(path)
+        for path in (path for labels in report.labelled for path in labels.files):
+            console.result(path)
     if report.failed:
         raise typer.Exit(1)
 

@@ -1,86 +1,64 @@
 """`lg3d prepare`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
 from lg3d_cli import console
-from lg3d_cli.options import JobsOption, JsonOption, QuietOption, StoreOption, VocabularyOption, resolve
-from lg3d_core.errors import SettingsError
-from lg3d_core.settings import PrepareSettings, StoreCheckSettings
+from lg3d_cli.parameters import settings_command
+from lg3d_core.settings import PrepareSettings
 
 
-def prepare(
-    raw: Annotated[
-        Path | None,
-        typer.Argument(help="ScanNet's folder: scans/, scans_test/, the label table.  [default: that of lg3d.toml]"),
-    ] = None,
-    store: StoreOption = None,
-    vocabulary: VocabularyOption = None,
-    jobs: JobsOption = None,
-    shard: Annotated[str | None, typer.Option(help="Part i of n of the scenes, such as 1/4.")] = None,
-    force: Annotated[bool | None, typer.Option("--force", help="Prepare scenes that are done, too.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Check what all shards made, and index it.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Audit the raw folder; write nothing.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Name the store's damaged scenes; write nothing.")] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Turn raw scans into the scene store. Run it again to go on after an interruption.
+@settings_command(PrepareSettings)
+def prepare(settings: PrepareSettings) -> None:
+    """Convert raw scans to the scene store. Rerun the command to resume after an interruption.
 
     Example: lg3d prepare /data/scannet --store data --jobs 8
     """
-    chosen = [name for name, is_chosen in (("--merge", merge), ("--check", check), ("--verify", verify)) if is_chosen]
-    if len(chosen) > 1 or (shard is not None and chosen):
-        raise SettingsError(f"{' and '.join(chosen + ['--shard'] * (shard is not None))} are different things to do")
-    if merge or verify:
-        run = _merge if merge else _verify
-        run(resolve(StoreCheckSettings, store=store, jobs=jobs), as_json=as_json, quiet=quiet)
-        return
-    settings = resolve(
-        PrepareSettings, raw=raw, store=store, vocabulary=vocabulary, jobs=jobs, shard=shard, force=force
-    )
-    progress = console.progress(quiet=quiet)
-    if check:
-        _check(settings, as_json=as_json, quiet=quiet)
-        return
-    from lg3d_core.store.prepare import prepare_store
+    if settings.merge:
+        _merge(settings)
+    elif settings.verify:
+        _verify(settings)
+    elif settings.check:
+        _check(settings)
+    else:
+        _prepare(settings)
 
+
+def _prepare(settings: PrepareSettings) -> None:
+    from lg3d_core.store.prepare import prepare as prepare_store
+
+    progress = console.progress(quiet=settings.quiet)
     report = prepare_store(settings, progress)
     progress.note(
         f"{len(report.prepared)} scenes prepared, {len(report.skipped)} already done, {len(report.failed)} bad"
     )
-    for scene, reason in report.failed.items():
-        console.error(f"{scene}: {reason}")
-    if as_json:
-        console.result_json(report._asdict() | {"store": str(report.store)})
-    else:
-        console.result(report.store)
-    if report.failed:
-        raise typer.Exit(1)
+    _finish(report._asdict(), report.store, report.failed, as_json=settings.json)
 
 
-def _merge(settings: StoreCheckSettings, *, as_json: bool, quiet: bool) -> None:
+def _merge(settings: PrepareSettings) -> None:
     from lg3d_core.store import merge_shards
 
-    progress = console.progress(quiet=quiet)
+    progress = console.progress(quiet=settings.quiet)
     report = merge_shards(settings, progress)
     progress.note(f"{len(report.scenes)} scenes of {report.shards} shards, {len(report.failed)} bad")
-    for scene, reason in report.failed.items():
+    _finish(report._asdict(), report.store, report.failed, as_json=settings.json)
+
+
+def _finish(report: Mapping[str, Any], store: Path, failed: Mapping[str, str], *, as_json: bool) -> None:
+    for scene, reason in failed.items():
         console.error(f"{scene}: {reason}")
-    if as_json:
-        console.result_json(report._asdict() | {"store": str(report.store)})
-    else:
-        console.result(report.store)
-    if report.failed:
+    console.outcome({"store": store}, as_json=as_json, details=report)
+    if failed:
         raise typer.Exit(1)
 
 
-def _verify(settings: StoreCheckSettings, *, as_json: bool, quiet: bool) -> None:
+def _verify(settings: PrepareSettings) -> None:
     from lg3d_core.store import verify_store
 
-    progress = console.progress(quiet=quiet)
+    progress = console.progress(quiet=settings.quiet)
     report = verify_store(settings, progress)
     progress.note(f"{len(report.whole)} scenes whole, {len(report.damaged)} damaged or missing")
     if report.unsealed:
@@ -90,7 +68,7 @@ def _verify(settings: StoreCheckSettings, *, as_json: bool, quiet: bool) -> None
         )
     if report.strange:
         progress.warn(f"{len(report.strange)} files belong to no scene of the store, such as {report.strange[0]}")
-    if as_json:
+    if settings.json:
         console.result_json(report._asdict() | {"store": str(report.store)})
     else:
         rows = [[scene, reason] for scene, reason in report.damaged.items()]
@@ -100,13 +78,17 @@ def _verify(settings: StoreCheckSettings, *, as_json: bool, quiet: bool) -> None
         raise typer.Exit(1)
 
 
-def _check(settings: PrepareSettings, *, as_json: bool, quiet: bool) -> None:
+def _check(settings: PrepareSettings) -> None:
     from lg3d_core.scans.audit import audit_scans
     from lg3d_core.vocabulary import load_vocabulary
 
-    vocabulary = load_vocabulary(settings.vocabulary)
-    report = audit_scans(settings.raw, vocabulary, jobs=settings.jobs, progress=console.progress(quiet=quiet))
-    if as_json:
+    report = audit_scans(
+        settings.raw_folder,
+        load_vocabulary(settings.vocabulary),
+        jobs=settings.jobs,
+        progress=console.progress(quiet=settings.quiet),
+    )
+    if settings.json:
         console.result_json(report.to_json())
     else:
         rows = [[problem.scene, problem.file, problem.reason] for problem in report.problems]

@@ -15,9 +15,9 @@ import numpy as np
 from lg3d_core.comparing.plan import ANCHORS_NAME, DONE_NAME, Step
 from lg3d_core.comparing.record import COUNTS_NAME, SCORES_NAME
 from lg3d_core.errors import Interrupted, Lg3dError
-from lg3d_core.evaluation.command import evaluate_checkpoint
+from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.files import atomic_path, lock_file, sweep_temporaries, write_text
-from lg3d_core.language.make import make_anchors
+from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, PretrainSettings

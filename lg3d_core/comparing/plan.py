@@ -15,12 +15,15 @@ from lg3d_core.settings import (
     NetworkName,
     PretrainSettings,
     Settings,
+    Split,
     read_recipe,
 )
 
 Kind = Literal["anchors", "pretrain", "finetune"]
 SCRATCH = "scratch"
 NOT_RESULTS = {
+    "command",
+    "recipe",
     "store",
     "runs",
     "name",
@@ -31,6 +34,7 @@ NOT_RESULTS = {
     "validate_every",
     "anchors",
     "start",
+    "allow_leak",
 }
 """Settings that do not decide what a run gives, or that stand for files whose makers are told apart by themselves."""
 
@@ -54,7 +58,7 @@ class Step:
     settings: str
     needs: tuple[Path, ...]
     store: Path
-    split: str = ""
+    split: Split = "val"
     network: str = ""
 
     @property
@@ -102,14 +106,12 @@ def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
     Raises:
         SettingsError: No recipe, two of one name, or one that does not fit the settings.
     """
-    if not settings.recipes:
-        raise SettingsError("RECIPES: expected at least one recipe, such as examples/tables/table1-*.toml")
     changes = parse_changes(settings.changes)
     rows: list[Row] = []
     steps: dict[Path, Step] = {}
     for recipe in settings.recipes:
         table = _merge(read_recipe(recipe), changes)
-        label = CompareSettings.from_table({"compare": table.get("compare", {})}, source=f"recipe {recipe}").label
+        label = _read_label(recipe, table)
         runs = []
         for seed in range(settings.seeds):
             own = _plan_run(settings, recipe, table, seed=seed, store_digest=store_digest)
@@ -124,6 +126,11 @@ def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
     return Plan(tuple(rows), tuple(steps.values()))
 
 
+def _read_label(recipe: str, table: dict[str, Any]) -> str:
+    own = {"compare": table.get("compare", {})}
+    return CompareSettings.from_table(own, source=f"recipe {recipe}", recipes=(recipe,)).label
+
+
 def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
     """Read `key=value` and `command.key=value` as a recipe; a value that is no TOML is text.
 
@@ -136,7 +143,8 @@ def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
         command, dot, name = key.strip().rpartition(".")
         if not equals or not name or (dot and not command):
             raise SettingsError(
-                f"--set {change!r}: expected key=value or command.key=value, such as finetune.epochs=20"
+                f"--set {change!r}: expected key=value or command.key=value, such as finetune.epochs=20",
+                fields=("changes",),
             )
         try:
             value = tomllib.loads(f"value = {text}")["value"]
@@ -175,6 +183,9 @@ def _plan_run(
     }
     finetune = FinetuneSettings.from_table(table, source=source, epochs=settings.epochs, **shared)
     pretrain = PretrainSettings.from_table(table, source=source, epochs=settings.pretrain_epochs, **shared)
+    finetune = replace(finetune, allow_leak=finetune.allow_leak or settings.allow_leak)
+    if finetune.start != SCRATCH:
+        _require_no_leak(pretrain, finetune, source)
     steps: list[Step] = []
     before, grounded = SCRATCH, finetune.start != SCRATCH and pretrain.method == "language"
     anchors = ""
@@ -196,6 +207,23 @@ def _plan_run(
     return steps
 
 
+def _require_no_leak(pretrain: PretrainSettings, finetune: FinetuneSettings, source: str) -> None:
+    """Refuse a label budget of fine-tuning alone: pre-training would have seen the labels that it hides.
+
+    Raises:
+        SettingsError: Unless leaks are allowed.
+    """
+    own, before = ((each.limited, each.limited_seed) for each in (finetune, pretrain))
+    if finetune.limited is None or own == before or pretrain.method == "csc" or finetune.allow_leak:
+        return
+    had = "all labels" if pretrain.limited is None else f"limited = {pretrain.limited:g}"
+    raise SettingsError(
+        f"{source}: pre-training has {had} and fine-tuning limited = {finetune.limited:g} (seed "
+        f"{finetune.limited_seed}), so it would see labels that fine-tuning hides: set limited for both, at the top of "
+        "the recipe or by --set limited=SHARE, or pass --allow-leak"
+    )
+
+
 def _plan_anchors(settings: CompareSettings, table: dict[str, Any], network: NetworkName, *, source: str) -> list[Step]:
     """The step that makes a recipe's anchors as wide as the network's features; none where a file is given."""
     if settings.anchors is not None:
@@ -207,7 +235,7 @@ def _plan_anchors(settings: CompareSettings, table: dict[str, Any], network: Net
 
 
 def _train_step(
-    settings: PretrainSettings | FinetuneSettings, folder: Path, needs: tuple[Path, ...], *, split: str = ""
+    settings: PretrainSettings | FinetuneSettings, folder: Path, needs: tuple[Path, ...], *, split: Split = "val"
 ) -> Step:
     kind: Kind = "finetune" if isinstance(settings, FinetuneSettings) else "pretrain"
     named = replace(settings, name=folder.name)
@@ -226,4 +254,4 @@ def _file_digest(path: Path | None) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise SettingsError(f"--anchors {path}: cannot be read ({error.strerror})") from None
+        raise SettingsError(f"--anchors {path}: cannot be read ({error.strerror})", fields=("anchors",)) from None

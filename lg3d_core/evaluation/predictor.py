@@ -101,6 +101,7 @@ class Predictor:
         backend: str | None = None,
         memory: int | None = None,
         overlap: float | None = None,
+        final_relu: bool | None = None,
     ) -> tuple[Self, CheckpointInfo]:
         """Load a checkpoint's network, and return it with the checkpoint's metadata.
 
@@ -109,7 +110,7 @@ class Predictor:
             SettingsError: The device does not exist.
         """
         where = resolve_device(device)
-        network, info = load_network(path, device=where)
+        network, info = load_network(path, device=where, final_relu=final_relu)
         predictor = cls(
             network=network,
             voxel_size=info.voxel_size,

@@ -1,6 +1,7 @@
 """IoU, precision and recall per category, and their means over head, common, tail and all.
 
-`docs/design/0005-scores.md` says why there are two conventions for the means, and what the paper's precision is.
+`docs/design/0005-scores.md` says why there are two conventions for the means, and what the paper's precision and recall
+are.
 """
 
 import math
@@ -25,9 +26,9 @@ class Means(NamedTuple):
         iou: Of tp / (tp + fp + fn).
         precision: Of tp / (tp + fp).
         recall: Of tp / (tp + fn).
-        precision_paper: Of tp / (tp + fp) with fp counted only where the truth lies in the category's own group; over
-            all, the mean of the groups' values.
-        recall_paper: The recall; over all, the mean of the groups' values.
+        precision_paper: Of tp / (tp + fp) with fp counted only where the truth lies in the category's own group, over
+            those categories that have a tp, fp or fn there; over all, the mean of the groups' values.
+        recall_paper: The recall, over the same categories; over all, the mean of the groups' values.
     """
 
     iou: float
@@ -42,7 +43,9 @@ class Scores:
     """What a confusion matrix says of each category, and of head, common, tail and all.
 
     Per category, 0/0 is nan: IoU without truth and prediction, precision without prediction, recall without truth.
-    Means never see nan: it counts 0, so a category that is never predicted lowers the precision.
+    In means of IoU, precision and recall it counts 0, so a category that is never predicted lowers the precision.
+    The paper's precision and recall are those of torchmetrics 0.9.2, computed for each group from the points whose
+    truth lies in it: nan for a category without tp, fp and fn there, which their means leave out; 0 for any other 0/0.
 
     Attributes:
         vocabulary: The categories.
@@ -52,6 +55,7 @@ class Scores:
         precision: Over all evaluated points.
         recall: Over all evaluated points.
         precision_paper: Over the evaluated points whose truth lies in the category's own group.
+        recall_paper: Over the same points.
         means: By group ("head", "common", "tail" where the vocabulary has them, and "all") over all its categories.
         means_present: By group over those of its categories that have ground truth.
         accuracy: Share of the evaluated points that are right; nan without points.
@@ -64,6 +68,7 @@ class Scores:
     precision: FloatArray
     recall: FloatArray
     precision_paper: FloatArray
+    recall_paper: FloatArray
     means: dict[str, Means]
     means_present: dict[str, Means]
     accuracy: float
@@ -72,6 +77,11 @@ class Scores:
     def miou_200(self) -> float:
         """Mean IoU over the whole vocabulary, an absent category counting 0: as the paper and most others report."""
         return self.means["all"].iou
+
+    @property
+    def miou_name(self) -> str:
+        """What that mean is called: by the number of categories, such as `miou_20`."""
+        return f"miou_{len(self.vocabulary)}"
 
     @property
     def miou_present(self) -> float:
@@ -98,10 +108,11 @@ class Scores:
             self.precision.tolist(),
             self.recall.tolist(),
             self.precision_paper.tolist(),
+            self.recall_paper.tolist(),
             strict=True,
         )
         return {
-            "miou_200": none_if_undefined(self.miou_200),
+            self.miou_name: none_if_undefined(self.miou_200),
             "miou_present": none_if_undefined(self.miou_present),
             "accuracy": none_if_undefined(self.accuracy),
             "num_evaluated": self.num_evaluated,
@@ -121,8 +132,9 @@ class Scores:
                     "precision": none_if_undefined(precision),
                     "recall": none_if_undefined(recall),
                     "precision_paper": none_if_undefined(precision_paper),
+                    "recall_paper": none_if_undefined(recall_paper),
                 }
-                for category, support, predicted, iou, precision, recall, precision_paper in per_class
+                for category, support, predicted, iou, precision, recall, precision_paper, recall_paper in per_class
             ],
         }
 
@@ -137,7 +149,7 @@ def score_confusion(confusion: ConfusionMatrix, vocabulary: Vocabulary) -> Score
     Raises:
         ShapeError: The matrix has another number of classes than the vocabulary.
 
-    Source: section 4 "Evaluation metrics"; the paper's precision as its numbers have it.
+    Source: section 4 "Evaluation metrics"; the paper's precision and recall as its reference implementation has them.
     """
     if confusion.num_classes != len(vocabulary):
         raise ShapeError(f"expected a matrix of {len(vocabulary)} classes, got {confusion.num_classes}")
@@ -152,8 +164,9 @@ def score_confusion(confusion: ConfusionMatrix, vocabulary: Vocabulary) -> Score
         predicted_in_group[members] = inside[np.ix_(members, members)].sum(axis=0)
     iou = _divide(correct, support + predicted - correct)
     precision, recall = _divide(correct, predicted), _divide(correct, support)
-    precision_paper = _divide(correct, predicted_in_group)
-    per_class = np.stack([iou, precision, recall, precision_paper])
+    precision_paper = _divide_as_torchmetrics(correct, predicted_in_group, counted=support + predicted_in_group > 0)
+    recall_paper = _divide_as_torchmetrics(correct, support, counted=support + predicted_in_group > 0)
+    per_class = np.stack([iou, precision, recall, precision_paper, recall_paper])
     everything = np.ones(size, dtype=np.bool_)
     return Scores(
         vocabulary=vocabulary,
@@ -163,6 +176,7 @@ def score_confusion(confusion: ConfusionMatrix, vocabulary: Vocabulary) -> Score
         precision=precision,
         recall=recall,
         precision_paper=precision_paper,
+        recall_paper=recall_paper,
         means=_average(per_class, vocabulary, counted=everything),
         means_present=_average(per_class, vocabulary, counted=support > 0),
         accuracy=float(_divide(correct.sum(), support.sum())),
@@ -175,28 +189,34 @@ def none_if_undefined(value: float) -> float | None:
 
 
 def _average(per_class: FloatArray, vocabulary: Vocabulary, *, counted: npt.NDArray[np.bool_]) -> dict[str, Means]:
-    """Means of IoU, precision, recall and the paper's precision over the counted categories of each group."""
-    means: dict[str, Means] = {}
-    for group, members in vocabulary.groups.items():
-        iou, precision, recall, paper = _mean(per_class[:, members[counted[members]]])
-        means[group] = Means(iou, precision, recall, precision_paper=paper, recall_paper=recall)
-    iou, precision, recall, _ = _mean(per_class[:, counted])
-    shown = [group for group in means.values() if not math.isnan(group.iou)]
-    means["all"] = Means(
-        iou,
-        precision,
-        recall,
-        precision_paper=sum(group.precision_paper for group in shown) / len(shown) if shown else precision,
-        recall_paper=sum(group.recall_paper for group in shown) / len(shown) if shown else recall,
-    )
-    return means
+    """Return the means over the counted categories of each group, and over all.
+
+    Args:
+        per_class: IoU, precision, recall, and the paper's precision and recall, shape `(5, classes)`.
+        vocabulary: The groups.
+        counted: Shape `(classes,)`.
+    """
+    means = {group: _mean(per_class[:, members[counted[members]]]) for group, members in vocabulary.groups.items()}
+    overall = _mean(per_class[:, counted])
+    if means:
+        papers = np.array([group[3:] for group in means.values()])
+        overall = overall._replace(
+            precision_paper=_mean_of_defined(papers[:, 0]), recall_paper=_mean_of_defined(papers[:, 1])
+        )
+    return means | {"all": overall}
 
 
-def _mean(per_class: FloatArray) -> list[float]:
-    """Mean of each row, nan counting 0; nan for rows of no columns."""
+def _mean(per_class: FloatArray) -> Means:
+    """Average over the columns: nan counts 0 in IoU, precision and recall, and is left out of the paper's two."""
     if per_class.shape[1] == 0:
-        return [math.nan] * len(per_class)
-    return [float(value) for value in np.nan_to_num(per_class, nan=0.0).mean(axis=1)]
+        return Means(*[math.nan] * len(per_class))
+    plain = np.nan_to_num(per_class[:3], nan=0.0).mean(axis=1)
+    return Means(*plain.tolist(), *map(_mean_of_defined, per_class[3:]))
+
+
+def _mean_of_defined(values: FloatArray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
 
 
 def _divide(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
@@ -204,6 +224,11 @@ def _divide(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
     whole = np.asarray(whole, dtype=np.float64)
     shares: FloatArray = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
     return shares
+
+
+def _divide_as_torchmetrics(part: IntArray, whole: IntArray, *, counted: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return shares, 0 for 0/0; nan for categories that are not counted."""
+    return np.where(counted, np.nan_to_num(_divide(part, whole), nan=0.0), np.nan)
 
 
 def _plain_means(means: Means) -> dict[str, float | None]:

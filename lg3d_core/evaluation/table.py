@@ -22,13 +22,13 @@ def group_table(evaluation: "Evaluation") -> Table:
     """Head, common, tail and all under mIoU, precision and recall, in percent, like the paper's Table 1.
 
     The rows are vertices and voxels, each over the whole vocabulary and over the present categories, and the one to
-    hold against the paper's tables: voxels, the whole vocabulary, the paper's precision.
+    hold against the paper's tables: voxels, the whole vocabulary, the paper's precision and recall.
     """
     groups = list(evaluation.vertex.means)
     header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in groups)]
     rows = []
     for level, scores in (("vertices", evaluation.vertex), ("voxels", evaluation.voxel)):
-        rows.append([f"{level}, miou_200", *_cells(scores.means, ("iou", "precision", "recall"))])
+        rows.append([f"{level}, {scores.miou_name}", *_cells(scores.means, ("iou", "precision", "recall"))])
         rows.append([f"{level}, miou_present", *_cells(scores.means_present, ("iou", "precision", "recall"))])
     paper = _cells(evaluation.voxel.means, ("iou", "precision_paper", "recall_paper"))
     rows.append(["voxels, as the paper", *paper])

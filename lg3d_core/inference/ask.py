@@ -18,7 +18,7 @@ from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
-from lg3d_core.language.anchors import Anchors, load_anchors
+from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
 from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.progress import Progress
@@ -253,7 +253,7 @@ class Conversation:
             yield start, stop, {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2], "heat": values}
 
 
-def ask_scan(settings: AskSettings, progress: Progress) -> list[Answer]:
+def ask(settings: AskSettings, progress: Progress) -> list[Answer]:
     """Answer the texts of the settings. See `Conversation`."""
     return Conversation(settings, progress).ask(settings.texts)
 
@@ -337,7 +337,7 @@ def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors
 
 def _require_words(text: str) -> None:
     if not text.strip():
-        raise SettingsError("expected a text such as 'somewhere to sit', got an empty one")
+        raise SettingsError("expected a text such as 'somewhere to sit', got an empty one", fields=("texts", "heat"))
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> list[float]:

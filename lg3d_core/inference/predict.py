@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
-from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
@@ -104,14 +104,14 @@ class PredictReport:
         }
 
 
-def predict_scans(settings: PredictSettings, progress: Progress) -> PredictReport:
+def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
     """Name the vertices of scans, and write what was asked for; a bad scan does not stop the others.
 
     Raises:
         CheckpointError: No checkpoint with a classifier, or one whose categories are not known.
         SettingsError: A device that is not there, or too little memory.
     """
-    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
     predictor, info = Predictor.load(
@@ -121,6 +121,7 @@ def predict_scans(settings: PredictSettings, progress: Progress) -> PredictRepor
         backend=settings.backend,
         memory=settings.memory_bytes,
         overlap=settings.overlap,
+        final_relu=settings.final_relu,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]

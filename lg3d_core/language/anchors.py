@@ -1,258 +1,133 @@
-"""Text anchors: one vector per category, as a file and in memory; and their projection to a network's width."""
+"""`lg3d anchors`: category names to a file of text anchors. Torch loads only where a text encoder runs."""
 
-import hashlib
-import json
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
-from lg3d_core.errors import DataError, ShapeError
-from lg3d_core.files import atomic_path
-from lg3d_core.vocabulary import Vocabulary
+from lg3d_core.errors import SettingsError
+from lg3d_core.language.anchors_file import (
+    Anchors,
+    describe_projection,
+    find_equal,
+    fit_projection,
+    project_anchors,
+    save_anchors,
+)
+from lg3d_core.language.bundled import load_bundled_anchors
+from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
+from lg3d_core.language.prompts import fill_prompts
+from lg3d_core.progress import Progress
+from lg3d_core.settings import AnchorsSettings
+from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 
-FORMAT = "lg3d anchors 1"
-METADATA_KEYS = ("encoder", "weights", "prompt", "vocabulary_digest", "projection")
+if TYPE_CHECKING:
+    import torch
 
-
-class Projection(NamedTuple):
-    """The way from an encoder's features to anchors, so that further texts can go it.
-
-    Attributes:
-        mean: Taken off the unit features first, zero where they were not centred, shape `(D,)`, float32.
-        matrix: Then multiplied with, shape `(D, dim)`, float32.
-    """
-
-    mean: npt.NDArray[np.float32]
-    matrix: npt.NDArray[np.float32]
-
-    def apply(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Bring features `(texts, D)` of any length but zero to unit vectors `(texts, dim)`, float32.
-
-        Raises:
-            ShapeError: Features of another width, or one of which nothing is left.
-        """
-        if vectors.ndim != 2 or vectors.shape[1] != len(self.matrix):
-            raise ShapeError(f"expected features of width {len(self.matrix)}, got {vectors.shape}")
-        unit = vectors.astype(np.float64)
-        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-        projected = (unit - self.mean) @ self.matrix.astype(np.float64)
-        lengths = np.linalg.norm(projected, axis=1, keepdims=True)
-        if len(lengths) and lengths.min() < 1e-6:
-            raise ShapeError("nothing of this text is left in the width of the anchors")
-        unit_length: npt.NDArray[np.float32] = (projected / lengths).astype(np.float32)
-        return unit_length
+    from lg3d_core.language.encoders import OpenClipEncoder
+    from lg3d_core.language.hugging_face import HuggingFaceEncoder
 
 
-@dataclass(frozen=True, eq=False)
-class Anchors:
-    """One text feature per category, in the vocabulary's order.
+def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
+    """Encode a vocabulary, bring the features to the wanted width, and write the anchors.
 
-    Attributes:
-        vectors: Shape `(classes, D)`, float32, finite, no row all zero; of unit length as `make_anchors` writes them.
-        names: Category names, in index order.
-        metadata: Where they come from: at least `encoder`, `weights`, `prompt`, `vocabulary_digest`, `projection`.
-        projection: What brought the encoder's features to this width; None where nothing did, and in files of before
-            this was kept.
-
-    Raises:
-        ShapeError: Vectors of another kind, or as many names as there are not vectors.
-    """
-
-    vectors: npt.NDArray[np.float32]
-    names: tuple[str, ...]
-    metadata: dict[str, str]
-    projection: "Projection | None" = None
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or self.vectors.dtype != np.float32 or 0 in self.vectors.shape:
-            shape, dtype = self.vectors.shape, self.vectors.dtype
-            raise ShapeError(f"anchors must be float32 (classes, D), got {dtype} {shape}")
-        if len(self.names) != len(self.vectors):
-            raise ShapeError(f"anchors have {len(self.vectors)} vectors for {len(self.names)} names")
-        if not np.isfinite(self.vectors).all():
-            row = int(np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))[0])
-            raise ShapeError(f"the anchor of {self.names[row]!r} is not finite")
-        if not self.vectors.any(axis=1).all():
-            row = int(np.flatnonzero(~self.vectors.any(axis=1))[0])
-            raise ShapeError(f"the anchor of {self.names[row]!r} is all zero: it has no direction")
-        missing = [key for key in METADATA_KEYS if key not in self.metadata]
-        if missing:
-            raise ShapeError(f"anchors lack the metadata {', '.join(missing)}")
-
-    @property
-    def dim(self) -> int:
-        """Width D of a vector."""
-        return int(self.vectors.shape[1])
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of names and vectors: equal exactly when two sets of anchors train the same way."""
-        hasher = hashlib.sha256(json.dumps([list(self.names), self.dim]).encode())
-        hasher.update(np.ascontiguousarray(self.vectors).tobytes())
-        return hasher.hexdigest()[:16]
-
-
-def save_anchors(path: Path, anchors: Anchors) -> None:
-    """Write anchors as safetensors; a file that was there is replaced at once or not at all.
-
-    Raises:
-        DataError: The file cannot be written (no such folder, no permission, a full disk); nothing is left behind.
-    """
-    metadata = {**anchors.metadata, "format": FORMAT, "names": json.dumps(list(anchors.names), ensure_ascii=False)}
-    tensors = {"anchors": np.ascontiguousarray(anchors.vectors)}
-    if anchors.projection is not None:
-        tensors |= {f"projection.{name}": np.ascontiguousarray(value) for name, value in _named(anchors.projection)}
-    data = safetensors.numpy.save(tensors, metadata=metadata)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def load_anchors(path: Path) -> Anchors:
-    """Read an anchors file back, and check all of it.
-
-    Raises:
-        DataError: No such file, one that is damaged, or one whose content is not one finite float32 vector per name.
-    """
-    again = "make it again with `lg3d anchors`"
-    if not path.is_file():
-        raise DataError(f"no anchors file {path}: {again}, or name another with --anchors")
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata: dict[str, str] = dict(file.metadata() or {})
-            keys = list(file.keys())
-            projected = sorted(keys) == ["anchors", "projection.matrix", "projection.mean"]
-            if metadata.get("format") != FORMAT or not (projected or keys == ["anchors"]):
-                raise DataError(f"{path} is no anchors file of this version (it holds {', '.join(keys)}): {again}")
-            dtypes = sorted({file.get_slice(name).get_dtype() for name in keys})
-            if dtypes != ["F32"]:
-                raise DataError(f"anchors {path} are of type {', '.join(dtypes)}, expected F32: {again}")
-            vectors: npt.NDArray[np.float32] = file.get_tensor("anchors")
-            projection = None
-            if projected:
-                projection = Projection(file.get_tensor("projection.mean"), file.get_tensor("projection.matrix"))
-        names = json.loads(metadata.get("names", ""))
-    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise DataError(f"anchors {path} cannot be read ({error}): {again}") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"anchors {path} hold no list of category names: {again}")
-    own = {key: value for key, value in metadata.items() if key not in ("format", "names")}
-    try:
-        if projection is not None and vectors.ndim == 2:
-            _require_projection(projection, vectors.shape[1])
-        return Anchors(vectors, tuple(names), own, projection)
-    except ShapeError as error:
-        raise DataError(f"anchors {path} cannot be used: {error}; {again}") from None
-
-
-def _named(projection: Projection) -> list[tuple[str, npt.NDArray[np.float32]]]:
-    return [("mean", projection.mean), ("matrix", projection.matrix)]
-
-
-def _require_projection(projection: Projection, dim: int) -> None:
-    mean, matrix = projection
-    if mean.dtype != np.float32 or matrix.dtype != np.float32 or matrix.shape != (*mean.shape, dim):
-        raise ShapeError(f"the projection {matrix.shape} with the mean {mean.shape} does not give width {dim}")
-    if not (np.isfinite(mean).all() and np.isfinite(matrix).all()):
-        raise ShapeError("the projection is not finite")
-
-
-def require_vocabulary(anchors: Anchors, vocabulary: Vocabulary) -> None:
-    """Check that row i of the anchors is category i of the vocabulary.
-
-    Raises:
-        DataError: They were made for another one; the message says how they differ.
-    """
-    if anchors.metadata["vocabulary_digest"] == vocabulary.digest and anchors.names == vocabulary.names:
-        return
-    if anchors.names == vocabulary.names:
-        difference = "the names are the same, their ids are not"
-    elif len(anchors.names) != len(vocabulary):
-        difference = f"{len(anchors.names)} categories instead of {len(vocabulary)}"
-    else:
-        row = next(i for i, pair in enumerate(zip(anchors.names, vocabulary.names, strict=True)) if pair[0] != pair[1])
-        difference = f"category {row} is {anchors.names[row]!r} instead of {vocabulary.names[row]!r}"
-    raise DataError(
-        f"the anchors were made for another vocabulary than {vocabulary.name} ({difference}): "
-        f"make them with `lg3d anchors --vocabulary {vocabulary.name}`"
-    )
-
-
-def project_anchors(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool = False) -> npt.NDArray[np.float32]:
-    """Bring anchors to a network's width, with cosines as near to the old ones as that width allows.
-
-    Downwards: the leading principal components of the unit vectors about the origin (a singular value decomposition
-    without centring), which is the best approximation of the matrix of cosines at that rank; each row is then brought
-    back to unit length. Upwards, and where there are fewer classes than `dim`: zeros behind, which leaves all cosines
-    as they are. A component's sign is that which makes its largest entry over the classes positive, so that reruns
-    and other machines give the same anchors.
-
-    Args:
-        vectors: Shape `(classes, D)`, any length but zero.
-        dim: Width wanted.
-        centred: Take what all categories share, the mean of the unit vectors, off first, as principal component
-            analysis usually does. Cosines change: they then scatter about zero.
+    The features of several prompts are averaged as unit vectors, and the average is brought to unit length again.
 
     Returns:
-        Unit vectors, shape `(classes, dim)`, float32.
+        The written file.
 
     Raises:
-        ShapeError: `dim` below 1, or a category that is orthogonal to all components that are kept.
-
-    Source: section 4 (PCA of CLIP's features for the small backbone).
+        SettingsError: No such encoder, or options that do not go together.
+        CheckpointError: A text encoder's checkpoint that cannot be used.
+        MissingDependencyError: Weights or packages that are not at hand.
+        DataError: A vocabulary that cannot be read, names without a bundled anchor, or a file that cannot be written.
     """
-    if dim < 1:
-        raise ShapeError(f"anchors need a width of at least 1, got {dim}")
-    unit = vectors.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    if centred:
-        unit -= unit.mean(axis=0)
-    if dim < unit.shape[1]:
-        left, singular, _ = np.linalg.svd(unit, full_matrices=False)
-        scores = (left * singular)[:, :dim]
-        largest = scores[np.abs(scores).argmax(axis=0), np.arange(scores.shape[1])]
-        unit = scores * np.where(largest < 0, -1.0, 1.0)
-    lengths = np.linalg.norm(unit, axis=1, keepdims=True)
-    if lengths.min() < 1e-6:
-        row = int(lengths.argmin())
-        raise ShapeError(f"--dim {dim} is too narrow: nothing of category {row} is left; take a larger one")
-    projected = np.zeros((len(unit), dim), dtype=np.float32)
-    projected[:, : unit.shape[1]] = unit / lengths
-    return projected
+    vocabulary = load_vocabulary(settings.vocabulary)
+    spec = parse_encoder(settings.encoder)
+    if settings.pooling is not None and spec.kind != "hf":
+        raise SettingsError("--pooling goes with --encoder hf:NAME: the others have theirs built in")
+    source = (
+        _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
+    )
+    dim = settings.dim or source.dim
+    projection = describe_projection(len(vocabulary), source.dim, dim, centred=settings.centred)
+    vectors = project_anchors(source.vectors, dim, centred=settings.centred)
+    way = None if projection == "none" else fit_projection(source.vectors, dim, centred=settings.centred)
+    made = Anchors(vectors, source.names, {**source.metadata, "projection": projection}, way)
+    equal = find_equal(made)
+    if equal is not None:
+        progress.warn(
+            f"the anchors of {equal[0]!r} and {equal[1]!r} have the same direction, and training refuses them: use "
+            "another --encoder or --prompt, or a larger --dim"
+        )
+    save_anchors(settings.anchors, made)
+    progress.note(
+        f"{len(vocabulary)} anchors of width {dim} by {source.metadata['encoder']} (projection: {projection})"
+    )
+    return settings.anchors
 
 
-def fit_projection(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool = False) -> Projection:
-    """What `project_anchors` does with these arguments, as a matrix that further texts can be multiplied with."""
-    unit = vectors.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    width = unit.shape[1]
-    mean = unit.mean(axis=0) if centred else np.zeros(width)
-    matrix = np.zeros((width, dim))
-    if dim < width:
-        left, singular, right = np.linalg.svd(unit - mean, full_matrices=False)
-        scores = (left * singular)[:, :dim]
-        largest = scores[np.abs(scores).argmax(axis=0), np.arange(scores.shape[1])]
-        matrix[:, : scores.shape[1]] = right[:dim].T * np.where(largest < 0, -1.0, 1.0)
-    else:
-        matrix[:, :width] = np.eye(width)
-    return Projection(mean.astype(np.float32), matrix.astype(np.float32))
+def encode_names(
+    encoder: "OpenClipEncoder | HuggingFaceEncoder",
+    names: tuple[str, ...],
+    prompts: tuple[str, ...],
+    progress: Progress,
+) -> npt.NDArray[np.float32]:
+    """One unit vector per name, averaged over the prompts, shape `(names, D)`, float32."""
+    texts = fill_prompts(names, prompts)
+    with progress.task("encoding categories", total=len(texts), unit="prompt") as task:
+        total = np.zeros(0)
+        for prompt, filled in zip(prompts, texts, strict=True):
+            features = encoder.encode(filled).astype(np.float64)
+            total = features if total.size == 0 else total + features
+            task.advance(status=prompt)
+    vectors: npt.NDArray[np.float32] = (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
+    return vectors
 
 
-def describe_projection(num_classes: int, width: int, dim: int, *, centred: bool = False) -> str:
-    """What `project_anchors` does to `(num_classes, width)` anchors, in the words of the file's metadata."""
-    if centred:
-        change = describe_projection(num_classes, width, dim)
-        return "centred" if change == "none" else f"centred, {change}"
-    rank = min(num_classes, width)
-    if dim == width:
-        return "none"
-    if dim > width:
-        return f"zero-padded {width} -> {dim}"
-    if dim > rank:
-        return f"pca {width} -> {rank}, zero-padded -> {dim}"
-    return f"pca {width} -> {dim}"
+def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
+    if settings.checkpoint is not None:
+        raise SettingsError("--checkpoint goes with --encoder open_clip:ARCHITECTURE/WEIGHTS, not with bundled")
+    anchors = load_bundled_anchors(vocabulary)
+    if settings.prompt != (anchors.metadata["prompt"],):
+        raise SettingsError(
+            f"--encoder bundled has the prompt {anchors.metadata['prompt']!r} built in: leave --prompt away, "
+            "or take an encoder that reads it (--encoder open_clip:ARCHITECTURE/WEIGHTS)"
+        )
+    return anchors
+
+
+def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabulary, progress: Progress) -> Anchors:
+    import torch
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    on_cuda = settings.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_cuda else "cpu")
+    encoder = _load_encoder(settings, spec, device, progress)
+    vectors = encode_names(encoder, vocabulary.names, settings.prompt, progress)
+    metadata = {
+        "encoder": encoder.encoder,
+        "weights": encoder.weights,
+        "prompt": " | ".join(settings.prompt),
+        "vocabulary_digest": vocabulary.digest,
+        "projection": "none",
+    }
+    return Anchors(vectors, vocabulary.names, metadata)
+
+
+def _load_encoder(
+    settings: AnchorsSettings, spec: EncoderSpec, device: "torch.device", progress: Progress
+) -> "OpenClipEncoder | HuggingFaceEncoder":
+    if spec.kind == "hf":
+        if settings.checkpoint is not None:
+            raise SettingsError("--checkpoint goes with open_clip: give the model's folder as --encoder hf:FOLDER")
+        from lg3d_core.language.hugging_face import load_hugging_face
+
+        return load_hugging_face(
+            spec.architecture, pooling=settings.pooling or "mean", device=device, progress=progress
+        )
+    from lg3d_core.language.encoders import load_open_clip
+
+    return load_open_clip(spec, checkpoint=settings.checkpoint, device=device, progress=progress)

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from lg3d_core.errors import DataError
-from lg3d_core.language.anchors import Anchors, load_anchors
+from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.vocabulary import Vocabulary
 
 BUNDLED_FILE = Path("data") / "bundled_anchors.safetensors"

@@ -34,7 +34,9 @@ def parse_encoder(text: str) -> EncoderSpec:
         return EncoderSpec("hf", rest, "")
     if kind != "open_clip" or not colon or not rest.strip("/"):
         known = f"{', '.join(ENCODERS[:-1])} or {ENCODERS[-1]}"
-        raise SettingsError(f"--encoder {text!r}: expected {known}, such as open_clip:ViT-B-32/openai")
+        raise SettingsError(
+            f"--encoder {text!r}: expected {known}, such as open_clip:ViT-B-32/openai", fields=("encoder",)
+        )
     architecture, slash, weights = rest.rpartition("/")
     if not slash:
         return EncoderSpec("open_clip", rest, "")

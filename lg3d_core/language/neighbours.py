@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lg3d_core.language.anchors import Anchors
+from lg3d_core.language.anchors_file import Anchors
 
 
 class Neighbour(NamedTuple):

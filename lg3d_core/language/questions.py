@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError, ShapeError
-from lg3d_core.language.anchors import Anchors, Projection, fit_projection
+from lg3d_core.language.anchors import encode_names
+from lg3d_core.language.anchors_file import Anchors, Projection, fit_projection, removes_mean
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
-from lg3d_core.language.make import encode_names
 from lg3d_core.progress import Progress
 from lg3d_core.settings import Pooling
 
@@ -92,7 +92,7 @@ def open_reader(
     num_names = len(anchors.names) if is_projected and projection is None else min(CHECKED_NAMES, len(anchors.names))
     vectors = encode_names(loaded, anchors.names[:num_names], prompts, Progress())
     if is_projected and projection is None:
-        centred = anchors.metadata["projection"].startswith("centred")
+        centred = removes_mean(anchors.metadata["projection"])
         projection = fit_projection(vectors, anchors.dim, centred=centred)
     width = vectors.shape[1] if projection is None else len(projection.matrix)
     if vectors.shape[1] != width or (projection is None and width != anchors.dim):

@@ -4,8 +4,10 @@ from torch import nn
 
 from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor, convolve_and_normalize
 
+OUTER_MOMENTUM = 0.02
+"""Momentum of the running statistics outside the residual blocks and in their shortcuts."""
 BLOCK_MOMENTUM = 0.1
-"""Momentum of the running statistics inside residual blocks; the reference does not hand its own value down to them."""
+"""Momentum of the running statistics in a block's main path, to which the reference does not pass its own value."""
 
 
 class ResidualBlock(nn.Module):
@@ -24,7 +26,7 @@ class ResidualBlock(nn.Module):
         if in_channels != out_channels:
             self.downsample = nn.Sequential(
                 SparseConvolution(in_channels, out_channels, kernel_size=1),
-                SparseBatchNorm(out_channels, momentum=BLOCK_MOMENTUM),
+                SparseBatchNorm(out_channels, momentum=OUTER_MOMENTUM),
             )
         self.final_relu = final_relu
 

@@ -15,24 +15,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lg3d_core.errors import CheckpointError
-from lg3d_core.files import write_bytes
+from lg3d_core.errors import CheckpointError, DataError
+from lg3d_core.files import recognise_foreign, write_bytes
 from lg3d_core.networks.minkowski_checkpoint import (
     STEM_SIZES,
     VOXEL_SIZE,
     Foreign,
     Match,
-    ends_with_relu,
     match_foreign,
     read_foreign,
     read_tensors,
+    require_final_relu,
     voxel_size_of,
 )
 from lg3d_core.networks.minkunet import NETWORK_PLANS, MinkUNet
 from lg3d_core.networks.torch_files import is_torch_file
 from lg3d_core.progress import Progress
+from lg3d_core.seal import NO_SEAL, SEAL_KEY, require_sealed_safetensors, seal_safetensors
 
 FORMAT = "lg3d-checkpoint-1"
+"""What versions wrote that did not seal checkpoints."""
+SEALED_FORMAT = "lg3d-checkpoint-2"
+AGAIN = "copy it again, or use another checkpoint of the run"
 MAX_CLASSES = 32_767
 """What a label can count."""
 MAX_VOXEL_SIZE = 100.0
@@ -68,6 +72,9 @@ class CheckpointInfo:
     """Edge of the network's first kernel."""
     final_relu: bool = False
     """Whether the last block ends with a ReLU."""
+    labels_seen: str | None = None
+    """Which labels of the training scenes the weights depend on: digests of label budgets, or `all`, separated by
+    commas; empty for none; None where older versions or weights from elsewhere do not tell."""
 
     def build_network(self, *, num_classes: int | None) -> MinkUNet:
         """Build the network, with fresh weights."""
@@ -82,27 +89,35 @@ def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> Non
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     # Made in memory: writing to a path, safetensors would leave a file under a name of its own when it is killed.
-    write_bytes(path, save(tensors, {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info))}))
+    metadata = {"format": SEALED_FORMAT, "info": json.dumps(dataclasses.asdict(info)), SEAL_KEY: NO_SEAL}
+    write_bytes(path, seal_safetensors(save(tensors, metadata)))
 
 
-def read_info(path: Path) -> CheckpointInfo:
+def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights.
 
+    Args:
+        path: Checkpoint.
+        final_relu: How the last block of weights from elsewhere ends; None: as the file says.
+
     Raises:
-        CheckpointError: Missing, damaged, or no checkpoint of this project.
+        CheckpointError: Missing, damaged, no checkpoint of this project, or one that does not say how it ends.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file that lg3d wrote")
     if is_torch_file(path):
         foreign, match = _read_whole(path)
-        return describe_foreign(foreign, match)
+        return describe_foreign(foreign, match, final_relu=final_relu)
+    is_sealed = _require_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in (FORMAT, SEALED_FORMAT):
             raise CheckpointError(
                 f"{path} is no lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})"
             )
+        if metadata["format"] == SEALED_FORMAT and not is_sealed:
+            raise CheckpointError(f"{path}: damaged: its checksum is missing; {AGAIN}")
         info = CheckpointInfo(**json.loads(metadata["info"]))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
@@ -111,7 +126,23 @@ def read_info(path: Path) -> CheckpointInfo:
     if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
         raise CheckpointError(f"{path} holds a network {info.network!r}; this version knows {', '.join(NETWORK_PLANS)}")
     _require_info(info, path)
+    if final_relu not in (None, info.final_relu):
+        raise CheckpointError(
+            f"{path} is lg3d's own, and its last block ends {'with' if info.final_relu else 'without'} a ReLU: "
+            f"leave out {'--final-relu' if final_relu else '--no-final-relu'}"
+        )
     return info
+
+
+def _require_whole(path: Path) -> bool:
+    """Refuse a file that is something else than a checkpoint, or damaged; return whether it is sealed."""
+    foreign = recognise_foreign(path)
+    if foreign is not None:
+        raise CheckpointError(f"cannot read the checkpoint {path}: it is {foreign}")
+    try:
+        return require_sealed_safetensors(path, again=AGAIN)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _require_info(info: CheckpointInfo, path: Path) -> None:
@@ -127,6 +158,7 @@ def _require_info(info: CheckpointInfo, path: Path) -> None:
         (_is_whole(info.epoch, 0, 1 << 31), "epoch"),
         (_is_whole(info.stem_size, 1, 5) and info.stem_size in STEM_SIZES.values(), "stem_size"),
         (type(info.final_relu) is bool, "final_relu"),
+        (info.labels_seen is None or isinstance(info.labels_seen, str), "labels_seen"),
     ):
         if not fits:
             raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its {what} makes no sense")
@@ -136,13 +168,15 @@ def _is_whole(value: object, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def load_network(path: Path, *, device: torch.device | str = "cpu") -> tuple[MinkUNet, CheckpointInfo]:
-    """Rebuild a checkpoint's network with its weights, in evaluation mode.
+def load_network(
+    path: Path, *, device: torch.device | str = "cpu", final_relu: bool | None = None
+) -> tuple[MinkUNet, CheckpointInfo]:
+    """Rebuild a checkpoint's network with its weights, in evaluation mode; `final_relu` as in `read_info`.
 
     Raises:
         CheckpointError: The file cannot be read, or its tensors do not fit the network that it names.
     """
-    info = read_info(path)
+    info = read_info(path, final_relu=final_relu)
     network = info.build_network(num_classes=info.num_classes)
     load_weights(network, path)
     return network.to(device).eval(), info
@@ -190,6 +224,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     if is_torch_file(path):
         return read_tensors(*_read_whole(path))
+    _require_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -208,8 +243,17 @@ def _read_whole(path: Path) -> tuple[Foreign, Match]:
     return foreign, match
 
 
-def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
-    """Say of weights from elsewhere what a checkpoint says of itself, the usual where they do not tell."""
+def describe_foreign(foreign: Foreign, match: Match, *, final_relu: bool | None = None) -> CheckpointInfo:
+    """Describe weights from elsewhere as a checkpoint describes itself, with the usual values where they do not tell.
+
+    Args:
+        foreign: The file.
+        match: The network that it fits.
+        final_relu: How the last block ends; None: as the file tells.
+
+    Raises:
+        CheckpointError: It does not tell how the last block ends.
+    """
     facts = {name: value for name, value in foreign.facts.items() if isinstance(value, str)}
     tells_vocabulary = "vocabulary_digest" in facts and "vocabulary" in facts
     return CheckpointInfo(
@@ -222,7 +266,8 @@ def describe_foreign(foreign: Foreign, match: Match) -> CheckpointInfo:
         anchors_digest=facts.get("anchors_digest"),
         epoch=foreign.epoch,
         stem_size=match.stem_size,
-        final_relu=ends_with_relu(foreign, match) or False,
+        final_relu=require_final_relu(foreign, match, given=final_relu),
+        labels_seen=facts.get("labels_seen"),
     )
 
 
@@ -230,12 +275,13 @@ def _first(names: list[str]) -> str:
     return f" (first: {names[0]})" if names else ""
 
 
-def resolve_checkpoint(path: Path, progress: Progress | None = None) -> Path:
+def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_relu: bool | None = None) -> Path:
     """A checkpoint file as it is, also one from elsewhere; the last checkpoint of a run folder.
 
     Args:
         path: File or folder.
         progress: Told what is taken for granted of a file from elsewhere.
+        final_relu: As in `read_info`.
 
     Raises:
         CheckpointError: Neither exists, or a file from elsewhere cannot be used.
@@ -247,7 +293,7 @@ def resolve_checkpoint(path: Path, progress: Progress | None = None) -> Path:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file or a run's folder")
     if progress is not None and is_torch_file(path):
-        info = read_info(path)
+        info = read_info(path, final_relu=final_relu)
         end = "with" if info.final_relu else "without"
         progress.note(
             f"{path} holds weights of MinkowskiEngine: {info.network}, {info.num_classes or 'no'} classes, used with "
@@ -257,14 +303,27 @@ def resolve_checkpoint(path: Path, progress: Progress | None = None) -> Path:
 
 
 def newest_checkpoint(runs: Path, kind: str) -> Path | None:
-    """The last checkpoint of the newest run of a kind, or None where there is none."""
+    """The last checkpoint of the newest run of a kind, or None where there is none.
+
+    Raises:
+        CheckpointError: The card of a run is damaged, so its kind is unknown.
+    """
     found = [path for path in runs.glob(f"*/{CHECKPOINT_NAME}") if _kind_of_run(path.parent) == kind]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _kind_of_run(folder: Path) -> str | None:
+    """`pretrain` or `finetune` as the card of a run says; None without a card."""
+    path = folder / "card.json"
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        card = json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
-    return card.get("kind") if isinstance(card, dict) else None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path} ({error.strerror}): name the run to use, or remove it") from None
+    except (ValueError, RecursionError):
+        card = None
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path} is damaged (no JSON object): name the run to use, or remove the damaged one")
+    kind = card.get("kind")
+    return kind if isinstance(kind, str) else None

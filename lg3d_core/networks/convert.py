@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, SettingsError
-from lg3d_core.files import atomic_path
+from lg3d_core.files import atomic_path, sweep_temporaries
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
     describe_foreign,
@@ -19,9 +20,9 @@ from lg3d_core.networks.checkpoint import (
     save_checkpoint,
 )
 from lg3d_core.networks.minkowski_checkpoint import (
+    OWN_FACTS,
     VOXEL_SIZE,
     Match,
-    ends_with_relu,
     match_foreign,
     match_network,
     read_foreign,
@@ -33,6 +34,14 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import ConvertSettings
 
 LIGHTNING_SUFFIX = ".ckpt"
+FORM_BY_SUFFIX = {
+    ".safetensors": "lg3d",
+    LIGHTNING_SUFFIX: "minkowski",
+    ".pth": "minkowski",
+    ".pt": "minkowski",
+    ".bin": "minkowski",
+}
+"""What a file of that name holds; other names say nothing."""
 LIGHTNING_FORM = "1.6.0"
 """Version of Lightning whose form of checkpoint is written."""
 PREFIX = "model."
@@ -86,6 +95,32 @@ class Comparison(NamedTuple):
         }
 
 
+def convert(
+    settings: ConvertSettings,
+    progress: Progress,
+    *,
+    vocabulary: tuple[str, str] | None = None,
+    show: Callable[[Comparison], None] = lambda _: None,
+) -> Comparison:
+    """Convert a checkpoint between lg3d's form and MinkowskiEngine's, and write `settings.out`.
+
+    Args:
+        settings: What to read and to write.
+        progress: Told what the file leaves open.
+        vocabulary: Name and digest of the vocabulary that `settings.vocabulary` names.
+        show: Called with the comparison before anything is refused or written.
+
+    Raises:
+        CheckpointError: A file that cannot be read, that fits no network, or less than a full match without `partial`.
+        SettingsError: The checkpoint would overwrite itself.
+        DataError: The file system refused.
+    """
+    comparison = compare_checkpoint(settings, progress, vocabulary=vocabulary)
+    show(comparison)
+    write_conversion(comparison, settings)
+    return comparison
+
+
 def compare_checkpoint(
     settings: ConvertSettings, progress: Progress, *, vocabulary: tuple[str, str] | None = None
 ) -> Comparison:
@@ -97,7 +132,7 @@ def compare_checkpoint(
         vocabulary: Name and digest of the vocabulary that the classifier names, if the user says so.
 
     Raises:
-        CheckpointError: Not readable, or no network at all.
+        CheckpointError: Not readable, no network at all, or one of which neither file nor settings tell how it ends.
     """
     path = resolve_checkpoint(settings.checkpoint)
     comparison = _compare_foreign(path, settings, progress) if is_torch_file(path) else _compare_own(path)
@@ -125,13 +160,13 @@ def _compare_own(path: Path) -> Comparison:
 def _compare_foreign(path: Path, settings: ConvertSettings, progress: Progress) -> Comparison:
     foreign = read_foreign(path)
     match = match_foreign(foreign)
-    info = describe_foreign(foreign, match)
+    # What does not fit is refused for that, after the table of its tensors: how it ends does not matter then.
+    fits = match.is_full or settings.partial
+    info = describe_foreign(foreign, match, final_relu=settings.final_relu if fits else bool(settings.final_relu))
     if foreign.file.skipped:
         progress.warn(f"{path} also holds objects that lg3d does not build: {', '.join(foreign.file.skipped)}")
     if settings.voxel_size is None and voxel_size_of(foreign) is None:
         progress.note(f"the file does not tell the voxel size: taken for {VOXEL_SIZE:g} m (--voxel-size)")
-    if settings.final_relu is None and ends_with_relu(foreign, match) is None:
-        progress.note("the file does not tell whether the last block ends with a ReLU: taken for none (--final-relu)")
     if settings.vocabulary is None and not info.vocabulary_digest and match.num_classes is not None:
         progress.note("the file does not tell its vocabulary: the number of classes alone is checked (--vocabulary)")
     return Comparison(
@@ -150,7 +185,7 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
 
     Raises:
         CheckpointError: Less than a full match without `--partial`, or values that are not finite.
-        SettingsError: The checkpoint would overwrite itself.
+        SettingsError: The checkpoint would overwrite itself, or the name and `--to` say different forms.
         DataError: The file system refused.
     """
     match, path = comparison.match, settings.out
@@ -166,9 +201,8 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{comparison.source}: tensor {name} holds values that are not finite")
-    target = settings.to
-    if target == "auto":
-        target = "minkowski" if comparison.origin == "lg3d" else "lg3d"
+    target = choose_form(settings, comparison.origin)
+    sweep_temporaries(path.parent, of=path.name)
     if target == "lg3d":
         save_checkpoint(path, network, comparison.info)
     else:
@@ -176,20 +210,47 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
     return path
 
 
+def choose_form(settings: ConvertSettings, origin: str) -> str:
+    """Return the form to write: `lg3d` or `minkowski`, as `--to` or else the file's name says.
+
+    Args:
+        settings: With the name of the file.
+        origin: `Comparison.origin`; decides where neither says anything: the other form.
+
+    Raises:
+        SettingsError: The name says one form and `--to` the other.
+    """
+    by_name = FORM_BY_SUFFIX.get(settings.out.suffix.lower())
+    if settings.to == "auto":
+        return by_name or ("minkowski" if origin == "lg3d" else "lg3d")
+    if by_name not in (None, settings.to):
+        suffixes = [suffix for suffix, form in FORM_BY_SUFFIX.items() if form == settings.to]
+        raise SettingsError(
+            f"--to {settings.to} does not write a {settings.out.suffix} file: name --out with {' or '.join(suffixes)}"
+        )
+    return settings.to
+
+
 def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
-    """Write a plain state dict, or a Lightning checkpoint where the name ends in `.ckpt`."""
+    """Write a plain state dict, or a Lightning checkpoint where the name ends in `.ckpt`.
+
+    A state dict keeps what lg3d knows of it in its metadata, which `load_state_dict` looks up by module and ignores.
+    """
     content: dict[str, Any] = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
-    if path.suffix == LIGHTNING_SUFFIX:
+    facts = {
+        name: value
+        for name, value in json.loads(json.dumps(info.__dict__)).items()
+        if value is not None and name != "settings"
+    }
+    if path.suffix.lower() != LIGHTNING_SUFFIX:
+        content._metadata = OrderedDict({OWN_FACTS: facts})  # type: ignore[attr-defined]
+    else:
         content = {
             "epoch": info.epoch,
             "global_step": 0,
             "pytorch-lightning_version": LIGHTNING_FORM,
             "state_dict": OrderedDict((PREFIX + name, tensor) for name, tensor in content.items()),
-            "hyper_parameters": {
-                name: value
-                for name, value in json.loads(json.dumps(info.__dict__)).items()
-                if value is not None and name not in ("settings", "epoch")
-            },
+            "hyper_parameters": {name: value for name, value in facts.items() if name != "epoch"},
         }
     with atomic_path(path) as temporary:
         try:

@@ -1,11 +1,12 @@
 """Weights that MinkowskiEngine 0.5 trained, in Lightning checkpoints or plain state dicts: what they are, how they fit.
 
 Their tensors have the names and shapes of ours (`lg3d_core.networks.minkunet`), behind a prefix such as `model.`. What
-the file does not say (where the last block ends, voxel size, vocabulary) is taken from the run's settings if they are
-in it, and assumed otherwise.
+the file does not say (how the last block ends, voxel size, vocabulary) is taken from the run's settings if they are in
+it, in whatever objects they are wrapped. Otherwise voxel size and vocabulary are assumed, but not how the block ends.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,23 @@ from torch import Tensor
 
 from lg3d_core.errors import CheckpointError
 from lg3d_core.networks.minkunet import NETWORK_PLANS, STEM_WIDTH, MinkUNet, NetworkPlan
-from lg3d_core.networks.torch_files import StoredTensor, TorchFile, read_torch_file
+from lg3d_core.networks.torch_files import StoredTensor, TorchFile, plain_items, read_torch_file
 
 STEM = "conv0p1s1.kernel"
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
+SETTINGS_KEYS = ("hyper_parameters", "hparams", "config", "configs", "cfg", "conf", "args", "opt", "params", "settings")
+OWN_FACTS = "lg3d"
+"""Key under which lg3d keeps what it knows in the metadata of a state dict, which its users hang on modules."""
+ENDS_OPEN = frozenset(
+    ("Res16UNet34D", "Res16UNet34Dv2", "Res16UNet34Dv3", "Res16UNet34CR", "Res16UNet34CR_Proj", "Res16UNet34C_P")
+)
+"""Networks of the reference whose last block has no ReLU."""
+ENDS_WITH_RELU = re.compile(
+    r"(ST)?(Res(Tesseract)?|Mink)16UNet(14|18|34)[A-D]?\d?|Res16UNet34(C[12]00|DPaired|GloVe)|MinkUNet(14|18|34)[A-D]?"
+)
+"""Names of other MinkUNets: of the reference, of the publications that share its code, and of MinkowskiEngine."""
+NAME_KEYS = ("model", "net", "network", "arch", "architecture", "backbone", "model_name", "_target_")
+"""Keys under which a run's settings name its network; other keys count only where none of these does."""
 VOXEL_SIZE = 0.02
 """Metres, where the file does not say: what the released weights were trained with."""
 STEM_SIZES = {27: 3, 125: 5}
@@ -82,7 +96,9 @@ class Foreign(NamedTuple):
     outside: tuple[str, ...]
     """Other tensors of the saved module, a loss's weights for example."""
     facts: dict[str, Any]
-    """Plain values from `hyper_parameters`."""
+    """Plain values of the run's settings by their keys; of equal keys the outermost."""
+    names: tuple[tuple[str, str], ...]
+    """Every text of the settings that is a known network's name, with its key, the outermost first."""
     epoch: int
 
     @property
@@ -107,13 +123,15 @@ def read_foreign(path: Path) -> Foreign:
         found = f"its first tensor is {next(iter(named))}" if named else "it holds no named tensors"
         raise CheckpointError(f"{path} holds no MinkUNet: expected a tensor {STEM}, but {found}")
     prefix = prefixes[0]
-    facts = content.get("hyper_parameters")
-    epoch = content.get("epoch")
+    own = _own_facts(content)
+    items = [item for part in (own, *_settings_of(content)) for item in plain_items(part)]
+    epoch = own.get("epoch", content.get("epoch"))
     foreign = Foreign(
         file,
         stored={name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)},
         outside=tuple(name for name in named if not name.startswith(prefix)),
-        facts=_plain(facts) if isinstance(facts, dict) else {},
+        facts=dict(reversed(items)),
+        names=tuple((key, name) for key, value in items if (name := _network_name(value)) is not None),
         epoch=epoch if isinstance(epoch, int) and epoch >= 0 else 0,
     )
     _refuse_old_engine(foreign)
@@ -128,9 +146,26 @@ def _oddness(prefix: str) -> tuple[bool, int, str]:
     return (prefix not in ("", "model."), len(prefix), prefix)
 
 
-def _plain(facts: Mapping[Any, Any]) -> dict[str, Any]:
-    kinds = (str, int, float, bool)
-    return {name: value for name, value in facts.items() if isinstance(name, str) and isinstance(value, kinds)}
+def _own_facts(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return what lg3d wrote into a state dict's metadata, perhaps nothing."""
+    for state in getattr(content, "states", ()):
+        metadata = state.get("_metadata") if isinstance(state, dict) else None
+        facts = metadata.get(OWN_FACTS) if isinstance(metadata, dict) else None
+        if isinstance(facts, dict):
+            return facts
+    return {}
+
+
+def _settings_of(content: Mapping[Any, Any]) -> list[object]:
+    """Return what may hold a run's settings: the entries with a usual name, and plain values beside them."""
+    beside = {key: value for key, value in content.items() if isinstance(value, str | int | float | bool)}
+    return [*(content[key] for key in SETTINGS_KEYS if key in content), beside]
+
+
+def _network_name(value: object) -> str | None:
+    """Return the name of a known network, without the modules before it."""
+    name = value.rpartition(".")[2] if isinstance(value, str) else ""
+    return name if name in ENDS_OPEN or ENDS_WITH_RELU.fullmatch(name) else None
 
 
 def match_network(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Match:
@@ -210,20 +245,40 @@ def read_tensors(foreign: Foreign, match: Match) -> dict[str, Tensor]:
 
 
 def ends_with_relu(foreign: Foreign, match: Match) -> bool | None:
-    """Tell whether the last block ends with a ReLU, which the tensors do not show; None where nothing tells.
+    """Return whether the last block ends with a ReLU, which the tensors do not show; None where nothing tells.
 
-    The reference's networks grounded in language, 34D and those whose name has CR, end without, its others with one.
-    So does the MinkUNet that MinkowskiEngine ships, whose first kernel is 5^3.
+    The settings of the run decide, by `final_relu` or by the network's name. Without them, tensors of 34D are those of
+    the reference's network that is grounded in language, without a ReLU, and a first kernel of 5^3 is that of the
+    MinkUNets that MinkowskiEngine ships, with one.
     """
     known = foreign.facts.get("final_relu")
     if isinstance(known, bool):
         return known
-    name = foreign.facts.get("model")
-    if isinstance(name, str) and name.startswith("Res16UNet"):
-        return not ("34D" in name or "CR" in name)
+    main = [name for key, name in foreign.names if key in NAME_KEYS]
+    ends = {name not in ENDS_OPEN for name in main or [name for _, name in foreign.names]}
+    if ends:
+        return ends.pop() if len(ends) == 1 else None
     if match.network == "34D":
         return False
     return True if match.stem_size == 5 else None
+
+
+def require_final_relu(foreign: Foreign, match: Match, *, given: bool | None = None) -> bool:
+    """Return `given`, or how the last block ends.
+
+    Raises:
+        CheckpointError: Nothing tells.
+    """
+    known = ends_with_relu(foreign, match) if given is None else given
+    if known is None:
+        path = foreign.file.path
+        names = sorted({name for _, name in foreign.names})
+        why = f"its settings name {' and '.join(names)}" if names else f"{match.network} exists with and without one"
+        raise CheckpointError(
+            f"{path} does not say whether its last block ends with a ReLU ({why}): pass --final-relu, or "
+            "--no-final-relu if its features are grounded in language"
+        )
+    return known
 
 
 def voxel_size_of(foreign: Foreign) -> float | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.errors import SettingsError, ShapeError
-from lg3d_core.networks.blocks import ResidualBlock
+from lg3d_core.networks.blocks import OUTER_MOMENTUM, ResidualBlock
 from lg3d_core.sparse import (
     SparseBatchNorm,
     SparseConvolution,
@@ -19,8 +19,6 @@ from lg3d_core.sparse import (
 )
 
 STEM_WIDTH = 32
-OUTER_MOMENTUM = 0.02
-"""Momentum of the running statistics outside of the residual blocks."""
 
 
 class NetworkPlan(NamedTuple):

@@ -17,7 +17,8 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError
+from lg3d_core.files import recognise_foreign
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -85,22 +87,37 @@ class StoredTensor(NamedTuple):
 
 
 class Skipped:
-    """Stands for an object that is not built: it can be called, filled and given a state, and keeps none of it."""
+    """Stands for an object that is not built: it does nothing, and keeps the dicts that it was made of.
+
+    Settings of a training run often are such objects (`argparse.Namespace`, `AttributeDict`, `omegaconf.DictConfig`):
+    the values in them are plain, and `plain_items` finds them.
+    """
 
     origin: ClassVar[str] = "?"
 
     def __init__(self, *arguments: object, **choices: object) -> None:
-        del arguments, choices
+        del choices
+        self._keep(*arguments)
 
     def __call__(self, *arguments: object, **choices: object) -> "Skipped":
-        del arguments, choices
+        del choices
+        self._keep(*arguments)
         return self
 
     def __setstate__(self, state: object) -> None:
-        del state
+        self._keep(*state) if isinstance(state, tuple) else self._keep(state)
 
     def __setitem__(self, key: object, value: object) -> None:
-        del key, value
+        self.parts.append((key, value))
+
+    @property
+    def parts(self) -> list[Any]:
+        """Dicts, and pairs of a key and its value, by reference: nothing is copied that a pickle names again."""
+        parts: list[Any] = self.__dict__.setdefault("_parts", [])  # a pickle may make it without calling __init__
+        return parts
+
+    def _keep(self, *parts: object) -> None:
+        self.parts.extend(part for part in parts if isinstance(part, dict | Skipped))
 
     def append(self, value: object) -> None:
         """Forget an item."""
@@ -113,6 +130,42 @@ class Skipped:
     def add(self, value: object) -> None:
         """Forget an item."""
         del value
+
+
+def plain_items(content: object) -> Iterator[tuple[str, str | int | float | bool]]:
+    """Yield the named plain values in dicts, lists and skipped objects, the outermost first, each object once.
+
+    A value that is wrapped alone in an object (omegaconf's nodes, with `_val`) counts as plain.
+    """
+    seen: set[int] = set()
+    pending: deque[object] = deque([content])
+    while pending:
+        holder = pending.popleft()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        for key, value in _items(holder):
+            value = _unwrap(value)
+            if isinstance(value, dict | list | tuple | Skipped):
+                pending.append(value)
+            elif isinstance(key, str) and isinstance(value, str | int | float | bool):
+                yield key, value
+
+
+def _items(holder: object) -> Iterable[tuple[object, object]]:
+    if isinstance(holder, dict):
+        return [*holder.items(), *((None, state) for state in getattr(holder, "states", ()))]
+    if isinstance(holder, Skipped):
+        return [part if isinstance(part, tuple) else (None, part) for part in holder.parts]
+    return [(None, value) for value in holder] if isinstance(holder, list | tuple) else []
+
+
+def _unwrap(value: object) -> object:
+    if isinstance(value, Skipped):
+        for part in value.parts:
+            if isinstance(part, dict) and isinstance(part.get("_val"), str | int | float | bool):
+                return part["_val"]
+    return value
 
 
 class TorchFile(NamedTuple):
@@ -175,6 +228,9 @@ def read_torch_file(path: Path) -> TorchFile:
     Raises:
         CheckpointError: No such file, a bare pickle, a TorchScript archive, or damaged.
     """
+    foreign = recognise_foreign(path)
+    if foreign is not None:
+        raise CheckpointError(f"cannot read the checkpoint {path}: it is {foreign}")
     try:
         with path.open("rb") as stream:
             is_archive = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
@@ -326,19 +382,20 @@ class _Function:
         del state
 
 
-class _StatelessDict(dict[Any, Any]):
-    """A dict that forgets a state: PyTorch hangs the versions of modules on its state dicts."""
+class _OrderedDict(dict[Any, Any]):
+    """A dict that keeps its state apart: PyTorch hangs the versions of modules on its state dicts."""
 
     def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
         super().__init__((_plain_key(key), value) for key, value in pairs)
+        self.states: list[object] = []
 
     def __setstate__(self, state: object) -> None:
-        del state
+        self.states.append(state)
 
 
 _HARMLESS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
-    ("collections", "OrderedDict"): _StatelessDict,
+    ("collections", "OrderedDict"): _OrderedDict,
 }

@@ -1,5 +1,6 @@
 """The language contrastive loss: every voxel towards the text anchor of its category, away from a few others."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,8 @@ def language_contrastive_loss(
         labels: Category of each voxel, shape `(voxels,)`, integer; -1 is left out.
         anchors: Text feature of each category, shape `(classes, D)`.
         distance: `cosine` is 1 - cos(f, t), for which neither needs unit length; `l1` is sum |f - t| over the D
-            entries and `l2` the Euclidean length of f - t, both of the vectors as they are.
+            entries, `l2` the Euclidean length of f - t and `mse` the mean of (f - t)^2 over the D entries, all of the
+            vectors as they are.
         hinge: `per-negative` is the equation above; `mean-first` is max(0, negative_margin - mean_{j in M} d(f_i, t_j))
             as in the reference implementation: one far negative then pays for a near one.
         num_negatives: Other categories per voxel, uniform over the vocabulary; all of them where the vocabulary has
@@ -81,7 +83,7 @@ def language_contrastive_loss(
             outside `[-1, classes)`, or no negatives asked for.
         SettingsError: No such distance or hinge.
 
-    Source: equations 1 and 2; distances l1 and l2: table 4.
+    Source: equations 1 and 2; distances l1 and l2: table 4; mse: section 3.1.
     """
     _require_one_width(features, anchors)
     if num_negatives < 1:
@@ -182,8 +184,25 @@ def _l2_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidates: T
     return _norms(features, rows, anchors, candidates, 2.0)
 
 
+def _mse_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
+    def mean_square(difference: Tensor) -> Tensor:
+        return difference.square().mean(dim=1)
+
+    return _reduce_differences(features, rows, anchors, candidates, mean_square)
+
+
 def _norms(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, order: float) -> Tensor:
-    """Lengths of `features[rows] - anchors[candidates]`, shape `(rows, candidates)`.
+    def norm(difference: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(difference, ord=order, dim=1)
+        return length
+
+    return _reduce_differences(features, rows, anchors, candidates, norm)
+
+
+def _reduce_differences(
+    features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, reduce: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Reduce each row of `features[rows] - anchors[candidates]` to a number, shape `(rows, candidates)`.
 
     One candidate at a time, and again in the backward pass: a `(rows, candidates, D)` array of differences would take
     some gigabytes. The product |f|^2 - 2 f t + |t|^2 is cheaper, but loses the digits of small distances.
@@ -192,8 +211,7 @@ def _norms(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, 
     anchors = anchors.to(features)
 
     def distance(features: Tensor, column: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(features - anchors[column], ord=order, dim=1)
-        return length
+        return reduce(features - anchors[column])
 
     columns = [
         checkpoint(distance, features, column, use_reentrant=False, preserve_rng_state=False)
@@ -202,7 +220,7 @@ def _norms(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, 
     return torch.stack(columns, dim=1)
 
 
-DISTANCES = {"cosine": _cosine_distances, "l1": _l1_distances, "l2": _l2_distances}
+DISTANCES = {"cosine": _cosine_distances, "l1": _l1_distances, "l2": _l2_distances, "mse": _mse_distances}
 
 
 def anchor_scores(features: Tensor, anchors: Tensor, *, distance: Distance = "cosine") -> Tensor:
@@ -217,7 +235,8 @@ def anchor_scores(features: Tensor, anchors: Tensor, *, distance: Distance = "co
     if distance == "cosine":
         normalize = torch.nn.functional.normalize
         return normalize(features, dim=1) @ normalize(anchors, dim=1).T
-    return -torch.cdist(features, anchors, p=1.0 if distance == "l1" else 2.0, compute_mode=EXACT)
+    lengths = torch.cdist(features, anchors, p=1.0 if distance == "l1" else 2.0, compute_mode=EXACT)
+    return -lengths.square() / features.shape[1] if distance == "mse" else -lengths
 
 
 EXACT = "donot_use_mm_for_euclid_dist"

@@ -7,44 +7,62 @@ from torch.utils.checkpoint import checkpoint
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.objectives.validation import full_precision
+from lg3d_core.settings import Partition
 
-NUM_PARTITIONS = 8
-"""Near or far, on either side in y, above or below."""
+NUM_PARTITIONS: dict[Partition, int] = {"directions": 8, "fast": 4}
 ROWS_AT_ONCE = 1024
 """Places whose similarities with all others are in memory at once."""
 NO_PARTITION = -1
 
 
-def partition_places(sources: Tensor, places: Tensor, *, inner: float, outer: float) -> Tensor:
-    """Into which part of the space around each source every place falls.
+def partition_places(
+    sources: Tensor, places: Tensor, *, inner: float, outer: float, partition: Partition = "directions"
+) -> Tensor:
+    """Return the part of the space around each source that every place lies in.
 
-    With r = place - source: parts 0 to 3 are near, `inner <= |r| < outer`, and 4 to 7 far, `|r| >= outer`; within each
-    four directions, +2 where r_y < 0 and +1 where r_z < 0 (below the source).
+    With r = place - source, `directions` are the publication's: parts 0 to 3 are near, `inner <= |r| < outer`, and 4 to
+    7 far, `|r| >= outer`; within each four directions, +2 where r_y < 0 and +1 where r_z < 0 (below the source). The
+    publication's two angles, about z and about x, in two bins each give the same four directions.
+
+    `fast` are those of the published scripts (`fast_partition=True`): 1 is near, `inner < |r| <= outer`, and 3 far,
+    `|r| > outer`, both only where r_z > inner. Parts 0 and 2 were meant for the places below, but the scripts test the
+    same condition for them, so they stay empty.
 
     Args:
         sources: Metres, shape `(sources, 3)`.
         places: Metres, shape `(places, 3)`.
         inner: Metres; what is closer lies in no part.
         outer: Metres at which near turns into far.
+        partition: A key of `NUM_PARTITIONS`.
 
     Returns:
-        0 to 7, or -1 for no part, shape `(sources, places)`, int8.
+        0 and above, or -1 for no part, shape `(sources, places)`, int8.
     """
     x, y, z = (places[None, :, axis] - sources[:, None, axis] for axis in range(3))
     squared = x * x + y * y + z * z
+    if partition == "fast":
+        part = 1 + 2 * (squared > outer * outer).to(torch.int8)
+        return part.masked_fill_(z <= inner, NO_PARTITION)
     part = 4 * (squared >= outer * outer).to(torch.int8) + 2 * (y < 0).to(torch.int8) + (z < 0).to(torch.int8)
     return part.masked_fill_(squared < inner * inner, NO_PARTITION)
 
 
 def scene_contexts_loss(
-    first: Tensor, second: Tensor, places: Tensor, *, temperature: float, inner: float, outer: float
+    first: Tensor,
+    second: Tensor,
+    places: Tensor,
+    *,
+    temperature: float,
+    inner: float,
+    outer: float,
+    partition: Partition = "directions",
 ) -> Tensor:
     """Mean over places i and the parts p of the space around them of an InfoNCE loss within that part.
 
-        loss = mean_i 1/8 sum_p -log( exp(s_ii / tau) / (exp(s_ii / tau) + sum_{k in p(i)} exp(s_ik / tau)) )
+        loss = mean_i 1/P sum_p -log( exp(s_ii / tau) / (exp(s_ii / tau) + sum_{k in p(i)} exp(s_ik / tau)) )
 
-    with s_ik the cosine of place i's feature in the first view and place k's in the second. A part that holds no other
-    place costs nothing. Computed in float32 also under autocast; float64 features stay float64.
+    with s_ik the cosine of place i's feature in the first view and place k's in the second, and P the number of parts.
+    A part that holds no other place costs nothing. Computed in float32 also under autocast; float64 stays float64.
 
     Args:
         first: Features of the places in the first view, shape `(places, D)`, floating point.
@@ -53,6 +71,7 @@ def scene_contexts_loss(
         temperature: tau, 0.05 or more: below, exp would leave the range of float32.
         inner: Metres within which other places are left alone.
         outer: Metres at which near turns into far.
+        partition: As in `partition_places`.
 
     Returns:
         A scalar; 0 with a graph where there are no places.
@@ -75,20 +94,22 @@ def scene_contexts_loss(
         kind = torch.float64 if torch.float64 in (first.dtype, second.dtype) else torch.float32
         if len(first) == 0:
             return first.to(kind).sum() + second.to(kind).sum()
+        num_partitions = NUM_PARTITIONS[partition]
         one, two = normalize(first.to(kind), dim=1), normalize(second.to(kind), dim=1)
 
         def sum_rows(one: Tensor, two: Tensor, part: Tensor, start: int) -> Tensor:
             similar = one[start : start + len(part)] @ two.T / temperature
             own = similar.diagonal(start).unsqueeze(1)
             # A part's sum over its places, relative to the match; the first column, for no part, is cut off.
-            sums = similar.new_zeros(len(part), NUM_PARTITIONS + 1)
+            sums = similar.new_zeros(len(part), num_partitions + 1)
             sums = sums.scatter_add(1, part.long() - NO_PARTITION, (similar - own).exp())
             return torch.log1p(sums[:, 1:]).sum()
 
         # In slices that are computed again in the backward pass: an array of all pairs is never kept.
         total = one.new_zeros(())
         for start in range(0, len(one), ROWS_AT_ONCE):
-            part = partition_places(places[start : start + ROWS_AT_ONCE], places, inner=inner, outer=outer)
+            rows = places[start : start + ROWS_AT_ONCE]
+            part = partition_places(rows, places, inner=inner, outer=outer, partition=partition)
             part.diagonal(start).fill_(NO_PARTITION)
             total = total + checkpoint(sum_rows, one, two, part, start, use_reentrant=False, preserve_rng_state=False)
-        return total / (len(one) * NUM_PARTITIONS)
+        return total / (len(one) * num_partitions)

@@ -119,7 +119,10 @@ def supervised_contrastive_loss(features: Tensor, draw: ContrastDraw, *, tempera
     Raises:
         ShapeError: Features that are not `(voxels, D)` of floating point, or a temperature that is not positive.
 
-    Source: the method's section 5 (SupCon), after P. Khosla et al., "Supervised Contrastive Learning", with the average
+    Not the reference implementation's loss, which is a margin loss under the name SupCon: with detached partners,
+    max(0, mean_p d(f_i, f_p) - t_pos) + lambda max(0, t_neg - mean_n d(f_i, f_n)), for every labelled voxel of a batch.
+
+    Source: the paper's section 5 (SupCon), after P. Khosla et al., "Supervised Contrastive Learning", with the average
         over positives outside the logarithm.
     """
     if features.ndim != 2:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
-from lg3d_core.language.anchors import Anchors
+from lg3d_core.language.anchors_file import Anchors
 from lg3d_core.reporting.style import (
     GROUP_MARKS,
     INSTALL,
@@ -45,7 +45,10 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
     figure_kind(path)
     groups = _groups_of(anchors, vocabulary)
     if order == "groups" and not any(groups):
-        raise SettingsError("--order groups: these anchors' vocabulary has no head, common and tail; leave it out")
+        raise SettingsError(
+            "--order groups: the vocabulary of these anchors has no head, common and tail; leave it out",
+            fields=("order",),
+        )
     with drawing():
         return write_figure_as(plot_anchors(anchors, groups, order=order), path)
 

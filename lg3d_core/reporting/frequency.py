@@ -24,29 +24,32 @@ MIN_NAMED_IOU = 3.0
 
 
 class Frequency(NamedTuple):
-    """Annotated vertices of every category.
+    """How often every category is annotated.
 
     Attributes:
-        training: In the training scenes, int64 `(classes,)`.
-        split: In the scored scenes, likewise.
+        training: Vertices in the training scenes, int64 `(classes,)`.
+        split: Vertices in the scored scenes, likewise.
+        instances: Objects in the training scenes, likewise.
     """
 
     training: npt.NDArray[np.int64]
     split: npt.NDArray[np.int64]
+    instances: npt.NDArray[np.int64]
 
     @property
     def order(self) -> npt.NDArray[np.int64]:
-        """Categories that occur in either, the most frequent in training first."""
-        order = np.lexsort((-self.split, -self.training))
+        """Categories that occur in either split, those with the most training objects first, as in figure 4."""
+        order = np.lexsort((-self.split, -self.training, -self.instances))
         rows: npt.NDArray[np.int64] = order[(self.training + self.split)[order] > 0]
         return rows
 
 
 def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure":
-    """Draw the categories by frequency: annotated vertices above, as in figure 4, and the IoU of each below."""
+    """Draw the categories by frequency: training objects and vertices, as in figure 4, and below the IoU of each."""
     vocabulary, order = scores.vocabulary, frequency.order
-    figure = new_figure(PAGE, 4.0)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.15])
+    figure = new_figure(PAGE, 5.2)
+    first, second, lower = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1, 1.15])
+    counted = ((first, frequency.instances), (second, frequency.training))
     place = np.arange(len(order))
     iou = 100 * scores.iou[order]
     for group in _groups(vocabulary):
@@ -54,28 +57,32 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
         rows = np.array([vocabulary.categories[index].group == group for index in order], dtype=bool)
         if not rows.any():
             continue
-        upper.bar(
-            place[rows],
-            frequency.training[order][rows],
-            color=mark.color,
-            width=0.85,
-            label=group or None,
-            edgecolor="white",
-            linewidth=0.2,
-        )
+        for axes, counts in counted:
+            axes.bar(
+                place[rows],
+                counts[order][rows],
+                color=mark.color,
+                width=0.85,
+                label=group or None,
+                edgecolor="white",
+                linewidth=0.2,
+            )
         shown = rows & (scores.support[order] > 0)
         lower.vlines(place[shown], 0, np.nan_to_num(iou[shown]), color=mark.color, linewidth=1.2)
         lower.plot(place[shown], np.nan_to_num(iou[shown]), mark.marker, color=mark.color, markersize=3.2)
     absent = scores.support[order] == 0
     lower.plot(place[absent], np.zeros(int(absent.sum())), "|", color=FAINT, markersize=5, label="not in these scenes")
-    upper.set_yscale("log")
-    counts = frequency.training[frequency.training > 0]
-    upper.set_ylim(float(counts.min()) / 2 if len(counts) else 0.5)
-    count_axis(upper.yaxis)
-    upper.set_ylabel("training vertices")
-    upper.set_title(title)
-    upper.legend(ncols=3, loc="upper right")
-    upper.tick_params(bottom=False)
+    for axes, counts in counted:
+        axes.set_yscale("log")
+        some = counts[counts > 0]
+        axes.set_ylim(float(some.min()) / 2 if len(some) else 0.5)
+        count_axis(axes.yaxis)
+        axes.tick_params(bottom=False)
+        grid(axes, "y")
+    first.set_ylabel("training objects")
+    second.set_ylabel("training vertices")
+    first.set_title(title)
+    first.legend(ncols=3, loc="upper right")
     lower.set_ylabel("IoU (%)")
     lower.set_ylim(-3, 103)
     lower.set_xlim(-1, len(order))
@@ -87,8 +94,7 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
         lower.set_xticks(place, names, rotation=90, fontsize=size)
         lower.tick_params(axis="x", length=0, pad=1)
     else:
-        lower.set_xlabel("categories, the most frequent in training first")
-    grid(upper, "y")
+        lower.set_xlabel("categories, those with the most training objects first")
     grid(lower, "y")
     return figure
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, DataError
-from lg3d_core.evaluation.command import require_classifier
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
+from lg3d_core.evaluation.eval import require_classifier
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
 from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.evaluation.scores import score_confusion
 from lg3d_core.files import write_bytes
-from lg3d_core.language.anchors import Anchors, load_anchors
+from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info
 from lg3d_core.objectives.language import anchor_scores
 from lg3d_core.progress import Progress

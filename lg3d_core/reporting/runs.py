@@ -154,10 +154,9 @@ def _read_run(folder: Path, name: str, progress: Progress) -> RunRecord:
         progress.warn(f"{folder} has no {METRICS_NAME} with a step in it: the report shows no learning curves of it")
     if not checkpoint.is_file():
         progress.warn(f"{folder} holds no {CHECKPOINT_NAME} yet: the report shows its curves and card, and no scores")
-    # Settings of fine-tuning name what it starts from; those of pre-training never do.
-    kind = card.get("kind")
+    kind = settings.get("command") or card.get("kind")  # earlier versions recorded it in the card alone
     if kind not in ("pretrain", "finetune"):
-        kind = "finetune" if "start" in settings else "pretrain"
+        raise DataError(f"{folder}: expected settings.json to name the command pretrain or finetune, got {kind!r}")
     method = str(settings.get("method", "language")) if kind == "pretrain" else ""
     return RunRecord(name, folder, kind, method, settings, card, curves, checkpoint if checkpoint.is_file() else None)
 

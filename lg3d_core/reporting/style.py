@@ -161,7 +161,7 @@ def figure_kind(path: Path) -> str:
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in KINDS:
-        raise SettingsError(f"--plot {path}: expected a name that ends with .png, .pdf or .svg")
+        raise SettingsError(f"--plot {path}: expected a name that ends with .png, .pdf or .svg", fields=("plot",))
     return kind
 
 

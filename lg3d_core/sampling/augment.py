@@ -5,6 +5,7 @@ voxelisation (not here), then mirroring, contrast, colour translation and colour
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ class Augmentation:
     scale: tuple[float, float] = (0.9, 1.1)
     """Range of the uniform scale factor."""
     rotation: tuple[float, float, float] = (math.pi / 64, math.pi / 64, math.pi)
-    """Largest angle about x, y and z, in radians, either way."""
+    """Largest angle about x, y and z, in radians, either way; the order of the three is random."""
     mirror_probability: float = 0.95
     """Of considering to mirror; x and y are then mirrored with probability one half each."""
     contrast_probability: float = 0.2
@@ -67,9 +68,10 @@ class Augmentation:
                 xyz = distort(xyz, rng, granularity=granularity, magnitude=magnitude)
         factor = rng.uniform(*self.scale)
         angles = rng.uniform(-1, 1, size=3) * self.rotation
+        order = rng.permutation(3)
         columns = np.ascontiguousarray(xyz.T)
         middle = ((columns.min(axis=1) + columns.max(axis=1)) / 2)[:, None]
-        turn = (factor * rotation_matrix(angles)).astype(np.float32)
+        turn = (factor * rotation_matrix(angles, order)).astype(np.float32)
         moved: FloatArray = (turn @ (columns - middle) + middle).T
         return moved
 
@@ -158,13 +160,21 @@ def interpolate(field: FloatArray, places: FloatArray) -> FloatArray:
     return values.numpy().T
 
 
-def rotation_matrix(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The rotation about x, then y, then z by these angles in radians, to be multiplied from the left."""
+def rotation_matrix(
+    angles: npt.NDArray[np.float64], order: Sequence[int] | npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """Return the product of the rotations about x, y and z, for column vectors.
+
+    Args:
+        angles: About x, y and z, in radians, shape `(3,)`.
+        order: The axes (0, 1, 2) in the order in which the rotations are applied.
+    """
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    product: npt.NDArray[np.float64] = about_z @ about_y @ about_x
+    first, second, third = (np.stack([about_x, about_y, about_z])[axis] for axis in order)
+    product: npt.NDArray[np.float64] = third @ second @ first
     return product
 
 

@@ -33,7 +33,8 @@ class HeightMap:
     """The surface of a room seen from above, below `REACH`; it changes as things are put into the room.
 
     Attributes:
-        origin: Corner of the first cell, metres, shape `(2,)`, float64.
+        origin: Corner of the first cell and smallest x and y of the room, metres, shape `(2,)`, float64.
+        limit: Largest x and y of the room, metres, shape `(2,)`, float64.
         cell: Edge of a cell in metres.
         height: Highest point of each cell below the reach, -inf where there is none, shape `(cells x, cells y)`.
         free: Lowest point of each cell above the reach, inf where there is none, same shape.
@@ -41,29 +42,31 @@ class HeightMap:
     """
 
     origin: npt.NDArray[np.float64]
+    limit: npt.NDArray[np.float64]
     cell: float
     height: npt.NDArray[np.float32]
     free: npt.NDArray[np.float32]
     support: npt.NDArray[np.bool_]
 
     def footprint(self, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> Footprint | None:
-        """The cells that a rectangle touches, or None where it leaves the map.
+        """Return the cells that a rectangle touches, or None where it leaves the room's box.
 
         Args:
             low: Its smallest x and y, metres, shape `(2,)`.
             high: Its largest, likewise.
         """
+        if (low < self.origin).any() or (high > self.limit).any():
+            return None
         x0, y0 = ((low - self.origin) // self.cell).astype(int).tolist()
         x1, y1 = ((high - self.origin) // self.cell).astype(int).tolist()
-        if x0 < 0 or y0 < 0 or x1 >= self.height.shape[0] or y1 >= self.height.shape[1]:
-            return None
         return Footprint(slice(x0, x1 + 1), slice(y0, y1 + 1))
 
     def stand(self, footprint: Footprint, height: float, *, tolerance: float, share: float) -> float | None:
         """How high something with this footprint stands, or None where it cannot.
 
         It stands on the highest point under it, so it goes through nothing; at least `share` of its footprint must be
-        level and no more than `tolerance` lower, all of it known, and nothing may hang into it.
+        level and no more than `tolerance` lower, and nothing may hang into it. All of the footprint and of the cells
+        around it must have points: within a cell the room may end before the object does.
 
         Args:
             footprint: The cells below it.
@@ -73,10 +76,14 @@ class HeightMap:
         """
         patch = self.height[footprint]
         bottom = float(patch.max())
-        if not patch.min() > -np.inf or bottom + height > self.free[footprint].min():
+        if not self._is_surrounded(footprint) or bottom + height > self.free[footprint].min():
             return None
         held = self.support[footprint] & (patch >= bottom - tolerance)
         return bottom if np.count_nonzero(held) >= share * held.size else None
+
+    def _is_surrounded(self, footprint: Footprint) -> bool:
+        x, y = (slice(max(0, cells.start - 1), cells.stop + 1) for cells in footprint)
+        return bool(self.height[x, y].min() > -np.inf)
 
     def occupy(self, footprint: Footprint, xyz: npt.NDArray[np.float32]) -> None:
         """Raise the map to something that was put there; nothing else will stand on it."""
@@ -122,7 +129,7 @@ def build_height_map(
     with np.errstate(invalid="ignore"):  # -inf against -inf, where a cell has no point at all
         support = (standable > -np.inf) & (standable >= height - np.float32(tolerance))
     shape = (int(size[0]), int(size[1]))
-    return HeightMap(low, cell, height.reshape(shape), free.reshape(shape), support.reshape(shape))
+    return HeightMap(low, high, cell, height.reshape(shape), free.reshape(shape), support.reshape(shape))
 
 
 def _floor(z: npt.NDArray[np.float32], level: npt.NDArray[np.bool_]) -> float:

@@ -54,6 +54,8 @@ class Frame(NamedTuple):
         offset: Taken off the file's positions first, shape `(3,)`, float64.
         low: Lowest corner of what belongs to the scan, in the file's units, shape `(3,)`.
         high: Highest corner; what lies outside of the two is left out.
+        alignment: Rotation and shift of positions in metres with +z up, applied last, shape `(4, 4)`; None: the
+            identity.
         notes: What was guessed, for the user.
         doubts: What is probably not right.
     """
@@ -63,15 +65,19 @@ class Frame(NamedTuple):
     offset: Array
     low: Array
     high: Array
+    alignment: Array | None = None
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
 
     def to_metres(self, xyz: Array) -> Array:
         """Positions of the file to metres with +z up, shape `(rows, 3)`."""
-        return turn_up((xyz - self.offset) * self.scale, self.up)
+        metres = turn_up((xyz - self.offset) * self.scale, self.up)
+        return metres if self.alignment is None else metres @ self.alignment[:3, :3].T + self.alignment[:3, 3]
 
     def from_metres(self, xyz: Array) -> Array:
         """The inverse of `to_metres`."""
+        if self.alignment is not None:
+            xyz = (xyz - self.alignment[:3, 3]) @ self.alignment[:3, :3]
         return turn_back(xyz, self.up) / self.scale + self.offset
 
     def holds(self, xyz: Array) -> npt.NDArray[np.bool_]:
@@ -185,7 +191,7 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
             f"coordinates of up to {np.abs(core).max():.0f} have lost precision; "
             "export them in double precision or nearer to the origin"
         )
-    return Frame(metres, axis, offset, low, high, tuple(notes), tuple(doubts))
+    return Frame(metres, axis, offset, low, high, notes=tuple(notes), doubts=tuple(doubts))
 
 
 def _resolution(surface: Surface, core: Array) -> float:
@@ -208,10 +214,10 @@ def _resolution(surface: Surface, core: Array) -> float:
     return step
 
 
-def plain_frame() -> Frame:
-    """The frame of what is in metres with +z up already."""
+def plain_frame(alignment: Array | None = None) -> Frame:
+    """Return the frame of a scan in metres with +z up, all of whose positions are used."""
     infinity = np.full(3, np.inf)
-    return Frame(1.0, "z", np.zeros(3), -infinity, infinity)
+    return Frame(1.0, "z", np.zeros(3), -infinity, infinity, alignment)
 
 
 def _signed(axis: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -100,8 +101,8 @@ class Scan(NamedTuple):
 def find_scans(raw: Path) -> list[ScanFiles]:
     """List the scans in `raw/scans` and `raw/scans_test`, sorted by id.
 
-    Every folder there that is not hidden counts as a scan: one without a mesh fails when it is read, and is not passed
-    over. The same id in both folders is listed twice.
+    Every folder there that is not hidden counts as a scan: one without a mesh, or a link to a folder that is missing,
+    fails when it is read, and is not passed over. The same id in both folders is listed twice.
 
     Raises:
         DataError: No such folder, or it holds no scan; the message says which folder to give.
@@ -113,11 +114,18 @@ def find_scans(raw: Path) -> list[ScanFiles]:
         for name in SCANS_FOLDERS
         if (raw / name).is_dir()
         for folder in (raw / name).iterdir()
-        if folder.is_dir() and not folder.name.startswith(".")
+        if not folder.name.startswith(".") and _is_scan(folder)
     ]
     if not found:
         raise DataError(f"{raw} holds no scans: expected folders {raw}/scans/scene0000_00/{_hint(raw)}")
     return sorted(found, key=lambda files: (files.scene_id, files.is_test))
+
+
+def _is_scan(folder: Path) -> bool:
+    try:
+        return folder.is_dir() or (folder.is_symlink() and not folder.exists())
+    except OSError:  # a disk that does not answer, or no permission
+        return True
 
 
 def _hint(raw: Path) -> str:
@@ -147,8 +155,8 @@ def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
     """Read one scan and label its vertices.
 
     A vertex in several groups takes the last group; its instance is objectId + 1; a group whose raw label lies outside
-    the vocabulary gives label -1 and keeps its instance. A group that repeats the segments and label of an earlier one
-    is dropped with a warning. A scan under `scans_test/` has no labels, segments or instances.
+    the vocabulary gives label -1 and keeps its instance. Of groups with equal segments and label the last one counts,
+    with a warning. A scan under `scans_test/` has no labels, segments or instances.
 
     Raises:
         DataError: A file is missing, damaged, or does not fit the mesh; the message names the file and the reason.
@@ -243,6 +251,9 @@ def require_id(files: ScanFiles) -> None:
 
 def missing_files(files: ScanFiles) -> list[str]:
     """One line for each missing file without which a scan cannot be read."""
+    if files.folder.is_symlink() and not files.folder.exists():
+        target = os.readlink(files.folder)
+        return [f"{files.folder}: a link to {target}, which is missing: mount the disk, or remove the link"]
     found = []
     if not files.mesh.exists():
         dense = files.folder / f"{files.scene_id}{DENSE_MESH_SUFFIX}"
@@ -402,15 +413,18 @@ def _require_scene(named: Any, files: ScanFiles, path: Path) -> None:
 
 
 def drop_repeated(groups: list[Group]) -> list[Group]:
-    """Leave out every group with the segments and label of an earlier one, as one public scan has them twice."""
+    """Return the groups without those whose segments and label a later one repeats, as one public scan has them twice.
+
+    The last copy stays, where it is: it paints over what lies between the two.
+    """
     seen: set[tuple[str, bytes]] = set()
     kept = []
-    for group in groups:
+    for group in reversed(groups):
         key = (group.label, group.segments.tobytes())
         if key not in seen or not len(group.segments):
             kept.append(group)
         seen.add(key)
-    return kept
+    return kept[::-1]
 
 
 def count_unmapped(groups: list[Group], table: LabelTable) -> dict[str, int]:
@@ -440,7 +454,7 @@ def describe_groups(files: ScanFiles, groups: list[Group], ids: npt.NDArray[np.i
     kinds = (
         ("groups have no segments", [group.object_id for group in groups if not len(group.segments)]),
         ("groups name segments that do not exist", [groups[k].object_id for k, count in strangers.items() if count]),
-        ("groups repeat an earlier one and are dropped", [group.object_id for group in repeats]),
+        ("groups are repeated by a later one, which counts", [group.object_id for group in repeats]),
         ("objectIds are given to several groups", [object_id for object_id, n in ids_in_use.items() if n > 1]),
     )
     return [f"{files.aggregation}: {len(found)} {what} (objectId {_listed(found)})" for what, found in kinds if found]

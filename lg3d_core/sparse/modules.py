@@ -12,7 +12,7 @@ from lg3d_core.sparse.tensor import SparseTensor
 
 
 class SparseConvolution(nn.Module):
-    """A sparse convolution with weights `kernel` (and `bias`), initialised for ReLU networks (He, fan out)."""
+    """A sparse convolution with weights `kernel` (and `bias`), initialised as MinkowskiEngine 0.5 does by default."""
 
     def __init__(
         self,
@@ -28,15 +28,19 @@ class SparseConvolution(nn.Module):
         self.kernel_size, self.stride, self.transposed = kernel_size, stride, transposed
         shape = (in_channels, out_channels) if kernel_size == 1 else (kernel_size**3, in_channels, out_channels)
         self.kernel = nn.Parameter(torch.empty(shape))
-        self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(1, out_channels)) if bias else None
+        self.bias: nn.Parameter | None = nn.Parameter(torch.empty(1, out_channels)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        fan_out = self.kernel.shape[-1] * (1 if self.transposed else self.kernel_size**3)
-        nn.init.normal_(self.kernel, std=math.sqrt(2.0 / fan_out))
+        """Draw kernel and bias from U(-1/sqrt(n), 1/sqrt(n)).
+
+        n is in channels x kernel volume; for a transposed convolution it is out channels x kernel volume.
+        """
+        in_channels, out_channels = self.kernel.shape[-2:]
+        bound = 1.0 / math.sqrt((out_channels if self.transposed else in_channels) * self.kernel_size**3)
+        nn.init.uniform_(self.kernel, -bound, bound)
         if self.bias is not None:
-            nn.init.zeros_(self.bias)
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         return sparse_convolution(

@@ -1,7 +1,8 @@
 """The HDF5 scene store: what it holds, how it is written, read and prepared, and label budgets."""
 
 from lg3d_core.store.budgets import Budget, ensure_budget
-from lg3d_core.store.prepare import MergeReport, PrepareReport, merge_shards, prepare_store
+from lg3d_core.store.prepare import MergeReport, PrepareReport, merge_shards
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.store.verify import VerifyReport, verify_store

@@ -18,7 +18,7 @@ from lg3d_core.objectives.scene_contexts import scene_contexts_loss
 from lg3d_core.objectives.supervised import ContrastDraw, count_sources, draw_contrasts, supervised_contrastive_loss
 from lg3d_core.sampling.batch import Batch
 from lg3d_core.sampling.views import ViewBatch
-from lg3d_core.settings import Distance, Hinge, Loss
+from lg3d_core.settings import Distance, Hinge, Loss, Partition
 from lg3d_core.training.batches import TrainingBatch
 
 B_contra = TypeVar("B_contra", bound=TrainingBatch, contravariant=True)
@@ -178,11 +178,14 @@ class SceneContexts:
 
     scores = None
 
-    def __init__(self, network: MinkUNet, *, temperature: float, inner: float, outer: float) -> None:
+    def __init__(
+        self, network: MinkUNet, *, temperature: float, inner: float, outer: float, partition: Partition = "directions"
+    ) -> None:
         self.network = network
         self.temperature = temperature
         self.inner = inner
         self.outer = outer
+        self.partition: Partition = partition
 
     def weight(self, batch: ViewBatch) -> int:
         """Matched places."""
@@ -202,6 +205,7 @@ class SceneContexts:
                 temperature=self.temperature,
                 inner=self.inner,
                 outer=self.outer,
+                partition=self.partition,
             )
             total = total + loss * (len(matches) / max(1, len(batch.matches)))
         return LossParts(total, {})

@@ -1,7 +1,7 @@
 """Text anchors that fit a training run."""
 
-from lg3d_core.errors import SettingsError
-from lg3d_core.language.anchors import Anchors, load_anchors, require_vocabulary
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.language.anchors_file import Anchors, find_equal, load_anchors, require_vocabulary
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.vocabulary import Vocabulary
@@ -13,11 +13,17 @@ def load_fitting_anchors(
     """Load a run's anchors.
 
     Raises:
-        DataError: They are missing, damaged, or of another vocabulary.
+        DataError: They are missing, damaged, of another vocabulary, or have two equal rows.
         SettingsError: They are not as wide as the network's features.
     """
     anchors = load_anchors(settings.anchors)
     require_vocabulary(anchors, vocabulary)
+    equal = find_equal(anchors)
+    if equal is not None:
+        raise DataError(
+            f"anchors {settings.anchors}: those of {equal[0]!r} and {equal[1]!r} have the same direction, so these "
+            "categories cannot be told apart: make them again with lg3d anchors, with another --encoder or --prompt"
+        )
     if anchors.dim != network.num_features:
         raise SettingsError(
             f"the anchors {settings.anchors} are {anchors.dim}-d, network {settings.network} gives "

@@ -57,7 +57,9 @@ def render_picture(
     shown = tuple(name for name in usual if name in view.layers) if layers is None else layers
     unknown = [name for name in shown if name not in view.layers]
     if unknown or not shown:
-        raise SettingsError(f"{view.scene_id} has no layer {', '.join(unknown)}: it has {', '.join(view.layers)}")
+        raise SettingsError(
+            f"{view.scene_id} has no layer {', '.join(unknown)}: it has {', '.join(view.layers)}", fields=("layer",)
+        )
     panels = render_layers(view, shown, width=panel_width, height=round(panel_width / ASPECT))
     picture = compose(view, dict(zip(shown, panels, strict=True)))
     with atomic_path(path) as temporary:

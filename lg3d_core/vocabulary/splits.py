@@ -4,10 +4,12 @@ import csv
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 from lg3d_core.errors import DataError
+from lg3d_core.settings import Split
 
-SPLITS = ("train", "val", "test")
+SPLITS = get_args(Split)
 
 
 @cache

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lg3d_core.errors import MissingDependencyError
-from lg3d_core.evaluation.command import find_classifier, require_classifier
+from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
@@ -18,9 +18,7 @@ from lg3d_core.viewing.server import serve_view
 from lg3d_core.viewing.window import has_display, open_window
 
 
-def show_scene(
-    settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None
-) -> list[Path]:
+def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None) -> list[Path]:
     """Show a scene's colours, ground truth, prediction and errors, or a training sample; returns the files written.
 
     Where neither a picture nor a page is asked for, a window opens; without a display `<scene>.png` and `<scene>.html`
@@ -60,11 +58,13 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
     """The scene itself, with a prediction where there is a checkpoint."""
     scene = store.read(settings.scene)
     prediction = None
-    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
         progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth alone")
     else:
-        predictor, info = Predictor.load(path, device=settings.device, backend=settings.backend)
+        predictor, info = Predictor.load(
+            path, device=settings.device, backend=settings.backend, final_relu=settings.final_relu
+        )
         require_classifier(path, info, store.vocabulary)
         prediction = predictor.predict(scene, progress=progress)
     heat = heat_of_scene(settings, progress) if settings.heat else None
@@ -74,7 +74,7 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
 def show_view(
     view: SceneView, settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None
 ) -> list[Path]:
-    """Show what `build_view` made, as `show_scene` does; returns the files written, if any."""
+    """Show what `build_view` made, as `view` does; returns the files written, if any."""
     png, html = settings.png, settings.html
     if png is None and html is None and not settings.serve:
         if _opened_window(view, progress):

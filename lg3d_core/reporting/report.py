@@ -102,7 +102,7 @@ class _Notes(Progress):
         self.progress.warn(message)
 
 
-def report_runs(settings: ReportSettings, progress: Progress) -> Report:
+def report(settings: ReportSettings, progress: Progress) -> Report:
     """Write the report of one run, or of several side by side.
 
     Scores come from the last checkpoint of each run; they are kept in its folder as `report-<split>.npz`, and used
@@ -186,7 +186,9 @@ def _write(
     runs: tuple[ReportedRun, ...], store: SceneStore, scenes: Sequence[str], settings: ReportSettings, progress: _Notes
 ) -> Report:
     out = settings.out or (runs[0].record.folder / "report" if len(runs) == 1 else Path("report"))
-    frequency = Frequency(store.class_counts("train"), store.class_counts(settings.split))
+    frequency = Frequency(
+        store.class_counts("train"), store.class_counts(settings.split), store.instance_counts("train", progress)
+    )
     scored = [(run, run.evaluation, run.measurement) for run in runs if run.evaluation and run.measurement]
     differences = compare_runs(runs)
     figures: dict[str, PageFigure] = {}
@@ -261,8 +263,8 @@ CAPTIONS = {
     "differences": "IoU at vertices, less that of the first run: the categories that gained and lost most.",
     "frequency": "IoU of every category at vertices over its annotated vertices in the training scenes. Lines: means "
     "of head, common and tail.",
-    "categories": "Above, the annotated training vertices of every category (the paper's Figure 4); below, its IoU "
-    "at vertices.",
+    "categories": "Annotated objects and vertices of every category in the training scenes, those with the most "
+    "objects first (the paper's Figure 4); below, its IoU at vertices.",
     "confusion": "Of the categories in the most confused pairs: what their annotated vertices were taken for, in "
     "percent of each row. Framed: right.",
     "features": "Features of voxels drawn evenly from the categories, and the text anchors they were trained towards, "

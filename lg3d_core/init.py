@@ -171,7 +171,7 @@ recipe = {_quote(project.recipe)}  # of anchors, pretrain and finetune
 """
 
 
-def write_project(project: Project, report: AuditReport | None, *, path: Path, force: bool) -> Path:
+def init(project: Project, report: AuditReport | None, *, path: Path, force: bool) -> Path:
     """Write the settings file, whole or not at all, and return its path.
 
     Args:

@@ -52,7 +52,7 @@ PEER_FAILURES = (
 """What an engine of others may raise; it is reported, and the others go on."""
 
 
-def run_benchmarks(settings: BenchSettings, progress: Progress) -> Report:
+def bench(settings: BenchSettings, progress: Progress) -> Report:
     """Time lg3d's backends and every peer that is at hand.
 
     On each operation all engines compute the same from the same voxels and weights. The first full pass of each is

@@ -36,7 +36,7 @@ FEW_ROOMS = 12
 """With fewer training rooms, validation may hold what a single one of them has."""
 
 
-def write_rooms(settings: RoomsSettings, progress: Progress) -> Path:
+def rooms(settings: RoomsSettings, progress: Progress) -> Path:
     """Write furnished rooms in ScanNet's raw format into `settings.out`, in parallel.
 
     Rooms that a previous run with equal settings has finished are kept, so a second run does nothing and an interrupted
@@ -184,10 +184,9 @@ def write_room(job: RoomJob) -> RoomReport:
     folder = job.out / "scans" / job.scene_id
     counts_file = job.out / WORKSHOP / f"{job.scene_id}.json"
     models_file = job.out / WORKSHOP / f"{job.scene_id}.models.json"
-    if folder.is_dir() and counts_file.is_file():
-        counts: dict[str, int] = json.loads(counts_file.read_text(encoding="utf-8"))
-        models = json.loads(models_file.read_text(encoding="utf-8")) if models_file.is_file() else {}
-        return RoomReport(counts, models.get("models", []), models.get("problems", []))
+    earlier = _read_report(counts_file, models_file) if folder.is_dir() else None
+    if earlier is not None:
+        return earlier
     rng = np.random.default_rng([job.seed, job.index])
     kind, turn = kind_of(job.splits, job.index)
     furniture = Furniture(job.furniture) if job.furniture else None
@@ -208,6 +207,24 @@ def write_room(job: RoomJob) -> RoomReport:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)
     unfinished.rename(folder)
+    return RoomReport(counts, used, problems)
+
+
+def _read_report(counts_file: Path, models_file: Path) -> RoomReport | None:
+    """The report of a room that was written before; None where it is missing or damaged: the room is made again."""
+    try:
+        counts = json.loads(counts_file.read_bytes())
+        models = json.loads(models_file.read_bytes()) if models_file.exists() else {}
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+        return None
+    if not isinstance(models, dict):
+        return None
+    used, problems = models.get("models", []), models.get("problems", [])
+    for texts in (used, problems):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            return None
     return RoomReport(counts, used, problems)
 
 

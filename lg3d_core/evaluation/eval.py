@@ -13,7 +13,7 @@ from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.vocabulary import Vocabulary
 
 
-def evaluate_checkpoint(settings: EvalSettings, progress: Progress) -> Evaluation:
+def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
     """Score a fine-tuned checkpoint, or the newest one, on a split.
 
     Raises:
@@ -21,11 +21,15 @@ def evaluate_checkpoint(settings: EvalSettings, progress: Progress) -> Evaluatio
         DataError: No store, or no scenes in the split.
     """
     store = SceneStore(settings.store)
-    path = find_classifier(settings.checkpoint, settings.runs, progress)
+    path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
     predictor, info = Predictor.load(
-        path, device=settings.device, precision=settings.precision, backend=settings.backend
+        path,
+        device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
+        final_relu=settings.final_relu,
     )
     require_classifier(path, info, store.vocabulary)
     if settings.export is not None:
@@ -39,14 +43,16 @@ def evaluate_checkpoint(settings: EvalSettings, progress: Progress) -> Evaluatio
     )
 
 
-def find_classifier(checkpoint: Path | None, runs: Path, progress: Progress) -> Path | None:
+def find_classifier(
+    checkpoint: Path | None, runs: Path, progress: Progress, *, final_relu: bool | None = None
+) -> Path | None:
     """The checkpoint that was asked for, else the newest fine-tuned one, else None.
 
     Raises:
         CheckpointError: What was asked for does not exist.
     """
     if checkpoint is not None:
-        return resolve_checkpoint(checkpoint, progress)
+        return resolve_checkpoint(checkpoint, progress, final_relu=final_relu)
     newest = newest_checkpoint(runs, "finetune")
     if newest is not None:
         progress.note(f"using the newest fine-tuned run: {newest}")

@@ -1,0 +1,210 @@
+"""Settings of the commands that make data: init, prepare, anchors, rooms."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from annotated_doc import Doc
+
+from lg3d_core.errors import UsageError
+from lg3d_core.settings.base import CONFIG_NAME, option_name, recipe_names
+from lg3d_core.settings.choices import Device, Order, Pooling
+from lg3d_core.settings.fields import Argument, Ge, Le, Lt, Matches, NonEmpty, Option, Panel
+from lg3d_core.settings.shared import (
+    AnchorsFields,
+    AtLeastOne,
+    DeviceFields,
+    SeedFields,
+    StoreFields,
+    VocabularyFields,
+    WorkerFields,
+)
+
+RECIPES = f"{', '.join(recipe_names())}, or a TOML file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSettings(WorkerFields, StoreFields):
+    """`lg3d init`: a settings file for a working directory."""
+
+    command: ClassVar[str] = "init"
+    reads_config: ClassVar[bool] = False
+
+    raw: Annotated[
+        Path | None,
+        Doc("Folder of the raw scans, in ScanNet's layout."),
+        Option(default="asked for; with --yes the first one found nearby"),
+    ] = None
+    device: Annotated[Device | None, Doc("Device."), Option(default="asked for; with --yes auto")] = None
+    recipe: Annotated[
+        str | None,
+        Doc(f"Recipe: {RECIPES}."),
+        Option(default="asked for; with --yes by the device", completes="recipes"),
+    ] = None
+    yes: Annotated[bool, Doc("No questions: the defaults."), Option(short="-y")] = False
+    audit: Annotated[bool, Doc("Audit of every scan before the file is written.")] = True
+    force: Annotated[bool, Doc(f"Replace an existing {CONFIG_NAME}.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreCheckSettings(WorkerFields, StoreFields):
+    """`lg3d prepare --verify` and `--merge`: what concerns the store alone, without the raw scans."""
+
+    command: ClassVar[str] = "prepare"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings(StoreCheckSettings, VocabularyFields):
+    """`lg3d prepare`: raw scans to the scene store."""
+
+    raw: Annotated[
+        Path | None,
+        Doc("Folder of the raw scans: scans/, scans_test/, the label table."),
+        Argument(default=f"raw of {CONFIG_NAME}"),
+    ] = None
+    shard: Annotated[
+        str,
+        Matches(lambda text: _shard_numbers(text) is not None, "of the form i/n with 1 <= i <= n, such as 1/4"),
+        Doc("Part i of n of the scenes, such as 1/4."),
+    ] = "1/1"
+    force: Annotated[bool, Doc("Prepare scenes again that are already done.")] = False
+    merge: Annotated[bool, Doc("Check the scenes of all shards and write the index.")] = False
+    check: Annotated[bool, Doc("Audit of the raw folder; writes nothing.")] = False
+    verify: Annotated[bool, Doc("Check of the store for damaged scenes; writes nothing.")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        asked = [name for name in ("merge", "check", "verify") if getattr(self, name)]
+        asked += ["shard"] if asked and self.shard != "1/1" else []
+        if len(asked) > 1:
+            names = " and ".join(option_name(PrepareSettings, name) for name in asked)
+            raise UsageError(f"{names} cannot be combined: pass one of them", fields=tuple(asked))
+        if self.raw is None and not self.merge and not self.verify:
+            raise UsageError(f"RAW is missing: pass it, or set raw in {CONFIG_NAME}", fields=("raw",))
+
+    @property
+    def shard_numbers(self) -> tuple[int, int]:
+        """`(i, n)` of the shard `i/n`."""
+        numbers = _shard_numbers(self.shard)
+        assert numbers is not None  # checked when the settings were built
+        return numbers
+
+    @property
+    def raw_folder(self) -> Path:
+        """Folder of the raw scans; `--merge` and `--verify` do without one."""
+        assert self.raw is not None
+        return self.raw
+
+
+def _shard_numbers(shard: str) -> tuple[int, int] | None:
+    index, slash, count = shard.partition("/")
+    if not slash or not (index.isascii() and index.isdecimal() and count.isascii() and count.isdecimal()):
+        return None
+    return (int(index), int(count)) if 1 <= int(index) <= int(count) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
+    """`lg3d anchors`: category names to text anchors."""
+
+    command: ClassVar[str] = "anchors"
+    follows_recipe: ClassVar[bool] = True
+
+    recipe: Annotated[str | None, Doc(f"Recipe: {RECIPES}."), Option(completes="recipes", panel=Panel.ENCODING)] = None
+    encoder: Annotated[
+        str,
+        Doc("Text encoder: open_clip:ARCHITECTURE/WEIGHTS, hf:NAME or hf:FOLDER of a Hugging Face model, or bundled."),
+        Option(panel=Panel.ENCODING),
+    ] = "open_clip:ViT-B-32/openai"
+    pooling: Annotated[
+        Pooling | None,
+        Doc("Pooling of an hf model: mean over the tokens, or the last one."),
+        Option(panel=Panel.ENCODING, default="mean"),
+    ] = None
+    checkpoint: Annotated[
+        Path | None, Doc("Local weights of the text encoder, instead of a download."), Option(panel=Panel.ENCODING)
+    ] = None
+    prompt: Annotated[
+        tuple[Annotated[str, Matches(lambda text: text.count("{}") == 1, "templates with exactly one {}")], ...],
+        NonEmpty(),
+        Doc("Template with {} for the name; features of several templates are averaged."),
+        Option(panel=Panel.ENCODING),
+    ] = ("{}",)
+    dim: Annotated[
+        AtLeastOne | None,
+        Doc("Width: narrower by SVD or PCA (see --centred), wider by zeros."),
+        Option(panel=Panel.ENCODING, default="the encoder's width"),
+    ] = None
+    centred: Annotated[
+        bool,
+        Doc("Subtract the mean of the categories; a smaller --dim is then PCA, else SVD."),
+        Option(panel=Panel.ENCODING),
+    ] = False
+    show: Annotated[bool, Doc("Print the 5 nearest categories of each one."), Option(panel=Panel.INSPECTION)] = False
+    plot: Annotated[
+        Path | None,
+        Doc("Draw the similarity of the anchors: a .png, .pdf or .svg file."),
+        Option(panel=Panel.INSPECTION),
+    ] = None
+    order: Annotated[
+        Order, Doc("Order of the drawing: by likeness, or head, common, tail."), Option(panel=Panel.INSPECTION)
+    ] = "likeness"
+
+    @classmethod
+    def resolve(cls, **options: Any) -> Self:
+        """Resolve as `Settings.resolve`; options of encoding cannot be combined with those of inspection.
+
+        Raises:
+            UsageError: Both are passed, or `--order` without `--plot`.
+            SettingsError: As `Settings.resolve`.
+        """
+        settings = super().resolve(**options)
+        if options.get("order") is not None and settings.plot is None:
+            raise UsageError("--order requires --plot FILE: pass it, or leave out --order", fields=("order",))
+        if settings.show or settings.plot is not None:
+            inspecting = "--show" if settings.show else "--plot"
+            encoding = ("vocabulary", "encoder", "pooling", "checkpoint", "prompt", "dim", "centred", "device")
+            typed = [name for name in encoding if options.get(name) is not None]
+            if typed:
+                names = ", ".join(option_name(cls, name) for name in typed)
+                raise UsageError(
+                    f"{inspecting} reads the anchors file as it is: leave out {names}", fields=tuple(typed)
+                )
+        return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomsSettings(SeedFields, WorkerFields):
+    """`lg3d rooms`: procedural rooms in ScanNet's raw format. Equal seeds give equal rooms, whatever `jobs` is."""
+
+    command: ClassVar[str] = "rooms"
+
+    out: Annotated[Path, Doc("Folder to write."), Argument()]
+    scenes: Annotated[AtLeastOne, Doc("Number of rooms.")] = 24
+    vertices: Annotated[int, Ge(2_000), Doc("Approximate number of mesh vertices per room.")] = 60_000
+    spacing: Annotated[
+        float | None,
+        Ge(0.005),
+        Le(0.2),
+        Doc("Distance of neighbouring vertices in metres, instead of --vertices."),
+        Option(default="0.022 with --furniture"),
+    ] = None
+    furniture: Annotated[
+        Path | None,
+        Doc("Folder of .sh3f libraries, or one library, whose models furnish the rooms."),
+        Option(default="procedural furniture"),
+    ] = None
+    furniture_names: Annotated[
+        Path | None, Doc("Table of the category of each model."), Option(default="the shipped table")
+    ] = None
+    validation: Annotated[float, Ge(0), Lt(1), Doc("Fraction of the rooms in the validation split.")] = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = self.furniture_names is None or self.furniture is not None
+        self._require(allowed, "furniture_names", "left out without --furniture")
+
+    @property
+    def mesh_spacing(self) -> float | None:
+        """Fixed distance of neighbouring vertices; None where `vertices` decides."""
+        return self.spacing if self.spacing is not None or self.furniture is None else 0.022

@@ -1,0 +1,200 @@
+"""Settings of the commands that use a trained network: eval, predict, ask, view, convert."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from annotated_doc import Doc
+
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, Split, Up
+from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
+from lg3d_core.settings.shared import (
+    AtLeastOne,
+    BackendFields,
+    Metres,
+    NetworkFields,
+    NotNegative,
+    PageFields,
+    RunsFields,
+    SeedFields,
+    StoreFields,
+    VoxelFields,
+    WeightsFields,
+)
+
+SCAN_FILES = "PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or scene id of the store."
+UNITS = ("auto", "m", "cm", "mm", "in", "ft")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierFields(RunsFields, StoreFields, WeightsFields):
+    """A fine-tuned checkpoint, and the scenes that it is applied to."""
+
+    checkpoint: Annotated[
+        Path | None,
+        Doc("Checkpoint or run folder."),
+        Option(panel=Panel.NETWORK, default="the newest fine-tuned run", completes="runs"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings(ClassifierFields, NetworkFields):
+    """`lg3d eval`: scores of a checkpoint on a split."""
+
+    command: ClassVar[str] = "eval"
+
+    split: Annotated[Split, Doc("Split to score.")] = "val"
+    export: Annotated[Path | None, Doc("Folder for one file of raw ids per scene, as the benchmark expects.")] = None
+    per_class: Annotated[bool, Doc("Table of the scores per category.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(WeightsFields):
+    """`lg3d convert`: between lg3d's checkpoints and those of MinkowskiEngine 0.5."""
+
+    command: ClassVar[str] = "convert"
+
+    checkpoint: Annotated[
+        Path, Doc("Lightning checkpoint, state dict, or checkpoint or run folder of lg3d."), Argument()
+    ]
+    out: Annotated[
+        Path, Doc("File to write; for MinkowskiEngine, .ckpt gives a Lightning checkpoint, else a state dict.")
+    ]
+    to: Annotated[CheckpointForm, Doc("Form to write; auto: by the name of --out.")] = "auto"
+    voxel_size: Annotated[
+        Metres | None, Doc("Voxel edge in metres."), Option(default="as recorded in the file, else 0.02")
+    ] = None
+    vocabulary: Annotated[
+        str | None,
+        Doc("Vocabulary of the classifier: scannet200, scannet20, or a TSV file."),
+        Option(default="as recorded in the file"),
+    ] = None
+    partial: Annotated[bool, Doc("Load the tensors that match; the others keep their initial values.")] = False
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
+def _num_bytes(text: str) -> int | None:
+    text = text.upper().removesuffix("B").removesuffix("I")
+    factor = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}.get(text[-1:])
+    number = text[:-1] if factor is not None else text
+    return int(float(number) * (factor or 1)) if _is_positive(number) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSettings(RunsFields, StoreFields, NetworkFields):
+    """How a scan of any origin is read, and how a network is run over it."""
+
+    scale: Annotated[
+        str,
+        Matches(
+            lambda text: _is_positive(text) or text in UNITS, f"{', '.join(UNITS)}, or a positive number of metres"
+        ),
+        Doc(f"Unit of the scan: {', '.join(UNITS[1:])}, or metres per unit; auto: guess."),
+        Option(panel=Panel.SCAN),
+    ] = "auto"
+    up: Annotated[Up, Doc("Axis of the scan that points up; auto: guess."), Option(panel=Panel.SCAN)] = "auto"
+    memory: Annotated[
+        str | None,
+        Matches(lambda text: _num_bytes(text) is not None, "a size such as 4G or 500M"),
+        Doc("Memory limit per forward pass, e.g. 4G; larger scans are split into overlapping tiles."),
+        Option(panel=Panel.COMPUTATION, default="60 % of the free memory"),
+    ] = None
+    overlap: Annotated[
+        float | None,
+        Ge(0),
+        Doc("Overlap of the tiles in metres."),
+        Option(panel=Panel.COMPUTATION, default="the receptive field, or less for small tiles"),
+    ] = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` as a number of bytes, or None."""
+        return None if self.memory is None else _num_bytes(self.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ScanSettings, ClassifierFields):
+    """`lg3d predict`: a category for every vertex of any scan."""
+
+    command: ClassVar[str] = "predict"
+
+    scans: Annotated[tuple[str, ...], NonEmpty(), Doc(SCAN_FILES), Argument("SCAN", completes="scenes")] = ()
+    out: Annotated[Path, Doc("Folder of the written files.")] = Path()
+    formats: Annotated[
+        tuple[PredictionFormat, ...], NonEmpty(), Doc("Formats of the written files."), Option("--format")
+    ] = ("ply",)
+    vocabulary: Annotated[
+        str | None, Doc("Vocabulary of the classes."), Option(panel=Panel.NETWORK, default="the checkpoint's")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings(ScanSettings, PageFields):
+    """`lg3d ask`: the places in a scan that a text describes."""
+
+    command: ClassVar[str] = "ask"
+
+    scan: Annotated[str, Doc(SCAN_FILES), Argument("SCAN", completes="scenes")]
+    texts: Annotated[
+        tuple[str, ...], Doc("Description to search for; without any, a prompt opens."), Argument("TEXT")
+    ] = ()
+    threshold: Annotated[float, Gt(0), Lt(1), Doc("Minimum heat of a place.")] = 0.5
+    regions: Annotated[AtLeastOne, Doc("Maximum number of places per text.")] = 5
+    out: Annotated[Path | None, Doc("Folder for the heat of each text as files.")] = None
+    formats: Annotated[
+        tuple[HeatFormat, ...], NonEmpty(), Doc("Formats of the files in --out."), Option("--format")
+    ] = ("ply",)
+    checkpoint: Annotated[
+        Path | None,
+        Doc("Checkpoint or run folder."),
+        Option(panel=Panel.NETWORK, default="the newest pre-training run", completes="runs"),
+    ] = None
+    anchors: Annotated[
+        Path | None,
+        Doc("File of the text anchors."),
+        Option(panel=Panel.NETWORK, default="that of the checkpoint's run"),
+    ] = None
+    encoder: Annotated[
+        str | None,
+        Doc("Text encoder of the anchors, as hf:FOLDER, if it has moved."),
+        Option(panel=Panel.NETWORK, default="as recorded in the anchors"),
+    ] = None
+    encoder_checkpoint: Annotated[
+        Path | None, Doc("Local weights of an open_clip encoder, instead of a download."), Option(panel=Panel.NETWORK)
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.html is not None and not self.texts:
+            raise SettingsError("--html requires a TEXT to show the heat of: pass one", fields=("html", "texts"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings(ClassifierFields, PageFields, VoxelFields, SeedFields, BackendFields):
+    """`lg3d view`: a scene as a window, a page or a picture."""
+
+    command: ClassVar[str] = "view"
+
+    scene: Annotated[str, Doc("Scene id in the store, such as scene0011_00."), Argument(completes="scenes")]
+    png: Annotated[Path | None, Doc("Picture to write.")] = None
+    layer: Annotated[
+        tuple[str, ...],
+        Doc("Layer of the picture, such as truth or prediction."),
+        Option(default="the usual layers"),
+    ] = ()
+    heat: Annotated[tuple[str, ...], Doc("Text whose heat is shown, by the newest pre-training run.")] = ()
+    augmented: Annotated[bool, Doc("Show a training sample of the scene instead."), Option(panel=Panel.SAMPLE)] = False
+    voxel_size: Annotated[Metres, Doc("Voxel edge of the sample in metres."), Option(panel=Panel.SAMPLE)] = (
+        VoxelFields.voxel_size
+    )
+    instances: Annotated[
+        NotNegative, Doc("Objects of tail categories added to the sample."), Option(panel=Panel.SAMPLE)
+    ] = 5

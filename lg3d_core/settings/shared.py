@@ -1,0 +1,117 @@
+"""Groups of fields that several commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_doc import Doc
+
+from lg3d_core.settings.base import Settings
+from lg3d_core.settings.choices import Backend, Device, Precision
+from lg3d_core.settings.fields import Ge, Gt, Le, Option, Panel
+
+AtLeastOne = Annotated[int, Ge(1)]
+NotNegative = Annotated[int, Ge(0)]
+Metres = Annotated[float, Gt(0)]
+Port = Annotated[int, Ge(0), Le(65535)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFields(Settings):
+    """The scene store."""
+
+    store: Annotated[Path, Doc("Folder of the scene store."), Option(panel=Panel.DATA)] = Path("data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsFields(Settings):
+    """The folder of training runs."""
+
+    runs: Annotated[Path, Doc("Folder of the training runs."), Option(panel=Panel.RUN)] = Path("runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorsFields(Settings):
+    """The file of text anchors."""
+
+    anchors: Annotated[Path, Doc("File of the text anchors."), Option(panel=Panel.DATA)] = Path("anchors.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyFields(Settings):
+    """The vocabulary."""
+
+    vocabulary: Annotated[str, Doc("Vocabulary: scannet200, scannet20, or a TSV file with columns id and name.")] = (
+        "scannet200"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelFields(Settings):
+    """The size of voxels."""
+
+    voxel_size: Annotated[Metres, Doc("Voxel edge in metres."), Option(panel=Panel.DATA)] = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedFields(Settings):
+    """The seed."""
+
+    seed: Annotated[NotNegative, Doc("Random seed."), Option(panel=Panel.COMPUTATION)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFields(Settings):
+    """Worker processes."""
+
+    jobs: Annotated[NotNegative, Doc("Worker processes; 0: one per core."), Option(panel=Panel.COMPUTATION)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFields(Settings):
+    """The device."""
+
+    device: Annotated[Device, Doc("Device; auto: CUDA if available."), Option(panel=Panel.COMPUTATION)] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendFields(DeviceFields):
+    """The device, and the implementation of sparse convolutions."""
+
+    backend: Annotated[
+        Backend, Doc("Sparse convolution backend; auto: the fastest available."), Option(panel=Panel.COMPUTATION)
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionFields(Settings):
+    """The precision of the network."""
+
+    precision: Annotated[
+        Precision, Doc("Precision; auto: bf16 on CUDA, fp32 on the CPU."), Option(panel=Panel.COMPUTATION)
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFields(BackendFields, PrecisionFields):
+    """How a network is run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFields(Settings):
+    """What weights from elsewhere may leave open."""
+
+    final_relu: Annotated[
+        bool | None,
+        Doc("ReLU at the end of the last block, for weights from elsewhere."),
+        Option(panel=Panel.NETWORK, default="as recorded in the file"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageFields(Settings):
+    """A page, written or served."""
+
+    html: Annotated[Path | None, Doc("Self-contained HTML page to write.")] = None
+    serve: Annotated[bool, Doc("Serve the page on this machine until Ctrl-C, for use over SSH.")] = False
+    port: Annotated[Port, Doc("Port of the served page; 0: any free port.")] = 8731
