@@ -13,6 +13,7 @@ from lg3d_core.settings.fields import Argument, Ge, Le, Lt, Matches, NonEmpty, O
 from lg3d_core.settings.shared import (
     AnchorsFields,
     AtLeastOne,
+    Countable,
     DeviceFields,
     SeedFields,
     StoreFields,
@@ -181,7 +182,7 @@ class RoomsSettings(SeedFields, WorkerFields):
 
     out: Annotated[Path, Doc("Folder to write."), Argument()]
     scenes: Annotated[AtLeastOne, Doc("Number of rooms.")] = 24
-    vertices: Annotated[int, Ge(2_000), Doc("Approximate number of mesh vertices per room.")] = 60_000
+    vertices: Annotated[int, Ge(2_000), Countable, Doc("Approximate number of mesh vertices per room.")] = 60_000
     spacing: Annotated[
         float | None,
         Ge(0.005),
