@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, one_line
 from lg3d_core.networks.torch_files import read_torch_file
-from lg3d_core.scans.any_ply import open_ply
-from lg3d_core.scans.ply import parse_header, parse_ply
+from lg3d_core.scans.ply import open_ply, parse_header, parse_ply
 from tests.fuzz_formats import FORMATS, Format
 from tests.fuzz_runner import findings, run_format
 
