@@ -22,7 +22,10 @@ def test_bad_bytes_are_read_whole_or_refused_in_one_line(name: str) -> None:
     outcome = run_format(FORMATS[name], range(CASES.get(name, 50)))
     assert outcome.cases == CASES.get(name, 50)
     assert not outcome.findings, "\n".join(findings(outcome))
-    assert outcome.refused > outcome.cases / 4
+    if name.endswith("-layout"):  # good files, in unusual forms
+        assert outcome.accepted == outcome.cases
+    else:
+        assert outcome.refused > outcome.cases / 4
 
 
 def test_equal_seeds_make_equal_files() -> None:
