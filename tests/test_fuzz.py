@@ -15,6 +15,10 @@ from tests.fuzz_runner import findings, run_format
 
 CASES = {"raw-scan": 25, "checkpoint": 20, "torch-checkpoint": 25, "shard": 20, "index": 25}
 """Fewer of what takes longer."""
+READ_WHOLE = ("obj-colors", "glb-colors")
+"""Good files of many forms, whose contents are known."""
+MOSTLY_READ = ("obj-files", "gltf-files")
+"""A scan is read without a picture or a material that is damaged."""
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -22,9 +26,9 @@ def test_bad_bytes_are_read_whole_or_refused_in_one_line(name: str) -> None:
     outcome = run_format(FORMATS[name], range(CASES.get(name, 50)))
     assert outcome.cases == CASES.get(name, 50)
     assert not outcome.findings, "\n".join(findings(outcome))
-    if name.endswith("-layout"):  # good files, in unusual forms
+    if name in READ_WHOLE:
         assert outcome.accepted == outcome.cases
-    else:
+    elif name not in MOSTLY_READ:
         assert outcome.refused > outcome.cases / 4
 
 

@@ -16,6 +16,7 @@ OPENERS: dict[str, Callable[[Path], Surface]] = {
     ".pcd": open_pcd,
     ".obj": open_model,
     ".glb": open_model,
+    ".gltf": open_model,
     ".las": open_las,
     ".laz": open_las,
     ".e57": open_e57,
@@ -23,7 +24,7 @@ OPENERS: dict[str, Callable[[Path], Surface]] = {
 
 
 def open_scan(path: Path) -> Surface:
-    """Open a PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file.
+    """Open a PLY, PCD, OBJ, GLB, glTF, LAS, LAZ or E57 file.
 
     Raises:
         DataError: The file is missing, of another kind, damaged, or without a vertex.

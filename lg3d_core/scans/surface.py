@@ -30,8 +30,8 @@ class Surface:
         is_double: Whether the file's positions need more digits than float32 has.
         up: Axis that points up by the format's own rule (glTF), or None where the format has no rule.
         scale: Metres of one unit by the format's own rule, or None.
-        paint: Gives colours of places on triangles by a texture, for corners `(places, 3)` and their weights
-            `(places, 3)`, uint8 `(places, 3)`; None where vertices have all the colours there are.
+        paint: Return the colours of places on triangles by their materials, uint8 `(places, 3)`, for the rows of their
+            triangles `(places,)` and the weights of the corners `(places, 3)`; None where vertices have all colours.
         doubts: Warnings: what the file lacks, or what could only be guessed.
     """
 

@@ -46,7 +46,7 @@ FULL_SIZE = 3.5
 """Metres; evidence from a smaller scan, which may be a corner of a room, counts less."""
 WEIGHTS = {"floor": 6.0, "contact": 3.0, "furniture": 3.0, "normals": 5.0, "low": 1.0, "height": 1.0}
 """Log-odds of one unit of each kind of evidence: a logistic fit, rounded, to 26 synthetic rooms and 20 partial, noisy
-and tilted versions of each (docs/design/0025-up-axis.md)."""
+and tilted versions of each (docs/design/0027-up-axis.md)."""
 REASONS = {
     "floor": "the largest bounding plane is below",
     "contact": "things touch it",
