@@ -196,6 +196,9 @@ def _stopped(message: str) -> None:
 
 
 def _kill_workers() -> None:
+    processes = sys.modules.get("lg3d_core.processes")
+    if processes is not None:
+        processes.kill_workers()
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()

@@ -21,6 +21,53 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system answers that has no locks, as some network file systems are mounted."""
 
 
+START_BYTES = 512
+FOREIGN_STARTS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull where it comes from"),
+    (b"<?xml", "an XML page, not the file itself: the download was refused; download it again"),
+    (b"<", "a web page (HTML), not the file itself: download it again, from the address of the file"),
+    (b"{", "a JSON text, not the file itself: download it again, and check the address"),
+    (b"[", "a JSON text, not the file itself: download it again, and check the address"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"BZh", "a bzip2 archive: unpack it first"),
+    (b"\xfd7zXZ", "an xz archive: unpack it first"),
+    (b"(\xb5/\xfd", "a Zstandard archive: unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
+    (b"Rar!", "a RAR archive: unpack it first"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"%PDF", "a PDF file"),
+    (b"\x89PNG", "a PNG image"),
+)
+"""What a download often is instead of the wanted binary file, by its first characters."""
+
+
+def recognise_foreign(path: Path) -> str | None:
+    """Return what a file is that should hold tensors, where its first bytes show that it does not.
+
+    Returns:
+        A phrase that continues "FILE is ..."; None for a file that may hold tensors, or that cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(START_BYTES)
+    except OSError:
+        return None
+    if not start:
+        return "empty: write or download it again"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
+        return None  # safetensors: eight bytes of a length, then JSON
+    text = start.removeprefix(b"\xef\xbb\xbf").removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
+    text = text.replace(b"\0", b"").lstrip() or start
+    for magic, what in FOREIGN_STARTS:
+        if text.startswith(magic):
+            return what
+    if start[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    if len(start) > 8 and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        return "a text file, not the file itself: download it again"
+    return None
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to the disk and renamed, on failure removed.
@@ -104,7 +151,7 @@ def _make_temporary(path: Path) -> tuple[Path, int]:
         os.close(mark)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     """Replace a file as a whole.
 
     Raises:
@@ -131,17 +178,22 @@ def _umask() -> int:
     return mask
 
 
-def sweep_temporaries(folder: Path, *, older_than: float = 0.0) -> int:
+def sweep_temporaries(folder: Path, *, of: str | None = None, older_than: float = 0.0) -> int:
     """Remove what killed processes left in a folder under temporary names, if it has not changed for so many seconds.
 
     What a living process is about to rename stays. On a file system without locks everything stays for an hour.
+
+    Args:
+        folder: Where to look.
+        of: Name of the only file whose temporaries are removed; None removes those of all files.
+        older_than: Age in seconds.
 
     Returns:
         How many files and folders were removed.
     """
     removed = 0
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        if not TEMPORARY_NAME.fullmatch(path.name):
+        if not TEMPORARY_NAME.fullmatch(path.name) or (of is not None and _target_of(path.name) != of):
             continue
         with suppress(OSError):  # its writer was faster, or it is another user's
             is_folder = path.is_dir()
@@ -160,6 +212,18 @@ def sweep_temporaries(folder: Path, *, older_than: float = 0.0) -> int:
             finally:
                 os.close(mark)
     return removed
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder where it is missing."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _target_of(temporary: str) -> str:
+    """The name that a temporary name stands for: `.NAME.12345678.tmp`."""
+    return temporary[1:].rpartition(".")[0].rpartition(".")[0]
 
 
 @contextmanager

@@ -1,14 +1,18 @@
-"""Many scans over several processes: results as they come, and no process left behind."""
+"""Jobs over several processes: results as they come, and no process left behind."""
 
-import itertools
-import multiprocessing
+import json
 import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Protocol, TypeVar
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, TypeVar
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, Lg3dError
 from lg3d_core.stopping import leave_stopping_to_parent
 
 
@@ -23,14 +27,79 @@ class NamedJob(Protocol):
 J = TypeVar("J", bound=NamedJob)
 R = TypeVar("R")
 
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from lg3d_core.processes import work; work(int(sys.argv[2]), int(sys.argv[3]))"
+)
+"""Program of a worker. It imports no more than this module before it follows its parent, and not the main module."""
+_workers: "set[_Worker]" = set()
+
 
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Worker:
+    """A process that does one job after the other, and the socket to it.
+
+    A socket and no queue: a queue has semaphores, which a killed process leaves in shared memory. When either end dies,
+    the other reads the end of the stream.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.job: Any = None
+        own, other = socket.socketpair()
+        self.connection = Connection(own.detach())
+        with other:
+            command = [sys.executable, "-c", START, json.dumps(sys.path), str(other.fileno()), str(os.getpid())]
+            # What is sent to the whole group before the worker has its handlers waits until then.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[other.fileno()])
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        _workers.add(self)
+        self.connection.send(function)
+
+    def start(self, job: Any) -> None:
+        """Send a job; its result is received later.
+
+        Raises:
+            OSError: The process died.
+        """
+        self.job = job
+        self.connection.send(job)
+
+    def receive(self) -> Any:
+        """Return the result of the job.
+
+        Raises:
+            Exception: What the function raised.
+            EOFError: The process died, as does `OSError`.
+        """
+        succeeded, result = self.connection.recv()
+        if not succeeded:
+            raise result
+        return result
+
+    def end(self, *, kill: bool) -> None:
+        """Wait until the process has ended; unless it is killed, it finishes its job."""
+        if kill:
+            self.process.kill()
+        self.connection.close()
+        self.process.wait()
+        _workers.discard(self)
+
+
+def kill_workers() -> None:
+    """Kill the workers of all unfinished calls of `run_in_processes`."""
+    for worker in list(_workers):
+        worker.process.kill()
+
+
 def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_processes: int) -> Iterator[tuple[J, R]]:
-    """Call a function for every job, in this process or in several, and give the results as they come.
+    """Call a function for every job, in this process or in several, and yield the results as they come.
 
     Args:
         function: Of a module, so that other processes find it; what it raises is raised here.
@@ -40,36 +109,94 @@ def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_proce
     Ctrl-C, or closing the generator early, kills the processes, whatever they are at.
 
     Raises:
-        DataError: A process died; the message names the scenes that it may have been at.
+        DataError: A process died; the message names the scene that it was at.
     """
     num_processes = min(num_processes or num_cores(), len(jobs))
     if num_processes <= 1:
         yield from ((job, function(job)) for job in jobs)
         return
-    # Spawned, not forked: a process that has loaded torch holds threads and locks that a fork would copy half-way.
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=leave_stopping_to_parent)
     waiting = iter(jobs)
-    running: dict[Future[R], J] = {}
+    workers: list[_Worker] = []
+    finished = False
     try:
-        while True:
-            for job in itertools.islice(waiting, num_processes + 1 - len(running)):
-                running[pool.submit(function, job)] = job
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                result = future.result()
-                yield running.pop(future), result
-    except (KeyboardInterrupt, GeneratorExit):  # nobody wants the rest, and a large scene may take a minute
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()
+        for _ in range(num_processes):
+            workers.append(_Worker(function))  # noqa: PERF401 - those before one that fails are ended
+        busy = {}
+        for worker in workers:
+            job = next(waiting)
+            busy[worker.connection] = worker
+            _start(worker, job)
+        while busy:
+            for connection in wait(list(busy)):
+                assert isinstance(connection, Connection)
+                worker = busy[connection]
+                done = worker.job
+                result = _receive(worker)
+                following = next(waiting, None)
+                if following is None:
+                    del busy[connection]
+                else:
+                    _start(worker, following)
+                yield done, result
+        finished = True
+    except Exception:  # the others finish what they are writing
+        finished = True
         raise
-    except BrokenProcessPool:
-        names = ", ".join(sorted(job.scene_id for job in running.values()))
-        raise DataError(
-            f"a worker process died (killed, or out of memory) at one of {names}: "
-            "run again, with fewer --jobs if memory is short; it continues"
-        ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in workers:
+            worker.end(kill=not finished)
+
+
+def _start(worker: _Worker, job: Any) -> None:
+    try:
+        worker.start(job)
+    except OSError:
+        raise _describe_death(worker) from None
+
+
+def _receive(worker: _Worker) -> Any:
+    try:
+        return worker.receive()
+    except (EOFError, ConnectionError):
+        raise _describe_death(worker) from None
+
+
+def _describe_death(worker: _Worker) -> DataError:
+    return DataError(
+        f"a worker process died (killed, or out of memory) at {worker.job.scene_id}: "
+        "run again, with fewer --jobs if memory is short; it continues"
+    )
+
+
+def work(descriptor: int, parent: int) -> None:
+    """Do the jobs that come through a socket; called in a worker process, which ends with the socket or its parent.
+
+    Args:
+        descriptor: Of the socket.
+        parent: Process id of the parent, which may be gone already.
+    """
+    leave_stopping_to_parent(parent)
+    connection = Connection(descriptor)
+    try:
+        function = connection.recv()
+        while True:
+            connection.send(_call(function, connection.recv()))
+    except (EOFError, ConnectionError):
+        pass
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)  # nothing is left to tidy up, and unloading large libraries takes time
+
+
+def _call(function: Callable[[Any], Any], job: Any) -> tuple[bool, Any]:
+    try:
+        return True, function(job)
+    except Exception as error:  # noqa: BLE001 - raised again in the parent
+        if not isinstance(error, Lg3dError):
+            error.add_note(traceback.format_exc())
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # noqa: BLE001 - pickling may call anything
+            return False, RuntimeError("".join(traceback.format_exception(error)))
+        return False, error

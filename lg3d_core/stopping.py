@@ -10,18 +10,24 @@ FOLLOW_SECONDS = 0.2
 """How often a process looks whether its parent is still there."""
 
 
-def leave_stopping_to_parent() -> None:
+def leave_stopping_to_parent(parent_id: int | None = None) -> None:
     """Called in a worker process, in its main thread: it ends when its parent says so or is gone.
 
     Ctrl-C and SIGTERM often reach a whole group of processes. The parent then decides what is saved, so a worker
     ignores Ctrl-C, and obeys a SIGTERM from its parent alone. A parent that was killed cannot say anything.
+
+    Args:
+        parent_id: Process id of the parent, which may be gone already; None for a process of `multiprocessing`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     forked_by = os.getppid()
     started_by = multiprocessing.parent_process()
-    parent = forked_by if started_by is None or started_by.pid is None else started_by.pid
+    if parent_id is not None:
+        parent = parent_id
+    else:
+        parent = forked_by if started_by is None or started_by.pid is None else started_by.pid
 
     def is_there() -> bool:
         if started_by is None or parent == forked_by:

@@ -42,9 +42,9 @@ def test_the_rows_are_percentages_done_by_hand() -> None:
     # the paper's precision and recall leave the absent tail class out
     rows = [" ".join(row) for row in group_table(EVALUATION).rows]
     assert rows == [
-        "vertices, miou_200 75.00 40.00 0.00 38.33 100.00 66.67 0.00 55.56 75.00 50.00 0.00 41.67",
+        "vertices, miou_3 75.00 40.00 0.00 38.33 100.00 66.67 0.00 55.56 75.00 50.00 0.00 41.67",
         "vertices, miou_present 75.00 40.00 - 57.50 100.00 66.67 - 83.33 75.00 50.00 - 62.50",
-        "voxels, miou_200 50.00 50.00 0.00 33.33 100.00 50.00 0.00 50.00 50.00 100.00 0.00 50.00",
+        "voxels, miou_3 50.00 50.00 0.00 33.33 100.00 50.00 0.00 50.00 50.00 100.00 0.00 50.00",
         "voxels, miou_present 50.00 50.00 - 50.00 100.00 50.00 - 75.00 50.00 100.00 - 75.00",
         "voxels, as the paper 50.00 50.00 0.00 33.33 100.00 100.00 - 100.00 50.00 100.00 - 75.00",
     ]
@@ -55,9 +55,9 @@ def test_the_narrow_table_has_the_same_figures() -> None:
     assert narrow.header == ["", "Head", "Common", "Tail", "All"]
     assert [cell for row in narrow.rows for cell in row[1:]] == [cell for row in wide.rows for cell in row[1:]]
     assert [row[0] for row in narrow.rows[:3]] == [
-        "vertices, miou_200: mIoU",
-        "vertices, miou_200: Precision",
-        "vertices, miou_200: Recall",
+        "vertices, miou_3: mIoU",
+        "vertices, miou_3: Precision",
+        "vertices, miou_3: Recall",
     ]
 
 

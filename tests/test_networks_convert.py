@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from lg3d_cli.__main__ import app
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
+from lg3d_core.language.anchors_file import load_anchors
 from lg3d_core.networks import NETWORK_PLANS, MinkUNet
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
@@ -27,6 +28,7 @@ from lg3d_core.networks.checkpoint import (
 from lg3d_core.networks.convert import Comparison, compare_checkpoint, write_conversion
 from lg3d_core.networks.minkowski_checkpoint import match_network
 from lg3d_core.networks.minkunet import NetworkPlan
+from lg3d_core.networks.torch_files import read_torch_file
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ConvertSettings, EvalSettings, FinetuneSettings
 from lg3d_core.training.finetune import finetune
@@ -152,6 +154,56 @@ def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, 
     if name.endswith(".pth"):  # its metadata are no hindrance to those who load it
         assert str(theirs.load_state_dict(state)) == "<All keys matched successfully>"
         assert_same_tensors(dict(theirs.state_dict()), dict(network.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.bin", "x.ckpt", "x.PTH"])
+def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, tmp_path: Path, name: str) -> None:
+    convert(state_dict, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(b"PK")
+    convert(tmp_path / name, tmp_path / "x.safetensors")
+    convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    found = load_tensors(tmp_path / "y.safetensors")
+    assert_same_tensors({name: found[name] for name in network.state_dict()}, dict(network.state_dict()))
+    assert (tmp_path / "y.safetensors").read_bytes()[8:9] == b"{"
+    with pytest.raises(SettingsError, match=rf"--to lg3d does not write a {Path(name).suffix} file.*\.safetensors"):
+        convert(state_dict, tmp_path / f"other-{name}", to="lg3d")
+    with pytest.raises(SettingsError, match=r"--to minkowski does not write a \.safetensors file.*\.ckpt"):
+        convert(state_dict, tmp_path / "z.safetensors", to="minkowski")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "x.safetensors", "y.safetensors"])
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(state_dict: Path, tmp_path: Path) -> None:
+    left, other = tmp_path / ".x.safetensors.0123abcd.tmp", tmp_path / ".y.safetensors.0123abcd.tmp"
+    left.touch()
+    other.touch()
+    convert(state_dict, tmp_path / "x.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "x.safetensors"]
+
+
+FOREIGN_FILES = {
+    b"<!DOCTYPE html><html>quota</html>": "a web page",
+    b"\xef\xbb\xbf \n<html lang='en'>": "a web page",
+    "\ufeff<!doctype html>".encode("utf-16-le"): "a web page",
+    b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>": "an XML page",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "a Git LFS pointer",
+    b'{"message": "Not Found"}': "a JSON text",
+    b"\x1f\x8b\x08\0\0\0\0\0\0\0": "a gzip archive",
+    b"Access denied. Sign in first.": "a text file",
+    b"": "empty",
+}
+
+
+@pytest.mark.parametrize("data", FOREIGN_FILES, ids=FOREIGN_FILES.values())
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors"])
+def test_a_download_that_is_something_else_is_named(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"cannot read the checkpoint .*: it is {FOREIGN_FILES[data]}"):
+        read_info(path)
+    with pytest.raises(CheckpointError, match=f"it is {FOREIGN_FILES[data]}"):
+        read_torch_file(path)
+    with pytest.raises(DataError, match=f"it is {FOREIGN_FILES[data]}"):
+        load_anchors(path)
 
 
 def test_what_is_written_for_minkowski_engine_is_what_its_users_load(network: MinkUNet, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ import pytest
 from lg3d_core.errors import DataError
 from lg3d_core.files import lock_file
 from lg3d_core.progress import Progress
+from lg3d_core.seal import SEAL_BYTES
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.store import PrepareReport, SceneStore, prepare_store
 from lg3d_core.store import prepare as prepare_module
 from lg3d_core.store.scene_file import read_scene_file, read_scene_header
-from lg3d_core.store.seal import SEAL_BYTES
 from tests import box_rooms
 
 IDS = [f"scene900{k}_00" for k in range(5)]

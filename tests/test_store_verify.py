@@ -12,9 +12,9 @@ import pytest
 
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
+from lg3d_core.seal import SEAL_BYTES, require_seal, seal, sealed_digest
 from lg3d_core.settings import PrepareSettings, StoreCheckSettings
 from lg3d_core.store import VerifyReport, prepare_store, verify_store
-from lg3d_core.store.seal import SEAL_BYTES, require_seal, seal, sealed_digest
 from tests import box_rooms
 
 IDS = [f"scene900{k}_00" for k in range(5)]

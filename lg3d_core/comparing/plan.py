@@ -34,6 +34,7 @@ NOT_RESULTS = {
     "validate_every",
     "anchors",
     "start",
+    "allow_leak",
 }
 """Settings that do not decide what a run gives, or that stand for files whose makers are told apart by themselves."""
 
@@ -182,6 +183,9 @@ def _plan_run(
     }
     finetune = FinetuneSettings.from_table(table, source=source, epochs=settings.epochs, **shared)
     pretrain = PretrainSettings.from_table(table, source=source, epochs=settings.pretrain_epochs, **shared)
+    finetune = replace(finetune, allow_leak=finetune.allow_leak or settings.allow_leak)
+    if finetune.start != SCRATCH:
+        _require_no_leak(pretrain, finetune, source)
     steps: list[Step] = []
     before, grounded = SCRATCH, finetune.start != SCRATCH and pretrain.method == "language"
     anchors = ""
@@ -201,6 +205,23 @@ def _plan_run(
     folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
     steps.append(_train_step(finetune, folder, tuple(step.folder for step in steps[-1:]), split=settings.split))
     return steps
+
+
+def _require_no_leak(pretrain: PretrainSettings, finetune: FinetuneSettings, source: str) -> None:
+    """Refuse a label budget of fine-tuning alone: pre-training would have seen the labels that it hides.
+
+    Raises:
+        SettingsError: Unless leaks are allowed.
+    """
+    own, before = ((each.limited, each.limited_seed) for each in (finetune, pretrain))
+    if finetune.limited is None or own == before or pretrain.method == "csc" or finetune.allow_leak:
+        return
+    had = "all labels" if pretrain.limited is None else f"limited = {pretrain.limited:g}"
+    raise SettingsError(
+        f"{source}: pre-training has {had} and fine-tuning limited = {finetune.limited:g} (seed "
+        f"{finetune.limited_seed}), so it would see labels that fine-tuning hides: set limited for both, at the top of "
+        "the recipe or by --set limited=SHARE, or pass --allow-leak"
+    )
 
 
 def _plan_anchors(settings: CompareSettings, table: dict[str, Any], network: NetworkName, *, source: str) -> list[Step]:

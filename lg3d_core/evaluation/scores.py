@@ -79,6 +79,11 @@ class Scores:
         return self.means["all"].iou
 
     @property
+    def miou_name(self) -> str:
+        """What that mean is called: by the number of categories, such as `miou_20`."""
+        return f"miou_{len(self.vocabulary)}"
+
+    @property
     def miou_present(self) -> float:
         """Mean IoU over the categories with ground truth in the evaluated scenes; nan where there is none."""
         return self.means_present["all"].iou
@@ -111,7 +116,7 @@ class Scores:
             strict=True,
         )
         return {
-            "miou_200": none_if_undefined(self.miou_200),
+            self.miou_name: none_if_undefined(self.miou_200),
             "miou_present": none_if_undefined(self.miou_present),
             "accuracy": none_if_undefined(self.accuracy),
             "num_evaluated": self.num_evaluated,

@@ -28,7 +28,7 @@ def group_table(evaluation: "Evaluation") -> Table:
     header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in groups)]
     rows = []
     for level, scores in (("vertices", evaluation.vertex), ("voxels", evaluation.voxel)):
-        rows.append([f"{level}, miou_200", *_cells(scores.means, ("iou", "precision", "recall"))])
+        rows.append([f"{level}, {scores.miou_name}", *_cells(scores.means, ("iou", "precision", "recall"))])
         rows.append([f"{level}, miou_present", *_cells(scores.means_present, ("iou", "precision", "recall"))])
     paper = _cells(evaluation.voxel.means, ("iou", "precision_paper", "recall_paper"))
     rows.append(["voxels, as the paper", *paper])

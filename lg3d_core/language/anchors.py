@@ -7,7 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import SettingsError, UsageError
-from lg3d_core.language.anchors_file import Anchors, describe_projection, fit_projection, project_anchors, save_anchors
+from lg3d_core.language.anchors_file import (
+    Anchors,
+    describe_projection,
+    find_equal,
+    fit_projection,
+    project_anchors,
+    save_anchors,
+)
 from lg3d_core.language.bundled import load_bundled_anchors
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
 from lg3d_core.language.prompts import fill_prompts
@@ -47,7 +54,14 @@ def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
     projection = describe_projection(len(vocabulary), source.dim, dim, centred=settings.centred)
     vectors = project_anchors(source.vectors, dim, centred=settings.centred)
     way = None if projection == "none" else fit_projection(source.vectors, dim, centred=settings.centred)
-    save_anchors(settings.anchors, Anchors(vectors, source.names, {**source.metadata, "projection": projection}, way))
+    made = Anchors(vectors, source.names, {**source.metadata, "projection": projection}, way)
+    equal = find_equal(made)
+    if equal is not None:
+        progress.warn(
+            f"the anchors of {equal[0]!r} and {equal[1]!r} have the same direction, and training refuses them: use "
+            "another --encoder or --prompt, or a larger --dim"
+        )
+    save_anchors(settings.anchors, made)
     progress.note(
         f"{len(vocabulary)} anchors of width {dim} by {source.metadata['encoder']} (projection: {projection})"
     )

@@ -14,10 +14,18 @@ import safetensors
 import safetensors.numpy
 
 from lg3d_core.errors import DataError, ShapeError
-from lg3d_core.files import atomic_path
+from lg3d_core.files import recognise_foreign, sweep_temporaries, write_bytes
+from lg3d_core.seal import NO_SEAL, SEAL_KEY, require_sealed_safetensors, seal_safetensors
 from lg3d_core.vocabulary import Vocabulary
 
 FORMAT = "lg3d anchors 1"
+"""What versions wrote that did not seal anchors."""
+SEALED_FORMAT = "lg3d anchors 2"
+MIN_LENGTH, MAX_LENGTH = 1e-3, 1e4
+"""Lengths that a text feature can have, normalised or not; others are damage."""
+SAME_DIRECTION = 1 - 1e-10
+"""Cosine above which two anchors name one direction: the rounding of float32 moves it by less."""
+BLOCK_ROWS = 1024
 BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"
 METADATA_KEYS = ("encoder", "weights", "prompt", "vocabulary_digest", "projection")
@@ -134,15 +142,21 @@ def save_anchors(path: Path, anchors: Anchors) -> None:
     """Write anchors as safetensors; a file that was there is replaced at once or not at all.
 
     Raises:
+        ShapeError: A vector's length is out of range.
         DataError: The file cannot be written (no such folder, no permission, a full disk); nothing is left behind.
     """
-    metadata = {**anchors.metadata, "format": FORMAT, "names": json.dumps(list(anchors.names), ensure_ascii=False)}
+    _require_lengths(anchors)
+    metadata = {
+        **anchors.metadata,
+        "format": SEALED_FORMAT,
+        "names": json.dumps(list(anchors.names), ensure_ascii=False),
+    }
+    metadata[SEAL_KEY] = NO_SEAL
     tensors = {"anchors": np.ascontiguousarray(anchors.vectors)}
     if anchors.projection is not None:
         tensors |= {f"projection.{name}": np.ascontiguousarray(value) for name, value in _named(anchors.projection)}
-    data = safetensors.numpy.save(tensors, metadata=metadata)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+    sweep_temporaries(path.parent, of=path.name)
+    write_bytes(path, seal_safetensors(safetensors.numpy.save(tensors, metadata=metadata)))
 
 
 def load_anchors(path: Path) -> Anchors:
@@ -154,12 +168,19 @@ def load_anchors(path: Path) -> Anchors:
     again = "make it again with `lg3d anchors`"
     if not path.is_file():
         raise DataError(f"no anchors file {path}: {again}, or name another with --anchors")
+    foreign = recognise_foreign(path)
+    if foreign is not None:
+        raise DataError(f"anchors {path} cannot be read: it is {foreign}, or {again}")
+    is_sealed = require_sealed_safetensors(path, again=again)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata: dict[str, str] = dict(file.metadata() or {})
             keys = list(file.keys())
             projected = sorted(keys) == ["anchors", "projection.matrix", "projection.mean"]
-            if metadata.get("format") != FORMAT or not (projected or keys == ["anchors"]):
+            known = metadata.get("format") in (FORMAT, SEALED_FORMAT)
+            if metadata.get("format") == SEALED_FORMAT and not is_sealed:
+                raise DataError(f"{path}: damaged: its checksum is missing; {again}")
+            if not known or not (projected or keys == ["anchors"]):
                 raise DataError(f"{path} is no anchors file of this version (it holds {', '.join(keys)}): {again}")
             dtypes = sorted({file.get_slice(name).get_dtype() for name in keys})
             if dtypes != ["F32"]:
@@ -173,13 +194,44 @@ def load_anchors(path: Path) -> Anchors:
         raise DataError(f"anchors {path} cannot be read ({error}): {again}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"anchors {path} hold no list of category names: {again}")
-    own = {key: value for key, value in metadata.items() if key not in ("format", "names")}
+    own = {key: value for key, value in metadata.items() if key not in ("format", "names", SEAL_KEY)}
     try:
         if projection is not None and vectors.ndim == 2:
             _require_projection(projection, vectors.shape[1])
-        return Anchors(vectors, tuple(names), own, projection)
+        anchors = Anchors(vectors, tuple(names), own, projection)
+        _require_lengths(anchors)
+        return anchors
     except ShapeError as error:
         raise DataError(f"anchors {path} cannot be used: {error}; {again}") from None
+
+
+def _require_lengths(anchors: Anchors) -> None:
+    """Refuse vectors of a length that no text feature has.
+
+    Raises:
+        ShapeError: Naming the category.
+    """
+    lengths = np.linalg.norm(anchors.vectors.astype(np.float64), axis=1)
+    odd = np.flatnonzero((lengths < MIN_LENGTH) | (lengths > MAX_LENGTH))
+    if len(odd):
+        row = int(odd[0])
+        raise ShapeError(
+            f"the anchor of {anchors.names[row]!r} has length {float(lengths[row]):.3g}, expected {MIN_LENGTH:g} to "
+            f"{MAX_LENGTH:g}"
+        )
+
+
+def find_equal(anchors: Anchors) -> tuple[str, str] | None:
+    """Return the names of the first two categories whose anchors have the same direction, or None."""
+    unit = anchors.vectors.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for first in range(0, len(unit), BLOCK_ROWS):
+        cosines = unit[first : first + BLOCK_ROWS] @ unit[first:].T
+        pairs = np.argwhere(np.triu(cosines, 1) > SAME_DIRECTION)
+        if len(pairs):
+            one, other = (anchors.names[first + int(row)] for row in pairs[0])
+            return one, other
+    return None
 
 
 def _named(projection: Projection) -> list[tuple[str, npt.NDArray[np.float32]]]:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lg3d_core.errors import CheckpointError
-from lg3d_core.files import write_bytes
+from lg3d_core.errors import CheckpointError, DataError
+from lg3d_core.files import recognise_foreign, write_bytes
 from lg3d_core.networks.minkowski_checkpoint import (
     STEM_SIZES,
     VOXEL_SIZE,
@@ -31,8 +31,12 @@ from lg3d_core.networks.minkowski_checkpoint import (
 from lg3d_core.networks.minkunet import NETWORK_PLANS, MinkUNet
 from lg3d_core.networks.torch_files import is_torch_file
 from lg3d_core.progress import Progress
+from lg3d_core.seal import NO_SEAL, SEAL_KEY, require_sealed_safetensors, seal_safetensors
 
 FORMAT = "lg3d-checkpoint-1"
+"""What versions wrote that did not seal checkpoints."""
+SEALED_FORMAT = "lg3d-checkpoint-2"
+AGAIN = "copy it again, or use another checkpoint of the run"
 MAX_CLASSES = 32_767
 """What a label can count."""
 MAX_VOXEL_SIZE = 100.0
@@ -68,6 +72,9 @@ class CheckpointInfo:
     """Edge of the network's first kernel."""
     final_relu: bool = False
     """Whether the last block ends with a ReLU."""
+    labels_seen: str | None = None
+    """Which labels of the training scenes the weights depend on: digests of label budgets, or `all`, separated by
+    commas; empty for none; None where older versions or weights from elsewhere do not tell."""
 
     def build_network(self, *, num_classes: int | None) -> MinkUNet:
         """Build the network, with fresh weights."""
@@ -82,7 +89,8 @@ def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> Non
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     # Made in memory: writing to a path, safetensors would leave a file under a name of its own when it is killed.
-    write_bytes(path, save(tensors, {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info))}))
+    metadata = {"format": SEALED_FORMAT, "info": json.dumps(dataclasses.asdict(info)), SEAL_KEY: NO_SEAL}
+    write_bytes(path, seal_safetensors(save(tensors, metadata)))
 
 
 def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
@@ -100,13 +108,16 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     if is_torch_file(path):
         foreign, match = _read_whole(path)
         return describe_foreign(foreign, match, final_relu=final_relu)
+    is_sealed = _require_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in (FORMAT, SEALED_FORMAT):
             raise CheckpointError(
                 f"{path} is no lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})"
             )
+        if metadata["format"] == SEALED_FORMAT and not is_sealed:
+            raise CheckpointError(f"{path}: damaged: its checksum is missing; {AGAIN}")
         info = CheckpointInfo(**json.loads(metadata["info"]))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
@@ -123,6 +134,17 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     return info
 
 
+def _require_whole(path: Path) -> bool:
+    """Refuse a file that is something else than a checkpoint, or damaged; return whether it is sealed."""
+    foreign = recognise_foreign(path)
+    if foreign is not None:
+        raise CheckpointError(f"cannot read the checkpoint {path}: it is {foreign}")
+    try:
+        return require_sealed_safetensors(path, again=AGAIN)
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+
+
 def _require_info(info: CheckpointInfo, path: Path) -> None:
     """Hold every field against its type and range, before a network is built of them."""
     texts = (info.vocabulary, info.vocabulary_digest, info.settings)
@@ -136,6 +158,7 @@ def _require_info(info: CheckpointInfo, path: Path) -> None:
         (_is_whole(info.epoch, 0, 1 << 31), "epoch"),
         (_is_whole(info.stem_size, 1, 5) and info.stem_size in STEM_SIZES.values(), "stem_size"),
         (type(info.final_relu) is bool, "final_relu"),
+        (info.labels_seen is None or isinstance(info.labels_seen, str), "labels_seen"),
     ):
         if not fits:
             raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its {what} makes no sense")
@@ -201,6 +224,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     if is_torch_file(path):
         return read_tensors(*_read_whole(path))
+    _require_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -243,6 +267,7 @@ def describe_foreign(foreign: Foreign, match: Match, *, final_relu: bool | None 
         epoch=foreign.epoch,
         stem_size=match.stem_size,
         final_relu=require_final_relu(foreign, match, given=final_relu),
+        labels_seen=facts.get("labels_seen"),
     )
 
 
@@ -278,14 +303,27 @@ def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_re
 
 
 def newest_checkpoint(runs: Path, kind: str) -> Path | None:
-    """The last checkpoint of the newest run of a kind, or None where there is none."""
+    """The last checkpoint of the newest run of a kind, or None where there is none.
+
+    Raises:
+        CheckpointError: The card of a run is damaged, so its kind is unknown.
+    """
     found = [path for path in runs.glob(f"*/{CHECKPOINT_NAME}") if _kind_of_run(path.parent) == kind]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _kind_of_run(folder: Path) -> str | None:
+    """`pretrain` or `finetune` as the card of a run says; None without a card."""
+    path = folder / "card.json"
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        card = json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
-    return card.get("kind") if isinstance(card, dict) else None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path} ({error.strerror}): name the run to use, or remove it") from None
+    except (ValueError, RecursionError):
+        card = None
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path} is damaged (no JSON object): name the run to use, or remove the damaged one")
+    kind = card.get("kind")
+    return kind if isinstance(kind, str) else None

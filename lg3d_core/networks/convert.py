@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import CheckpointError, UsageError
-from lg3d_core.files import atomic_path
+from lg3d_core.errors import CheckpointError, SettingsError, UsageError
+from lg3d_core.files import atomic_path, sweep_temporaries
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
     describe_foreign,
@@ -34,6 +34,14 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import ConvertSettings
 
 LIGHTNING_SUFFIX = ".ckpt"
+FORM_BY_SUFFIX = {
+    ".safetensors": "lg3d",
+    LIGHTNING_SUFFIX: "minkowski",
+    ".pth": "minkowski",
+    ".pt": "minkowski",
+    ".bin": "minkowski",
+}
+"""What a file of that name holds; other names say nothing."""
 LIGHTNING_FORM = "1.6.0"
 """Version of Lightning whose form of checkpoint is written."""
 PREFIX = "model."
@@ -177,7 +185,7 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
 
     Raises:
         CheckpointError: Less than a full match without `--partial`, or values that are not finite.
-        UsageError: The checkpoint would overwrite itself.
+        UsageError: The checkpoint would overwrite itself, or `--out` and `--to` name different formats.
         DataError: The file system refused.
     """
     match, path = comparison.match, settings.out
@@ -193,14 +201,34 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{comparison.source}: tensor {name} holds values that are not finite")
-    target = settings.to
-    if target == "auto":
-        target = "minkowski" if comparison.origin == "lg3d" else "lg3d"
+    target = choose_form(settings, comparison.origin)
+    sweep_temporaries(path.parent, of=path.name)
     if target == "lg3d":
         save_checkpoint(path, network, comparison.info)
     else:
         _save_for_minkowski(path, network.state_dict(), comparison.info)
     return path
+
+
+def choose_form(settings: ConvertSettings, origin: str) -> str:
+    """Return the form to write: `lg3d` or `minkowski`, as `--to` or else the file's name says.
+
+    Args:
+        settings: With the name of the file.
+        origin: `Comparison.origin`; decides where neither says anything: the other form.
+
+    Raises:
+        SettingsError: The name says one form and `--to` the other.
+    """
+    by_name = FORM_BY_SUFFIX.get(settings.out.suffix.lower())
+    if settings.to == "auto":
+        return by_name or ("minkowski" if origin == "lg3d" else "lg3d")
+    if by_name not in (None, settings.to):
+        suffixes = [suffix for suffix, form in FORM_BY_SUFFIX.items() if form == settings.to]
+        raise SettingsError(
+            f"--to {settings.to} does not write a {settings.out.suffix} file: name --out with {' or '.join(suffixes)}"
+        )
+    return settings.to
 
 
 def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
@@ -214,7 +242,7 @@ def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointIn
         for name, value in json.loads(json.dumps(info.__dict__)).items()
         if value is not None and name != "settings"
     }
-    if path.suffix != LIGHTNING_SUFFIX:
+    if path.suffix.lower() != LIGHTNING_SUFFIX:
         content._metadata = OrderedDict({OWN_FACTS: facts})  # type: ignore[attr-defined]
     else:
         content = {

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import CheckpointError
+from lg3d_core.files import recognise_foreign
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -227,6 +228,9 @@ def read_torch_file(path: Path) -> TorchFile:
     Raises:
         CheckpointError: No such file, a bare pickle, a TorchScript archive, or damaged.
     """
+    foreign = recognise_foreign(path)
+    if foreign is not None:
+        raise CheckpointError(f"cannot read the checkpoint {path}: it is {foreign}")
     try:
         with path.open("rb") as stream:
             is_archive = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC

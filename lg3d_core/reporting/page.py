@@ -136,9 +136,9 @@ def _scores(content: PageContent) -> str:
     return _section(
         "scores",
         "Scores by split",
-        "In percent, as lg3d eval prints them. miou_200 counts a category without ground truth as 0, as the paper "
-        "does; miou_present leaves it out. The last row is the one to hold against the paper's tables."
-        + (" The best run in each row of figures is in bold." if best else ""),
+        f"In percent, as lg3d eval prints them. {scored[0][1].vertex.miou_name} counts a category without ground "
+        "truth as 0, as the paper does; miou_present leaves it out. The last row is the one to hold against the "
+        "paper's tables." + (" The best run in each row of figures is in bold." if best else ""),
         f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>',
     )
 

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.files import sweep_temporaries, write_bytes
+from lg3d_core.files import is_writable, sweep_temporaries, write_bytes
 from lg3d_core.progress import Progress
+from lg3d_core.seal import seal
 from lg3d_core.store.scene_file import (
     LIBRARY_VERSIONS,
     add_column,
@@ -35,7 +36,6 @@ from lg3d_core.store.scene_file import (
     read_column,
     require_whole,
 )
-from lg3d_core.store.seal import seal
 
 if TYPE_CHECKING:
     from lg3d_core.store.budgets import Budget
@@ -139,8 +139,10 @@ class InstanceBank:
         return found
 
 
-def ensure_bank(store: "SceneStore", *, budget: "Budget | None", progress: Progress) -> InstanceBank:
-    """Read the bank of a store and label budget, or cut it and write it.
+def ensure_bank(
+    store: "SceneStore", *, budget: "Budget | None", progress: Progress, elsewhere: Path | None = None
+) -> InstanceBank:
+    """Read the bank of a store and label budget, or cut it and write it: into `elsewhere` if the store is read-only.
 
     Where the vocabulary has no tail categories, or the training scenes no object of one, the bank is empty.
 
@@ -148,14 +150,19 @@ def ensure_bank(store: "SceneStore", *, budget: "Budget | None", progress: Progr
         DataError: A damaged store, or the file cannot be written.
     """
     key = bank_key(store, budget)
-    path = store.path / BANK_FOLDER / f"{GROUP}-{key}.h5"
-    if path.exists():
+    name = f"{GROUP}-{key}.h5"
+    places = [store.path / BANK_FOLDER / name] + ([] if elsewhere is None else [elsewhere / name])
+    for path in filter(Path.exists, places):
         try:
             return load_bank(path, key=key)
         except DataError as error:
             progress.warn(f"the instance bank is made again: {error}")
+    path = places[0]
+    if len(places) > 1 and not is_writable(path.parent):
+        path = places[1]
+        progress.note(f"{store.path} is read-only: the instance bank goes to {path}")
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
     sweep_temporaries(path.parent)

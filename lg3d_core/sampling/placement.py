@@ -5,6 +5,7 @@ Source: section 3.2, instance sampling. An object that finds no place is left ou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -102,7 +103,7 @@ class InstancePasting:
 
 
 def open_pasting(
-    store: "SceneStore", *, budget: "Budget | None", count: int, progress: Progress
+    store: "SceneStore", *, budget: "Budget | None", count: int, progress: Progress, elsewhere: Path | None = None
 ) -> InstancePasting | None:
     """Instance sampling from a store's bank, which is made where it is missing; None, with a warning, if it is empty.
 
@@ -111,11 +112,12 @@ def open_pasting(
         budget: Labels outside it are not seen.
         count: Objects per scene.
         progress: Told how large the bank is.
+        elsewhere: Folder of the bank if the store cannot be written.
 
     Raises:
         DataError: A damaged store, or the bank cannot be written.
     """
-    bank = ensure_bank(store, budget=budget, progress=progress)
+    bank = ensure_bank(store, budget=budget, progress=progress, elsewhere=elsewhere)
     if len(bank) == 0:
         progress.warn(f"no instance sampling: the training scenes have no objects of {GROUP} categories")
         return None

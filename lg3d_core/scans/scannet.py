@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -100,8 +101,8 @@ class Scan(NamedTuple):
 def find_scans(raw: Path) -> list[ScanFiles]:
     """List the scans in `raw/scans` and `raw/scans_test`, sorted by id.
 
-    Every folder there that is not hidden counts as a scan: one without a mesh fails when it is read, and is not passed
-    over. The same id in both folders is listed twice.
+    Every folder there that is not hidden counts as a scan: one without a mesh, or a link to a folder that is missing,
+    fails when it is read, and is not passed over. The same id in both folders is listed twice.
 
     Raises:
         DataError: No such folder, or it holds no scan; the message says which folder to give.
@@ -113,11 +114,18 @@ def find_scans(raw: Path) -> list[ScanFiles]:
         for name in SCANS_FOLDERS
         if (raw / name).is_dir()
         for folder in (raw / name).iterdir()
-        if folder.is_dir() and not folder.name.startswith(".")
+        if not folder.name.startswith(".") and _is_scan(folder)
     ]
     if not found:
         raise DataError(f"{raw} holds no scans: expected folders {raw}/scans/scene0000_00/{_hint(raw)}")
     return sorted(found, key=lambda files: (files.scene_id, files.is_test))
+
+
+def _is_scan(folder: Path) -> bool:
+    try:
+        return folder.is_dir() or (folder.is_symlink() and not folder.exists())
+    except OSError:  # a disk that does not answer, or no permission
+        return True
 
 
 def _hint(raw: Path) -> str:
@@ -243,6 +251,9 @@ def require_id(files: ScanFiles) -> None:
 
 def missing_files(files: ScanFiles) -> list[str]:
     """One line for each missing file without which a scan cannot be read."""
+    if files.folder.is_symlink() and not files.folder.exists():
+        target = os.readlink(files.folder)
+        return [f"{files.folder}: a link to {target}, which is missing: mount the disk, or remove the link"]
     found = []
     if not files.mesh.exists():
         dense = files.folder / f"{files.scene_id}{DENSE_MESH_SUFFIX}"

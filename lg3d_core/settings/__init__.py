@@ -60,7 +60,7 @@ from lg3d_core.settings.inference import (
     ScanSettings,
     ViewSettings,
 )
-from lg3d_core.settings.training import RESUMABLE, FinetuneSettings, PretrainSettings, TrainSettings
+from lg3d_core.settings.training import FIT_MEMORY, RESUMABLE, FinetuneSettings, PretrainSettings, TrainSettings
 
 COMMANDS: dict[str, type[Settings]] = {
     cls.command: cls
@@ -88,6 +88,7 @@ COMMANDS: dict[str, type[Settings]] = {
 __all__ = [
     "COMMANDS",
     "CONFIG_NAME",
+    "FIT_MEMORY",
     "NOT_SAVED",
     "RESUMABLE",
     "Alpha",

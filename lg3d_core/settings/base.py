@@ -24,8 +24,8 @@ from lg3d_core.settings.fields import Field, Option, Panel, fields_of
 S = TypeVar("S", bound="Settings")
 
 CONFIG_NAME = "lg3d.toml"
-NOT_SAVED = ("json", "quiet")
-"""Fields that say how a command reports; saved settings leave them out."""
+NOT_SAVED = ("json", "quiet", "overrides")
+"""Fields that concern one call: how it reports, and what it overrides; saved settings leave them out."""
 
 
 def _shown(value: object) -> str:

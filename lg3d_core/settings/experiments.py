@@ -102,6 +102,11 @@ class CompareSettings(StoreFields, DeviceFields):
         Doc("Any other value, as key=value or command.key=value."),
         Option("--set", panel=Panel.OVERRIDES),
     ] = ()
+    allow_leak: Annotated[
+        bool,
+        Doc("Fine-tune with a label budget after pre-training with other labels."),
+        Option(panel=Panel.OVERRIDES),
+    ] = False
     split: Annotated[Split, Doc("Split to score."), Option(panel=Panel.TABLE)] = "val"
     classes: Annotated[
         ScoredClasses,

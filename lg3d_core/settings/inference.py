@@ -24,7 +24,7 @@ from lg3d_core.settings.shared import (
     WeightsFields,
 )
 
-SCAN_FILES = "PLY, PCD, OBJ or GLB file, or scene id of the store."
+SCAN_FILES = "PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or scene id of the store."
 UNITS = ("auto", "m", "cm", "mm", "in", "ft")
 
 
@@ -62,7 +62,7 @@ class ConvertSettings(WeightsFields):
     out: Annotated[
         Path, Doc("File to write; for MinkowskiEngine, .ckpt gives a Lightning checkpoint, else a state dict.")
     ]
-    to: Annotated[CheckpointForm, Doc("Form to write; auto: the other form than the file's.")] = "auto"
+    to: Annotated[CheckpointForm, Doc("Form to write; auto: by the name of --out.")] = "auto"
     voxel_size: Annotated[
         Metres | None, Doc("Voxel edge in metres."), Option(default="as recorded in the file, else 0.02")
     ] = None

@@ -43,8 +43,11 @@ Milestones = Annotated[
     Doc("Milestones of the step schedule, as fractions of all epochs."),
     Option(panel=Panel.ADVANCED),
 ]
-RESUMABLE = ("micro_batch", "max_voxels")
-"""Fields that a resumed run may override: how its batches fit into memory."""
+FIT_MEMORY = ("micro_batch", "max_voxels")
+"""Fields that decide how batches fit into memory."""
+RESUMABLE = (*FIT_MEMORY, "store", "anchors", "learning_rate")
+"""Fields that a resumed run may override: an equal store or equal anchors may be elsewhere, and a run that diverged
+resumes with a lower rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,9 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
         Doc("Folder of an interrupted run to resume, with its own settings."),
         Option(panel=Panel.RUN, completes="runs"),
     ] = None
+    overrides: Annotated[
+        tuple[str, ...], Doc("Fields that override those of the resumed run."), Option(recipe_only=True)
+    ] = ()
     validate_every: Annotated[
         NotNegative, Doc("Epochs between validations; 0: only after the last epoch."), Option(panel=Panel.RUN)
     ] = 1
@@ -159,8 +165,13 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
         others = [name for name in typed if name not in ("resume", "json", "quiet", *RESUMABLE)]
         if others:
             names = ", ".join(option_name(cls, name) for name in others)
-            raise UsageError(f"--resume uses the run's own settings: leave out {names}", fields=tuple(others))
-        return cls.from_table({}, source="", **typed)
+            allowed = ", ".join(option_name(cls, name) for name in RESUMABLE)
+            raise UsageError(
+                f"--resume uses the run's own settings: leave out {names} (only {allowed} override them)",
+                fields=tuple(others),
+            )
+        overrides = tuple(name for name in typed if name in RESUMABLE)
+        return cls.from_table({}, source="", **typed, overrides=overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +287,11 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
         Doc("Class weights of the weighted losses: falling with log n, or as printed in equation 5."),
         Option(panel=Panel.LOSS),
     ] = "inverse-log"
+    allow_leak: Annotated[
+        bool,
+        Doc("Start from a checkpoint that was trained with other labels than --limited keeps."),
+        Option(panel=Panel.DATA),
+    ] = False
     instances: Annotated[
         NotNegative,
         Doc("Objects of tail categories that augmentation adds to each training scene."),

@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError, UsageError
-from lg3d_core.files import sweep_temporaries, write_bytes
+from lg3d_core.files import is_writable, sweep_temporaries, write_bytes
 from lg3d_core.progress import Progress
+from lg3d_core.seal import seal
 from lg3d_core.store.scene_file import (
     CHUNK_ROWS,
     LIBRARY_VERSIONS,
@@ -38,7 +39,6 @@ from lg3d_core.store.scene_file import (
     read_column,
     require_whole,
 )
-from lg3d_core.store.seal import seal
 
 if TYPE_CHECKING:
     from lg3d_core.store.scene_store import SceneStore
@@ -110,10 +110,19 @@ class Budget:
 AGAIN = "delete the file, it is made again"
 
 
-def ensure_budget(store: "SceneStore", ratio: float, *, seed: int = 0, progress: Progress) -> Budget:
+def ensure_budget(
+    store: "SceneStore", ratio: float, *, seed: int = 0, progress: Progress, elsewhere: Path | None = None
+) -> Budget:
     """Read a label budget of a store, or choose it and write `STORE/budgets/<ratio>-seed<seed>.h5`.
 
     One that was made for other training scenes is replaced.
+
+    Args:
+        store: Whose training scenes are labelled.
+        ratio: Share of each object's points, above 0 and at most 1.
+        seed: Of the choice.
+        progress: Reports the choice.
+        elsewhere: Folder of the file if the store cannot be written.
 
     Raises:
         UsageError: `ratio` or `seed` is out of range.
@@ -123,8 +132,11 @@ def ensure_budget(store: "SceneStore", ratio: float, *, seed: int = 0, progress:
         raise UsageError(f"--limited must be above 0 and at most 1 (0.05 is 5 %), got {ratio!r}")
     if seed < 0:
         raise UsageError(f"--limited-seed must be 0 or more, got {seed!r}")
-    path = store.path / BUDGETS_FOLDER / f"{float(ratio)!r}-seed{seed}.h5"
-    if path.exists():
+    name = f"{float(ratio)!r}-seed{seed}"
+    places = [store.path / BUDGETS_FOLDER / f"{name}.h5"]
+    if elsewhere is not None:
+        places.append(elsewhere / f"{name}-{store.train_digest}.h5")
+    for path in filter(Path.exists, places):
         try:
             found = load_budget(path, num_classes=len(store.vocabulary))
         except DataError as error:
@@ -133,10 +145,14 @@ def ensure_budget(store: "SceneStore", ratio: float, *, seed: int = 0, progress:
             if (found.ratio, found.seed, found.train_digest) == (float(ratio), seed, store.train_digest):
                 return found
             progress.note(f"{path} was made for other training scenes and is made again")
+    path = places[0]
+    if len(places) > 1 and not is_writable(path.parent):
+        path = places[1]
+        progress.note(f"{store.path} is read-only: the label budget goes to {path}")
     if not store.scene_ids("train"):
         raise DataError(f"{store.path} has no training scenes, so there are no labels to limit")
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
     sweep_temporaries(path.parent)

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ from lg3d_core.progress import Progress
 from lg3d_core.scans import Scan, ScanFiles, find_scans, read_scan
 from lg3d_core.scans.files import read_file
 from lg3d_core.scans.scannet import digest_scan, require_files
+from lg3d_core.seal import seal, sealed_digest
 from lg3d_core.settings import PrepareSettings, StoreCheckSettings
 from lg3d_core.store.scene_file import Scene, SceneHeader, read_scene_file, read_scene_header, write_scene_file
 from lg3d_core.store.scene_store import INDEX_NAME, SCENES_FOLDER, SceneStore, write_index
-from lg3d_core.store.seal import seal, sealed_digest
 from lg3d_core.store.shards import Shard, digest_plan, read_seals, read_shards, remove_shards, write_shard
 from lg3d_core.vocabulary import (
     LabelTable,
@@ -32,6 +32,8 @@ from lg3d_core.vocabulary import (
 )
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
+MAX_NAMED = 10
+"""Raw labels in a warning, the most frequent ones."""
 NO_TABLE = LabelTable({}, "none")
 
 
@@ -115,7 +117,7 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
     headers: list[SceneHeader] = []
     with _sole_writer(settings.store, index, count, progress):
         if not settings.force:
-            _require_vocabulary(settings.store, vocabulary)
+            _require_vocabulary(settings.store, vocabulary, progress)
         for folder in (settings.store, scenes_folder):
             sweep_temporaries(folder)
         # From here on what an earlier array job wrote is no longer the last word on this store.
@@ -151,6 +153,7 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
             )
             write_shard(settings.store, shard)
             progress.note(f"when all {count} shards are done: lg3d prepare --merge --store {settings.store}")
+    _warn_of_labels(unmapped, headers, progress)
     return PrepareReport(
         store=settings.store,
         prepared=sorted(prepared),
@@ -158,6 +161,21 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
         failed=dict(sorted(failed.items())),
         unmapped=dict(sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))),
     )
+
+
+def _warn_of_labels(unmapped: dict[str, int], headers: list[SceneHeader], progress: Progress) -> None:
+    """Report raw labels that the label table lacks, and scenes of which no point has a label."""
+    if unmapped:
+        ranked = sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
+        some = ", ".join(f"{label!r} {objects}" for label, objects in ranked[:MAX_NAMED])
+        rest = f", and {len(ranked) - MAX_NAMED} more" if len(ranked) > MAX_NAMED else ""
+        progress.warn(
+            f"{sum(unmapped.values())} objects have no label, since {LABEL_TABLE_NAME} lacks their raw labels "
+            f"({some}{rest})"
+        )
+    annotated = [header for header in headers if header.split != "test"]
+    if annotated and not any(header.class_counts for header in annotated):
+        progress.warn(f"no point of these {len(annotated)} scenes has a label of the vocabulary: training refuses them")
 
 
 def _repeated(scans: list[ScanFiles]) -> list[ScanFiles]:
@@ -209,14 +227,33 @@ def _sole_writer(store: Path, index: int, count: int, progress: Progress) -> Ite
         yield
 
 
-def _require_vocabulary(store: Path, vocabulary: Vocabulary) -> None:
-    if (store / INDEX_NAME).is_file():
+def _require_vocabulary(store: Path, vocabulary: Vocabulary, progress: Progress) -> None:
+    """Refuse a store of another vocabulary; where its index is damaged, its scene files say which one it has.
+
+    Raises:
+        DataError: Naming `--force`.
+    """
+    if not (store / INDEX_NAME).exists():
+        return
+    try:
         other = SceneStore(store).vocabulary
-        if other.digest != vocabulary.digest:
-            raise DataError(
-                f"{store} holds scenes of the vocabulary {other.name}, not {vocabulary.name}: "
-                "choose another --store, or replace them with --force"
-            )
+        name, digest = other.name, other.digest
+    except DataError as error:
+        progress.warn(f"{INDEX_NAME} is written again: {error}")
+        name, digest = "another", _vocabulary_of_scenes(store) or vocabulary.digest
+    if digest != vocabulary.digest:
+        raise DataError(
+            f"{store} holds scenes of the vocabulary {name}, not {vocabulary.name}: "
+            "choose another --store, or replace them with --force"
+        )
+
+
+def _vocabulary_of_scenes(store: Path) -> str | None:
+    """Digest of the vocabulary of a store's first readable scene; None where there is none."""
+    for path in sorted((store / SCENES_FOLDER).glob("*.h5")):
+        with suppress(DataError):
+            return read_scene_header(path).vocabulary
+    return None
 
 
 def _prepare_scene(job: _Job) -> _Outcome:
@@ -373,6 +410,7 @@ def merge_shards(settings: StoreCheckSettings, progress: Progress) -> MergeRepor
             raise DataError(f"{len(wrong)} scenes are not as their shards wrote them (run {again} again): {reason}")
         first = shards.parts[0]
         _write_index(store, first.vocabulary, headers, _provenance(first.raw, first.label_table), progress)
+    _warn_of_labels(shards.unmapped, headers, progress)
     return MergeReport(
         store=store,
         shards=len(shards.parts),

@@ -10,7 +10,7 @@ The layout, with `N` vertices and `F` faces:
     points/segment   int32   (N,)     -1 none
     mesh/faces       int32   (F, 3)
 
-Attributes of the root: see `SceneHeader`. Behind the HDF5 lies a checksum of all its bytes, see `lg3d_core.store.seal`.
+Attributes of the root: see `SceneHeader`. The file ends with a checksum of all its bytes, see `lg3d_core.seal`.
 """
 
 import json
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.files import write_bytes
-from lg3d_core.store.seal import require_seal, seal
+from lg3d_core.seal import require_seal, seal
 from lg3d_core.vocabulary import SPLITS
 
 FORMAT_VERSION = 1
@@ -131,7 +131,7 @@ def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
         sums = {}
         for name, (dtype, _) in COLUMNS.items():
             stored = arrays[name].astype(dtype, copy=False)
-            add_column(file, name, stored)
+            add_column(file, name, stored, fletcher32=False)
             sums[name] = checksum(stored)
         file.attrs["format_version"] = FORMAT_VERSION
         for key, value in (header._asdict() | {"checksums": sums}).items():
@@ -142,15 +142,23 @@ def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
 
 
 def checksum(array: npt.NDArray[Any]) -> int:
-    """CRC-32 of an array's bytes: notices also chunks that HDF5 no longer finds, which it reads as zeros."""
+    """Return the CRC-32 of an array's bytes: older versions read it, and this one where a file has no seal."""
     return zlib.crc32(np.ascontiguousarray(array).data)
 
 
-def add_column(file: h5py.File, name: str, array: npt.NDArray[Any]) -> None:
-    """Store an array in compressed chunks with checksums; one without rows is stored plainly."""
+def add_column(file: h5py.File, name: str, array: npt.NDArray[Any], *, fletcher32: bool = True) -> None:
+    """Store an array in compressed chunks; one without rows is stored plainly.
+
+    Args:
+        file: Open for writing.
+        name: Of the dataset.
+        array: Its values.
+        fletcher32: Add a checksum to each chunk, for files of which parts are read without verifying the seal.
+    """
     if len(array):
         chunks = (min(CHUNK_ROWS, len(array)), *array.shape[1:])
-        options = {"compression": "gzip", "compression_opts": 1, "shuffle": array.itemsize > 1, "fletcher32": True}
+        options = {"compression": "gzip", "compression_opts": 1, "shuffle": array.itemsize > 1}
+        options |= {"fletcher32": fletcher32}
         file.create_dataset(name, data=array, chunks=chunks, track_times=False, **options)
     else:
         file.create_dataset(name, data=array, track_times=False)
@@ -180,8 +188,23 @@ def read_scene_header(path: Path) -> SceneHeader:
         return _parse_header(file, path)
 
 
+class SceneContent(NamedTuple):
+    """A scene file as it was read."""
+
+    scene: Scene
+    header: SceneHeader
+
+
 def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False) -> Scene:
-    """Read a scene after its layout was checked, and then its values.
+    """Read the scene of a file; see `read_scene_content`."""
+    return read_scene_content(path, num_classes=num_classes, for_training=for_training).scene
+
+
+def read_scene_content(path: Path, *, num_classes: int, for_training: bool = False) -> SceneContent:
+    """Read a scene and its header after checking the layout, and then the values.
+
+    The seal is verified before HDF5 opens the file. A file without one, as older versions wrote it, is verified by the
+    CRC-32 of each dataset that is read.
 
     Args:
         path: The file.
@@ -191,7 +214,7 @@ def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False)
     Raises:
         DataError: Missing, damaged, of another version, or with values that no scene can have.
     """
-    require_whole(path)
+    is_sealed = require_whole(path) is not None
     with open_hdf5(path) as file:
         header = _parse_header(file, path)
         columns = {name: open_column(file, name, *COLUMNS[name], path=path) for name in COLUMNS}
@@ -201,10 +224,11 @@ def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False)
                 raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header says {rows}; {AGAIN}")
         left_out = NOT_TRAINED_ON if for_training else ()
         stored = {name: read_column(column) for name, column in columns.items() if name not in left_out}
-        sums = dict(json.loads(read_attributes(file, ("checksums",), path)["checksums"]))
-        wrong = [name for name, array in stored.items() if checksum(array) != sums.get(name)]
-        if wrong:
-            raise DataError(f"{path}: {', '.join(wrong)} damaged: another checksum than when written; {AGAIN}")
+        if not is_sealed:
+            sums = dict(json.loads(read_attributes(file, ("checksums",), path)["checksums"]))
+            wrong = [name for name, array in stored.items() if checksum(array) != sums.get(name)]
+            if wrong:
+                raise DataError(f"{path}: {', '.join(wrong)} damaged: another checksum than when written; {AGAIN}")
     for name in left_out:
         dtype, width = COLUMNS[name]
         stored[name] = np.zeros(0 if width == 1 else (0, width), dtype)
@@ -212,18 +236,21 @@ def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False)
     arrays["normal"] = arrays["normal"].astype(np.float32)
     scene = Scene(scene_id=header.scene, split=header.split, **arrays)
     _require_values(scene, num_classes, path)
-    return scene
+    return SceneContent(scene, header)
 
 
-def require_whole(path: Path, *, again: str = AGAIN) -> None:
-    """Hold a file against its checksum before HDF5 looks at it.
+def require_whole(path: Path, *, again: str = AGAIN) -> str | None:
+    """Verify a file's seal before HDF5 opens it.
+
+    Returns:
+        The seal's digest; None for an unsealed file of an older version.
 
     Raises:
         DataError: Missing, or its bytes are not those that were written.
     """
     if not path.is_file():
         raise DataError(f"{path}: missing; {again}")
-    require_seal(path, again=again)
+    return require_seal(path, again=again)
 
 
 @contextmanager
@@ -295,9 +322,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _parse_header(file: h5py.File, path: Path) -> SceneHeader:
-    attributes = read_attributes(file, ("format_version", "checksums", *SceneHeader._fields), path)
+    attributes = read_attributes(file, ("format_version", *SceneHeader._fields), path)
     version = attributes.pop("format_version")
-    del attributes["checksums"]
     if version != FORMAT_VERSION:
         raise DataError(f"{path}: format version {version}, expected {FORMAT_VERSION}: prepare it with this version")
     alignment = np.asarray(attributes["axis_alignment"], dtype=np.float64).reshape(4, 4)

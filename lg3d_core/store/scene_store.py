@@ -14,7 +14,7 @@ from lg3d_core.files import write_bytes
 from lg3d_core.progress import Progress
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.store.budgets import Budget
-from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_file
+from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_content
 from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
 from lg3d_core.vocabulary.categories import GROUPS
 
@@ -137,8 +137,8 @@ class SceneStore:
         """
         entry = self.entry(scene_id)
         path = self.scene_path(scene_id)
-        scene = read_scene_file(path, num_classes=len(self.vocabulary), for_training=for_training)
-        if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene.split != entry.split:
+        scene, header = read_scene_content(path, num_classes=len(self.vocabulary), for_training=for_training)
+        if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene_digest(header) != entry.digest:
             raise DataError(f"{path} does not fit {INDEX_NAME}: run lg3d prepare again")
         if budget is None or entry.split != "train":
             return scene
@@ -227,7 +227,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     file = path / INDEX_NAME
     if not path.exists():
         raise DataError(f"no scene store at {path}: make one with lg3d prepare RAW --store {path}")
-    if not file.is_file():
+    if not file.exists():
         begun = (path / SCENES_FOLDER).is_dir()
         if begun and any((path / SHARDS_FOLDER).glob("*.json")):
             raise DataError(
@@ -239,7 +239,8 @@ def _read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read ({error}): run lg3d prepare again") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{file} cannot be read ({reason}): run lg3d prepare again") from None
     if not isinstance(index, dict) or index.get("format") != "lg3d scene store":
         raise DataError(f"{file} is no index of a scene store: run lg3d prepare again")
     if index.get("format_version") != FORMAT_VERSION:

@@ -18,9 +18,9 @@ from lg3d_core.errors import DataError
 from lg3d_core.files import write_text
 from lg3d_core.scans.files import parse_json_object, read_file
 from lg3d_core.scans.scannet import SCENE_ID
+from lg3d_core.seal import sealed_digest
 from lg3d_core.store.scene_file import SceneHeader
 from lg3d_core.store.scene_store import SCENES_FOLDER, SHARDS_FOLDER, vocabulary_from_json, vocabulary_to_json
-from lg3d_core.store.seal import sealed_digest
 from lg3d_core.vocabulary import LabelTable, Vocabulary
 
 FORMAT = "lg3d shard 1"

@@ -6,10 +6,10 @@ from typing import NamedTuple
 from lg3d_core.errors import DataError
 from lg3d_core.processes import run_in_processes
 from lg3d_core.progress import Progress
+from lg3d_core.seal import sealed_digest
 from lg3d_core.settings import StoreCheckSettings
 from lg3d_core.store.scene_file import read_scene_file, read_scene_header
 from lg3d_core.store.scene_store import SCENES_FOLDER, SceneStore, scene_digest
-from lg3d_core.store.seal import sealed_digest
 
 
 class VerifyReport(NamedTuple):

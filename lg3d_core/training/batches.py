@@ -1,15 +1,16 @@
 """Which scenes meet in which batch: a plan that depends on the seed alone, so that an interrupted run can go on."""
 
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, Lg3dError
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch, collate
 from lg3d_core.sampling.cut import crop_views, cut_sample, view_cropping_generator
@@ -56,6 +57,9 @@ class TrainingBatch(Protocol):
 
 
 B = TypeVar("B", bound=TrainingBatch)
+T = TypeVar("T")
+
+SHARED_MEMORY = "/dev/shm"
 
 
 class BatchSource(Protocol[B]):
@@ -238,7 +242,7 @@ def plan_batches(
                 yield BatchPlan(epoch, step, part, part == len(parts) - 1, tuple(int(row) for row in rows))
 
 
-class _PlannedBatches(Dataset[tuple[BatchPlan, B]], Generic[B]):
+class _PlannedBatches(Dataset[tuple[BatchPlan, B | Exception]], Generic[B]):
     """Serves a whole batch per plan, so that a worker process does all of a batch's work."""
 
     def __init__(self, source: BatchSource[B], *, seed: int, shift: bool) -> None:
@@ -246,11 +250,50 @@ class _PlannedBatches(Dataset[tuple[BatchPlan, B]], Generic[B]):
         self.seed = seed
         self.shift = shift
 
-    def __getitem__(self, plan: BatchPlan) -> tuple[BatchPlan, B]:
+    def __getitem__(self, plan: BatchPlan) -> tuple[BatchPlan, B | Exception]:
+        # An error is a value: raised in a worker, it would reach the training process as the text of a traceback.
+        try:
+            batch = self._load(plan)
+            if get_worker_info() is not None:
+                _share(batch)
+        except (Lg3dError, MemoryError) as error:
+            return plan, error
+        return plan, batch
+
+    def _load(self, plan: BatchPlan) -> B:
         # One translation a step, so that it does not depend on how the step is split into passes and processes.
         rng = np.random.default_rng([self.seed, plan.epoch, plan.step, 0]) if self.shift else None
         batch = self.source.load(plan.scenes or (0,), epoch=plan.epoch, rng=rng)
-        return plan, batch if plan.scenes else without_scenes(batch)
+        return batch if plan.scenes else without_scenes(batch)
+
+
+def _share(batch: TrainingBatch) -> None:
+    """Move a batch into shared memory here, where a failure can be reported.
+
+    PyTorch does it later in a thread of the worker, where a failure is printed and the training waits forever.
+
+    Raises:
+        DataError: There is no room.
+    """
+    try:
+        for value in vars(batch).values() if not isinstance(batch, tuple) else batch:
+            if isinstance(value, Tensor):
+                value.share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError) as error:
+        raise DataError(_describe_shared_memory(str(error).partition("\n")[0])) from None
+
+
+def _describe_shared_memory(reason: str) -> str:
+    """What to do about shared memory that is full."""
+    try:
+        usage = shutil.disk_usage(SHARED_MEMORY)
+        room = f", {usage.free >> 10} of {usage.total >> 10} KiB free"
+    except OSError:
+        room = ""
+    return (
+        f"no room in shared memory ({SHARED_MEMORY}{room}) for batches of worker processes ({reason}): pass --jobs 0, "
+        "or give the container more (docker run --shm-size 8g)"
+    )
 
 
 def load_batches(
@@ -273,7 +316,7 @@ def load_batches(
         progress: Told of the first scene that is too large for one pass.
 
     Raises:
-        DataError: A worker process died.
+        DataError: A worker process died, shared memory is full, or a scene is damaged.
     """
     loader = DataLoader(
         _PlannedBatches(source, seed=seed, shift=shift),
@@ -283,7 +326,13 @@ def load_batches(
         worker_init_fn=_start_worker if jobs else None,
     )
     told = False
-    for plan, batch in _watch_workers(iter(loader)):
+    try:
+        loaded = iter(loader)
+    except OSError as error:  # the locks of the workers' queues are in shared memory, too
+        raise DataError(_describe_shared_memory(error.strerror or str(error))) from None
+    for plan, batch in _watch_workers(loaded):
+        if isinstance(batch, Exception):
+            raise batch
         if batch.cut and not told and progress is not None:
             told = True
             progress.note(source.describe_cut(batch))
@@ -292,7 +341,7 @@ def load_batches(
             yield plan._replace(piece=piece, last=plan.last and piece == len(pieces) - 1), part
 
 
-def _watch_workers(items: Iterator[tuple[BatchPlan, B]]) -> Iterator[tuple[BatchPlan, B]]:
+def _watch_workers(items: Iterator[T]) -> Iterator[T]:
     """Pass items on; that a process died becomes one line."""
     while True:
         try:
@@ -302,7 +351,7 @@ def _watch_workers(items: Iterator[tuple[BatchPlan, B]]) -> Iterator[tuple[Batch
                 raise
             raise DataError(
                 f"a process that loads scenes died, perhaps for want of memory ({error}): try fewer --jobs, or "
-                "--jobs 0; shared memory (/dev/shm) that is full does it, too"
+                "--jobs 0; if shared memory (/dev/shm) is full, give the container more (docker run --shm-size 8g)"
             ) from None
         if item is None:
             return

@@ -1,6 +1,7 @@
 """Fine-tuning: a classifier on the features, from a pre-trained network or from scratch."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import CheckpointError
+from lg3d_core.errors import CheckpointError, SettingsError
 from lg3d_core.language.anchors_file import Anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
@@ -19,7 +20,7 @@ from lg3d_core.training.batches import SceneBatches
 from lg3d_core.training.launch import open_run, train_run
 from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification
 from lg3d_core.training.run_anchors import load_fitting_anchors
-from lg3d_core.training.scenes import TrainingData
+from lg3d_core.training.scenes import ALL_LABELS, TrainingData
 
 SCRATCH = "scratch"
 LATEST = "latest"
@@ -28,8 +29,13 @@ LATEST = "latest"
 def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     """Fine-tune a network and return the path of its last checkpoint.
 
+    Args:
+        settings: Of a new run, or with `resume` the folder of one to continue.
+        progress: Reports epochs and scores.
+
     Raises:
-        SettingsError: Settings that cannot work together, such as anchors of another width than the features.
+        SettingsError: Settings that cannot work together, such as anchors of another width than the features; or a
+            label budget, and a start that was trained with other labels.
         DataError: The store is missing, damaged or empty, or the anchors are, or they are of another vocabulary.
         CheckpointError: Nothing to start from, or a checkpoint of another network, vocabulary or anchors.
         Interrupted: A signal came; the run can be continued with `--resume`.
@@ -38,6 +44,8 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         settings, data = opened.settings, opened.data
         start = _find_start(settings, opened.progress)
         info = None if start is None else read_info(start, final_relu=settings.final_relu)
+        if start is not None and info is not None and opened.run is None:
+            _require_no_leak(start, info, settings, data, opened.progress)
         if start is None or info is None:
             network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
         else:
@@ -67,6 +75,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
             SceneBatches(data.dataset, max_voxels=settings.max_voxels),
             facts={"from": settings.start},
             anchors_digest=anchors_digest,
+            labels_before="" if info is None else _labels_seen(info, settings, data),
         )
 
 
@@ -98,6 +107,52 @@ def _load_start(start: Path, info: CheckpointInfo, settings: FinetuneSettings, d
     network = info.build_network(num_classes=len(data.store.vocabulary))
     load_weights(network, start, fresh_classifier=True)
     return network
+
+
+def _labels_seen(info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData) -> str | None:
+    """Which labels a checkpoint depends on; of one of an older version as its run's settings say."""
+    if info.labels_seen is not None:
+        return info.labels_seen
+    try:
+        earlier = json.loads(info.settings)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(earlier, dict) or "limited" not in earlier:
+        return None
+    if earlier.get("method") == "csc":
+        return ""
+    if earlier["limited"] is None:
+        return ALL_LABELS
+    same = (earlier["limited"], earlier.get("limited_seed")) == (settings.limited, settings.limited_seed)
+    return data.budget.digest if same and data.budget is not None else f"{earlier['limited']}"
+
+
+def _require_no_leak(
+    start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData, progress: Progress
+) -> None:
+    """Refuse a label budget after training with other labels: the network has seen what the budget hides.
+
+    Raises:
+        SettingsError: Unless `allow_leak` is set.
+    """
+    if data.budget is None or settings.allow_leak:
+        return
+    seen = _labels_seen(info, settings, data)
+    if seen is None:
+        progress.warn(
+            f"{start} does not say which labels it was trained with: --limited {settings.limited:g} limits those of "
+            "this run alone"
+        )
+        return
+    others = {*seen.split(",")} - {"", data.budget.digest}
+    if not others:
+        return
+    what = "all labels" if ALL_LABELS in others else "another label budget"
+    raise SettingsError(
+        f"{start} was trained with {what}, so --limited {settings.limited:g} would hide labels that the network has "
+        f"seen: start from a run with the same --limited {settings.limited:g} and --limited-seed "
+        f"{settings.limited_seed}, or pass --allow-leak"
+    )
 
 
 def _start_as_anchors(network: MinkUNet, anchors: Anchors) -> None:

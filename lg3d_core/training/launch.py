@@ -4,7 +4,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,39 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from lg3d_core.devices import resolve_precision
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.files import write_text
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
-from lg3d_core.settings import RESUMABLE, FinetuneSettings, PretrainSettings, option_name
+from lg3d_core.settings import (
+    FIT_MEMORY,
+    RESUMABLE,
+    FinetuneSettings,
+    PretrainSettings,
+    TrainSettings,
+    option_name,
+)
+from lg3d_core.sparse import trains_faster_in_bf16
 from lg3d_core.training.batches import BatchSource, TrainingBatch
 from lg3d_core.training.determinism import repeatable, seed_everything
 from lg3d_core.training.distributed import World, join
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.loop import train
-from lg3d_core.training.run import Run
-from lg3d_core.training.scenes import TrainingData, describe_data, digest_data, open_training_data
+from lg3d_core.training.run import SETTINGS_NAME, Run
+from lg3d_core.training.scenes import (
+    TrainingData,
+    describe_data,
+    digest_data,
+    digest_inputs,
+    digest_labels,
+    join_labels,
+    open_training_data,
+)
 
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
 
-OWN_OF_A_START = ("recipe", "name", "runs", "resume", "start", "jobs", "rank_timeout", *RESUMABLE)
+OWN_OF_A_START = ("recipe", "name", "runs", "resume", "start", "jobs", "rank_timeout", "store", "anchors", *FIT_MEMORY)
 """Settings that may differ where a start of `torchrun` goes on with a run that is there."""
 
 OF_A_MACHINE = ("recipe", "store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
@@ -66,6 +82,11 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
     Where `torchrun` started this process, the others of the run are joined, and a run of the given name that is there
     already goes on.
 
+    Args:
+        settings: Of a new run; or with `resume`, where the fields in `RESUMABLE` that are not the default, and those
+            named in `overrides`, replace the run's.
+        progress: Reports what happens.
+
     Raises:
         SettingsError: A device that is not there, processes that do not fit the batch, or a run that is there and has
             other settings.
@@ -74,20 +95,20 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
         LostProcessError: Another process of this run is gone.
         EndedElsewhere: Another process of this run says why it ends.
     """
-    given, run = settings, None
+    run = None
     if settings.resume is not None:
         run = Run.open(settings.resume)
-        settings = _take_up_settings(run, settings)
+        settings = _override(run, settings, {*settings.overrides, *_not_default(settings)})
     with join(settings, progress) as world:
         if not world.leads:
             progress = Progress()
         if run is None and world.launch is not None:
-            settings = given = dataclasses.replace(settings, name=world.find_name(settings))
+            settings = dataclasses.replace(settings, name=world.find_name(settings))
             run = _find_run(settings, world, progress)
             if run is not None:
-                settings = _take_up_settings(run, settings)
+                settings = _override(run, settings, {"store", "anchors", *FIT_MEMORY})
         if run is not None:
-            _tell_changes(run, given, settings, world, progress)
+            _save_overrides(run, settings, world, progress)
         world.share_of(settings.batch_size)
         shared = [name for name in settings.saved_fields() if name not in OF_A_MACHINE]
         options = {option_name(type(settings), field): str(getattr(settings, field)) for field in shared}
@@ -95,30 +116,49 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
         with repeatable(settings):
             world.doing("opening the data")
             with world.leader_first():
-                data = open_training_data(settings, progress, num_processes=world.size)
+                data = _open_data(settings, run, progress, num_processes=world.size)
             world.require_equal(digest_data(data), "copy the store of the first machine to this one")
             world.doing("building the network")
             seed_everything(settings.seed)
             yield OpenedRun(settings=settings, run=run, world=world, data=data, progress=progress)
 
 
-def _take_up_settings(run: Run, settings: S) -> S:
-    """Those of the run, but for what was given anew of how its batches fit into memory."""
-    own = type(settings).from_json((run.folder / "settings.json").read_text(encoding="utf-8"))
-    anew = {field: getattr(settings, field) for field in RESUMABLE if getattr(settings, field) is not None}
-    return dataclasses.replace(own, **anew)
+def _not_default(settings: TrainSettings) -> set[str]:
+    """The fields in `RESUMABLE` whose value is not the default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    return {field for field in RESUMABLE if getattr(settings, field) != defaults[field]}
 
 
-def _tell_changes(run: Run, given: S, settings: S, world: World, progress: Progress) -> None:
-    """What was given anew holds from now on."""
+def _override(run: Run, settings: S, fields: Collection[str]) -> S:
+    """The settings of a run, with some fields replaced; None replaces nothing."""
+    given = {field: getattr(settings, field) for field in fields}
+    changes = {field: value for field, value in given.items() if value is not None}
+    return dataclasses.replace(run.read_settings(type(settings)), **changes)
+
+
+def _save_overrides(run: Run, settings: S, world: World, progress: Progress) -> None:
+    """Write settings that were overridden beside the run, so that they hold from now on."""
     if not world.leads:
         return
-    own = type(given).from_json((run.folder / "settings.json").read_text(encoding="utf-8"))
+    own = run.read_settings(type(settings))
     changed = [field for field in RESUMABLE if getattr(own, field) != getattr(settings, field)]
     if changed:
-        write_text(run.folder / "settings.json", settings.to_json())
+        write_text(run.folder / SETTINGS_NAME, settings.to_json())
         values = ", ".join(f"{option_name(type(settings), field)} {getattr(settings, field)}" for field in changed)
         progress.note(f"from here on with {values}")
+
+
+def _open_data(settings: S, run: Run | None, progress: Progress, *, num_processes: int) -> TrainingData:
+    """Open the data of a run; where the store of a resumed run is gone, say how to name the new place.
+
+    Raises:
+        DataError: The store is missing, damaged or empty.
+    """
+    if run is not None and not settings.store.exists():
+        raise DataError(
+            f"the store {settings.store} of this run is missing: pass --store with the folder where an equal one is"
+        )
+    return open_training_data(settings, progress, num_processes=num_processes)
 
 
 def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
@@ -130,10 +170,10 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
     if settings.name is None:
         return None
     folder = settings.runs / settings.name
-    if world.tell("there" if (folder / "settings.json").is_file() else "") == "":
+    if world.tell("there" if (folder / SETTINGS_NAME).is_file() else "") == "":
         return None
     run = _see_folder(folder, world)
-    own = type(settings).from_json((folder / "settings.json").read_text(encoding="utf-8"))
+    own = run.read_settings(type(settings))
     fields = [name for name in settings.saved_fields() if name not in OWN_OF_A_START]
     other = [field for field in fields if getattr(own, field) != getattr(settings, field)]
     if other:
@@ -143,6 +183,20 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
     return run
 
 
+def resolve_training_precision(
+    settings: PretrainSettings | FinetuneSettings, device: torch.device, run: Run | None
+) -> str:
+    """Return `fp32` or `bf16`; `auto` is what a resumed run began with, else bf16 where that trains faster."""
+    if settings.precision != "auto":
+        return settings.precision
+    recorded = None if run is None else run.card().get("precision")
+    if recorded in ("fp32", "bf16"):
+        return str(recorded)
+    if run is not None:  # begun before the precision was recorded
+        return resolve_precision("auto", device)
+    return "bf16" if trains_faster_in_bf16(settings.backend, device) else "fp32"
+
+
 def _see_folder(folder: Path, world: World) -> Run:
     """A run's folder that the leader sees.
 
@@ -150,11 +204,11 @@ def _see_folder(folder: Path, world: World) -> Run:
         SettingsError: This process does not.
     """
     deadline = time.monotonic() + SEEN_SECONDS
-    while not (folder / "settings.json").is_file() and time.monotonic() < deadline:
+    while not (folder / SETTINGS_NAME).is_file() and time.monotonic() < deadline:
         with suppress(OSError):
             os.listdir(folder.parent)  # makes a network file system look again
         time.sleep(0.1)
-    if not (folder / "settings.json").is_file():
+    if not (folder / SETTINGS_NAME).is_file():
         raise SettingsError(
             f"process {world.rank} on {socket.gethostname()} does not see {folder.absolute()}: put --runs on a file "
             "system that all machines share"
@@ -169,6 +223,7 @@ def train_run(
     *,
     facts: Mapping[str, Any],
     anchors_digest: str | None,
+    labels_before: str | None = "",
 ) -> Path:
     """Make the run's folder where it has none, train, and return the path of the last checkpoint.
 
@@ -178,6 +233,7 @@ def train_run(
         source: Training scenes as the learner wants them.
         facts: For the run's card, beside those on its data.
         anchors_digest: Of the text anchors that features lie by, if any.
+        labels_before: Labels that the weights depend on before the first step, as `CheckpointInfo.labels_seen`.
 
     Raises:
         SettingsError: A folder of that name exists, or the loss is no longer finite.
@@ -188,9 +244,12 @@ def train_run(
         {"text anchors of digest": anchors_digest or "none"},
         "copy --anchors and --from of the first machine to this one",
     )
+    precision = resolve_training_precision(settings, world.device, run)
+    precision = world.tell(precision)  # the machines of a run may have unlike processors
     if run is None:
         if world.leads:
-            run = Run.create(settings, {**describe_data(data, settings), **facts, "processes": world.size})
+            about = {**describe_data(data, settings), **facts, "processes": world.size, "precision": precision}
+            run = Run.create(settings, about)
         run = _see_folder(Path(world.tell(str(run.folder) if run is not None else "")), world)
     info = CheckpointInfo(
         kind=settings.command,
@@ -203,6 +262,7 @@ def train_run(
         settings=settings.to_json(),
         stem_size=learner.network.stem_size,
         final_relu=learner.network.final_relu,
+        labels_seen=join_labels(labels_before, digest_labels(data, settings)),
     )
     with run.sole_writer() if world.leads else nullcontext():
         train(
@@ -213,7 +273,8 @@ def train_run(
             settings=settings,
             info=info,
             world=world,
-            precision=resolve_precision(settings.precision, world.device),
+            precision=precision,
+            digests=digest_inputs(data, anchors_digest),
             progress=opened.progress,
         )
     return run.checkpoint

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lg3d_core.devices import autocast
-from lg3d_core.errors import CheckpointError, Interrupted, SettingsError
+from lg3d_core.errors import CheckpointError, DataError, Interrupted, SettingsError
 from lg3d_core.evaluation.confusion import ConfusionMatrix
 from lg3d_core.evaluation.evaluate import Counts, Evaluation, count_scenes, score_counts
 from lg3d_core.evaluation.predictor import Predictor
@@ -49,6 +49,10 @@ from lg3d_core.training.run import Run
 
 B = TypeVar("B", bound=TrainingBatch)
 T = TypeVar("T")
+
+
+FEW_VOXELS = 10
+"""A pass over fewer has no variance that batch normalisation could divide by: gradients grow 300 times."""
 
 
 class _Position(NamedTuple):
@@ -101,6 +105,7 @@ def train(
     info: CheckpointInfo,
     world: World,
     precision: str,
+    digests: Mapping[str, str],
     progress: Progress,
 ) -> Evaluation | None:
     """Minimise a learner's loss over its scenes.
@@ -118,6 +123,7 @@ def train(
         info: What checkpoints say of themselves; `epoch` is filled in.
         world: The processes that train together, or this one alone, and the device where the network is.
         precision: `fp32`, or `bf16` for autocast.
+        digests: Of what the run learns from, by name; saved with the state, and compared when it is resumed.
         progress: Told of epochs and scores.
 
     Returns:
@@ -125,18 +131,23 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the state is saved.
-        SettingsError: The loss is no longer finite.
+        SettingsError: Loss, weights or running statistics are no longer finite; the last finite state is kept.
+        CheckpointError: The state to resume from is damaged, or does not fit the settings.
+        DataError: The run to resume learnt from other data or anchors.
         MemoryLimitError: A pass did not fit into memory.
     """
     network = learner.network
     set_norm_momentum(network, settings.norm_momentum)
     optimiser = make_optimiser(network, settings)
     per_epoch = steps_per_epoch(len(source), settings.batch_size)
-    position = _restore(run, network, optimiser, world, per_epoch=per_epoch)
+    position = _restore(run, network, optimiser, world, settings=settings, per_epoch=per_epoch, digests=digests)
     world.require_equal(
         {"the state of epoch": str(position.epoch), "and step": str(position.step)},
         f"its file system does not show {run.resume_file} as it is; start the job again",
     )
+    if world.leads and not run.resume_file.is_file():
+        # A state without tensors, so that one that is missing later is known to be lost.
+        run.save_resume({"network": None, "optimiser": None, **position._asdict(), "digests": dict(digests)})
     forward = world.together(ForwardPass(learner), network, deterministic=settings.deterministic)
     share = world.share_of(settings.batch_size)
     plans = plan_batches(
@@ -170,6 +181,7 @@ def train(
             source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment, progress=progress
         )
         saved = position
+        few = ""
         total_steps = settings.epochs * per_epoch
         outlook = Outlook(settings, steps=total_steps, on_cpu=world.device.type == "cpu", progress=progress)
 
@@ -179,6 +191,7 @@ def train(
             epoch = position.epoch + 1
             last = epoch == settings.epochs
             own_info = dataclasses.replace(info, epoch=epoch)
+            _require_finite(network, optimiser, settings, run, epoch=epoch, cause=few)
             if validation_ids and (last or (settings.validate_every and epoch % settings.validate_every == 0)):
 
                 def show_validated(scenes: int) -> None:
@@ -213,7 +226,7 @@ def train(
             world.doing(f"saving after epoch {epoch}")
             if world.leads:
                 save_checkpoint(run.checkpoint, network, own_info)
-                _save_state(run, network, optimiser, position)
+                _save_state(run, network, optimiser, position, digests)
             meter.restart()
 
         try:
@@ -223,6 +236,9 @@ def train(
             world.doing("loading scenes")
             for plan, batch in stop.at_once_in(meter.waiting_for(batches)):
                 step_parts.append((plan, batch))
+                if not few and 0 < len(batch.features) < FEW_VOXELS:
+                    few = _describe_few(batch, settings)
+                    progress.warn(few)
                 if not plan.last:
                     continue
                 done = plan.epoch * per_epoch + plan.step + 1
@@ -267,7 +283,8 @@ def train(
         except _Dropped:
             world.doing("saving")
             if position != saved and world.leads:
-                _save_state(run, network, optimiser, position)
+                _require_finite(network, optimiser, settings, run, epoch=position.epoch + 1, cause=few)
+                _save_state(run, network, optimiser, position, digests)
             world.wait()
             raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}") from None
     return evaluation
@@ -356,7 +373,9 @@ def _take_step(
         diverged = np.flatnonzero(~np.isfinite(told[:, 0]))
         if len(diverged):
             scenes = ", ".join(dict.fromkeys(scene for _, batch in parts for scene in batch.scene_ids))
-            line = f"the loss became {losses['loss']} on scenes {scenes}: lower --learning-rate, or set --clip-norm 1"
+            causes = [_describe_few(batch, settings) for _, batch in parts if 0 < len(batch.features) < FEW_VOXELS]
+            cause = f"{causes[0]}; or " if causes else ""
+            line = f"the loss became {losses['loss']} on scenes {scenes}: {cause}{_describe_way_out(settings, run)}"
             raise SettingsError(world.tell(line, source=int(diverged[0])))
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
@@ -469,26 +488,114 @@ class _Remarks(Progress):
 
 
 def _restore(
-    run: Run, network: nn.Module, optimiser: torch.optim.Optimizer, world: World, *, per_epoch: int
+    run: Run,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    world: World,
+    *,
+    settings: TrainSettings,
+    per_epoch: int,
+    digests: Mapping[str, str],
 ) -> _Position:
+    """Load the saved state of a run, where it has one, and return the position.
+
+    Raises:
+        CheckpointError: The state is damaged, or does not fit the settings.
+        DataError: It was saved by a run on other data or anchors.
+    """
     state = run.load_resume()
     if state is None:
-        if world.leads:
-            run.metrics_file.unlink(missing_ok=True)
         return _Position(0, 0, -math.inf)
+    _require_equal_inputs(run, state.get("digests"), digests, settings)
     try:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
+        is_start = state["network"] is None and (state["epoch"], state["step"]) == (0, 0)
+        if not is_start:
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
         position = _Position(int(state["epoch"]), int(state["step"]), float(state["best"]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{run.resume_file} does not fit this run's settings: {error}") from None
+    in_range = 0 <= position.epoch <= settings.epochs and 0 <= position.step <= per_epoch
+    if not in_range or (position.epoch == settings.epochs and position.step) or math.isnan(position.best):
+        raise CheckpointError(
+            f"{run.resume_file} is damaged: epoch {position.epoch}, step {position.step}, best {position.best}, "
+            f"expected at most {settings.epochs} epochs of {per_epoch} steps"
+        )
     if world.leads:
         run.drop_metrics_after(position.epoch * per_epoch + position.step, validated=position.step < per_epoch)
     return position
 
 
-def _save_state(run: Run, network: nn.Module, optimiser: torch.optim.Optimizer, position: _Position) -> None:
-    run.save_resume({"network": network.state_dict(), "optimiser": optimiser.state_dict(), **position._asdict()})
+def _require_equal_inputs(run: Run, saved: object, current: Mapping[str, str], settings: TrainSettings) -> None:
+    """Refuse to resume on other data: the store, its split, the label budget or the text anchors.
+
+    A state of an older version has no digests, and passes.
+
+    Raises:
+        DataError: Naming what differs.
+    """
+    if not isinstance(saved, dict):
+        return
+    different = [name for name, digest in current.items() if saved.get(name, digest) != digest]
+    if not different:
+        return
+    named = ", ".join(f"{name} {current[name]} instead of {saved[name]}" for name in different)
+    advice = []
+    if different != ["text anchors"]:
+        advice.append(f"pass --store with the folder of an equal store (now {settings.store})")
+    if "text anchors" in different:
+        advice.append("pass --anchors with the file that it was trained with")
+    raise DataError(f"{run.folder} was trained with other data ({named}): {', '.join(advice)}, or start a new run")
+
+
+def _save_state(
+    run: Run,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    position: _Position,
+    digests: Mapping[str, str],
+) -> None:
+    tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+    run.save_resume({**tensors, **position._asdict(), "digests": dict(digests)})
+
+
+def _require_finite(
+    network: nn.Module, optimiser: torch.optim.Optimizer, settings: TrainSettings, run: Run, *, epoch: int, cause: str
+) -> None:
+    """Refuse to save weights, running statistics or momenta that are not finite: the saved state is the last that is.
+
+    Raises:
+        SettingsError: Naming the first such tensor.
+    """
+    named = {**network.state_dict()}
+    for name, parameter in network.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                named[f"{key} of {name}"] = value
+    broken = [name for name, tensor in named.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        others = f" and {len(broken) - 1} more tensors are" if len(broken) > 1 else " is"
+        raise SettingsError(
+            f"the run diverged: {broken[0]}{others} not finite in epoch {epoch}, and this state is not saved: "
+            f"{cause}{'; or ' if cause else ''}{_describe_way_out(settings, run)}"
+        )
+
+
+def _describe_few(batch: TrainingBatch, settings: TrainSettings) -> str:
+    """What is wrong with a pass that has hardly any voxels, and what to do about it."""
+    scenes, count = ", ".join(dict.fromkeys(batch.scene_ids)), len(batch.features)
+    return (
+        f"{scenes} has {count} voxel{'s' if count > 1 else ''} of {settings.voxel_size:g} m, too few for batch "
+        "normalisation, and training on it may diverge: remove the scene, lower --voxel-size, or raise --micro-batch"
+    )
+
+
+def _describe_way_out(settings: TrainSettings, run: Run) -> str:
+    """What to do about a run that diverges."""
+    return (
+        "lower --learning-rate, or set --clip-norm 1 in a new run; the last finite state is kept, so go on with: "
+        f"lg3d {settings.command} --resume {run.folder} --learning-rate {settings.learning_rate / 10:g}"
+    )
 
 
 def _draw_seeds(seed: int, epoch: int, scene_ids: Sequence[str], drawn: dict[str, int]) -> list[int]:
@@ -511,7 +618,7 @@ def _draw_seeds(seed: int, epoch: int, scene_ids: Sequence[str], drawn: dict[str
 
 def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int, epoch: int) -> None:
     scores = {
-        "miou_200": evaluation.vertex.miou_200,
+        evaluation.vertex.miou_name: evaluation.vertex.miou_200,
         "miou_present": evaluation.vertex.miou_present,
         "voxel_miou_present": evaluation.voxel.miou_present,
     }
@@ -524,7 +631,8 @@ def _log_validation(run: Run, events: Any, evaluation: Evaluation, *, step: int,
 
 def _validation_line(evaluation: Evaluation, *, epoch: int, epochs: int) -> str:
     scores = evaluation.vertex
-    return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, miou_200 {scores.miou_200:.4f}"
+    whole = f"{scores.miou_name} {scores.miou_200:.4f}"
+    return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, {whole}"
 
 
 def _group_scores(evaluation: Evaluation) -> dict[str, float]:

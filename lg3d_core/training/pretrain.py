@@ -21,6 +21,10 @@ TEMPERATURES = {"supcon": 0.1, "csc": 0.4}
 def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
     """Pre-train a network and return the path of its last checkpoint.
 
+    Args:
+        settings: Of a new run, or with `resume` the folder of one to continue.
+        progress: Reports epochs and scores.
+
     Raises:
         SettingsError: Settings that cannot work together, such as anchors of another width than the features.
         DataError: Store or anchors are missing, damaged, or of different vocabularies.

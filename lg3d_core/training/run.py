@@ -1,5 +1,6 @@
 """A run's folder: settings, card, metrics, checkpoints, and the state to resume from."""
 
+import itertools
 import json
 import os
 import platform
@@ -9,19 +10,23 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from lg3d_core import __version__
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
-from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_text
+from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_bytes, write_text
 from lg3d_core.networks.checkpoint import BEST_NAME, CHECKPOINT_NAME
 from lg3d_core.networks.torch_files import DAMAGE, read_torch_file
+from lg3d_core.seal import require_sealed_zip, seal_zip
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 
+S = TypeVar("S", PretrainSettings, FinetuneSettings)
+
 RESUME_NAME = "resume.pt"
+SETTINGS_NAME = "settings.json"
 PATIENCE = 5.0
 """Seconds that a run waits for the end of another process that was killed while it trained it."""
 
@@ -48,21 +53,23 @@ class Run:
             SettingsError: A folder of that name exists.
             DataError: The file system refused.
         """
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = settings.runs / (settings.name or f"{settings.command}-{stamp}")
-        number = 1
-        while settings.name is None and folder.exists():
-            number += 1
-            folder = settings.runs / f"{settings.command}-{stamp}-{number}"
+        name = settings.name or f"{settings.command}-{time.strftime('%Y%m%d-%H%M%S')}"
         sweep_temporaries(settings.runs)
-        try:
-            with atomic_folder(folder) as unfinished:
-                write_text(unfinished / "settings.json", settings.to_json())
-                write_text(unfinished / "card.json", _card(settings.command, facts or {}))
-        except FileExistsError:
-            raise SettingsError(
-                f"{folder} exists: take another --name, or continue it with --resume {folder}"
-            ) from None
+        for number in itertools.count(1):
+            folder = settings.runs / (name if number == 1 else f"{name}-{number}")
+            if settings.name is None and folder.exists():
+                continue
+            try:
+                with atomic_folder(folder) as unfinished:
+                    write_text(unfinished / SETTINGS_NAME, settings.to_json())
+                    write_text(unfinished / "card.json", _card(settings.command, facts or {}))
+                break
+            except FileExistsError:
+                if settings.name is None:  # another run that started in this second was faster
+                    continue
+                raise SettingsError(
+                    f"{folder} exists: take another --name, or continue it with --resume {folder}"
+                ) from None
         return cls(folder)
 
     @classmethod
@@ -72,9 +79,44 @@ class Run:
         Raises:
             CheckpointError: Nothing there to resume.
         """
-        if not (folder / "settings.json").is_file():
+        if not (folder / SETTINGS_NAME).is_file():
             raise CheckpointError(f"--resume {folder}: no settings.json there, so it is no run's folder")
         return cls(folder)
+
+    def card(self) -> dict[str, Any]:
+        """Return what is recorded about the start of the run; empty if the run has no card.
+
+        Raises:
+            CheckpointError: The card is damaged or cannot be read.
+        """
+        path = self.folder / "card.json"
+        try:
+            card = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path} ({error.strerror})") from None
+        except (ValueError, RecursionError):
+            card = None
+        if not isinstance(card, dict):
+            raise CheckpointError(f"{path} is damaged (no JSON object): restore it, or pass --precision")
+        return card
+
+    def read_settings(self, kind: type[S]) -> S:
+        """Read the run's settings.
+
+        Raises:
+            SettingsError: The file cannot be read, is damaged, or holds other settings.
+        """
+        path = self.folder / SETTINGS_NAME
+        try:
+            return kind.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"cannot read {path} ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise SettingsError(f"{path} is damaged: no UTF-8 text; restore it, or start a new run") from None
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from None
 
     @contextmanager
     def sole_writer(self) -> Iterator[None]:
@@ -108,14 +150,25 @@ class Run:
         if not self.metrics_file.is_file():
             return
         kept = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines = self.metrics_file.read_bytes().splitlines()
+        except OSError as error:
+            raise DataError(f"cannot read {self.metrics_file} ({error.strerror})") from None
+        for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-            except ValueError:
-                continue  # the last line of a killed run may be cut short
-            if record["step"] < step or (record["step"] == step and (validated or "loss" in record)):
-                kept.append(line + "\n")
-        write_text(self.metrics_file, "".join(kept))
+                done = record["step"]
+                keeps = done < step or (done == step and (validated or "loss" in record))
+            except (ValueError, RecursionError, TypeError, KeyError):
+                if number == len(lines):
+                    continue  # the last line of a killed run may be cut short
+                raise DataError(
+                    f"{self.metrics_file}: line {number} is damaged (no JSON object with a step): mend or remove it, "
+                    "then resume"
+                ) from None
+            if keeps:
+                kept.append(line + b"\n")
+        write_bytes(self.metrics_file, b"".join(kept))
 
     def save_resume(self, state: Mapping[str, Any]) -> None:
         """Write the state to continue from, whole or not at all.
@@ -131,20 +184,31 @@ class Run:
                 torch.save(dict(state), temporary)
             except RuntimeError as error:  # torch's zip writer hides the reason of a failed write
                 raise OSError(f"no room for the state to resume from ({error})") from None
+            seal_zip(temporary)
 
     def load_resume(self) -> dict[str, Any] | None:
-        """The state to continue from, or None where the run was stopped before it saved one.
+        """The state to continue from, or None where the run was stopped before its first step.
+
+        A run writes a state before its first step, so one that has taken steps and has no state has lost it.
 
         Raises:
-            CheckpointError: The file is damaged.
+            CheckpointError: The file is damaged, or missing although the run has taken steps.
         """
         if not self.resume_file.is_file():
+            if self.checkpoint.exists() or (self.metrics_file.is_file() and self.metrics_file.stat().st_size):
+                raise CheckpointError(
+                    f"{self.resume_file} is missing, so this run cannot go on: restore it, or start a new run"
+                )
             return None
         try:
+            require_sealed_zip(self.resume_file, again="restore it from a copy, or start a new run")
             read_torch_file(self.resume_file)  # refuses what asks for more memory or time than the file has bytes
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state: Any = torch.load(self.resume_file, map_location="cpu", weights_only=True)
+        except DataError as error:
+            reason = str(error).partition(": damaged: ")[2] or str(error)
+            raise CheckpointError(f"{self.resume_file} is damaged: {reason}") from None
         except (CheckpointError, RuntimeError, OSError, *DAMAGE) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"{self.resume_file} is damaged: {reason or type(error).__name__}") from None

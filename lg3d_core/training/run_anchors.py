@@ -1,7 +1,7 @@
 """Text anchors that fit a training run."""
 
-from lg3d_core.errors import SettingsError
-from lg3d_core.language.anchors_file import Anchors, load_anchors, require_vocabulary
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.language.anchors_file import Anchors, find_equal, load_anchors, require_vocabulary
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.vocabulary import Vocabulary
@@ -13,11 +13,17 @@ def load_fitting_anchors(
     """Load a run's anchors; those of an encoder with narrower features are padded with zeros to the network's width.
 
     Raises:
-        DataError: They are missing, damaged, or of another vocabulary.
+        DataError: They are missing, damaged, of another vocabulary, or have two equal rows.
         SettingsError: They are wider than the network's features, or were projected to fewer dimensions than it has.
     """
     anchors = load_anchors(settings.anchors)
     require_vocabulary(anchors, vocabulary)
+    equal = find_equal(anchors)
+    if equal is not None:
+        raise DataError(
+            f"anchors {settings.anchors}: {equal[0]!r} and {equal[1]!r} have anchors of the same direction, so these "
+            "classes cannot be distinguished: run lg3d anchors with another --encoder or --prompt"
+        )
     anchors = anchors.padded(network.num_features)
     if anchors.dim != network.num_features:
         raise SettingsError(

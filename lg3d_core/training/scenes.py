@@ -1,15 +1,19 @@
 """The training scenes of a run, and what its card says of them."""
 
+import hashlib
 from typing import Any, NamedTuple
 
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import SceneDataset
+from lg3d_core.sampling.instance_bank import BANK_FOLDER
 from lg3d_core.sampling.placement import InstancePasting, open_pasting
-from lg3d_core.settings import FinetuneSettings, TrainSettings
-from lg3d_core.store.budgets import Budget, ensure_budget
+from lg3d_core.settings import FinetuneSettings, PretrainSettings, TrainSettings
+from lg3d_core.store.budgets import BUDGETS_FOLDER, Budget, ensure_budget
 from lg3d_core.store.scene_store import SceneStore
+
+ALL_LABELS = "all"
 
 
 class TrainingData(NamedTuple):
@@ -37,7 +41,15 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
         raise DataError(f"{settings.store} has no training scenes: prepare a raw folder whose split files name some")
     budget = None
     if settings.limited is not None:
-        budget = ensure_budget(store, settings.limited, seed=settings.limited_seed, progress=progress)
+        budget = ensure_budget(
+            store,
+            settings.limited,
+            seed=settings.limited_seed,
+            progress=progress,
+            elsewhere=settings.runs / BUDGETS_FOLDER,
+        )
+    if uses_labels(settings):
+        _require_labels(store, budget)
     dataset = SceneDataset(
         store,
         scene_ids,
@@ -66,7 +78,56 @@ def _open_pasting(
     """What instance sampling puts into the scenes, where these settings have it and ask for it."""
     if not isinstance(settings, FinetuneSettings) or not settings.augment or settings.instances == 0:
         return None
-    return open_pasting(store, budget=budget, count=settings.instances, progress=progress)
+    return open_pasting(
+        store, budget=budget, count=settings.instances, progress=progress, elsewhere=settings.runs / BANK_FOLDER
+    )
+
+
+def uses_labels(settings: TrainSettings) -> bool:
+    """Whether a run learns from labels: contrastive scene contexts alone does not."""
+    return not (isinstance(settings, PretrainSettings) and settings.method == "csc")
+
+
+def _require_labels(store: SceneStore, budget: Budget | None) -> None:
+    """Refuse training scenes of which no point has a label.
+
+    Raises:
+        DataError: Naming the vocabulary.
+    """
+    if store.class_counts("train", budget=budget).any():
+        return
+    scenes = f"the {len(store.scene_ids('train'))} training scenes of {store.path}"
+    if budget is not None and store.class_counts("train").any():
+        raise DataError(f"{scenes} have labels, but none in an annotated object, and a label budget keeps no others")
+    raise DataError(
+        f"no point of {scenes} has a label of the vocabulary {store.vocabulary.name}: lg3d prepare RAW --check lists "
+        "the raw labels that the label table lacks; mend the table or pass another --vocabulary, and prepare again"
+    )
+
+
+def digest_labels(data: TrainingData, settings: TrainSettings) -> str:
+    """Which labels of the training scenes a run sees: empty, `all`, or the digest of its label budget."""
+    if not uses_labels(settings):
+        return ""
+    return ALL_LABELS if data.budget is None else data.budget.digest
+
+
+def join_labels(before: str | None, own: str) -> str | None:
+    """Labels that weights depend on, of what was seen before and by this run; None where the former is unknown."""
+    if before is None and own != ALL_LABELS:
+        return None
+    return ",".join(sorted({*(before or "").split(","), own} - {""}))
+
+
+def digest_inputs(data: TrainingData, anchors_digest: str | None) -> dict[str, str]:
+    """What must be equal when a run is resumed, by names for a message."""
+    split = "\n".join(f"{scene_id} {data.store.split_of(scene_id)}" for scene_id in data.store.scene_ids())
+    return {
+        "store": data.store.digest,
+        "split": hashlib.sha256(split.encode()).hexdigest()[:16],
+        "label budget": "none" if data.budget is None else data.budget.digest,
+        "text anchors": anchors_digest or "none",
+    }
 
 
 def digest_data(data: TrainingData) -> dict[str, str]:

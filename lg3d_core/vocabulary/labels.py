@@ -33,7 +33,7 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
     `id_column`. Line ends (LF or CRLF) and a byte-order mark do not matter.
 
     Raises:
-        DataError: The file is missing, not UTF-8, or lacks a column.
+        DataError: The file is missing, not UTF-8, lacks a column, or has no row whose id is in the vocabulary.
     """
     try:
         data = path.read_bytes()
@@ -44,10 +44,15 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
     except UnicodeDecodeError as error:
         raise DataError(f"label table {path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     reader = csv.DictReader(io.StringIO(text, newline=None), delimiter="\t", quoting=csv.QUOTE_NONE)
-    needed = {"raw_category", vocabulary.id_column}
+    needed = ("raw_category", vocabulary.id_column)
     try:
-        if not needed <= set(reader.fieldnames or ()):
-            raise DataError(f"label table {path} lacks the columns {sorted(needed)}: is it {LABEL_TABLE_NAME}?")
+        missing = [column for column in needed if column not in (reader.fieldnames or ())]
+        if missing:
+            columns = ", ".join(map(str, reader.fieldnames or ())) or "none"
+            raise DataError(
+                f"label table {path} lacks the columns {missing}, expected {sorted(needed)} for the vocabulary "
+                f"{vocabulary.name} (found {columns[:200]}): is it {LABEL_TABLE_NAME}?"
+            )
         rows = list(reader)
     except csv.Error as error:
         raise DataError(f"label table {path} is no table of tab-separated text: {error}") from None
@@ -58,4 +63,9 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
             continue
         is_id = raw_id.isdecimal() and len(raw_id) <= MAX_ID_DIGITS
         index_by_label[label] = vocabulary.index_by_id.get(int(raw_id), -1) if is_id else -1
+    if all(index < 0 for index in index_by_label.values()):
+        raise DataError(
+            f"label table {path}: none of its {len(index_by_label)} raw labels has an id of the vocabulary "
+            f"{vocabulary.name} in the column {vocabulary.id_column}: pass another --vocabulary, or mend the column"
+        )
     return LabelTable(index_by_label, hashlib.sha256(data).hexdigest()[:16])
