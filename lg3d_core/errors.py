@@ -1,6 +1,20 @@
 """The errors a user can fix. Every message says what was expected, what came, and what to do next."""
 
+import errno
+
 MAX_CHARACTERS = 1500
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def printable(text: str) -> str:
+    """Return text with everything spelled out, as in Python's `repr`, that would steer a terminal.
+
+    These are control characters, line breaks, marks that turn the direction of writing, and bytes of a file name that
+    are no text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def one_line(text: str) -> str:
@@ -9,12 +23,21 @@ def one_line(text: str) -> str:
     What would end the line, move the cursor or turn the direction of writing is spelled out, as in Python's `repr`, and
     the middle of a long text is left out.
     """
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = printable(text)
     if len(text) > MAX_CHARACTERS:
         half = MAX_CHARACTERS // 2
         text = f"{text[:half]} ... ({len(text) - 2 * half} characters) ... {text[-half:]}"
     return text
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return what the file system refused, and what to do about it."""
+    name, reason = error.filename or "a file", error.strerror or str(error)
+    if error.errno in DISK_FULL:
+        return f"cannot write {error.filename or 'the output'} ({reason}): make room, then run again"
+    if isinstance(error, PermissionError):
+        return f"cannot open {name} ({reason}): change its permissions, or name another path"
+    return f"cannot use {name} ({reason})"
 
 
 class Lg3dError(Exception):
@@ -46,6 +69,10 @@ class UsageError(SettingsError):
 
 class DataError(Lg3dError):
     """A scan, store, anchors file or table whose content is missing, damaged or inconsistent."""
+
+
+class ChoiceError(DataError, UsageError):
+    """A name, passed as an option's value, of something that does not exist, such as a split or a vocabulary."""
 
 
 class ShapeError(Lg3dError):

@@ -83,3 +83,14 @@ def test_a_vocabulary_without_groups_has_the_column_all_alone() -> None:
 @pytest.mark.parametrize(("share", "text"), [(0.28874, "28.87"), (0, "0.00"), (1, "100.00"), (float("nan"), "-")])
 def test_shares_become_percentages_with_two_decimals(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+def test_a_category_without_ground_truth_has_no_scores_in_table_and_json() -> None:
+    vocabulary = load_vocabulary("scannet20")
+    counts = np.zeros((20, 21), dtype=int)
+    counts[0, 0], counts[0, 3] = 5, 2  # walls alone, two of them taken for a bed
+    evaluation = evaluate(counts.tolist(), counts.tolist(), vocabulary)
+    rows = per_class_table(evaluation).rows
+    assert [row[2:] for row in rows] == [["7", "5", "71.43", "100.00", "71.43"], ["0", "2", "-", "-", "-"]]
+    plain = evaluation.to_dict()["vertex"]["per_class"][3]
+    assert (plain["predicted"], plain["iou"], plain["precision"], plain["recall"]) == (2, None, None, None)

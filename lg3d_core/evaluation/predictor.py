@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
-from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
@@ -280,7 +280,7 @@ class Predictor:
         fixed = weights + (FIXED_BYTES if self.device.type == "cpu" else 0)
         if self.memory - fixed < LEAST_VOXELS * per_voxel:
             least = (fixed + LEAST_VOXELS * per_voxel) / 2**20
-            raise SettingsError(f"--memory {self.memory / 2**20:.0f}M is too small: at least {least:.0f}M are needed")
+            raise UsageError(f"--memory {self.memory / 2**20:.0f}M is too small: at least {least:.0f}M are needed")
         return int((self.memory - fixed) // per_voxel)
 
     def _tile(self, cells: npt.NDArray[np.int32], limit: int) -> Tiling:

@@ -99,7 +99,11 @@ class Scores:
         return int(self.support.sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON, shares in 0..1, None where undefined."""
+        """Everything as plain values for JSON, shares in 0..1, None where undefined or without ground truth."""
+
+        def scored(share: float, support: int) -> float | None:
+            return none_if_undefined(share) if support else None
+
         per_class = zip(
             self.vocabulary.categories,
             self.support.tolist(),
@@ -128,11 +132,11 @@ class Scores:
                     "group": category.group or None,
                     "support": support,
                     "predicted": predicted,
-                    "iou": none_if_undefined(iou),
-                    "precision": none_if_undefined(precision),
-                    "recall": none_if_undefined(recall),
-                    "precision_paper": none_if_undefined(precision_paper),
-                    "recall_paper": none_if_undefined(recall_paper),
+                    "iou": scored(iou, support),
+                    "precision": scored(precision, support),
+                    "recall": scored(recall, support),
+                    "precision_paper": scored(precision_paper, support),
+                    "recall_paper": scored(recall_paper, support),
                 }
                 for category, support, predicted, iou, precision, recall, precision_paper, recall_paper in per_class
             ],

@@ -54,7 +54,7 @@ def per_class_table(evaluation: "Evaluation") -> Table:
 
 
 def class_rows(scores: Scores, *, absent: bool = False) -> Table:
-    """Each category in index order.
+    """Each category in index order; a category without ground truth has no scores.
 
     Args:
         scores: Of one level.
@@ -67,9 +67,10 @@ def class_rows(scores: Scores, *, absent: bool = False) -> Table:
             category.group or "-",
             str(support),
             str(predicted),
-            percent(float(scores.iou[category.index])),
-            percent(float(scores.precision[category.index])),
-            percent(float(scores.recall[category.index])),
+            *(
+                percent(float(values[category.index]) if support else math.nan)
+                for values in (scores.iou, scores.precision, scores.recall)
+            ),
         ]
         for category, support, predicted in zip(
             scores.vocabulary.categories, scores.support.tolist(), scores.predicted.tolist(), strict=True

@@ -30,6 +30,7 @@ from lg3d_core.settings.shared import (
     NetworkFields,
     NotNegative,
     RunsFields,
+    Seed,
     SeedFields,
     StoreFields,
     VoxelFields,
@@ -103,7 +104,7 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
         Doc("Fraction of the labelled points of each object to train on; 0.05 is 5 %."),
         Option(panel=Panel.DATA, default="all"),
     ] = None
-    limited_seed: Annotated[NotNegative, Doc("Seed of the label budget."), Option(panel=Panel.DATA)] = 0
+    limited_seed: Annotated[Seed, Doc("Seed of the label budget."), Option(panel=Panel.DATA)] = 0
     augment: Annotated[bool, Doc("Data augmentation."), Option(panel=Panel.DATA)] = True
     crop: Annotated[
         Metres | None,

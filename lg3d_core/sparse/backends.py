@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import MissingDependencyError, SettingsError
+from lg3d_core.errors import MissingDependencyError, SettingsError, UsageError
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.reference import ReferenceBackend
 from lg3d_core.sparse.torch_backend import TorchBackend
@@ -210,13 +210,13 @@ def resolve_backend(name: str, device: torch.device) -> Backend:
     """Give the backend of a name; `auto` takes the fastest one for the device.
 
     Raises:
-        SettingsError: There is no backend of this name.
+        UsageError: There is no backend of this name.
         MissingDependencyError: It is not installed; the message has the line that installs it.
     """
     if name == "auto":
         name = _fastest(device)
     if name not in BACKENDS:
-        raise SettingsError(f"--backend: expected auto or one of {', '.join(sorted(BACKENDS))}, got {name!r}.")
+        raise UsageError(f"--backend: expected auto or one of {', '.join(sorted(BACKENDS))}, got {name!r}.")
     if name not in _instances:
         _instances[name] = BACKENDS[name]()
     return _instances[name]
@@ -247,7 +247,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Compute every sparse convolution inside the block with one backend.
 
     Raises:
-        SettingsError: There is no backend of this name.
+        UsageError: There is no backend of this name.
         MissingDependencyError: It is not installed.
     """
     resolve_backend(name, torch.device("cpu"))

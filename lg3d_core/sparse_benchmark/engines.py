@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.devices import autocast
-from lg3d_core.errors import Lg3dError, SettingsError
+from lg3d_core.errors import Lg3dError, UsageError
 from lg3d_core.networks import MinkUNet
 from lg3d_core.sparse import (
     BACKENDS,
@@ -233,12 +233,12 @@ def find_backends(wanted: Sequence[str], device: torch.device) -> tuple[list[Lg3
         device: Where they must run.
 
     Raises:
-        SettingsError: There is no backend of a wanted name, or none is left.
+        UsageError: There is no backend of a wanted name, or none is left.
         Lg3dError: A backend that was asked for by name does not run here; its own message.
     """
     unknown = [name for name in wanted if name not in BACKENDS and name != "all"]
     if unknown:
-        raise SettingsError(f"--backends: expected all or some of {', '.join(BACKENDS)}, got {unknown[0]!r}")
+        raise UsageError(f"--backends: expected all or some of {', '.join(BACKENDS)}, got {unknown[0]!r}")
     everything = "all" in wanted
     found, missing = [], {}
     for name in sorted(BACKENDS, key=lambda name: (name != "torch", name)):
@@ -253,7 +253,7 @@ def find_backends(wanted: Sequence[str], device: torch.device) -> tuple[list[Lg3
             continue
         found.append(Lg3dEngine(name, device))
     if not found:
-        raise SettingsError("--backends: none of them runs on this device")
+        raise UsageError("--backends: none of them runs on this device")
     return found, missing
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import ChoiceError, DataError
 
 MAX_CATEGORIES = 32_767
 """What an int16 label can count."""
@@ -100,7 +100,8 @@ def load_vocabulary(name: str = "scannet200") -> Vocabulary:
     are looked up in column `id` of the raw label table.
 
     Raises:
-        DataError: No such vocabulary, or a file that is not of this form.
+        ChoiceError: No such vocabulary.
+        DataError: The file is not of this form.
     """
     if name in SHIPPED:
         text = (resources.files("lg3d_core.vocabulary") / "data" / f"{name}.tsv").read_text(encoding="utf-8")
@@ -108,7 +109,9 @@ def load_vocabulary(name: str = "scannet200") -> Vocabulary:
     path = Path(name)
     if not path.is_file():
         known = ", ".join(SHIPPED)
-        raise DataError(f"no vocabulary {name!r}: expected one of {known}, or the path of a TSV file with id and name")
+        raise ChoiceError(
+            f"no vocabulary {name!r}: expected one of {known}, or the path of a TSV file with id and name"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
