@@ -1,5 +1,6 @@
 """Worker processes: results are yielded as they arrive, and no process is left behind."""
 
+import copy
 import json
 import os
 import pickle
@@ -196,7 +197,7 @@ def _call(function: Callable[[Any], Any], job: Any) -> tuple[bool, Any]:
         if not isinstance(error, Lg3dError):
             error.add_note(traceback.format_exc())
         try:
-            pickle.loads(pickle.dumps(error))
+            pickle.dumps(copy.copy(error))  # copying rebuilds it from its arguments, like unpickling does
         except Exception:  # noqa: BLE001 - pickling may call anything
             return False, RuntimeError("".join(traceback.format_exception(error)))
         return False, error

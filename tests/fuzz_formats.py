@@ -55,6 +55,7 @@ from tests.fuzz_mutations import (
     splice,
     truncate,
 )
+from tests.scan_layouts import Layout, random_las, random_pcd, random_ply
 
 TINY = "fuzz"
 """A network small enough to be read ten thousand times."""
@@ -137,6 +138,30 @@ def scan_reader(suffix: str) -> Callable[[bytes, Path], None]:
     return read
 
 
+def make_layout(make: Callable[[random.Random], Layout]) -> Callable[[random.Random], bytes]:
+    return lambda rng: pickle.dumps(make(rng))
+
+
+def read_layout(data: bytes, folder: Path) -> None:
+    check_layout(pickle.loads(data), folder)
+
+
+def check_layout(layout: Layout, folder: Path) -> None:
+    """Compare what is read with what was written; only a warning may stand in for equal colours."""
+    path = folder / f"layout{layout.suffix}"
+    path.write_bytes(layout.data)
+    surface = open_scan(path)
+    assert surface.num_vertices == len(layout.xyz)
+    np.testing.assert_allclose(surface.positions(0, len(layout.xyz)), layout.xyz, atol=6e-4)
+    got, wanted = {tuple(face) for face in np.asarray(surface.faces).tolist()}, set(map(tuple, layout.faces.tolist()))
+    assert got == wanted, (got, wanted)
+    is_equal = surface.colors is None and layout.rgb is None
+    if surface.colors is not None and layout.rgb is not None:
+        is_equal = bool(np.abs(surface.colors(0, len(layout.xyz)).astype(int) - layout.rgb).max() <= 1)
+    assert is_equal or (surface.doubts and layout.told), (layout.text, surface.doubts)
+    assert layout.told or not surface.doubts, (layout.text, surface.doubts)
+
+
 def read_ply_strictly(data: bytes, folder: Path) -> None:
     path = folder / "mesh.ply"
     path.write_bytes(data)
@@ -160,6 +185,28 @@ def good_pcds() -> tuple[bytes, ...]:
         f"{head}DATA binary\n".encode() + rows.tobytes(),
         f"{head}DATA binary_compressed\n".encode() + lengths + packed,
     )
+
+
+@cache
+def good_las() -> tuple[bytes, ...]:
+    return tuple(_las(form, packed=False) for form in (2, 7))
+
+
+@cache
+def good_laz() -> tuple[bytes, ...]:
+    return tuple(_las(form, packed=True) for form in (2, 7))
+
+
+def _las(form: int, *, packed: bool) -> bytes:
+    import laspy
+
+    header = laspy.LasHeader(point_format=form, version="1.4")
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = np.random.default_rng(0).random((3, 50))
+    las.red, las.green, las.blue = np.random.default_rng(0).integers(0, 65536, size=(3, 50), dtype=np.uint16)
+    stream = io.BytesIO()
+    las.write(stream, do_compress=packed, laz_backend=laspy.LazBackend.Lazrs if packed else None)
+    return stream.getvalue()
 
 
 PCD_WORDS = (b"FIELDS", b"SIZE", b"COUNT", b"POINTS", b"WIDTH", b"DATA", b"ascii", b"binary", b"F", b"U", b"_", b"x")
@@ -806,6 +853,11 @@ FORMATS: dict[str, Format] = {
             spoil(good_pcds, change_tokens(220, PCD_WORDS), change_tokens(220, PCD_WORDS), change_lines(220), *BINARY),
             scan_reader(".pcd"),
         ),
+        Format("ply-layout", make_layout(random_ply), read_layout),
+        Format("pcd-layout", make_layout(random_pcd), read_layout),
+        Format("las-layout", make_layout(random_las), read_layout),
+        Format("las", spoil(good_las, *BINARY), scan_reader(".las")),
+        Format("laz", spoil(good_laz, *BINARY), scan_reader(".laz")),
         Format(
             "obj",
             spoil(good_objs, change_tokens(words=OBJ_WORDS), change_tokens(words=OBJ_WORDS), change_lines(), *BINARY),

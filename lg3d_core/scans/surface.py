@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 CHUNK_ROWS = 1 << 20
 """Vertices that are in memory at once while a scan is read in pieces."""
+EXACT_FLOAT32 = 1000.0
+"""Coordinate beyond which decimals of a text are kept in float64."""
 
 Paint = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 
@@ -80,20 +82,3 @@ def as_doubles(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     """Numbers as float64; a NaN that signals stays a NaN, without the warning."""
     with np.errstate(invalid="ignore"):
         return values.astype(np.float64)
-
-
-def colors_from_numbers(values: npt.NDArray[np.generic], *, unit_range: bool) -> npt.NDArray[np.uint8]:
-    """Colours 0..255 from what a file holds: bytes as they are, 16-bit numbers, or floats of 0..1 or 0..255.
-
-    Args:
-        values: Shape `(rows, 3)`.
-        unit_range: Whether floats run from 0 to 1.
-    """
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    if values.dtype.kind in "iu":
-        factor = 255 / 65535 if values.dtype.itemsize == 2 and values.dtype.kind == "u" else 1.0
-    else:
-        factor = 255.0 if unit_range else 1.0
-    with np.errstate(over="ignore"):
-        return np.clip(np.nan_to_num(as_doubles(values)) * factor + 0.5, 0, 255).astype(np.uint8)

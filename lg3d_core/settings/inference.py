@@ -24,7 +24,7 @@ from lg3d_core.settings.shared import (
     WeightsFields,
 )
 
-SCAN_FILES = "PLY, PCD, OBJ or GLB file, or scene id of the store."
+SCAN_FILES = "PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or scene id of the store."
 UNITS = ("auto", "m", "cm", "mm", "in", "ft")
 
 
