@@ -1,11 +1,13 @@
 """Entry point: one command each, and one boundary that turns a known error into one line."""
 
-import errno
+from lg3d_cli import start
+
+if __name__ == "__main__":  # `python -m lg3d_cli`: before anything that takes time is imported
+    start.take_signals()
+
+import atexit
 import os
-import signal
 import sys
-import threading
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -31,23 +33,39 @@ from lg3d_cli.commands import (
     view,
 )
 from lg3d_cli.parameters import SettingsCommand
+from lg3d_cli.variables import unknown_variables
 from lg3d_core import __version__
-from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError
+from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError, explain_os_error
 
-STOPPED = 130
-END_SECONDS = 8.0
-"""A stopped command that is still there after so long is ended: what it writes, it writes whole or not at all."""
 GOES_ON = ("prepare", "rooms", "compare")
 """Commands that keep what they have finished when they are run again."""
 TRAINED_TOGETHER = ("pretrain", "finetune")
 """Commands that several processes of `torchrun` share the work of."""
-_asked: list[int] = []
-"""Signals that asked this process to stop."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Stoppable(TyperGroup):
-    """Commands that Ctrl-C and SIGTERM end with a line that says how to go on."""
+    """Commands that Ctrl-C and SIGTERM end with a line that says how to go on, and usage errors of one line."""
+
+    def main(self, *words: Any, **options: Any) -> Any:
+        """Run the command line; a usage error is one line and exit code 2."""
+        run: Any = super().main
+        if not options.pop("standalone_mode", True):
+            return run(*words, standalone_mode=False, **options)
+        try:
+            outcome = run(*words, standalone_mode=False, **options)
+        except typer.Abort:
+            outcome = start.STOPPED
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+            else:
+                context = getattr(error, "ctx", None)
+                path = context.command_path if context is not None else "lg3d"
+                console.error(f"{error.format_message().rstrip('.')} ({path} --help lists the options)")
+            sys.exit(error.exit_code)  # type: ignore[attr-defined]
+        sys.exit(outcome if isinstance(outcome, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
@@ -55,13 +73,14 @@ class _Stoppable(TyperGroup):
         Raises:
             Interrupted: Ctrl-C or SIGTERM came, and the command did not deal with it itself.
         """
+        start.load()
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, Exception) as error:
             if isinstance(error, Interrupted | EndedElsewhere):
                 raise
             # What is raised by a signal's handler within a library in C may come out as that library's own error.
-            if not isinstance(error, KeyboardInterrupt) and not _asked:
+            if not isinstance(error, KeyboardInterrupt) and not start.was_asked():
                 raise
             _kill_workers()
             goes_on = ctx.invoked_subcommand in GOES_ON
@@ -77,7 +96,7 @@ app = typer.Typer(
     name="lg3d",
     cls=_Stoppable,
     help="Train and use language-grounded sparse 3D networks on annotated scans of rooms.",
-    epilog="Exit codes: 0 done, 1 an error you can fix, 2 usage, 130 interrupted (and resumable).",
+    epilog="Exit codes: 0 done, 1 an error you can fix, 2 a wrong option or value, 130 interrupted (and resumable).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -118,6 +137,9 @@ def _options(
 ) -> None:
     """Train and use language-grounded sparse 3D networks on annotated scans of rooms."""
     del version
+    if not console.follows():
+        for message in unknown_variables(os.environ):
+            console.warn(message)
     command, size = context.invoked_subcommand, os.environ.get("WORLD_SIZE", "1")
     if "LOCAL_RANK" in os.environ and size != "1" and command not in TRAINED_TOGETHER:
         if console.follows():
@@ -129,8 +151,18 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a known error is one line on stderr and exit code 1."""
-    _take_signals()
+    """Run the command line; a known error is one line on stderr and exit code 1, or 2 for a wrong option value."""
+    start.take_signals()
+    atexit.register(start.ignore_signals)
+    console.open_streams()
+    try:
+        _run()
+    finally:
+        console.close_streams()
+        start.end()
+
+
+def _run() -> None:
     try:
         app()
     except Lg3dError as error:
@@ -140,53 +172,27 @@ def main() -> None:
         console.error(f"out of memory ({error or 'no details'}): close other programs, or take fewer --jobs")
         sys.exit(1)
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        console.error(f"cannot write {error.filename or 'what was asked for'} ({error.strerror}): make room, run again")
+        console.error(explain_os_error(error))
         sys.exit(1)
     except EndedElsewhere as end:
-        sys.exit(STOPPED if end.interrupted else 1)
+        sys.exit(start.STOPPED if end.interrupted else 1)
     except Interrupted as stop:
-        if not console.follows():
-            console.notice(str(stop))
-        _end_in(END_SECONDS / 2)
-        sys.exit(STOPPED)
+        _stopped(str(stop))
     except KeyboardInterrupt:  # before a command began, or after it ended
-        console.notice("stopped")
-        sys.exit(STOPPED)
+        _stopped("stopped")
     except SystemExit as ended:
-        if ended.code == STOPPED:  # what typer makes of the same
-            console.notice("stopped")
+        if ended.code == start.STOPPED:  # what typer makes of the same
+            _stopped("stopped")
         raise
 
 
-def _take_signals() -> None:
-    """Let SIGTERM stop a command as Ctrl-C does, and the process be gone soon after, whatever it is at."""
-    _asked.clear()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        if _asked and number == signal.SIGTERM:  # sent to a group and to its members, it means nothing new
-            return
-        _asked.append(number)
-        _end_in(END_SECONDS)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop)
-
-
-def _end_in(seconds: float) -> None:
-    """End this process after a while, unless it has ended by then."""
-
-    def end() -> None:
-        console.notice("stopped, without waiting for what is under way")
-        os._exit(STOPPED)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+def _stopped(message: str) -> None:
+    """Print one line, unless another process prints it, and end with exit code 130."""
+    start.end(reported=True)
+    if not console.follows():
+        console.notice(message)
+    start.end_in(start.END_SECONDS / 2)
+    sys.exit(start.STOPPED)
 
 
 def _kill_workers() -> None:

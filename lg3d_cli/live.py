@@ -31,7 +31,7 @@ class LiveProgress(Progress):
         self.clock = clock
 
     def note(self, message: str) -> None:
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(one_line(message), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         self.console.print(
@@ -44,7 +44,7 @@ class LiveProgress(Progress):
 
     @contextmanager
     def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
-        task = DrawnTask(description, total, unit, clock=self.clock)
+        task = DrawnTask(one_line(description), total, unit, clock=self.clock)
         # Results go to stdout while this draws on stderr: they must not be caught.
         with Live(
             task,
@@ -133,7 +133,7 @@ class DrawnTask(Task):
 
     def advance(self, steps: int = 1, *, status: str = "") -> None:
         self.done += steps
-        self.status = status or self.status
+        self.status = one_line(status) or self.status
 
     def skip(self, steps: int) -> None:
         self.done += steps

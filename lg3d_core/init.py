@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
-from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.errors import DataError, SettingsError, UsageError
 from lg3d_core.files import write_text
 from lg3d_core.processes import num_cores
 from lg3d_core.progress import Progress
@@ -101,7 +101,7 @@ def check_device(text: str) -> Device:
         SettingsError: No such name, or no such device here.
     """
     if text not in get_args(Device):
-        raise SettingsError(f"--device must be one of {', '.join(get_args(Device))}, got {text!r}")
+        raise UsageError(f"--device must be one of {', '.join(get_args(Device))}, got {text!r}")
     _computes_on_cuda(text)
     return cast(Device, text)
 

@@ -21,7 +21,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, one_line
 from lg3d_core.language.anchors_file import Anchors, load_anchors, save_anchors
 from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, read_info, save_checkpoint
@@ -39,7 +39,7 @@ from lg3d_core.synthetic.modelled.library import read_library
 from lg3d_core.synthetic.modelled.resample import sample_model
 from lg3d_core.training.run import Run
 from lg3d_core.vocabulary import load_vocabulary, read_label_table
-from tests import box_rooms, minkowski_checkpoints, scan_files, sh3f_files
+from tests import box_rooms, minkowski_checkpoints, model_files, scan_files, sh3f_files
 from tests.fuzz_mutations import (
     BINARY,
     NUMBERS,
@@ -55,6 +55,7 @@ from tests.fuzz_mutations import (
     splice,
     truncate,
 )
+from tests.scan_layouts import Layout, random_las, random_pcd, random_ply
 
 TINY = "fuzz"
 """A network small enough to be read ten thousand times."""
@@ -128,9 +129,37 @@ def scan_reader(suffix: str) -> Callable[[bytes, Path], None]:
         faces = np.asarray(surface.faces)
         assert faces.ndim == 2
         assert faces.size == 0 or (faces.min() >= 0 and faces.max() < surface.num_vertices)
+        if surface.paint is not None:
+            places = np.arange(min(len(faces), 100))
+            assert surface.paint(places, np.full((len(places), 3), 1 / 3, np.float32)).shape == (len(places), 3)
+        assert all(doubt.isprintable() for doubt in map(one_line, surface.doubts))
         find_frame(surface, scale="auto", up="auto")
 
     return read
+
+
+def make_layout(make: Callable[[random.Random], Layout]) -> Callable[[random.Random], bytes]:
+    return lambda rng: pickle.dumps(make(rng))
+
+
+def read_layout(data: bytes, folder: Path) -> None:
+    check_layout(pickle.loads(data), folder)
+
+
+def check_layout(layout: Layout, folder: Path) -> None:
+    """Compare what is read with what was written; only a warning may stand in for equal colours."""
+    path = folder / f"layout{layout.suffix}"
+    path.write_bytes(layout.data)
+    surface = open_scan(path)
+    assert surface.num_vertices == len(layout.xyz)
+    np.testing.assert_allclose(surface.positions(0, len(layout.xyz)), layout.xyz, atol=6e-4)
+    got, wanted = {tuple(face) for face in np.asarray(surface.faces).tolist()}, set(map(tuple, layout.faces.tolist()))
+    assert got == wanted, (got, wanted)
+    is_equal = surface.colors is None and layout.rgb is None
+    if surface.colors is not None and layout.rgb is not None:
+        is_equal = bool(np.abs(surface.colors(0, len(layout.xyz)).astype(int) - layout.rgb).max() <= 1)
+    assert is_equal or (surface.doubts and layout.told), (layout.text, surface.doubts)
+    assert layout.told or not surface.doubts, (layout.text, surface.doubts)
 
 
 def read_ply_strictly(data: bytes, folder: Path) -> None:
@@ -158,6 +187,28 @@ def good_pcds() -> tuple[bytes, ...]:
     )
 
 
+@cache
+def good_las() -> tuple[bytes, ...]:
+    return tuple(_las(form, packed=False) for form in (2, 7))
+
+
+@cache
+def good_laz() -> tuple[bytes, ...]:
+    return tuple(_las(form, packed=True) for form in (2, 7))
+
+
+def _las(form: int, *, packed: bool) -> bytes:
+    import laspy
+
+    header = laspy.LasHeader(point_format=form, version="1.4")
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = np.random.default_rng(0).random((3, 50))
+    las.red, las.green, las.blue = np.random.default_rng(0).integers(0, 65536, size=(3, 50), dtype=np.uint16)
+    stream = io.BytesIO()
+    las.write(stream, do_compress=packed, laz_backend=laspy.LazBackend.Lazrs if packed else None)
+    return stream.getvalue()
+
+
 PCD_WORDS = (b"FIELDS", b"SIZE", b"COUNT", b"POINTS", b"WIDTH", b"DATA", b"ascii", b"binary", b"F", b"U", b"_", b"x")
 
 
@@ -168,6 +219,7 @@ def good_objs() -> tuple[bytes, ...]:
     return plain.encode(), sh3f_files.box_obj().encode(), f"o a\n{plain}g b\nf -1 -2 -3\nf 1//1 2//2 3//3\n".encode()
 
 
+MTL_WORDS = (b"newmtl", b"Kd", b"map_Kd", b"-s", b"-o", b"-clamp", b"on", b"map_Ka", b"-mm", b"scan0.png", b"scan.mtl")
 OBJ_WORDS = (b"v", b"vt", b"vn", b"f", b"usemtl", b"mtllib", b"o", b"g", b"1/2/3", b"-9", b"0", b"1//", b"/")
 
 
@@ -179,7 +231,82 @@ def good_glbs() -> tuple[bytes, ...]:
     textured = trimesh.Trimesh(xyz, faces, process=False)
     textured.visual = trimesh.visual.TextureVisuals(uv=np.random.default_rng(0).random((len(xyz), 2)), image=image)
     cloud = trimesh.Scene([trimesh.PointCloud(xyz, colors=rgb)])
-    return tuple(bytes(part.export(file_type="glb")) for part in (trimesh.Scene([colored]), textured.scene(), cloud))
+    parts = [bytes(part.export(file_type="glb")) for part in (trimesh.Scene([colored]), textured.scene(), cloud)]
+    return *parts, *(files[name] for files in good_models("glb") for name in files if name.endswith(".glb"))
+
+
+@cache
+def good_models(kind: str) -> tuple[dict[str, bytes], ...]:
+    """OBJ or glTF scans of many forms, each with the files beside it."""
+    found = []
+    for seed in range(40):
+        rng = random.Random(f"good {kind} {seed}")
+        folder = work_folder() / f"{kind}{seed}"
+        folder.mkdir(exist_ok=True)  # a child before this one has made it
+        mesh = model_files.random_mesh(rng)
+        (model_files.write_obj if kind == "obj" else model_files.write_glb)(rng, folder, mesh)
+        found.append({str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*"))})
+    return tuple(found)
+
+
+def spoil_model(kind: str) -> Callable[[random.Random], bytes]:
+    """Change one file of a scan that has several, take it away, or put another in its place."""
+
+    def mutate(rng: random.Random) -> bytes:
+        files = dict(rng.choice(good_models(kind)))
+        name = rng.choice(sorted(files))
+        if name.endswith((".obj", ".mtl")):
+            change = one_of(change_tokens(words=(*OBJ_WORDS, *MTL_WORDS)), change_lines(), *BINARY)
+        elif name.endswith(".gltf"):
+            change = one_of(change_json, change_json, change_tokens(), *BINARY)
+        else:
+            change = one_of(change_glb, *BINARY) if name.endswith(".glb") else one_of(*BINARY)
+        if rng.random() < 0.1 and not name.endswith((".obj", ".glb", ".gltf")):
+            del files[name]
+        else:
+            files[name] = change(rng, files[name])
+        return pickle.dumps(files)
+
+    return mutate
+
+
+def read_model(data: bytes, folder: Path) -> None:
+    """Read a scan of several files."""
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    for name, content in pickle.loads(data).items():
+        (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "model" / name).write_bytes(content)
+    (scan,) = (folder / "model").glob("scan.[go]*[bjf]")
+    scan_reader(scan.suffix)(scan.read_bytes(), folder / "model")
+
+
+def seed_bytes(rng: random.Random) -> bytes:
+    return str(rng.getrandbits(48)).encode()
+
+
+def read_known_colors(kind: str) -> Callable[[bytes, Path], None]:
+    """Write a good scan of a random form, and compare positions and colours with those it was made of."""
+
+    def read(data: bytes, folder: Path) -> None:
+        rng = random.Random(int(data))
+        shutil.rmtree(folder / "known", ignore_errors=True)
+        (folder / "known").mkdir()
+        mesh = model_files.random_mesh(rng)
+        if kind == "obj":
+            path, rgb = model_files.write_obj(rng, folder / "known", mesh)
+            xyz = np.concatenate([mesh.xyz, np.full((len(rgb) - len(mesh.xyz), 3), 0.5)])
+        else:
+            path, xyz, rgb = model_files.write_glb(rng, folder / "known", mesh)
+        surface = open_scan(path)
+        assert surface.num_vertices == len(rgb)
+        np.testing.assert_allclose(surface.positions(0, len(rgb)), xyz, atol=2e-6)
+        assert surface.colors is not None
+        difference = np.abs(surface.colors(0, len(rgb)).astype(int) - rgb.astype(int))
+        assert difference.max() <= 1, (
+            f"{path.name}: {int((difference > 1).any(axis=1).sum())} of {len(rgb)} colours differ"
+        )
+
+    return read
 
 
 def change_glb(rng: random.Random, data: bytes) -> bytes:
@@ -726,11 +853,20 @@ FORMATS: dict[str, Format] = {
             spoil(good_pcds, change_tokens(220, PCD_WORDS), change_tokens(220, PCD_WORDS), change_lines(220), *BINARY),
             scan_reader(".pcd"),
         ),
+        Format("ply-layout", make_layout(random_ply), read_layout),
+        Format("pcd-layout", make_layout(random_pcd), read_layout),
+        Format("las-layout", make_layout(random_las), read_layout),
+        Format("las", spoil(good_las, *BINARY), scan_reader(".las")),
+        Format("laz", spoil(good_laz, *BINARY), scan_reader(".laz")),
         Format(
             "obj",
             spoil(good_objs, change_tokens(words=OBJ_WORDS), change_tokens(words=OBJ_WORDS), change_lines(), *BINARY),
             scan_reader(".obj"),
         ),
+        Format("obj-files", spoil_model("obj"), read_model),
+        Format("gltf-files", spoil_model("glb"), read_model),
+        Format("obj-colors", seed_bytes, read_known_colors("obj")),
+        Format("glb-colors", seed_bytes, read_known_colors("glb")),
         Format("glb", spoil(good_glbs, change_glb, change_glb, change_glb, *BINARY), scan_reader(".glb")),
         Format(
             "scene",

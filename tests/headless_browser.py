@@ -124,6 +124,22 @@ class Browser:
         self.mouse("mouseReleased", x, y, button="left", clickCount=1, **more)
         self.frame()
 
+    def tap(self, x: float, y: float) -> None:
+        """Touch a place with one finger, and lift it."""
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self.frame()
+
+    def be_a_phone(self, *, width: int = 390, height: int = 844) -> None:
+        """Have a narrow screen that is touched, until `be_a_desktop`."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+
+    def be_a_desktop(self) -> None:
+        """Undo `be_a_phone`."""
+        self.call("Emulation.clearDeviceMetricsOverride")
+        self.call("Emulation.setTouchEmulationEnabled", enabled=False)
+
     def key(self, name: str, *, shift: bool = False) -> None:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=name, modifiers=8 if shift else 0)

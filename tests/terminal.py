@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from fcntl import ioctl
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,13 @@ class Session(NamedTuple):
 
 
 def lg3d_on_terminal(
-    *words: object, cwd: Path, replies: Sequence[tuple[str, str]] = (), seconds: float = 120.0, **variables: str
+    *words: object,
+    cwd: Path,
+    replies: Sequence[tuple[str, str]] = (),
+    seconds: float = 120.0,
+    columns: int = COLUMNS,
+    all_on_terminal: bool = False,
+    **variables: str,
 ) -> Session:
     """Run lg3d with stdin and stderr on a terminal and stdout in a pipe, as `$(lg3d ...)` does.
 
@@ -43,10 +50,12 @@ def lg3d_on_terminal(
         cwd: Where it starts.
         replies: What to type, each as soon as its text is on the screen, one after the other.
         seconds: After which it is killed, and the test fails.
+        columns: Width of the terminal.
+        all_on_terminal: Whether stdout is the terminal too; `Session.stdout` is then empty.
         variables: Of the environment.
     """
     controller, terminal = pty.openpty()
-    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -60,7 +69,7 @@ def lg3d_on_terminal(
         env=environment,
         stdin=terminal,
         stderr=terminal,
-        stdout=subprocess.PIPE,
+        stdout=terminal if all_on_terminal else subprocess.PIPE,
         start_new_session=True,
     )
     os.close(terminal)
@@ -75,11 +84,11 @@ def lg3d_on_terminal(
 def _attend(
     process: subprocess.Popen[bytes], controller: int, replies: list[tuple[str, str]], *, deadline: float
 ) -> Session:
-    assert process.stdout is not None
     seen, result, mark = b"", b"", 0
-    with selectors.DefaultSelector() as selector, process.stdout as stdout:
+    with selectors.DefaultSelector() as selector, process.stdout or nullcontext() as stdout:
         selector.register(controller, selectors.EVENT_READ)
-        selector.register(stdout, selectors.EVENT_READ)
+        if stdout is not None:
+            selector.register(stdout, selectors.EVENT_READ)
         while selector.get_map():
             assert time.monotonic() < deadline, f"still running, and the screen shows: {seen.decode()[-2000:]}"
             for key, _ in selector.select(timeout=1.0):
@@ -97,5 +106,5 @@ def _attend(
                 mark = len(seen)
                 os.write(controller, replies.pop(0)[1].encode())
     assert not replies, f"never asked {replies[0][0]!r}: {seen.decode()[-2000:]}"
-    raw = seen.decode()
+    raw = seen.decode(errors="replace")
     return Session(process.wait(), result.decode(), ESCAPES.sub("", raw).replace("\r", "\n"), raw)

@@ -91,6 +91,38 @@ def test_a_mesh_is_labelled_as_the_evaluation_would(checkpoint: Path, expected: 
     colors = dict(zip(VOCABULARY.ids.tolist(), VOCABULARY.colors.tolist(), strict=True))
     assert surface.colors is not None
     assert surface.colors(0, 3).tolist() == [colors[number] for number in expected[:3].tolist()]
+    fields = [("xyz", "<3f4"), ("shown", "3u1"), ("label", "<i4"), ("confidence", "<f4"), ("own", "3u1")]
+    body = np.frombuffer(written, dtype=fields, count=len(XYZ), offset=written.index(b"end_header\n") + 11)
+    np.testing.assert_array_equal(body["own"], RGB)
+    np.testing.assert_array_equal(body["label"], expected)
+    np.testing.assert_array_equal(arrays["rgb"], RGB)
+    assert "property uchar scan_red\nproperty uchar scan_green\nproperty uchar scan_blue\n" in head
+
+
+def test_a_later_call_replaces_its_own_files_and_no_others(checkpoint: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "room.ply", tmp_path / "b" / "room.ply"
+    for scan, count in ((first, 500), (second, 400)):
+        scan.parent.mkdir()
+        points_ply(scan, XYZ[:count], RGB[:count])
+    forms = ("ply", "txt")
+
+    def names_of(scan: Path, start: Path = checkpoint) -> list[str]:
+        notes = Notes()
+        (labels,) = predict_scans(settings_of(start, tmp_path / "o", scan, formats=forms), notes).labelled
+        if labels.files[0].name != "room.labelled.ply":
+            assert any("room.labelled is in use by another scan or checkpoint" in note for note in notes.notes)
+        return [path.name for path in labels.files]
+
+    assert names_of(first) == ["room.labelled.ply", "room.labelled.txt"]
+    assert names_of(second) == ["room.labelled-2.ply", "room.labelled-2.txt"]
+    assert names_of(first) == ["room.labelled.ply", "room.labelled.txt"]
+    assert len((tmp_path / "o" / "room.labelled.txt").read_text().splitlines()) == 500
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(checkpoint.read_bytes())
+    assert names_of(first, other) == ["room.labelled-3.ply", "room.labelled-3.txt"]
+    (tmp_path / "o" / "room.labelled.txt").unlink()
+    (tmp_path / "o" / "room.labelled.txt").write_text("mine\n")  # of unknown origin
+    assert names_of(first) == ["room.labelled-4.ply", "room.labelled-4.txt"]
 
 
 def test_millimetres_with_y_up_get_the_labels_of_metres_with_z_up(
@@ -106,7 +138,7 @@ def test_millimetres_with_y_up_get_the_labels_of_metres_with_z_up(
     assert (second.scale, second.up) == (0.001, "y")
     assert first.files[0].read_bytes() == second.files[0].read_bytes()
     assert any("mm.ply: " in note and "taken as mm" in note for note in notes.notes)
-    assert any("mm.ply: it stands on its floor with +y up" in warning for warning in notes.warnings)
+    assert any("mm.ply: " in warning and "+y" in warning and "--up" in warning for warning in notes.warnings)
     assert len(expected) == len(off)
 
 
@@ -116,7 +148,10 @@ def test_without_colours_it_warns_and_takes_grey(checkpoint: Path, tmp_path: Pat
     notes = Notes()
     first, second = predict_scans(settings_of(checkpoint, tmp_path, grey, bare, formats=("txt",)), notes).labelled
     assert first.files[0].read_bytes() == second.files[0].read_bytes()
-    assert notes.warnings == [f"{bare}: no colours: taken as grey, which costs accuracy"]
+    assert notes.warnings == [
+        f"{grey}: all vertices have the same colour: the scan probably has none",
+        f"{bare}: no colours: taken as grey, which costs accuracy",
+    ]
 
 
 def test_strays_and_positions_that_are_not_finite_get_label_0_and_change_nothing_else(

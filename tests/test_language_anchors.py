@@ -326,3 +326,44 @@ def test_prompts_take_the_name_and_leave_other_braces():
 def test_prompts_without_one_place_are_refused(prompts):
     with pytest.raises(SettingsError, match="--prompt"):
         fill_prompts(["chair"], prompts)
+
+
+def test_padding_at_training_keeps_cosines_and_the_way_of_further_texts():
+    bundled = load_bundled_anchors(load_vocabulary())
+    padded = bundled.padded(512)
+    assert padded.dim == 512
+    np.testing.assert_array_equal(padded.vectors[:, :384], bundled.vectors)
+    assert not padded.vectors[:, 384:].any()
+    assert padded.metadata["projection"] == "zero-padded 384 -> 512"
+    assert padded.projection is not None
+    np.testing.assert_allclose(padded.projection.apply(bundled.vectors[:3]), padded.vectors[:3], atol=1e-6)
+    again = bundled.padded(400).padded(512)
+    np.testing.assert_array_equal(again.vectors, padded.vectors)
+    assert again.projection is not None
+    np.testing.assert_array_equal(again.projection.matrix, padded.projection.matrix)
+    assert again.metadata["projection"] == "zero-padded 384 -> 400, zero-padded 400 -> 512"
+
+
+def test_anchors_that_lost_dimensions_or_have_too_many_are_not_padded():
+    bundled = load_bundled_anchors(load_vocabulary())
+    assert bundled.padded(384) is bundled
+    assert bundled.padded(96) is bundled
+    for way in ("pca 400 -> 384", describe_projection(200, 400, 384), describe_projection(200, 400, 384, centred=True)):
+        lost = Anchors(bundled.vectors, bundled.names, {**bundled.metadata, "projection": way})
+        assert lost.padded(512) is lost
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "option"),
+    [
+        ("open_clip:ViT-B-32", "openai", ""),
+        ("open_clip:ViT-L-14", "openai", " --encoder open_clip:ViT-L-14/openai"),
+        ("hf:bert-base-uncased, mean pooling", "x", " --encoder hf:bert-base-uncased"),
+        ("sentence-transformers/all-MiniLM-L6-v2, mean pooling over tokens", "x", " --encoder bundled"),
+        ("mine", "x", ""),
+    ],
+)
+def test_the_option_of_the_encoder_is_told_by_the_metadata(encoder, weights, option):
+    bundled = load_bundled_anchors(load_vocabulary())
+    made = Anchors(bundled.vectors, bundled.names, {**bundled.metadata, "encoder": encoder, "weights": weights})
+    assert made.encoder_option == option

@@ -383,7 +383,7 @@ def test_eval_and_finetune_take_a_file_from_elsewhere(lightning: Path, store_pat
     other = MinkUNet("tiny", num_classes=20, stem_size=5, final_relu=True)
     torch.save(other.state_dict(), tmp_path / "other.pth")
     notes = Notes()
-    with pytest.raises(CheckpointError, match="tells 20 categories apart, the store has 200"):
+    with pytest.raises(CheckpointError, match="is for 20 classes, the store has 200"):
         evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=tmp_path / "other.pth"), notes)
     scores = evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=lightning), notes)
     assert scores.to_dict()

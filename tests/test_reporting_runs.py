@@ -192,6 +192,32 @@ def test_a_tuned_network_is_shown_with_the_anchors_of_the_run_it_started_from(
         find_anchors(run, replace(info, anchors_digest="0" * 16, num_classes=None), anchors_path)
 
 
+def test_anchors_are_found_after_a_move_and_missed_aloud(anchors_path: Path, store_path: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old place", tmp_path / "new place"
+    anchors = old / "anchors.safetensors"
+    old.mkdir()
+    anchors.write_bytes(anchors_path.read_bytes())
+    start = write_run(old / "runs" / "p", store_path, anchors=anchors)
+    (start / "settings.json").write_text(json.dumps({"anchors": str(anchors)}))
+    tuned = write_run(old / "runs" / "f", store_path)
+    facts = {"kind": "finetune", "from": str(start / "checkpoint.safetensors")}
+    (tuned / "card.json").write_text(json.dumps(facts))
+    old.rename(new)  # absolute paths in settings and card lead nowhere now
+    (run,) = read_runs([new / "runs" / "f"], tmp_path, Progress())
+    assert run.checkpoint is not None
+    info = replace(read_info(run.checkpoint), anchors_digest=load_anchors(anchors_path).digest)
+    notes = Listener()
+    found = find_anchors(run, info, None, notes)
+    assert found is not None
+    assert found.digest == info.anchors_digest
+    assert notes.warnings == []
+    (new / "anchors.safetensors").unlink()
+    assert find_anchors(run, info, None, notes) is None
+    (warning,) = notes.warnings
+    assert "are not found" in warning
+    assert warning.endswith("the report shows no anchors of this run; pass --anchors FILE")
+
+
 def test_a_run_without_names_for_voxels_has_features_and_no_scores(store_path: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "csc", store_path)
     store = SceneStore(store_path)

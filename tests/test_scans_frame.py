@@ -125,3 +125,22 @@ def test_obj_is_expected_with_y_up_where_the_shape_does_not_tell() -> None:
     ball = np.random.default_rng(0).normal(size=(5000, 3))
     assert find_frame(surface_of(ball, "a.obj"), scale="m").up == "y"
     assert find_frame(surface_of(ball, "a.ply"), scale="m").up == "z"
+
+
+FAR = np.array([500_000.0, 5_200_000, 300])
+
+
+@pytest.mark.parametrize(
+    "rounded",
+    [(XYZ + FAR).astype(np.float32), (XYZ + FAR).astype(np.float32).astype(float), np.round(XYZ + FAR, 1)],
+    ids=["float32", "float32 kept as float64", "one decimal"],
+)
+def test_positions_far_out_that_lost_their_digits_are_reported(rounded: np.ndarray) -> None:
+    (doubt,) = [doubt for doubt in find_frame(surface_of(rounded), scale="m", up="z").doubts if "precision" in doubt]
+    assert "positions are rounded to steps of" in doubt
+
+
+def test_positions_with_enough_digits_are_not_doubted() -> None:
+    for xyz in (XYZ + FAR, XYZ.astype(np.float32), (XYZ + 300).astype(np.float32), np.round((XYZ + FAR) * 1000)):
+        scale = "mm" if np.abs(xyz).max() > 1e8 else "m"
+        assert find_frame(surface_of(xyz), scale=scale, up="z").doubts == ()

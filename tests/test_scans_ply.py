@@ -145,7 +145,7 @@ BAD = {
     ),
     "corner below": (header() + body()[:-4] + struct.pack("<i", -1), r"\[3, 2, -1\]"),
     "a long comment": (b"ply\ncomment " + b"x" * 10**6 + header()[4:] + body(), "within the first 65536 bytes"),
-    "ascii words": (header(form="ascii") + b"one " * 50, "not numbers"),
+    "ascii words": (header(form="ascii") + b"one " * 50, "not all numbers"),
     "ascii too short": (
         header(form="ascii") + b"1 " * 28 + b"3 0 1 2 3 0 1",
         "need 36 numbers after the header, found 35",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import MissingDependencyError, SettingsError
-from lg3d_core.sparse import SparseTensor, backends, resolve_backend
+from lg3d_core.sparse import SparseTensor, backends, resolve_backend, trains_faster_in_bf16
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.native import NativeBackend, backend, build, plans
 from lg3d_core.sparse.reference import ReferenceBackend
@@ -104,6 +104,70 @@ def test_bfloat16_is_rounded_once_on_the_way_in_and_once_on_the_way_out(
         assert value.dtype == torch.bfloat16
         # One rounding is 2^-9 of a value; the weighting of the outputs in `run` is rounded as well.
         assert relative_error(value, exact) < 2**-7
+
+
+@pytest.mark.parametrize("layer", ["3^3", "5^3", "2^3 down", "2^3 up"])
+@pytest.mark.parametrize("num_voxels", [0, 1, 63, 131, 1100])
+@pytest.mark.parametrize("channels", [(3, 32), (34, 48), (200, 17), (16, 112)])
+def test_bfloat16_with_weights_in_float32_equals_the_reference_on_rounded_values(
+    layer: str, num_voxels: int, channels: tuple[int, int]
+):
+    native = NativeBackend()
+    if not native.computes(torch.bfloat16):
+        pytest.skip("this processor does not multiply bfloat16")
+    kernel_map = map_of(layer, num_voxels)
+    features = draw(kernel_map.num_inputs, channels[0]).bfloat16()
+    weight = (draw(kernel_map.num_offsets, *channels) / math.sqrt(channels[0])).float()
+    leaves = (features.clone().requires_grad_(), weight.clone().requires_grad_())
+    output = native.convolve(*leaves, kernel_map)
+    upstream = draw(*output.shape, seed=5).bfloat16()
+    grad_features, grad_weight = torch.autograd.grad(output, leaves, upstream)
+    exact_leaves = (features.double().requires_grad_(), weight.bfloat16().double().requires_grad_())
+    exact = ReferenceBackend().convolve(*exact_leaves, kernel_map)
+    exact_features, exact_weight = torch.autograd.grad(exact, exact_leaves, upstream.double())
+    # Products of two values of 8 bits are exact in float32, and so the sums are good to float32; outputs and gradients
+    # of features are then rounded to 8 bits, by 2^-9 of a value at most. Gradients of weights stay in float32.
+    assert relative_error(output.detach(), exact.detach()) < 2**-8
+    assert relative_error(grad_features, exact_features) < 2**-8
+    assert grad_weight.dtype == torch.float32
+    assert relative_error(grad_weight, exact_weight) < 5e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_gradient_does_not_depend_on_what_scratch_memory_held(dtype: torch.dtype):
+    kernel_map = map_of("3^3", 131)
+    features, weight = draw(131, 34).to(dtype), draw(27, 34, 48).float()
+    weight = weight.to(dtype)
+    first = run(NativeBackend(), features, weight, kernel_map)
+    backend._scratch.pointer(1)
+    backend._scratch.buffer.fill_(math.nan)
+    second = run(NativeBackend(), features, weight, kernel_map)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_bit_equal_on_one_thread_and_on_two(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backend, "MIN_SHARED_WORK", 0)
+    features, weight = draw(1000, 32).to(dtype), draw(27, 32, 48).to(dtype)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for num_threads in (1, 2):
+            torch.set_num_threads(num_threads)
+            runs.append(run(NativeBackend(), features, weight, map_of("3^3", 1000)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
+
+
+def test_bf16_is_chosen_for_training_only_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch):
+    cpu = torch.device("cpu")
+    native = resolve_backend("native", cpu)
+    assert trains_faster_in_bf16("native", cpu) == native.computes(torch.bfloat16)
+    assert not trains_faster_in_bf16("torch", cpu)
+    assert trains_faster_in_bf16("auto", torch.device("cuda"))
+    monkeypatch.setattr(native, "_dtypes", {torch.float32})
+    assert not trains_faster_in_bf16("auto", cpu)
 
 
 def test_results_are_bit_equal_whatever_the_chunks_and_the_threads(monkeypatch: pytest.MonkeyPatch):

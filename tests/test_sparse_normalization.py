@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lg3d_core.sparse import SparseBatchNorm, normalization
+from lg3d_core.sparse import SparseBatchNorm, normalization, use_backend
+from lg3d_core.sparse.native.build import find_compiler
 
 CHANNELS = 5
 
@@ -120,6 +121,64 @@ def test_narrow_features_are_computed_in_float32_and_rounded_once(dtype: torch.d
     step = torch.finfo(dtype).eps
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours.float(), expected, rtol=2 * step, atol=step / 16)
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("num_rows", "channels"), [(0, 5), (1, 16), (63, 5), (130, 33), (2000, 96)])
+def test_rows_of_bfloat16_agree_with_float64_in_plain_pytorch_and_in_compiled_kernels(
+    backend: str, relu: bool, has_residual: bool, training: bool, num_rows: int, channels: int
+):
+    if backend == "native" and find_compiler() is None:
+        pytest.skip("no C compiler")
+    features, residual, upstream = (draw(num_rows, channels, seed=seed).bfloat16() for seed in (31, 32, 33))
+    results = []
+    for wide in (False, True):
+        norm = SparseBatchNorm(channels).train(training)
+        with torch.no_grad():
+            norm.bn.weight.copy_(draw(channels, seed=34))
+            norm.bn.bias.copy_(draw(channels, seed=35))
+        norm = norm.double() if wide else norm
+        inputs = [(value.double() if wide else value.clone()).requires_grad_() for value in (features, residual)]
+        with use_backend("torch" if wide else backend):
+            output = norm.normalize(inputs[0], residual=inputs[1] if has_residual else None, relu=relu)
+            # Where rounding moved a value across zero, the ReLU would let another gradient through.
+            output.backward(upstream.to(output.dtype) * (output.abs() > 0.02))
+        own = [output.detach(), inputs[0].grad, norm.bn.weight.grad, norm.bn.bias.grad, norm.bn.running_var]
+        results.append([*own, inputs[1].grad] if has_residual else own)
+    for ours, exact in zip(*results, strict=True):
+        # One rounding to 8 bits is 2^-9 of a value; the rest is float32. A gradient is cut off at 0.02 of an output
+        # that is rounded here and not there, so that single rows may differ: the norm over all is compared.
+        difference = (ours.double() - exact.double()).norm() / exact.double().norm().clamp_min(1e-30)
+        assert exact.numel() == 0 or float(exact.double().norm()) == 0 or float(difference) < 2e-2
+
+
+def test_nan_passes_through_rows_of_bfloat16_and_their_relu():
+    norm = SparseBatchNorm(16).eval()
+    features = torch.zeros(3, 16, dtype=torch.bfloat16)
+    features[1, 2] = torch.nan
+    output = norm.normalize(features, relu=True)
+    assert output.isnan().nonzero().tolist() == [[1, 2]]
+
+
+def test_bfloat16_results_are_bit_equal_for_all_numbers_of_threads():
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for num_threads in (1, 2):
+            torch.set_num_threads(num_threads)
+            norm = SparseBatchNorm(96)
+            features, residual, upstream = (
+                draw(5000, 96, seed=seed, dtype=torch.float32).bfloat16().requires_grad_() for seed in (36, 37, 38)
+            )
+            output = norm.normalize(features, residual=residual, relu=True)
+            output.backward(upstream)
+            runs.append([output, features.grad, residual.grad, norm.bn.weight.grad, norm.bn.running_var])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
 
 
 def test_under_autocast_the_output_has_the_dtype_of_pytorchs_layer():

@@ -97,8 +97,8 @@ def test_a_budget_after_training_with_other_labels_is_refused(
 def test_checkpoints_of_before_tell_their_labels_by_their_settings(
     pretrained: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_older(path: Path, **_: Any) -> Any:
-        return dataclasses.replace(read_info(path), labels_seen=None)
+    def read_older(path: Path, **options: Any) -> Any:
+        return dataclasses.replace(read_info(path, **options), labels_seen=None)
 
     monkeypatch.setattr("lg3d_core.training.finetune.read_info", read_older)
     with pytest.raises(SettingsError, match="all labels"):

@@ -20,7 +20,9 @@ from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.training.finetune import finetune
+from lg3d_core.training.launch import resolve_training_precision
 from lg3d_core.training.pretrain import pretrain
+from lg3d_core.training.run import Run
 from tests.notes import Notes
 
 SMALL: dict[str, Any] = {
@@ -167,6 +169,7 @@ from lg3d_core.errors import Interrupted
 from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings
 from lg3d_core.training.finetune import finetune
+from lg3d_core.training.launch import resolve_training_precision
 try:
     finetune(FinetuneSettings.from_json(sys.argv[1]), Progress())
 except Interrupted as stop:
@@ -285,3 +288,14 @@ def test_clipping_bounds_a_step(store_path: Path, tmp_path: Path) -> None:
     after = load_file(finetune(settings, Progress()))
     moved = np.sqrt(sum(float(((after[name] - p) ** 2).sum()) for name, p in before.items()))
     assert 0 < moved <= settings.learning_rate * 1e-3 * 1.01
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_began_with(tmp_path: Path):
+    settings = FinetuneSettings(store=tmp_path, device="cpu", backend="torch")
+    begun = Run.create(dataclasses.replace(settings, runs=tmp_path, name="begun"), {"precision": "bf16"})
+    cpu = torch.device("cpu")
+    assert resolve_training_precision(settings, cpu, begun) == "bf16"
+    assert resolve_training_precision(settings, cpu, None) == "fp32"  # plain PyTorch is slower in bf16
+    assert resolve_training_precision(dataclasses.replace(settings, precision="fp32"), cpu, begun) == "fp32"
+    before = Run.create(dataclasses.replace(settings, runs=tmp_path, name="before"), {})
+    assert resolve_training_precision(settings, cpu, before) == "fp32"

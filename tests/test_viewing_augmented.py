@@ -136,12 +136,12 @@ def test_a_checkpoint_beside_a_sample_is_told_to_be_unused(store: SceneStore, tm
         checkpoint=tmp_path / "none",
         html=tmp_path / "a.html",
     )
-    show.show_scene(settings, notes)
+    show.view(settings, notes)
     assert any("--checkpoint is not used" in line for line in notes.lines)
 
 
 def test_senseless_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match="--instances must be 0 or more"):
         ViewSettings(scene="x", instances=-1)
-    with pytest.raises(SettingsError, match="--voxel-size must be a positive length"):
+    with pytest.raises(SettingsError, match="--voxel-size must be positive"):
         ViewSettings(scene="x", voxel_size=0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lg3d_core.errors import DataError
 from lg3d_core.viewing.layers import HEAT_STOPS, SceneView, build_view
 from lg3d_core.viewing.page import build_page, write_page
 from lg3d_core.viewing.server import PageServer, publish_heat
@@ -208,7 +209,7 @@ def test_one_key_sets_truth_beside_prediction_and_one_camera_turns_both(browser:
 def test_heat_is_shown_with_its_ramp(browser: Browser, page: Path) -> None:
     browser.open(page, "#layer=heat-1")
     assert browser.run("document.querySelector('#caption-left').textContent") == "“<i>put it down</i>”"
-    assert browser.run("document.querySelector('#key').textContent") == "coldhot"
+    assert browser.run("document.querySelector('#key').textContent") == "cold00.250.50.751hot"
     x, y = (round(value) for value in browser.place(TABLE_TOP))
     position = 0.8 * (len(HEAT_STOPS) - 1)
     low, share = int(position), position - int(position)
@@ -349,6 +350,66 @@ def test_heat_moves_on_the_open_page(browser: Browser) -> None:
         assert problems == []
     wait_for(browser, "!lg3d.listening")
     assert browser.run("document.querySelector('#live').textContent") == "The prompt has ended."
+
+
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[Browser]:
+    browser.be_a_phone()
+    yield browser
+    browser.be_a_desktop()
+
+
+def test_a_tap_tells_what_is_under_the_finger_until_the_next_one(phone: Browser, page: Path) -> None:
+    phone.open(page, "#layer=truth")
+    phone.tap(*phone.place(TABLE_TOP))
+    assert not phone.run("tip.hidden")
+    assert phone.run("tip.querySelector('b').textContent") == "table"
+    phone.tap(*phone.place(FLOOR_SPOT))
+    assert phone.run("tip.querySelector('b').textContent") == "floor"
+    assert phone.run("lg3d.state.only.size") == 0  # a mouse isolates, a finger asks
+
+
+def test_on_a_phone_nothing_covers_the_gallery(phone: Browser, page: Path) -> None:
+    phone.open(page, "#tab=gallery")
+    boxes = phone.run(
+        "[...document.querySelectorAll('.card'), document.querySelector('footer')]"
+        ".map(one => { const box = one.getBoundingClientRect(); return [box.top, box.bottom]; })"
+    )
+    *cards, footer = boxes
+    assert len(cards) > 2
+    assert max(bottom for _, bottom in cards) <= footer[0]
+    assert phone.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_phrase_typed_on_the_page_is_answered_there(browser: Browser) -> None:
+    view = view_room()
+    on_table = np.where(view.label == TABLE, 1.0, 0.0).astype(np.float32)
+    asked: list[str] = []
+
+    def answer(phrase: str) -> str:
+        asked.append(phrase)
+        if phrase == "nonsense":
+            raise DataError("nothing is like <b>that</b>")
+        publish_heat(server, "heat-2", phrase, on_table)
+        return f"{phrase}: highest heat 1.00"
+
+    with PageServer(build_page(view, live=True, asks=True), answer=answer) as server:
+        browser.open(server.address, "#layer=truth", until="document.body?.dataset.ready && lg3d.listening")
+        browser.run("document.querySelector('#phrase').focus()")
+        for letter in "<i>eat</i> b":  # B is also a key of the page
+            browser.call("Input.dispatchKeyEvent", type="char", text=letter)
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key="b")
+        for kind in ("rawKeyDown", "char", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", text="\r", windowsVirtualKeyCode=13)
+        wait_for(browser, "lg3d.state.layer === 'heat-2'")
+        x, y = (round(value) for value in browser.place(TABLE_TOP))
+        assert is_like(browser.pixels()[y, x], HEAT_STOPS[-1])
+        assert browser.run("lg3d.state.beside") == ""
+        wait_for(browser, "document.querySelector('#live').textContent === '<i>eat</i> b: highest heat 1.00'")
+        browser.run("document.querySelector('#phrase').value = 'nonsense'; document.querySelector('#find').click()")
+        wait_for(browser, "document.querySelector('#live').textContent === 'nothing is like <b>that</b>'")
+        assert browser.run("document.querySelector('#live').className") == "quiet wrong"
+        assert asked == ["<i>eat</i> b", "nonsense"]
 
 
 def test_the_near_wall_is_cut_and_comes_back(browser: Browser, page: Path) -> None:

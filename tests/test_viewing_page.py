@@ -79,7 +79,11 @@ def test_the_page_asks_nothing_of_the_network(view: SceneView) -> None:
     text = build_page(view)
     page = read_page(text)
     policy = next(value for tag, name, value in page.attributes if tag == "meta" and "default-src" in value)
-    assert policy.startswith("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'")
+    (nonce,) = {value for tag, name, value in page.attributes if name == "nonce"}
+    assert policy.startswith(f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src")
+    assert "unsafe" not in policy
+    assert len(nonce) >= 22  # 128 bits and more, and others in the next page
+    assert nonce not in build_page(view)
     assert "connect-src" not in policy
     assert not [one for one in page.attributes if one[1] in ("src", "href", "srcset", "action", "data")]
     assert not re.search(r"https?://|@import|url\(|import\(|fetch\(|XMLHttpRequest|WebSocket", text)

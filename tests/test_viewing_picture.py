@@ -14,6 +14,7 @@ from lg3d_core.viewing.layers import HEAT_STOPS, RIGHT, WRONG, build_view
 from lg3d_core.viewing.open3d_buffers import import_open3d, quiet_output, render_buffers
 from lg3d_core.viewing.picture import (
     MAX_LEGEND,
+    compose,
     legend_lines,
     render_layers,
     render_picture,
@@ -253,3 +254,32 @@ def test_what_libraries_print_below_python_is_dropped_and_comes_back(capfd: pyte
         os.write(1, b"noise")
         os.write(2, b"warning")
     assert capfd.readouterr() == ("result", "warning")
+
+
+@pytest.mark.parametrize("width", [220, 400, 640])
+def test_a_title_leaves_out_nothing_for_the_note_beside_it(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    import dataclasses
+
+    from PIL import ImageDraw
+
+    view = build_view(make_room(spacing=0.3), VOCABULARY)
+    view = dataclasses.replace(view, layers=view.layers | {"augmentation": view.layers["colours"]})
+    drawn: list[tuple[str, float, float]] = []
+    write = ImageDraw.ImageDraw.text
+
+    def record(self: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, **options: object) -> None:
+        if self.im.size[0] > 1:
+            right = xy[0] if options.get("anchor") == "rm" else xy[0] + options["font"].getlength(text)  # type: ignore[attr-defined]
+            left = right - options["font"].getlength(text)  # type: ignore[attr-defined]
+            drawn.append((text, left, xy[1]))
+        write(self, xy, text, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    compose(view, {"augmentation": np.zeros((30, width, 3), dtype=np.uint8)})
+    (title,) = [one for one in drawn if one[0].startswith("What")]
+    assert title[0] == "What augmentation did"
+    notes = [one for one in drawn if one[0] in ("put in", "shifted 0", "40 cm")]
+    assert len(notes) == 3
+    font = ImageFont.load_default(round(max(12, round((width + 200) / 50)) * 1.25))
+    beside = [left for _, left, top in notes if abs(top - title[2]) < font.size]
+    assert all(left > title[1] + font.getlength(title[0]) for left in beside)

@@ -1,6 +1,7 @@
 """The served page: only through its token, only on this machine, and a plain word when the port is taken."""
 
 import base64
+import contextlib
 import gzip
 import http.client
 import json
@@ -10,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,7 +162,7 @@ def test_a_port_in_use_is_one_line_that_says_what_to_do(server: PageServer) -> N
 
 
 def test_a_port_that_is_none_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--port must be 0 to 65535, got 70000"):
+    with pytest.raises(SettingsError, match="--port must be between 0 and 65535, got 70000"):
         ViewSettings(scene="x", port=70000)
 
 
@@ -208,3 +211,90 @@ def test_the_command_serves_until_ctrl_c_and_ends_well(store_path: Path, tmp_pat
     assert (process.returncode, out) == (0, "")
     assert f"ssh -N -L {host.partition(':')[2]}:127.0.0.1:" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "PUT", "X"])
+@pytest.mark.parametrize("path", ["/", "/TOKEN/", "/TOKEN/ask", "/TOKEN/nothing"])
+def test_every_answer_bears_the_same_headers(server: PageServer, method: str, path: str) -> None:
+    status, body, headers = ask(server, path.replace("TOKEN", server.token), method)
+    expected = {"GET": 200, "HEAD": 200}.get(method) if path == "/TOKEN/" else None
+    assert status == (expected or (501 if method in ("DELETE", "PUT", "X") else 403))
+    for name in ("X-Frame-Options", "X-Content-Type-Options", "Content-Security-Policy", "Cache-Control"):
+        assert name in headers, name
+    assert b"<html" not in body
+
+
+def question(server: PageServer, body: bytes, *, path: str = "", **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("POST", path or f"/{server.token}/ask", body=body, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_a_phrase_is_answered_for_those_who_know_the_token_alone() -> None:
+    asked: list[str] = []
+
+    def answer(phrase: str) -> str:
+        asked.append(phrase)
+        if not phrase:
+            raise DataError("nothing was asked")
+        return f"found {phrase}\n\x1b"
+
+    with PageServer(PAGE, answer=answer) as server:
+        assert question(server, " Büro \n".encode()) == (200, "found Büro\\n\\x1b\n".encode())
+        assert question(server, b"\xff") == (200, "found \N{REPLACEMENT CHARACTER}\\n\\x1b\n".encode())
+        assert question(server, b" ") == (422, b"nothing was asked\n")
+        assert asked == ["Büro", "\N{REPLACEMENT CHARACTER}", ""]
+        assert question(server, b"x", path="/guess/ask")[0] == 403
+        assert question(server, b"x", path=f"/{server.token}/")[0] == 403
+        assert question(server, b"x", Host="evil.example")[0] == 403
+        assert question(server, b"x" * 2001)[0] == 413
+        assert question(server, b"x", **{"Content-Length": "-1"})[0] == 413
+        assert len(asked) == 3
+
+
+def test_a_slow_sender_is_dropped_however_steadily_it_sends(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lg3d_core.viewing.server.REQUEST_SECONDS", 0.5)
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port)) as sender:
+        sender.settimeout(5)
+        with contextlib.suppress(OSError):  # the server hung up
+            while time.monotonic() - start < 5:
+                sender.sendall(b"E")
+                time.sleep(0.05)
+    assert time.monotonic() - start < 3
+    assert ask(server, f"/{server.token}/")[0] == 200
+
+
+def test_a_slow_body_is_dropped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lg3d_core.viewing.server.REQUEST_SECONDS", 0.3)
+    with PageServer(PAGE, answer=str) as server, socket.create_connection(("127.0.0.1", server.port)) as sender:
+        sender.sendall(f"POST /{server.token}/ask HTTP/1.0\r\nContent-Length: 100\r\n\r\n".encode())
+        sender.settimeout(5)
+        sender.recv(1000)  # ends when the server hangs up
+        deadline = time.monotonic() + 5
+        while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_more_connections_than_it_has_threads_for_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lg3d_core.viewing.server.MAX_CONNECTIONS", 3)
+    with PageServer(PAGE) as small:
+        idle = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(3)]
+        time.sleep(0.3)
+        with socket.create_connection(("127.0.0.1", small.port)) as fourth:
+            fourth.settimeout(5)
+            assert fourth.recv(10) == b""
+        for connection in idle:
+            connection.close()
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                assert ask(small, f"/{small.token}/")[0] == 200
+                break
+            except (OSError, http.client.HTTPException):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)

@@ -56,14 +56,14 @@ def settings(store: Path, tmp_path: Path, **changes: object) -> ViewSettings:
 def test_without_a_run_the_page_shows_colours_and_truth(store_path: Path, tmp_path: Path) -> None:
     notes = Notes()
     html = tmp_path / "room.html"
-    assert show.show_scene(settings(store_path, tmp_path, html=html), notes) == [html]
+    assert show.view(settings(store_path, tmp_path, html=html), notes) == [html]
     assert any("showing colours and ground truth alone" in line for line in notes.lines)
 
 
 def test_a_checkpoint_adds_the_prediction(store_path: Path, tmp_path: Path, checkpoint: Path) -> None:
     bare, full = tmp_path / "bare.html", tmp_path / "full.html"
-    show.show_scene(settings(store_path, tmp_path, html=bare), Progress())
-    show.show_scene(settings(store_path, tmp_path, html=full, checkpoint=checkpoint), Progress())
+    show.view(settings(store_path, tmp_path, html=bare), Progress())
+    show.view(settings(store_path, tmp_path, html=full, checkpoint=checkpoint), Progress())
     assert shown_layers(bare) == ["colours", "truth", "instances"]
     assert shown_layers(full) == ["colours", "truth", "prediction", "errors", "confidence", "instances"]
 
@@ -85,11 +85,11 @@ def test_heat_of_texts_becomes_layers(store_path: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr("lg3d_core.viewing.asked.Conversation", Stand)
     html = tmp_path / "room.html"
-    show.show_scene(settings(store_path, tmp_path, html=html, heat=("to sit", "to lie")), Progress())
+    show.view(settings(store_path, tmp_path, html=html, heat=("to sit", "to lie")), Progress())
     assert shown_layers(html) == ["colours", "truth", "instances", "heat-1", "heat-2"]
     assert asked == [("scene9003_00", ("to sit", "to lie"), store_path)]
     notes = Notes()
-    show.show_scene(settings(store_path, tmp_path, html=html, heat=("to sit",), augmented=True), notes)
+    show.view(settings(store_path, tmp_path, html=html, heat=("to sit",), augmented=True), notes)
     assert any("--heat is not used" in line for line in notes.lines)
 
 
@@ -106,7 +106,7 @@ def test_without_a_display_picture_and_page_go_to_the_working_directory(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(show, "has_display", lambda: False)
     notes = Notes()
-    written = show.show_scene(settings(store_path, tmp_path), notes)
+    written = show.view(settings(store_path, tmp_path), notes)
     assert [path.name for path in written] == ["scene9003_00.html", "scene9003_00.png"]
     assert any(line.startswith("no display") for line in notes.lines)
 
@@ -117,7 +117,7 @@ def test_with_a_display_a_window_opens_and_nothing_is_written(
     opened: list[SceneView] = []
     monkeypatch.setattr(show, "has_display", lambda: True)
     monkeypatch.setattr(show, "open_window", lambda view, _progress: opened.append(view))
-    assert show.show_scene(settings(store_path, tmp_path), Progress()) == []
+    assert show.view(settings(store_path, tmp_path), Progress()) == []
     assert len(opened) == 1
 
 
@@ -132,7 +132,7 @@ def test_a_window_that_cannot_open_gives_way_to_the_page(
     monkeypatch.setattr(show, "open_window", refuse)
     monkeypatch.setattr(show, "render_picture", refuse)
     notes = Notes()
-    assert [path.suffix for path in show.show_scene(settings(store_path, tmp_path), notes)] == [".html"]
+    assert [path.suffix for path in show.view(settings(store_path, tmp_path), notes)] == [".html"]
     assert "no window: open3d is not installed" in notes.lines
 
 
@@ -146,14 +146,14 @@ def test_a_picture_that_cannot_be_drawn_is_an_error_only_where_it_was_asked_for(
     monkeypatch.setattr(show, "has_display", lambda: False)
     monkeypatch.setattr(show, "render_picture", refuse)
     notes = Notes()
-    assert [path.suffix for path in show.show_scene(settings(store_path, tmp_path), notes)] == [".html"]
+    assert [path.suffix for path in show.view(settings(store_path, tmp_path), notes)] == [".html"]
     assert "no picture: open3d is not installed" in notes.lines
     with pytest.raises(MissingDependencyError):
-        show.show_scene(settings(store_path, tmp_path, png=tmp_path / "a.png"), Progress())
+        show.view(settings(store_path, tmp_path, png=tmp_path / "a.png"), Progress())
 
 
 def test_what_does_not_exist_is_named(store_path: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="scene9999_00"):
-        show.show_scene(settings(store_path, tmp_path, scene="scene9999_00"), Progress())
+        show.view(settings(store_path, tmp_path, scene="scene9999_00"), Progress())
     with pytest.raises(CheckpointError, match=r"none\.safetensors"):
-        show.show_scene(settings(store_path, tmp_path, checkpoint=tmp_path / "none.safetensors"), Progress())
+        show.view(settings(store_path, tmp_path, checkpoint=tmp_path / "none.safetensors"), Progress())

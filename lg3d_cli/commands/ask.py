@@ -28,11 +28,11 @@ def ask(settings: AskSettings) -> None:
 
     lg3d ask kitchen.ply "somewhere to sit" --html kitchen.html
 
-    lg3d ask scene0011_00 --serve, and type while the page is open
+    lg3d ask scene0011_00 --serve, and type on the page or at the prompt
     """
-    if not settings.texts and (settings.json or not sys.stdin.isatty()):
+    if not (settings.texts or settings.serve) and (settings.json or not sys.stdin.isatty()):
         raise UsageError(
-            'TEXT is missing: only a terminal has a prompt; pass one, e.g. lg3d ask SCENE "a place to sit"'
+            'TEXT is missing: only a terminal has a prompt; pass one, e.g. lg3d ask SCENE "a place to sit", or --serve'
         )
     from lg3d_core.inference.ask import Conversation
 
@@ -45,7 +45,7 @@ def ask(settings: AskSettings) -> None:
     if settings.serve:
         _serve(conversation, answers, settings, progress)
     elif not answers:
-        _prompt(conversation, settings.threshold, lambda _: None)
+        _prompt(conversation.ask, settings.threshold)
 
 
 def _report(conversation: "Conversation", answers: "list[Answer]", settings: AskSettings) -> None:
@@ -78,22 +78,21 @@ def _serve(conversation: "Conversation", answers: "list[Answer]", settings: AskS
     with AskedPage(conversation, answers, progress, port=settings.port) as page:
         console.notice(f"open {page.address}")
         if sys.stdin.isatty() and not settings.json:
-            _prompt(conversation, settings.threshold, page.show)
+            _prompt(page.ask, settings.threshold)
         else:
-            console.notice("Ctrl-C ends")
+            console.notice("type what you look for on the page; Ctrl-C ends")
             page.wait()
 
 
-def _prompt(conversation: "Conversation", threshold: float, show: "Callable[[list[Answer]], None]") -> None:
+def _prompt(ask: "Callable[[list[str]], list[Answer]]", threshold: float) -> None:
     """Answer line after line, until an empty one, the end of input, or Ctrl-C."""
     console.notice("type what you look for; an empty line ends")
     while text := console.read_phrase("ask> "):
         try:
-            answers = conversation.ask([text])
+            answers = ask([text])
         except Lg3dError as error:
             console.error(str(error))
             continue
-        show(answers)
         _show(answers, threshold=threshold, quiet=False)
 
 

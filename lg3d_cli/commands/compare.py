@@ -38,7 +38,7 @@ def _show(comparison: "Comparison", settings: CompareSettings) -> None:
         console.result_json(comparison.to_dict())
         return
     if settings.markdown:
-        console.result(to_markdown(comparison).rstrip())
+        console.result_lines(to_markdown(comparison).rstrip())
         return
     metrics = ["iou", "precision", "recall"]
     fits = console.has_room_for(score_table(comparison).header)

@@ -9,7 +9,9 @@ from lg3d_core.settings import RoomsSettings
 def rooms(settings: RoomsSettings) -> None:
     """Make procedural rooms in ScanNet's raw format.
 
-    Example: lg3d rooms rooms --scenes 24 --furniture /usr/share/sweethome3d/furniture
+    Examples: lg3d rooms rooms --scenes 24 --furniture /usr/share/sweethome3d/furniture
+
+    lg3d rooms scans --scenes 200 --scanned --furniture /usr/share/sweethome3d/furniture
     """
     from lg3d_core.synthetic.rooms import rooms as run
 

@@ -21,6 +21,7 @@ from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_sc
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
 from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint, read_info, resolve_checkpoint
+from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AskSettings
 
@@ -313,8 +314,9 @@ def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors
         CheckpointError: They are other ones, or nowhere to be found.
         DataError: The file that is told cannot be read.
     """
+    width = NETWORK_PLANS[info.network].widths[-1]
     if told is not None:
-        anchors = load_anchors(told)
+        anchors = load_anchors(told).padded(width)
         if anchors.digest != info.anchors_digest:
             raise CheckpointError(
                 f"{told} ({anchors.digest}) are not the anchors that {path} was trained with ({info.anchors_digest})"
@@ -324,7 +326,7 @@ def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors
     candidates = [named, path.parent / named.name, path.parents[min(2, len(path.parents) - 1)] / named.name]
     for candidate in dict.fromkeys(candidates):
         try:
-            anchors = load_anchors(candidate)
+            anchors = load_anchors(candidate).padded(width)
         except DataError:
             continue
         if anchors.digest == info.anchors_digest:

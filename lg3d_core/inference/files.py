@@ -1,6 +1,9 @@
 """What is written of a scan: labels or heat at its own vertices, in its own units and axes."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,19 @@ from lg3d_core.scans.surface import CHUNK_ROWS, Surface
 Columns = Iterator[tuple[int, int, dict[str, npt.NDArray[Any]]]]
 """Pieces of a scan: first row, row behind the last, and values by column."""
 
+SUFFIXES = (".ply", ".npz", ".txt")
+ORIGIN_ATTRIBUTE = "user.lg3d.origin"
 PLY_TYPES = {"u1": "uchar", "i2": "short", "i4": "int", "f4": "float", "f8": "double"}
 
 
 def write_vertices_ply(
-    path: Path, surface: Surface, pieces: Columns, *, columns: dict[str, str], comments: Sequence[str]
+    path: Path,
+    surface: Surface,
+    pieces: Columns,
+    *,
+    columns: dict[str, str],
+    comments: Sequence[str],
+    origin: str = "",
 ) -> None:
     """Write a scan's vertices with further columns, and its triangles, as binary PLY, a piece at a time.
 
@@ -27,6 +38,7 @@ def write_vertices_ply(
         pieces: Values of the columns.
         columns: Name and numpy type of each column behind x, y, z.
         comments: Lines of the header; line breaks in them are taken out.
+        origin: What the file is made of, for `file_names`.
 
     Raises:
         DataError: The file system refused.
@@ -42,6 +54,7 @@ def write_vertices_ply(
         lines += [f"element face {len(surface.faces)}", "property list uchar int vertex_indices"]
     lines += ["end_header", ""]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
+        mark_origin(temporary, origin)
         file.write("\n".join(lines).encode("utf-8"))
         for start, stop, values in pieces:
             rows = np.empty(stop - start, dtype=record)
@@ -58,42 +71,78 @@ def write_vertices_ply(
             file.write(face.tobytes())
 
 
-def write_npz(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+def write_npz(path: Path, arrays: dict[str, npt.NDArray[Any]], *, origin: str = "") -> None:
     """Write arrays by name, as `numpy.load` reads them; the file is replaced as a whole.
 
     Raises:
         DataError: The file system refused.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
+        mark_origin(temporary, origin)
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def write_lines(path: Path, pieces: Iterable[npt.NDArray[Any]]) -> None:
+def write_lines(path: Path, pieces: Iterable[npt.NDArray[Any]], *, origin: str = "") -> None:
     """Write a whole number per line.
 
     Raises:
         DataError: The file system refused.
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="ascii") as file:
+        mark_origin(temporary, origin)
         for piece in pieces:
             file.write("".join(f"{value}\n" for value in piece.tolist()))
 
 
-def file_names(stems: Sequence[str], taken: Sequence[Path], folder: Path, ending: str) -> list[str]:
-    """A name without suffix for each scan: its own with an ending, numbered where two would be the same.
+def file_names(
+    stems: Sequence[str], taken: Sequence[Path], folder: Path, ending: str, *, origins: Sequence[str] = ()
+) -> list[str]:
+    """Return a name without suffix for each scan: its own with an ending, numbered where that is in use.
+
+    Files of an earlier call are replaced if they have the same origin, and kept otherwise.
 
     Args:
         stems: Of the scans.
         taken: Files that must not be replaced: the scans themselves.
         folder: Where the files go.
         ending: Behind the stem.
+        origins: What the files of each scan will be made of, as `mark_origin` records it; empty where that is unknown.
     """
     blocked = {path.resolve() for path in taken}
+
+    def is_free(name: str, origin: str) -> bool:
+        paths = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+        return not any(
+            path.resolve() in blocked or (origin and path.exists() and not _has_origin(path, origin)) for path in paths
+        )
+
     names: list[str] = []
-    for stem in stems:
+    for k, stem in enumerate(stems):
         name, number = f"{stem}{ending}", 1
-        while name in names or any((folder / f"{name}{suffix}").resolve() in blocked for suffix in (".ply", ".npz")):
+        while name in names or not is_free(name, origins[k] if origins else ""):
             number += 1
             name = f"{stem}{ending}-{number}"
         names.append(name)
     return names
+
+
+def mark_origin(path: Path, origin: str) -> None:
+    """Record what a file was made of, in an extended attribute; nothing is recorded on a file system without them.
+
+    Args:
+        path: The file, perhaps still under a temporary name.
+        origin: Any text; a digest of it is recorded.
+    """
+    with suppress(OSError):
+        os.setxattr(path, ORIGIN_ATTRIBUTE, _digest(origin))
+
+
+def _has_origin(path: Path, origin: str) -> bool:
+    try:
+        return os.getxattr(path, ORIGIN_ATTRIBUTE) == _digest(origin)
+    except OSError:
+        return False
+
+
+def _digest(origin: str) -> bytes:
+    return hashlib.sha256(origin.encode("utf-8", "surrogateescape")).hexdigest().encode()

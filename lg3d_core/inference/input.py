@@ -63,7 +63,7 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
         frame = find_frame(surface, scale=scale, up=up) if info is None else _read_frame(info)
         for note in frame.notes:
             progress.note(f"{name}: {note}")
-        for doubt in frame.doubts:
+        for doubt in (*surface.doubts, *frame.doubts):
             progress.warn(f"{name}: {doubt}")
     else:
         scene, vocabulary = _read_scene(word, store)

@@ -23,6 +23,8 @@ from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 from lg3d_core.vocabulary.categories import SHIPPED
 
 ENDING = ".labelled"
+OWN_COLORS = ("scan_red", "scan_green", "scan_blue")
+"""Properties of a labelled PLY file that hold the scan's own colours; viewers show `red`, `green` and `blue`."""
 UNLABELLED = (90, 90, 90)
 """Colour of a vertex that got no label."""
 
@@ -126,19 +128,29 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
     stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in settings.scans]
-    names = file_names(stems, files, settings.out, ENDING)
+    origins = [_origin(word, path, settings.store) for word in settings.scans]
+    names = file_names(stems, files, settings.out, ENDING, origins=origins)
+    for stem, name in zip(stems, names, strict=True):
+        if name != f"{stem}{ENDING}":
+            progress.note(f"{stem}{ENDING} is in use by another scan or checkpoint: writing {name}")
     sweep_temporaries(settings.out)
     report = PredictReport(path, [], {})
     with progress.task("predict", total=len(names), unit="scan") as task:
-        for word, name in zip(settings.scans, names, strict=True):
+        for word, name, origin in zip(settings.scans, names, origins, strict=True):
             try:
-                report.labelled.append(_predict(predictor, vocabulary, word, name, settings, progress))
+                report.labelled.append(_predict(predictor, vocabulary, word, name, origin, settings, progress))
             except SettingsError:
                 raise
             except Lg3dError as error:
                 report.failed[word] = str(error)
             task.advance(status=Path(word).name)
     return report
+
+
+def _origin(word: str, checkpoint: Path, store: Path) -> str:
+    """What the files of a scan are made of: the scan, and the checkpoint."""
+    scan = Path(word) if Path(word).suffix.lower() in OPENERS else store / "scenes" / word
+    return f"{scan.resolve()}\n{checkpoint.resolve()}"
 
 
 def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: Path) -> Vocabulary:
@@ -180,7 +192,13 @@ def _fits(info: CheckpointInfo, vocabulary: Vocabulary) -> bool:
 
 
 def _predict(
-    predictor: Predictor, vocabulary: Vocabulary, word: str, name: str, settings: PredictSettings, progress: Progress
+    predictor: Predictor,
+    vocabulary: Vocabulary,
+    word: str,
+    name: str,
+    origin: str,
+    settings: PredictSettings,
+    progress: Progress,
 ) -> ScanLabels:
     scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
     scan = refine_input(scan, predictor.voxel_size, progress)
@@ -190,7 +208,7 @@ def _predict(
     strays = voxels.num_outside
     if strays:
         progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices are left out: label 0 (none)")
-    files = _write(scan, voxels, label, confidence, vocabulary, settings, name)
+    files = _write(scan, voxels, label, confidence, vocabulary, settings, name, origin)
     return ScanLabels(
         scan=scan.name,
         files=files,
@@ -211,7 +229,10 @@ def _pieces(
     confidence: npt.NDArray[np.float32],
     vocabulary: Vocabulary,
 ) -> Columns:
-    """Raw id, confidence and colour of the vertices, a piece at a time; 0 and grey where there is no label."""
+    """Raw id, confidence and colour of the vertices, a piece at a time; 0 and grey where there is no label.
+
+    Where the scan has colours they are in `OWN_COLORS`.
+    """
     colors = np.concatenate([vocabulary.colors, np.array([UNLABELLED], dtype=np.uint8)])
     ids = np.concatenate([vocabulary.ids, [0]])
     for start, stop, rows in vertex_rows(scan.surface, scan.frame, voxels):
@@ -219,7 +240,10 @@ def _pieces(
         index = np.where(known, label[rows], len(vocabulary))
         paint = colors[index]
         values = {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2]}
-        yield start, stop, values | {"label": ids[index], "confidence": np.where(known, confidence[rows], 0)}
+        values |= {"label": ids[index], "confidence": np.where(known, confidence[rows], 0)}
+        if scan.surface.colors is not None:
+            values |= dict(zip(OWN_COLORS, scan.surface.colors(start, stop).T, strict=True))
+        yield start, stop, values
 
 
 def _write(
@@ -230,6 +254,7 @@ def _write(
     vocabulary: Vocabulary,
     settings: PredictSettings,
     name: str,
+    origin: str,
 ) -> list[Path]:
     def pieces() -> Columns:
         return _pieces(scan, voxels, label, confidence, vocabulary)
@@ -244,12 +269,16 @@ def _write(
                 comments.append(f"the first {scan.num_own} vertices are the scan's own")
             comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in present]
             columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
-            write_vertices_ply(path, scan.surface, pieces(), columns=columns, comments=comments)
+            if scan.surface.colors is not None:
+                columns |= dict.fromkeys(OWN_COLORS, "u1")
+                comments.append(f"red green blue show the label; {' '.join(OWN_COLORS)} are the scan's own colours")
+            write_vertices_ply(path, scan.surface, pieces(), columns=columns, comments=comments, origin=origin)
         elif form == "npz":
-            write_npz(path, _arrays(scan, pieces(), vocabulary))
+            write_npz(path, _arrays(scan, pieces(), vocabulary), origin=origin)
         else:
             own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-            write_lines(path, (values["label"][: max(0, own - start)] for start, _, values in pieces()))
+            lines = (values["label"][: max(0, own - start)] for start, _, values in pieces())
+            write_lines(path, lines, origin=origin)
         files.append(path)
     return files
 
@@ -257,7 +286,11 @@ def _write(
 def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, npt.NDArray[Any]]:
     parts = list(pieces)
     xyz = np.concatenate([scan.surface.positions(start, stop) for start, stop, _ in parts])
+    rgb = {}
+    if scan.surface.colors is not None:
+        rgb["rgb"] = np.concatenate([np.stack([values[name] for name in OWN_COLORS], axis=1) for _, _, values in parts])
     return {
+        **rgb,
         "xyz": xyz if scan.surface.is_double else xyz.astype(np.float32),
         "faces": np.asarray(scan.surface.faces, dtype=np.int32),
         "label": np.concatenate([values["label"] for _, _, values in parts]).astype(np.int32),

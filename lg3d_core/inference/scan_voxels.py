@@ -101,9 +101,8 @@ def _chunk_keys(
     """Packed cells of those vertices that can be used, and their rows in the piece."""
     xyz = surface.positions(start, stop)
     inside = np.flatnonzero(frame.holds(xyz) & np.isfinite(xyz).all(axis=1))
-    metres = frame.to_metres(xyz[inside])
-    if not surface.is_double:
-        metres = metres.astype(np.float32).astype(np.float64)  # as a store keeps them, so that cells come out the same
+    # As a store keeps them, so that cells come out the same whatever the file's type; the offset is off already.
+    metres = frame.to_metres(xyz[inside]).astype(np.float32).astype(np.float64)
     scaled = np.floor(metres / voxel_size)
     if len(scaled) and np.abs(scaled).max() > MAX_CELL:
         reach = float(np.abs(metres).max())

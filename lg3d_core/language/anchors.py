@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.language.anchors_file import (
     Anchors,
     describe_projection,
@@ -38,7 +38,7 @@ def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
         The written file.
 
     Raises:
-        SettingsError: No such encoder, or options that do not go together.
+        UsageError: No such encoder, or options that do not go together.
         CheckpointError: A text encoder's checkpoint that cannot be used.
         MissingDependencyError: Weights or packages that are not at hand.
         DataError: A vocabulary that cannot be read, names without a bundled anchor, or a file that cannot be written.
@@ -46,7 +46,7 @@ def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
     vocabulary = load_vocabulary(settings.vocabulary)
     spec = parse_encoder(settings.encoder)
     if settings.pooling is not None and spec.kind != "hf":
-        raise SettingsError("--pooling goes with --encoder hf:NAME: the others have theirs built in")
+        raise UsageError("--pooling goes with --encoder hf:NAME: the others have theirs built in")
     source = (
         _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
     )
@@ -88,10 +88,10 @@ def encode_names(
 
 def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
     if settings.checkpoint is not None:
-        raise SettingsError("--checkpoint goes with --encoder open_clip:ARCHITECTURE/WEIGHTS, not with bundled")
+        raise UsageError("--checkpoint goes with --encoder open_clip:ARCHITECTURE/WEIGHTS, not with bundled")
     anchors = load_bundled_anchors(vocabulary)
     if settings.prompt != (anchors.metadata["prompt"],):
-        raise SettingsError(
+        raise UsageError(
             f"--encoder bundled has the prompt {anchors.metadata['prompt']!r} built in: leave --prompt away, "
             "or take an encoder that reads it (--encoder open_clip:ARCHITECTURE/WEIGHTS)"
         )
@@ -122,7 +122,7 @@ def _load_encoder(
 ) -> "OpenClipEncoder | HuggingFaceEncoder":
     if spec.kind == "hf":
         if settings.checkpoint is not None:
-            raise SettingsError("--checkpoint goes with open_clip: give the model's folder as --encoder hf:FOLDER")
+            raise UsageError("--checkpoint goes with open_clip: give the model's folder as --encoder hf:FOLDER")
         from lg3d_core.language.hugging_face import load_hugging_face
 
         return load_hugging_face(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ MIN_LENGTH, MAX_LENGTH = 1e-3, 1e4
 SAME_DIRECTION = 1 - 1e-10
 """Cosine above which two anchors name one direction: the rounding of float32 moves it by less."""
 BLOCK_ROWS = 1024
+BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"
 METADATA_KEYS = ("encoder", "weights", "prompt", "vocabulary_digest", "projection")
 
 
@@ -104,6 +107,35 @@ class Anchors:
         hasher = hashlib.sha256(json.dumps([list(self.names), self.dim]).encode())
         hasher.update(np.ascontiguousarray(self.vectors).tobytes())
         return hasher.hexdigest()[:16]
+
+    @property
+    def encoder_option(self) -> str:
+        """The option of `lg3d anchors` that names the encoder of these anchors; empty for its default."""
+        made_by, weights = self.metadata["encoder"], self.metadata["weights"]
+        if made_by.startswith(BUNDLED_ENCODER):
+            return " --encoder bundled"
+        if made_by.startswith("open_clip:"):
+            name = f"{made_by}/{weights.partition(' from ')[0]}"
+            return "" if name == DEFAULT_ENCODER else f" --encoder {name}"
+        return f" --encoder {made_by.rpartition(', ')[0]}" if made_by.startswith("hf:") else ""
+
+    def padded(self, dim: int) -> "Anchors":
+        """Return these anchors at a network's width, with zeros behind, which leaves all cosines as they are.
+
+        Anchors of that width, wider ones, and those that were projected to fewer dimensions, are returned unchanged.
+        """
+        width, projection = self.dim, self.metadata["projection"]
+        lost = any(int(after) < int(before) for before, after in re.findall(r"(\d+) -> (\d+)", projection))
+        if dim <= width or lost:
+            return self
+        vectors = np.zeros((len(self.vectors), dim), dtype=np.float32)
+        vectors[:, :width] = self.vectors
+        before = self.projection or Projection(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
+        matrix = np.zeros((len(before.matrix), dim), dtype=np.float32)
+        matrix[:, :width] = before.matrix
+        change = f"zero-padded {width} -> {dim}"
+        told = change if projection == "none" else f"{projection}, {change}"
+        return Anchors(vectors, self.names, {**self.metadata, "projection": told}, Projection(before.mean, matrix))
 
 
 def save_anchors(path: Path, anchors: Anchors) -> None:

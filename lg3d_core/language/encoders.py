@@ -17,7 +17,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError
+from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
 from lg3d_core.language.download import answers, is_offline
 from lg3d_core.language.encoder_names import EncoderSpec
 from lg3d_core.language.torchvision_compatibility import import_open_clip
@@ -77,7 +77,7 @@ def load_open_clip(
         progress: Told of a download.
 
     Raises:
-        SettingsError: No such architecture, or no such weights of it.
+        UsageError: No such architecture, or no such weights of it.
         CheckpointError: A file that cannot be read, or holds another architecture.
         MissingDependencyError: A package that this architecture needs is missing, or its weights are neither in the
             cache nor to be had from the network.
@@ -89,9 +89,7 @@ def load_open_clip(
         if not tag:
             known = ", ".join(open_clip.list_pretrained_tags_by_model(spec.architecture)) or "none"
             wanted = f"has no weights {spec.weights!r}" if spec.weights else "needs the name of its weights"
-            raise SettingsError(
-                f"--encoder: {spec.architecture} {wanted}: expected one of {known}, or --checkpoint FILE"
-            )
+            raise UsageError(f"--encoder: {spec.architecture} {wanted}: expected one of {known}, or --checkpoint FILE")
         path = _find_weights(open_clip, spec, tag, progress)
         weights = spec.weights
     else:
@@ -123,7 +121,7 @@ def _read_config(open_clip: ModuleType, spec: EncoderSpec) -> dict[str, Any]:
         by_fold = {name.casefold(): name for name in known}
         close = [by_fold[name] for name in difflib.get_close_matches(spec.architecture.casefold(), by_fold, n=5)]
         hint = f"nearest in spelling: {', '.join(close)}" if close else "such as ViT-B-32, ViT-L-14, RN50"
-        raise SettingsError(f"--encoder: open_clip has no architecture {spec.architecture!r} ({hint})")
+        raise UsageError(f"--encoder: open_clip has no architecture {spec.architecture!r} ({hint})")
     config: dict[str, Any] = open_clip.get_model_config(spec.architecture)
     text_config = config["text_cfg"]
     needs_transformers = "siglip" in spec.architecture.lower() or "hf_tokenizer_name" in text_config
@@ -150,7 +148,10 @@ def _find_weights(open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any],
     try:
         return Path(open_clip.download_pretrained(tag))
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds Python objects other than tensors, which are never loaded"
+        else:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingDependencyError(f"the weights {name} could not be downloaded ({reason}): {advice}") from None
 
 
@@ -198,7 +199,10 @@ def _read_text_weights(path: Path) -> dict[str, Tensor]:
                 return {name: file.get_tensor(key) for name, key in names.items() if name is not None}
         stored = _read_torch_file(path)
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds Python objects other than tensors, which are never loaded"
+        else:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
         stored = stored["state_dict"]

@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError
+from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
 from lg3d_core.language.download import answers, is_offline
 from lg3d_core.language.torchvision_compatibility import import_torchvision
 from lg3d_core.progress import Progress
@@ -51,7 +51,7 @@ class HuggingFaceEncoder:
         """Encode texts to unit vectors, shape `(texts, D)`, float32.
 
         Raises:
-            SettingsError: A text without any token, or a feature that is not finite.
+            UsageError: A text without any token, or a feature that is not finite.
         """
         features = []
         with torch.inference_mode():
@@ -61,7 +61,7 @@ class HuggingFaceEncoder:
                 mask = tokens["attention_mask"]
                 if not mask.any(dim=1).all():
                     empty = batch[int((~mask.any(dim=1)).nonzero()[0])]
-                    raise SettingsError(f"--encoder {self.encoder}: the text {empty!r} has no tokens")
+                    raise UsageError(f"--encoder {self.encoder}: the text {empty!r} has no tokens")
                 hidden = self._model(**tokens).last_hidden_state.float()
                 pooled = pool_hidden_states(hidden, mask, pooling=self._pooling)
                 features.append(nn.functional.normalize(pooled, dim=-1).cpu())

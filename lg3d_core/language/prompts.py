@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import UsageError
 
 
 def fill_prompts(names: Sequence[str], prompts: Sequence[str]) -> list[list[str]]:
@@ -16,11 +16,11 @@ def fill_prompts(names: Sequence[str], prompts: Sequence[str]) -> list[list[str]
         One list per template, in the order of `names`.
 
     Raises:
-        SettingsError: No template, or one without exactly one `{}`.
+        UsageError: No template, or one without exactly one `{}`.
     """
     if not prompts:
-        raise SettingsError("--prompt needs at least one template, such as 'a {} in a room'")
+        raise UsageError("--prompt needs at least one template, such as 'a {} in a room'")
     for prompt in prompts:
         if prompt.count("{}") != 1:
-            raise SettingsError(f"--prompt {prompt!r} must have exactly one {{}} where the category's name goes")
+            raise UsageError(f"--prompt {prompt!r} must have exactly one {{}} where the category's name goes")
     return [[prompt.replace("{}", name) for name in names] for prompt in prompts]

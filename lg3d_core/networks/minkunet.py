@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lg3d_core.errors import SettingsError, ShapeError
+from lg3d_core.errors import SettingsError, ShapeError, UsageError
 from lg3d_core.networks.blocks import OUTER_MOMENTUM, ResidualBlock
 from lg3d_core.sparse import (
     SparseBatchNorm,
@@ -62,7 +62,7 @@ class MinkUNet(nn.Module):
     ) -> None:
         super().__init__()
         if plan_name not in NETWORK_PLANS:
-            raise SettingsError(f"--network: expected one of {', '.join(NETWORK_PLANS)}, got {plan_name!r}.")
+            raise UsageError(f"--network: expected one of {', '.join(NETWORK_PLANS)}, got {plan_name!r}.")
         widths, depths = NETWORK_PLANS[plan_name]
         self.plan_name = plan_name
         self.in_channels = in_channels

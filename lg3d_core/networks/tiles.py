@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import UsageError
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 
 NARROWEST = 16
@@ -71,7 +71,7 @@ def tile_voxels(
         voxel_size: In metres, for messages.
 
     Raises:
-        SettingsError: Not even a small box with its rim fits.
+        UsageError: Not even a small box with its rim fits.
     """
     everything = np.arange(len(cells))
     if len(cells) <= max_voxels:
@@ -88,7 +88,7 @@ def tile_voxels(
         else:
             if width == widths[-1] or total <= WORTHWHILE * len(cells):
                 return Tiling(tiles, width)
-    raise SettingsError(
+    raise UsageError(
         f"--memory is too small: {max_voxels} voxels fit at once, too few for a tile with a rim of "
         f"{widths[-1] * voxel_size:.2f} m around it; raise it, or narrow the rim with --overlap"
     )

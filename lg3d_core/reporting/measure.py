@@ -25,6 +25,7 @@ from lg3d_core.evaluation.scores import score_confusion
 from lg3d_core.files import write_bytes
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info
+from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.objectives.language import anchor_scores
 from lg3d_core.progress import Progress
 from lg3d_core.reporting.runs import RunRecord, find_recorded
@@ -34,6 +35,7 @@ from lg3d_core.store.scene_store import SceneStore
 if TYPE_CHECKING:
     from lg3d_core.store.scene_file import Scene
 
+SILENT = Progress()
 FORMAT = 1
 """Of the kept file; another one is measured again."""
 MIN_VOXELS = 4
@@ -117,7 +119,7 @@ def measure_run(
         require_classifier(
             run.checkpoint, replace(info, num_classes=info.num_classes or len(store.vocabulary)), store.vocabulary
         )
-    anchors = find_anchors(run, info, settings.anchors)
+    anchors = find_anchors(run, info, settings.anchors, progress)
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     key = _make_key(run, run.checkpoint, store, anchors, settings, precision=precision)
@@ -145,7 +147,9 @@ def keep(run: RunRecord, measurement: Measurement, split: str, progress: Progres
         progress.warn(f"the next report will measure {run.name} again: {error}")
 
 
-def find_anchors(run: RunRecord, info: CheckpointInfo, asked: Path | None) -> Anchors | None:
+def find_anchors(
+    run: RunRecord, info: CheckpointInfo, asked: Path | None, progress: Progress = SILENT
+) -> Anchors | None:
     """The anchors that a network's features lie by: those asked for, or those of the run or the run it starts from.
 
     Raises:
@@ -154,29 +158,31 @@ def find_anchors(run: RunRecord, info: CheckpointInfo, asked: Path | None) -> An
     """
     if info.anchors_digest is None:
         return None
-    needed = info.num_classes is None
-    recorded = asked or _recorded_anchors(run)
+    needed, recorded = info.num_classes is None, asked or _recorded_anchors(run)
     if recorded is None:
         if needed:
             raise CheckpointError(
                 f"{run.folder} names voxels by the anchors {run.settings.get('anchors')}, which are not there: "
                 "say --anchors FILE"
             )
-        return None
-    anchors = load_anchors(recorded)
-    if anchors.digest == info.anchors_digest:
-        return anchors
-    if needed:
-        raise CheckpointError(
+        problem = f"the text anchors of {run.folder} are not found"
+    else:
+        anchors = load_anchors(recorded).padded(NETWORK_PLANS[info.network].widths[-1])
+        if anchors.digest == info.anchors_digest:
+            return anchors
+        problem = (
             f"{run.folder} was trained with other anchors ({info.anchors_digest}) than {recorded} holds "
-            f"({anchors.digest}): say --anchors FILE"
+            f"({anchors.digest})"
         )
+        if needed:
+            raise CheckpointError(f"{problem}: say --anchors FILE")
+    progress.warn(f"{problem}: the report shows no anchors of this run; pass --anchors FILE")
     return None
 
 
 def _recorded_anchors(run: RunRecord) -> Path | None:
-    if run.kind == "pretrain":
-        return find_recorded(run.folder, str(run.settings.get("anchors", "")) or "anchors.safetensors")
+    if run.kind == "pretrain" or run.settings.get("classifier") == "anchors":
+        return _file(find_recorded(run.folder, str(run.settings.get("anchors", "")) or "anchors.safetensors"))
     start = find_recorded(run.folder, str(run.card.get("from", "")))
     folder = start if start is None or start.is_dir() else start.parent
     if folder is None or not (folder / "settings.json").is_file():
@@ -185,8 +191,11 @@ def _recorded_anchors(run: RunRecord) -> Path | None:
         earlier = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    found = find_recorded(folder, str(earlier.get("anchors", ""))) if isinstance(earlier, dict) else None
-    return found if found is not None and found.is_file() else None
+    return _file(find_recorded(folder, str(earlier.get("anchors", "")))) if isinstance(earlier, dict) else None
+
+
+def _file(path: Path | None) -> Path | None:
+    return path if path is not None and path.is_file() else None
 
 
 def _load_subject(run: RunRecord, anchors: Anchors | None, settings: ReportSettings, *, num_classes: int) -> _Subject:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lg3d_core import __version__
-from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
+from lg3d_core.errors import DataError, MissingDependencyError, SettingsError, UsageError
 from lg3d_core.evaluation.scores import none_if_undefined
 from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
@@ -117,7 +117,7 @@ def report(settings: ReportSettings, progress: Progress) -> Report:
     noted = _Notes(progress)
     with drawing():  # before anything that takes long, so that a missing matplotlib is told at once
         if not settings.run:
-            raise SettingsError("RUN is missing: name the folder of a run, such as runs/finetune-20260101-120000")
+            raise UsageError("RUN is missing: name the folder of a run, such as runs/finetune-20260101-120000")
         records = read_runs(settings.run, settings.runs, noted)
         store = open_store(records, settings, noted)
         scenes = choose_scenes(store, settings.split, settings.scene, settings.rooms)

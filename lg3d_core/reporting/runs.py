@@ -124,10 +124,17 @@ def read_curves(path: Path, progress: Progress) -> dict[str, Curve]:
 
 
 def find_recorded(folder: Path, recorded: str) -> Path | None:
-    """A path that a run's settings name, as seen from here, from beside the run, or from where its runs are."""
-    for base in (Path(), folder.parent, folder.parent.parent):
-        if (base / recorded).exists():
-            return base / recorded
+    """Return a path that a run's settings name, also after the working directory has been moved or renamed.
+
+    The path is looked for from here, from beside the run, and from where its runs are: as a whole, then without its
+    first folders.
+    """
+    parts = Path(recorded).parts
+    for k in range(len(parts)):
+        rest = Path(*parts[k:])
+        for base in (Path(), folder.parent, folder.parent.parent):
+            if (base / rest).exists():
+                return base / rest
     return None
 
 

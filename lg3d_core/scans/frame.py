@@ -1,35 +1,25 @@
-"""The frame of a scan of unknown origin: its units, the axis that points up, and what lies far from the rest.
+"""The frame of a scan of unknown origin: its units, its up axis, and what lies far from the rest.
 
-Networks are trained on rooms in metres with +z up. A file seldom says what it has, so both are guessed from what
-rooms have in common: they are some metres wide and a storey high, scanned every centimetre or two, stand on a level
-floor, and most of their things stand on that floor.
+Networks are trained on rooms in metres with +z up. A file seldom says what it has, so both are guessed: units from the
+size of rooms and the spacing of scans, the up axis as `up_axis` describes.
 """
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.surface import Surface
+from lg3d_core.scans.surface import CHUNK_ROWS, Surface
 from lg3d_core.scans.triangles import areas, longest_sides, scatter_on_triangles
+from lg3d_core.scans.up_axis import EXPECTED, UP_AXES, Z_UP, guess_up
 
 Array = npt.NDArray[np.float64]
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.3048}
 GUESSED_UNITS = ("m", "cm", "mm")
 """Feet and inches differ too little from metres and centimetres to be told by size."""
-UP_AXES: dict[str, tuple[int, int]] = {
-    "x": (0, 1),
-    "-x": (0, -1),
-    "y": (1, 1),
-    "-y": (1, -1),
-    "z": (2, 1),
-    "-z": (2, -1),
-}
-
 SAMPLE_ROWS = 200_000
 LARGE_SIDE, LARGE_SHARE, SCATTERED = 1 / 60, 0.2, 50_000
 """A triangle's side beside the scan's, and the share of the surface in such triangles, from which so many points on
@@ -42,16 +32,17 @@ PLAUSIBLE_SIZE = (0.3, 200.0)
 """Metres between which a scan's longest side is believed."""
 CLEAR_UNIT = 2.0
 """How much better than metres, in squared deviations, another unit must fit before it is taken."""
-UP_CELL = 0.1
-"""Metres; edge of the cells in which a floor is looked for."""
-ROOM_HEIGHT = (1.8, 4.0)
-"""Metres between which a storey is high."""
-MIN_STANDING = 50
-"""Cells below which furniture tells less."""
-CLEAR_AXIS = 0.6
-"""How much stronger than the expected axis another one must look before it is taken."""
 FAR_COORDINATE = 1000.0
 """Metres from the origin beyond which a scan is moved there: float32 and the voxel grid lose digits far out."""
+OFFSET_STEP = 16.0
+"""Metres; such a scan is moved by a multiple of this, a multiple of the coarsest voxels of the usual networks, so that
+equal rooms get equal labels."""
+FAR_FROM_ORIGIN = 20.0
+"""Times a scan's own size beyond which its positions are checked for lost digits."""
+COARSE_STEP = 0.002
+"""Metres between neighbouring positions from which lost precision is reported."""
+DECIMALS = (0.01, 0.1, 1.0, 10.0)
+"""Units to which texts with few digits round."""
 
 
 class Frame(NamedTuple):
@@ -93,26 +84,6 @@ class Frame(NamedTuple):
         """Whether each of the file's positions is finite and belongs to the scan, shape `(rows,)`."""
         with np.errstate(invalid="ignore"):
             return np.asarray(((xyz >= self.low) & (xyz <= self.high)).all(axis=1))
-
-
-class UpEvidence(NamedTuple):
-    """How much a scan looks as if an axis pointed up.
-
-    Attributes:
-        floor: Share of the columns, seen from below, that begin at the level at which most begin, 0..1.
-        gravity: Cells off the walls that are 0.2 to 1.2 m above that level, less those that are as far below the top,
-            as a share of both, -1..1: things stand on floors, and few hang from ceilings.
-        height: 0 for a scan of a storey's height, less for others, -1 at least.
-    """
-
-    floor: float
-    gravity: float
-    height: float
-
-    @property
-    def total(self) -> float:
-        """The three together."""
-        return self.floor + self.gravity + self.height
 
 
 def turn_up(xyz: Array, up: str) -> Array:
@@ -188,35 +159,65 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
     longest = float(size.max()) * metres
     if not PLAUSIBLE_SIZE[0] <= longest <= PLAUSIBLE_SIZE[1]:
         doubts.append(f"{longest:.3g} m long with a unit of {metres:g} m: no room is; set --scale")
-    if up != "auto":
-        axis = up
-    elif surface.up is not None:
-        axis = surface.up
-        notes.append(f"+{axis} up, as glTF says (--up says otherwise)")
-    else:
-        axis, rival = guess_up(core * metres, expected=expected_up(surface.path))
-        if axis != "z":
-            doubts.append(f"it stands on its floor with {_signed(axis)} up: turned (--up says otherwise)")
-        elif rival is not None:
-            notes.append(f"taken with +z up, though {_signed(rival)} may be meant (--up says otherwise)")
+    axis = up
+    if up == "auto":
+        corners = _some_triangles(surface, low, high)
+        expected = EXPECTED.get(surface.path.suffix.lower(), Z_UP)
+        guess = guess_up(core * metres, None if corners is None else corners * metres, expected=expected)
+        axis = guess.axis
+        because = f": {', '.join(guess.reasons)}" if guess.reasons else ""
+        usual = max(expected, key=lambda one: expected[one])
+        if not guess.is_sure:
+            doubts.append(
+                f"up axis uncertain: {_signed(axis)} is taken ({100 * guess.probability:.0f} % likely{because}), "
+                f"{_signed(guess.rival)} is possible ({100 * guess.rival_probability:.0f} %); pass --up if it is wrong"
+            )
+        elif axis != usual:
+            doubts.append(
+                f"taken with {_signed(axis)} up and turned ({100 * guess.probability:.0f} % likely{because}); "
+                "pass --up if it is wrong"
+            )
         else:
-            notes.append("+z up (--up says otherwise)")
+            notes.append(f"{_signed(axis)} up ({100 * guess.probability:.0f} % likely{because}); --up overrides")
     offset = np.zeros(3)
     if np.abs(core).max() * metres > FAR_COORDINATE:
-        offset = np.floor(core.min(axis=0))
+        step = OFFSET_STEP / metres
+        offset = np.floor(core.min(axis=0) / step) * step
         notes.append(f"moved to the origin by {', '.join(f'{value:.0f}' for value in -offset)} units")
+    resolution = _resolution(surface, core)
+    if resolution * metres > COARSE_STEP:
+        doubts.append(
+            f"positions are rounded to steps of {resolution:.3g} units ({100 * resolution * metres:.3g} cm): "
+            f"coordinates of up to {np.abs(core).max():.0f} have lost precision; "
+            "export them in double precision or nearer to the origin"
+        )
     return Frame(metres, axis, offset, low, high, notes=tuple(notes), doubts=tuple(doubts))
+
+
+def _resolution(surface: Surface, core: Array) -> float:
+    """Return the step between the positions that a scan far from the origin can have, 0 where it is fine enough.
+
+    Positions of float32, also where a writer turned them into float64, have 24 bits; texts may have few digits.
+    """
+    farthest = float(np.abs(core).max())
+    extent = float(np.ptp(core, axis=0).max())
+    if not FAR_FROM_ORIGIN * extent < farthest < float(np.finfo(np.float32).max):
+        return 0.0
+    step = 0.0
+    for axis in range(3):
+        values = core[:, axis]
+        if not surface.is_double or (values == values.astype(np.float32)).all():
+            step = max(step, float(np.spacing(np.float32(np.abs(values).max()))))
+        distinct = np.unique(values)
+        decimals = [unit for unit in DECIMALS if len(distinct) > 2 and np.allclose(distinct / unit % 1, 0, atol=1e-9)]
+        step = max([step, *decimals])
+    return step
 
 
 def plain_frame(alignment: Array | None = None) -> Frame:
     """Return the frame of a scan in metres with +z up, all of whose positions are used."""
     infinity = np.full(3, np.inf)
     return Frame(1.0, "z", np.zeros(3), -infinity, infinity, alignment)
-
-
-def expected_up(path: Path) -> str:
-    """The axis that usually points up in files of a kind: +y in OBJ, as modelling programs write it, else +z."""
-    return "y" if path.suffix.lower() == ".obj" else "z"
 
 
 def _signed(axis: str) -> str:
@@ -254,6 +255,17 @@ def _on_large_triangles(surface: Surface, low: Array, high: Array, extent: float
     if not area[large].sum() > LARGE_SHARE * area.sum():
         return np.zeros((0, 3))
     return scatter_on_triangles(xyz, faces, SCATTERED)
+
+
+def _some_triangles(surface: Surface, low: Array, high: Array) -> Array | None:
+    """Return corners of at most `SAMPLE_ROWS` triangles inside a box, shape `(triangles, 3, 3)`; None without any."""
+    if len(surface.faces) == 0 or surface.num_vertices > CHUNK_ROWS:
+        return None
+    step = -(-len(surface.faces) // SAMPLE_ROWS)
+    corners = surface.positions(0, surface.num_vertices)[np.asarray(surface.faces[::step], dtype=np.int64)]
+    with np.errstate(invalid="ignore"):
+        inside = ((corners >= low) & (corners <= high) & np.isfinite(corners)).all(axis=(1, 2))
+    return np.asarray(corners[inside])
 
 
 def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
@@ -330,59 +342,3 @@ def guess_unit(size: Array, spacing: float) -> str:
 
     best = min(GUESSED_UNITS, key=misfit)
     return best if misfit(best) + CLEAR_UNIT < misfit("m") else "m"
-
-
-def guess_up(xyz: Array, *, expected: str = "z") -> tuple[str, str | None]:
-    """The axis along which a scan looks most like a room that stands on its floor.
-
-    Args:
-        xyz: Positions in metres, shape `(points, 3)`.
-        expected: The axis that is taken unless another looks clearly more so.
-
-    Returns:
-        A key of `UP_AXES`, and another one that may be meant instead, if any.
-    """
-    if len(xyz) < 100:
-        return expected, None
-    extent = xyz.max(axis=0) - xyz.min(axis=0)
-    cell = max(UP_CELL, float(extent.max()) / 500)
-    index = ((xyz - xyz.min(axis=0)) / cell).astype(np.int64)
-    keys = np.unique((index[:, 0] * 1024 + index[:, 1]) * 1024 + index[:, 2])
-    cells = np.stack([keys >> 20, keys >> 10 & 1023, keys & 1023], axis=1)
-    scores = {}
-    for up, (axis, sign) in UP_AXES.items():
-        turned = cells[:, [(axis + 1) % 3, (axis + 2) % 3, axis]]
-        if sign < 0:
-            turned = turned * [1, 1, -1] + [0, 0, int(turned[:, 2].max())]
-        scores[up] = up_evidence(turned, cell).total
-    best = max(scores, key=lambda up: scores[up])
-    chosen = best if scores[best] >= scores[expected] + CLEAR_AXIS else expected
-    rival = max((up for up in scores if up != chosen), key=lambda up: scores[up])
-    return chosen, rival if scores[rival] > scores[chosen] - CLEAR_AXIS / 2 else None
-
-
-def up_evidence(cells: npt.NDArray[np.int64], cell: float) -> UpEvidence:
-    """How much a scan looks as if +z were up.
-
-    Args:
-        cells: Occupied cells of a grid, counted from 0, shape `(cells, 3)`.
-        cell: Edge of a cell in metres.
-    """
-    across, deep, level = cells.T
-    column = across * (int(deep.max()) + 1) + deep
-    lowest = np.full(int(column.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(lowest, column, level)
-    lowest = lowest[lowest < np.iinfo(np.int64).max]
-    histogram = np.bincount(lowest, minlength=int(level.max()) + 2)
-    pairs = histogram[:-1] + histogram[1:]
-    floor, top = int(pairs.argmax()), int(level.max())
-    wall = max(1, round(0.3 / cell))
-    inside = (across >= wall) & (across <= across.max() - wall) & (deep >= wall) & (deep <= deep.max() - wall)
-    near, far = max(2, round(0.2 / cell)), max(3, round(1.2 / cell))
-    above, below = level[inside] - floor, top - level[inside]
-    standing = int(((above >= near) & (above <= far)).sum())
-    hanging = int(((below >= near) & (below <= far)).sum())
-    gravity = (standing - hanging) / max(standing + hanging, MIN_STANDING)
-    height = math.log(max(top + 1, 1) * cell)
-    misfit = max(0.0, math.log(ROOM_HEIGHT[0]) - height, height - math.log(ROOM_HEIGHT[1]))
-    return UpEvidence(float(pairs[floor]) / len(lowest), gravity, -min(misfit, 1.0))

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.any_ply import open_ply
+from lg3d_core.scans.e57 import open_e57
+from lg3d_core.scans.las import open_las
 from lg3d_core.scans.models import open_model
 from lg3d_core.scans.pcd import open_pcd
+from lg3d_core.scans.ply import open_ply
 from lg3d_core.scans.surface import Surface
 
 OPENERS: dict[str, Callable[[Path], Surface]] = {
@@ -14,15 +16,19 @@ OPENERS: dict[str, Callable[[Path], Surface]] = {
     ".pcd": open_pcd,
     ".obj": open_model,
     ".glb": open_model,
+    ".gltf": open_model,
+    ".las": open_las,
+    ".laz": open_las,
+    ".e57": open_e57,
 }
 
 
 def open_scan(path: Path) -> Surface:
-    """Open a PLY, PCD, OBJ or GLB file.
+    """Open a PLY, PCD, OBJ, GLB, glTF, LAS, LAZ or E57 file.
 
     Raises:
         DataError: The file is missing, of another kind, damaged, or without a vertex.
-        MissingDependencyError: It is OBJ or GLB, and trimesh is not installed.
+        MissingDependencyError: The package that reads its format is not installed.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file")

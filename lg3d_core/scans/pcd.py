@@ -11,8 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
+from lg3d_core.scans.colors import (
+    PACKED_NAMES,
+    Colors,
+    columns_as_rows,
+    decide_colors,
+    decide_packed_colors,
+    find_channels,
+)
 from lg3d_core.scans.files import MAX_FILE_BYTES, read_file
-from lg3d_core.scans.surface import Surface, as_doubles, colors_from_numbers, surface_in_memory
+from lg3d_core.scans.surface import EXACT_FLOAT32, Surface, as_doubles, surface_in_memory
 
 MAX_HEADER_BYTES = 1 << 14
 KEYS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
@@ -20,7 +28,7 @@ MAX_POINTS = 1 << 31
 
 
 def open_pcd(path: Path) -> Surface:
-    """Read a PCD file of at most 1 GiB; colours come from `rgb` or `rgba`, or from `r`, `g`, `b`.
+    """Read a PCD file of at most 1 GiB; colours come from three channels or from packed numbers.
 
     Raises:
         DataError: The file is missing, truncated, no PCD, or lacks x, y or z.
@@ -37,27 +45,39 @@ def open_pcd(path: Path) -> Surface:
         columns = _read_compressed(data, start, record, num_points, path)
     else:
         raise DataError(f"{path}: DATA {kind}: expected ascii, binary or binary_compressed")
-    missing = [axis for axis in "xyz" if axis not in columns or columns[axis].ndim != 1]
+    axes = {name.lower(): column for name, column in reversed(columns.items()) if column.ndim == 1}
+    missing = [axis for axis in "xyz" if axis not in axes]
     if missing:
         raise DataError(f"{path}: expected fields x, y and z, found no {', '.join(missing)}")
-    xyz = np.stack([columns[axis] for axis in "xyz"], axis=1)
-    return surface_in_memory(path, xyz if xyz.dtype == np.float32 else as_doubles(xyz), _colors(columns), None)
+    xyz = np.stack([axes[axis] for axis in "xyz"], axis=1)
+    colors = _colors(columns, num_points)
+    return surface_in_memory(
+        path,
+        xyz if xyz.dtype == np.float32 else as_doubles(xyz),
+        None if colors is None or colors.read is None else colors.read(0, num_points),
+        None,
+        doubts=() if colors is None else colors.doubts,
+    )
 
 
 def _read_header(data: bytes, path: Path) -> tuple[dict[str, list[str]], int]:
     header: dict[str, list[str]] = {}
     at = 0
+    head = data[:MAX_HEADER_BYTES]
+    first_cr, first_lf = head.find(b"\r"), head.find(b"\n")
+    line_end = b"\r" if first_cr >= 0 and not 0 <= first_lf <= first_cr + 1 else b"\n"
     while "DATA" not in header:
-        end = data.find(b"\n", at, MAX_HEADER_BYTES)
+        end = head.find(line_end, at)
         if end < 0:
             raise DataError(f"{path}: expected a PCD file with a line DATA in its header, found none")
-        words = data[at:end].decode("latin-1").split()
+        words = head[at:end].decode("latin-1").split()
         at = end + 1
         if not words or words[0].startswith("#"):
             continue
-        if words[0] not in KEYS or len(words) < 2:
+        key = {"COLUMNS": "FIELDS"}.get(words[0].upper(), words[0].upper())
+        if key not in KEYS or len(words) < 2:
             raise DataError(f"{path}: a header line that cannot be understood: {' '.join(words)[:80]!r}")
-        header[words[0]] = words[1:]
+        header[key] = words[1:]
     return header, at
 
 
@@ -71,8 +91,9 @@ def _record(header: dict[str, list[str]], path: Path) -> tuple[np.dtype[Any], in
             int(header["POINTS"][0]) if "POINTS" in header else int(header["WIDTH"][0]) * int(header["HEIGHT"][0])
         )
         fields: list[Any] = []
-        for k, (name, size, letter, count) in enumerate(zip(names, sizes, header["TYPE"], counts, strict=True)):
-            kind = np.dtype(f"<{ {'F': 'f', 'I': 'i', 'U': 'u'}[letter] }{size}")
+        types = header.get("TYPE", ["F"] * len(names))
+        for k, (name, size, letter, count) in enumerate(zip(names, sizes, types, counts, strict=True)):
+            kind = np.dtype(f"<{ {'F': 'f', 'I': 'i', 'U': 'u'}[letter.upper()] }{size}")
             unique = name if name != "_" else f"_{k}"
             fields.append((unique, kind) if count == 1 else (unique, kind, (count,)))
         record = np.dtype(fields)
@@ -103,12 +124,13 @@ def _read_ascii(text: bytes, record: np.dtype[Any], num_points: int, path: Path)
             numbers = np.fromstring(text, dtype=np.float64, sep=" ")
         except (DeprecationWarning, ValueError):
             raise DataError(f"{path}: the data are not all numbers: export it again") from None
-    if len(numbers) < num_points * sum(widths):
+    if len(numbers) != num_points * sum(widths):
+        state = "truncated" if len(numbers) < num_points * sum(widths) else "longer than its header says"
         raise DataError(
-            f"{path}: the file is truncated: {num_points} points need {num_points * sum(widths)} numbers, "
+            f"{path}: the file is {state}: {num_points} points need {num_points * sum(widths)} numbers, "
             f"found {len(numbers)}: copy or export it again"
         )
-    table = numbers[: num_points * sum(widths)].reshape(num_points, sum(widths))
+    table = numbers.reshape(num_points, sum(widths))
     columns: dict[str, npt.NDArray[Any]] = {}
     at = 0
     for name, width in zip(record.names or (), widths, strict=True):
@@ -119,9 +141,16 @@ def _read_ascii(text: bytes, record: np.dtype[Any], num_points: int, path: Path)
             if not ((values >= limits.min) & (values <= limits.max)).all():
                 raise DataError(f"{path}: field {name} has values outside {limits.min} to {limits.max}")
         with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, and is left out later
-            columns[name] = values if name in "xyz" and kind.itemsize == 8 else values.astype(kind)
+            columns[name] = values if _keeps_double(name, kind, values) else values.astype(kind)
         at += width
     return columns
+
+
+def _keeps_double(name: str, kind: np.dtype[Any], values: npt.NDArray[np.float64]) -> bool:
+    """Whether positions of a text have digits that float32 would lose."""
+    if name.lower() not in ("x", "y", "z") or kind.kind != "f":
+        return False
+    return kind.itemsize == 8 or bool(np.abs(values[np.isfinite(values)]).max(initial=0) > EXACT_FLOAT32)
 
 
 def _read_compressed(
@@ -185,13 +214,19 @@ def unpack_lzf(packed: bytes, length: int, path: Path) -> bytes:
     return bytes(out)
 
 
-def _colors(columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8] | None:
-    for name in ("rgb", "rgba"):
-        if name in columns and columns[name].ndim == 1 and columns[name].dtype.itemsize == 4:
-            packed = np.ascontiguousarray(columns[name]).view(np.uint32)  # 0x00RRGGBB, often declared as a float
-            return np.stack([(packed >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)], axis=1)
-    if all(name in columns and columns[name].ndim == 1 for name in "rgb"):
-        values = np.stack([columns[name] for name in "rgb"], axis=1)
-        unit_range = values.dtype.kind == "f" and float(np.nanmax(values, initial=0.0)) <= 1.0
-        return colors_from_numbers(values, unit_range=unit_range)
+def _colors(columns: dict[str, npt.NDArray[Any]], num_points: int) -> Colors | None:
+    """Return the colours of separate channels, of a vector, or of packed numbers; None where the file has none."""
+    plain = [name for name, column in columns.items() if column.ndim == 1]
+    channels = find_channels(plain)
+    if channels is not None:
+        return decide_colors(columns_as_rows([columns[name] for name in channels]), num_points)
+    by_name = {name.lower(): columns[name] for name in reversed(columns)}
+    for name in PACKED_NAMES:
+        column = by_name.get(name)
+        if column is None:
+            continue
+        if column.ndim == 2 and column.shape[1] in (3, 4):
+            return decide_colors(columns_as_rows(list(column.T[:3])), num_points)
+        if column.ndim == 1 and (colors := decide_packed_colors(column)) is not None:
+            return colors
     return None

@@ -76,13 +76,13 @@ def refine_surface(surface: Surface, frame: Frame, voxel_size: float) -> Refined
 def _joined(surface: Surface, xyz: npt.NDArray[np.float64], cut: Cut) -> Surface:
     """The surface with the new vertices behind its own, coloured by its texture, else by its corners."""
     points = np.concatenate([xyz, cut.xyz])
-    corners = np.asarray(surface.faces, dtype=np.int64)[cut.face]
     colors = None
     if surface.colors is not None:
         own = surface.colors(0, surface.num_vertices)
         if surface.paint is not None:
-            new = surface.paint(corners, cut.weights)
+            new = surface.paint(cut.face, cut.weights)
         else:
+            corners = np.asarray(surface.faces, dtype=np.int64)[cut.face]
             new = np.round(np.einsum("nk,nkc->nc", cut.weights, own[corners].astype(np.float32))).astype(np.uint8)
         rgb = np.concatenate([own, new])
         colors = lambda start, stop: rgb[start:stop]  # noqa: E731

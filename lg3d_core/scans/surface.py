@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 CHUNK_ROWS = 1 << 20
 """Vertices that are in memory at once while a scan is read in pieces."""
+EXACT_FLOAT32 = 1000.0
+"""Coordinate beyond which decimals of a text are kept in float64."""
 
 Paint = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 
@@ -28,8 +30,9 @@ class Surface:
         is_double: Whether the file's positions need more digits than float32 has.
         up: Axis that points up by the format's own rule (glTF), or None where the format has no rule.
         scale: Metres of one unit by the format's own rule, or None.
-        paint: Gives colours of places on triangles by a texture, for corners `(places, 3)` and their weights
-            `(places, 3)`, uint8 `(places, 3)`; None where vertices have all the colours there are.
+        paint: Return the colours of places on triangles by their materials, uint8 `(places, 3)`, for the rows of their
+            triangles `(places,)` and the weights of the corners `(places, 3)`; None where vertices have all colours.
+        doubts: Warnings: what the file lacks, or what could only be guessed.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class Surface:
     up: str | None = None
     scale: float | None = None
     paint: Paint | None = None
+    doubts: tuple[str, ...] = ()
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[tuple[int, int]]:
         """First row and row behind the last of each piece."""
@@ -57,6 +61,7 @@ def surface_in_memory(
     up: str | None = None,
     scale: float | None = None,
     paint: Paint | None = None,
+    doubts: tuple[str, ...] = (),
 ) -> Surface:
     """A surface of arrays: positions `(vertices, 3)`, colours likewise or None, triangles `(faces, 3)` or None."""
     return Surface(
@@ -69,6 +74,7 @@ def surface_in_memory(
         up=up,
         scale=scale,
         paint=paint,
+        doubts=doubts,
     )
 
 
@@ -76,20 +82,3 @@ def as_doubles(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     """Numbers as float64; a NaN that signals stays a NaN, without the warning."""
     with np.errstate(invalid="ignore"):
         return values.astype(np.float64)
-
-
-def colors_from_numbers(values: npt.NDArray[np.generic], *, unit_range: bool) -> npt.NDArray[np.uint8]:
-    """Colours 0..255 from what a file holds: bytes as they are, 16-bit numbers, or floats of 0..1 or 0..255.
-
-    Args:
-        values: Shape `(rows, 3)`.
-        unit_range: Whether floats run from 0 to 1.
-    """
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    if values.dtype.kind in "iu":
-        factor = 255 / 65535 if values.dtype.itemsize == 2 and values.dtype.kind == "u" else 1.0
-    else:
-        factor = 255.0 if unit_range else 1.0
-    with np.errstate(over="ignore"):
-        return np.clip(np.nan_to_num(as_doubles(values)) * factor + 0.5, 0, 255).astype(np.uint8)

@@ -13,6 +13,7 @@ from lg3d_core.settings.fields import Argument, Ge, Le, Lt, Matches, NonEmpty, O
 from lg3d_core.settings.shared import (
     AnchorsFields,
     AtLeastOne,
+    Countable,
     DeviceFields,
     SeedFields,
     StoreFields,
@@ -181,7 +182,7 @@ class RoomsSettings(SeedFields, WorkerFields):
 
     out: Annotated[Path, Doc("Folder to write."), Argument()]
     scenes: Annotated[AtLeastOne, Doc("Number of rooms.")] = 24
-    vertices: Annotated[int, Ge(2_000), Doc("Approximate number of mesh vertices per room.")] = 60_000
+    vertices: Annotated[int, Ge(2_000), Countable, Doc("Approximate number of mesh vertices per room.")] = 60_000
     spacing: Annotated[
         float | None,
         Ge(0.005),
@@ -197,10 +198,13 @@ class RoomsSettings(SeedFields, WorkerFields):
     furniture_names: Annotated[
         Path | None, Doc("Table of the category of each model."), Option(default="the shipped table")
     ] = None
+    scanned: Annotated[bool, Doc("Varied rooms, scanned by a simulated hand-held depth camera (needs open3d).")] = False
     validation: Annotated[float, Ge(0), Lt(1), Doc("Fraction of the rooms in the validation split.")] = 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        allowed = not self.scanned or self.spacing is None
+        self._require(allowed, "spacing", "left out with --scanned, whose cameras differ in it")
         allowed = self.furniture_names is None or self.furniture is not None
         self._require(allowed, "furniture_names", "left out without --furniture")
 

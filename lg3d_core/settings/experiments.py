@@ -12,6 +12,7 @@ from lg3d_core.settings.data import RECIPES, RoomsSettings
 from lg3d_core.settings.fields import Argument, Ge, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
     AtLeastOne,
+    Countable,
     DeviceFields,
     Metres,
     NetworkFields,
@@ -32,7 +33,9 @@ class DemoSettings(SeedFields, DeviceFields):
     out: Annotated[Path, Doc("Working folder.")] = Path("demo")
     recipe: Annotated[str, Doc(f"Recipe of anchors and training: {RECIPES}."), Option(completes="recipes")] = "demo"
     scenes: Annotated[int, Ge(2), Doc("Number of rooms, one of them or more for validation.")] = RoomsSettings.scenes
-    vertices: Annotated[int, Ge(2_000), Doc("Approximate number of mesh vertices per room.")] = RoomsSettings.vertices
+    vertices: Annotated[int, Ge(2_000), Countable, Doc("Approximate number of mesh vertices per room.")] = (
+        RoomsSettings.vertices
+    )
     jobs: Annotated[NotNegative, Doc("Worker processes."), Option(panel=Panel.COMPUTATION)] = 2
 
 

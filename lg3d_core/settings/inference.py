@@ -24,7 +24,7 @@ from lg3d_core.settings.shared import (
     WeightsFields,
 )
 
-SCAN_FILES = "PLY, PCD, OBJ or GLB file, or scene id of the store."
+SCAN_FILES = "PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or scene id of the store."
 UNITS = ("auto", "m", "cm", "mm", "in", "ft")
 
 
@@ -85,7 +85,8 @@ def _num_bytes(text: str) -> int | None:
     text = text.upper().removesuffix("B").removesuffix("I")
     factor = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}.get(text[-1:])
     number = text[:-1] if factor is not None else text
-    return int(float(number) * (factor or 1)) if _is_positive(number) else None
+    size = float(number) * (factor or 1) if _is_positive(number) else 0.0
+    return int(size) if 1 <= size < 2**63 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,8 @@ class ScanSettings(RunsFields, StoreFields, NetworkFields):
     scale: Annotated[
         str,
         Matches(
-            lambda text: _is_positive(text) or text in UNITS, f"{', '.join(UNITS)}, or a positive number of metres"
+            lambda text: text in UNITS or (_is_positive(text) and 1e-6 <= float(text) <= 1e6),
+            f"{', '.join(UNITS)}, or a positive number of metres (1e-6 to 1e6)",
         ),
         Doc(f"Unit of the scan: {', '.join(UNITS[1:])}, or metres per unit; auto: guess."),
         Option(panel=Panel.SCAN),

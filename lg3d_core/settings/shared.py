@@ -8,11 +8,15 @@ from annotated_doc import Doc
 
 from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import Backend, Device, Precision
-from lg3d_core.settings.fields import Ge, Gt, Le, Option, Panel
+from lg3d_core.settings.fields import Ge, Gt, Le, Matches, Option, Panel
 
-AtLeastOne = Annotated[int, Ge(1)]
-NotNegative = Annotated[int, Ge(0)]
-Metres = Annotated[float, Gt(0)]
+MOST = 2**31 - 1
+Countable = Matches(lambda value: value <= MOST, f"at most {MOST}")
+"""The limit of every count: larger ones do not fit into the integers of libraries."""
+AtLeastOne = Annotated[int, Ge(1), Countable]
+NotNegative = Annotated[int, Ge(0), Countable]
+Seed = Annotated[int, Ge(0), Matches(lambda value: value < 2**32, "at most 4294967295")]
+Metres = Annotated[float, Gt(0), Le(100)]
 Port = Annotated[int, Ge(0), Le(65535)]
 
 
@@ -57,7 +61,7 @@ class VoxelFields(Settings):
 class SeedFields(Settings):
     """The seed."""
 
-    seed: Annotated[NotNegative, Doc("Random seed."), Option(panel=Panel.COMPUTATION)] = 0
+    seed: Annotated[Seed, Doc("Random seed."), Option(panel=Panel.COMPUTATION)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from lg3d_core.settings.choices import (
     NetworkName,
     Optimiser,
     Partition,
+    Precision,
     Schedule,
 )
 from lg3d_core.settings.data import RECIPES
@@ -29,7 +30,9 @@ from lg3d_core.settings.shared import (
     Metres,
     NetworkFields,
     NotNegative,
+    PrecisionFields,
     RunsFields,
+    Seed,
     SeedFields,
     StoreFields,
     VoxelFields,
@@ -103,7 +106,7 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
         Doc("Fraction of the labelled points of each object to train on; 0.05 is 5 %."),
         Option(panel=Panel.DATA, default="all"),
     ] = None
-    limited_seed: Annotated[NotNegative, Doc("Seed of the label budget."), Option(panel=Panel.DATA)] = 0
+    limited_seed: Annotated[Seed, Doc("Seed of the label budget."), Option(panel=Panel.DATA)] = 0
     augment: Annotated[bool, Doc("Data augmentation."), Option(panel=Panel.DATA)] = True
     crop: Annotated[
         Metres | None,
@@ -124,6 +127,11 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
     jobs: Annotated[
         NotNegative, Doc("Processes that load scenes; 0: the training process."), Option(panel=Panel.COMPUTATION)
     ] = 2
+    precision: Annotated[
+        Precision,
+        Doc("Precision; auto: bf16 on CUDA and on CPUs with AVX512-BF16 and a C compiler, else fp32."),
+        Option(panel=Panel.COMPUTATION),
+    ] = PrecisionFields.precision
     deterministic: Annotated[
         bool, Doc("Deterministic algorithms only: equal results on one device."), Option(panel=Panel.COMPUTATION)
     ] = False

@@ -6,6 +6,7 @@ from lg3d_core.sparse.backends import (
     current_backend,
     describe_backends,
     resolve_backend,
+    trains_faster_in_bf16,
     use_backend,
 )
 from lg3d_core.sparse.cache import CoordinateCache
@@ -38,5 +39,6 @@ __all__ = [
     "set_num_workers",
     "share_statistics",
     "sparse_convolution",
+    "trains_faster_in_bf16",
     "use_backend",
 ]

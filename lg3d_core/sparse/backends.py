@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import MissingDependencyError, SettingsError
+from lg3d_core.errors import MissingDependencyError, SettingsError, UsageError
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.reference import ReferenceBackend
 from lg3d_core.sparse.torch_backend import TorchBackend
@@ -71,10 +71,81 @@ class FusingBackend(Protocol):
 
 
 @runtime_checkable
+class NarrowBackend(Protocol):
+    """A backend whose kernels multiply some narrow dtypes only on some processors."""
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        """Return whether the kernels multiply rows of this dtype on this processor."""
+        ...
+
+
+@runtime_checkable
 class RoundingBackend(Protocol):
     """A backend that takes weights in float32 beside narrower features, and rounds them as it reads them."""
 
     rounds_weights: bool
+
+
+class RowKernels(Protocol):
+    """The steps of a batch normalisation on pieces of contiguous rows, each result written into a tensor.
+
+    A backend may offer them as its attribute `row_kernels`.
+    """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the rows."""
+        ...
+
+    def measure(self, features: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Write mean and biased variance per channel, float32, of at least one row."""
+        ...
+
+    def normalize(
+        self, features: Tensor, residual: Tensor | None, output: Tensor, scale: Tensor, shift: Tensor, *, relu: bool
+    ) -> None:
+        """Write `relu(features * scale + shift + residual)`."""
+        ...
+
+    def sum_gradients(
+        self,
+        gradient: Tensor,
+        output: Tensor | None,
+        features: Tensor,
+        clipped: Tensor | None,
+        *,
+        mean: Tensor,
+        inverse_deviation: Tensor,
+        plain: Tensor,
+        by_features: Tensor,
+    ) -> None:
+        """Write the sums over rows of the gradient and of the gradient times the normalised features.
+
+        Args:
+            gradient: Of the output.
+            output: Of the ReLU, where there was one: the gradient is zero where it is not positive.
+            features: The rows that were normalised.
+            clipped: Receives the gradient after the ReLU; requires `output`.
+            mean: Per channel.
+            inverse_deviation: Per channel.
+            plain: Receives the first sums.
+            by_features: Receives the second sums.
+        """
+        ...
+
+    def combine(
+        self,
+        gradient: Tensor,
+        output: Tensor | None,
+        features: Tensor,
+        result: Tensor,
+        *,
+        slope: Tensor,
+        by_features: Tensor,
+        constant: Tensor,
+    ) -> None:
+        """Write `gradient * slope + features * by_features + constant`; `output` as in `sum_gradients`."""
+        ...
 
 
 @runtime_checkable
@@ -139,13 +210,13 @@ def resolve_backend(name: str, device: torch.device) -> Backend:
     """Give the backend of a name; `auto` takes the fastest one for the device.
 
     Raises:
-        SettingsError: There is no backend of this name.
+        UsageError: There is no backend of this name.
         MissingDependencyError: It is not installed; the message has the line that installs it.
     """
     if name == "auto":
         name = _fastest(device)
     if name not in BACKENDS:
-        raise SettingsError(f"--backend: expected auto or one of {', '.join(sorted(BACKENDS))}, got {name!r}.")
+        raise UsageError(f"--backend: expected auto or one of {', '.join(sorted(BACKENDS))}, got {name!r}.")
     if name not in _instances:
         _instances[name] = BACKENDS[name]()
     return _instances[name]
@@ -156,12 +227,27 @@ def current_backend(device: torch.device) -> Backend:
     return resolve_backend(_chosen.get(), device)
 
 
+def trains_faster_in_bf16(name: str, device: torch.device) -> bool:
+    """Return whether a backend trains faster in bfloat16 than in float32.
+
+    On CUDA all do. On the CPU only the compiled kernels do, where the processor multiplies bfloat16 (AVX512-BF16).
+
+    Raises:
+        SettingsError: There is no backend of this name.
+        MissingDependencyError: It is not installed.
+    """
+    if device.type != "cpu":
+        return True
+    backend = resolve_backend(name, device)
+    return isinstance(backend, NarrowBackend) and backend.computes(torch.bfloat16)
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Compute every sparse convolution inside the block with one backend.
 
     Raises:
-        SettingsError: There is no backend of this name.
+        UsageError: There is no backend of this name.
         MissingDependencyError: It is not installed.
     """
     resolve_backend(name, torch.device("cpu"))

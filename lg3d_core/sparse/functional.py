@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.sparse.backends import Backend, FusingBackend, RoundingBackend, current_backend
+from lg3d_core.sparse.backends import Backend, FusingBackend, current_backend
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.pointwise import multiply_rows
 from lg3d_core.sparse.tensor import SparseTensor
@@ -146,7 +146,7 @@ def _find_map(x: SparseTensor, kernel_size: int, stride: int, transposed: bool) 
 
 
 def _rounds(backend: Backend) -> bool:
-    return isinstance(backend, RoundingBackend) and backend.rounds_weights
+    return bool(getattr(backend, "rounds_weights", False))  # `isinstance` with a protocol is slow
 
 
 def _same_dtype(features: Tensor, weight: Tensor, *, keeps_weight: bool = False) -> tuple[Tensor, Tensor]:

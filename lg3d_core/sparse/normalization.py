@@ -4,7 +4,8 @@
 
 mean, variance: over all rows, per channel. Reference: `torch.nn.functional.batch_norm`, addition and ReLU one by one.
 A piece is small enough to stay in a core's cache while its few operations run. Pieces depend on the shape alone, and
-their sums are combined in float64 in one order, so that results are bit-equal whatever the number of workers.
+their sums are combined in float64 in one order, so that results are bit-equal whatever the number of workers. Rows of
+bfloat16 take the compiled kernels of the backend in use, where it has some.
 Processes that train together can measure over the rows of all of them, forward and backward.
 """
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
+from lg3d_core.sparse.backends import RowKernels, current_backend
 from lg3d_core.sparse.parallel import run_pieces
 
 PIECE_VALUES = 1 << 16
@@ -70,9 +72,16 @@ def _measure(features: Tensor) -> tuple[Tensor, Tensor]:
     wide = _wide(features.dtype)
     means = features.new_empty(len(bounds) - 1, features.shape[1], dtype=wide)
     variances = torch.empty_like(means)
+    kernels = _row_kernels(features)
+    if kernels is not None:
+        features = features.contiguous()
 
     def measure_piece(piece: int) -> None:
-        rows = features[bounds[piece] : bounds[piece + 1]].to(wide)
+        rows = features[bounds[piece] : bounds[piece + 1]]
+        if kernels is not None:
+            kernels.measure(rows, means[piece], variances[piece])
+            return
+        rows = rows.to(wide)
         means[piece], variances[piece] = torch.batch_norm_update_stats(rows, None, None, 0.0)
 
     run_pieces(measure_piece, len(bounds) - 1)
@@ -128,6 +137,10 @@ class _Normalize(torch.autograd.Function):
         together: Together | None,
         relu: bool,
     ) -> Tensor:
+        kernels = _row_kernels(features)
+        if kernels is not None:
+            features = features.contiguous()
+            residual = None if residual is None else residual.contiguous()
         bounds = _cut_rows(features)
         wide = _wide(features.dtype)
         scale = (statistics.variance + eps).rsqrt() * weight
@@ -136,6 +149,11 @@ class _Normalize(torch.autograd.Function):
 
         def normalize_piece(piece: int) -> None:
             rows = slice(bounds[piece], bounds[piece + 1])
+            if kernels is not None:
+                kernels.normalize(
+                    features[rows], None if residual is None else residual[rows], output[rows], scale, shift, relu=relu
+                )
+                return
             target = output[rows] if output.dtype == wide else None
             values = torch.addcmul(shift, features[rows].to(wide), scale, out=target)
             if residual is not None:
@@ -147,6 +165,7 @@ class _Normalize(torch.autograd.Function):
 
         run_pieces(normalize_piece, len(bounds) - 1)
         ctx.save_for_backward(features, weight, *statistics, *([output] if relu else []))
+        ctx.kernels = kernels
         ctx.eps, ctx.statistics_are_own, ctx.has_residual = eps, statistics_are_own, residual is not None
         ctx.num_rows, ctx.group = (len(features), None) if together is None else (together.num_rows, together.group)
         return output
@@ -158,17 +177,32 @@ class _Normalize(torch.autograd.Function):
         bounds = _cut_rows(features)
         wide = _wide(features.dtype)
         inverse_deviation = (variance + ctx.eps).rsqrt()
-        (gradient,) = gradients
+        kernels: RowKernels | None = ctx.kernels
+        gradient = gradients[0] if kernels is None else gradients[0].contiguous()
+        output = outputs[0] if outputs else None
+        wants_residual = ctx.has_residual and ctx.needs_input_grad[3]
         # Where the ReLU clipped, nothing flows; what is left is the gradient of the sum, and so of the residual.
-        clipped = torch.empty_like(gradient, memory_format=torch.contiguous_format) if outputs else gradient
+        # The compiled kernels clip once more rather than store it, unless the residual needs it.
+        stores_clipped = output is not None and (kernels is None or wants_residual)
+        clipped = torch.empty_like(gradient, memory_format=torch.contiguous_format) if stores_clipped else gradient
         sums = features.new_empty(2, len(bounds) - 1, features.shape[1], dtype=wide)
 
         def sum_piece(piece: int) -> None:
             rows = slice(bounds[piece], bounds[piece + 1])
-            if outputs:
-                torch.ops.aten.threshold_backward.grad_input(
-                    gradient[rows], outputs[0][rows], 0, grad_input=clipped[rows]
+            if kernels is not None:
+                kernels.sum_gradients(
+                    gradient[rows],
+                    None if output is None else output[rows],
+                    features[rows],
+                    clipped[rows] if stores_clipped else None,
+                    mean=mean,
+                    inverse_deviation=inverse_deviation,
+                    plain=sums[0, piece],
+                    by_features=sums[1, piece],
                 )
+                return
+            if output is not None:
+                torch.ops.aten.threshold_backward.grad_input(gradient[rows], output[rows], 0, grad_input=clipped[rows])
             # With statistics that are given, gradients of bias and weight are the sums over the rows of the gradient,
             # and of the gradient times the normalised features: just what is needed, in one pass.
             _, by_features, plain = torch.ops.aten.native_batch_norm_backward(
@@ -195,15 +229,20 @@ class _Normalize(torch.autograd.Function):
             sum_bias, sum_weight = all_sums
         grad_features = None
         if ctx.needs_input_grad[0]:
-            wants_residual = ctx.has_residual and ctx.needs_input_grad[3]
-            grad_features = torch.empty_like(gradient) if clipped is gradient or wants_residual else clipped
+            is_spare = stores_clipped and not wants_residual  # the gradient may then be overwritten
+            grad_features = clipped if is_spare else torch.empty_like(gradient)
             slope = weight * inverse_deviation
             if ctx.statistics_are_own:
                 by_features = -slope * inverse_deviation * sum_weight / ctx.num_rows
                 constant = -slope * sum_bias / ctx.num_rows - by_features * mean
             else:
                 by_features = constant = torch.zeros_like(slope)
-            _combine(grad_features, clipped, slope, features, by_features.to(wide), constant.to(wide), bounds)
+            terms = _Terms(slope, by_features.to(wide), constant.to(wide))
+            if kernels is None:
+                _combine(grad_features, clipped, features, terms, bounds)
+            else:
+                still_to_clip = None if stores_clipped else output
+                _combine_by_kernels(kernels, grad_features, clipped, still_to_clip, features, terms, bounds)
         return (
             grad_features,
             grad_weight.to(weight.dtype),
@@ -213,27 +252,58 @@ class _Normalize(torch.autograd.Function):
         )
 
 
-def _combine(
-    output: Tensor,
-    gradient: Tensor,
-    slope: Tensor,
-    features: Tensor,
-    by_features: Tensor,
-    constant: Tensor,
-    bounds: list[int],
-) -> None:
-    """Write `gradient * slope + features * by_features + constant`; `output` may be `gradient` itself."""
-    wide = slope.dtype
+class _Terms(NamedTuple):
+    """The gradient of the features, per channel: `gradient * slope + features * by_features + constant`."""
+
+    slope: Tensor
+    by_features: Tensor
+    constant: Tensor
+
+
+def _combine(output: Tensor, gradient: Tensor, features: Tensor, terms: _Terms, bounds: list[int]) -> None:
+    """Write the gradient of the features; `output` may be `gradient` itself."""
+    wide = terms.slope.dtype
 
     def combine_piece(piece: int) -> None:
         rows = slice(bounds[piece], bounds[piece + 1])
-        values = torch.addcmul(constant, features[rows].to(wide), by_features)
+        values = torch.addcmul(terms.constant, features[rows].to(wide), terms.by_features)
         if output.dtype == wide:
-            torch.addcmul(values, gradient[rows], slope, out=output[rows])
+            torch.addcmul(values, gradient[rows], terms.slope, out=output[rows])
         else:
-            output[rows] = values.addcmul_(gradient[rows].to(wide), slope)
+            output[rows] = values.addcmul_(gradient[rows].to(wide), terms.slope)
 
     run_pieces(combine_piece, len(bounds) - 1)
+
+
+def _combine_by_kernels(
+    kernels: RowKernels,
+    output: Tensor,
+    gradient: Tensor,
+    clipping: Tensor | None,
+    features: Tensor,
+    terms: _Terms,
+    bounds: list[int],
+) -> None:
+    """Write the gradient of the features; `clipping` is the output of a ReLU that the gradient still has to pass."""
+
+    def combine_piece(piece: int) -> None:
+        rows = slice(bounds[piece], bounds[piece + 1])
+        kernels.combine(
+            gradient[rows],
+            None if clipping is None else clipping[rows],
+            features[rows],
+            output[rows],
+            **terms._asdict(),
+        )
+
+    run_pieces(combine_piece, len(bounds) - 1)
+
+
+def _row_kernels(features: Tensor) -> RowKernels | None:
+    """Return the compiled kernels of the backend in use, if it has some for these rows."""
+    # Not `isinstance`: with a protocol it takes as long as a small layer.
+    kernels: RowKernels | None = getattr(current_backend(features.device), "row_kernels", None)
+    return kernels if kernels is not None and kernels.dtype == features.dtype else None
 
 
 def _cut_rows(features: Tensor) -> list[int]:

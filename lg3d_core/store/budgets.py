@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.errors import DataError, UsageError
 from lg3d_core.files import is_writable, sweep_temporaries, write_bytes
 from lg3d_core.progress import Progress
 from lg3d_core.seal import seal
@@ -125,13 +125,13 @@ def ensure_budget(
         elsewhere: Folder of the file if the store cannot be written.
 
     Raises:
-        SettingsError: `ratio` or `seed` is out of range.
+        UsageError: `ratio` or `seed` is out of range.
         DataError: The store has no training scenes, or the file cannot be written.
     """
     if not 0 < ratio <= 1:
-        raise SettingsError(f"--limited must be above 0 and at most 1 (0.05 is 5 %), got {ratio!r}")
+        raise UsageError(f"--limited must be above 0 and at most 1 (0.05 is 5 %), got {ratio!r}")
     if seed < 0:
-        raise SettingsError(f"--limited-seed must be 0 or more, got {seed!r}")
+        raise UsageError(f"--limited-seed must be 0 or more, got {seed!r}")
     name = f"{float(ratio)!r}-seed{seed}"
     places = [store.path / BUDGETS_FOLDER / f"{name}.h5"]
     if elsewhere is not None:

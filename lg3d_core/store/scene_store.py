@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import ChoiceError, DataError
 from lg3d_core.files import write_bytes
 from lg3d_core.progress import Progress
 from lg3d_core.scans.scannet import SCENE_ID
@@ -88,10 +88,10 @@ class SceneStore:
         """Ids of all scenes, or of those in a split, sorted; perhaps none.
 
         Raises:
-            DataError: No such split.
+            ChoiceError: No such split.
         """
         if split is not None and split not in SPLITS:
-            raise DataError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
+            raise ChoiceError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
         return [scene_id for scene_id, entry in self._entries.items() if split in (None, entry.split)]
 
     def entry(self, scene_id: str) -> SceneEntry:

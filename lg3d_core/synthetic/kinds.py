@@ -242,7 +242,7 @@ def _run_along(furnisher: Furnisher, wall: str, units: list[str]) -> int:
         low, high = model.extent()
         half = float(high[0] - low[0]) / 2
         while along + half < length:
-            if _put_unit(furnisher, wall, unit, model, along + half):
+            if put_unit(furnisher, wall, unit, model, along + half):
                 placed += 1
                 along += 2 * half + 0.004
                 break
@@ -250,7 +250,7 @@ def _run_along(furnisher: Furnisher, wall: str, units: list[str]) -> int:
     return placed
 
 
-def _put_unit(furnisher: Furnisher, wall: str, unit: str, model: Model, along: float) -> bool:
+def put_unit(furnisher: Furnisher, wall: str, unit: str, model: Model, along: float) -> bool:
     room = furnisher.room
     if unit == "sink":
         # Only the carcass's foot stays: the basin takes the upper part of the unit.
@@ -274,7 +274,7 @@ def _put_unit(furnisher: Furnisher, wall: str, unit: str, model: Model, along: f
     return True
 
 
-def _bath_corner(furnisher: Furnisher) -> None:
+def bath_corner(furnisher: Furnisher) -> None:
     """A tub in a corner with a rod, a curtain and a shower head; or a shower cabin."""
     room = furnisher.room
     if not furnisher.wants("bathtub", 0.62):
@@ -306,7 +306,7 @@ def _bath_corner(furnisher: Furnisher) -> None:
         room.at_wall(tub.wall, furnisher.model("shower curtain"), along + 0.15, z=0.37, gap=depth + 0.005)
 
 
-def _stalls(furnisher: Furnisher) -> None:
+def stalls(furnisher: Furnisher) -> None:
     """Toilets in a row, each between panels, with a door."""
     room = furnisher.room
     wall = "north" if room.size[0] >= room.size[1] else "east"
@@ -323,7 +323,7 @@ def _stalls(furnisher: Furnisher) -> None:
         along += 1.25
 
 
-def _closet_corner(furnisher: Furnisher) -> None:
+def closet_corner(furnisher: Furnisher) -> None:
     """An open closet with a rail and clothes on it."""
     room = furnisher.room
     if not furnisher.wants("closet", 0.45):
@@ -339,7 +339,7 @@ def _closet_corner(furnisher: Furnisher) -> None:
         room.at_wall(closet.wall, furnisher.model("hanging clothes"), along, z=0.62, gap=0.07)
 
 
-def _class_rows(furnisher: Furnisher) -> None:
+def class_rows(furnisher: Furnisher) -> None:
     """Rows of equal tables that face one wall, each with two chairs behind."""
     room = furnisher.room
     table = furnisher.model("table")
@@ -425,7 +425,7 @@ BEDROOM = Kind(
         Wish("trash can", "wall", 0.3),
         Wish("bag", "wall", 0.35),
     ),
-    prelude=_closet_corner,
+    prelude=closet_corner,
 )
 
 LIVING_ROOM = Kind(
@@ -619,7 +619,7 @@ BATHROOM = Kind(
     ),
     windows=(0, 1),
     tiled=True,
-    prelude=_bath_corner,
+    prelude=bath_corner,
 )
 
 CLASSROOM = Kind(
@@ -664,7 +664,7 @@ CLASSROOM = Kind(
         Wish("person", "floor", 0.2),
     ),
     windows=(1, 3),
-    prelude=_class_rows,
+    prelude=class_rows,
 )
 
 LAUNDRY = Kind(
@@ -771,7 +771,7 @@ WASHROOM = Kind(
     ),
     windows=(0, 1),
     tiled=True,
-    prelude=_stalls,
+    prelude=stalls,
 )
 
 KINDS: dict[str, Kind] = {

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from lg3d_core.synthetic.modelling import Model, part_boxes
-from lg3d_core.synthetic.shapes import Array, yaw_matrix
+from lg3d_core.synthetic.shapes import Array, Rectangle, yaw_matrix
 
 # Yaw that turns a thing's back (+y) to each wall.
 WALL_YAW = {"south": np.pi, "north": 0.0, "east": -np.pi / 2, "west": np.pi / 2}
@@ -43,8 +44,34 @@ class Room:
     size: tuple[float, float, float]
     rng: np.random.Generator
     things: list[Thing] = field(default_factory=list)
+    areas: tuple[Rectangle, ...] = ()
+    """Rectangles that make up the floor; none stands for all of it."""
     _low: Array = field(default_factory=lambda: np.zeros((0, 3)))
     _high: Array = field(default_factory=lambda: np.zeros((0, 3)))
+
+    @property
+    def middle(self) -> Array:
+        """Middle of the floor."""
+        return np.array(self.size[:2]) / 2
+
+    @property
+    def floor_area(self) -> float:
+        """Area of the floor in square metres."""
+        return sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self._areas())
+
+    def contains(self, xy: Array) -> npt.NDArray[np.bool_]:
+        """Return which points, shape `(points, 2)`, lie above the room's floor."""
+        inside = np.zeros(len(xy), dtype=bool)
+        for x0, y0, x1, y1 in self._areas():
+            inside |= ((xy > (x0, y0)) & (xy < (x1, y1))).all(axis=1)
+        return inside
+
+    def _areas(self) -> tuple[Rectangle, ...]:
+        return self.areas or ((0.0, 0.0, self.size[0], self.size[1]),)
+
+    def reserved(self) -> tuple[Array, Array]:
+        """Low and high corners of everything that nothing may enter, shape `(boxes, 3)` each."""
+        return self._low, self._high
 
     def reserve(self, low: Array, high: Array) -> None:
         """Keep boxes free, shape `(boxes, 3)`: before doors and windows."""

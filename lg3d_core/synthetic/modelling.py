@@ -143,6 +143,10 @@ class Model:
             self.tops = [Top((*top[:4], top[4] - low, top[5])) for top in self.tops]
             self._bounds = None
 
+    def forget_bounds(self) -> None:
+        """Measure the parts anew after a change."""
+        self._bounds = None
+
     def bounds(self) -> tuple[Array, Array, Array]:
         """Centres `(parts, 3)`, half sizes `(parts, 3)` and rotations `(parts, 3, 3)` of all parts."""
         if self._bounds is None or len(self._bounds[0]) != len(self.parts):

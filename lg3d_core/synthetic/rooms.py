@@ -22,6 +22,7 @@ from lg3d_core.synthetic.modelled.catalog import Catalog, Furniture, FurniturePl
 from lg3d_core.synthetic.modelled.naming import read_names
 from lg3d_core.synthetic.scanner import scan_room
 from lg3d_core.synthetic.scene_files import write_scene
+from lg3d_core.synthetic.varied_rooms import furnish_varied
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
 MARKER = "rooms.json"
@@ -30,6 +31,10 @@ WORKSHOP = ".unfinished"
 """Hidden folder for rooms under way, and for what the finished ones hold."""
 FORMAT = 1
 """Counts changes of what equal settings give."""
+SCANNED_FORMAT = 1
+"""Counts changes of what equal settings give with `--scanned`."""
+MODEL_SPACING = 0.018
+"""Distance of the vertices of modelled furniture that a camera scans, metres."""
 WELL_SEEN = 10
 """A room holds a category from so many annotated vertices."""
 FEW_ROOMS = 12
@@ -51,7 +56,12 @@ def rooms(settings: RoomsSettings, progress: Progress) -> Path:
         SettingsError: `settings.out` is a file, or a folder with other content, or has rooms of other settings.
         DataError: It cannot be written (a full disk, no permission), or a worker process died; or there is no furniture
             library, or no table of names.
+        MissingDependencyError: `settings.scanned` without open3d.
     """
+    if settings.scanned:
+        from lg3d_core.synthetic.camera.raycasting import import_open3d
+
+        import_open3d()  # fails before anything is written
     catalog = None
     if settings.furniture is not None:
         catalog = read_catalog(settings.furniture, read_names(settings.furniture_names))
@@ -81,6 +91,9 @@ def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progr
     models: set[str] = set()
     malformed: set[str] = set()
     split_models = catalog.split(settings.seed) if catalog else {}
+    if settings.scanned:
+        _scan_all(settings, catalog, splits, split_models, progress)
+        return
     with progress.task("rooms", total=settings.scenes, unit="room") as task:
         for split in ("train", "val"):
             plan = None
@@ -112,6 +125,51 @@ def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progr
             write_text(out / f"scannetv2_{split}.txt", "".join(f"{job.scene_id}\n" for job in jobs))
     if catalog:
         write_attribution(out, catalog, split_models, models)
+
+
+def _scan_all(
+    settings: RoomsSettings,
+    catalog: Catalog | None,
+    splits: list[str],
+    split_models: dict[str, frozenset[str]],
+    progress: Progress,
+) -> None:
+    """Write scanned rooms in the order of their indices; the split files list what is finished at any time."""
+    out = settings.out
+    plans = {
+        split: catalog.plan(split_models[split], spacing=MODEL_SPACING, cache=out / WORKSHOP / "models")
+        for split in ("train", "val")
+        if catalog
+    }
+    jobs = [
+        RoomJob(
+            out=out,
+            index=index,
+            splits=(split,),
+            seed=settings.seed,
+            vertices=settings.vertices,
+            allowed=None,
+            furniture=plans.get(split),
+            scanned=True,
+        )
+        for index, split in enumerate(splits)
+    ]
+    finished: dict[str, list[str]] = {"train": [], "val": []}
+    models: set[str] = set()
+    malformed: set[str] = set()
+    with progress.task("rooms", total=settings.scenes, unit="room") as task:
+        for job, report in run_in_processes(write_room, jobs, num_processes=settings.jobs):
+            finished[job.splits[0]].append(job.scene_id)
+            for split, scenes in finished.items():
+                write_text(out / f"scannetv2_{split}.txt", "".join(f"{scene}\n" for scene in sorted(scenes)))
+            new = set(report.models) - models
+            models.update(new)
+            if catalog and new:
+                write_attribution(out, catalog, split_models, models)
+            for problem in sorted(set(report.problems) - malformed):
+                progress.warn(f"left out {problem}")
+            malformed.update(report.problems)
+            task.advance(status=job.scene_id)
 
 
 def _well_known(seen: Counter[str], num_rooms: int) -> frozenset[str]:
@@ -148,7 +206,10 @@ def kind_of(splits: Sequence[str], index: int) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class RoomJob:
-    """One room to write: `allowed` are the categories that it may hold, None for all; `spacing` beats `vertices`."""
+    """One room to write: `allowed` are the categories that it may hold, None for all; `spacing` beats `vertices`.
+
+    The split of a `scanned` room is the only one in `splits`.
+    """
 
     out: Path
     index: int
@@ -158,6 +219,7 @@ class RoomJob:
     allowed: frozenset[str] | None
     spacing: float | None = None
     furniture: FurniturePlan | None = None
+    scanned: bool = False
 
     @property
     def scene_id(self) -> str:
@@ -188,16 +250,24 @@ def write_room(job: RoomJob) -> RoomReport:
     if earlier is not None:
         return earlier
     rng = np.random.default_rng([job.seed, job.index])
-    kind, turn = kind_of(job.splits, job.index)
     furniture = Furniture(job.furniture) if job.furniture else None
-    room = furnish(KINDS[kind], rng=rng, turn=turn, allowed=job.allowed, furniture=furniture)
-    scanned = scan_room(room, vertices=job.vertices, rng=rng, fixed_spacing=job.spacing)
+    if job.scanned:
+        from lg3d_core.synthetic.camera.scan import scan_with_camera
+
+        held_out = job.splits[0] == "val"
+        room, scene_type = furnish_varied(rng, furniture=furniture, held_out=held_out)
+        scanned = scan_with_camera(room, rng, held_out=held_out)
+    else:
+        kind, turn = kind_of(job.splits, job.index)
+        scene_type = KINDS[kind].scene_type
+        room = furnish(KINDS[kind], rng=rng, turn=turn, allowed=job.allowed, furniture=furniture)
+        scanned = scan_room(room, vertices=job.vertices, rng=rng, fixed_spacing=job.spacing)
     used, problems = (furniture.used, list(furniture.problems.values())) if furniture else ([], [])
     unfinished = job.out / WORKSHOP / job.scene_id
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        counts = write_scene(unfinished, job.scene_id, room, scanned, scene_type=KINDS[kind].scene_type, rng=rng)
+        counts = write_scene(unfinished, job.scene_id, room, scanned, scene_type=scene_type, rng=rng)
         if furniture:
             write_text(models_file, json.dumps({"models": used, "problems": problems}))
         write_text(counts_file, json.dumps(counts))
@@ -237,7 +307,10 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
         "vertices": settings.vertices,
         "validation": settings.validation,
     }
-    if settings.mesh_spacing is not None:
+    if settings.scanned:
+        # Every room depends on the seed and its index alone, so that --scenes may be raised.
+        mine = {"scanned": SCANNED_FORMAT, "seed": settings.seed, "validation": settings.validation}
+    elif settings.mesh_spacing is not None:
         mine["spacing"] = settings.mesh_spacing
     if catalog is not None:
         mine["furniture"] = catalog.digest

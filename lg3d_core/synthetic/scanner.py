@@ -77,7 +77,8 @@ def _area(room: Room) -> float:
     return float(8 * (half[:, 0] * half[:, 1] + half[:, 1] * half[:, 2] + half[:, 2] * half[:, 0]).sum())
 
 
-def _sample(room: Room, spacing: float) -> Surfaces:
+def sample_surfaces(room: Room, spacing: float) -> Surfaces:
+    """Return all surfaces of a room with vertices about `spacing` metres apart."""
     xyz, normal, local, rgb, faces, thing, part = [], [], [], [], [], [], []
     vertices, parts = 0, 0
     for row, placed in enumerate(room.things):
@@ -125,7 +126,7 @@ def _hole_seeds(room: Room, rng: np.random.Generator) -> Array:
 
 
 def _seen_mesh(room: Room, spacing: float, stations: Array, holes: Array) -> Surfaces:
-    surfaces = _sample(room, spacing)
+    surfaces = sample_surfaces(room, spacing)
     keep = _visible(surfaces, spacing, stations)
     for *center, radius in holes:
         near = np.abs(surfaces.xyz - center).max(axis=1) < radius
@@ -193,16 +194,21 @@ def _weld(surfaces: Surfaces, keep: npt.NDArray[np.bool_], spacing: float) -> Su
     )
 
 
+def base_colors(room: Room, surfaces: Surfaces) -> Array:
+    """Return colours of vertices in 0..255 without light, shape `(vertices, 3)`."""
+    parts: list[Part] = [part for thing in room.things for part in thing.model.parts]
+    texture = np.array([TEXTURE_NAMES.index(part.paint.texture) for part in parts])[surfaces.part]
+    seed = np.array([part.paint.seed for part in parts])[surfaces.part]
+    # Grain runs along a board: its longest axis comes first.
+    order = np.argsort([-part.half for part in parts], axis=1, kind="stable")[surfaces.part]
+    grained = (texture == TEXTURE_NAMES.index("wood"))[:, None]
+    local = np.where(grained, np.take_along_axis(surfaces.local, order, axis=1), surfaces.local)
+    return paint_vertices(surfaces.rgb, texture, local, seed)
+
+
 def _color(room: Room, seen: Surfaces, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Texture, then light from above and one side, darker near corners, then the camera's white balance and noise."""
-    parts: list[Part] = [part for thing in room.things for part in thing.model.parts]
-    texture = np.array([TEXTURE_NAMES.index(part.paint.texture) for part in parts])[seen.part]
-    seed = np.array([part.paint.seed for part in parts])[seen.part]
-    # Grain runs along a board: its longest axis comes first.
-    order = np.argsort([-part.half for part in parts], axis=1, kind="stable")[seen.part]
-    grained = (texture == TEXTURE_NAMES.index("wood"))[:, None]
-    local = np.where(grained, np.take_along_axis(seen.local, order, axis=1), seen.local)
-    colors = paint_vertices(seen.rgb, texture, local, seed)
+    colors = base_colors(room, seen)
     angle = rng.uniform(0, 2 * np.pi)
     sun = np.array([np.cos(angle) * 0.6, np.sin(angle) * 0.6, 0.55])
     light = 0.86 + 0.11 * seen.normal[:, 2] + 0.09 * (seen.normal @ sun)

@@ -32,30 +32,32 @@ def build_shell(room: Room, kit: Kit, *, floor: str, doors: int, windows: int, c
     paint = kit.paint(kit.choose(WALL_COLORS), "tiles" if tiled else "plaster", spread=10)
     for wall in WALLS:
         length = room.wall_length(wall)
-        _sheet(room, "wall", _wall_part(length, height, tuple(openings[wall]), paint), wall, length)
+        add_sheet(room, "wall", wall_part(length, height, tuple(openings[wall]), paint), wall, length)
     ground = kit.paint(kit.choose(FLOORS[floor]), floor, spread=12)
     flat = np.array([width / 2, depth / 2, 0.0])
-    _surface(room, "floor", Part("panel", flat, flat, np.eye(3), ground))
+    add_surface(room, "floor", Part("panel", flat, flat, np.eye(3), ground))
     if ceiling:
         top = np.array([width / 2, depth / 2, height])
         white = kit.paint((238, 238, 234), "plaster", spread=4)
-        _surface(room, "ceiling", Part("panel", top, flat, np.diag([1.0, -1.0, -1.0]), white))
+        add_surface(room, "ceiling", Part("panel", top, flat, np.diag([1.0, -1.0, -1.0]), white))
 
 
-def _surface(room: Room, label: str, part: Part, yaw: float = 0.0) -> None:
+def add_surface(room: Room, label: str, part: Part, yaw: float = 0.0) -> None:
+    """Add one part to the room as a thing that takes no place."""
     model = Model(label)
     model.parts.append(part)
     room.things.append(Thing(model, np.zeros(3), yaw))
 
 
-def _wall_part(length: float, height: float, openings: tuple[Rectangle, ...], paint: Paint) -> Part:
+def wall_part(length: float, height: float, openings: tuple[Rectangle, ...], paint: Paint) -> Part:
+    """Return a wall's panel with openings; coordinates of openings start in its middle."""
     # The panel's x runs along the wall as one looks at it from inside, left to right; its z points into the room (-y).
     turn = pitch_matrix(-np.pi / 2)
     half = np.array([length / 2, height / 2, 0.0])
     return Part("panel", np.array([0.0, 0.0, height / 2]), half, turn, paint, openings=openings)
 
 
-def _frame(room: Room, wall: str, along: float) -> tuple[Array, float]:
+def wall_frame(room: Room, wall: str, along: float) -> tuple[Array, float]:
     """Origin on the wall's plane `along` metres from its start, and the yaw of things with their back to it."""
     width, depth, _ = room.size
     origin = {
@@ -67,10 +69,11 @@ def _frame(room: Room, wall: str, along: float) -> tuple[Array, float]:
     return np.array(origin), WALL_YAW[wall]
 
 
-def _sheet(room: Room, label: str, part: Part, wall: str, length: float) -> None:
+def add_sheet(room: Room, label: str, part: Part, wall: str, length: float) -> None:
+    """Add a wall's panel to the room."""
     model = Model(label)
     model.parts.append(part)
-    origin, yaw = _frame(room, wall, length / 2)
+    origin, yaw = wall_frame(room, wall, length / 2)
     room.things.append(Thing(model, origin, yaw, wall))
 
 
@@ -88,13 +91,14 @@ def _open(room: Room, kit: Kit, wall: str, openings: list[Rectangle], *, door: b
     if any(mine[0] < other[2] + 0.2 and mine[2] > other[0] - 0.2 for other in openings):
         return False
     openings.append(mine)
-    origin, yaw = _frame(room, wall, along)
+    origin, yaw = wall_frame(room, wall, along)
     add = _add_door if door else _add_window
     add(room, kit, origin, yaw, wall, w, sill, top)
     return True
 
 
-def _add(room: Room, model: Model, origin: Array, yaw: float, wall: str) -> None:
+def add_fixture(room: Room, model: Model, origin: Array, yaw: float, wall: str) -> None:
+    """Add a door, a window or a part of one, and keep its place free."""
     thing = Thing(model, origin, yaw, wall)
     room.things.append(thing)
     room.reserve(*thing.boxes())
@@ -113,9 +117,9 @@ def _add_door(room: Room, kit: Kit, origin: Array, yaw: float, wall: str, w: flo
         leaf.box((-w / 2 + 0.14, w / 2 - 0.14), (0.008, 0.02), (low, high), wood)
     side = 1 if kit.chance(0.5) else -1
     leaf.box((side * (w / 2 - 0.08) - 0.05, side * (w / 2 - 0.08) + 0.05), (-0.03, 0.02), (0.98, 1.02), kit.metal())
-    _add(room, frame, origin, yaw, wall)
-    _add(room, leaf, origin, yaw, wall)
-    _keep_free(room, origin, yaw, (-w / 2, -0.85, 0.03), (w / 2, 0.0, top))
+    add_fixture(room, frame, origin, yaw, wall)
+    add_fixture(room, leaf, origin, yaw, wall)
+    keep_free(room, origin, yaw, (-w / 2, -0.85, 0.03), (w / 2, 0.0, top))
 
 
 def _add_window(room: Room, kit: Kit, origin: Array, yaw: float, wall: str, w: float, sill: float, top: float) -> None:
@@ -127,17 +131,18 @@ def _add_window(room: Room, kit: Kit, origin: Array, yaw: float, wall: str, w: f
         window.box(x, (0.02, 0.06), (sill, top), white)
     for z in ((sill, sill + 0.05), (top - 0.05, top)):
         window.box((-w / 2 + 0.05, w / 2 - 0.05), (0.02, 0.06), z, white)
-    _add(room, window, origin, yaw, wall)
+    add_fixture(room, window, origin, yaw, wall)
     board = Model("windowsill")
     board.box((-w / 2 - 0.06, w / 2 + 0.06), (-0.14, 0.06), (sill - 0.035, sill), kit.white("granite"))
     board.top((-w / 2, w / 2), (-0.13, 0.02), sill, headroom=0.4)
     if kit.chance(0.55):
-        _add(room, board, origin, yaw, wall)
+        add_fixture(room, board, origin, yaw, wall)
     kit.blind_width = w + 0.06
-    _keep_free(room, origin, yaw, (-w / 2, -0.02, sill + 0.45), (w / 2, 0.0, top - 0.2))
+    keep_free(room, origin, yaw, (-w / 2, -0.02, sill + 0.45), (w / 2, 0.0, top - 0.2))
 
 
-def _keep_free(room: Room, origin: Array, yaw: float, low: Point, high: Point) -> None:
+def keep_free(room: Room, origin: Array, yaw: float, low: Point, high: Point) -> None:
+    """Keep a box free that is given in the frame of a wall."""
     turn = yaw_matrix(yaw)
     corners = np.stack([turn @ np.array(low), turn @ np.array(high)]) + origin
     room.reserve(corners.min(axis=0)[None], corners.max(axis=0)[None])

@@ -140,6 +140,50 @@ def _scribble(rgb: Array, local: Array, seed: IntArray) -> Array:
     return np.where((wave | note)[:, None], 0.45 * rgb + 0.55 * ink, rgb)
 
 
+def _stripes(rgb: Array, local: Array, seed: IntArray) -> Array:
+    width = 0.03 + 0.12 * hash_cells(np.zeros((len(seed), 1), dtype=np.int64), seed)
+    axis = seed % 3
+    along = np.take_along_axis(local, axis[:, None], axis=1)[:, 0]
+    band = np.floor(along / width).astype(np.int64)[:, None] % 3
+    hues = np.stack([hash_cells(band, seed + channel) for channel in range(3)], axis=1)
+    striped: Array = rgb * (0.75 + 0.5 * hues)
+    return striped
+
+
+def _checks(rgb: Array, local: Array, seed: IntArray) -> Array:
+    width = 0.04 + 0.1 * hash_cells(np.zeros((len(seed), 1), dtype=np.int64), seed)
+    cells = np.floor(local / width[:, None]).astype(np.int64).sum(axis=1) % 2
+    checked: Array = rgb * (0.82 + 0.34 * cells)[:, None]
+    return checked
+
+
+def _marble(rgb: Array, local: Array, seed: IntArray) -> Array:
+    phase = (seed % 17)[:, None]
+    warped = local + 0.08 * np.sin(local[:, [1, 2, 0]] * 9.0 + phase) + 0.03 * np.sin(local[:, [2, 0, 1]] * 31.0)
+    vein = np.abs(np.sin(warped.sum(axis=1) * 7.0)) < 0.12
+    veined: Array = rgb * (0.96 + 0.08 * hash_cells(_cells(local, 0.2), seed) - 0.22 * vein)[:, None]
+    return veined
+
+
+def _floral(rgb: Array, local: Array, seed: IntArray) -> Array:
+    size = 0.09 + 0.1 * hash_cells(np.zeros((len(seed), 1), dtype=np.int64), seed)[:, None]
+    place = local / size + 0.3 * np.sin(local * 13.0)
+    spot = (((place % 1.0) - 0.5) ** 2).sum(axis=1) < 0.18
+    hues = np.stack([hash_cells(np.zeros((len(seed), 1), dtype=np.int64), seed + 7 + c) for c in range(3)], axis=1)
+    spotted: Array = rgb * (0.92 + (0.4 * hues - 0.2) * spot[:, None])
+    return spotted
+
+
+def _painting(rgb: Array, local: Array, seed: IntArray) -> Array:
+    phase = np.stack([hash_cells(np.zeros((len(seed), 1), dtype=np.int64), seed + c) for c in range(9)], axis=1)
+    scale = 4.0 + 14.0 * phase[:, 8:]
+    wave = np.sin(local * scale + 6.3 * phase[:, :3]) + np.sin(local[:, [2, 0, 1]] * 1.7 * scale + 6.3 * phase[:, 3:6])
+    tone = (wave.sum(axis=1) > 0.3) * 1.0 + (wave.sum(axis=1) > 1.4)
+    shade = np.stack([0.35 + 0.75 * ((phase[:, c + 5] * 7.3 + 0.37 * tone) % 1.0) for c in range(3)], axis=1)
+    painted: Array = (0.4 * rgb + 0.6 * 200.0 * shade) * (0.9 + 0.2 * hash_cells(_cells(local, 0.03), seed))[:, None]
+    return painted
+
+
 def _as_it_is(rgb: Array, local: Array, seed: IntArray) -> Array:
     del local, seed
     return rgb
@@ -166,6 +210,11 @@ TEXTURES: dict[str, Callable[[Array, Array, IntArray], Array]] = {
     "leaves": _leaves,
     "text": _text,
     "scribble": _scribble,
+    "stripes": _stripes,
+    "checks": _checks,
+    "marble": _marble,
+    "floral": _floral,
+    "painting": _painting,
     "as it is": _as_it_is,
 }
 

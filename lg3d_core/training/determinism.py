@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import UsageError
 from lg3d_core.settings import TrainSettings
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -36,18 +36,18 @@ def repeatable(settings: TrainSettings) -> Iterator[None]:
     """With `settings.deterministic`, let PyTorch take repeatable algorithms inside, and refuse what has none.
 
     Raises:
-        SettingsError: An engine, a workspace or an operation whose results differ from run to run.
+        UsageError: An engine, a workspace or an operation whose results differ from run to run.
     """
     if not settings.deterministic:
         yield
         return
     if settings.backend == "minkowski":
-        raise SettingsError(
+        raise UsageError(
             "--deterministic: MinkowskiEngine adds in no fixed order; take --backend auto, whose weights are the same"
         )
     workspace = os.environ.setdefault(CUBLAS_WORKSPACE, REPEATABLE_WORKSPACES[0])  # read when CUDA is first used
     if workspace not in REPEATABLE_WORKSPACES:
-        raise SettingsError(
+        raise UsageError(
             f"--deterministic: {CUBLAS_WORKSPACE} is {workspace!r} in the environment; leave it out, or set it to "
             f"{' or '.join(REPEATABLE_WORKSPACES)}"
         )
@@ -61,7 +61,7 @@ def repeatable(settings: TrainSettings) -> Iterator[None]:
     except RuntimeError as error:
         if NO_REPEATABLE_FORM not in str(error):
             raise
-        raise SettingsError(
+        raise UsageError(
             f"--deterministic: PyTorch has no repeatable form of an operation on {settings.device} "
             f"({str(error).partition('.')[0]}): leave out --deterministic, or take --device cpu"
         ) from None

@@ -25,6 +25,7 @@ from lg3d_core.settings import (
     TrainSettings,
     option_name,
 )
+from lg3d_core.sparse import trains_faster_in_bf16
 from lg3d_core.training.batches import BatchSource, TrainingBatch
 from lg3d_core.training.determinism import repeatable, seed_everything
 from lg3d_core.training.distributed import World, join
@@ -182,6 +183,20 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
     return run
 
 
+def resolve_training_precision(
+    settings: PretrainSettings | FinetuneSettings, device: torch.device, run: Run | None
+) -> str:
+    """Return `fp32` or `bf16`; `auto` is what a resumed run began with, else bf16 where that trains faster."""
+    if settings.precision != "auto":
+        return settings.precision
+    recorded = None if run is None else run.card().get("precision")
+    if recorded in ("fp32", "bf16"):
+        return str(recorded)
+    if run is not None:  # begun before the precision was recorded
+        return resolve_precision("auto", device)
+    return "bf16" if trains_faster_in_bf16(settings.backend, device) else "fp32"
+
+
 def _see_folder(folder: Path, world: World) -> Run:
     """A run's folder that the leader sees.
 
@@ -229,9 +244,12 @@ def train_run(
         {"text anchors of digest": anchors_digest or "none"},
         "copy --anchors and --from of the first machine to this one",
     )
+    precision = resolve_training_precision(settings, world.device, run)
+    precision = world.tell(precision)  # the machines of a run may have unlike processors
     if run is None:
         if world.leads:
-            run = Run.create(settings, {**describe_data(data, settings), **facts, "processes": world.size})
+            about = {**describe_data(data, settings), **facts, "processes": world.size, "precision": precision}
+            run = Run.create(settings, about)
         run = _see_folder(Path(world.tell(str(run.folder) if run is not None else "")), world)
     info = CheckpointInfo(
         kind=settings.command,
@@ -255,7 +273,7 @@ def train_run(
             settings=settings,
             info=info,
             world=world,
-            precision=resolve_precision(settings.precision, world.device),
+            precision=precision,
             digests=digest_inputs(data, anchors_digest),
             progress=opened.progress,
         )

@@ -44,6 +44,7 @@ from lg3d_core.training.distributed import World
 from lg3d_core.training.events import EventFile
 from lg3d_core.training.learners import Learner, LossParts
 from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser, set_norm_momentum
+from lg3d_core.training.outlook import Outlook
 from lg3d_core.training.run import Run
 
 B = TypeVar("B", bound=TrainingBatch)
@@ -181,6 +182,8 @@ def train(
         )
         saved = position
         few = ""
+        total_steps = settings.epochs * per_epoch
+        outlook = Outlook(settings, steps=total_steps, on_cpu=world.device.type == "cpu", progress=progress)
 
         def end_epoch(losses: dict[str, float] | None) -> None:
             """Validate where that is due, and write checkpoint and state."""
@@ -241,6 +244,10 @@ def train(
                 done = plan.epoch * per_epoch + plan.step + 1
                 rate = _set_rate(optimiser, settings, (done - 0.5) / (settings.epochs * per_epoch))
                 network.train()
+                outlook.before_step(
+                    scenes=sum(len(part.scene_ids) for _, part in step_parts),
+                    voxels=sum(len(part.coordinates) for _, part in step_parts),
+                )
                 step = _take_step(
                     learner,
                     source,
@@ -265,6 +272,7 @@ def train(
                 task.show("losses", losses)
                 task.show("speed", speed)
                 task.advance(status=_status(plan.epoch, settings, losses))
+                outlook.after_step(seconds=speed["seconds"], left=total_steps - done)
                 if step.stopping:
                     raise _Dropped
                 if position.step == per_epoch:

@@ -83,6 +83,25 @@ class Run:
             raise CheckpointError(f"--resume {folder}: no settings.json there, so it is no run's folder")
         return cls(folder)
 
+    def card(self) -> dict[str, Any]:
+        """Return what is recorded about the start of the run; empty if the run has no card.
+
+        Raises:
+            CheckpointError: The card is damaged or cannot be read.
+        """
+        path = self.folder / "card.json"
+        try:
+            card = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path} ({error.strerror})") from None
+        except (ValueError, RecursionError):
+            card = None
+        if not isinstance(card, dict):
+            raise CheckpointError(f"{path} is damaged (no JSON object): restore it, or pass --precision")
+        return card
+
     def read_settings(self, kind: type[S]) -> S:
         """Read the run's settings.
 

@@ -10,23 +10,24 @@ from lg3d_core.vocabulary import Vocabulary
 def load_fitting_anchors(
     settings: PretrainSettings | FinetuneSettings, network: MinkUNet, vocabulary: Vocabulary
 ) -> Anchors:
-    """Load a run's anchors.
+    """Load a run's anchors; those of an encoder with narrower features are padded with zeros to the network's width.
 
     Raises:
         DataError: They are missing, damaged, of another vocabulary, or have two equal rows.
-        SettingsError: They are not as wide as the network's features.
+        SettingsError: They are wider than the network's features, or were projected to fewer dimensions than it has.
     """
     anchors = load_anchors(settings.anchors)
     require_vocabulary(anchors, vocabulary)
     equal = find_equal(anchors)
     if equal is not None:
         raise DataError(
-            f"anchors {settings.anchors}: those of {equal[0]!r} and {equal[1]!r} have the same direction, so these "
-            "categories cannot be told apart: make them again with lg3d anchors, with another --encoder or --prompt"
+            f"anchors {settings.anchors}: {equal[0]!r} and {equal[1]!r} have anchors of the same direction, so these "
+            "classes cannot be distinguished: run lg3d anchors with another --encoder or --prompt"
         )
+    anchors = anchors.padded(network.num_features)
     if anchors.dim != network.num_features:
         raise SettingsError(
             f"the anchors {settings.anchors} are {anchors.dim}-d, network {settings.network} gives "
-            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}"
+            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}{anchors.encoder_option}"
         )
     return anchors

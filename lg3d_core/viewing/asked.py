@@ -1,5 +1,6 @@
 """Heat of texts on what was asked about: layers of a view, and of a page that is open while somebody asks on."""
 
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -115,7 +116,7 @@ def heat_of_scene(settings: ViewSettings, progress: Progress) -> dict[str, npt.N
 
 
 class AskedPage:
-    """A served page of what is asked about: `show` moves its heat while it is open.
+    """A served page of what is asked about, with a text box: `show`, and what is typed there, move its heat.
 
     Args:
         conversation: With the scan.
@@ -133,12 +134,31 @@ class AskedPage:
         self._conversation = conversation
         view, self._rows = _view(conversation, answers, progress)
         self._number = len(view.heat)
-        self._server = serve_view(view, progress, port=port, live=True)
+        self._lock = threading.Lock()
+        self._server = serve_view(view, progress, port=port, answer=self._answer)
 
     @property
     def address(self) -> str:
         """Where the page is, for a browser on this machine."""
         return self._server.address
+
+    def ask(self, texts: Sequence[str]) -> list[Answer]:
+        """Answer texts, one question at a time whoever asks, and show their heat on all pages that are open.
+
+        Raises:
+            UsageError: A text that says nothing.
+            DataError: The heat cannot be written.
+        """
+        with self._lock:
+            answers = self._conversation.ask(texts)
+            self.show(answers)
+        return answers
+
+    def _answer(self, phrase: str) -> str:
+        """Answer a phrase that was typed on the page, in a line for the page."""
+        (answer,) = self.ask([phrase])
+        near = ", ".join(name for name, _ in answer.nearest[:3])
+        return f"“{answer.text}”: highest heat {answer.highest:.2f}; nearest names: {near}"
 
     def show(self, answers: Sequence[Answer]) -> None:
         """Show heat on all pages that are open, and keep the latest for those that are opened later."""

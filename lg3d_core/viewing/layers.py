@@ -30,6 +30,9 @@ LAYER_TITLES = {
 HEAT = "heat-"
 """Layers of heat are named `heat-1`, `heat-2`, ... and titled by their texts."""
 
+MAX_REACH = 1e8
+"""Metres from the origin: more than any map projection has, and less than a square overflows."""
+
 NEUTRAL = (214, 216, 220)  # no annotation: light, without a hue
 RIGHT = (158, 190, 178)  # muted green-grey
 WRONG = (200, 66, 12)  # vermilion, darker than RIGHT: told apart in greyscale and by colour-blind eyes
@@ -98,7 +101,7 @@ class LayerKey(NamedTuple):
     high: str = ""
 
 
-HEAT_KEY = LayerKey(ramp=HEAT_STOPS, low="cold", high="hot")
+HEAT_KEY = LayerKey(ramp=HEAT_STOPS, low="cold 0", high="1 hot")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,7 +163,7 @@ class SceneView:
             shares = self.error_shares
             return LayerKey(tuple((ERROR_COLORS[name], name, shares[name]) for name in shares if shares[name] > 0))
         if layer == "augmentation":
-            return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "in place", f"shifted {100 * FULL_SHIFT:.0f} cm")
+            return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "shifted 0", f"{100 * FULL_SHIFT:.0f} cm")
         return LayerKey()
 
     def describe(self, row: int) -> tuple[str, ...]:
@@ -231,13 +234,17 @@ def build_view(
 
     Raises:
         ShapeError: The prediction or a heat is of another number of vertices, a label lies outside the vocabulary, a
-            heat outside 0..1, a face names a vertex that is not there, or a coordinate is not finite.
+            heat outside 0..1, a face names a vertex that is not there, or a coordinate is not finite or above
+            `MAX_REACH`.
     """
     num_points = len(scene.xyz)
     if num_points == 0:
         raise ShapeError(f"{scene.scene_id} has no vertices: nothing to view")
     if not np.isfinite(scene.xyz).all():
         raise ShapeError(f"{scene.scene_id} has coordinates that are not finite: prepare it again")
+    reach = float(np.abs(scene.xyz).max())
+    if reach > MAX_REACH:
+        raise ShapeError(f"{scene.scene_id} reaches {reach:.3g} m from the origin, expected at most {MAX_REACH:g} m")
     if len(scene.faces) and not (scene.faces.min() >= 0 and scene.faces.max() < num_points):
         raise ShapeError(f"{scene.scene_id} has faces of vertices beyond its {num_points}: prepare it again")
     label = np.asarray(scene.label, dtype=np.int16)
@@ -245,7 +252,7 @@ def build_view(
     predicted = confidence = None
     if prediction is not None:
         predicted = np.asarray(prediction.label, dtype=np.int16)
-        confidence = np.asarray(prediction.confidence, dtype=np.float32)
+        confidence = np.clip(np.nan_to_num(np.asarray(prediction.confidence, dtype=np.float32)), 0, 1)
         if predicted.shape != (num_points,) or confidence.shape != (num_points,):
             raise ShapeError(
                 f"{scene.scene_id} has {num_points} vertices but the prediction {predicted.shape[0]}: "

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import secrets
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -48,23 +49,36 @@ def write_page(view: SceneView, path: Path) -> None:
     write_text(path, build_page(view))
 
 
-def build_page(view: SceneView, *, live: bool = False) -> str:
+def build_page(view: SceneView, *, live: bool = False, asks: bool = False) -> str:
     """The page's text; names from files enter it only as JSON with `<` escaped, and as an escaped title.
+
+    Its policy lets the page's own style and script run, which bear a random number that a scene cannot know, and
+    nothing else.
 
     Args:
         view: What it shows.
         live: Whether it listens to the server that it came from for heat of further texts. Such a page may connect to
             that server and to nothing else; any other page asks nothing of any network.
+        asks: Whether a page that listens has a text box, whose phrases it sends to that server.
     """
     manifest, data = pack_arrays(page_arrays(view))
-    description = json.dumps(describe(view) | {"arrays": manifest}, ensure_ascii=True, allow_nan=False)
+    described = describe(view) | {"arrays": manifest, "asks": asks}
+    description = json.dumps(described, ensure_ascii=True, allow_nan=False)
+    nonce = secrets.token_urlsafe(18)
+    connect = "; connect-src 'self'" if live else ""
+    policy = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data: blob:; "
+        f"base-uri 'none'; form-action 'none'{connect}"
+    )
     parts, rest = [], _part("page.html")
     for mark, text in (  # in the template's order, so that a name which looks like a mark stays a name
-        ("__CONNECT__", "; connect-src 'self'" if live else ""),
+        ("__POLICY__", policy),
         ("__TITLE__", html.escape(f"{view.scene_id} · lg3d")),
+        ("__NONCE__", nonce),
         ("__STYLE__", _part("page.css")),
         ("__DESCRIPTION__", description.replace("<", "\\u003c")),
         ("__DATA__", base64.b64encode(data).decode("ascii")),
+        ("__NONCE__", nonce),
         ("__SCRIPT__", "\n".join(_part(f"{name}.js") for name in (*SCRIPTS, *(LIVE_SCRIPTS if live else ())))),
     ):
         before, found, rest = rest.partition(mark)

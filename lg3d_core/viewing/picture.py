@@ -179,7 +179,12 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     font, bold = ImageFont.load_default(unit), ImageFont.load_default(round(unit * 1.25))
     columns = len(panels) if len(panels) <= 3 else 2
     rows = -(-len(panels) // columns)
-    title_height, gap = 2 * unit, unit
+    gap = unit
+    scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    noted = {name: width - _draw_note(scratch, view, name, (width, 0), font=font, unit=unit) for name in panels}
+    stacked = any(bold.getlength(view.title(name)) + noted[name] + unit > width for name in panels)
+    note_top = round(1.75 * unit) if stacked else 0  # below the titles where a title leaves it no room
+    title_height = 2 * unit + note_top
     page_width = columns * width + (columns + 1) * gap
     entries = legend_lines(view, panels)
     grid_bottom = gap + rows * (title_height + height)
@@ -189,8 +194,8 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     draw = ImageDraw.Draw(picture)
     for k, (name, panel) in enumerate(panels.items()):
         left, top = gap + k % columns * (width + gap), gap + k // columns * (title_height + height)
-        start = _draw_note(draw, view, name, (left + width, top), font=font, unit=unit)
-        draw.text((left, top), shorten(view.title(name), bold, start - left - unit), font=bold, fill=INK)
+        _draw_note(draw, view, name, (left + width, top + note_top), font=font, unit=unit)
+        draw.text((left, top), shorten(view.title(name), bold, width), font=bold, fill=INK)
         picture.paste(Image.fromarray(panel), (left, top + title_height))
     # Down the columns, as people read a legend that is sorted.
     per_column = -(-len(entries) // per_row)

@@ -12,12 +12,13 @@ import secrets
 import socket
 import threading
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, Lg3dError, one_line
 from lg3d_core.progress import Progress
 from lg3d_core.viewing.layers import HEAT_KEY, SceneView, heat_title
 from lg3d_core.viewing.page import COMPRESSION, build_page
@@ -25,13 +26,21 @@ from lg3d_core.viewing.page import COMPRESSION, build_page
 LOOPBACK = "127.0.0.1"
 HEADERS = {
     "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-STREAM_HEADERS = {**HEADERS, "X-Accel-Buffering": "no"}
 EVENTS = "events"
+QUESTIONS = "ask"
+MAX_QUESTION_BYTES = 2000
+REQUEST_SECONDS = 10.0
+"""A request that has not arrived as a whole after this time is dropped, however steadily its sender sends."""
+MAX_CONNECTIONS = 64
+"""Further connections are closed at once."""
+CHUNK_BYTES = 1 << 16
+"""Bytes that a slow reader has the handler's timeout for."""
 KEPT_EVENTS = 6
 """Of which a page that opens late is told."""
 HEARTBEAT_SECONDS = 10.0
@@ -94,13 +103,16 @@ class PageServer:
     Args:
         page: HTML.
         port: To listen on; 0 takes any that is free.
+        answer: Called, from any thread, with a phrase that was typed on the page; returns a line for the page, and
+            raises `Lg3dError` with one where it cannot answer. None takes no phrases.
 
     Raises:
         DataError: The port is in use, or may not be used.
     """
 
-    def __init__(self, page: str, *, port: int = 0) -> None:
+    def __init__(self, page: str, *, port: int = 0, answer: Callable[[str], str] | None = None) -> None:
         self.token = secrets.token_urlsafe(24)
+        self.answer = answer
         self.feed = Feed()
         self._plain = page.encode()
         self._packed = gzip.compress(self._plain, compresslevel=1)
@@ -151,7 +163,28 @@ class PageServer:
             """Answers for `owner`."""
 
             server_version, sys_version = "lg3d", ""
+            error_content_type, error_message_format = "text/plain; charset=utf-8", "%(code)d: %(message)s\n"
             timeout = 30  # seconds: a connection that says nothing is dropped
+
+            def handle(self) -> None:
+                """Answer one request, unless its sender takes too long to send it."""
+                self._deadline = threading.Timer(REQUEST_SECONDS, self._drop)
+                self._deadline.daemon = True
+                self._deadline.start()
+                try:
+                    super().handle()
+                finally:
+                    self._deadline.cancel()
+
+            def _drop(self) -> None:
+                with contextlib.suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+            def end_headers(self) -> None:
+                """Send the same headers with every answer, errors of the library among them."""
+                for name, value in HEADERS.items():
+                    self.send_header(name, value)
+                super().end_headers()
 
             def do_GET(self) -> None:
                 """Send the page to who knows the token."""
@@ -161,27 +194,54 @@ class PageServer:
                 """The same without the page."""
                 self._answer(body=False)
 
-            def _answer(self, *, body: bool) -> None:
-                if not is_local(self.headers.get("Host", LOOPBACK)):  # a name that was made to mean this machine
-                    self._send(403, b"403: open this page as 127.0.0.1 or localhost\n", "text/plain", body=body)
+            def do_POST(self) -> None:
+                """Answer a phrase that was typed on the page."""
+                if not self._is_local():
                     return
-                path = self.path.partition("?")[0].encode("utf-8", "surrogateescape")
-                wants_page = hmac.compare_digest(path, f"/{owner.token}/".encode())
-                wants_events = hmac.compare_digest(path, f"/{owner.token}/{EVENTS}".encode())
-                if wants_events:
+                if owner.answer is None or not self._asks_for(QUESTIONS):
+                    self._refuse()
+                    return
+                length = self.headers.get("Content-Length", "")
+                if not (length.isascii() and length.isdigit() and int(length[:9]) <= MAX_QUESTION_BYTES):
+                    self._send(413, b"413: expected a phrase of at most 500 characters\n", "text/plain")
+                    return
+                phrase = self.rfile.read(int(length)).decode("utf-8", "replace").strip()
+                self._deadline.cancel()
+                try:
+                    self._send(200, f"{one_line(owner.answer(phrase))}\n".encode(), "text/plain")
+                except Lg3dError as error:
+                    self._send(422, f"{error}\n".encode(), "text/plain")
+
+            def _answer(self, *, body: bool) -> None:
+                if not self._is_local(body=body):
+                    return
+                self._deadline.cancel()
+                if self._asks_for(EVENTS):
                     self._stream(body=body)
-                elif wants_page:
+                elif self._asks_for(""):
                     packs = "gzip" in self.headers.get("Accept-Encoding", "")
                     content = owner._packed if packs else owner._plain
                     self._send(200, content, "text/html", body=body, encoding="gzip" if packs else "")
                 else:
-                    self._send(403, b"403: the token in this address is wrong or missing\n", "text/plain", body=body)
+                    self._refuse(body=body)
+
+            def _asks_for(self, name: str) -> bool:
+                path = self.path.partition("?")[0].encode("utf-8", "surrogateescape")
+                return hmac.compare_digest(path, f"/{owner.token}/{name}".encode())
+
+            def _is_local(self, *, body: bool = True) -> bool:
+                if is_local(self.headers.get("Host", LOOPBACK)):
+                    return True  # otherwise: a name that was made to mean this machine
+                self._send(403, b"403: open this page as 127.0.0.1 or localhost\n", "text/plain", body=body)
+                return False
+
+            def _refuse(self, *, body: bool = True) -> None:
+                self._send(403, b"403: the token in this address is wrong or missing\n", "text/plain", body=body)
 
             def _stream(self, *, body: bool) -> None:
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
-                for name, value in STREAM_HEADERS.items():
-                    self.send_header(name, value)
+                self.send_header("X-Accel-Buffering", "no")
                 self.end_headers()
                 last = self.headers.get("Last-Event-ID", "")
                 number = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
@@ -193,17 +253,16 @@ class PageServer:
                     self.wfile.flush()
                     number = events[-1].number if events else number
 
-            def _send(self, status: int, content: bytes, kind: str, *, body: bool, encoding: str = "") -> None:
+            def _send(self, status: int, content: bytes, kind: str, *, body: bool = True, encoding: str = "") -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", f"{kind}; charset=utf-8")
                 self.send_header("Content-Length", str(len(content)))
                 if encoding:
                     self.send_header("Content-Encoding", encoding)
-                for name, value in HEADERS.items():
-                    self.send_header(name, value)
                 self.end_headers()
                 if body:
-                    self.wfile.write(content)
+                    for start in range(0, len(content), CHUNK_BYTES):
+                        self.wfile.write(content[start : start + CHUNK_BYTES])
 
             def log_message(self, *_: Any) -> None:
                 """Nothing: the token would be in the log."""
@@ -213,6 +272,24 @@ class PageServer:
 
 class _LoopbackServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a connection in a thread of its own, if there are not too many."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Count the connection as closed when its thread ends."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, *_: Any) -> None:
         """A browser that hangs up in the middle is nobody's concern."""
@@ -238,21 +315,24 @@ def ssh_command(port: int, environ: dict[str, str]) -> str:
     return f"ssh -N -L {port}:{LOOPBACK}:{port}{other_port} {user}{'@' if user else ''}{host}"
 
 
-def serve_view(view: SceneView, progress: Progress, *, port: int = 0, live: bool = False) -> PageServer:
+def serve_view(
+    view: SceneView, progress: Progress, *, port: int = 0, answer: Callable[[str], str] | None = None
+) -> PageServer:
     """Serve a scene's page and say how to reach it; to be closed by the caller.
 
     Args:
         view: What it shows.
         progress: Told how to reach it.
         port: To serve on; 0 takes any that is free.
-        live: Whether the page takes heat that is published while it is open.
+        answer: Of phrases that are typed on the page, as `PageServer` calls it; such a page takes heat that is
+            published while it is open. None makes a page without a text box.
 
     Raises:
         DataError: The port is in use.
     """
-    server = PageServer(build_page(view, live=live), port=port)
+    server = PageServer(build_page(view, live=answer is not None, asks=answer is not None), port=port, answer=answer)
     progress.note(f"from another machine, first: {server.ssh_command}")
-    if not live:
+    if answer is None:
         progress.note("open the address in a browser; Ctrl-C ends")
     return server
 

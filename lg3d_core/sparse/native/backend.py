@@ -20,6 +20,7 @@ from torch.nn import functional
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.native.build import load_kernels
 from lg3d_core.sparse.native.plans import PairPlan, pair_plan
+from lg3d_core.sparse.native.rows import RowKernels
 from lg3d_core.sparse.parallel import run_pieces
 from lg3d_core.sparse.torch_backend import TorchBackend
 
@@ -45,8 +46,13 @@ class NativeBackend:
         self._lanes: int = kernels.lg3d_lanes()
         self._dtypes = {torch.float32, torch.bfloat16} if kernels.lg3d_has_bf16() else {torch.float32}
         self._other = TorchBackend()
+        self.row_kernels = RowKernels(kernels)
 
     rounds_weights = True
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        """Return whether the kernels, and not plain PyTorch, multiply rows of this dtype."""
+        return dtype in self._dtypes
 
     def convolve(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
         """Convolve validated tensors; see `lg3d_core.sparse.backends.Backend`."""
@@ -252,7 +258,8 @@ def _differentiate_weight(
     slots = _cut_slots(plan.num_chunks, 4 * weight.numel())
     num_groups = min(num_offsets, -(-WANTED_PIECES // max(1, len(slots))))
     groups = list(pairwise(num_offsets * group // num_groups for group in range(num_groups + 1)))
-    sums = torch.empty(max(1, len(slots)), num_offsets, depth, width)
+    # The first slot is the result, with memory of its own: the others go when this function returns.
+    sums = [weight.new_empty(weight.shape, dtype=torch.float32) for _ in range(max(1, len(slots)))]
     size: int = kernels.lg3d_gradient_scratch(ctypes.c_int64(depth), ctypes.c_int64(width))
 
     def differentiate_piece(piece: int) -> None:
@@ -264,13 +271,13 @@ def _differentiate_weight(
     def sum_group(group: int) -> None:
         first, last = groups[group]
         for part in sums[1:]:
-            sums[0, first:last] += part[first:last]
+            sums[0][first:last] += part[first:last]
 
     is_shared = plan.num_pairs * depth * width >= MIN_SHARED_WORK
     if slots:
         run_pieces(differentiate_piece, len(slots) * num_groups, shared=is_shared)
     else:
-        sums.zero_()
+        sums[0].zero_()
     if len(slots) > 1:
         run_pieces(sum_group, num_groups, shared=is_shared)
     return sums[0].to(weight.dtype)

@@ -13,7 +13,7 @@ from pathlib import Path
 from lg3d_core.errors import DataError, MissingDependencyError
 from lg3d_core.files import atomic_path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "normalization.c"))
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
 TUNINGS = ("-march=native", "-mcpu=native", "")  # the first two are each unknown to some compiler
 COMPILE_SECONDS = 120
@@ -75,12 +75,14 @@ def compile_kernels(compiler: str, path: Path, tunings: Sequence[str] = TUNINGS)
     try:
         with atomic_path(path) as temporary:
             for tuning in tunings:
-                command = [compiler, *FLAGS, *tuning.split(), "-o", str(temporary), str(SOURCE)]
+                command = [compiler, *FLAGS, *tuning.split(), "-o", str(temporary), *map(str, SOURCES)]
                 result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
                 if result.returncode == 0:
                     return
             reason = (result.stderr.strip().splitlines() or ["no message"])[0]
-            raise MissingDependencyError(f"{compiler} cannot compile {SOURCE.name} ({reason}): take --backend torch")
+            raise MissingDependencyError(
+                f"{compiler} cannot compile {SOURCES[0].name} ({reason}): take --backend torch"
+            )
     except DataError as error:
         raise MissingDependencyError(f"{error.args[0]}; XDG_CACHE_HOME sets where compiled kernels are kept") from None
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -93,7 +95,7 @@ def _cache_folder() -> Path:
 
 def _fingerprint(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=COMPILE_SECONDS).stdout
-    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, _processor())
+    parts = (*(source.read_bytes() for source in SOURCES), " ".join(FLAGS).encode(), version, _processor())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

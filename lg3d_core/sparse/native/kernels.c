@@ -11,11 +11,8 @@
 
 #include <stdint.h>
 #include <string.h>
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define LANES 16
 #define MAX_VECTORS 4 /* vectors of a panel: with the rows of a group they fill the registers */
 #elif defined(__AVX__)
@@ -31,6 +28,7 @@
 #define DEPTH 128       /* channels of a packed panel: 32 KiB of weights at most */
 #define DEPTH_BF16 192  /* likewise, 24 KiB */
 #define PAIRS 128       /* pairs that a weight gradient takes in at a time */
+#define PAIRS_BF16 256  /* likewise; not more than 2 * PAIRS, which `scratch` has room for */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vector __attribute__((vector_size(LANES * 4)));
@@ -159,6 +157,39 @@ INLINE vector finish(vector value, const struct convolution *c, int64_t column, 
     return value;
 }
 
+/* Transpose LANES rows of LANES values of 32 bits. */
+#if defined(__AVX512F__)
+INLINE void transpose(__m512i *rows) {
+    __m512i other[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        other[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        other[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            rows[i + 2 * j] = _mm512_unpacklo_epi64(other[i + j], other[i + j + 2]);
+            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(other[i + j], other[i + j + 2]);
+        }
+    /* Row 4 a + b now holds, for each quarter q, column 4 q + b of rows 4 a to 4 a + 3. */
+#pragma GCC unroll 4
+    for (int b = 0; b < 4; b++) {
+        const __m512i low_even = _mm512_shuffle_i32x4(rows[b], rows[4 + b], 0x88);
+        const __m512i high_even = _mm512_shuffle_i32x4(rows[8 + b], rows[12 + b], 0x88);
+        const __m512i low_odd = _mm512_shuffle_i32x4(rows[b], rows[4 + b], 0xdd);
+        const __m512i high_odd = _mm512_shuffle_i32x4(rows[8 + b], rows[12 + b], 0xdd);
+        other[b] = _mm512_shuffle_i32x4(low_even, high_even, 0x88);
+        other[8 + b] = _mm512_shuffle_i32x4(low_even, high_even, 0xdd);
+        other[4 + b] = _mm512_shuffle_i32x4(low_odd, high_odd, 0x88);
+        other[12 + b] = _mm512_shuffle_i32x4(low_odd, high_odd, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) rows[i] = other[i];
+}
+#endif
+
 static void pack_panel(float *panel, const float *weight, const struct convolution *c, int64_t k0, int64_t depth,
                        int64_t column, int64_t width) {
     if (!c->transposed) {
@@ -166,9 +197,21 @@ static void pack_panel(float *panel, const float *weight, const struct convoluti
             memcpy(panel + k * width, weight + (k0 + k) * c->width + column, (size_t)width * sizeof(float));
         return;
     }
-    for (int64_t n = 0; n < width; n++) {
-        const float *row = weight + (column + n) * c->depth + k0;
-        for (int64_t k = 0; k < depth; k++) panel[k * width + n] = row[k];
+    for (int64_t n = 0; n < width; n += LANES) {
+        const float *rows = weight + (column + n) * c->depth + k0;
+        int64_t k = 0;
+#if defined(__AVX512F__)
+        for (; k + LANES <= depth; k += LANES) {
+            __m512i block[LANES];
+#pragma GCC unroll 16
+            for (int row = 0; row < LANES; row++) block[row] = _mm512_loadu_si512(rows + row * c->depth + k);
+            transpose(block);
+#pragma GCC unroll 16
+            for (int row = 0; row < LANES; row++) _mm512_storeu_si512(panel + (k + row) * width + n, block[row]);
+        }
+#endif
+        for (; k < depth; k++)
+            for (int64_t row = 0; row < LANES; row++) panel[k * width + n + row] = rows[row * c->depth + k];
     }
 }
 
@@ -285,22 +328,39 @@ INLINE void multiply_pairs_bf16(const uint16_t *input, int64_t stride, float *su
     }
 }
 
+/* 32 values of bfloat16, from either dtype of weights. */
+INLINE __m512i load_rounded(const void *weight, int64_t at, int64_t is_f32) {
+    if (!is_f32) return _mm512_loadu_si512((const uint16_t *)weight + at);
+    const float *from = (const float *)weight + at;
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from));
+}
+
 /* Columns of two channels each interleaved, as the products want them. */
 static void pack_panel_bf16(uint16_t *panel, const void *weight, const struct convolution *c, int64_t k0, int64_t depth,
                             int64_t column, int64_t width) {
     if (c->transposed) {
-        for (int64_t n = 0; n < width; n++) {
-            const int64_t row = (column + n) * c->depth + k0;
-            for (int64_t k = 0; k < depth; k++) {
-                uint16_t *to = panel + (k / 2 * width + n) * 2 + k % 2;
-                if (!c->weight_is_f32) {
-                    *to = ((const uint16_t *)weight)[row + k];
-                    continue;
-                }
-                uint32_t bits;
-                memcpy(&bits, (const float *)weight + row + k, sizeof bits);
-                *to = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        for (int64_t n = 0; n < width; n += LANES) {
+            const int64_t first = (column + n) * c->depth + k0;
+            int64_t k = 0;
+            for (; k + 2 * LANES <= depth; k += 2 * LANES) {
+                __m512i block[LANES];
+#pragma GCC unroll 16
+                for (int row = 0; row < LANES; row++)
+                    block[row] = load_rounded(weight, first + row * c->depth + k, c->weight_is_f32);
+                transpose(block);
+#pragma GCC unroll 16
+                for (int row = 0; row < LANES; row++)
+                    _mm512_storeu_si512(panel + (k / 2 + row) * 2 * width + 2 * n, block[row]);
             }
+            for (; k < depth; k++)
+                for (int64_t row = 0; row < LANES; row++) {
+                    const int64_t at = first + row * c->depth + k;
+                    uint16_t *to = panel + k / 2 * 2 * width + 2 * (n + row) + k % 2;
+                    if (c->weight_is_f32)
+                        *to = (uint16_t)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_load_ss((const float *)weight + at)), 0);
+                    else
+                        *to = ((const uint16_t *)weight)[at];
+                }
         }
         return;
     }
@@ -450,6 +510,100 @@ static void add_weight_gradient(const struct weight_gradient *c, float *output, 
     }
 }
 
+#if defined(__AVX512BF16__)
+
+/* Rows of bfloat16 are multiplied two pairs at a time: pairs 2 s and 2 s + 1 make step s. Packed inputs are
+   (blocks of OUTER_ROWS channels, steps, OUTER_ROWS), packed gradients (panels, steps, columns), each value being two
+   of bfloat16, of the two pairs of a step. */
+#define OUTER_ROWS 8
+#define OUTER_VECTORS 3
+
+INLINE __m512i interleave(__m256i even, __m256i odd) {
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+}
+
+INLINE int64_t num_outer_panels(int64_t width) { return (width / LANES + OUTER_VECTORS - 1) / OUTER_VECTORS; }
+INLINE int64_t outer_panel_begin(int64_t width, int64_t panel) {
+    return width / LANES * panel / num_outer_panels(width) * LANES;
+}
+
+INLINE void multiply_outer_bf16(float *output, int64_t width, const uint32_t *input, const uint32_t *gradient,
+                                int64_t steps, int64_t num_rows, const int vectors) {
+    __m512 sums[OUTER_ROWS][OUTER_VECTORS];
+#pragma GCC unroll 8
+    for (int row = 0; row < OUTER_ROWS; row++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) sums[row][v] = _mm512_setzero_ps();
+    for (int64_t step = 0; step < steps; step++) {
+        __m512bh gradients[OUTER_VECTORS];
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++)
+            gradients[v] = (__m512bh)_mm512_loadu_si512(gradient + (step * vectors + v) * LANES);
+#pragma GCC unroll 8
+        for (int row = 0; row < OUTER_ROWS; row++) {
+            const __m512bh values = (__m512bh)_mm512_set1_epi32((int32_t)input[step * OUTER_ROWS + row]);
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) sums[row][v] = _mm512_dpbf16_ps(sums[row][v], values, gradients[v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < OUTER_ROWS; row++)
+        if (row < num_rows)
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) {
+                float *to = output + row * width + v * LANES;
+                _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sums[row][v]));
+            }
+}
+
+/* Columns [0, width) of the rows of a run of pairs, interleaved: rows of `block` columns go to one place after another,
+   `far` values apart. */
+INLINE void pack_rows_bf16(uint32_t *to, const uint16_t *from, int64_t stride, const int32_t *rows, int64_t pairs,
+                           int64_t width, int64_t block, int64_t far) {
+    for (int64_t pair = 0; pair < pairs; pair += 2) {
+        const uint16_t *even = from + rows[pair] * stride;
+        const uint16_t *odd = pair + 1 < pairs ? from + rows[pair + 1] * stride : NULL;
+        uint32_t *target = to + pair / 2 * block;
+        for (int64_t k = 0; k < width; k += LANES) {
+            const __mmask16 mask = width - k < LANES ? (__mmask16)((1 << (width - k)) - 1) : (__mmask16)0xffff;
+            const __m512i values = interleave(_mm256_maskz_loadu_epi16(mask, even + k),
+                                              odd ? _mm256_maskz_loadu_epi16(mask, odd + k) : _mm256_setzero_si256());
+            if (block == OUTER_ROWS) {
+                _mm256_storeu_si256((__m256i *)(target + k / OUTER_ROWS * far), _mm512_castsi512_si256(values));
+                _mm256_storeu_si256((__m256i *)(target + (k / OUTER_ROWS + 1) * far), _mm512_extracti64x4_epi64(values, 1));
+            } else
+                _mm512_storeu_si512(target + k, values);
+        }
+    }
+}
+
+static void add_weight_gradient_bf16(const struct weight_gradient *c, float *output, int64_t chunk, int64_t offset,
+                                     uint32_t *inputs) {
+    const int64_t end = c->bounds[chunk * c->offsets + offset + 1];
+    const int64_t row_blocks = (c->depth + LANES - 1) / LANES * (LANES / OUTER_ROWS);
+    uint32_t *gradients = inputs + PAIRS_BF16 / 2 * row_blocks * OUTER_ROWS;
+    for (int64_t begin = c->bounds[chunk * c->offsets + offset]; begin < end; begin += PAIRS_BF16) {
+        const int64_t pairs = end - begin < PAIRS_BF16 ? end - begin : PAIRS_BF16, steps = (pairs + 1) / 2;
+        pack_rows_bf16(inputs, c->input, c->depth, c->source + begin, pairs, c->depth, OUTER_ROWS, steps * OUTER_ROWS);
+        for (int64_t p = 0; p < num_outer_panels(c->width); p++) {
+            const int64_t column = outer_panel_begin(c->width, p), width = outer_panel_begin(c->width, p + 1) - column;
+            pack_rows_bf16(gradients, (const uint16_t *)c->gradient + column, c->width, c->target + begin, pairs, width,
+                           width, 0);
+            for (int64_t row = 0; row < c->depth; row += OUTER_ROWS) {
+                float *to = output + row * c->width + column;
+                const uint32_t *input = inputs + row * steps;
+                switch (width / LANES) {
+                case 3: multiply_outer_bf16(to, c->width, input, gradients, steps, c->depth - row, 3); break;
+                case 2: multiply_outer_bf16(to, c->width, input, gradients, steps, c->depth - row, 2); break;
+                default: multiply_outer_bf16(to, c->width, input, gradients, steps, c->depth - row, 1);
+                }
+            }
+        }
+    }
+}
+
+#endif
+
 /* Writes the gradient of a run of offsets over the pairs of a run of chunks.
    `scratch` holds lg3d_gradient_scratch(...) floats. */
 int64_t lg3d_gradient_scratch(int64_t depth, int64_t width) { return PAIRS * (depth + LANES + width); }
@@ -460,6 +614,14 @@ void lg3d_weight_gradient(const struct weight_gradient *c, float *output, int64_
     memset(output + first_offset * c->depth * c->width, 0,
            (size_t)((last_offset - first_offset) * c->depth * c->width) * sizeof(float));
     for (int64_t chunk = first_chunk; chunk < last_chunk; chunk++)
-        for (int64_t offset = first_offset; offset < last_offset; offset++)
-            add_weight_gradient(c, output + offset * c->depth * c->width, chunk, offset, scratch, scratch + PAIRS * stride);
+        for (int64_t offset = first_offset; offset < last_offset; offset++) {
+            float *to = output + offset * c->depth * c->width;
+#if defined(__AVX512BF16__)
+            if (c->is_bf16) {
+                add_weight_gradient_bf16(c, to, chunk, offset, (uint32_t *)scratch);
+                continue;
+            }
+#endif
+            add_weight_gradient(c, to, chunk, offset, scratch, scratch + PAIRS * stride);
+        }
 }

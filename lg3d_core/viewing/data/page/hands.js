@@ -52,7 +52,7 @@ function release(event) {
 }
 canvas.addEventListener("pointerup", release);
 canvas.addEventListener("pointercancel", release);
-canvas.addEventListener("pointerleave", () => askHover());
+canvas.addEventListener("pointerleave", event => { if (event.pointerType === "mouse") askHover(); });  // a finger leaves whenever it is lifted
 canvas.addEventListener("contextmenu", event => event.preventDefault());
 canvas.addEventListener("wheel", event => {
   event.preventDefault();
@@ -65,7 +65,7 @@ canvas.addEventListener("dblclick", event => {
   if (vertex >= 0) { state.camera.target = place(vertex); state.camera.distance *= 0.6; redraw(); }
 });
 addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT" || !page.ready) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || ["SELECT", "INPUT"].includes(event.target.tagName) && event.target.type !== "checkbox" || !page.ready) return;
   const go = event.shiftKey ? move : turn, key = event.key.toLowerCase();
   const actions = {
     arrowleft: () => go(-20, 0), arrowright: () => go(20, 0), arrowup: () => go(0, -20), arrowdown: () => go(0, 20),

@@ -43,8 +43,27 @@ function listen() {
   source.addEventListener("heat", event => {
     turnOf = turnOf.then(() => takeHeat(JSON.parse(event.data))).catch(error => console.error(error));
   });
-  source.addEventListener("end", () => { source.close(); page.listening = false; $("live").textContent = "The prompt has ended."; });
-  source.onopen = () => { page.listening = true; $("live").textContent = "Type at the prompt of lg3d ask: the heat moves here."; };
+  source.addEventListener("end", () => { source.close(); page.listening = false; $("ask").hidden = true; tell(scene.asks ? "lg3d ask has ended." : "The prompt has ended."); });
+  source.onopen = () => { page.listening = true; tell(scene.asks ? "Type what you look for, here or at the prompt of lg3d ask." : "Type at the prompt of lg3d ask: the heat moves here."); };
+  source.onerror = () => tell("No connection to lg3d ask.", true);
   $("live").hidden = false;
+  $("ask").hidden = !scene.asks;
 }
+function tell(text, wrong = false) { $("live").textContent = text; $("live").classList.toggle("wrong", wrong); }
+
+// A phrase goes to the server; its heat comes back to every page that is open, this one among them.
+async function askServer() {
+  const text = $("phrase").value.trim();
+  if (!text || $("find").disabled) return;
+  $("find").disabled = true;
+  tell("Looking …");
+  try {
+    const answer = await fetch("ask", { method: "POST", headers: { "Content-Type": "text/plain;charset=utf-8" }, body: text });
+    const words = (await answer.text()).trim();
+    tell(words, !answer.ok);
+    if (answer.ok) $("phrase").select();
+  } catch { tell("No connection to lg3d ask.", true); }
+  $("find").disabled = false;
+}
+$("ask").addEventListener("submit", event => { event.preventDefault(); askServer(); });
 started.then(() => { if (page.ready) listen(); });

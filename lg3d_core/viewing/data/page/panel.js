@@ -35,7 +35,12 @@ function showKey() {
     if (ramp.length) {
       const row = element("div"), drawn = element("span", "ramp");
       drawn.style.background = `linear-gradient(to right, ${ramp.map(css).join(",")})`;
-      row.append(element("span", "quiet", low), drawn, element("span", "quiet", high));
+      if (/ 0$/.test(low) && /^1 /.test(high)) {  // a share of 0 to 1 is read off a scale
+        const scale = element("span", "scale"), values = element("span", "ticks");
+        values.append(...["0", "0.25", "0.5", "0.75", "1"].map(value => element("span", "quiet", value)));
+        scale.append(drawn, values);
+        row.append(element("span", "quiet", low.slice(0, -2)), scale, element("span", "quiet", high.slice(2)));
+      } else row.append(element("span", "quiet", low), drawn, element("span", "quiet", high));
       rows.push(row);
     }
   }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.any_ply import open_ply
+from lg3d_core.scans.ply import open_ply
 from tests.scan_files import points_ply, polygons_ply
 
 XYZ = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 1]], dtype=float)
@@ -130,3 +130,89 @@ def test_elements_behind_and_before_the_vertices_are_stepped_over(tmp_path: Path
     )
     path.write_bytes(head.encode() + b"\x01\x02" + XYZ.astype("<f4").tobytes() + b"\x01\x00\x00\x00\x00")
     np.testing.assert_array_equal(open_ply(path).positions(0, 5), XYZ)
+
+
+def write_text(path: Path, lines: list[str], *, end: str = "\n") -> Path:
+    path.write_bytes(end.join([*lines, ""]).encode())
+    return path
+
+
+POSITIONS = ["property float x", "property float y", "property float z"]
+HEAD = ["ply", "format ascii 1.0", "element vertex 4", *POSITIONS]
+CORNERS = ["0 0 0", "1 0 0", "0 1 0", "1 1 0"]
+
+
+def test_strips_become_triangles_of_alternating_corners(tmp_path: Path) -> None:
+    lines = [*HEAD, "element tristrips 1", "property list int int vertex_indices", "end_header", *CORNERS]
+    surface = open_ply(write_text(tmp_path / "a.ply", [*lines, "9 0 1 2 3 -1 1 2 3 -1"]))
+    assert surface.faces.tolist() == [[0, 1, 2], [2, 1, 3], [1, 2, 3]]
+
+
+def test_colours_of_faces_are_averaged_at_their_vertices(tmp_path: Path) -> None:
+    face = ["element face 2", "property list uchar int vertex_indices", *(f"property uchar {c}" for c in ("red",))]
+    face += ["property uchar green", "property uchar blue", "end_header"]
+    lines = [*HEAD, *face, *CORNERS, "3 0 1 2 200 100 0", "3 1 2 0 100 0 51"]
+    surface = open_ply(write_text(tmp_path / "a.ply", lines))
+    assert surface.colors is not None
+    assert surface.colors(0, 4).tolist() == [[150, 50, 26]] * 3 + [[128, 128, 128]]
+    assert any("mean of the faces" in doubt for doubt in surface.doubts)
+    assert any("1 of 4 vertices belong to no face" in doubt for doubt in surface.doubts)
+
+
+def test_colours_of_splats_come_from_their_first_harmonics(tmp_path: Path) -> None:
+    lines = [*HEAD, *(f"property float f_dc_{k}" for k in range(3)), "end_header"]
+    surface = open_ply(write_text(tmp_path / "a.ply", [*lines, *(f"{xyz} 1.7724538509 0 -3" for xyz in CORNERS)]))
+    assert surface.colors is not None
+    assert surface.colors(0, 1).tolist() == [[255, 128, 0]]
+    assert any("Gaussian splats" in doubt for doubt in surface.doubts)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", ["ply", "ply ", "PLY\t"])
+def test_header_lines_end_as_programs_end_them(tmp_path: Path, end: str, first: str) -> None:
+    path = tmp_path / "a.ply"
+    lines = [first, "comment first", "format binary_little_endian 1.0", "obj_info a", "element vertex 5", "comment b"]
+    path.write_bytes(end.join([*lines, *POSITIONS, "end_header", ""]).encode() + XYZ.astype("<f4").tobytes())
+    np.testing.assert_array_equal(open_ply(path).positions(0, 5), XYZ)
+
+
+def test_a_text_with_more_numbers_than_declared_is_refused(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.ply", [*HEAD, "end_header", *(f"{xyz} 7" for xyz in CORNERS)])
+    with pytest.raises(DataError, match="longer than its header says"):
+        open_ply(path)
+
+
+def test_bytes_behind_the_last_element_are_reported(tmp_path: Path) -> None:
+    path = points_ply(tmp_path / "a.ply", XYZ, RGB)
+    path.write_bytes(path.read_bytes() + b"\r\n")
+    assert open_ply(path).doubts == ()
+    path.write_bytes(path.read_bytes() + bytes(30))
+    assert "32 bytes behind the last element" in open_ply(path).doubts[0]
+
+
+def test_colours_in_a_picture_are_missed_in_a_warning(tmp_path: Path) -> None:
+    surface = open_ply(
+        write_text(tmp_path / "a.ply", ["ply", "comment TextureFile a b.png", *HEAD[1:], "end_header", *CORNERS])
+    )
+    assert surface.colors is None
+    assert any("picture a b.png" in doubt for doubt in surface.doubts)
+
+
+def test_compressed_splats_are_refused_by_name(tmp_path: Path) -> None:
+    lines = [
+        "ply",
+        "format binary_little_endian 1.0",
+        "element vertex 1",
+        "property uint packed_position",
+        "end_header",
+    ]
+    with pytest.raises(DataError, match="compressed Gaussian splats"):
+        open_ply(write_text(tmp_path / "a.ply", lines))
+
+
+def test_digits_of_a_text_far_out_are_kept(tmp_path: Path) -> None:
+    rows = ["500000.125 5200000.25 3", "500001 5200000 3", "500000 5200001 3", "500000 5200000 4"]
+    surface = open_ply(write_text(tmp_path / "a.ply", [*HEAD, "end_header", *rows]))
+    assert surface.positions(0, 1).tolist() == [[500000.125, 5200000.25, 3]]
+    assert surface.is_double
+    assert not open_ply(write_text(tmp_path / "b.ply", [*HEAD, "end_header", *CORNERS])).is_double

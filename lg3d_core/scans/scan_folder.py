@@ -1,0 +1,101 @@
+"""Files that a scan names: materials, pictures and buffers beside it."""
+
+import os
+import unicodedata
+import urllib.parse
+from pathlib import Path
+
+MAX_DEPTH = 3
+"""Levels of subfolders that are searched for a base name."""
+SHOWN = 3
+"""Files that a warning names."""
+MAX_ENTRIES = 20_000
+"""Directory entries that are looked at."""
+
+
+class ScanFolder:
+    """The folder of a scan; files outside of it are never opened, wherever names and links lead."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._by_name: dict[str, list[Path]] | None = None
+        self._replaced: dict[str, Path] = {}
+        self._found: dict[tuple[str, Path], Path | None] = {}
+
+    def find(self, name: str, *, near: Path | None = None) -> Path | None:
+        """Return the file with a name, or None.
+
+        The name may have quotes, backslashes, percent escapes, other capitals, or be a path of another machine: where
+        the path does not exist, files of the same base name are looked for in the folder and below.
+
+        Args:
+            name: As the scan or its materials spell it.
+            near: Folder to which the name is relative; the scan's own by default.
+        """
+        key = (name, near or self._folder)
+        if key not in self._found:
+            self._found[key] = self._find(*key)
+        return self._found[key]
+
+    def _find(self, name: str, near: Path) -> Path | None:
+        plain = name.strip().strip("\"'").strip().replace("\\", "/")
+        spellings = list(dict.fromkeys((plain, urllib.parse.unquote(plain))))
+        for spelling in spellings:
+            for folder in dict.fromkeys((near, self._folder)):
+                found = self._inside(folder / spelling) if spelling and "\0" not in spelling else None
+                if found is not None:
+                    return found
+        for spelling in spellings:
+            parts = [_folded(part) for part in spelling.split("/") if part]
+            candidates = self._index().get(parts[-1], []) if parts else []
+            if candidates:
+                found = max(candidates, key=lambda path: (_shared_parts(path, parts), -len(path.parts)))
+                self._replaced[name] = found
+                return found
+        return None
+
+    def doubts(self) -> tuple[str, ...]:
+        """Return a warning about files that were found by their base names alone."""
+        if not self._replaced:
+            return ()
+        pairs = [f"{path.name} for {name}" for name, path in self._replaced.items()]
+        more = f", and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+        what = "pictures or materials are not where the file says: taken from its folder by their names"
+        return (f"{what} ({', '.join(pairs[:SHOWN])}{more})",)
+
+    def _inside(self, path: Path) -> Path | None:
+        try:
+            path = path.resolve()
+            return path if path.is_relative_to(self._folder) and path.is_file() else None
+        except (OSError, ValueError, RuntimeError):  # a name too long, links in a circle
+            return None
+
+    def _index(self) -> dict[str, list[Path]]:
+        if self._by_name is None:
+            self._by_name = {}
+            entries = 0
+            for folder, below, names in os.walk(self._folder):
+                entries += len(below) + len(names)
+                if entries > MAX_ENTRIES:
+                    break
+                if len(Path(folder).relative_to(self._folder).parts) >= MAX_DEPTH:
+                    below.clear()
+                below.sort()
+                for name in sorted(names):
+                    path = self._inside(Path(folder) / name)
+                    if path is not None:
+                        self._by_name.setdefault(_folded(name), []).append(path)
+        return self._by_name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _shared_parts(path: Path, parts: list[str]) -> int:
+    """Number of the last components that two paths have in common."""
+    own = [_folded(part) for part in path.parts]
+    count = 0
+    while count < min(len(own), len(parts)) and own[-1 - count] == parts[-1 - count]:
+        count += 1
+    return count

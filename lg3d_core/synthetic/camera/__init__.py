@@ -1,0 +1,1 @@
+"""A hand-held depth camera in a synthetic room: its path, its frames, and their fusion into a mesh."""

@@ -1,0 +1,240 @@
+"""Depth and colour frames of a room with the errors of a hand-held camera."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lg3d_core.synthetic.camera.path import CameraPath, camera_matrix
+from lg3d_core.synthetic.camera.profile import CameraProfile
+from lg3d_core.synthetic.camera.raycasting import import_open3d
+from lg3d_core.synthetic.shapes import Array, IntArray
+
+NEAR = 0.4
+"""Depth below which nothing is measured, metres."""
+LEAST_VALID = 0.12
+"""Frames with a smaller share of valid depth are dropped."""
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Source(NamedTuple):
+    """The surfaces that the camera sees.
+
+    Attributes:
+        xyz: Metres, shape `(vertices, 3)`.
+        faces: Shape `(faces, 3)`.
+        rgb: Lit colours in 0..1, shape `(vertices, 3)`, float32.
+        dropout: Probability that a vertex returns no depth, shape `(vertices,)`, float32.
+    """
+
+    xyz: Array
+    faces: IntArray
+    rgb: Float32
+    dropout: Float32
+
+
+class Frame(NamedTuple):
+    """One frame as the fusion receives it.
+
+    Attributes:
+        depth: Metres, 0 where nothing was measured, shape `(rows, columns)`, float32.
+        rgb: In 0..1, shape `(rows, columns, 3)`, float32.
+        extrinsic: Estimated matrix, world to camera, shape `(4, 4)`.
+        faces: Row of the face of every pixel with valid depth.
+    """
+
+    depth: Float32
+    rgb: Float32
+    extrinsic: Array
+    faces: IntArray
+
+
+def intrinsic_matrix(profile: CameraProfile) -> Array:
+    """Return the pinhole matrix of the frames, shape `(3, 3)`."""
+    columns, rows = profile.frame_size
+    focal = 0.5 * columns / np.tan(0.5 * profile.field_of_view)
+    return np.array([[focal, 0.0, columns / 2], [0.0, focal, rows / 2], [0.0, 0.0, 1.0]])
+
+
+def take_frames(
+    source: Source, scene: Any, path: CameraPath, profile: CameraProfile, rng: np.random.Generator
+) -> Iterator[Frame]:
+    """Yield the frames along a path that were not dropped."""
+    open3d = import_open3d()
+    core = open3d.core
+    columns, rows = profile.frame_size
+    intrinsic = intrinsic_matrix(profile)
+    vertical, horizontal = np.mgrid[0:rows, 0:columns].astype(np.float32)
+    slope_x, slope_y = (horizontal - columns / 2) / intrinsic[0, 0], (vertical - rows / 2) / intrinsic[1, 1]
+    length = np.sqrt(1 + slope_x**2 + slope_y**2)
+    radius = (slope_x**2 + slope_y**2) / (slope_x[0, 0] ** 2 + slope_y[0, 0] ** 2)
+    vignette = (1 - profile.vignette * radius)[..., None]
+    lens = 1 + 0.5 * profile.warp * _smooth_field(rng, rows, columns, 5)
+    walk = _PoseError(len(path.eye), profile, rng)
+    light = _ColorDrift(profile, rng)
+    misaligned = rng.integers(-3, 4, size=2)
+    tint = 1 + 0.05 * rng.normal(size=3)
+    skipping = 0
+    for n, (eye, angles) in enumerate(zip(path.eye, path.angles, strict=True)):
+        gain = light.step()
+        if skipping == 0 and rng.random() < 0.015:
+            skipping = int(rng.integers(2, 10))
+        if skipping > 0:
+            skipping -= 1
+            continue
+        truth = camera_matrix(eye, angles)
+        rays = scene.create_rays_pinhole(core.Tensor(intrinsic), core.Tensor(truth), columns, rows)
+        answer = scene.cast_rays(rays)
+        depth = answer["t_hit"].numpy()
+        hit = np.isfinite(depth) & (depth < 12.0)
+        face = np.where(hit, answer["primitive_ids"].numpy(), 0).astype(np.int64)
+        corners = source.faces[face]
+        second, third = (answer["primitive_uvs"].numpy()[..., k] for k in (0, 1))
+        first = 1 - second - third
+        rgb = (
+            source.rgb[corners[..., 0]] * first[..., None]
+            + source.rgb[corners[..., 1]] * second[..., None]
+            + source.rgb[corners[..., 2]] * third[..., None]
+        )
+        rgb[~hit] = 0.9
+        depth = np.where(hit, depth, 0).astype(np.float32)
+        normal = answer["primitive_normals"].numpy()
+        direction = rays.numpy()[..., 3:]
+        facing = np.abs((normal * direction).sum(axis=-1)) / length
+        depth = _measure(depth, hit, facing, source.dropout[corners[..., 0]], profile, lens, rng)
+        if (depth > 0).mean() < LEAST_VALID:
+            continue
+        rgb = _expose(rgb, gain * tint, profile.brightness, vignette, misaligned)
+        if n:
+            rgb = _smear(rgb, angles - path.angles[n - 1], intrinsic[0, 0], profile.blur)
+        rgb = np.clip(rgb + rng.normal(0, 0.015, size=rgb.shape), 0, 1).astype(np.float32)
+        yield Frame(depth, np.ascontiguousarray(rgb), walk.apply(truth, eye, n), face[depth > 0])
+
+
+def _measure(
+    depth: Float32,
+    hit: npt.NDArray[np.bool_],
+    facing: Float32,
+    dropout: Float32,
+    profile: CameraProfile,
+    lens: Array,
+    rng: np.random.Generator,
+) -> Float32:
+    """Return depth with noise and holes."""
+    rows, columns = depth.shape
+    valid = hit & (depth > NEAR) & (depth < profile.far)
+    across, down = np.zeros_like(depth), np.zeros_like(depth)
+    across[:, 1:], down[1:] = np.abs(np.diff(depth, axis=1)), np.abs(np.diff(depth, axis=0))
+    edge = (across > 0.03 + 0.03 * depth) | (down > 0.03 + 0.03 * depth)
+    edge[:, :-1] |= edge[:, 1:]
+    edge[:-1] |= edge[1:]
+    patches = 0.5 + 0.22 * _smooth_field(rng, rows, columns, 12)
+    chance = 0.55 * rng.random(depth.shape, dtype=np.float32) + 0.45 * patches
+    grazing = np.clip((0.28 - facing) / 0.22, 0, 1)
+    distant = np.clip((depth - 0.8 * profile.far) / (0.3 * profile.far), 0, 0.8)
+    lost = np.maximum.reduce([grazing, distant, dropout, np.where(edge, 0.7, 0.0)]) * profile.dropout
+    valid &= chance > lost
+    if profile.smoothing > 1:
+        depth = _average_blocks(depth, hit & (depth < 1.3 * profile.far), profile.smoothing)
+    shift = rng.integers(-1, 2, size=2)
+    moved = np.roll(depth, tuple(int(s) for s in shift), axis=(0, 1))
+    depth = np.asarray(
+        np.where(np.abs(moved - depth) < 0.3, moved, depth), dtype=np.float32
+    )  # edges tremble by a pixel
+    sigma = profile.noise * (0.0012 + 0.0019 * np.square(depth - NEAR)) / np.clip(facing, 0.3, 1.0)
+    noise = rng.standard_normal(depth.shape, dtype=np.float32)
+    noise = 0.6 * noise + 0.8 * np.repeat(np.repeat(noise[::3, ::3], 3, 0), 3, 1)[:rows, :columns]
+    scale = lens + profile.warp * _smooth_field(rng, rows, columns, 4)
+    measured: Array = depth.astype(np.float64) * scale + sigma * noise
+    if profile.quantization > 0:
+        step = profile.quantization * np.square(np.maximum(measured, 0.3))
+        measured = np.rint(measured / step) * step
+    return np.ascontiguousarray(np.where(valid, measured, 0).astype(np.float32))
+
+
+def _average_blocks(depth: Float32, valid: npt.NDArray[np.bool_], edge: int) -> Float32:
+    """Average depth over blocks and interpolate between them, which rounds off edges as a coarse sensor does."""
+    rows, columns = depth.shape
+    low, across = -(-rows // edge), -(-columns // edge)
+    padded = np.zeros((2, low * edge, across * edge), dtype=np.float32)
+    padded[0, :rows, :columns], padded[1, :rows, :columns] = depth * valid, valid
+    sums = padded.reshape(2, low, edge, across, edge).sum(axis=(2, 4))
+    mean = sums[0] / np.maximum(sums[1], 1)
+    mean[sums[1] == 0] = mean.max(initial=0.0)
+    up, left = _interpolation(rows, low), _interpolation(columns, across)
+    smooth = (up @ mean @ left.T).astype(np.float32)
+    return np.where(np.abs(smooth - depth) < 0.25, smooth, depth)
+
+
+def _interpolation(fine: int, coarse: int) -> Array:
+    """Return the matrix that interpolates `coarse` values linearly at `fine` places, shape `(fine, coarse)`."""
+    place = np.linspace(0, coarse - 1, fine)
+    return np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(coarse)))
+
+
+def _smooth_field(rng: np.random.Generator, rows: int, columns: int, waves: int) -> Array:
+    """Return a smooth random image with a standard deviation of about 1."""
+    grid = 1.5 * rng.standard_normal((max(2, round(waves * 0.75)), waves))
+    field: Array = _interpolation(rows, len(grid)) @ grid @ _interpolation(columns, waves).T
+    return field
+
+
+def _expose(rgb: Array, gain: Array, brightness: float, vignette: Array, misaligned: IntArray) -> Array:
+    """Expose for the mean of the frame, half-heartedly, as automatic exposure does."""
+    mean = float(rgb.mean())
+    rgb = np.roll(rgb, tuple(int(s) for s in misaligned), axis=(0, 1))
+    rgb = rgb * (gain * (brightness / max(mean, 0.05)) ** 0.7) * vignette
+    knee = 0.7  # highlights are compressed, not cut off
+    compressed = knee + (1 - knee) * np.tanh((rgb - knee) / (1 - knee))
+    return np.where(rgb > knee, compressed, rgb)
+
+
+def _smear(rgb: Array, turn: Array, focal: float, blur: float) -> Array:
+    """Average over the motion of the image, and over neighbours for the lens."""
+    length = int(np.clip(abs(float(turn[0])) * focal * blur, 0, 16))
+    steps = range(-(length // 2), length // 2 + 1, max(1, length // 6))
+    moved: Array = np.sum([np.roll(rgb, s, axis=1) for s in steps], axis=0) / len(steps)
+    return (2 * moved + np.roll(moved, 1, axis=0) + np.roll(moved, 1, axis=1)) / 4
+
+
+class _ColorDrift:
+    """Exposure and white balance that wander from frame to frame."""
+
+    def __init__(self, profile: CameraProfile, rng: np.random.Generator) -> None:
+        self.rng, self.sigma = rng, profile.exposure
+        self.state = rng.normal(size=4)
+
+    def step(self) -> Array:
+        self.state = 0.96 * self.state + 0.28 * self.rng.normal(size=4)
+        gain: Array = np.exp(self.sigma * (self.state[0] + 0.3 * self.state[1:]))
+        return gain
+
+
+class _PoseError:
+    """Errors of the estimated poses: a slow walk, small noise and a few jumps."""
+
+    def __init__(self, frames: int, profile: CameraProfile, rng: np.random.Generator) -> None:
+        keep = 0.97
+        steps = rng.normal(size=(frames, 6)) * np.sqrt(1 - keep**2)
+        state = rng.normal(size=6)
+        walk = []
+        for step in steps:
+            state = keep * state + step
+            walk.append(state)
+        self.error = np.array(walk) * np.repeat([profile.drift, profile.tilt], 3)
+        self.error += rng.normal(size=(frames, 6)) * np.repeat([0.15 * profile.drift, 0.15 * profile.tilt], 3)
+        for place in rng.integers(frames, size=profile.jumps):
+            self.error[place:, :3] += rng.normal(size=3) * profile.drift
+        self.error[:, 2] *= 0.6  # gravity is known
+
+    def apply(self, truth: Array, eye: Array, n: int) -> Array:
+        """Return the estimated matrix of frame `n`."""
+        x, y, z = self.error[n, 3:]
+        small = np.array([[1.0, -z, y], [z, 1.0, -x], [-y, x, 1.0]])
+        left, _, right = np.linalg.svd(small)
+        matrix = np.eye(4)
+        matrix[:3, :3] = left @ right @ truth[:3, :3]
+        matrix[:3, 3] = -matrix[:3, :3] @ (eye + self.error[n, :3])
+        return matrix

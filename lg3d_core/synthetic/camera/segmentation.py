@@ -1,0 +1,90 @@
+"""Over-segmentation of a mesh by its normals, as ScanNet's segment files are made."""
+
+import numpy as np
+
+from lg3d_core.synthetic.shapes import Array, IntArray
+
+THRESHOLD = 0.01
+SMALLEST = 20
+"""Segments of fewer vertices are merged with a neighbour."""
+SMALLEST_PIECE = 8
+"""Pieces of a segment with fewer vertices take the thing that most of the segment belongs to."""
+
+
+def segment_mesh(xyz: Array, faces: IntArray, *, threshold: float = THRESHOLD, smallest: int = SMALLEST) -> IntArray:
+    """Return a segment of each vertex: Felzenszwalb and Huttenlocher's graph-based segmentation.
+
+    The weight of an edge is 1 - the cosine between the normals of its ends, squared where the surface is convex. Two
+    segments are joined by an edge whose weight is at most `threshold` / size above the largest weight inside either.
+
+    Args:
+        xyz: Metres, shape `(vertices, 3)`.
+        faces: Shape `(faces, 3)`.
+        threshold: Larger values give larger segments.
+        smallest: Segments with fewer vertices are merged with a neighbour.
+
+    Returns:
+        Row of one vertex of the segment, shape `(vertices,)`.
+    """
+    normal = vertex_normals(xyz, faces)
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    edges = np.unique(edges[:, 0] * np.int64(len(xyz)) + edges[:, 1])
+    first, second = edges // len(xyz), edges % len(xyz)
+    weight = 1 - (normal[first] * normal[second]).sum(axis=1)
+    convex = (normal[second] * (xyz[second] - xyz[first])).sum(axis=1) > 0
+    weight = np.where(convex, weight**2, weight)
+    order = np.argsort(weight, kind="stable")
+    parent = list(range(len(xyz)))
+    size = [1] * len(xyz)
+    limit = [threshold] * len(xyz)
+    a_list, b_list, w_list = first[order].tolist(), second[order].tolist(), weight[order].tolist()
+    for a, b, w in zip(a_list, b_list, w_list, strict=True):
+        while parent[a] != a:
+            parent[a] = a = parent[parent[a]]
+        while parent[b] != b:
+            parent[b] = b = parent[parent[b]]
+        if a != b and w <= limit[a] and w <= limit[b]:
+            parent[b] = a
+            size[a] += size[b]
+            limit[a] = w + threshold / size[a]
+    for a, b in zip(a_list, b_list, strict=True):
+        while parent[a] != a:
+            a = parent[a]
+        while parent[b] != b:
+            b = parent[b]
+        if a != b and (size[a] < smallest or size[b] < smallest):
+            parent[b] = a
+            size[a] += size[b]
+    roots = np.array(parent)
+    while True:
+        above = roots[roots]
+        if (above == roots).all():
+            return roots
+        roots = above
+
+
+def split_by_thing(segment: IntArray, thing: IntArray) -> tuple[IntArray, IntArray]:
+    """Cut segments where things meet, so that each segment lies within one thing.
+
+    Returns:
+        segment: Row of one vertex of the segment, shape `(vertices,)`.
+        thing: As passed, but for pieces of few vertices, which take the thing of most of their segment.
+    """
+    key = segment * np.int64(thing.max() + 2) + thing + 1
+    _, first, piece, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    owner = segment[first]
+    order = np.lexsort((-counts, owner))
+    leader_of = dict(zip(owner[order][::-1].tolist(), order[::-1].tolist(), strict=True))
+    leader = np.array([leader_of[int(o)] for o in owner])
+    merged = np.where(counts < SMALLEST_PIECE, leader, np.arange(len(first)))[piece]
+    return first[merged], thing[first[merged]]
+
+
+def vertex_normals(xyz: Array, faces: IntArray) -> Array:
+    """Return unit normals of vertices, weighted by the area of the faces, shape `(vertices, 3)`."""
+    face = np.cross(xyz[faces[:, 1]] - xyz[faces[:, 0]], xyz[faces[:, 2]] - xyz[faces[:, 0]])
+    summed = np.stack(
+        [np.bincount(faces.reshape(-1), np.repeat(face[:, c], 3), minlength=len(xyz)) for c in range(3)], axis=1
+    )
+    length: Array = np.linalg.norm(summed, axis=1, keepdims=True).clip(1e-12)
+    return summed / length

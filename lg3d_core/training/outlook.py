@@ -1,0 +1,63 @@
+"""What a training run on a CPU will take: said before the first step, and estimated after it."""
+
+from lg3d_core.progress import Progress
+from lg3d_core.settings import TrainSettings
+
+LARGE_NETWORKS = ("34D", "34C", "18C")
+FINE_VOXELS = 0.05
+"""Metres below which a step on a CPU takes long."""
+LONG_SECONDS = 6 * 3600.0
+"""Length of a run from which a smaller one is suggested."""
+SMALLER = "a smaller run: --recipe demo (14A, 14 cm), or --network 14A --voxel-size 0.1 --epochs 20"
+
+
+class Outlook:
+    """Reports the first step of a run on a CPU and what the rest will take; silent on a GPU.
+
+    Args:
+        settings: Of the run.
+        steps: Optimiser steps of the whole run.
+        on_cpu: Whether it trains on a CPU.
+        progress: Told of it.
+    """
+
+    def __init__(self, settings: TrainSettings, *, steps: int, on_cpu: bool, progress: Progress) -> None:
+        self._settings = settings
+        self._steps = steps
+        self._progress = progress
+        self._speaks = on_cpu
+        self._has_begun = False
+        self._is_large = settings.network in LARGE_NETWORKS or settings.voxel_size < FINE_VOXELS
+
+    def before_step(self, *, scenes: int, voxels: int) -> None:
+        """Report the size of the first step before it is computed, where it may take minutes."""
+        if self._has_begun or not (self._speaks and self._is_large):
+            return
+        self._has_begun = True
+        size = f"{self._settings.network} with {100 * self._settings.voxel_size:g} cm voxels"
+        self._progress.note(
+            f"training {size} on a CPU, {self._steps:,} steps; computing the first one: {scenes} scenes, "
+            f"{voxels:,} voxels"
+        )
+
+    def after_step(self, *, seconds: float, left: int) -> None:
+        """Report what the rest will take, by the first step, and suggest a smaller run where that is long."""
+        if not self._speaks:
+            return
+        self._speaks = False
+        total = seconds * left
+        if total >= LONG_SECONDS:
+            self._progress.warn(
+                f"the first step took {seconds:.0f} s: the other {left:,} will take about {format_span(total)} on this "
+                f"CPU. Ctrl-C saves and stops; {SMALLER}"
+            )
+        elif self._is_large:
+            self._progress.note(f"the first step took {seconds:.1f} s: about {format_span(total)} left")
+
+
+def format_span(seconds: float) -> str:
+    """Return a length of time in its largest unit, such as `40 minutes` or `12 days`."""
+    for name, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.0f} {name}s"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,176 @@
+"""The simulated hand-held camera, the fusion of its frames and the floor plans that it scans."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lg3d_core.errors import SettingsError
+from lg3d_core.progress import Progress
+from lg3d_core.settings import RoomsSettings
+from lg3d_core.synthetic import write_rooms
+from lg3d_core.synthetic.camera.fusion import FusedMesh, remove_small_components, simplify
+from lg3d_core.synthetic.camera.path import camera_matrix
+from lg3d_core.synthetic.camera.profile import CameraProfile, draw_profile
+from lg3d_core.synthetic.camera.raycasting import build_scene
+from lg3d_core.synthetic.camera.scan import scan_with_camera
+from lg3d_core.synthetic.camera.segmentation import segment_mesh, split_by_thing
+from lg3d_core.synthetic.floor_plan import THICKNESS, arrange
+from lg3d_core.synthetic.kinds import KINDS, furnish
+from lg3d_core.synthetic.layout import Room
+from lg3d_core.synthetic.scanner import ScannedRoom, sample_surfaces, scan_room
+from lg3d_core.synthetic.varied_rooms import COMPOSITIONS, HELD_OUT, ZONES, furnish_varied
+
+pytest.importorskip("open3d")
+
+
+def plane(columns: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """A grid of vertices 2 cm apart at z = 0, and its triangles, facing up."""
+    x, y = np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij")
+    xyz = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3) * 0.02
+    index = np.arange(columns * rows).reshape(columns, rows)
+    a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
+    faces = np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
+    return xyz, faces
+
+
+def test_a_floor_and_a_wall_are_two_segments_and_a_plane_is_one() -> None:
+    floor, faces = plane(30, 20)
+    wall = np.stack([np.full(len(floor), 0.0), floor[:, 1], floor[:, 0]], axis=1)  # stands on the floor's edge x = 0
+    xyz, inverse = np.unique(np.concatenate([floor, wall]).round(6), axis=0, return_inverse=True)
+    corners = inverse.reshape(-1)[np.concatenate([faces, faces[:, ::-1] + len(floor)])]
+    segment = segment_mesh(xyz, corners)
+    inner_floor = segment[xyz[:, 0] > 0.05]
+    inner_wall = segment[xyz[:, 2] > 0.05]
+    assert len(set(inner_floor.tolist())) == len(set(inner_wall.tolist())) == 1
+    assert inner_floor[0] != inner_wall[0]
+    assert len(set(segment_mesh(floor, faces).tolist())) == 1
+
+
+def test_segments_are_cut_between_things_and_tiny_pieces_join_the_rest() -> None:
+    segment = np.zeros(30, dtype=np.int64)
+    thing = np.array([4] * 15 + [7] * 12 + [9] * 3)
+    cut, owner = split_by_thing(segment, thing)
+    assert owner.tolist() == [4] * 15 + [7] * 12 + [4] * 3
+    assert len(set(cut[:15].tolist())) == 1
+    assert cut[0] == cut[-1] != cut[20]
+
+
+def test_vertices_of_a_cell_become_their_mean_and_small_components_vanish() -> None:
+    xyz, faces = plane(20, 20)
+    merged = simplify(FusedMesh(xyz + 0.001, np.full_like(xyz, 0.5), faces), 0.04)
+    assert len(merged.xyz) == 100  # cells of 2 x 2 vertices
+    assert merged.xyz[:, :2].min() == pytest.approx(0.011)  # mean of 0.001 and 0.021
+    far = FusedMesh(
+        np.concatenate([xyz, xyz[:4] + 5.0]),
+        np.zeros((len(xyz) + 4, 3)),
+        np.concatenate([faces, [[400, 401, 402], [401, 403, 402]]]),
+    )
+    assert len(remove_small_components(far, 5).xyz) == 400
+    assert len(remove_small_components(far, 4).xyz) == 404
+
+
+@pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (2.1, -0.7, 0.2), (-1.0, 0.4, -0.1)])
+def test_the_camera_looks_along_yaw_and_pitch(angles: tuple[float, float, float]) -> None:
+    eye, (yaw, pitch, _) = np.array([1.0, 2.0, 1.5]), angles
+    ahead = eye + 3.0 * np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
+    matrix = camera_matrix(eye, np.array(angles))
+    assert matrix @ [*ahead, 1.0] == pytest.approx([0, 0, 3, 1], abs=1e-9)
+    assert np.linalg.det(matrix[:3, :3]) == pytest.approx(1.0)
+    assert (matrix[:3, :3] @ [0, 0, 1.0])[1] < 0  # up in the world is up in the picture
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_zones_keep_a_walls_thickness_apart_and_are_open_on_both_sides(seed: int) -> None:
+    zones = arrange([("a", 3.0, 4.0), ("b", 2.5, 2.0), ("c", 4.0, 2.2)], np.random.default_rng(seed))
+    assert len(zones) == 3
+    assert np.min([zone.low for zone in zones], axis=0) == pytest.approx([0, 0])
+    for n, zone in enumerate(zones):
+        x0, y0, x1, y1 = zone.rectangle
+        for other in zones[n + 1 :]:
+            a0, b0, a1, b1 = other.rectangle
+            assert max(a0 - x1, x0 - a1, b0 - y1, y0 - b1) >= THICKNESS - 1e-9
+    opened = [end - start for zone in zones for spans in zone.openings.values() for start, end in spans]
+    assert len(opened) == 2 * sum(len(zone.bridges) for zone in zones)
+    assert min(opened) >= 0.6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_varied_rooms_repeat_and_stand_on_their_floor(seed: int) -> None:
+    first, again = (furnish_varied(np.random.default_rng(seed), furniture=None, held_out=False) for _ in range(2))
+    assert [thing.label for thing in first.room.things] == [thing.label for thing in again.room.things]
+    assert all((a.origin == b.origin).all() for a, b in zip(first.room.things, again.room.things, strict=True))
+    inside = first.room.contains(
+        np.array([thing.origin[:2] for thing in first.room.things if thing.label == "chair"]).reshape(-1, 2)
+    )
+    assert inside.all()
+
+
+def test_validation_has_compositions_that_training_never_has() -> None:
+    train, held_out = ({name for _, name in names} for names in (COMPOSITIONS, HELD_OUT))
+    assert not train & held_out
+    assert {zone for name in train | held_out for zone in name.split(" + ")} <= set(ZONES)
+
+
+def perfect(rng: np.random.Generator) -> CameraProfile:
+    profile = draw_profile(rng, held_out=False)
+    return replace(
+        profile,
+        frame_size=(96, 72),
+        voxel_size=0.04,
+        spacing=0.04,
+        noise=0.0,
+        warp=0.0,
+        quantization=0.0,
+        smoothing=1,
+        drift=0.0,
+        tilt=0.0,
+        far=4.0,
+        min_weight=1.5,
+        smallest_component=30,
+    )
+
+
+def small_scan(seed: int) -> tuple[Room, ScannedRoom]:
+    rng = np.random.default_rng(seed)
+    room = furnish(KINDS["bathroom"], rng=rng, turn=0)
+    return room, scan_with_camera(room, rng, held_out=False, profile=perfect(rng))
+
+
+def test_a_camera_without_errors_sees_the_room_as_it_is_and_equal_seeds_repeat() -> None:
+    room, scanned = small_scan(2)
+    surfaces = sample_surfaces(room, 0.03)
+    core = pytest.importorskip("open3d").core
+    distance = build_scene(surfaces.xyz, surfaces.faces).compute_distance(core.Tensor(scanned.xyz)).numpy()
+    assert np.percentile(distance, 95) < 0.03  # below a voxel of 4 cm
+    assert (scanned.thing >= 0).mean() > 0.97
+    labels = np.array([thing.label for thing in room.things])[scanned.thing]
+    assert np.abs(scanned.xyz[labels == "floor"][:, 2]).max() < 0.1
+    assert {"wall", "floor", "toilet"} <= set(labels.tolist())
+    for part in np.unique(scanned.segment):
+        assert len(set(scanned.thing[scanned.segment == part].tolist())) == 1
+    _, again = small_scan(2)
+    for mine, other in zip(scanned, again, strict=True):
+        assert np.array_equal(mine, other)
+
+
+def test_scanned_rooms_can_be_extended_and_list_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick(room: Room, rng: np.random.Generator, *, held_out: bool) -> ScannedRoom:
+        del held_out
+        return scan_room(room, vertices=2_500, rng=rng)
+
+    monkeypatch.setattr("lg3d_core.synthetic.camera.scan.scan_with_camera", quick)
+    out = tmp_path / "raw"
+    write_rooms(RoomsSettings(out=out, scenes=2, scanned=True, validation=0.5, jobs=1), Progress())
+    before = {path: path.read_bytes() for path in (out / "scans").rglob("*") if path.is_file()}
+    write_rooms(RoomsSettings(out=out, scenes=4, scanned=True, validation=0.5, jobs=1), Progress())
+    assert {path: path.read_bytes() for path in before} == before
+    assert (out / "scannetv2_train.txt").read_text().split() == ["scene9000_00", "scene9002_00"]
+    assert (out / "scannetv2_val.txt").read_text().split() == ["scene9001_00", "scene9003_00"]
+    with pytest.raises(SettingsError, match="other settings"):
+        write_rooms(RoomsSettings(out=out, scenes=4, seed=1, scanned=True, validation=0.5, jobs=1), Progress())
+    with pytest.raises(SettingsError, match="spacing"):
+        RoomsSettings(out=out, scanned=True, spacing=0.02)
