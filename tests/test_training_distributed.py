@@ -410,4 +410,4 @@ def test_alone_numbers_and_texts_come_back() -> None:
     alone = World(CPU)
     assert alone.gather([1.0, 2.0]).tolist() == [[1.0, 2.0]]
     assert alone.add_up(np.array([1, 2])).tolist() == [1, 2]
-    assert (alone.total(3), alone.tell("x"), alone.leads) == (3, "x", True)
+    assert (alone.total(3), alone.broadcast("x"), alone.leads) == (3, "x", True)

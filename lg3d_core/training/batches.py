@@ -325,7 +325,7 @@ def load_batches(
         num_workers=jobs,
         worker_init_fn=_start_worker if jobs else None,
     )
-    told = False
+    reported = False
     try:
         loaded = iter(loader)
     except OSError as error:  # the locks of the worker queues are in shared memory, too
@@ -333,8 +333,8 @@ def load_batches(
     for plan, batch in _watch_workers(loaded):
         if isinstance(batch, Exception):
             raise batch
-        if batch.cut and not told and progress is not None:
-            told = True
+        if batch.cut and not reported and progress is not None:
+            reported = True
             progress.note(source.describe_cut(batch))
         pieces = split_batch(batch, source.max_voxels)
         for piece, part in enumerate(pieces):

@@ -127,7 +127,7 @@ class World:
         """Return the sum of the counts of all processes."""
         return int(self.gather([count]).sum())
 
-    def tell(self, text: str, *, source: int = 0) -> str:
+    def broadcast(self, text: str, *, source: int = 0) -> str:
         """Broadcast a text from one process to all."""
         if self.size == 1:
             return text
@@ -169,14 +169,16 @@ class World:
             SettingsError: A process differs; raised in all processes.
         """
         own = "\0".join(f"{name} {value}" for name, value in facts.items())
-        first = self.tell(own)
+        first = self.broadcast(own)
         different = np.flatnonzero(self.gather([own != first])[:, 0])
         if not len(different):
             return
         pairs = zip(own.split("\0"), first.split("\0"), strict=True)
         named = ", ".join(f"{mine} instead of {theirs}" for mine, theirs in pairs if mine != theirs)
         other = int(different[0])
-        raise SettingsError(self.tell(f"process {other} on {socket.gethostname()} has {named}: {advice}", source=other))
+        raise SettingsError(
+            self.broadcast(f"process {other} on {socket.gethostname()} has {named}: {advice}", source=other)
+        )
 
     def find_name(self, settings: TrainSettings) -> str | None:
         """Return the run name by which restarted processes find their run; None if `--name` is not needed.

@@ -170,7 +170,7 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
     if settings.name is None:
         return None
     folder = settings.runs / settings.name
-    if world.tell("there" if (folder / SETTINGS_NAME).is_file() else "") == "":
+    if world.broadcast("there" if (folder / SETTINGS_NAME).is_file() else "") == "":
         return None
     run = _see_folder(folder, world)
     own = run.read_settings(type(settings))
@@ -245,12 +245,12 @@ def train_run(
         "copy --anchors and --from of the first machine to this one",
     )
     precision = resolve_training_precision(settings, world.device, run)
-    precision = world.tell(precision)  # the machines of a run may have different processors
+    precision = world.broadcast(precision)  # the machines of a run may have different processors
     if run is None:
         if world.leads:
             about = {**describe_data(data, settings), **facts, "processes": world.size, "precision": precision}
             run = Run.create(settings, about)
-        run = _see_folder(Path(world.tell(str(run.folder) if run is not None else "")), world)
+        run = _see_folder(Path(world.broadcast(str(run.folder) if run is not None else "")), world)
     info = CheckpointInfo(
         kind=settings.command,
         network=settings.network,

@@ -316,10 +316,10 @@ def accumulate_gradients(
     """
     forward = forward or ForwardPass(learner)
     weights = [learner.weight(batch) for _, batch in parts]
-    told = world.gather([sum(weights), len(parts)])
-    total = max(1, int(told[:, 0].sum()))
+    shares = world.gather([sum(weights), len(parts)])
+    total = max(1, int(shares[:, 0].sum()))
     # All processes do the same number of passes, although their shares may be split differently.
-    missing = int(told[:, 1].max()) - len(parts)
+    missing = int(shares[:, 1].max()) - len(parts)
     batches = [batch for _, batch in parts] + [without_scenes(parts[0][1])] * missing
     weights += [0] * missing
     drawn: dict[str, int] = {}
@@ -371,18 +371,18 @@ def _take_step(
             raise
         voxels = sum(len(batch.features) for _, batch in parts)
         facts = _sum_facts(source, parts)
-        told = world.gather([*losses.values(), voxels, *facts.values(), stop.asked])
-        diverged = np.flatnonzero(~np.isfinite(told[:, 0]))
+        shares = world.gather([*losses.values(), voxels, *facts.values(), stop.asked])
+        diverged = np.flatnonzero(~np.isfinite(shares[:, 0]))
         if len(diverged):
             scenes = ", ".join(dict.fromkeys(scene for _, batch in parts for scene in batch.scene_ids))
             causes = [_describe_few(batch, settings) for _, batch in parts if 0 < len(batch.features) < FEW_VOXELS]
             cause = f"{causes[0]}; or " if causes else ""
             line = f"the loss became {losses['loss']} on scenes {scenes}: {cause}{_describe_way_out(settings, run)}"
-            raise SettingsError(world.tell(line, source=int(diverged[0])))
+            raise SettingsError(world.broadcast(line, source=int(diverged[0])))
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
         optimiser.step()
-    sums = told.sum(axis=0).tolist()
+    sums = shares.sum(axis=0).tolist()
     counts = [int(count) for count in sums[len(losses) :]]
     return _Step(
         losses=dict(zip(losses, sums, strict=False)),
