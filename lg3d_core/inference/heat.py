@@ -7,8 +7,8 @@ For a feature f, the text's vector q and the anchors t_1..t_n, all of unit lengt
 
 This is the softmax between the text and the average name of the vocabulary. A heat of 0.5 means that the text fits as
 well as the names do on (soft) average, so a text that fits nothing stays cold everywhere, which a ranking of regions
-could not express. b0 is the mean of b at the anchors themselves: a region that is far from all names does not get a high
-heat for that reason alone. The spread s, the standard deviation of the anchors' cosines (0.11 for the bundled ones),
+could not express. b0 is the mean of b at the anchors themselves: a region far from all names does not get a high heat
+for that reason alone. The spread s, the standard deviation of the anchors' cosines (0.11 for the bundled ones),
 makes the heat comparable between encoders whose cosines have different ranges.
 """
 

@@ -47,8 +47,8 @@ class Input(NamedTuple):
 def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progress) -> Input:
     """Open a file, or a scene of the store, and report what was guessed about it.
 
-    Scenes of a store are in metres with +z up: `scale` and `up` only apply to files. A ScanNet mesh with its `.txt` is also
-    in metres with +z up, and is transformed by the `axisAlignment` in it, as `lg3d prepare` does.
+    Scenes of a store are in metres with +z up: `scale` and `up` only apply to files. A ScanNet mesh with its `.txt` is
+    also in metres with +z up, and is transformed by the `axisAlignment` in it, as `lg3d prepare` does.
 
     Raises:
         DataError: The word is neither a file nor a scene, or the scan cannot be read.

@@ -219,8 +219,8 @@ def _read_torch_file(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise CheckpointError(
-                    f"{path} is a TorchScript archive, which contains code and is not loaded: if you trust it, convert it "
-                    "once with torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)"
+                    f"{path} is a TorchScript archive, which contains code and is not loaded: if you trust it, convert "
+                    "it once with torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)"
                 )
     return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 

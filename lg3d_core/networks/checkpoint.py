@@ -128,8 +128,8 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     _require_info(info, path)
     if final_relu not in (None, info.final_relu):
         raise CheckpointError(
-            f"{path} was written by lg3d and records that its last block ends {'with' if info.final_relu else 'without'} a "
-            f"ReLU: omit {'--final-relu' if final_relu else '--no-final-relu'}"
+            f"{path} was written by lg3d and its last block ends {'with' if info.final_relu else 'without'} "
+            f"a ReLU: omit {'--final-relu' if final_relu else '--no-final-relu'}"
         )
     return info
 

@@ -44,7 +44,7 @@ class MinkUNet(nn.Module):
         plan_name: Key of `NETWORK_PLANS`.
         in_channels: Channels per voxel, 3 for colours.
         num_classes: Number of classes of the classifier; None builds no classifier.
-        final_relu: Whether the last block ends with a ReLU. Language-grounded features have none, so their sign is free.
+        final_relu: Whether the last block ends with a ReLU. Language-grounded features need none.
         stem_size: Edge length of the first kernel in voxels: 3, or 5 as in the MinkUNet of MinkowskiEngine.
 
     Raises:

@@ -23,8 +23,8 @@ class Level(NamedTuple):
 class KernelMap:
     """Neighbours of every output voxel, one row of the table per kernel offset.
 
-    Offsets are in the order of MinkowskiEngine 0.5: the first axis is fastest; odd kernels are centred, kernels of size 2
-    have offsets 0 and 1.
+    Offsets are in the order of MinkowskiEngine 0.5: the first axis is fastest; odd kernels are centred, kernels of
+    size 2 have offsets 0 and 1.
     """
 
     neighbours: Tensor
@@ -32,8 +32,8 @@ class KernelMap:
     num_inputs: int
     """Number of voxels of the input."""
     reverse_neighbours: Tensor | None
-    """Output row per offset and input voxel, shape `(offsets, inputs)`, int32. None for a map onto the same voxels, whose
-    reverse is the map itself with the offsets in reverse order."""
+    """Output row per offset and input voxel, shape `(offsets, inputs)`, int32. None for a map onto the same voxels,
+    whose reverse is the map itself with the offsets in reverse order."""
     is_reversed: bool = False
     """Whether the map was made by `reversed()`."""
     plans: dict[Hashable, Any] = field(default_factory=dict, repr=False)

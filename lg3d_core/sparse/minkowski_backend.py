@@ -129,7 +129,7 @@ def import_engine() -> Any:
         if getattr(error, "name", None) == "MinkowskiEngine":
             raise MissingDependencyError(f"--backend minkowski: MinkowskiEngine is not installed: {ADVICE}") from None
         raise MissingDependencyError(
-            f"--backend minkowski: MinkowskiEngine does not load ({error}); it must be built for the installed PyTorch: {ADVICE}"
+            f"--backend minkowski: MinkowskiEngine does not load ({error}); it must match this PyTorch: {ADVICE}"
         ) from None
     if not MinkowskiEngine.__version__.startswith(VERSION + "."):
         raise MissingDependencyError(

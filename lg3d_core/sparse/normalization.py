@@ -203,8 +203,8 @@ class _Normalize(torch.autograd.Function):
                 return
             if output is not None:
                 torch.ops.aten.threshold_backward.grad_input(gradient[rows], output[rows], 0, grad_input=clipped[rows])
-            # With given statistics, the gradients of bias and weight are the sums over the rows of the gradient, and of the
-            # gradient times the normalised features, which this operator computes in one pass.
+            # With given statistics, the gradients of bias and weight are the sums over the rows of the gradient, and of
+            # the gradient times the normalised features, which this operator computes in one pass.
             _, by_features, plain = torch.ops.aten.native_batch_norm_backward(
                 clipped[rows].to(wide),
                 features[rows].to(wide),

@@ -47,9 +47,9 @@ def num_workers() -> int:
 def owned_threads() -> Iterator[None]:
     """Give all cores to the workers within the context, and one thread to PyTorch's other operations.
 
-    PyTorch's threads spin for a while after each operation, and so take cores from the workers, which do the heavy work.
-    Use it around training and prediction on the CPU. Results are the same with and without it. Contexts can be nested;
-    if PyTorch already has one thread, nothing changes.
+    PyTorch's threads spin for a while after each operation, and so take cores from the workers, which do the heavy
+    work. Use it around training and prediction on the CPU. Results are the same with and without it. Contexts can be
+    nested; if PyTorch already has one thread, nothing changes.
     """
     global _chosen_workers
     num_threads = torch.get_num_threads()

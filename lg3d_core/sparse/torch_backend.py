@@ -64,8 +64,8 @@ def plan_chunks(kernel_map: KernelMap, rows: int, *, pad: bool = False) -> tuple
     Args:
         kernel_map: Kernel map.
         rows: Approximate number of output voxels per chunk.
-        pad: Whether to round the pairs of a segment up to one of few sizes; padding pairs join row 0 with row 0, and their
-            products are not read.
+        pad: Whether to round the pairs of a segment up to one of few sizes; padding pairs join row 0 with row 0, and
+            their products are not read.
     """
     num_outputs = kernel_map.num_outputs
     num_chunks = min(num_outputs, max(1, round(num_outputs / rows)))

@@ -45,7 +45,7 @@ class PrepareReport(NamedTuple):
         prepared: Scenes written by this run.
         skipped: Scenes that were already present, made from the same input.
         failed: Reason for each scene that could not be prepared; an older file of it may remain in the store.
-        unmapped: Raw labels missing from the label table, with their number of objects, over prepared and skipped scenes.
+        unmapped: Raw labels missing from the label table, with their number of objects, in prepared and skipped scenes.
     """
 
     store: Path

@@ -10,7 +10,7 @@ File format, with `N` vertices and `F` faces:
     points/segment   int32   (N,)     -1 none
     mesh/faces       int32   (F, 3)
 
-The root attributes are described at `SceneHeader`. The file ends with a checksum of all its bytes, see `lg3d_core.seal`.
+The root attributes are those of `SceneHeader`. The file ends with a checksum of all its bytes, see `lg3d_core.seal`.
 """
 
 import json
@@ -153,7 +153,7 @@ def add_column(file: h5py.File, name: str, array: npt.NDArray[Any], *, fletcher3
         file: File, open for writing.
         name: Name of the dataset.
         array: Values.
-        fletcher32: Whether to add a checksum to each chunk, for files that are read in parts without verifying the seal.
+        fletcher32: Whether to add a checksum to each chunk, for files read in parts without verifying the seal.
     """
     if len(array):
         chunks = (min(CHUNK_ROWS, len(array)), *array.shape[1:])

@@ -128,8 +128,8 @@ class SceneStore:
 
         Args:
             scene_id: Id of the scene.
-            budget: Label budget. Other points of a training scene get label -1 and instance 0; geometry and segments are
-                unchanged. Scenes of other splits are not affected.
+            budget: Label budget. Other points of a training scene get label -1 and instance 0; geometry and segments
+                are unchanged. Scenes of other splits are not affected.
             for_training: Whether to skip normals, segments and faces, which then have no rows.
 
         Raises:

@@ -1,7 +1,7 @@
 """Distributed training with processes that `torchrun` starts.
 
 Every process holds the whole network and computes its share of every effective batch. Rank 0, the leader, writes files
-and reports progress. Besides gradients and batch statistics, the processes exchange a few numbers per step over the CPU,
+and reports progress. Besides gradients and batch statistics, processes exchange a few numbers per step over the CPU,
 so a lost process is noticed at the next step.
 """
 
@@ -409,8 +409,8 @@ def _agree_on_attempt(store: Any, launch: Launch, timeout: datetime.timedelta) -
     """Return an id of this attempt, the same in all processes, that prefixes all keys of the attempt.
 
     The store may be older than this attempt and hold keys of ended processes. torchrun counts restarts per machine: if
-    one agent restarts its processes because another did, or is itself new, the counts differ. Therefore the leader makes
-    up the id, and a process accepts it when the leader calls it by the id of the process.
+    one agent restarts its processes because another did, or is itself new, the counts differ. Therefore the leader
+    makes up the id, and a process accepts it when the leader calls it by the id of the process.
 
     Raises:
         RuntimeError: A process did not answer.

@@ -34,8 +34,8 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         progress: Reports epochs and scores.
 
     Raises:
-        SettingsError: Settings are incompatible, e.g. the width of the anchors and of the features, or a label budget and
-        a start checkpoint that was trained with other labels.
+        SettingsError: Settings are incompatible, e.g. the width of the anchors and of the features, or a label budget
+        and a start checkpoint that was trained with other labels.
         DataError: The store is missing, damaged or empty, or the anchors are missing, damaged or of another vocabulary.
         CheckpointError: The start checkpoint is missing, or has another network, vocabulary or anchors.
         Interrupted: A signal arrived; the run can be resumed with `--resume`.
@@ -96,7 +96,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
 def _load_start(start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData) -> MinkUNet:
     if info.network != settings.network:
         raise CheckpointError(
-            f"{start} holds a {info.network} network, but --network is {settings.network}: pass --network {info.network}"
+            f"{start} holds a {info.network} network, not {settings.network}: pass --network {info.network}"
         )
     if info.vocabulary_digest not in ("", data.store.vocabulary.digest):
         raise CheckpointError(
@@ -149,8 +149,8 @@ def _require_no_leak(
         return
     what = "all labels" if ALL_LABELS in others else "another label budget"
     raise SettingsError(
-        f"{start} was trained with {what}, so --limited {settings.limited:g} would not hide labels that the network has "
-        f"already seen: start from a run with the same --limited {settings.limited:g} and --limited-seed "
+        f"{start} was trained with {what}, so --limited {settings.limited:g} would not hide labels that the network "
+        f"has already seen: start from a run with the same --limited {settings.limited:g} and --limited-seed "
         f"{settings.limited_seed}, or pass --allow-leak"
     )
 

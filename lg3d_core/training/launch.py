@@ -83,8 +83,8 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
     exists.
 
     Args:
-        settings: Settings of a new run. With `resume`, the fields in `RESUMABLE` that are not at their default and those
-        named in `overrides` replace the settings of the resumed run.
+        settings: Settings of a new run. With `resume`, the fields in `RESUMABLE` that are not at their default and
+        those named in `overrides` replace the settings of the resumed run.
         progress: Reports what happens.
 
     Raises:

@@ -163,8 +163,8 @@ class Run:
                 if number == len(lines):
                     continue  # the last line of a killed run may be truncated
                 raise DataError(
-                    f"{self.metrics_file}: line {number} is damaged (not a JSON object with a step): repair or delete the "
-                    "line, then resume"
+                    f"{self.metrics_file}: line {number} is damaged (not a JSON object with a step): repair or delete "
+                    "the line, then resume"
                 ) from None
             if keeps:
                 kept.append(line + b"\n")

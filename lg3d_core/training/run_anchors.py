@@ -27,7 +27,7 @@ def load_fitting_anchors(
     anchors = anchors.padded(network.num_features)
     if anchors.dim != network.num_features:
         raise SettingsError(
-            f"the anchors {settings.anchors} have {anchors.dim} dimensions, but the features of network {settings.network} "
+            f"the anchors {settings.anchors} have {anchors.dim} dimensions, but features of network {settings.network} "
             f"have {network.num_features}: run lg3d anchors --dim {network.num_features}{anchors.encoder_option}"
         )
     return anchors

@@ -161,7 +161,7 @@ class Watch:
         silent = self._find_silent(min(QUIET_SECONDS, self.patience))
         if silent:
             who = " and ".join(self._last(rank) for rank in silent)
-            return f"{who} sent no heartbeat for {limit}: the process is suspended, or its machine or network is down; {AGAIN}"
+            return f"{who} sent no heartbeat for {limit}: it is suspended, or its machine or network is down; {AGAIN}"
         late = [sign for sign in self._signs.values() if not sign.waits] or list(self._signs.values())
         if not late:
             return f"another of the {self.size} processes sent no heartbeat for {limit}; {AGAIN}"

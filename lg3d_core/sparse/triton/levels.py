@@ -1,7 +1,7 @@
 """Construction of all coarser levels of a voxel set with one synchronisation.
 
-Reference: `torch.unique` of the coarsened keys, level by level. Here every level stays as long as the finest one, padded
-with a guard, until the lengths of all levels are read together.
+Reference: `torch.unique` of the coarsened keys, level by level. Here every level stays as long as the finest one,
+padded with a guard, until the lengths of all levels are read together.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Block sizes measured on a device and saved in a file, which replace the default ones.
 
-Layers are grouped by channels, kernel, dtype, direction, and number of outputs rounded to a power of two. Each device has
-a file, named after it and after Triton's version. Reading the file costs nothing on the device, and only `tune`
+Layers are grouped by channels, kernel, dtype, direction, and number of outputs rounded to a power of two. Each device
+has a file, named after it and after Triton's version. Reading the file costs nothing on the device, and only `tune`
 measures: no process of a distributed run ever waits for the measurements of another one.
 """
 
