@@ -1,4 +1,4 @@
-"""The whole pipeline on procedural rooms, each step the one that a command of its own does."""
+"""The whole pipeline on procedural rooms; each step is equivalent to one command."""
 
 import shlex
 import time
@@ -28,12 +28,12 @@ from lg3d_core.viewing.view import view as show_scene
 
 
 class DemoOutcome(NamedTuple):
-    """What the demo made.
+    """Result of the demo.
 
     Attributes:
         evaluation: Scores on the validation rooms.
-        scene: The validation room that is shown.
-        files: Picture and page of that room.
+        scene: Id of the validation room that is shown.
+        files: Image and page of that room.
         seconds: Wall-clock time of each step.
     """
 
@@ -43,7 +43,7 @@ class DemoOutcome(NamedTuple):
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the outcome as plain values for JSON."""
         return {
             "scores": self.evaluation.to_dict(),
             "scene": self.scene,
@@ -53,9 +53,9 @@ class DemoOutcome(NamedTuple):
 
 
 def demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
-    """Rooms, prepare, anchors, pretrain, finetune, eval, view: in one folder, with one recipe.
+    """Run rooms, prepare, anchors, pretrain, finetune, eval and view in one folder with one recipe.
 
-    Steps that keep what is there (rooms, prepare) do so when the demo runs again; the training runs are new each time.
+    A repeated demo keeps the existing rooms and store and starts new training runs.
     """
     steps = _Steps(progress)
     out = settings.out
@@ -94,7 +94,7 @@ def demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
 
 
 class _Steps:
-    """Announces each step as the command that does the same, and times it."""
+    """Reports each step as the equivalent command, and measures its time."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -103,13 +103,13 @@ class _Steps:
         self.start = time.perf_counter()
 
     def begin(self, command: str, *words: object) -> None:
-        """Say the command."""
+        """Report the command of the next step and start its time."""
         self._close()
         self.current = command
         self.progress.note("$ " + shlex.join(["lg3d", command, *map(str, words)]))
 
     def finish(self) -> dict[str, float]:
-        """The seconds of every step."""
+        """Report and return the seconds of every step."""
         self._close()
         self.progress.note(", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items()))
         return self.seconds

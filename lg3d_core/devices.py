@@ -1,4 +1,4 @@
-"""Where to compute, and how precisely."""
+"""Devices and numeric precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,27 +8,27 @@ from lg3d_core.errors import SettingsError
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU.
+    """Return the device of a name; `auto` is CUDA if available, otherwise the CPU.
 
     Raises:
-        SettingsError: CUDA was asked for and there is none.
+        SettingsError: CUDA was requested but is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: this torch sees no CUDA device; use --device cpu, or install a CUDA build")
+        raise SettingsError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build")
     return torch.device(name)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 on CUDA and fp32 on the CPU."""
+    """Return the precision of a name; `auto` is bf16 on CUDA and fp32 on the CPU."""
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     return name
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context in which a forward pass runs at a precision, fp32 or bf16."""
+    """Return the context of a forward pass in a precision, fp32 or bf16."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

@@ -1,4 +1,4 @@
-"""What this machine has that lg3d can use."""
+"""Report of the packages, devices and backends of this machine."""
 
 import importlib.metadata
 import os
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def doctor() -> dict[str, Any]:
-    """Versions, devices and optional parts, as plain values."""
+    """Return versions, devices and optional parts as plain values."""
     facts: dict[str, Any] = {
         "lg3d": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The errors a user can fix. Every message says what was expected, what came, and what to do next."""
+"""Errors that a user can fix. A message states what was expected, what was found, and what to do next."""
 
 import errno
 
@@ -7,10 +7,10 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def printable(text: str) -> str:
-    """Return text with everything spelled out, as in Python's `repr`, that would steer a terminal.
+    """Return text without characters that would control a terminal; they are escaped as in Python's `repr`.
 
-    These are control characters, line breaks, marks that turn the direction of writing, and bytes of a file name that
-    are no text.
+    These are control characters, line breaks, marks that change the writing direction, and undecodable bytes of a file
+    name.
     """
     if text.isprintable():
         return text
@@ -18,10 +18,10 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text as one line that a terminal shows as it is, also where a hostile file had a part in it.
+    """Return text as one printable line, also if parts of it come from a hostile file.
 
-    What would end the line, move the cursor or turn the direction of writing is spelled out, as in Python's `repr`, and
-    the middle of a long text is left out.
+    Characters that end the line, move the cursor or change the writing direction are escaped as in Python's `repr`, and
+    the middle of a long text is omitted.
     """
     text = printable(text)
     if len(text) > MAX_CHARACTERS:
@@ -31,7 +31,7 @@ def one_line(text: str) -> str:
 
 
 def explain_os_error(error: OSError) -> str:
-    """Return what the file system refused, and what to do about it."""
+    """Return a message for a failed file operation, with advice."""
     name, reason = error.filename or "a file", error.strerror or str(error)
     if error.errno in DISK_FULL:
         return f"cannot write {error.filename or 'the output'} ({reason}): make room, then run again"
@@ -41,7 +41,7 @@ def explain_os_error(error: OSError) -> str:
 
 
 class Lg3dError(Exception):
-    """Base of every error that the command line turns into one line and an exit code."""
+    """Base class of all errors that the command line reports as one line with an exit code."""
 
     exit_code = 1
 
@@ -50,10 +50,10 @@ class Lg3dError(Exception):
 
 
 class SettingsError(Lg3dError):
-    """An option, a recipe or a settings file that cannot be used; the message names the option.
+    """An invalid option, recipe or settings file; the message names the option.
 
     Attributes:
-        fields: Names of the settings whose values cannot be used; empty where it is no matter of their values.
+        fields: Names of the settings with invalid values; empty if the error does not concern values.
     """
 
     def __init__(self, message: str, *, fields: tuple[str, ...] = ()) -> None:
@@ -62,48 +62,48 @@ class SettingsError(Lg3dError):
 
 
 class UsageError(SettingsError):
-    """A wrong value that was typed on the command line, which ends with exit code 2."""
+    """An invalid value on the command line, reported with exit code 2."""
 
     exit_code = 2
 
 
 class DataError(Lg3dError):
-    """A scan, store, anchors file or table whose content is missing, damaged or inconsistent."""
+    """Missing, damaged or inconsistent content of a scan, store, anchors file or table."""
 
 
 class ChoiceError(DataError, UsageError):
-    """A name, passed as an option's value, of something that does not exist, such as a split or a vocabulary."""
+    """An option value that names something unknown, such as a split or a vocabulary."""
 
 
 class ShapeError(Lg3dError):
-    """An array or tensor of the wrong shape, dtype or range at a public boundary."""
+    """An array or tensor with a wrong shape, dtype or range at a public boundary."""
 
 
 class CheckpointError(Lg3dError):
-    """A checkpoint that cannot be read, or that does not fit the network, vocabulary or anchors."""
+    """A checkpoint that cannot be read or does not fit the network, vocabulary or anchors."""
 
 
 class MissingDependencyError(Lg3dError):
-    """Something optional that is not installed, or weights that are not at hand; the message says how to get it."""
+    """An optional package or weights that are not installed; the message states how to get them."""
 
 
 class MemoryLimitError(Lg3dError):
-    """A GPU or a machine without enough memory; the message names the setting to change."""
+    """Insufficient GPU or main memory; the message names the setting to change."""
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, has saved its state, and can be continued; the message says how."""
+    """A run that was asked to stop and has saved its state; the message states how to resume it."""
 
 
 class LostProcessError(Lg3dError):
-    """A process of a run of several is gone, or silent for too long."""
+    """A process of a distributed run that died or sent no heartbeat in time."""
 
 
 class EndedElsewhere(Exception):
-    """Another process of this run says why it ends; this one ends without a word.
+    """The end of a process whose error or interruption another process of the same run reports.
 
     Attributes:
-        interrupted: The run was asked to stop, and its state is saved.
+        interrupted: Whether the run was asked to stop and its state is saved.
     """
 
     def __init__(self, *, interrupted: bool = False) -> None:

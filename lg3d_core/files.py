@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks between processes that write in one folder."""
+"""Atomic writing of files, and locks between processes that write to the same folder."""
 
 import errno
 import fcntl
@@ -18,16 +18,16 @@ TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 STALE_SECONDS = 3600.0
 POLL_SECONDS = 0.05
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system answers that has no locks, as some network file systems are mounted."""
+"""Error numbers of file systems without locks, such as some network mounts."""
 
 
 START_BYTES = 512
 FOREIGN_STARTS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull where it comes from"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run git lfs pull in its repository"),
     (b"<?xml", "an XML page, not the file itself: the download was refused; download it again"),
-    (b"<", "a web page (HTML), not the file itself: download it again, from the address of the file"),
-    (b"{", "a JSON text, not the file itself: download it again, and check the address"),
-    (b"[", "a JSON text, not the file itself: download it again, and check the address"),
+    (b"<", "a web page (HTML), not the file itself: download it again from the address of the file"),
+    (b"{", "a JSON text, not the file itself: check the address and download it again"),
+    (b"[", "a JSON text, not the file itself: check the address and download it again"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"BZh", "a bzip2 archive: unpack it first"),
     (b"\xfd7zXZ", "an xz archive: unpack it first"),
@@ -38,14 +38,14 @@ FOREIGN_STARTS = (
     (b"%PDF", "a PDF file"),
     (b"\x89PNG", "a PNG image"),
 )
-"""What a download often is instead of the wanted binary file, by its first characters."""
+"""First bytes of files that are often downloaded in place of the wanted binary file, with a description."""
 
 
 def recognise_foreign(path: Path) -> str | None:
-    """Return what a file is that should hold tensors, where its first bytes show that it does not.
+    """Return a description of a file whose first bytes show that it does not contain tensors.
 
     Returns:
-        A phrase that continues "FILE is ..."; None for a file that may hold tensors, or that cannot be read.
+        A phrase that continues "FILE is ..."; None for a file that may contain tensors or cannot be read.
     """
     try:
         with path.open("rb") as stream:
@@ -55,7 +55,7 @@ def recognise_foreign(path: Path) -> str | None:
     if not start:
         return "empty: write or download it again"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
-        return None  # safetensors: eight bytes of a length, then JSON
+        return None  # safetensors: a length of eight bytes, then JSON
     text = start.removeprefix(b"\xef\xbb\xbf").removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
     text = text.replace(b"\0", b"").lstrip() or start
     for magic, what in FOREIGN_STARTS:
@@ -70,14 +70,14 @@ def recognise_foreign(path: Path) -> str | None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to the disk and renamed, on failure removed.
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it.
 
-    Whenever the process is killed, `path` holds the old bytes or the new ones; what is left under the temporary name
-    then is removed by `sweep_temporaries`. The temporary file is there already, empty, and locked for as long as its
-    writer lives: whoever fills it opens and overwrites it.
+    If the process is killed at any moment, `path` has either the old or the new content, and `sweep_temporaries`
+    removes the leftover temporary file. When the context opens, the temporary file exists and is empty; open and
+    overwrite it. It is locked while its writer lives.
 
     Raises:
-        DataError: The file system refused (full disk, no permission); `path` is then as it was.
+        DataError: Writing failed (full disk, no permission). `path` is unchanged.
     """
     temporary, mark = path, -1
     try:
@@ -85,7 +85,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary, mark = _make_temporary(path)
         yield temporary
         with temporary.open("rb+") as stream:
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())  # some writers make files for their owner alone
+            os.fchmod(stream.fileno(), 0o666 & ~_umask())  # some writers create files that only their owner can read
             os.fsync(stream.fileno())
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -95,38 +95,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.close(folder)
     except OSError as error:
         raise DataError(
-            f"cannot write {path} ({error.strerror or error}): nothing half-written was left; "
-            "make room or choose another folder, then run again"
+            f"cannot write {path} ({error.strerror or error}); nothing was left half-written: "
+            "free some space or choose another folder, then run again"
         ) from None
     finally:
         if mark >= 0:
-            with suppress(OSError):  # where nothing could be written there may be nothing to remove
+            with suppress(OSError):  # there may be no file if nothing could be written
                 temporary.unlink()
             os.close(mark)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path`; on success it is renamed, and on failure removed with all that is in it.
+    """Yield a hidden folder beside `path`; on success rename it, on failure remove it with its content.
 
     Raises:
-        FileExistsError: `path` exists, and is no empty folder.
-        DataError: The file system refused.
+        FileExistsError: `path` exists and is not an empty folder.
+        DataError: Writing failed (full disk, no permission).
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     mark = -1
     try:
         temporary.mkdir(parents=True)
         mark = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-        with suppress(OSError):  # no locks here: then age tells
+        with suppress(OSError):  # without locks, `sweep_temporaries` uses the age
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         temporary.rename(path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise FileExistsError(error.errno, "there is something already", str(path)) from None
+            raise FileExistsError(error.errno, "it exists already", str(path)) from None
         raise DataError(
-            f"cannot make the folder {path} ({error.strerror or error}): make room or choose another place"
+            f"cannot create the folder {path} ({error.strerror or error}): free some space or choose another place"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -135,7 +135,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _make_temporary(path: Path) -> tuple[Path, int]:
-    """A new file beside a path, and a descriptor that locks it, which tells `sweep_temporaries` that it is in use."""
+    """Create a file beside a path; return its path and a locked descriptor that marks it as in use."""
     while True:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
         mark = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -144,7 +144,7 @@ def _make_temporary(path: Path) -> tuple[Path, int]:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             swept = True
-        except OSError:  # no locks here: then age tells
+        except OSError:  # without locks, `sweep_temporaries` uses the age
             pass
         if not swept and os.fstat(mark).st_nlink:
             return temporary, mark
@@ -152,10 +152,10 @@ def _make_temporary(path: Path) -> tuple[Path, int]:
 
 
 def write_bytes(path: Path, data: bytes | bytearray) -> None:
-    """Replace a file as a whole.
+    """Replace a file atomically.
 
     Raises:
-        DataError: The file system refused; the old file, if any, is untouched.
+        DataError: Writing failed. An existing file is unchanged.
     """
     with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as stream:
         view = memoryview(data)
@@ -164,10 +164,10 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file, as UTF-8, as a whole.
+    """Replace a text file atomically, encoded as UTF-8.
 
     Raises:
-        DataError: The file system refused; the old file, if any, is untouched.
+        DataError: Writing failed. An existing file is unchanged.
     """
     write_bytes(path, text.encode())
 
@@ -179,23 +179,23 @@ def _umask() -> int:
 
 
 def sweep_temporaries(folder: Path, *, of: str | None = None, older_than: float = 0.0) -> int:
-    """Remove what killed processes left in a folder under temporary names, if it has not changed for so many seconds.
+    """Remove temporary files and folders that killed processes left in a folder.
 
-    What a living process is about to rename stays. On a file system without locks everything stays for an hour.
+    Those that a living process is writing are kept. On a file system without locks all are kept for an hour.
 
     Args:
-        folder: Where to look.
+        folder: Folder to search.
         of: Name of the only file whose temporaries are removed; None removes those of all files.
-        older_than: Age in seconds.
+        older_than: Minimum time in seconds since the last change.
 
     Returns:
-        How many files and folders were removed.
+        Number of removed files and folders.
     """
     removed = 0
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         if not TEMPORARY_NAME.fullmatch(path.name) or (of is not None and _target_of(path.name) != of):
             continue
-        with suppress(OSError):  # its writer was faster, or it is another user's
+        with suppress(OSError):  # already renamed by its writer, or owned by another user
             is_folder = path.is_dir()
             mark = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_CLOEXEC)
             try:
@@ -215,14 +215,14 @@ def sweep_temporaries(folder: Path, *, of: str | None = None, older_than: float 
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or the folder where it is missing."""
+    """Return whether files can be created in a folder, or in its closest existing parent if it is missing."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _target_of(temporary: str) -> str:
-    """The name that a temporary name stands for: `.NAME.12345678.tmp`."""
+    """Return the file name that a temporary name `.NAME.12345678.tmp` belongs to."""
     return temporary[1:].rpartition(".")[0].rpartition(".")[0]
 
 
@@ -236,21 +236,21 @@ def lock_file(
     holder: str = "",
     optional: bool = False,
 ) -> Iterator[bool]:
-    """Hold an advisory lock for as long as the context is open; the system gives it up when the process dies.
+    """Hold an advisory lock while the context is open; the system releases it when the process dies.
 
     Args:
-        path: Lock file, made where it is missing and left in place.
-        shared: Whether others may hold it shared at the same time.
-        wait: Whether to wait for the lock, or to refuse when it is held.
-        patience: Seconds to try for before refusing: a killed process's helpers may need a moment to end.
-        holder: Who holds the lock, for the message.
-        optional: Whether to go on without a lock on a file system that has none.
+        path: Lock file; created if missing, and never removed.
+        shared: Whether other processes may hold a shared lock at the same time.
+        wait: Whether to wait for the lock instead of failing when it is held.
+        patience: Seconds to retry before failing, because workers of a killed process may need a moment to end.
+        holder: Description of the likely holder, for the message.
+        optional: Whether to continue without a lock on a file system without locks.
 
     Yields:
-        Whether the lock is held: always, unless it is optional.
+        Whether the lock is held; True unless `optional` is set.
 
     Raises:
-        DataError: The lock is held by another, cannot be had, or the file cannot be made.
+        DataError: The lock is held by another process, locks are not supported, or the file cannot be created.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -275,7 +275,7 @@ def lock_file(
             held = False
             if not (optional and error.errno in NO_LOCKS):
                 raise DataError(
-                    f"cannot lock {path} ({error.strerror}): is this file system mounted without locks?"
+                    f"cannot lock {path} ({error.strerror}): the file system may be mounted without locks"
                 ) from None
         yield held
     finally:

@@ -1,4 +1,4 @@
-"""Running out of memory, told in one line that names the setting to change."""
+"""Out-of-memory errors as one line that names the setting to change."""
 
 import re
 import resource
@@ -16,11 +16,11 @@ ALLOCATION_FAILED = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|bad_alloc|ALLOC_FAILED",
     re.IGNORECASE,
 )
-"""What PyTorch, CUDA's libraries and compiled code say; on the CPU PyTorch raises a plain RuntimeError."""
+"""Message texts of PyTorch, CUDA libraries and compiled code; on the CPU PyTorch raises a plain RuntimeError."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on the GPU or on the CPU."""
+    """Return whether an error is a failed memory allocation, on the GPU or the CPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and ALLOCATION_FAILED.search(str(error)) is not None
@@ -28,14 +28,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_limits(device: torch.device, describe: Callable[[], tuple[str, str]]) -> Iterator[None]:
-    """Turn running out of memory inside the block into one line.
+    """Turn an out-of-memory error inside the block into one line.
 
     Args:
-        device: Where the block computes.
-        describe: Says what was computed ("in a pass of 120000 voxels"), and what to change; asked only when needed.
+        device: Device that the block computes on.
+        describe: Returns what was computed ("in a pass of 120000 voxels") and what to change; called only on failure.
 
     Raises:
-        MemoryLimitError: Memory could not be had.
+        MemoryLimitError: An allocation failed.
     """
     try:
         yield
@@ -46,13 +46,13 @@ def memory_limits(device: torch.device, describe: Callable[[], tuple[str, str]])
 
 
 def memory_limit_error(device: torch.device, what: str, advice: str) -> MemoryLimitError:
-    """The line of `memory_limits`."""
+    """Return the error that `memory_limits` raises."""
     kind = "GPU memory" if device.type == "cuda" else "memory"
     return MemoryLimitError(f"out of {kind} {what} ({describe_peak(device)}): {advice}")
 
 
 def describe_peak(device: torch.device) -> str:
-    """What was held at most until now, and of how much."""
+    """Return the peak memory use so far and the total, as text."""
     if device.type == "cuda" and torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated(device)
         total: int | None = torch.cuda.get_device_properties(device).total_memory
@@ -62,25 +62,25 @@ def describe_peak(device: torch.device) -> str:
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that new allocations on a device may use now, the page cache counted as free."""
+    """Return the bytes available to new allocations on a device now. On the CPU the page cache counts as free."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def peak_resident() -> int:
-    """Largest resident size of this process until now in bytes."""
+    """Return the largest resident size of this process so far in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _total_memory() -> int | None:
-    """Bytes that this machine, or the control group that a job runs in, has."""
+    """Return the memory of this machine or of the job's control group in bytes."""
     limits = []
     for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         try:
             limits.append(int(path.read_text(encoding="ascii")))
         except (OSError, ValueError):
-            continue  # no such group, or "max"
+            continue  # no such group, or no limit ("max")
     try:
         table = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:

@@ -1,5 +1,6 @@
-"""Jobs over several processes: results as they come, and no process left behind."""
+"""Worker processes: results are yielded as they arrive, and no process is left behind."""
 
+import copy
 import json
 import os
 import pickle
@@ -17,11 +18,11 @@ from lg3d_core.stopping import leave_stopping_to_parent
 
 
 class NamedJob(Protocol):
-    """Something to do for one scene. It must be picklable."""
+    """A job for one scene. It must be picklable."""
 
     @property
     def scene_id(self) -> str:
-        """Which scene."""
+        """Id of the scene."""
 
 
 J = TypeVar("J", bound=NamedJob)
@@ -31,20 +32,20 @@ START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from lg3d_core.processes import work; work(int(sys.argv[2]), int(sys.argv[3]))"
 )
-"""Program of a worker. It imports no more than this module before it follows its parent, and not the main module."""
+"""Program of a worker. Before it watches its parent it imports only this module, and never the main module."""
 _workers: "set[_Worker]" = set()
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:
-    """A process that does one job after the other, and the socket to it.
+    """A process that runs one job after another, and the socket to it.
 
-    A socket and no queue: a queue has semaphores, which a killed process leaves in shared memory. When either end dies,
-    the other reads the end of the stream.
+    A socket is used because a queue has semaphores, which a killed process leaves in shared memory. If either process
+    dies, the other reads the end of the stream.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -53,7 +54,7 @@ class _Worker:
         self.connection = Connection(own.detach())
         with other:
             command = [sys.executable, "-c", START, json.dumps(sys.path), str(other.fileno()), str(os.getpid())]
-            # What is sent to the whole group before the worker has its handlers waits until then.
+            # Signals to the process group stay pending until the worker has installed its handlers.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[other.fileno()])
@@ -63,7 +64,7 @@ class _Worker:
         self.connection.send(function)
 
     def start(self, job: Any) -> None:
-        """Send a job; its result is received later.
+        """Send a job. Its result is received later.
 
         Raises:
             OSError: The process died.
@@ -72,11 +73,11 @@ class _Worker:
         self.connection.send(job)
 
     def receive(self) -> Any:
-        """Return the result of the job.
+        """Return the result of the current job.
 
         Raises:
-            Exception: What the function raised.
-            EOFError: The process died, as does `OSError`.
+            Exception: The function raised it.
+            EOFError: The process died; `OSError` is also possible.
         """
         succeeded, result = self.connection.recv()
         if not succeeded:
@@ -84,7 +85,7 @@ class _Worker:
         return result
 
     def end(self, *, kill: bool) -> None:
-        """Wait until the process has ended; unless it is killed, it finishes its job."""
+        """Wait until the process has ended. Without `kill` it finishes its job first."""
         if kill:
             self.process.kill()
         self.connection.close()
@@ -99,17 +100,17 @@ def kill_workers() -> None:
 
 
 def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_processes: int) -> Iterator[tuple[J, R]]:
-    """Call a function for every job, in this process or in several, and yield the results as they come.
+    """Call a function for every job, in this process or in several, and yield the results as they arrive.
+
+    Ctrl-C, or closing the generator early, kills the processes immediately.
 
     Args:
-        function: Of a module, so that other processes find it; what it raises is raised here.
-        jobs: What it is called with.
-        num_processes: At most so many; 0 takes one per core.
-
-    Ctrl-C, or closing the generator early, kills the processes, whatever they are at.
+        function: Function of an importable module. Its exceptions are raised here.
+        jobs: Arguments of the calls.
+        num_processes: Maximum number of processes; 0 uses one per core.
 
     Raises:
-        DataError: A process died; the message names the scene that it was at.
+        DataError: A process died; the message names its scene.
     """
     num_processes = min(num_processes or num_cores(), len(jobs))
     if num_processes <= 1:
@@ -120,7 +121,7 @@ def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_proce
     finished = False
     try:
         for _ in range(num_processes):
-            workers.append(_Worker(function))  # noqa: PERF401 - those before one that fails are ended
+            workers.append(_Worker(function))  # noqa: PERF401 - if one fails to start, the earlier ones are ended
         busy = {}
         for worker in workers:
             job = next(waiting)
@@ -139,7 +140,7 @@ def run_in_processes(function: Callable[[J], R], jobs: Sequence[J], *, num_proce
                     _start(worker, following)
                 yield done, result
         finished = True
-    except Exception:  # the others finish what they are writing
+    except Exception:  # the other workers finish their current job
         finished = True
         raise
     finally:
@@ -164,16 +165,16 @@ def _receive(worker: _Worker) -> Any:
 def _describe_death(worker: _Worker) -> DataError:
     return DataError(
         f"a worker process died (killed, or out of memory) at {worker.job.scene_id}: "
-        "run again, with fewer --jobs if memory is short; it continues"
+        "run the command again to resume, with fewer --jobs if memory is short"
     )
 
 
 def work(descriptor: int, parent: int) -> None:
-    """Do the jobs that come through a socket; called in a worker process, which ends with the socket or its parent.
+    """Run the jobs that arrive on a socket. Called in a worker process, which ends with the socket or its parent.
 
     Args:
-        descriptor: Of the socket.
-        parent: Process id of the parent, which may be gone already.
+        descriptor: File descriptor of the socket.
+        parent: Process id of the parent, which may have ended already.
     """
     leave_stopping_to_parent(parent)
     connection = Connection(descriptor)
@@ -186,7 +187,7 @@ def work(descriptor: int, parent: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(0)  # nothing is left to tidy up, and unloading large libraries takes time
+    os._exit(0)  # there is nothing to clean up, and unloading large libraries takes time
 
 
 def _call(function: Callable[[Any], Any], job: Any) -> tuple[bool, Any]:
@@ -196,7 +197,7 @@ def _call(function: Callable[[Any], Any], job: Any) -> tuple[bool, Any]:
         if not isinstance(error, Lg3dError):
             error.add_note(traceback.format_exc())
         try:
-            pickle.loads(pickle.dumps(error))
+            pickle.dumps(copy.copy(error))  # copying rebuilds it from its arguments, like unpickling does
         except Exception:  # noqa: BLE001 - pickling may call anything
             return False, RuntimeError("".join(traceback.format_exception(error)))
         return False, error

@@ -1,4 +1,4 @@
-"""Processes that end when they should: workers that leave stopping to their parent, and none that outlives it."""
+"""Termination of worker processes: workers leave signals to their parent, and none outlives it."""
 
 import multiprocessing
 import os
@@ -7,17 +7,17 @@ import threading
 import time
 
 FOLLOW_SECONDS = 0.2
-"""How often a process looks whether its parent is still there."""
+"""Interval in seconds at which a process checks whether its parent is alive."""
 
 
 def leave_stopping_to_parent(parent_id: int | None = None) -> None:
-    """Called in a worker process, in its main thread: it ends when its parent says so or is gone.
+    """Make a worker process end only when its parent terminates it or is gone. Call it in the worker's main thread.
 
-    Ctrl-C and SIGTERM often reach a whole group of processes. The parent then decides what is saved, so a worker
-    ignores Ctrl-C, and obeys a SIGTERM from its parent alone. A parent that was killed cannot say anything.
+    Ctrl-C and SIGTERM often reach a whole process group. The parent then decides what is saved, so a worker ignores
+    Ctrl-C and accepts SIGTERM only from its parent. The worker also ends when the parent was killed.
 
     Args:
-        parent_id: Process id of the parent, which may be gone already; None for a process of `multiprocessing`.
+        parent_id: Process id of the parent, which may have ended already; None for a process of `multiprocessing`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -32,7 +32,7 @@ def leave_stopping_to_parent(parent_id: int | None = None) -> None:
     def is_there() -> bool:
         if started_by is None or parent == forked_by:
             return os.getppid() == parent
-        # Forked by the server of "forkserver" for the parent, or left to the reaper by a parent that is gone already.
+        # Forked by the server of "forkserver", or adopted by the reaper because the parent has ended already.
         return started_by.is_alive()
 
     def follow() -> None:
@@ -46,10 +46,10 @@ def leave_stopping_to_parent(parent_id: int | None = None) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Called in a process with handlers of its own: it ends, at once, when its parent is gone.
+    """Make a process with its own signal handlers end as soon as its parent is gone.
 
     Args:
-        parent: Process id of the parent, as the parent told it: it may be gone already.
+        parent: Process id of the parent, which may have ended already.
     """
 
     def follow() -> None:

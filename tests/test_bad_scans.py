@@ -125,8 +125,8 @@ def test_each_odd_scan_is_labelled_or_is_one_clear_line(workplace: Path) -> None
     assert "outliers.ply: 1000000 of" in done.stderr
 
 
-def one_error(words: list[str], cwd: Path, **variables: str) -> str:
-    done = lg3d(*words, cwd=cwd, code=1, **variables)
+def one_error(words: list[str], cwd: Path, *, code: int = 1, **variables: str) -> str:
+    done = lg3d(*words, cwd=cwd, code=code, **variables)
     assert done.stdout == ""
     (line,) = [line for line in done.stderr.splitlines() if "error" in line]
     assert line.startswith("lg3d: error: ")
@@ -143,7 +143,7 @@ def test_a_checkpoint_without_words_cannot_be_asked(workplace: Path) -> None:
 
 
 def test_an_empty_text_is_refused_before_anything_is_loaded(workplace: Path) -> None:
-    assert "got an empty one" in one_error(["ask", "without faces.ply", " "], workplace)
+    assert "got an empty one" in one_error(["ask", "without faces.ply", " "], workplace, code=2)
 
 
 def test_a_port_in_use_and_a_scene_that_is_not_there(store_path: Path, tmp_path: Path) -> None:

@@ -200,26 +200,30 @@ def test_a_closed_stream_is_no_file_that_is_written_later(workplace: Path, tmp_p
     assert text.endswith("</html>\n")
 
 
-def test_an_unreadable_folder_is_one_line(tmp_path: Path) -> None:
-    code = (
-        "import os, sys, lg3d_cli.__main__ as entry\n"
-        "os.setuid(65534)\n"
-        "sys.argv = ['lg3d', 'prepare', sys.argv[1], '--check', '--jobs', '1']\n"
-        "entry.main()\n"
-    )
-    if os.getuid() != 0:
-        pytest.skip("only root can become another user")
-    (tmp_path / "raw" / "scans").mkdir(parents=True)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == "root" and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
-    (tmp_path / "raw" / "scans").chmod(0o700)
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "raw")], cwd="/", env=environment, capture_output=True, text=True
-    )
-    if "ModuleNotFoundError" in done.stderr or "site-packages" in done.stderr:
-        pytest.skip("another user cannot read this installation")
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("lg3d: error: ")
-    assert done.returncode == 1
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(13, "Permission denied", "raw/scans"),
+            "cannot open raw/scans (Permission denied): change its",
+        ),
+        (IsADirectoryError(21, "Is a directory", "a\x1b"), "cannot use a\\x1b (Is a directory)"),
+        (OSError(28, "No space left on device"), "cannot write the output (No space left on device): make room"),
+        (OSError("odd"), "cannot use a file (odd)"),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, line: str
+) -> None:
+    from lg3d_cli import __main__ as entry
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(entry, "app", fail)
+    with pytest.raises(SystemExit) as stop:
+        entry._run()
+    assert stop.value.code == 1
+    found = capsys.readouterr().err
+    assert found.startswith(f"lg3d: error: {line}")
+    assert found.count("\n") == 1

@@ -112,6 +112,7 @@ FOREIGN = {
     *("--porcelain", "--untracked-files"),  # git
     *("--rdzv-id", "--nproc-per-node", "--max-restarts"),  # torchrun
     *("--no-deps", "--upgrade", "--cpu"),  # pip
+    "--shm-size",  # docker
 }
 
 

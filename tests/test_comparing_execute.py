@@ -47,7 +47,7 @@ def test_a_step_is_read_as_it_was_written(tmp_path: Path) -> None:
         (MemoryError("Unable to allocate 3 GiB"), 1, "error: out of memory (Unable to allocate 3 GiB)\n"),
     ],
 )
-def test_how_it_ended_is_an_exit_code_and_the_last_line(
+def test_the_outcome_is_an_exit_code_and_the_last_line(
     error: BaseException | None,
     code: int,
     line: str,
@@ -69,7 +69,7 @@ def test_how_it_ended_is_an_exit_code_and_the_last_line(
     assert (captured.out, captured.err) == ("", line)
 
 
-def test_a_log_that_cannot_be_written_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_log_does_not_hide_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def write(self, text: str) -> int:
             raise OSError(28 if text else 0, "No space left on device")
@@ -78,7 +78,7 @@ def test_a_log_that_cannot_be_written_hides_nothing(monkeypatch: pytest.MonkeyPa
     LogProgress().warn("the disk is nearly full")
 
 
-def test_how_far_a_step_is_goes_down_the_pipe_and_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_written_to_the_pipe_without_blocking(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     clock = iter([10.0, 10.0, 10.5, 11.5, 11.5])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
@@ -88,7 +88,7 @@ def test_how_far_a_step_is_goes_down_the_pipe_and_nobody_is_waited_for(monkeypat
         task.advance(20)  # too soon after
         task.advance(5)
     assert os.read(reading, 100) == b"100/480 steps\n125/480 steps\n"
-    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: 12.0)
     with progress.task("eval") as task:
         for _ in range(100_000):  # more than a pipe holds, read by nobody
@@ -109,7 +109,7 @@ def test_anchors_are_as_wide_as_the_networks_features(tmp_path: Path) -> None:
     assert (step.folder / ANCHORS_NAME).stat().st_mtime_ns == written  # done: not run again
 
 
-def test_what_a_run_left_before_it_had_begun_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_a_run_that_had_not_begun_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without settings cannot be resumed."""
     settings = FinetuneSettings(runs=tmp_path, name="run", start="scratch")
     step = read_step(describe(tmp_path, kind="finetune", folder=str(tmp_path / "run"), settings=settings.to_json()))

@@ -32,7 +32,7 @@ def means_of(axes) -> list[tuple[list[float], list[float]]]:
     return [(list(bars[0].get_xdata()), list(bars[0].get_ydata())) for bars in axes.containers]
 
 
-def test_rows_of_one_share_lie_below_each_other_with_their_seeds_and_figures() -> None:
+def test_rows_of_one_share_are_drawn_below_each_other_with_seeds_and_values() -> None:
     table = comparison(
         row("Scratch", {"head": (0.10, 0.20), "all": (0.05,)}), row("Ours", {"head": (0.30, 0.34), "all": (math.nan,)})
     )
@@ -82,11 +82,11 @@ def test_rows_of_several_shares_become_curves_over_them() -> None:
         ("5 %", 0.05, "5 %"),
     ],
 )
-def test_a_method_is_its_label_without_its_share(label: str, share: float, method: str) -> None:
+def test_a_method_name_is_the_label_without_its_share(label: str, share: float, method: str) -> None:
     assert method_of(row(label, {"head": (0.1,), "all": (0.1,)}, share=share)) == method
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_another_suffix_is_rejected(tmp_path: Path) -> None:
     table = comparison(row("Scratch", {"head": (0.1,), "all": (0.1,)}))
     assert table.rows[0].scores["iou"]["all"] == Spread(0.1, pytest.approx(math.nan, nan_ok=True))
     with pytest.raises(SettingsError, match=r"--plot .*x\.gif: expected a name that ends with \.png, \.pdf or \.svg"):

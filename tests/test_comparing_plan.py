@@ -95,7 +95,7 @@ def test_equal_rows_of_two_tables_are_one_run_and_a_pretraining_without_labels_s
     assert kinds(grounded).count("pretrain") == 4
 
 
-def test_a_classifier_from_anchors_needs_them_also_from_scratch_and_is_another_run_with_others() -> None:
+def test_a_classifier_from_anchors_needs_anchors_from_scratch_too_and_other_anchors_give_another_run() -> None:
     found = plan("table1-a-anchored-classifier", seeds=2)
     assert kinds(found) == ["anchors", "finetune", "finetune"]
     anchors, finetune, _ = found.steps
@@ -109,7 +109,7 @@ def test_a_classifier_from_anchors_needs_them_also_from_scratch_and_is_another_r
     assert contexts.steps[1].folder == plan("table1-5-csc", seeds=1).steps[0].folder
 
 
-def test_what_decides_a_result_names_its_folder_and_what_does_not_leaves_it() -> None:
+def test_the_folder_name_depends_on_exactly_the_settings_that_affect_the_result() -> None:
     def folder(**values: Any) -> Path:
         return plan("table1-7-ours", seeds=1, **values).rows[0].runs[0]
 
@@ -145,7 +145,7 @@ def test_changes_reach_the_command_that_they_name_or_all() -> None:
 
 
 @pytest.mark.parametrize("change", ["a", "=1", ".a=1", "a.=1"])
-def test_a_change_of_another_form_is_refused(change: str) -> None:
+def test_a_malformed_change_is_rejected(change: str) -> None:
     with pytest.raises(SettingsError, match="expected key=value"):
         parse_changes((change,))
 
@@ -161,10 +161,10 @@ def test_given_anchors_replace_those_of_the_recipe(tmp_path: Path) -> None:
     assert plan("table1-7-ours", seeds=1, anchors=tmp_path / "mine").rows[0].runs != first.rows[0].runs
 
 
-def test_rows_that_cannot_be_planned_are_refused(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_planned_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="RECIPES is missing"):
         plan()
-    with pytest.raises(SettingsError, match="two recipes are called Scratch"):
+    with pytest.raises(SettingsError, match="two recipes have the label Scratch"):
         plan("table1-1-scratch", "table2-1-scratch")
     (tmp_path / "mine.toml").write_text("[finetune]\nepochs = 2\nfrom = 'scratch'\nlosss = 'focal'\n")
     with pytest.raises(SettingsError, match="no setting 'losss'; did you mean 'loss'"):

@@ -57,7 +57,7 @@ def order(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_table_is_made_and_a_second_time_without_running_anything(
+def test_a_table_is_made_and_repeated_without_new_runs(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...]
 ) -> None:
     settings = settings_of(store_path, tmp_path, recipes, jobs=3)
@@ -73,15 +73,15 @@ def test_a_table_is_made_and_a_second_time_without_running_anything(
     assert comparison.rows[1].difference["all"].relative == pytest.approx(0.8, abs=0.05)
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == comparison.to_dict()
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "Percent at vertices of 4 scenes, over the 200 present categories; mean ± deviation over 2 seeds." in text
+    assert "Percent at vertices of 4 scenes, over the 200 present classes; mean ± deviation over 2 seeds." in text
     assert re.search(r"\| Ours \| \d\d\.\d\d ± 0\.\d\d \|", text)
-    assert "mIoU less that of Scratch" in text
+    assert "Difference in mIoU from Scratch" in text
     assert compare(settings, Progress()).to_dict() == comparison.to_dict()
     assert order(tmp_path) == started
 
 
 @pytest.mark.usefixtures("fake")
-def test_where_a_run_fails_the_others_go_on_and_the_log_is_named(
+def test_after_a_failed_run_the_others_continue_and_the_log_is_named(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...]
 ) -> None:
     Path(recipes[0]).write_text(SCRATCH + "gamma = 7\n")
@@ -95,10 +95,14 @@ def test_where_a_run_fails_the_others_go_on_and_the_log_is_named(
 
 
 @pytest.mark.usefixtures("fake")
-def test_what_needs_a_failed_run_is_not_started(store_path: Path, tmp_path: Path, recipes: tuple[str, ...]) -> None:
+def test_steps_that_need_a_failed_run_are_not_started(
+    store_path: Path, tmp_path: Path, recipes: tuple[str, ...]
+) -> None:
     for recipe in recipes[1:]:
         Path(recipe).write_text(Path(recipe).read_text().replace("[pretrain]\n", "[pretrain]\nlearning_rate = 7.0\n"))
-    with pytest.raises(DataError, match=r"1 runs failed, and 2 more need it; the first: pretrain-csc.*no output"):
+    with pytest.raises(
+        DataError, match=r"1 runs failed, and 2 more depend on them; the first: pretrain-csc.*no output"
+    ):
         compare(settings_of(store_path, tmp_path, recipes, seeds=1), Progress())
     assert [line.split()[0] for line in order(tmp_path)] == ["finetune"]
 
@@ -124,10 +128,10 @@ class Told(Progress, Task):
 
 
 @pytest.mark.usefixtures("fake")
-def test_how_far_every_run_is_is_told_and_what_was_done_before_counts_as_skipped(
+def test_the_status_of_every_run_is_reported_and_finished_runs_count_as_skipped(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(run_module, "STATUS_SECONDS", 0.0)
     compare(settings_of(store_path, tmp_path, recipes[:1], seeds=1), Progress())
     Path(recipes[2]).write_text(SCRATCH.replace("Scratch", "Slow") + "gamma = 9\n")
     told = Told()
@@ -138,7 +142,7 @@ def test_how_far_every_run_is_is_told_and_what_was_done_before_counts_as_skipped
     assert not [status for status in told.statuses if "130" in status]  # a line that was never ended
 
 
-def test_a_signal_stops_every_run_and_the_same_command_goes_on(
+def test_a_signal_stops_every_run_and_the_same_command_resumes(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...]
 ) -> None:
     for recipe in recipes:
@@ -160,7 +164,7 @@ def test_a_signal_stops_every_run_and_the_same_command_goes_on(
     os.kill(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "go on with the same command" in error
+    assert "run the same command again to resume" in error
     assert len(list(tmp_path.glob("out/runs/*/saved"))) == 2
 
 
@@ -204,7 +208,7 @@ def test_the_command_prints_the_table_json_or_markdown(
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_figure_is_drawn_and_one_that_cannot_be_is_refused_before_anything_runs(
+def test_a_figure_is_drawn_and_an_invalid_one_is_rejected_before_any_run(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib", reason="not installed here")
@@ -220,9 +224,7 @@ def test_a_figure_is_drawn_and_one_that_cannot_be_is_refused_before_anything_run
     assert "curve.svg" not in told.out
 
 
-def test_without_scenes_or_with_damaged_scores_it_says_so(
-    store_path: Path, tmp_path: Path, recipes: tuple[str, ...]
-) -> None:
+def test_missing_scenes_and_damaged_scores_raise(store_path: Path, tmp_path: Path, recipes: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match="no split 'nowhere'"):
         compare(settings_of(store_path, tmp_path, recipes, split="nowhere"), Progress())
     with pytest.raises(DataError, match="no readable scores"):
@@ -262,7 +264,7 @@ def test_real_steps_leave_scores_and_are_not_run_twice(store_path: Path, tmp_pat
     assert (again.counts.correct == record.counts.correct).all()
 
 
-def test_a_step_that_cannot_run_says_why_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_step_reports_why_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "real.toml"
     recipe.write_text(SCRATCH)
     settings = CompareSettings(recipes=(str(recipe),), store=tmp_path / "none", out=tmp_path / "out", seeds=1)

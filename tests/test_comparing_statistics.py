@@ -41,7 +41,7 @@ def test_mean_and_sample_deviation_are_those_of_the_standard_library() -> None:
     assert math.isnan(deviation)
 
 
-def test_means_by_hand() -> None:
+def test_means_equal_hand_arithmetic() -> None:
     # category 0: 3 of 4 right, predicted 5 times; 1: never right, 2 points, predicted once; 2: does not occur
     correct, support, predicted = [3, 0, 0], [4, 2, 0], [5, 1, 0]
     everything = np.arange(3)
@@ -53,7 +53,7 @@ def test_means_by_hand() -> None:
 
 
 @pytest.mark.parametrize("present", [False, True])
-def test_means_are_those_of_the_evaluation(present: bool) -> None:
+def test_means_equal_those_of_the_evaluation(present: bool) -> None:
     matrices = random_matrices(LETTERS, 5, np.random.default_rng(0))
     total = ConfusionMatrix(3)
     for matrix in matrices:
@@ -76,7 +76,7 @@ def shifted(rights: list[int]) -> SceneCounts:
     return counts_of(matrices)
 
 
-def test_a_difference_by_hand() -> None:
+def test_a_difference_equals_hand_arithmetic() -> None:
     first, row = shifted([4, 6]), shifted([8, 10])
     found = paired_differences([row], [first], HALVES, present=True, resamples=500)
     # category 0: 18 of 20 right against 10 of 20, never accused; category 1: 20 / (20 + 2) against 20 / (20 + 10)
@@ -98,13 +98,13 @@ def test_seeds_are_averaged_and_listed() -> None:
     assert found.value == pytest.approx(0.25)
 
 
-def test_equal_rows_differ_by_nothing_in_every_sample() -> None:
+def test_equal_rows_have_no_difference_in_any_sample() -> None:
     counts = counts_of(random_matrices(LETTERS, 6, np.random.default_rng(1)))
     for own in paired_differences([counts], [counts], LETTERS, present=False, resamples=200).values():
         assert (own.value, own.low, own.high) == (0, 0, 0)
 
 
-def test_the_interval_is_that_of_a_slow_bootstrap() -> None:
+def test_the_interval_equals_a_slow_bootstrap() -> None:
     """Scenes drawn one by one, matrices added, scored by the evaluation."""
     rng = np.random.default_rng(2)
     mine, theirs = random_matrices(LETTERS, 8, rng), random_matrices(LETTERS, 8, rng)
@@ -145,7 +145,7 @@ def test_a_group_without_ground_truth_has_no_difference() -> None:
     assert math.isnan(found.relative)
 
 
-def test_rows_of_different_scenes_are_refused() -> None:
+def test_rows_of_different_scenes_are_rejected() -> None:
     one, two = shifted([1, 2]), shifted([1, 2, 3])
     with pytest.raises(DataError, match="different scenes"):
         paired_differences([one], [two], HALVES, present=True, resamples=100)

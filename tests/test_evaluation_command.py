@@ -42,7 +42,7 @@ def always_floor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_network_that_says_floor_everywhere_scores_the_floors_share(
+def test_a_network_that_predicts_floor_everywhere_scores_the_share_of_floor(
     always_floor: Path, store_path: Path, tmp_path: Path
 ) -> None:
     settings = EvalSettings(store=store_path, checkpoint=always_floor, device="cpu", export=tmp_path)
@@ -61,19 +61,19 @@ def test_a_network_that_says_floor_everywhere_scores_the_floors_share(
         assert lines == ["3"] * len(store.read(scene_id).xyz)  # floor's raw id is 3
 
 
-def test_an_unannotated_split_is_exported_all_the_same(always_floor: Path, store_path: Path, tmp_path: Path) -> None:
+def test_an_unannotated_split_is_exported(always_floor: Path, store_path: Path, tmp_path: Path) -> None:
     settings = EvalSettings(store=store_path, checkpoint=always_floor, split="test", device="cpu", export=tmp_path)
     evaluation = evaluate_checkpoint(settings, Progress())
     assert (evaluation.num_scenes, evaluation.num_labelled_scenes) == (1, 0)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_without_any_run_it_says_what_to_run(store_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="run lg3d finetune, or say --checkpoint FILE"):
+def test_without_any_run_the_error_names_the_command_to_run(store_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="run lg3d finetune, or pass --checkpoint FILE"):
         evaluate_checkpoint(EvalSettings(store=store_path, runs=tmp_path, device="cpu"), Progress())
 
 
-def test_an_unknown_split_and_a_missing_checkpoint_are_named(always_floor: Path, store_path: Path) -> None:
+def test_an_unknown_split_and_a_missing_checkpoint_raise(always_floor: Path, store_path: Path) -> None:
     with pytest.raises(DataError, match="nosuch"):
         evaluate_checkpoint(
             EvalSettings(store=store_path, checkpoint=always_floor, split="nosuch", device="cpu"), Progress()
@@ -85,11 +85,11 @@ def test_an_unknown_split_and_a_missing_checkpoint_are_named(always_floor: Path,
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        (replace(INFO, vocabulary="other", vocabulary_digest="0" * 16), "use a store of that vocabulary"),
+        (replace(INFO, vocabulary="other", vocabulary_digest="0" * 16), "use a store of the checkpoint's vocabulary"),
         (replace(INFO, kind="pretrain", num_classes=None), "run lg3d finetune --from"),
     ],
 )
-def test_a_checkpoint_that_cannot_name_these_categories_is_refused(
+def test_a_checkpoint_for_other_classes_is_rejected(
     info: CheckpointInfo, message: str, store_path: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "other.safetensors"

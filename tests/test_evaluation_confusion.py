@@ -50,26 +50,26 @@ def test_small_dtypes_do_not_overflow_at_200_classes() -> None:
     assert matrix.counts[199, 198] == 1
 
 
-def test_nothing_to_count_changes_nothing() -> None:
+def test_counting_no_points_changes_nothing() -> None:
     matrix = ConfusionMatrix(3)
     matrix.update(np.zeros(0, dtype=np.int16), np.zeros(0, dtype=np.int16))
     assert matrix.counts.sum() == 0
 
 
-def test_the_inputs_stay_as_they_are() -> None:
+def test_the_inputs_are_not_changed() -> None:
     labels, predictions = np.array([0, -1, 1]), np.array([5, -1, -3])
     ConfusionMatrix(2).update(labels, predictions)
     assert labels.tolist() == [0, -1, 1]
     assert predictions.tolist() == [5, -1, -3]
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_inputs_that_do_not_match_are_rejected() -> None:
     matrix = ConfusionMatrix(2)
     with pytest.raises(ShapeError, match="as many predictions as labels"):
         matrix.update(np.zeros(3, dtype=int), np.zeros(1, dtype=int))
     with pytest.raises(ShapeError, match="integer predictions, got float64"):
         matrix.update(np.zeros(1, dtype=int), np.zeros(1))
-    with pytest.raises(ShapeError, match="another vocabulary"):
+    with pytest.raises(ShapeError, match="check that the vocabulary is the same"):
         matrix.update(np.array([2]), np.array([0]))
     with pytest.raises(ShapeError, match="matrix of 2 classes, got 3"):
         matrix.merge(ConfusionMatrix(3))

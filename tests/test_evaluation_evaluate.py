@@ -82,7 +82,7 @@ STORE = FakeStore(
 )
 
 
-def test_vertices_and_voxels_are_scored_by_hand() -> None:
+def test_scores_at_vertices_and_voxels_equal_hand_arithmetic() -> None:
     evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["one", "two", "bare"])
     # vertices: truth 0 0 1 0 - 2 | 0 1 | - -, predicted 0 0 1 1 2 2 | 1 1 | 2 2
     assert evaluation.vertex.support.tolist() == [4, 2, 1]
@@ -115,21 +115,21 @@ def test_a_prediction_outside_the_vocabulary_is_exported_as_zero() -> None:
     assert text == f"{vocabulary.ids[0]}\n0\n{vocabulary.ids[19]}\n0\n"
 
 
-def test_an_export_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_an_export_that_cannot_be_written_raises_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="cannot write"):
         evaluate_scenes(predictor_of(Stripes()), STORE, ["one"], export=tmp_path / "file")
 
 
-def test_progress_hears_of_every_scene_and_of_missing_truth() -> None:
+def test_progress_receives_every_scene_and_a_warning_without_ground_truth() -> None:
     progress = Recorder()
     evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["bare"], progress=progress)
     assert progress.steps == ["evaluate 1 scene", "+1 bare"]
-    assert progress.warnings == ["none of the 1 scenes has ground truth: their scores are undefined"]
+    assert progress.warnings == ["none of the 1 scenes has ground truth: the scores are undefined"]
     assert np.isnan(evaluation.vertex.miou_present)
 
 
-def test_json_is_valid_also_where_scores_are_undefined(tmp_path: Path) -> None:
+def test_json_is_valid_with_undefined_scores(tmp_path: Path) -> None:
     evaluation = evaluate_scenes(predictor_of(Stripes()), STORE, ["bare"], export=tmp_path)
     values = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     assert values["vertex"]["miou_present"] is None
@@ -137,20 +137,20 @@ def test_json_is_valid_also_where_scores_are_undefined(tmp_path: Path) -> None:
     assert (values["num_scenes"], values["num_labelled_scenes"], values["vocabulary"]) == (1, 0, "letters")
 
 
-def test_an_empty_split_says_what_to_do() -> None:
+def test_an_empty_split_raises_with_advice() -> None:
     with pytest.raises(DataError, match="no scenes to evaluate in fake: choose another --split"):
         evaluate_scenes(predictor_of(Stripes()), STORE, [])
 
 
 @pytest.mark.parametrize(("num_classes", "words"), [(None, "no classifier"), (200, "a classifier of 200 classes")])
-def test_a_classifier_of_another_width_is_refused(num_classes: int | None, words: str) -> None:
+def test_a_classifier_of_another_width_is_rejected(num_classes: int | None, words: str) -> None:
     network = Stripes()
     network.num_classes = num_classes
     with pytest.raises(CheckpointError, match=f"expected a classifier of 3 classes .* has {words}"):
         evaluate_scenes(predictor_of(network), STORE, ["one"])
 
 
-def test_a_network_without_classifier_is_scored_by_the_scores_it_is_given() -> None:
+def test_a_network_without_classifier_uses_the_passed_class_scores() -> None:
     network = Stripes()
     network.num_classes = None
     evaluation = evaluate_scenes(

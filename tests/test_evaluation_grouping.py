@@ -63,7 +63,7 @@ def test_no_points_and_no_classes_give_no_groups() -> None:
 
 
 @pytest.mark.parametrize("xyz", [np.zeros((2, 2)), np.zeros((3, 3)), np.full((2, 3), np.nan)])
-def test_wrong_shapes_and_positions_are_refused(xyz: npt.NDArray[np.float64]) -> None:
+def test_wrong_shapes_and_positions_are_rejected(xyz: npt.NDArray[np.float64]) -> None:
     with pytest.raises(ShapeError):
         connect_points(xyz, np.zeros(2, dtype=int), radius=0.1)
 

@@ -95,7 +95,7 @@ def test_predictions_on_void_or_on_small_objects_do_not_count() -> None:
     assert room.score().ap[CHAIR] == 1.0
 
 
-def test_predictions_on_walls_are_on_void_as_the_benchmark_has_it() -> None:
+def test_predictions_on_walls_are_on_void_as_in_the_benchmark() -> None:
     room = Room((CHAIR, 1, 200), (WALL, 3, 200)).predict(CHAIR, 0, 200, 0.5).predict(CHAIR, 200, 400, 0.9)
     assert room.score().ap[CHAIR] == 1.0
 
@@ -118,7 +118,7 @@ def test_an_empty_mask_and_no_predictions_at_all_score_zero() -> None:
     assert Room((CHAIR, 1, 200)).score().ap[CHAIR] == 0.0
 
 
-def test_scenes_without_vertices_or_objects_leave_everything_undefined() -> None:
+def test_scores_of_scenes_without_vertices_or_objects_are_undefined() -> None:
     assert math.isnan(Room((-1, 0, 0)).score().mean("ap50"))
     assert math.isnan(Room((WALL, 1, 500)).predict(WALL, 0, 500).score().mean("ap50"))
 
@@ -134,9 +134,7 @@ def test_scenes_without_vertices_or_objects_leave_everything_undefined() -> None
         ([0], CHAIR, math.inf, "finite confidences"),
     ],
 )
-def test_predictions_that_cannot_be_right_are_refused(
-    rows: list[int], class_: int, confidence: float, message: str
-) -> None:
+def test_invalid_predictions_are_rejected(rows: list[int], class_: int, confidence: float, message: str) -> None:
     predicted = PredictedInstances.from_rows([np.array(rows)], [class_], [confidence])
     with pytest.raises(ShapeError, match=message):
         match_scene(np.full(200, CHAIR), np.ones(200, dtype=int), predicted, scored=SCORED)

@@ -48,7 +48,7 @@ def colored_scene(points: int = 2000) -> FakeScene:
     return scene._replace(rgb=(200 * np.eye(3)[truth] + 20).astype(np.uint8), label=truth.astype(np.int16))
 
 
-def test_every_vertex_takes_the_answer_of_its_voxel() -> None:
+def test_every_vertex_has_the_label_of_its_voxel() -> None:
     scene = colored_scene()
     prediction = predict_scene(StrongestColor(), scene, voxel_size=0.2)
     cells = np.floor(scene.xyz.astype(np.float64) / 0.2)
@@ -66,7 +66,7 @@ def test_confidence_is_the_softmax_of_the_winner() -> None:
     np.testing.assert_allclose(prediction.confidence, 1 / (1 + 2 * np.exp(-200 / 25.5)), rtol=1e-5)
 
 
-def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2)
     monkeypatch.setattr(module, "CHUNK", 63)
     parts = predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2)
@@ -86,7 +86,7 @@ def test_the_network_runs_in_evaluation_mode_and_gets_its_modes_back() -> None:
     assert not network.training
 
 
-def test_bf16_holds_for_the_features_and_not_for_the_class_scores() -> None:
+def test_features_are_bf16_but_class_scores_are_not() -> None:
     network = StrongestColor()
     predict_scene(network, colored_scene(), voxel_size=0.2, precision="bf16")
     predict_scene(network, colored_scene(), voxel_size=0.2, precision="fp32")
@@ -110,7 +110,7 @@ def test_a_scene_without_labels_or_without_points_is_predicted() -> None:
     assert [array.shape for array in empty[:4]] == [(0,)] * 4
 
 
-def test_an_unknown_backend_is_refused() -> None:
+def test_an_unknown_backend_is_rejected() -> None:
     with pytest.raises(SettingsError, match="--backend"):
         predict_scene(StrongestColor(), colored_scene(), voxel_size=0.2, backend="abacus")
 
@@ -138,7 +138,7 @@ def test_a_real_network_predicts_the_same_twice_and_on_reordered_vertices(unet: 
         torch.testing.assert_close(value, state[name], rtol=0, atol=0)
 
 
-def test_the_reference_backend_names_the_same(unet: MinkUNet) -> None:
+def test_the_reference_backend_predicts_the_same(unet: MinkUNet) -> None:
     scene = make_scene("room", points=150)
     fast = predict_scene(unet, scene, voxel_size=0.1, backend="torch")
     slow = predict_scene(unet, scene, voxel_size=0.1, backend="reference")
@@ -146,7 +146,7 @@ def test_the_reference_backend_names_the_same(unet: MinkUNet) -> None:
     np.testing.assert_allclose(fast.confidence, slow.confidence, rtol=1e-3)
 
 
-def test_bf16_stays_near_fp32_on_a_real_network(unet: MinkUNet) -> None:
+def test_bf16_is_close_to_fp32_on_a_real_network(unet: MinkUNet) -> None:
     scene = make_scene("room", points=400)
     exact = predict_scene(unet, scene, voxel_size=0.05)
     rough = predict_scene(unet, scene, voxel_size=0.05, precision="bf16")
@@ -154,7 +154,7 @@ def test_bf16_stays_near_fp32_on_a_real_network(unet: MinkUNet) -> None:
     assert (exact.label == rough.label).mean() > 0.9
 
 
-def test_features_are_returned_for_every_voxel_if_asked_for() -> None:
+def test_features_of_every_voxel_are_returned_on_request() -> None:
     scene = colored_scene()
     predictor = Predictor(network=StrongestColor(), voxel_size=0.2)
     assert predictor.predict(scene).features is None

@@ -30,7 +30,7 @@ def score(counts: list[list[int]], vocabulary: Vocabulary) -> Scores:
     return score_confusion(matrix, vocabulary)
 
 
-def test_each_class_by_hand() -> None:
+def test_scores_of_each_class_equal_hand_arithmetic() -> None:
     scores = score(COUNTS, LETTERS)
     assert scores.support.tolist() == [10, 5, 4, 2, 0]
     assert scores.predicted.tolist() == [8, 8, 2, 0, 1]  # columns; the two outside count for none
@@ -96,14 +96,14 @@ def test_a_perfect_prediction_scores_one_on_present_classes() -> None:
     assert scores.means["all"].precision_paper == scores.means_present["all"].precision_paper == 1  # over two groups
 
 
-def test_an_absent_class_that_is_predicted_accuses_itself_alone() -> None:
+def test_false_positives_of_an_absent_class_affect_only_that_class() -> None:
     scores = score([[8, 2, 0], [0, 0, 0]], make_vocabulary("", ""))
     assert scores.iou.tolist() == [0.8, 0]
     assert scores.miou_present == 0.8
     assert scores.miou_200 == 0.4
 
 
-def test_nothing_evaluated_is_undefined_where_it_should_be_and_valid_json() -> None:
+def test_scores_without_points_are_undefined_and_valid_json() -> None:
     scores = score([[0] * 6] * 5, LETTERS)
     assert scores.miou_200 == 0
     assert math.isnan(scores.miou_present)
@@ -185,7 +185,7 @@ def test_all_means_equal_loops_over_points(seed: int) -> None:
     np.testing.assert_allclose(scores.means["all"], [*plain, *expected])
 
 
-def test_a_vocabulary_without_groups_has_only_all_and_its_precision_is_the_papers() -> None:
+def test_without_groups_only_all_has_means_and_its_precision_is_the_papers() -> None:
     vocabulary = load_vocabulary("scannet20")
     counts = np.zeros((20, 21), dtype=np.int64)
     counts[0, 0], counts[1, 0], counts[1, 1] = 6, 2, 2
@@ -196,7 +196,7 @@ def test_a_vocabulary_without_groups_has_only_all_and_its_precision_is_the_paper
     assert scores.to_dict()["per_class"][0]["group"] is None
 
 
-def test_a_matrix_of_another_vocabulary_is_refused() -> None:
+def test_a_matrix_of_another_vocabulary_is_rejected() -> None:
     with pytest.raises(ShapeError, match="matrix of 5 classes, got 3"):
         score_confusion(ConfusionMatrix(3), LETTERS)
 

@@ -101,7 +101,7 @@ def test_ids_outside_the_vocabulary_are_no_class(tmp_path: Path) -> None:
         ({"scene0002_00.txt": "1\n"}, "no scene0000_00.txt"),
     ],
 )
-def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
+def test_invalid_labels_are_rejected(tmp_path: Path, files: dict[str, str], message: str) -> None:
     with (
         Submission(write_zip(tmp_path / "s.zip", files)) as submission,
         pytest.raises(DataError, match=message),
@@ -112,8 +112,8 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, files: dict[str,
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("predicted_masks/a.txt 2", "expected a mask's path"),
-        ("predicted_masks/a.txt chair 0.5", "expected a mask's path"),
+        ("predicted_masks/a.txt 2", "expected a mask path"),
+        ("predicted_masks/a.txt chair 0.5", "expected a mask path"),
         ("predicted_masks/a.txt 2 nan", "finite confidence"),
         ("predicted_masks/a.txt 2 high", "finite confidence"),
         ("predicted_masks/b.txt 2 0.5", "no predicted_masks/b.txt"),
@@ -121,7 +121,7 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path: Path, files: dict[str,
         ("/etc/passwd 2 0.5", "outside the submission"),
     ],
 )
-def test_instances_that_cannot_be_used_are_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_instances_are_rejected(tmp_path: Path, line: str, message: str) -> None:
     files = {"scene0000_00.txt": line, "predicted_masks/a.txt": "1\n0\n0\n1\n"}
     with (
         Submission(write_zip(tmp_path / "s.zip", files)) as submission,
@@ -131,12 +131,12 @@ def test_instances_that_cannot_be_used_are_refused(tmp_path: Path, line: str, me
 
 
 @pytest.mark.parametrize("name", ["../scene0000_00.txt", "/scene0000_00.txt", "a/../../b.txt", "C:\\a.txt"])
-def test_entries_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
+def test_entries_with_unsafe_paths_are_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="outside"):
         Submission(write_zip(tmp_path / "s.zip", {name: "1\n"}))
 
 
-def test_what_is_neither_zip_nor_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_neither_zip_nor_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "s.zip").write_text("no zip")
     for path in (tmp_path / "s.zip", tmp_path / "none"):
         with pytest.raises(DataError, match=r"zip file"):
@@ -145,7 +145,7 @@ def test_what_is_neither_zip_nor_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_check_lists_missing_files_extra_files_and_a_folder_at_the_top(tmp_path: Path) -> None:
+def test_a_check_reports_missing_files_extra_files_and_a_top_level_folder(tmp_path: Path) -> None:
     files = {"mine/scene0000_00.txt": "1\n1\n1\n1\n", "scene0001_00.txt": "1\n1\n1\n", "notes.md": "-"}
     with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
         messages = [problem.message for problem in check_submission(submission, SCENES, VOCABULARY, task="semantic")]
@@ -157,7 +157,7 @@ def test_a_check_lists_missing_files_extra_files_and_a_folder_at_the_top(tmp_pat
     ]
 
 
-def test_a_check_lists_wrong_lengths_and_classes_without_instances(tmp_path: Path) -> None:
+def test_a_check_reports_wrong_lengths_and_classes_without_instances(tmp_path: Path) -> None:
     files = {
         "scene0000_00.txt": f"predicted_masks/a.txt 1 0.5\npredicted_masks/a.txt {CHAIR_ID} 0.5\n",
         "predicted_masks/a.txt": "1\n0\n2\n0\n",

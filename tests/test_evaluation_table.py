@@ -36,7 +36,7 @@ def test_the_header_reads_like_table_1() -> None:
     ]
 
 
-def test_the_rows_are_percentages_done_by_hand() -> None:
+def test_the_rows_are_percentages_computed_by_hand() -> None:
     # vertices: IoU 3/4, 2/5; precision 3/3, 2/3; recall 3/4, 2/4; the tail class is absent
     # voxels: IoU 1/2, 1/2; precision 1, 1/2 (the false positive has its truth in head: 1 for the paper); recall 1/2, 1
     # the paper's precision and recall leave the absent tail class out
@@ -50,7 +50,7 @@ def test_the_rows_are_percentages_done_by_hand() -> None:
     ]
 
 
-def test_the_narrow_table_has_the_same_figures() -> None:
+def test_the_narrow_table_has_the_same_values() -> None:
     narrow, wide = narrow_group_table(EVALUATION), group_table(EVALUATION)
     assert narrow.header == ["", "Head", "Common", "Tail", "All"]
     assert [cell for row in narrow.rows for cell in row[1:]] == [cell for row in wide.rows for cell in row[1:]]
@@ -61,7 +61,7 @@ def test_the_narrow_table_has_the_same_figures() -> None:
     ]
 
 
-def test_categories_that_occur_or_were_predicted_have_a_row() -> None:
+def test_classes_that_occur_or_were_predicted_have_a_row() -> None:
     table = per_class_table(EVALUATION)
     assert table.rows == [
         ["a", "head", "4", "3", "75.00", "100.00", "75.00"],
@@ -71,7 +71,7 @@ def test_categories_that_occur_or_were_predicted_have_a_row() -> None:
     assert class_rows(EVALUATION.vertex, absent=True).rows[2] == ["c", "tail", "0", "0", "-", "-", "-"]
 
 
-def test_a_vocabulary_without_groups_has_the_column_all_alone() -> None:
+def test_a_vocabulary_without_groups_has_only_the_column_all() -> None:
     vocabulary = load_vocabulary("scannet20")
     counts = np.eye(20, 21, dtype=int).tolist()
     table = group_table(evaluate(counts, counts, vocabulary))

@@ -20,7 +20,7 @@ def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_and_raises(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
 
     def fill() -> None:
@@ -45,7 +45,7 @@ def test_any_other_failure_leaves_the_old_file_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+def test_files_of_killed_writers_are_removed_and_those_of_living_ones_kept(tmp_path: Path) -> None:
     left = tmp_path / ".a.txt.0123abcd.tmp"
     left.write_text("by a killed process")
     (tmp_path / ".folder.0123abcd.tmp").mkdir()
@@ -61,7 +61,7 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*strangers, "b.txt", "c"])
 
 
-def test_without_locks_only_what_is_old_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_only_old_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -75,14 +75,14 @@ def test_without_locks_only_what_is_old_is_swept(tmp_path: Path, monkeypatch: py
     assert new.exists()
 
 
-def test_a_folder_appears_with_all_that_is_in_it_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         with atomic_folder(tmp_path / name) as unfinished:
             (unfinished / "a.txt").write_text("a")
             assert not (tmp_path / name / "a.txt").exists()
         assert (tmp_path / name / "a.txt").read_text() == "a"
-    with pytest.raises(FileExistsError, match="there is something already"), atomic_folder(tmp_path / "new") as again:
+    with pytest.raises(FileExistsError, match="it exists already"), atomic_folder(tmp_path / "new") as again:
         (again / "b.txt").write_text("b")
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "failed"):
         raise ZeroDivisionError

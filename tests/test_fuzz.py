@@ -15,7 +15,7 @@ from tests.fuzz_runner import findings, run_format
 
 CASES = {"raw-scan": 25, "checkpoint": 20, "torch-checkpoint": 25, "shard": 20, "index": 25}
 """Fewer of what takes longer."""
-READ_WHOLE = ("obj-colors", "glb-colors")
+READ_WHOLE = ("obj-colors", "glb-colors", "ply-layout", "pcd-layout", "las-layout")
 """Good files of many forms, whose contents are known."""
 MOSTLY_READ = ("obj-files", "gltf-files")
 """A scan is read without a picture or a material that is damaged."""

@@ -145,7 +145,9 @@ def test_training_on_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
     small_disk: Path, store_path: Path, whole: Path
 ) -> None:
     settings = scratch(store_path, small_disk, "f", validate_every=0)
-    with pytest.raises(DataError, match=r"cannot write .*(safetensors|resume\.pt) \(.*[Nn]o .*\).*make room") as caught:
+    with pytest.raises(
+        DataError, match=r"cannot write .*(safetensors|resume\.pt) \(.*[Nn]o .*\).*free some space"
+    ) as caught:
         finetune(settings, Progress())
     assert "\n" not in str(caught.value)
     _, info = load_network(small_disk / "f" / "checkpoint.safetensors")

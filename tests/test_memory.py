@@ -36,7 +36,7 @@ ALLOCATOR = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't al
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_every_form_of_it_becomes_one_line(error: Exception) -> None:
+def test_every_kind_of_allocation_failure_becomes_one_line(error: Exception) -> None:
     assert is_out_of_memory(error)
     with pytest.raises(MemoryLimitError) as caught, memory_limits(CPU, lambda: ("in a pass of 7 voxels", "do this")):
         raise error
@@ -46,23 +46,23 @@ def test_every_form_of_it_becomes_one_line(error: Exception) -> None:
     assert "\n" not in line
 
 
-def test_what_pytorch_says_on_this_machine_is_known() -> None:
+def test_the_message_of_pytorch_on_this_machine_is_recognised() -> None:
     with pytest.raises(MemoryLimitError), memory_limits(CPU, lambda: ("", "")):
         torch.empty(2**60, dtype=torch.uint8)
 
 
-def test_another_error_stays_what_it_is() -> None:
+def test_other_errors_are_not_changed() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_limits(CPU, lambda: ("", "")):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
-def test_a_gpu_is_called_one() -> None:
+def test_the_message_names_gpu_memory_on_a_gpu() -> None:
     limits = memory_limits(torch.device("cuda"), lambda: ("there", "so"))
     with pytest.raises(MemoryLimitError, match=r"^out of GPU memory there"), limits:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_the_peak_is_of_the_machines_memory() -> None:
+def test_the_peak_is_reported_with_the_machines_memory() -> None:
     assert peak_resident() > 50 * 2**20  # torch is loaded
     words = describe_peak(CPU).split()
     assert words[0] == "peak"
@@ -100,7 +100,7 @@ def training(store_path: Path, runs: Path, **changes: Any) -> FinetuneSettings:
     return FinetuneSettings(**(values | changes))
 
 
-def test_a_step_that_does_not_fit_says_what_to_set_and_the_run_goes_on_with_it(
+def test_a_step_out_of_memory_names_the_setting_and_the_run_resumes_with_it(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = fail_above(monkeypatch, 3000, torch.OutOfMemoryError("CUDA out of memory"))
@@ -124,7 +124,7 @@ def test_a_step_that_does_not_fit_says_what_to_set_and_the_run_goes_on_with_it(
     assert sum(sizes[:2]) < whole + half
 
 
-def test_a_network_that_fits_nowhere_is_said_to(
+def test_a_network_that_does_not_fit_into_memory_raises(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_above(monkeypatch, 10, MemoryError())
@@ -139,7 +139,7 @@ def corridor() -> FakeScene:
     return scene._replace(xyz=np.stack([x, scene.xyz[:, 1] * 0.2, scene.xyz[:, 2] * 0.1], axis=1).astype(np.float32))
 
 
-def test_a_scene_that_does_not_fit_is_named_in_tiles_as_if_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scene_predicted_in_tiles_has_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = MinkUNet("14A", num_classes=3)
     whole = Predictor(network=network, voxel_size=0.1).predict(corridor())
@@ -156,16 +156,14 @@ def test_a_scene_that_does_not_fit_is_named_in_tiles_as_if_it_did(monkeypatch: p
     assert note.endswith("labels are the same as without tiles")
 
 
-def test_a_scene_no_tile_of_which_fits_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scene_without_a_fitting_tile_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_above(monkeypatch, 100, RuntimeError(ALLOCATOR))
     network = MinkUNet("14A", num_classes=3)
     with pytest.raises(MemoryLimitError, match=r"voxels of corridor, and in tiles of it \(peak .*smaller network"):
         Predictor(network=network, voxel_size=0.1).predict(corridor())
 
 
-def test_a_memory_error_from_anywhere_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_any_memory_error_becomes_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise MemoryError("Unable to allocate 8.00 EiB for an array")
 
@@ -194,7 +192,7 @@ except DataError as error:
 """
 
 
-def test_a_killed_loading_process_is_one_line(store_path: Path, tmp_path: Path) -> None:
+def test_a_killed_loader_process_is_a_one_line_error(store_path: Path, tmp_path: Path) -> None:
     text = training(store_path, tmp_path, jobs=1).to_json()
     command = [sys.executable, "-c", DYING_WORKER, text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])

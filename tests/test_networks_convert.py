@@ -158,7 +158,7 @@ def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.bin", "x.ckpt", "x.PTH"])
 def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, tmp_path: Path, name: str) -> None:
-    convert(state_dict, tmp_path / name)
+    convert(state_dict, tmp_path / name, final_relu=False)
     assert (tmp_path / name).read_bytes().startswith(b"PK")
     convert(tmp_path / name, tmp_path / "x.safetensors")
     convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors")
@@ -166,9 +166,9 @@ def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, t
     assert_same_tensors({name: found[name] for name in network.state_dict()}, dict(network.state_dict()))
     assert (tmp_path / "y.safetensors").read_bytes()[8:9] == b"{"
     with pytest.raises(SettingsError, match=rf"--to lg3d does not write a {Path(name).suffix} file.*\.safetensors"):
-        convert(state_dict, tmp_path / f"other-{name}", to="lg3d")
+        convert(state_dict, tmp_path / f"other-{name}", to="lg3d", final_relu=False)
     with pytest.raises(SettingsError, match=r"--to minkowski does not write a \.safetensors file.*\.ckpt"):
-        convert(state_dict, tmp_path / "z.safetensors", to="minkowski")
+        convert(state_dict, tmp_path / "z.safetensors", to="minkowski", final_relu=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "x.safetensors", "y.safetensors"])
 
 
@@ -176,7 +176,7 @@ def test_what_a_killed_conversion_left_is_removed_by_the_next(state_dict: Path, 
     left, other = tmp_path / ".x.safetensors.0123abcd.tmp", tmp_path / ".y.safetensors.0123abcd.tmp"
     left.touch()
     other.touch()
-    convert(state_dict, tmp_path / "x.safetensors")
+    convert(state_dict, tmp_path / "x.safetensors", final_relu=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "x.safetensors"]
 
 
@@ -383,7 +383,7 @@ def test_eval_and_finetune_take_a_file_from_elsewhere(lightning: Path, store_pat
     other = MinkUNet("tiny", num_classes=20, stem_size=5, final_relu=True)
     torch.save(other.state_dict(), tmp_path / "other.pth")
     notes = Notes()
-    with pytest.raises(CheckpointError, match="tells 20 categories apart, the store has 200"):
+    with pytest.raises(CheckpointError, match="is for 20 classes, the store has 200"):
         evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=tmp_path / "other.pth"), notes)
     scores = evaluate_checkpoint(EvalSettings(store=store_path, checkpoint=lightning), notes)
     assert scores.to_dict()

@@ -26,7 +26,7 @@ def test_cross_entropy_is_the_mean_over_labelled_voxels():
     assert cross_entropy_loss(LOGITS, LABELS).item() == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2)
 
 
-def test_focal_loss_plays_down_confident_voxels():
+def test_focal_loss_reduces_the_weight_of_confident_voxels():
     expected = -(0.2**2 * math.log(0.8) + 0.5**2 * math.log(0.5)) / 2
     assert focal_loss(LOGITS, LABELS, gamma=2.0).item() == pytest.approx(expected)
 
@@ -37,7 +37,7 @@ def test_alpha_weighs_each_voxel_by_its_class():
     assert loss.item() == pytest.approx(expected)
 
 
-def test_weighted_cross_entropy_weighs_each_voxel_and_divides_by_their_number():
+def test_weighted_cross_entropy_divides_by_the_number_of_voxels():
     loss = weighted_cross_entropy_loss(LOGITS, LABELS, torch.tensor([3.0, 0.1]))
     assert loss.item() == pytest.approx(-(3.0 * math.log(0.8) + 0.1 * math.log(0.5)) / 2)
     with pytest.raises(ShapeError, match="one weight for each class"):
@@ -45,7 +45,7 @@ def test_weighted_cross_entropy_weighs_each_voxel_and_divides_by_their_number():
 
 
 @pytest.mark.parametrize(("make", "alpha"), [(inverse_log_alpha, (4 / 3, 2 / 3)), (printed_alpha, (0.0, 1.0))])
-def test_class_balanced_losses_by_hand(make, alpha):
+def test_class_balanced_losses_equal_hand_arithmetic(make, alpha):
     """1 and 3 points: 1 / log 2 and 1 / log 4 are 2 : 1; log 1 and log 3, as printed, are 0 : 1."""
     weights = make(torch.tensor([1, 3]))
     assert weights.tolist() == pytest.approx(alpha)
@@ -89,7 +89,7 @@ def test_certain_voxels_keep_finite_gradients(gamma):
     ],
 )
 @pytest.mark.parametrize("num_voxels", [0, 3])
-def test_no_labelled_voxel_gives_zero_that_keeps_a_graph(compute, num_voxels):
+def test_without_labelled_voxels_the_loss_is_zero_with_a_graph(compute, num_voxels):
     logits = torch.full((num_voxels, 2), torch.inf, requires_grad=True)
     loss = compute(logits, torch.full((num_voxels,), -1))
     loss.backward()
@@ -104,20 +104,20 @@ def test_precision_stays_float32_under_autocast():
     assert ce.item() == cross_entropy_loss(LOGITS, LABELS).item()
 
 
-def test_inverse_log_alpha_by_hand():
+def test_inverse_log_alpha_equals_hand_arithmetic():
     # 1 / log(1 + n) for n = 1, 3, 7 is 1, 1/2, 1/3 in units of 1 / log 2; their mean is 11/18.
     alpha = inverse_log_alpha(np.array([1, 3, 0, 7]))
     assert alpha.tolist() == pytest.approx([18 / 11, 9 / 11, 1.0, 6 / 11])
     assert alpha.dtype == torch.float32
 
 
-def test_printed_alpha_by_hand():
+def test_printed_alpha_equals_hand_arithmetic():
     # log 2, log 4, log 8 are 1, 2, 3 in units of log 2; one point and none both give 0.
     assert printed_alpha(torch.tensor([2, 4, 8, 1, 0])).tolist() == pytest.approx([1 / 6, 2 / 6, 3 / 6, 0.0, 0.0])
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=40))
-def test_inverse_log_alpha_falls_with_the_count_and_has_mean_one(counts):
+def test_inverse_log_alpha_decreases_with_the_count_and_has_mean_one(counts):
     alpha = inverse_log_alpha(np.array(counts, dtype=np.int64))
     present = [(count, weight) for count, weight in zip(counts, alpha.tolist(), strict=True) if count > 0]
     if present:
@@ -127,7 +127,7 @@ def test_inverse_log_alpha_falls_with_the_count_and_has_mean_one(counts):
     assert torch.isfinite(alpha).all()
 
 
-def test_no_points_at_all():
+def test_alpha_without_labelled_points():
     assert inverse_log_alpha(torch.zeros(3, dtype=torch.int64)).tolist() == [1.0, 1.0, 1.0]
     with pytest.raises(ShapeError, match="inverse-log"):
         printed_alpha(torch.tensor([1, 0]))
@@ -135,12 +135,12 @@ def test_no_points_at_all():
 
 @pytest.mark.parametrize("compute", [inverse_log_alpha, printed_alpha])
 @pytest.mark.parametrize("counts", [torch.tensor([3, -1]), torch.ones(2, 2)])
-def test_counts_of_a_wrong_kind_are_refused(compute, counts):
+def test_invalid_counts_are_rejected(compute, counts):
     with pytest.raises(ShapeError, match="counts"):
         compute(counts)
 
 
-def test_wrong_inputs_are_named():
+def test_the_message_names_wrong_inputs():
     with pytest.raises(ShapeError, match="gamma"):
         focal_loss(LOGITS, LABELS, gamma=-1.0)
     with pytest.raises(ShapeError, match="one alpha for each class"):

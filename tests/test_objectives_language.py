@@ -41,19 +41,19 @@ def loop_loss(features, labels, anchors, negatives, positive_margin, negative_ma
     return sum(pulls) / len(pulls), sum(pushes) / len(pushes)
 
 
-def test_features_on_their_anchors_pay_nothing():
+def test_features_on_their_anchors_have_no_loss():
     loss = language_contrastive_loss(ANCHORS * 7, torch.arange(3), ANCHORS, num_negatives=2)
     assert [part.item() for part in loss] == [0.0, 0.0, 0.0]
 
 
-def test_swapped_features_pay_pull_and_push():
+def test_swapped_features_have_both_loss_terms():
     loss = language_contrastive_loss(ANCHORS[[1, 0]], torch.tensor([0, 1]), ANCHORS[:2], num_negatives=1)
     assert loss.positive.item() == pytest.approx(1.0)  # distance to the own anchor
     assert loss.negative.item() == pytest.approx(0.6)  # margin 0.6 minus distance 0
     assert loss.total.item() == pytest.approx(1.6)
 
 
-def test_margins_and_weight_enter_as_the_equations_say():
+def test_margins_and_weight_follow_the_equations():
     feature = torch.tensor([[3.0, 4.0, 0.0]])  # cosines 0.6, 0.8, 0.0: distances 0.4, 0.2, 1.0
     loss = language_contrastive_loss(
         feature,
@@ -131,7 +131,7 @@ def test_every_distance_hinge_and_draw_equals_a_loop_over_voxels(distance, hinge
         ("mse", 20 / 3, (18 / 3, 26 / 3)),
     ],
 )
-def test_distances_by_hand(distance, own, others):
+def test_distances_equal_hand_arithmetic(distance, own, others):
     feature = torch.tensor(
         [[3.0, 4.0, 0.0]]
     )  # to (1, 0, 0): |2| + |4|; to (0, 1, 0): |3| + |3|; to (0, 0, 1): 3 + 4 + 1
@@ -142,7 +142,7 @@ def test_distances_by_hand(distance, own, others):
     assert loss.negative.item() == pytest.approx(9 - sum(others) / 2)
 
 
-def test_mse_is_pytorchs_own_and_positives_only_leave_the_total_at_the_positive_part():
+def test_mse_equals_pytorchs_and_without_negatives_the_total_is_the_positive_term():
     torch.manual_seed(2)
     features, anchors, labels = torch.randn(7, 4), torch.randn(5, 4), torch.tensor([0, 4, 2, 2, 1, 3, 0])
     loss = language_contrastive_loss(features, labels, anchors, distance="mse", negative_weight=0.0)
@@ -150,7 +150,7 @@ def test_mse_is_pytorchs_own_and_positives_only_leave_the_total_at_the_positive_
     assert loss.total.item() == loss.positive.item()
 
 
-def test_mean_first_lets_a_far_negative_pay_for_a_near_one():
+def test_with_mean_first_a_distant_negative_compensates_for_a_close_one():
     feature = torch.tensor([[0.0, 1.0, 0.0]])  # distance 0 to the second anchor, 1 to the third
     options = {"num_negatives": 2, "negative_margin": 0.6}
     per_negative = language_contrastive_loss(feature, torch.tensor([0]), ANCHORS, **options)
@@ -195,7 +195,7 @@ def test_the_best_score_is_the_nearest_anchor(distance):
         assert row.tolist() == pytest.approx([shift - value for value in distances], abs=1e-5)
 
 
-def test_draws_with_replacement_repeat_and_never_give_the_own_category():
+def test_draws_with_replacement_repeat_and_never_give_the_own_class():
     labels = torch.full((60_000,), 2)
     negatives = draw_negatives(labels, 5, num_negatives=2, replacement=True, generator=torch.Generator().manual_seed(0))
     shares = torch.bincount(negatives.flatten(), minlength=5) / 120_000
@@ -205,7 +205,7 @@ def test_draws_with_replacement_repeat_and_never_give_the_own_category():
     assert draw_negatives(torch.zeros(3, dtype=torch.int64), 1, num_negatives=2, replacement=True).shape == (3, 0)
 
 
-def test_the_softmax_weighs_the_own_anchor_against_all_others():
+def test_the_softmax_loss_compares_the_own_anchor_with_all_others():
     feature = torch.tensor([[3.0, 4.0, 0.0]])  # cosines 0.6, 0.8, 0.0
     loss = language_softmax_loss(feature, torch.tensor([0]), ANCHORS, temperature=0.2)
     weights = [math.exp(3.0), math.exp(4.0), 1.0]
@@ -216,7 +216,7 @@ def test_the_softmax_weighs_the_own_anchor_against_all_others():
     assert twice.item() == pytest.approx(loss.item())  # lengths and unlabelled voxels do not count
 
 
-def test_the_softmax_of_nothing_labelled_is_0_and_learns_nothing():
+def test_the_softmax_loss_without_labels_is_zero_with_zero_gradient():
     features = torch.ones(2, 3, requires_grad=True)
     loss = language_softmax_loss(features, torch.tensor([-1, -1]), ANCHORS, temperature=0.1)
     loss.backward()
@@ -224,12 +224,12 @@ def test_the_softmax_of_nothing_labelled_is_0_and_learns_nothing():
     assert not features.grad.any()
 
 
-def test_the_softmax_refuses_features_of_another_width():
-    with pytest.raises(ShapeError, match="must have one width"):
+def test_the_softmax_loss_rejects_features_of_another_width():
+    with pytest.raises(ShapeError, match="must have the same width"):
         language_softmax_loss(torch.ones(2, 4), torch.tensor([0, 1]), ANCHORS, temperature=0.1)
 
 
-def test_unknown_distances_and_hinges_are_refused_with_the_known():
+def test_unknown_distances_and_hinges_raise_with_the_known_ones():
     with pytest.raises(SettingsError, match="one of cosine, l1, l2, mse, got 'l3'"):
         language_contrastive_loss(ANCHORS, torch.arange(3), ANCHORS, distance="l3")
     with pytest.raises(SettingsError, match="one of per-negative, mean-first"):
@@ -252,7 +252,7 @@ def test_gradient_equals_finite_differences():
     assert along.detach().abs().max() < 1e-12
 
 
-def test_no_labelled_voxel_gives_zero_that_keeps_a_graph():
+def test_without_labelled_voxels_the_loss_is_zero_with_a_graph():
     features = torch.randn(4, 3, requires_grad=True)
     loss = language_contrastive_loss(features, torch.full((4,), -1), ANCHORS)
     loss.total.backward()
@@ -312,7 +312,7 @@ def test_same_generator_seed_gives_the_same_negatives():
 
 @settings(max_examples=60, deadline=None)
 @given(num_classes=st.integers(1, 30), num_negatives=st.integers(1, 40), seed=st.integers(0, 2**31))
-def test_negatives_are_distinct_and_never_the_own_category(num_classes, num_negatives, seed):
+def test_negatives_are_distinct_and_never_the_own_class(num_classes, num_negatives, seed):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_classes, (17,), generator=generator)
     negatives = draw_negatives(labels, num_classes, num_negatives=num_negatives, generator=generator)
@@ -323,7 +323,7 @@ def test_negatives_are_distinct_and_never_the_own_category(num_classes, num_nega
 
 
 @pytest.mark.parametrize(("num_classes", "num_negatives"), [(6, 3), (14, 10)])
-def test_every_other_category_is_equally_likely(num_classes, num_negatives):
+def test_every_other_class_is_equally_likely(num_classes, num_negatives):
     """Both ways of drawing, in every position: 60,000 draws, a share of 1 / others with standard error below 0.002."""
     labels = torch.full((60_000,), 2)
     negatives = draw_negatives(
@@ -349,7 +349,7 @@ def test_all_sets_of_negatives_are_equally_likely():
 @pytest.mark.parametrize(
     ("features", "labels", "anchors", "needle"),
     [
-        (torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), ANCHORS, "one width"),
+        (torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), ANCHORS, "same width"),
         (torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), ANCHORS, "one label for each of 2"),
         (torch.zeros(2, 3), torch.zeros(2), ANCHORS, "integers"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), ANCHORS, "0 to 3"),
@@ -357,11 +357,11 @@ def test_all_sets_of_negatives_are_equally_likely():
         (torch.zeros(2, 3, dtype=torch.int32), torch.tensor([0, 1]), ANCHORS, "floating point"),
     ],
 )
-def test_wrong_inputs_are_named(features, labels, anchors, needle):
+def test_the_message_names_wrong_inputs(features, labels, anchors, needle):
     with pytest.raises(ShapeError, match=needle):
         language_contrastive_loss(features, labels, anchors)
 
 
-def test_no_negatives_is_refused():
+def test_zero_negatives_are_rejected():
     with pytest.raises(ShapeError, match="num_negatives"):
         language_contrastive_loss(ANCHORS, torch.arange(3), ANCHORS, num_negatives=0)

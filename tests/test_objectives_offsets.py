@@ -13,7 +13,7 @@ def test_offsets_point_to_the_mean_of_an_objects_voxels() -> None:
     assert true_offsets(POSITIONS, OBJECTS).tolist() == [[1, 0, 0], [-1, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
-def test_right_offsets_cost_nothing() -> None:
+def test_true_offsets_have_zero_loss() -> None:
     loss = offset_loss(true_offsets(POSITIONS, OBJECTS), POSITIONS, OBJECTS)
     assert loss.distance.item() == 0
     assert loss.direction.item() == pytest.approx(0, abs=1e-6)
@@ -60,6 +60,6 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
         assert predicted.grad[row, axis].item() == pytest.approx((moved[0] - moved[1]) / (2 * step), abs=2e-4)
 
 
-def test_other_shapes_are_refused() -> None:
+def test_other_shapes_are_rejected() -> None:
     with pytest.raises(ShapeError, match=r"shape \(voxels, 3\)"):
         offset_loss(torch.zeros(4, 2), POSITIONS, OBJECTS)

@@ -58,7 +58,7 @@ def test_our_four_directions_are_those_of_the_published_angles():
     assert len(pairs) == len({part for part, _ in pairs}) == len({angles for _, angles in pairs}) == 4
 
 
-def test_the_fast_parts_are_near_and_far_above_alone():
+def test_the_fast_partitions_are_only_near_and_far_above():
     offsets = [
         (0, 0, 0.05),
         (0, 0, 0.5),
@@ -74,14 +74,14 @@ def test_the_fast_parts_are_near_and_far_above_alone():
     assert part.tolist() == [[-1, 1, -1, -1, 3, 1, -1, 1]]
 
 
-def test_parts_are_told_by_distance_and_direction():
+def test_partitions_depend_on_distance_and_direction():
     offsets = [(0.05, 0, 0), (0.5, 0, 0), (0, 0, -0.5), (0, -0.5, 0), (0, -0.1, -0.1), (1, 0, 0), (0, -2, -2)]
     source = torch.tensor([[1.0, 2.0, 3.0]])
     part = partition_places(source, source + torch.tensor(offsets), **RADII)
     assert part.tolist() == [[-1, 0, 1, 2, 3, 4, 7]]
 
 
-def test_two_places_by_hand():
+def test_two_places_equal_hand_arithmetic():
     # Each is the other's only rival, in one of the eight parts: one lies to the left of the other, both equally high.
     # Matching cosines 1, crossed ones 0.
     loss = scene_contexts_loss(
@@ -130,7 +130,7 @@ def test_opposed_matches_stay_finite_at_the_lowest_temperature():
     assert torch.isfinite(first.grad).all()
 
 
-def test_no_places_and_one_place_pay_nothing_and_keep_a_graph():
+def test_no_places_and_one_place_have_zero_loss_with_a_graph():
     for number in (0, 1):
         first = torch.randn(number, 3, requires_grad=True)
         loss = scene_contexts_loss(first, torch.randn(number, 3), torch.zeros(number, 3), temperature=0.4, **RADII)
@@ -159,6 +159,6 @@ def test_precision_stays_float32_under_autocast():
         (torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), 0.01, "at least 0.05"),
     ],
 )
-def test_wrong_inputs_are_named(first, second, places, temperature, needle):
+def test_the_message_names_wrong_inputs(first, second, places, temperature, needle):
     with pytest.raises(ShapeError, match=needle):
         scene_contexts_loss(first, second, places, temperature=temperature, **RADII)

@@ -39,14 +39,14 @@ def loop_loss(features, draw, temperature):
     return sum(losses) / len(losses)
 
 
-def test_one_positive_and_one_negative_by_hand():
+def test_one_positive_and_one_negative_equal_hand_arithmetic():
     features = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 5.0]])  # cosines 1 to the positive, 0 to the negative
     draw = ContrastDraw(rows(0), rows(1)[None], rows(2)[None])
     loss = supervised_contrastive_loss(features, draw, temperature=0.5)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)))  # -log(e^2 / (e^2 + e^0))
 
 
-def test_features_that_are_all_alike_pay_the_logarithm_of_their_number():
+def test_the_loss_of_equal_features_is_the_logarithm_of_their_number():
     draw = ContrastDraw(rows(0, 1), rows(1, 1, 0, 0).view(2, 2), rows(2, 3, 3, 2).view(2, 2))
     assert supervised_contrastive_loss(torch.ones(4, 3), draw, temperature=0.1).item() == pytest.approx(math.log(4))
 
@@ -66,7 +66,7 @@ def test_gradient_equals_finite_differences():
     assert torch.autograd.gradcheck(lambda x: supervised_contrastive_loss(x, draw, temperature=0.2), (features,))
 
 
-def test_nothing_to_compare_gives_zero_that_keeps_a_graph():
+def test_without_sources_the_loss_is_zero_with_a_graph():
     features = torch.randn(4, 3, requires_grad=True)
     for labels in (rows(-1, -1, -1, -1), rows(2, 2, 2, 2), rows(0, 1, 2, 3), rows(0, 0, -1, -1)):
         draw = random_draw(labels)
@@ -96,7 +96,7 @@ def test_precision_stays_float32_under_autocast():
 
 @settings(max_examples=60, deadline=None)
 @given(labels=st.lists(st.integers(-1, 4), max_size=40), number=st.integers(1, 50), seed=st.integers(0, 2**31))
-def test_partners_are_of_the_right_category_and_never_the_source_itself(labels, number, seed):
+def test_positives_and_negatives_have_the_right_class_and_are_never_the_source(labels, number, seed):
     labels = torch.tensor(labels, dtype=torch.int64)
     draw = random_draw(labels, seed=seed, sources=number, positives=3, negatives=4)
     own = labels[draw.sources][:, None]
@@ -124,7 +124,7 @@ def test_every_partner_is_equally_likely():
     assert negatives.tolist() == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 0, 1 / 3], abs=0.008)
 
 
-def test_wrong_inputs_are_named():
+def test_the_message_names_wrong_inputs():
     draw = ContrastDraw(rows(0), rows(1)[None], rows(2)[None])
     with pytest.raises(ShapeError, match="voxels, D"):
         supervised_contrastive_loss(torch.zeros(3), draw, temperature=0.1)

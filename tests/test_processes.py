@@ -46,17 +46,17 @@ def test_no_jobs_give_no_results() -> None:
     assert num_cores() >= 1
 
 
-def test_what_a_worker_raises_is_raised_here() -> None:
+def test_exceptions_of_workers_are_raised_in_the_parent() -> None:
     with pytest.raises(DataError, match="cannot do a"):
         list(run_in_processes(complain, JOBS, num_processes=2))
 
 
-def test_a_worker_that_dies_is_named_by_its_scene() -> None:
-    with pytest.raises(DataError, match=r"worker process died .* bad.*run again"):
+def test_the_death_of_a_worker_is_reported_with_its_scene() -> None:
+    with pytest.raises(DataError, match=r"worker process died .* bad.*run the command again"):
         list(run_in_processes(die, [Job("bad"), Job("good")], num_processes=2))
 
 
-def test_what_a_worker_raises_keeps_its_type_and_traceback() -> None:
+def test_exceptions_of_workers_keep_their_type_and_traceback() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         list(run_in_processes(divide, JOBS, num_processes=2))
     assert "in divide" in "".join(caught.value.__notes__)

@@ -54,7 +54,7 @@ def slow_blur(noise: np.ndarray) -> np.ndarray:
     return np.sum(windows, axis=0) / 27
 
 
-def test_interpolation_equals_the_eight_weighed_corners() -> None:
+def test_interpolation_equals_the_eight_weighted_corners() -> None:
     rng = np.random.default_rng(0)
     field = rng.normal(size=(3, 4, 5, 6)).astype(np.float32)
     places = rng.uniform(0, [3, 4, 5], size=(50, 3)).astype(np.float32)
@@ -62,13 +62,13 @@ def test_interpolation_equals_the_eight_weighed_corners() -> None:
     np.testing.assert_allclose(interpolate(field, places), expected, atol=1e-5)  # float32, values of size 1
 
 
-def test_interpolation_reads_nodes_exactly_in_the_order_x_y_z() -> None:
+def test_interpolation_is_exact_at_nodes_in_the_order_x_y_z() -> None:
     field = np.zeros((1, 3, 4, 5), dtype=np.float32)
     field[0, 2, 1, 3] = 7
     np.testing.assert_allclose(interpolate(field, np.array([[2, 1, 3]], dtype=np.float32)), [[7]], rtol=1e-5)
 
 
-def test_distortion_is_twice_blurred_noise_read_trilinearly() -> None:
+def test_distortion_is_twice_smoothed_noise_interpolated_trilinearly() -> None:
     xyz = cloud(40)
     low, high = xyz.min(axis=0), xyz.max(axis=0)
     nodes = np.floor((high - low) / 0.5).astype(int) + 3
@@ -80,7 +80,7 @@ def test_distortion_is_twice_blurred_noise_read_trilinearly() -> None:
     assert moved.dtype == np.float32
 
 
-def test_distortion_spreads_as_its_blur_says() -> None:
+def test_distortion_has_the_deviation_of_its_smoothing() -> None:
     # Two box means along an axis weigh nodes by (1 2 3 2 1) / 9: the sum of squares is 19 / 81, and over three axes its
     # cube. Between nodes the interpolation averages further, so the spread lies between that and about half of it.
     xyz = np.random.default_rng(0).uniform(0, 6, size=(20_000, 3)).astype(np.float32)
@@ -167,7 +167,7 @@ def test_scenes_are_distorted_as_often_as_the_probability_says() -> None:
     assert abs(distorted - 570) < 30  # 600 * .95, 5.6 standard deviations of sqrt(600 * .95 * .05) = 5.3
 
 
-def test_mirroring_keeps_the_box_and_takes_positions_along() -> None:
+def test_mirroring_keeps_the_box_and_mirrors_the_positions() -> None:
     cells = np.array([[-2, 0, 1], [0, 4, 1], [3, 1, 2]], dtype=np.int32)
     xyz = ((cells + np.array([0.25, 0.5, 0.75])) * 0.1).astype(np.float32)
     mirrored = mirror_cells(cells, xyz, axes=[0], voxel_size=0.1)
@@ -203,7 +203,7 @@ def test_added_colours_are_clipped() -> None:
     assert shift_colors(colors, np.array([-20.0, 5.0, 20.0])).tolist() == [[0, 133, 255]]
 
 
-def test_jitter_has_the_deviation_it_is_given() -> None:
+def test_jitter_has_the_given_deviation() -> None:
     colors = np.full((20_000, 3), 127.5, dtype=np.float32)
     noisy = jitter_colors(colors, np.random.default_rng(0), std=12.75)
     assert (noisy - colors).std() == pytest.approx(12.75, rel=0.02)  # 4.9 standard errors of 1 / sqrt(2 * 60000)
@@ -223,7 +223,7 @@ def test_each_colour_step_happens_as_often_as_it_should(name: str, probability: 
     assert abs(changed - 1000 * probability) < 6 * deviation
 
 
-def test_tint_is_one_colour_for_all_within_ten_percent() -> None:
+def test_the_tint_is_one_colour_within_ten_percent() -> None:
     rgb = np.random.default_rng(0).integers(60, 190, size=(50, 3)).astype(np.uint8)
     largest = 0.0
     for seed in range(100):

@@ -54,7 +54,7 @@ def test_a_shift_moves_the_whole_batch_by_up_to_99_voxels_and_not_its_positions(
     assert np.max(shifts, axis=0).tolist() == [99, 99, 99]
 
 
-def test_a_shift_is_the_generators_alone() -> None:
+def test_a_shift_depends_only_on_the_generator() -> None:
     one, other = (collate(SAMPLES, rng=np.random.default_rng([1, 2])) for _ in range(2))
     torch.testing.assert_close(one.coordinates, other.coordinates)
 
@@ -72,6 +72,6 @@ def test_a_batch_survives_pickling() -> None:
     torch.testing.assert_close(again.coordinates, batch.coordinates)
 
 
-def test_no_samples_are_no_batch() -> None:
+def test_a_batch_of_no_samples_is_rejected() -> None:
     with pytest.raises(ShapeError, match="at least one sample"):
         collate([])

@@ -17,7 +17,7 @@ def fake_store() -> FakeStore:
     return FakeStore(make_vocabulary("head", "common", "tail"), scenes)
 
 
-def test_a_piece_is_a_square_around_a_point_and_has_all_that_lies_in_it() -> None:
+def test_a_crop_is_a_square_around_a_point_with_all_points_inside() -> None:
     scene = make_scene("scene", points=3000)
     piece = crop_scene(scene, EDGE, np.random.default_rng(4))
     middle = scene.xyz[np.random.default_rng(4).integers(3000), :2]
@@ -29,16 +29,16 @@ def test_a_piece_is_a_square_around_a_point_and_has_all_that_lies_in_it() -> Non
     np.testing.assert_array_equal(piece.instance, scene.instance[inside])
 
 
-def test_a_square_larger_than_the_room_is_the_room() -> None:
+def test_a_crop_larger_than_the_room_keeps_the_whole_room() -> None:
     scene = make_scene("scene")
     np.testing.assert_array_equal(crop_scene(scene, 100.0, np.random.default_rng(0)).xyz, scene.xyz)
 
 
-def test_a_scene_without_points_stays_so() -> None:
+def test_a_scene_without_points_stays_empty() -> None:
     assert len(crop_scene(make_scene("scene", points=0), EDGE, np.random.default_rng(0)).xyz) == 0
 
 
-def test_every_epoch_sees_another_piece_and_the_same_seed_the_same() -> None:
+def test_every_epoch_has_another_crop_and_the_same_seed_the_same() -> None:
     store = fake_store()
 
     def positions(epoch: int, seed: int = 0) -> torch.Tensor:

@@ -33,7 +33,7 @@ def test_every_voxel_is_in_one_of_as_few_parts_as_possible(points: int, max_voxe
     assert sorted(map(tuple, torch.cat([p.cells for p in parts]).tolist())) == list(map(tuple, sample.cells.tolist()))
 
 
-def test_a_part_keeps_what_belongs_to_its_voxels_in_their_order() -> None:
+def test_a_part_keeps_the_data_of_its_voxels_in_order() -> None:
     sample = sample_of()
     row_of = {tuple(cell): row for row, cell in enumerate(sample.cells.tolist())}
     for part in cut_sample(sample, 700):
@@ -57,18 +57,18 @@ def test_a_long_room_is_cut_across_its_length() -> None:
     ]
 
 
-def test_what_was_placed_is_counted_once() -> None:
+def test_placed_objects_are_counted_once() -> None:
     parts = cut_sample(sample_of(), 700)
     assert [part.placed for part in parts] == [3] + [0] * (len(parts) - 1)
     assert sum(part.skipped for part in parts) == 2
 
 
-def test_a_small_sample_stays_as_it_is() -> None:
+def test_a_small_sample_is_not_cut() -> None:
     sample = sample_of(50)
     assert cut_sample(sample, 50) == [sample]
 
 
-def test_scenes_of_a_batch_are_a_batch_of_their_own() -> None:
+def test_selected_scenes_of_a_batch_are_a_batch() -> None:
     samples = [sample_of(400, seed) for seed in range(4)]
     whole = collate(samples)
     for first, last in ((0, 2), (1, 2), (1, 4)):
@@ -88,7 +88,7 @@ def pair_of(seed: int = 0, *, share: float = 0.5) -> ViewPair:
     return sample_views(scene, voxel_size=0.1, augmentation=Augmentation(), share=share, max_matches=2000, rng=rng)
 
 
-def test_scenes_of_a_batch_of_views_are_a_batch_of_their_own() -> None:
+def test_selected_scenes_of_a_view_batch_are_a_view_batch() -> None:
     pairs = [pair_of(seed) for seed in range(3)]
     whole = collate_views(pairs)
     assert whole.scene_sizes == tuple(len(p.first.cells) + len(p.second.cells) for p in pairs)
@@ -116,7 +116,7 @@ def test_cropped_views_still_show_one_place(max_voxels: int) -> None:
     torch.testing.assert_close(again.matches, cropped.matches, rtol=0, atol=0)
 
 
-def test_a_crop_keeps_what_lies_nearest() -> None:
+def test_a_crop_keeps_the_nearest_voxels() -> None:
     pair = pair_of()
     cropped = crop_views(pair, 1000, np.random.default_rng(2))
     kept = {tuple(cell) for cell in cropped.first.cells.tolist()}
@@ -126,13 +126,13 @@ def test_a_crop_keeps_what_lies_nearest() -> None:
     assert distance[inside].mean() < 0.7 * distance[~inside].mean()
 
 
-def test_views_that_share_nothing_are_cropped_each_by_itself() -> None:
+def test_views_without_common_places_are_cropped_separately() -> None:
     pair = pair_of()._replace(matches=torch.zeros((0, 2), dtype=torch.int64), places=torch.zeros((0, 3)))
     cropped = crop_views(pair, 900, np.random.default_rng(0))
     assert len(cropped.first.cells) + len(cropped.second.cells) == 900
     assert cropped.matches.shape == (0, 2)
 
 
-def test_small_views_stay_as_they_are() -> None:
+def test_small_views_are_not_cropped() -> None:
     pair = pair_of()
     assert crop_views(pair, 10_000, np.random.default_rng(0)) is pair

@@ -30,7 +30,7 @@ def assert_equal_samples(one: Sample, other: Sample) -> None:
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-def test_an_unaugmented_voxel_has_all_from_its_first_vertex() -> None:
+def test_an_unaugmented_voxel_has_the_data_of_its_first_vertex() -> None:
     scene = make_scene("scene", points=800)
     sample = sample_scene(scene, voxel_size=VOXEL)
     cells = np.floor(scene.xyz.astype(np.float64) / VOXEL)
@@ -42,7 +42,7 @@ def test_an_unaugmented_voxel_has_all_from_its_first_vertex() -> None:
         np.testing.assert_array_equal(sample.positions[voxel], scene.xyz[row])
 
 
-def test_every_vertex_knows_its_voxel_when_nothing_is_augmented() -> None:
+def test_every_vertex_has_its_voxel_without_augmentation() -> None:
     scene = make_scene("scene")
     sample = sample_scene(scene, voxel_size=VOXEL)
     assert len(sample.point_to_voxel) == len(scene.xyz)
@@ -50,7 +50,7 @@ def test_every_vertex_knows_its_voxel_when_nothing_is_augmented() -> None:
     np.testing.assert_array_equal(sample.cells[sample.point_to_voxel], cells)
 
 
-def test_dtypes_and_shapes_are_the_networks() -> None:
+def test_dtypes_and_shapes_fit_the_network() -> None:
     for augmentation in (None, Augmentation()):
         sample = dataset(augmentation=augmentation)[0]
         num = len(sample.cells)
@@ -67,7 +67,7 @@ def test_dtypes_and_shapes_are_the_networks() -> None:
         assert len(torch.unique(sample.cells, dim=0)) == num
 
 
-def test_positions_lie_in_their_cells_also_after_augmentation() -> None:
+def test_positions_are_in_their_cells_after_augmentation() -> None:
     for seed in range(8):  # with and without mirroring
         sample = dataset(augmentation=Augmentation(), seed=seed)[1]
         inside = sample.positions / VOXEL - sample.cells
@@ -84,7 +84,7 @@ def test_labels_colours_and_instances_stay_together_when_augmented() -> None:
     np.testing.assert_allclose(sample.features, scene.rgb[sample.labels] / 255 - 0.5, atol=1e-6)
 
 
-def test_a_dense_surface_has_as_many_voxels_augmented_as_not() -> None:
+def test_augmentation_keeps_the_number_of_voxels_of_a_dense_surface() -> None:
     u, v = np.meshgrid(np.arange(0, 4, 0.01), np.arange(0, 3, 0.01))
     xyz = np.stack([u.ravel(), v.ravel(), np.full(u.size, 0.005)], axis=1).astype(np.float32)
     zeros = np.zeros(len(xyz), dtype=np.int16)
@@ -140,7 +140,7 @@ def test_a_budget_reaches_the_store() -> None:
     assert int((dataset()[0].labels >= 0).sum()) > 100
 
 
-def test_no_scenes_are_refused_with_advice() -> None:
+def test_an_empty_list_of_scenes_is_rejected_with_advice() -> None:
     with pytest.raises(DataError, match="lg3d prepare"):
         SceneDataset(FakeStore(make_vocabulary("head")), [], voxel_size=VOXEL, augmentation=None)
 

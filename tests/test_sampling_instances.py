@@ -47,7 +47,7 @@ def make_scene(sizes: list[int], *, label: list[int], instance: list[int], segme
     )
 
 
-def test_objects_of_the_wanted_categories_are_cut_whole_and_stand_at_the_origin() -> None:
+def test_objects_of_the_given_classes_are_cut_completely_and_stand_at_the_origin() -> None:
     scene = make_scene([30, 40, 50, 25], label=[2, 0, 2, 2], instance=[4, 5, 9, 4], segment=[1, 2, 3, 4])
     found = list(cut_instances(scene, np.array([2, 3])))
     assert [(one.category, len(one.xyz), bool(one.labelled.all())) for one in found] == [(2, 55, True), (2, 50, True)]
@@ -58,14 +58,14 @@ def test_objects_of_the_wanted_categories_are_cut_whole_and_stand_at_the_origin(
     np.testing.assert_allclose([low[0] + high[0], low[1] + high[1], low[2]], 0, atol=1e-5)
 
 
-def test_too_few_points_are_no_object() -> None:
+def test_objects_with_too_few_points_are_skipped() -> None:
     sizes = [MIN_POINTS, MIN_POINTS - 1]
     scene = make_scene(sizes, label=[2, 2], instance=[1, 2], segment=[1, 2])
     assert [len(one.xyz) for one in cut_instances(scene, np.array([2]))] == [MIN_POINTS]
     assert list(cut_instances(make_scene([50], label=[-1], instance=[0], segment=[1]), np.array([2]))) == []
 
 
-def test_unlabelled_points_come_along_where_their_segment_belongs_to_the_object_alone() -> None:
+def test_unlabelled_points_are_included_if_their_segment_belongs_only_to_the_object() -> None:
     scene = make_scene(
         # own segment: 5 seen, 30 not; shared segment: 5 seen, 5 of another object, 30 not; none: 5 seen, 30 not
         [5, 30, 5, 5, 30, 5, 30],
@@ -81,7 +81,7 @@ def test_unlabelled_points_come_along_where_their_segment_belongs_to_the_object_
     np.testing.assert_array_equal(one.labelled, expected)
 
 
-def test_footing_is_the_bottom_of_the_box() -> None:
+def test_objects_stand_on_the_bottom_of_their_box() -> None:
     xyz = np.array([[1, 2, 3], [3, 2, 5], [1, 6, 9]], dtype=np.float32)
     np.testing.assert_allclose(stand_at_origin(xyz), [[-1, -2, 0], [1, -2, 2], [-1, 2, 6]])
 
@@ -130,7 +130,7 @@ def test_a_bank_is_cut_once_and_equal_stores_have_equal_banks(store: SceneStore,
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x89HDF\r\n\x1a\n", None], ids=["empty", "cut short", "of another key"])
-def test_a_damaged_bank_is_made_again_and_said_so(store: SceneStore, bank: InstanceBank, damage: bytes | None) -> None:
+def test_a_damaged_bank_is_rebuilt_with_a_warning(store: SceneStore, bank: InstanceBank, damage: bytes | None) -> None:
     whole = bank.path.read_bytes()
     if damage is None:
         with h5py.File(bank.path, "r+") as file:
@@ -144,28 +144,28 @@ def test_a_damaged_bank_is_made_again_and_said_so(store: SceneStore, bank: Insta
     assert AGAIN in notes.warnings[0]
 
 
-def test_a_bank_that_lies_about_its_rows_is_refused(bank: InstanceBank, tmp_path: Path) -> None:
+def test_a_bank_with_inconsistent_row_counts_is_rejected(bank: InstanceBank, tmp_path: Path) -> None:
     copy = tmp_path / "bank.h5"
     shutil.copy(bank.path, copy)
     with h5py.File(copy, "r+") as file:
         offsets = file["offsets"][:]
         del file["offsets"]
         file["offsets"] = offsets + np.arange(len(offsets))
-    with pytest.raises(DataError, match="not the instance bank"):
+    with pytest.raises(DataError, match="expected the instance bank"):
         load_bank(copy, key=bank.key)
     shutil.copy(bank.path, copy)
     with h5py.File(copy, "r+") as file:
         file["points/xyz"][3, 1] = np.nan
-    with pytest.raises(DataError, match="object 0 makes no sense"):
+    with pytest.raises(DataError, match="object 0 has missing or non-finite points"):
         load_bank(copy, key=bank.key).read([0])
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(bank: InstanceBank, store: SceneStore) -> None:
+def test_a_folder_that_cannot_be_created_is_a_one_line_error(bank: InstanceBank, store: SceneStore) -> None:
     kept = bank.path.read_bytes()
     shutil.rmtree(bank.path.parent)
     try:
         bank.path.parent.write_bytes(b"")  # a file where the folder should be
-        with pytest.raises(DataError, match="cannot make the folder"):
+        with pytest.raises(DataError, match="cannot create the folder"):
             ensure_bank(store, budget=None, progress=Progress())
     finally:
         bank.path.parent.unlink()
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(bank: InstanceBank
         bank.path.write_bytes(kept)
 
 
-def test_the_key_follows_the_budget_and_the_scenes(store: SceneStore) -> None:
+def test_the_key_depends_on_the_budget_and_the_scenes(store: SceneStore) -> None:
     budgets = [ensure_budget(store, 0.05, seed=seed, progress=Progress()) for seed in (0, 1)]
     assert len({bank_key(store, budget) for budget in (None, *budgets)}) == 3
 
@@ -189,7 +189,7 @@ def test_under_a_budget_objects_keep_their_surface_and_few_labels(store: SceneSt
     assert labelled < 0.4 * limited.offsets[-1]
 
 
-def test_categories_are_drawn_evenly_and_never_from_the_scene_itself() -> None:
+def test_classes_are_drawn_uniformly_and_never_from_the_scene_itself() -> None:
     bank = InstanceBank(
         path=Path("none"),
         key="",
@@ -212,7 +212,7 @@ def test_a_store_without_rare_objects_has_an_empty_bank_and_a_warning(store_path
     shutil.copytree(store_path, tmp_path / "data")
     notes = Notes()
     assert open_pasting(SceneStore(tmp_path / "data"), budget=None, count=5, progress=notes) is None
-    assert notes.warnings == ["no instance sampling: the training scenes have no objects of tail categories"]
+    assert notes.warnings == ["instance sampling is off: the training scenes have no objects of tail classes"]
 
 
 def pasted_dataset(store: SceneStore, count: int = 5, **options: object) -> SceneDataset:

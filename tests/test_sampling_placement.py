@@ -81,7 +81,7 @@ def test_an_object_stands_on_the_floor_or_on_the_table_and_never_between() -> No
     assert bottoms == {0.0, 0.75}
 
 
-def test_what_was_put_in_comes_after_the_scene_with_its_label_and_a_number_of_its_own() -> None:
+def test_placed_objects_come_after_the_scene_with_their_label_and_a_new_instance_id() -> None:
     scene = make_scene(FLOOR, label=[3], instance=[41])
     block = make_block((0.2, 0.2, 0.3))
     furnished = place(scene, block, block._replace(category=9, labelled=np.arange(9) < 4))
@@ -94,7 +94,7 @@ def test_what_was_put_in_comes_after_the_scene_with_its_label_and_a_number_of_it
     assert furnished.rgb[-1].tolist() == [200] * 3
 
 
-def test_objects_see_those_before_them_and_are_skipped_when_there_is_no_room_left() -> None:
+def test_objects_avoid_earlier_ones_and_are_skipped_without_free_space() -> None:
     small_floor = make_scene(level_surface((0, 1), (0, 1), 0.0))
     block = make_block((0.7, 0.7, 0.3))  # a second one beside it cannot fit on 1 m
     furnished = place(small_floor, block, block, block, max_tries=200)
@@ -104,13 +104,13 @@ def test_objects_see_those_before_them_and_are_skipped_when_there_is_no_room_lef
     assert (too_large.placed, too_large.skipped) == (0, 1)
 
 
-def test_nothing_stands_on_what_was_put_in() -> None:
+def test_nothing_is_placed_on_placed_objects() -> None:
     plate = make_block((0.9, 0.9, 0.02))
     furnished = place(make_scene(level_surface((0, 1), (0, 1), 0.0)), plate, make_block((0.3, 0.3, 0.2)), max_tries=300)
     assert (furnished.placed, furnished.skipped) == (1, 1)
 
 
-def test_the_box_of_another_object_is_kept_free_but_its_top_may_be_stood_on() -> None:
+def test_boxes_of_other_objects_are_avoided_but_support_objects_on_top() -> None:
     """A bench and its back share a box of 1 m x 1 m x 1 m: the seat lies inside it, so it stays empty."""
     seat, back = level_surface((1, 2), (1, 2), 0.4), level_surface((1, 2), (1, 1.04), 1.0)
     block = make_block((0.2, 0.2, 0.3))
@@ -122,7 +122,7 @@ def test_the_box_of_another_object_is_kept_free_but_its_top_may_be_stood_on() ->
     assert 0.3 < np.max(on_seat) < 0.5  # without the back the seat is the top of the box, and contact is allowed
 
 
-def test_walls_floors_and_whatever_spans_the_room_are_no_obstacles() -> None:
+def test_walls_floors_and_objects_that_span_the_room_are_no_obstacles() -> None:
     left, right = level_surface((0, 0.04), (0, 3), 2.5), level_surface((3.96, 4), (0, 3), 2.5)
     hung = make_scene(FLOOR, np.concatenate([left, right]), instance=[1, 2], label=[4, 5])
     assert len(object_boxes(hung, frozenset())) == 0  # both span more than half of the floor plan
@@ -134,20 +134,20 @@ def test_walls_floors_and_whatever_spans_the_room_are_no_obstacles() -> None:
 @pytest.mark.parametrize(
     ("height", "fits"), [(0.9, True), (1.1, False)], ids=["below a lamp at 1.6 m with room", "taller than that"]
 )
-def test_what_hangs_above_limits_the_height(height: float, fits: bool) -> None:
+def test_surfaces_above_limit_the_height(height: float, fits: bool) -> None:
     low = level_surface((0, 1), (0, 1), 0.0)
     table, lamp = level_surface((0, 1), (0, 1), 0.6), level_surface((0, 1), (0, 1), 1.6)
     assert place(make_scene(low, table, lamp), make_block((0.2, 0.2, height))).placed == fits
 
 
-def test_nothing_stands_on_a_ceiling_even_where_there_is_nothing_else() -> None:
+def test_nothing_is_placed_on_a_ceiling_without_a_floor() -> None:
     corner = level_surface((0, 0.2), (0, 0.2), 0.0)
     ceiling = level_surface((0, 4), (0, 3), 2.4)
     furnished = place(make_scene(corner, ceiling), make_block((0.3, 0.3, 0.3)), max_tries=300)
     assert furnished.placed == 0
 
 
-def test_steep_surfaces_and_holes_hold_nothing() -> None:
+def test_steep_surfaces_and_holes_support_nothing() -> None:
     assert place(make_scene(FLOOR, normal=(1, 0, 0)), make_block((0.2, 0.2, 0.2))).placed == 0
     assert place(make_scene(FLOOR, normal=(0, 0, -1)), make_block((0.2, 0.2, 0.2))).placed == 1  # wound the other way
     assert place(make_scene(FLOOR, normal=(0, 0, 0)), make_block((0.2, 0.2, 0.2))).placed == 1  # no normals at all
@@ -216,7 +216,7 @@ def test_cells_are_wider_than_the_mesh() -> None:
     assert ground.support.all()
 
 
-def test_a_stray_point_far_away_makes_no_giant_map() -> None:
+def test_a_distant_outlier_does_not_make_a_giant_map() -> None:
     xyz = np.concatenate([FLOOR, np.array([[9000, 9000, 0]], dtype=np.float32)])
     ground = build_height_map(xyz, np.zeros_like(xyz), np.zeros((0, 3), np.int32), tolerance=0.01)
     assert ground.height.size < 1.01 * height_map.MAX_CELLS
@@ -285,7 +285,7 @@ def test_on_procedural_rooms_nothing_overlaps_floats_leaves_or_stands_on_a_ceili
     assert num_placed > 0.75 * 4 * 6 * 8  # measured 0.9
 
 
-def test_under_a_budget_objects_keep_apart_by_what_may_be_seen(furnished_store: SceneStore) -> None:
+def test_under_a_budget_objects_avoid_the_visible_points_of_others(furnished_store: SceneStore) -> None:
     budget = ensure_budget(furnished_store, 0.05, seed=0, progress=Progress())
     scene_id = furnished_store.scene_ids("train")[0]
     seen, whole = furnished_store.read(scene_id, budget=budget), furnished_store.read(scene_id)
@@ -298,7 +298,7 @@ def test_under_a_budget_objects_keep_apart_by_what_may_be_seen(furnished_store: 
     )
 
 
-def test_a_varied_object_keeps_its_footing_and_its_size_within_a_tenth(pasting: InstancePasting) -> None:
+def test_a_varied_object_stays_at_the_origin_with_its_size_within_a_tenth(pasting: InstancePasting) -> None:
     rng = np.random.default_rng(0)
     block = make_block((0.4, 0.2, 0.6))._replace(rgb=np.arange(27, dtype=np.uint8).reshape(9, 3) * 9)
     factors = []
@@ -314,7 +314,7 @@ def test_a_varied_object_keeps_its_footing_and_its_size_within_a_tenth(pasting: 
     assert 1.08 < max(factors) <= 1.1
 
 
-def test_equal_generators_furnish_equally(furnished_store: SceneStore, pasting: InstancePasting) -> None:
+def test_equal_generators_place_the_same_objects(furnished_store: SceneStore, pasting: InstancePasting) -> None:
     scene = furnished_store.read(furnished_store.scene_ids("train")[0])
     one, other, third = (pasting.furnish(scene, np.random.default_rng(k), voxel_size=VOXEL) for k in (3, 3, 4))
     np.testing.assert_array_equal(one.xyz, other.xyz)

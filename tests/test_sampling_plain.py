@@ -108,7 +108,7 @@ def test_objects_find_the_same_places(
     np.testing.assert_allclose(fast.xyz[fast.num_own :], np.concatenate(placed), atol=1e-5)
 
 
-def test_categories_are_numbered_one_by_one(plain: ModuleType, store: SceneStore) -> None:
+def test_classes_are_counted_separately(plain: ModuleType, store: SceneStore) -> None:
     ids = store.vocabulary.ids
     raw = np.array([ids[3], 0, ids[199], -1, ids[0], 99_999])
     assert plain.number_categories(raw, ids).tolist() == [3, -1, 199, -1, 0, -1]

@@ -52,7 +52,7 @@ def test_matched_voxels_show_one_place():
     assert rotation[0, 0] < 0.999  # the views are turned against each other
 
 
-def test_no_voxel_is_matched_twice_and_places_lie_in_the_scene():
+def test_no_voxel_is_matched_twice_and_places_are_in_the_scene():
     scene = make_scene("a", points=4000)
     pair = views(scene=scene)
     for column in pair.matches.unbind(1):
@@ -63,7 +63,7 @@ def test_no_voxel_is_matched_twice_and_places_lie_in_the_scene():
     assert all(tuple(place) in points for place in pair.places.tolist())
 
 
-def test_without_augmentation_and_cut_the_views_are_one():
+def test_without_augmentation_and_crop_both_views_are_equal():
     pair = views(share=1.0, augmentation=None)
     assert torch.equal(pair.first.cells, pair.second.cells)
     assert torch.equal(pair.matches[:, 0], pair.matches[:, 1])
@@ -95,7 +95,7 @@ def test_matches_are_bounded():
     assert len(views(max_matches=17).places) == 17
 
 
-def test_a_scene_of_one_point_has_one_match_and_an_empty_one_none():
+def test_a_scene_of_one_point_has_one_match_and_an_empty_scene_none():
     scene = make_scene("a", points=1)
     assert views(scene=scene, augmentation=Augmentation()).matches.tolist() == [[0, 0]]
     empty = scene._replace(**{name: getattr(scene, name)[:0] for name in ("xyz", "rgb", "label", "instance")})
@@ -138,7 +138,7 @@ def test_a_pair_is_drawn_from_seed_epoch_and_index_alone():
         one[2]
 
 
-def test_no_scenes_are_refused():
+def test_an_empty_list_of_scenes_is_rejected():
     with pytest.raises(DataError, match="at least one scene"):
         ViewDataset(
             FakeStore(make_vocabulary("head")), [], voxel_size=VOXEL, augmentation=None, share=1.0, max_matches=5

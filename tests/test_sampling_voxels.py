@@ -76,7 +76,7 @@ def test_with_a_generator_every_point_of_a_voxel_is_kept_equally_often() -> None
     assert abs(kept[[0, 2, 3]] - 1000).max() < 150  # 5.8 standard deviations of sqrt(3000 * 1/3 * 2/3) = 25.8
 
 
-def test_points_too_far_apart_to_pack_with_their_row_are_sorted_all_the_same() -> None:
+def test_points_too_far_apart_to_pack_with_their_row_are_sorted() -> None:
     rng = np.random.default_rng(0)
     cells = rng.integers(-MAX_CELL, MAX_CELL, size=(900, 3))
     cells[600:] = cells[:300]
@@ -106,26 +106,26 @@ def test_no_points_give_no_voxels() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 2)), np.zeros(3), np.zeros((4, 3), dtype=np.int64)])
-def test_anything_but_float_positions_is_refused(bad: np.ndarray) -> None:
+def test_positions_that_are_not_float_are_rejected(bad: np.ndarray) -> None:
     with pytest.raises(ShapeError, match=r"\(points, 3\)"):
         voxelize(bad, 0.02)
 
 
 @pytest.mark.parametrize("voxel_size", [0.0, -0.02, float("nan"), float("inf")])
-def test_a_voxel_size_that_is_no_length_is_refused(voxel_size: float) -> None:
+def test_an_invalid_voxel_size_is_rejected(voxel_size: float) -> None:
     with pytest.raises(ShapeError, match="voxel size"):
         voxelize(np.zeros((1, 3)), voxel_size)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_positions_that_are_not_finite_are_named_by_row(value: float) -> None:
+def test_positions_that_are_not_finite_are_reported_by_row(value: float) -> None:
     xyz = np.zeros((5, 3), dtype=np.float32)
     xyz[3, 1] = value
-    with pytest.raises(DataError, match="1 points are not finite, the first in row 3"):
+    with pytest.raises(DataError, match="1 points are not finite; the first is row 3"):
         voxelize(xyz, 0.02)
 
 
-def test_millimetres_taken_for_metres_are_refused_with_advice() -> None:
+def test_positions_in_millimetres_are_rejected_with_advice() -> None:
     xyz = np.array([[0.0, 0.0, 0.0], [5000.0, 0.0, 0.0]])
-    with pytest.raises(DataError, match="are the coordinates in metres"):
+    with pytest.raises(DataError, match="check that the coordinates are in metres"):
         voxelize(xyz, 0.02)

@@ -112,7 +112,7 @@ def test_a_missing_table_a_leaking_split_and_a_bad_name_are_found(rooms: Path) -
     (rooms / "scans" / "no good").mkdir()
     problems = audit(rooms).problems
     assert "cannot read the label table" in problems[1].reason
-    assert "names scene9000_00, which scannetv2_train.txt has too" in problems[0].reason
+    assert "lists scene9000_00, which scannetv2_train.txt lists too" in problems[0].reason
     assert any("no scene id" in problem.reason for problem in problems)
 
 

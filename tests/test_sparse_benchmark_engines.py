@@ -117,7 +117,7 @@ class ReversedConvolution(nn.Module):
         )
 
 
-def test_a_workload_is_sorted_starts_at_zero_and_lets_scenes_take_turns() -> None:
+def test_a_workload_is_sorted_starts_at_zero_and_repeats_scenes() -> None:
     a, b = make_cloud("a", 0), make_cloud("b", 1)
     workload = make_workload([a, b], voxel_size=0.1, batch_size=3)
     assert workload.names == ("a", "b", "a")
@@ -136,9 +136,7 @@ def test_scenes_of_a_store_are_read_by_their_id(store_path: Path) -> None:
     assert len(cloud.xyz) == len(cloud.rgb) > 100
 
 
-def test_procedural_rooms_are_made_on_the_spot_and_files_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_procedural_rooms_are_generated_and_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload_module, "VERTICES_AT_5_CM", 12_000)
     rooms = gather_clouds([], tmp_path, num_rooms=1, voxel_size=0.2, seed=3, progress=Progress())
     assert [room.name for room in rooms] == ["procedural bedroom, seed 3"]
@@ -146,7 +144,7 @@ def test_procedural_rooms_are_made_on_the_spot_and_files_are_read(
     mesh = next(write_room(tmp_path / "raw", "scene0000_00").glob("*_vh_clean_2.ply"))
     (cloud,) = gather_clouds([str(mesh)], tmp_path, num_rooms=1, voxel_size=0.05, seed=0, progress=Progress())
     assert cloud.name == mesh.stem
-    with pytest.raises(DataError, match=r"expected a \.ply file, or a scene of a store"):
+    with pytest.raises(DataError, match=r"expected a \.ply file or a scene of a store"):
         gather_clouds(["scene0000_00"], tmp_path, num_rooms=1, voxel_size=0.05, seed=0, progress=Progress())
     with pytest.raises(DataError, match="no points"):
         make_workload(
@@ -201,7 +199,7 @@ def test_a_peer_of_another_order_of_voxels_and_offsets_computes_the_same(workloa
             assert len(expected.gradients) == len(trial.kernels) + (trial.source is not None)
 
 
-def test_a_wrong_layout_is_seen(workload: Workload) -> None:
+def test_a_wrong_layout_is_detected(workload: Workload) -> None:
     class Mislaid(ShuffledPeer):
         def pack(self, kernel: Tensor) -> Tensor:
             return kernel
@@ -213,7 +211,7 @@ def test_a_wrong_layout_is_seen(workload: Workload) -> None:
     assert compare(values, expected).output > 0.5
 
 
-def test_layouts_are_undone_and_each_offset_lands_where_the_peer_looks_for_it() -> None:
+def test_layouts_are_invertible_and_every_offset_is_where_the_peer_reads_it() -> None:
     device = CPU
     for kind in (MinkowskiPeer, SpconvPeer):
         peer = kind(None, device)
@@ -248,7 +246,7 @@ def test_backends_are_found_by_name_and_the_reference_only_by_name() -> None:
         find_backends(["cudnn"], CPU)
 
 
-def test_a_peer_that_is_not_there_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_is_reported_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     import lg3d_core.sparse_benchmark.peers as peers
 
     def nothing(name: str) -> Any:
@@ -266,7 +264,7 @@ def test_a_peer_that_is_not_there_is_named_with_what_installs_it(monkeypatch: py
     assert find_peers(["none"], CPU) == ([], {})
 
 
-def test_peers_that_need_cuda_say_so_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_that_need_cuda_are_refused_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import lg3d_core.sparse_benchmark.peers as peers
 
     monkeypatch.setattr(peers, "import_peer", lambda _name: SimpleNamespace(is_cuda_available=lambda: False))
@@ -285,7 +283,7 @@ def test_peers_that_need_cuda_say_so_on_the_cpu(monkeypatch: pytest.MonkeyPatch)
     ],
     ids=lambda value: value.__name__,
 )
-def test_an_adapter_speaks_the_interface_that_its_engine_documents(
+def test_an_adapter_uses_the_documented_interface_of_its_engine(
     workload: Workload, kind: type[Peer], module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import lg3d_core.sparse_benchmark.peers as peers

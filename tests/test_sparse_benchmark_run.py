@@ -112,7 +112,7 @@ def test_gradients_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.measured[1].difference == Difference(pytest.approx(0.5), pytest.approx(0.5))
 
 
-def test_an_engine_that_is_wrong_now_and_then_gets_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_sometimes_wrong_gets_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = [
         FakeEngine("a", lambda _: 1.0, [], is_peer=False),
         FakeEngine("racy", lambda count: 1.25 if count == 3 else 1.0, []),
@@ -127,7 +127,7 @@ def test_an_engine_that_is_wrong_now_and_then_gets_no_ratio(monkeypatch: pytest.
     assert rows[0][header.index("of racy")] == "DIFFERS 2.5e-01"
 
 
-def test_what_a_peer_raises_is_its_failure_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_of_a_peer_is_its_failure_and_the_others_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(count: int) -> float:
         if count == 2:
             raise RuntimeError("CUDA error\nand more")
@@ -156,7 +156,7 @@ def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         time_fakes(monkeypatch, [FakeEngine("a", fail, [], is_peer=False)])
     refusing = FakeEngine("b", lambda _: 1.0, [])
     monkeypatch.setattr(refusing, "refusal", lambda *, training: "no CUDA" if not training else None)
-    assert time_fakes(monkeypatch, [refusing]).measured[0].failure == "left out: no CUDA"
+    assert time_fakes(monkeypatch, [refusing]).measured[0].failure == "skipped: no CUDA"
 
 
 def measured(name: str, seconds: Sequence[float], **others: Any) -> Measured:
@@ -185,7 +185,7 @@ def test_ratios_are_of_best_and_of_median() -> None:
     assert "of ours" not in bench_table(Report({}, {}, [], {}, None, "", [alone]))[0]
 
 
-def test_a_machine_is_loaded_when_others_used_it_for_long_enough_to_tell() -> None:
+def test_a_machine_counts_as_loaded_after_a_measurable_time_of_other_load() -> None:
     busy, idle, brief = measured("ours", [1.0]), measured("ours", [1.0]), measured("ours", [1.0])
     busy.taken, brief.taken = [Taken(1.0, 1.0, 0.4)], [Taken(0.01, 0.01, 3.0)]
     assert math.isnan(brief.others)
@@ -242,7 +242,7 @@ def test_time_cpu_time_and_memory_of_a_piece_of_work_are_measured() -> None:
     assert time.monotonic() - start < 0.1
 
 
-def test_what_the_system_does_not_tell_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_that_the_system_does_not_report_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_options: object) -> str:
         raise OSError
 
@@ -264,7 +264,7 @@ def test_what_the_system_does_not_tell_is_left_open(monkeypatch: pytest.MonkeyPa
     assert facts["processor"]
 
 
-def test_a_run_is_told_in_full_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_reported_completely_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CPU_SHAPES", ((64, 64, 64),))
     monkeypatch.setattr(machine, "COPIED_MIB", {"cpu": 1})
     monkeypatch.setattr(run_module, "SHORT_SECONDS", 0.0)
@@ -307,14 +307,14 @@ def test_a_run_is_told_in_full_and_written(tmp_path: Path, monkeypatch: pytest.M
     assert "timing lg3d torch, lg3d reference on cpu" in listener.notes
 
 
-def test_a_wrong_result_is_warned_of() -> None:
+def test_a_wrong_result_gives_a_warning() -> None:
     listener = Listener()
     wrong, failed = measured("racy", [1.0], remark="; try one thread"), measured("broken", [])
-    wrong.saw(Difference(0.5, None))
+    wrong.record(Difference(0.5, None))
     failed.failure = "failed: RuntimeError: no"
-    run_module._warn_of(Result("layer", "layers", "", 1, Cost(), [measured("ours", [1.0]), wrong, failed]), listener)
+    run_module._warn_about(Result("layer", "layers", "", 1, Cost(), [measured("ours", [1.0]), wrong, failed]), listener)
     assert listener.warnings == [
-        "layer, racy: its result differs by 5.0e-01, so no ratio is given; try one thread",
+        "layer, racy: its result differs by 5.0e-01, so no ratio is reported; try one thread",
         "layer, broken: failed: RuntimeError: no",
     ]
 
@@ -333,7 +333,7 @@ def test_a_wrong_result_is_warned_of() -> None:
         ("patience", -1.0),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(field: str, value: object) -> None:
+def test_invalid_settings_are_rejected(field: str, value: object) -> None:
     with pytest.raises(SettingsError, match=f"--{field.replace('_', '-')} must be"):
         BenchSettings(**{field: value})  # type: ignore[arg-type]
 

@@ -136,7 +136,7 @@ def test_a_worker_that_a_server_forked_lives_as_long_as_its_parent(tmp_path: Pat
 
 @pytest.mark.parametrize("family", ["worker"], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_obeys_its_parent_and_not_the_signal_that_all_get(
+def test_a_worker_obeys_its_parent_and_ignores_group_signals(
     family: "subprocess.Popen[str]", number: signal.Signals
 ) -> None:
     child = int(read_line(family))

@@ -97,8 +97,8 @@ def test_a_budget_after_training_with_other_labels_is_refused(
 def test_checkpoints_of_before_tell_their_labels_by_their_settings(
     pretrained: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_older(path: Path) -> Any:
-        return dataclasses.replace(read_info(path), labels_seen=None)
+    def read_older(path: Path, **options: Any) -> Any:
+        return dataclasses.replace(read_info(path, **options), labels_seen=None)
 
     monkeypatch.setattr("lg3d_core.training.finetune.read_info", read_older)
     with pytest.raises(SettingsError, match="all labels"):
@@ -107,7 +107,7 @@ def test_checkpoints_of_before_tell_their_labels_by_their_settings(
         finetune(scratch(store_path, tmp_path, start=str(pretrained / "limited"), limited=0.1), Progress())
     finetune(scratch(store_path, tmp_path, start=str(pretrained / "limited"), limited=0.05), Progress())
     monkeypatch.setattr(
-        "lg3d_core.training.finetune.read_info", lambda path: dataclasses.replace(read_older(path), settings="{}")
+        "lg3d_core.training.finetune.read_info", lambda path, **_: dataclasses.replace(read_older(path), settings="{}")
     )
     notes = Notes()
     finetune(scratch(store_path, tmp_path, start=str(pretrained / "all"), limited=0.05, name="x"), notes)

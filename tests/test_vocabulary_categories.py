@@ -15,7 +15,7 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_200_categories_have_the_benchmarks_groups_and_absentees() -> None:
+def test_the_200_classes_have_the_benchmarks_groups_and_absent_classes() -> None:
     vocabulary = load_vocabulary()
     assert len(vocabulary) == 200
     assert {group: len(rows) for group, rows in vocabulary.groups.items()} == {"head": 66, "common": 68, "tail": 66}
@@ -40,20 +40,20 @@ def test_the_classic_20_use_nyu40_ids_and_have_no_groups() -> None:
     assert vocabulary.ids.max() == 39  # "otherfurniture"
 
 
-def test_colors_are_one_row_of_bytes_per_category() -> None:
+def test_colors_are_one_row_of_bytes_per_class() -> None:
     colors = load_vocabulary().colors
     assert colors.shape == (200, 3)
     assert colors.dtype == np.uint8
     assert colors[0].tolist() == [174, 199, 232]  # the benchmark's wall
 
 
-def test_digests_tell_vocabularies_apart_and_survive_pickling() -> None:
+def test_digests_differ_between_vocabularies_and_survive_pickling() -> None:
     first, second = load_vocabulary(), load_vocabulary("scannet20")
     assert first.digest != second.digest
     assert pickle.loads(pickle.dumps(first)).digest == first.digest
 
 
-def test_a_file_of_the_users_is_sorted_by_id_and_gets_colors(tmp_path: Path) -> None:
+def test_a_user_file_is_sorted_by_id_and_gets_colors(tmp_path: Path) -> None:
     name = write(tmp_path / "mine.tsv", "\ufeffid\tname\tsplit\r\n7\ttable\ttail\r\n2\tchair \thead\r\n")
     vocabulary = load_vocabulary(name)
     assert vocabulary.name == "mine"
@@ -63,7 +63,7 @@ def test_a_file_of_the_users_is_sorted_by_id_and_gets_colors(tmp_path: Path) -> 
     assert vocabulary.categories[0].in_validation
 
 
-def test_a_quote_in_a_name_is_a_letter_like_any_other(tmp_path: Path) -> None:
+def test_a_quote_in_a_name_is_an_ordinary_character(tmp_path: Path) -> None:
     name = write(tmp_path / "quotes.tsv", 'id\tname\n1\t"L" desk\n2\tchair\n')
     assert load_vocabulary(name).names == ('"L" desk', "chair")
 
@@ -74,7 +74,7 @@ def test_a_quote_in_a_name_is_a_letter_like_any_other(tmp_path: Path) -> None:
         ("", "no rows"),
         ("id\tname\n", "no rows"),
         ("number\tname\n1\tchair\n", "no rows with the columns id and name"),
-        ("id\tname\nx\tchair\n", "cannot be read"),
+        ("id\tname\nx\tchair\n", "has an invalid row"),
         ("id\tname\n1\n", "has no name"),
         ("id\tname\n1\t \n", "has no name"),
         ("id\tname\tsplit\n1\tchair\trare\n", "split must be head, common or tail"),
@@ -82,20 +82,20 @@ def test_a_quote_in_a_name_is_a_letter_like_any_other(tmp_path: Path) -> None:
         ("id\tname\n1\tchair\n2\tchair\n", "same name twice"),
         ("id\tname\tred\tgreen\tblue\n1\tchair\t300\t0\t0\n", "colour outside 0 to 255"),
         ("id\tname\n" + "".join(f"{k}\tn{k}\n" for k in range(32_768)), "expected at most 32767"),
-        ("id\tname\n1\t" + "x" * 200_000 + "\n", "no table"),
+        ("id\tname\n1\t" + "x" * 200_000 + "\n", "not a table"),
     ],
 )
-def test_a_malformed_vocabulary_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_malformed_vocabulary_is_rejected_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         load_vocabulary(write(tmp_path / "bad.tsv", text))
 
 
-def test_an_unknown_name_lists_what_there_is() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(DataError, match="scannet200, scannet20"):
         load_vocabulary("scannet300")
 
 
-def test_a_vocabulary_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "latin.tsv"
     path.write_bytes("id\tname\n1\tcaf\xe9\n".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):

@@ -24,7 +24,7 @@ def write_table(path: Path, *, ends: str = "\n", mark: str = "") -> Path:
 
 
 @pytest.mark.parametrize(("ends", "mark"), [("\n", ""), ("\r\n", ""), ("\n", "\ufeff"), ("\r\n", "\ufeff")])
-def test_labels_map_through_the_id_and_the_first_row_wins(tmp_path: Path, ends: str, mark: str) -> None:
+def test_labels_are_mapped_by_id_and_the_first_row_is_used(tmp_path: Path, ends: str, mark: str) -> None:
     vocabulary = load_vocabulary()
     table = read_label_table(write_table(tmp_path / "t.tsv", ends=ends, mark=mark), vocabulary)
     assert table.index_by_label == {
@@ -58,10 +58,10 @@ def test_equal_tables_have_equal_digests_and_others_do_not(tmp_path: Path) -> No
         (b"", "lacks the columns"),
         (b"id\tname\n1\twall\n", "lacks the columns"),
         ("id\traw_category\n1\tcaf\xe9\n".encode("latin-1"), "not UTF-8"),
-        (b"id\traw_category\n1\t" + b"x" * 200_000, "no table"),
+        (b"id\traw_category\n1\t" + b"x" * 200_000, "not a table"),
     ],
 )
-def test_what_is_no_label_table_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_label_table_is_rejected(tmp_path: Path, data: bytes, reason: str) -> None:
     path = tmp_path / "t.tsv"
     path.write_bytes(data)
     with pytest.raises(DataError, match=reason):

@@ -21,14 +21,14 @@ def test_split_files_are_read_where_there_are_any(tmp_path: Path) -> None:
     assert read_split_files(tmp_path) == {"a": "train", "b": "train", "c": "val"}
 
 
-def test_a_scene_in_two_splits_would_be_trained_and_tested_on(tmp_path: Path) -> None:
+def test_a_scene_in_two_splits_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "scannetv2_train.txt").write_text("a\nb\n")
     (tmp_path / "scannetv2_val.txt").write_text("b\n")
-    with pytest.raises(DataError, match=r"scannetv2_val\.txt names b, which scannetv2_train\.txt has too"):
+    with pytest.raises(DataError, match=r"scannetv2_val\.txt lists b, which scannetv2_train\.txt lists too"):
         read_split_files(tmp_path)
 
 
-def test_a_split_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_split_file_that_is_not_text_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "scannetv2_val.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
         read_split_files(tmp_path)

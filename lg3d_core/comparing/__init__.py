@@ -1,1 +1,1 @@
-"""Recipes trained, scored and set against each other: the paper's tables."""
+"""Comparisons of recipes: train and score each one and tabulate the results, as in the paper's tables."""

@@ -1,4 +1,4 @@
-"""`lg3d compare`: plan, run what is missing, and make the table."""
+"""`lg3d compare`: plan the runs, run what is missing, and write the table."""
 
 import json
 
@@ -17,16 +17,16 @@ TABLE_MARKDOWN = "table.md"
 
 
 def compare(settings: CompareSettings, progress: Progress) -> Comparison:
-    """Train and score every recipe with every seed, and set the rows against the first.
+    """Train and score every recipe with every seed, and compare the rows with the first one.
 
-    Runs that a comparison into the same folder has finished are taken as they are, whatever rows they belonged to, and
-    an interrupted one goes on. Rows whose pre-training is the same share it. The table is also written as `table.json`
-    and `table.md`.
+    Finished runs of earlier comparisons into the same folder are reused, even for other rows, and interrupted runs are
+    resumed. Rows with the same pre-training share it. The table is also written as `table.json` and `table.md`.
+
 
     Raises:
-        SettingsError: A recipe that does not fit the settings.
-        DataError: No store, no scenes to score, or a run that failed.
-        Interrupted: Ctrl-C came; what runs has saved its state.
+        SettingsError: A recipe conflicts with the settings.
+        DataError: There is no store, there are no scenes to score, or a run failed.
+        Interrupted: Ctrl-C was pressed; the current runs have saved their state.
     """
     store = SceneStore(settings.store)
     if not store.scene_ids(settings.split):

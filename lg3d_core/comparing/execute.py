@@ -1,4 +1,4 @@
-"""One step of a comparison in a process of its own: `python -m lg3d_core.comparing.execute STEP.json PARENT PIPE`."""
+"""One step of a comparison in its own process: `python -m lg3d_core.comparing.execute STEP.json PARENT PIPE`."""
 
 import dataclasses
 import json
@@ -26,27 +26,27 @@ from lg3d_core.training.finetune import finetune
 from lg3d_core.training.pretrain import pretrain
 
 PATIENCE = 5.0
-"""Seconds that a step waits for the end of its predecessor, whose comparison was killed."""
+"""Seconds that a step waits for its predecessor to end after its comparison was killed."""
 
 
-TELL_SECONDS = 1.0
-"""Between one word to the comparison on how far this step is and the next."""
+REPORT_SECONDS = 1.0
+"""Minimum interval in seconds between two progress reports to the comparison."""
 
 
 class LogProgress(Progress):
-    """Writes notes and warnings to stderr, which the comparison keeps as the step's log, and how far it is to a pipe.
+    """Progress that writes notes and warnings to stderr, which is the step's log, and the step counts to a pipe.
 
     Args:
-        pipe: Descriptor of its writing end; None tells nobody.
+        pipe: Descriptor of the pipe's write end; None disables the step counts.
     """
 
     def __init__(self, pipe: int | None = None) -> None:
         self._pipe = pipe
         if pipe is not None:
-            os.set_blocking(pipe, False)  # a comparison that was suspended reads nothing: this goes on untold
+            os.set_blocking(pipe, False)  # a suspended comparison does not read the pipe; it must not block the step
 
     def note(self, message: str) -> None:
-        with suppress(OSError):  # a full disk must not hide what is wrong behind a log that cannot be written
+        with suppress(OSError):  # on a full disk, a failure to write the log must not hide the original error
             sys.stderr.write(message + "\n")
             sys.stderr.flush()
 
@@ -60,29 +60,29 @@ class LogProgress(Progress):
 
 
 class _PipedTask(Task):
-    """Writes lines as `120/480 steps` to a pipe, now and then."""
+    """Task that writes lines such as `120/480 steps` to a pipe at intervals."""
 
     def __init__(self, pipe: int, total: int | None, unit: str) -> None:
         self._pipe = pipe
         self._of = ("" if total is None else f"/{total}") + (f" {unit}s" if unit else "")
         self._done = 0
-        self._told = 0.0
+        self._reported = 0.0
 
     def advance(self, steps: int = 1, *, status: str = "") -> None:
         del status
         self._done += steps
-        if time.monotonic() - self._told >= TELL_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._reported = time.monotonic()
             with suppress(OSError):
                 os.write(self._pipe, f"{self._done}{self._of}\n".encode())
 
 
 def execute(step: Step, progress: Progress) -> None:
-    """Run a step, or go on with it; once it is marked as done it is never run again.
+    """Run or resume a step. A step that is marked as done is not run again.
 
     Raises:
-        Lg3dError: It cannot be run; what it has saved stays.
-        Interrupted: It was asked to stop, and has saved its state.
+        Lg3dError: The step failed; its saved state is kept.
+        Interrupted: The step was asked to stop and has saved its state.
     """
     step.folder.parent.mkdir(parents=True, exist_ok=True)
     lock = step.folder.parent / f".{step.folder.name}.lock"
@@ -104,10 +104,10 @@ def _execute_anchors(step: Step, progress: Progress) -> None:
 
 
 def _execute_training(step: Step, progress: Progress) -> None:
-    going_on = (step.folder / "settings.json").is_file()
-    if not going_on:
-        shutil.rmtree(step.folder, ignore_errors=True)  # stopped before it had begun
-    resume = step.folder if going_on else None
+    resuming = (step.folder / "settings.json").is_file()
+    if not resuming:
+        shutil.rmtree(step.folder, ignore_errors=True)  # interrupted before its settings were written
+    resume = step.folder if resuming else None
     if step.kind == "pretrain":
         pretrain(dataclasses.replace(PretrainSettings.from_json(step.settings), resume=resume), progress)
         return
@@ -137,12 +137,12 @@ def _execute_training(step: Step, progress: Progress) -> None:
 
 
 def main(argument: str, parent: str | None = None, pipe: str | None = None) -> int:
-    """Run the step that a file describes; the exit code is 0, 1 for an error, or 130 where it was interrupted.
+    """Run the step described by a file; return exit code 0, 1 after an error, or 130 after an interruption.
 
     Args:
-        argument: The file.
-        parent: Process id of the comparison that this process is not to outlive.
-        pipe: Descriptor where it is told how far this is.
+        argument: Path of the step file.
+        parent: Process id of the comparison, which this process must not outlive.
+        pipe: Descriptor of the pipe for progress reports.
     """
     if parent is not None:
         end_with_parent(int(parent))
@@ -165,7 +165,7 @@ def main(argument: str, parent: str | None = None, pipe: str | None = None) -> i
 
 
 def read_step(path: Path) -> Step:
-    """A step as `run` wrote it."""
+    """Read a step file written by `run_steps`."""
     values = json.loads(path.read_text(encoding="utf-8"))
     return Step(
         kind=values["kind"],

@@ -1,4 +1,4 @@
-"""The finished comparison as a figure: mIoU of every row, or over the share of the labels where rows differ in it."""
+"""Figure of a finished comparison: mIoU per row, or over the fraction of labels if the rows differ in it."""
 
 import math
 from pathlib import Path
@@ -26,21 +26,21 @@ LABEL = "mIoU, %"
 
 
 def write_comparison_figure(comparison: Comparison, path: Path) -> Path:
-    """Write the figure of a comparison as a PNG, PDF or SVG file, by its name, whole or not at all.
+    """Write the figure of a comparison atomically as a PNG, PDF or SVG file, by its suffix.
 
     Raises:
-        SettingsError: A name of another kind.
+        SettingsError: The file name has another suffix.
         DataError: The file cannot be written.
-        MissingDependencyError: matplotlib is missing.
+        MissingDependencyError: matplotlib is not installed.
     """
     with drawing():
         return write_figure_as(plot_comparison(comparison), path)
 
 
 def plot_comparison(comparison: Comparison) -> "Figure":
-    """Draw a panel for each group: curves over the share of the labels, or rows below each other if all have the same.
+    """Draw one panel per group: curves over the fraction of labels, or one line per row if all fractions are equal.
 
-    Bars are deviations over seeds.
+    Error bars are standard deviations over seeds.
     """
     shares = sorted({row.share for row in comparison.rows})
     if len(shares) == 1:
@@ -77,7 +77,7 @@ def plot_comparison(comparison: Comparison) -> "Figure":
 
 
 def method_of(row: ComparedRow) -> str:
-    """What a row's method is called: its label without the share of the labels that it ends with."""
+    """Return the method name of a row: its label without the fraction of labels at its end."""
     for share in (f"{100 * row.share:g} %", f"{100 * row.share:g}%"):
         if row.label.endswith(share):
             return row.label.removesuffix(share).rstrip(" ,") or row.label
@@ -109,7 +109,7 @@ def _plot_rows(comparison: Comparison) -> "Figure":
                 fontsize=6.5,
             )
         _, high = axes.get_xlim()
-        axes.set_xlim(0, 1.35 * high)  # figures stand right of the bars
+        axes.set_xlim(0, 1.35 * high)  # room for the numbers to the right of the bars
         axes.set_xlabel(LABEL)
         _head(axes, group)
     panels[0].set_yticks(range(len(rows)), [shorten(row.label, 32) for row in rows])
@@ -123,5 +123,5 @@ def _head(axes: "Axes", group: str) -> None:
 
 
 def _deviation(spread: Spread) -> float:
-    """In points of percent; 0 where one seed alone has none."""
+    """Return the standard deviation in percentage points, 0 for a single seed."""
     return 0.0 if math.isnan(spread.deviation) else 100 * spread.deviation

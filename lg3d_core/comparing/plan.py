@@ -1,4 +1,4 @@
-"""What has to be run for a table: anchors, pre-trainings and fine-tunings, each once however many rows share it."""
+"""Plan of the runs for a table: anchors, pre-training and fine-tuning, each only once if several rows share it."""
 
 import hashlib
 import json
@@ -36,21 +36,21 @@ NOT_RESULTS = {
     "start",
     "allow_leak",
 }
-"""Settings that do not decide what a run gives, or that stand for files whose makers are told apart by themselves."""
+"""Settings that do not affect the result of a run, or files whose content is hashed separately."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One process's work.
+    """Work of one process.
 
     Attributes:
-        kind: What it runs.
-        folder: Where everything of it lies; its name ends in a digest of all that decides the result.
-        settings: Of the command, as JSON.
-        needs: Folders of the steps that must be done before.
-        store: The scenes.
-        split: Scenes to score, for a fine-tuning.
-        network: For anchors: the plan whose features they are for.
+        kind: Command that the step runs.
+        folder: Output folder; its name ends in a digest of everything that affects the result.
+        settings: Settings of the command as JSON.
+        needs: Folders of the steps that must be done first.
+        store: Path of the scene store.
+        split: Split to score, for fine-tuning.
+        network: Network plan whose feature width the anchors have, for anchors.
     """
 
     kind: Kind
@@ -63,7 +63,7 @@ class Step:
 
     @property
     def done(self) -> bool:
-        """Whether it has been finished before."""
+        """Whether the step has finished."""
         return (self.folder / DONE_NAME).is_file()
 
 
@@ -76,10 +76,10 @@ class Row:
     """One row of the table.
 
     Attributes:
-        recipe: As it was typed.
-        label: What the table calls it.
-        runs: Folder of its fine-tuning for each seed.
-        share: Of the labels that it trains with, in 0..1.
+        recipe: Recipe as typed by the user.
+        label: Name of the row in the table.
+        runs: Folder of the fine-tuning run of each seed.
+        share: Fraction of the labels used for training, 0..1.
     """
 
     recipe: str
@@ -90,21 +90,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows, and the steps behind them in an order in which every step follows those that it needs."""
+    """Rows and their steps, ordered so that every step follows the steps that it needs."""
 
     rows: tuple[Row, ...]
     steps: tuple[Step, ...]
 
 
 def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
-    """Plan the runs of some recipes.
+    """Plan the runs of several recipes.
 
     Args:
-        settings: Which recipes, seeds, and what replaces the recipes' values.
-        store_digest: Of the scenes, so that runs on others are not taken for these.
+        settings: Recipes, seeds, and values that override those of the recipes.
+        store_digest: Digest of the scenes, so that runs on other scenes are not reused.
 
     Raises:
-        SettingsError: No recipe, two of one name, or one that does not fit the settings.
+        SettingsError: There is no recipe, two have the same label, or one conflicts with the settings.
     """
     changes = parse_changes(settings.changes)
     rows: list[Row] = []
@@ -122,7 +122,7 @@ def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
     labels = [row.label for row in rows]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise SettingsError(f"two recipes are called {', '.join(twice)}: set label in their [compare]")
+        raise SettingsError(f"two recipes have the label {', '.join(twice)}: set label in their [compare] tables")
     return Plan(tuple(rows), tuple(steps.values()))
 
 
@@ -132,10 +132,10 @@ def _read_label(recipe: str, table: dict[str, Any]) -> str:
 
 
 def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
-    """Read `key=value` and `command.key=value` as a recipe; a value that is no TOML is text.
+    """Parse `key=value` and `command.key=value` into a recipe. A value that is not valid TOML is text.
 
     Raises:
-        SettingsError: Not of that form.
+        SettingsError: A change has another form.
     """
     table: dict[str, Any] = {}
     for change in changes:
@@ -155,7 +155,7 @@ def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with changed values; one that is changed for all commands is changed in their tables too."""
+    """Return the recipe with changed values. A key changed for all commands is changed in their tables as well."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.items()}
     for key, value in changes.items():
         if isinstance(value, dict):
@@ -171,7 +171,7 @@ def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _plan_run(
     settings: CompareSettings, recipe: str, table: dict[str, Any], *, seed: int, store_digest: str
 ) -> list[Step]:
-    """The steps of one row and seed, the fine-tuning last."""
+    """Return the steps of one row and seed; the last one is fine-tuning."""
     source = f"recipe {recipe}"
     shared: dict[str, Any] = {
         "store": settings.store,
@@ -208,10 +208,10 @@ def _plan_run(
 
 
 def _require_no_leak(pretrain: PretrainSettings, finetune: FinetuneSettings, source: str) -> None:
-    """Refuse a label budget of fine-tuning alone: pre-training would have seen the labels that it hides.
+    """Check that pre-training does not use labels that the label budget of fine-tuning hides.
 
     Raises:
-        SettingsError: Unless leaks are allowed.
+        SettingsError: Pre-training uses hidden labels, and leaks are not allowed.
     """
     own, before = ((each.limited, each.limited_seed) for each in (finetune, pretrain))
     if finetune.limited is None or own == before or pretrain.method == "csc" or finetune.allow_leak:
@@ -220,12 +220,12 @@ def _require_no_leak(pretrain: PretrainSettings, finetune: FinetuneSettings, sou
     raise SettingsError(
         f"{source}: pre-training has {had} and fine-tuning limited = {finetune.limited:g} (seed "
         f"{finetune.limited_seed}), so it would see labels that fine-tuning hides: set limited for both, at the top of "
-        "the recipe or by --set limited=SHARE, or pass --allow-leak"
+        "the recipe or with --set limited=SHARE, or pass --allow-leak"
     )
 
 
 def _plan_anchors(settings: CompareSettings, table: dict[str, Any], network: NetworkName, *, source: str) -> list[Step]:
-    """The step that makes a recipe's anchors as wide as the network's features; none where a file is given."""
+    """Return the step that makes a recipe's anchors in the network's feature width; empty for anchors from a file."""
     if settings.anchors is not None:
         return []
     wanted = replace(AnchorsSettings.from_table(table, source=source, device=settings.device), dim=None)
@@ -243,7 +243,7 @@ def _train_step(
 
 
 def _digest(settings: Settings, *others: str) -> str:
-    """Names all that decides a step's result."""
+    """Return a digest of everything that affects a step's result."""
     values = {key: value for key, value in json.loads(settings.to_json()).items() if key not in NOT_RESULTS}
     text = json.dumps([settings.command, values, *others], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -254,4 +254,4 @@ def _file_digest(path: Path | None) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise SettingsError(f"--anchors {path}: cannot be read ({error.strerror})", fields=("anchors",)) from None
+        raise SettingsError(f"--anchors {path} cannot be read ({error.strerror})", fields=("anchors",)) from None

@@ -1,4 +1,4 @@
-"""What a finished run leaves for the table."""
+"""Stored scores of finished runs."""
 
 import json
 import zipfile
@@ -18,8 +18,8 @@ class Record(NamedTuple):
     """Scores of one run.
 
     Attributes:
-        counts: At mesh vertices, scene by scene.
-        scores: What `lg3d eval --json` says.
+        counts: Counts at mesh vertices of each scene.
+        scores: Output of `lg3d eval --json`.
     """
 
     counts: SceneCounts
@@ -27,10 +27,10 @@ class Record(NamedTuple):
 
 
 def read_record(folder: Path) -> Record:
-    """Read what a run left.
+    """Read the stored scores of a run.
 
     Raises:
-        DataError: It is missing or damaged.
+        DataError: A file is missing or damaged.
     """
     try:
         with np.load(folder / COUNTS_NAME) as stored:
@@ -42,5 +42,5 @@ def read_record(folder: Path) -> Record:
             )
         scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{folder} has no readable scores ({error}): remove the folder, and compare again") from None
+        raise DataError(f"{folder} has no readable scores ({error}): remove the folder and compare again") from None
     return Record(counts, scores)

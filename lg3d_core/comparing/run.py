@@ -1,4 +1,4 @@
-"""Runs of a comparison in processes of their own, as many at a time as were asked for."""
+"""Run the steps of a comparison in separate processes, up to a maximum number at a time."""
 
 import dataclasses
 import json
@@ -19,17 +19,17 @@ from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
 
 POLL_SECONDS = 0.1
-TELL_SECONDS = 2.0
-"""Between one word on how far the runs are and the next."""
+STATUS_SECONDS = 2.0
+"""Interval in seconds between two status updates."""
 LOGS = "logs"
 PROGRAM = "lg3d_core.comparing.execute"
 """Module that runs one step."""
 
 
 class _Running:
-    """A step's process in a session of its own, so that Ctrl-C reaches it from here alone; they end together.
+    """Process of a step. It has its own session, so that Ctrl-C reaches it only through this process.
 
-    It tells how far it is through a pipe. Neither end ever waits for the other.
+    The process reports its progress through a pipe. Neither end blocks, and both processes end together.
     """
 
     def __init__(self, step: Step, out: Path) -> None:
@@ -56,21 +56,21 @@ class _Running:
         finally:
             os.close(reporting)
         self._name = step.folder.name
-        self._told = ""
+        self._status = ""
         self._unread = b""
 
     @property
     def status(self) -> str:
-        """What runs, and the last that was told of how far it is: `finetune-focal-seed0-4f2a 120/480 steps`."""
-        while told := self._reports.read(4096):
-            self._unread += told
+        """Name of the run and its last reported progress, such as `finetune-focal-seed0-4f2a 120/480 steps`."""
+        while received := self._reports.read(4096):
+            self._unread += received
         *lines, self._unread = self._unread.split(b"\n")
         if lines:
-            self._told = " " + lines[-1].decode(errors="replace")
-        return self._name + self._told
+            self._status = " " + lines[-1].decode(errors="replace")
+        return self._name + self._status
 
     def ended(self) -> bool:
-        """Whether the process has ended; then nothing more is read from it."""
+        """Return whether the process has ended. If so, its pipe is closed."""
         if self.process.poll() is None:
             return False
         self._reports.close()
@@ -78,18 +78,18 @@ class _Running:
 
 
 def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress) -> None:
-    """Run every step that is not done, each after those it needs; where one fails, those that do not need it go on.
+    """Run every step that is not done, each after the steps it needs. If a step fails, independent steps still run.
 
     Raises:
-        DataError: Some failed; the message names the first one's log and its last line.
-        Interrupted: Ctrl-C or SIGTERM came; every run has been asked to save its state, and has ended.
+        DataError: Some steps failed; the message names the first one's log and its last line.
+        Interrupted: Ctrl-C or SIGTERM was received; every run was asked to save its state and has ended.
     """
     waiting = [step for step in steps if not step.done]
     finished = {step.folder for step in steps if step.done}
     if len(finished) and waiting:
         progress.note(f"{len(finished)} of {len(steps)} runs are done already")
     running: dict[Step, _Running] = {}
-    told = time.monotonic()
+    shown_at = time.monotonic()
     failed: list[Step] = []
     with _interrupted_by_signals(), progress.task("compare", total=len(steps), unit="run") as task:
         task.skip(len(finished))
@@ -99,7 +99,7 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
                     waiting.remove(step)
                     running[step] = _Running(step, out)
                 if not running:
-                    break  # what is left needs what has failed
+                    break  # the remaining steps need a failed one
                 for step in [step for step, run in running.items() if run.ended()]:
                     if running.pop(step).process.returncode:
                         failed.append(step)
@@ -107,23 +107,23 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
                     else:
                         finished.add(step.folder)
                         task.advance(status=step.folder.name)
-                if time.monotonic() - told >= TELL_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - shown_at >= STATUS_SECONDS:
+                    shown_at = time.monotonic()
                     task.advance(0, status=", ".join(run.status for run in running.values()))
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             _stop(running)
-            raise Interrupted("stopped and saved; go on with the same command") from None
+            raise Interrupted("stopped and saved; run the same command again to resume") from None
         except BaseException:
             _stop(running)
             raise
     if failed:
-        left = f", and {len(waiting)} more need it" if waiting else ""
+        left = f", and {len(waiting)} more depend on them" if waiting else ""
         raise DataError(f"{len(failed)} runs failed{left}; the first: {_explain(failed[0], out)}")
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without settings, which steps take from their description alone; with this lg3d first."""
+    """Return this environment with this lg3d first on the path, and without settings, which steps read from files."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("LG3D_")}
     root = str(Path(__file__).resolve().parents[2])
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH", "")]))
@@ -144,8 +144,8 @@ def _explain(step: Step, out: Path) -> str:
 def _stop(running: dict[Step, _Running]) -> None:
     """Ask every process once to save and end, and wait for it.
 
-    SIGTERM it is: a run that trains saves its state, and one that has not got so far ends at once, where Ctrl-C would
-    have to find its way out of whatever is being loaded.
+    SIGTERM is used rather than SIGINT: a training run saves its state, and a run that is still importing or loading
+    ends at once, where a KeyboardInterrupt would be raised inside the loading code.
     """
     for run in running.values():
         if run.process.poll() is None:
@@ -157,9 +157,9 @@ def _stop(running: dict[Step, _Running]) -> None:
 
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Take the first SIGTERM as Ctrl-C while the context is open, in the main thread, which alone may do so.
+    """Turn the first SIGTERM into KeyboardInterrupt while the context is open. Only the main thread can do so.
 
-    A second one means nothing new, a second Ctrl-C leaves the runs alone, which then end by themselves, unsaved.
+    A second SIGTERM is ignored. A second Ctrl-C stops waiting for the runs, which then end without saving.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Means and spreads over seeds, and differences between rows with an interval over scenes."""
+"""Means and standard deviations over seeds, and differences between rows with intervals over scenes."""
 
 import math
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from lg3d_core.vocabulary import Vocabulary
 FloatArray = npt.NDArray[np.float64]
 METRICS = ("iou", "precision", "recall")
 COVERAGE = 0.95
-"""Of an interval."""
+"""Coverage of the bootstrap intervals."""
 
 
 class Spread(NamedTuple):
-    """A mean over seeds and its sample standard deviation (n - 1); nan for one seed."""
+    """Mean over seeds and sample standard deviation (n - 1), which is nan for one seed."""
 
     mean: float
     deviation: float
 
 
 class Difference(NamedTuple):
-    """A row's mean IoU less the first row's, averaged over the seeds.
+    """Difference between the mean IoU of a row and of the first row, averaged over the seeds.
 
     Attributes:
-        value: Over the evaluated scenes.
-        low: End of the interval over scenes, as is `high`.
-        high: 2.5 % of the bootstrap samples lie beyond each end.
-        relative: `value` as a share of the first row's; nan where that is 0.
-        by_seed: The difference for each seed.
+        value: Difference over the evaluated scenes.
+        low: Lower end of the interval over scenes.
+        high: Upper end of the interval; 2.5 % of the bootstrap samples are beyond each end.
+        relative: `value` as a fraction of the first row's mean IoU; nan if that is 0.
+        by_seed: Difference of each seed.
     """
 
     value: float
@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation."""
+    """Return the mean and the sample standard deviation."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Spread(mean, math.nan)
@@ -51,7 +51,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def group_members(vocabulary: Vocabulary) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows of the categories of each group, and of "all"."""
+    """Return the indices of the classes of each group, and of "all"."""
     return {**vocabulary.groups, "all": np.arange(len(vocabulary))}
 
 
@@ -63,17 +63,17 @@ def mean_scores(
     *,
     present: bool,
 ) -> FloatArray:
-    """Mean IoU, precision and recall over some categories, where 0/0 counts 0.
+    """Return the mean IoU, precision and recall over some classes, where 0/0 counts as 0.
 
     Args:
-        correct: Right points, shape `(..., classes)`, as are the following.
-        support: Points by truth.
-        predicted: Points by prediction.
-        members: Rows of the categories.
-        present: Leave out categories without ground truth.
+        correct: Number of correct points, shape `(..., classes)`.
+        support: Number of points by truth, same shape.
+        predicted: Number of points by prediction, same shape.
+        members: Indices of the classes.
+        present: Whether to skip classes without ground truth.
 
     Returns:
-        Shape `(3, ...)`; nan where no category is left.
+        Means, shape `(3, ...)`; nan if no class remains.
     """
     right, truth, guess = (
         np.asarray(counts, dtype=np.float64)[..., members] for counts in (correct, support, predicted)
@@ -95,26 +95,26 @@ def paired_differences(
     resamples: int,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Differences of mean IoU by group, with a percentile bootstrap interval over scenes.
+    """Return the differences of mean IoU by group, with percentile bootstrap intervals over scenes.
 
-    Each bootstrap sample draws as many scenes as there are, with replacement, and the same ones for both rows and all
-    seeds; counts are summed over them before any division, as over the real scenes. So the interval says how much the
-    choice of validation scenes matters; how much the seed of the training matters is in `by_seed`.
+    Each bootstrap sample draws as many scenes as there are, with replacement, the same ones for both rows and all
+    seeds. Counts are summed over the sample before any division. The interval therefore shows the effect of the choice
+    of validation scenes; `by_seed` shows the effect of the training seed.
 
     Args:
-        row: Counts of one row, for each seed.
-        first: Of the row that it is held against, for the same seeds.
-        vocabulary: The categories.
-        present: Means over categories with ground truth in the (resampled) scenes, or over all.
+        row: Counts of the row for each seed.
+        first: Counts of the reference row for the same seeds.
+        vocabulary: The classes.
+        present: Whether the means are over classes with ground truth in the (resampled) scenes, or over all classes.
         resamples: Number of bootstrap samples.
-        seed: Of the samples.
+        seed: Random seed of the samples.
 
     Raises:
         DataError: The rows were scored on different scenes.
     """
     scenes = first[0].scene_ids
     if any(counts.scene_ids != scenes for counts in (*row, *first)):
-        raise DataError("the rows were scored on different scenes: compare again into an empty folder")
+        raise DataError("the rows were scored on different scenes: compare again with an empty output folder")
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), size=resamples).astype(np.float64)
     weights = np.concatenate([np.ones((1, len(scenes))), weights])
@@ -143,6 +143,6 @@ def _weigh(counts: SceneCounts, weights: FloatArray) -> tuple[FloatArray, FloatA
 
 
 def _divide(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """Shares, 0 for 0/0."""
+    """Return the quotients, 0 for 0/0."""
     shares: FloatArray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
     return shares

@@ -1,4 +1,4 @@
-"""The finished comparison as rows of text, Markdown and JSON."""
+"""The finished comparison as text, Markdown and JSON."""
 
 import math
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ TITLES = {"iou": "mIoU", "precision": "Precision", "recall": "Recall"}
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One row's figures, in 0..1.
+    """Scores of one row, in 0..1.
 
     Attributes:
-        label: What it is called.
-        recipe: Its recipe.
-        runs: Folder of each seed's run.
-        share: Of the labels that it was trained with, in 0..1.
-        scores: Metric -> group -> mean and spread over seeds.
-        by_seed: Metric -> group -> value of each seed.
-        difference: Group -> difference of mean IoU from the first row; empty in the first row.
+        label: Name of the row.
+        recipe: Recipe of the row.
+        runs: Name of the run folder of each seed.
+        share: Fraction of the labels used for training, 0..1.
+        scores: Mean and standard deviation over seeds, by metric and group.
+        by_seed: Value of each seed, by metric and group.
+        difference: Difference of mean IoU from the first row, by group; empty in the first row.
     """
 
     label: str
@@ -47,16 +47,16 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table: rows in the order of the recipes.
+    """A finished comparison, with rows in the order of the recipes.
 
     Attributes:
-        rows: At least one.
-        groups: "head", "common", "tail" where the vocabulary has them, and "all".
-        classes: "present" or "all".
-        num_seeds: Runs behind every figure.
-        num_scenes: Scored scenes.
-        num_present: Categories with ground truth in them.
-        facts: What else a reader must know, for the JSON.
+        rows: Rows, at least one.
+        groups: Group names: "head", "common", "tail" if the vocabulary has them, and "all".
+        classes: Classes in the means, "present" or "all".
+        num_seeds: Number of runs per row.
+        num_scenes: Number of scored scenes.
+        num_present: Number of classes with ground truth in these scenes.
+        facts: Additional entries of the JSON file.
     """
 
     rows: tuple[ComparedRow, ...]
@@ -68,7 +68,7 @@ class Comparison:
     facts: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON, shares in 0..1, None where undefined."""
+        """Return the comparison as plain values for JSON, scores in 0..1; undefined values are None."""
         return {
             "classes": self.classes,
             "num_seeds": self.num_seeds,
@@ -116,15 +116,15 @@ def compare_records(
     resamples: int,
     facts: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Make the table.
+    """Compute the comparison from stored scores.
 
     Args:
-        rows: What was run.
-        records: For each row, of each seed.
-        vocabulary: The categories.
-        classes: "present" or "all".
-        resamples: Bootstrap samples behind each interval.
-        facts: For the JSON.
+        rows: Planned rows.
+        records: Scores of each row and seed.
+        vocabulary: The classes.
+        classes: Classes in the means, "present" or "all".
+        resamples: Number of bootstrap samples per interval.
+        facts: Additional entries of the JSON file.
 
     Raises:
         DataError: The rows were scored on different scenes.
@@ -171,7 +171,7 @@ def compare_records(
 
 
 def score_table(comparison: Comparison, metrics: Sequence[str] = METRICS) -> Table:
-    """A row a recipe, mean and deviation in percent: head, common, tail and all under each metric."""
+    """Return one row per recipe, mean ± deviation in percent: head, common, tail and all for each metric."""
     header = ["", *(f"{TITLES[metric]} {group.capitalize()}" for metric in metrics for group in comparison.groups)]
     rows = [
         [row.label, *(_spread(row.scores[metric][group]) for metric in metrics for group in comparison.groups)]
@@ -181,7 +181,7 @@ def score_table(comparison: Comparison, metrics: Sequence[str] = METRICS) -> Tab
 
 
 def difference_table(comparison: Comparison) -> Table:
-    """mIoU of every further row less the first one's, in points of percent, with interval and relative change."""
+    """Return the mIoU difference of every other row from the first, in points, with interval and relative change."""
     header = ["", *(group.capitalize() for group in comparison.groups)]
     rows = [
         [row.label, *(_difference(row.difference[group]) for group in comparison.groups)] for row in comparison.rows[1:]
@@ -190,21 +190,19 @@ def difference_table(comparison: Comparison) -> Table:
 
 
 def describe(comparison: Comparison) -> str:
-    """What the figures are means of."""
+    """Return a description of the values in the tables."""
     number = f"{comparison.num_seeds} seed{'s' if comparison.num_seeds > 1 else ''}"
     over = f"the {comparison.num_present} present" if comparison.classes == "present" else "all"
-    return (
-        f"Percent at vertices of {comparison.num_scenes} scenes, over {over} categories; mean ± deviation over {number}"
-    )
+    return f"Percent at vertices of {comparison.num_scenes} scenes, over {over} classes; mean ± deviation over {number}"
 
 
 def describe_differences(comparison: Comparison) -> str:
-    """What the differences are."""
-    return f"mIoU less that of {comparison.rows[0].label}: points [95 % over scenes], relative"
+    """Return a description of the differences."""
+    return f"Difference in mIoU from {comparison.rows[0].label}: points [95 % interval over scenes], relative"
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """All tables, one metric a table so that they fit a page."""
+    """Return all tables as Markdown, one table per metric so that each fits a page."""
     parts = [f"{describe(comparison)}.", ""]
     for metric in METRICS:
         parts += [*_markdown(score_table(comparison, [metric])), ""]
@@ -234,5 +232,5 @@ def _difference(own: Difference) -> str:
 
 
 def _plain(value: float) -> float | None:
-    """JSON has no nan."""
+    """Return None for nan, which JSON does not have."""
     return None if math.isnan(value) else value

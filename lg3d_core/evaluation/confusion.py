@@ -1,4 +1,4 @@
-"""Counting which category was taken for which."""
+"""Confusion matrices of true and predicted classes."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,8 +15,8 @@ class ConfusionMatrix:
     """Counts of evaluated points by ground truth and prediction.
 
     Attributes:
-        counts: Rows are ground truth, columns predictions, shape `(classes, classes + 1)`, int64. The last column
-            counts predictions outside the vocabulary: they miss their truth, and accuse no category.
+        counts: Rows are ground truth, columns are predictions, shape `(classes, classes + 1)`, int64. The last column
+            counts predictions outside the vocabulary, which are misses but no false positives of any class.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -26,20 +26,20 @@ class ConfusionMatrix:
 
     @property
     def num_classes(self) -> int:
-        """Size of the vocabulary."""
+        """Number of classes of the vocabulary."""
         return len(self.counts)
 
     def update(
         self, labels: "npt.NDArray[np.integer] | Tensor", predictions: "npt.NDArray[np.integer] | Tensor"
     ) -> None:
-        """Count points.
+        """Add points to the counts.
 
         Args:
-            labels: Ground truth, any shape, integers; negative is outside the vocabulary, and skipped.
-            predictions: The same shape; negative, or not below the number of classes, is outside the vocabulary.
+            labels: Ground truth, any shape, integer; negative labels are outside the vocabulary and skipped.
+            predictions: Predicted class, same shape; values outside `[0, classes)` are outside the vocabulary.
 
         Raises:
-            ShapeError: Shapes that differ, values that are no integers, or a label that is no class.
+            ShapeError: The shapes differ, the values are not integers, or a label is not below the number of classes.
         """
         truth, guess = _to_integers(labels, "labels"), _to_integers(predictions, "predictions")
         if truth.shape != guess.shape:
@@ -48,20 +48,20 @@ class ConfusionMatrix:
         truth, guess = truth[evaluated].astype(np.int64), guess[evaluated].astype(np.int64)
         size = self.num_classes
         if len(truth) and truth.max() >= size:
-            raise ShapeError(f"expected labels below {size}, got {truth.max()}: are they of another vocabulary?")
+            raise ShapeError(f"expected labels below {size}, got {truth.max()}: check that the vocabulary is the same")
         guess[(guess < 0) | (guess >= size)] = size
         self.counts += np.bincount(truth * (size + 1) + guess, minlength=self.counts.size).reshape(self.counts.shape)
 
     def class_counts(self) -> npt.NDArray[np.int64]:
-        """Right points, points by truth and points by prediction of each category, shape `(3, classes)`."""
+        """Return correct points, points by truth and points by prediction of each class, shape `(3, classes)`."""
         inside = self.counts[:, : self.num_classes]
         return np.stack([np.diagonal(inside), self.counts.sum(axis=1), inside.sum(axis=0)])
 
     def merge(self, other: "ConfusionMatrix") -> None:
-        """Add another matrix's counts.
+        """Add the counts of another matrix.
 
         Raises:
-            ShapeError: It has another number of classes.
+            ShapeError: The other matrix has another number of classes.
         """
         if other.num_classes != self.num_classes:
             raise ShapeError(f"expected a matrix of {self.num_classes} classes, got {other.num_classes}")
@@ -69,13 +69,13 @@ class ConfusionMatrix:
 
 
 class SceneCounts(NamedTuple):
-    """What IoU, precision and recall of every category need, scene by scene.
+    """Counts per scene for the IoU, precision and recall of every class.
 
     Attributes:
-        scene_ids: The evaluated scenes.
-        correct: Points whose prediction is their truth, shape `(scenes, classes)`, int64, as are the following.
-        support: Points whose truth is the category.
-        predicted: Points with ground truth that were taken for it.
+        scene_ids: Ids of the evaluated scenes.
+        correct: Correctly predicted points of each class, shape `(scenes, classes)`, int64.
+        support: Points of each true class, shape `(scenes, classes)`, int64.
+        predicted: Points with ground truth of each predicted class, shape `(scenes, classes)`, int64.
     """
 
     scene_ids: tuple[str, ...]

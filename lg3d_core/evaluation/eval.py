@@ -1,4 +1,4 @@
-"""Scores of one checkpoint on one split of a store."""
+"""Evaluation of one checkpoint on one split of a store."""
 
 from pathlib import Path
 
@@ -14,16 +14,16 @@ from lg3d_core.vocabulary import Vocabulary
 
 
 def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
-    """Score a fine-tuned checkpoint, or the newest one, on a split.
+    """Score a fine-tuned checkpoint, by default the newest one, on a split.
 
     Raises:
-        CheckpointError: No checkpoint, one without a classifier, or one of another vocabulary.
-        DataError: No store, or no scenes in the split.
+        CheckpointError: There is no checkpoint, or it has no classifier or another vocabulary.
+        DataError: There is no store, or the split has no scenes.
     """
     store = SceneStore(settings.store)
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
-        raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
+        raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
     predictor, info = Predictor.load(
         path,
         device=settings.device,
@@ -46,10 +46,10 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
 def find_classifier(
     checkpoint: Path | None, runs: Path, progress: Progress, *, final_relu: bool | None = None
 ) -> Path | None:
-    """The checkpoint that was asked for, else the newest fine-tuned one, else None.
+    """Return the requested checkpoint, by default the newest fine-tuned one, or None if there is none.
 
     Raises:
-        CheckpointError: What was asked for does not exist.
+        CheckpointError: The requested checkpoint does not exist.
     """
     if checkpoint is not None:
         return resolve_checkpoint(checkpoint, progress, final_relu=final_relu)
@@ -60,10 +60,10 @@ def find_classifier(
 
 
 def require_classifier(path: Path, info: CheckpointInfo, vocabulary: Vocabulary) -> None:
-    """Refuse a checkpoint that cannot name the categories of a vocabulary.
+    """Check that a checkpoint has a classifier for the classes of a vocabulary.
 
     Raises:
-        CheckpointError: It has no classifier, or one for other categories.
+        CheckpointError: It has no classifier, or one for other classes.
     """
     if info.num_classes is None:
         raise CheckpointError(
@@ -71,11 +71,11 @@ def require_classifier(path: Path, info: CheckpointInfo, vocabulary: Vocabulary)
         )
     if not info.vocabulary_digest and info.num_classes != len(vocabulary):
         raise CheckpointError(
-            f"{path} tells {info.num_classes} categories apart, the store has {len(vocabulary)} ({vocabulary.name}): "
-            "use a store of the vocabulary that it was trained with"
+            f"{path} is for {info.num_classes} classes, the store has {len(vocabulary)} ({vocabulary.name}): "
+            "use a store of the vocabulary that the checkpoint was trained with"
         )
     if info.vocabulary_digest not in ("", vocabulary.digest):
         raise CheckpointError(
-            f"{path} names the categories of {info.vocabulary} ({info.vocabulary_digest}), the store has "
-            f"{vocabulary.name} ({vocabulary.digest}): use a store of that vocabulary"
+            f"{path} is for the vocabulary {info.vocabulary} ({info.vocabulary_digest}), the store has "
+            f"{vocabulary.name} ({vocabulary.digest}): use a store of the checkpoint's vocabulary"
         )

@@ -1,4 +1,4 @@
-"""Scores of a network on the scenes of a store."""
+"""Scores of a network on scenes of a store."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores of a network, and what they were measured on.
+    """Scores of a network and the scenes that they were computed on.
 
     Attributes:
-        vertex: At mesh vertices, full resolution, as the benchmark scores.
-        voxel: At voxels, each with the label of the vertex it keeps, as the paper scores.
-        scenes: Counts at mesh vertices of each scene, for statistics over scenes.
-        num_scenes: Evaluated scenes.
-        num_labelled_scenes: Those of them with ground truth.
-        seconds: Reading, predicting, counting and writing.
-        export: Folder of the written predictions, if any.
+        vertex: Scores at all mesh vertices, as in the benchmark.
+        voxel: Scores at voxels, each with the label of the vertex that it keeps, as in the paper.
+        scenes: Counts of each scene at mesh vertices, for statistics over scenes.
+        num_scenes: Number of evaluated scenes.
+        num_labelled_scenes: Number of these scenes with ground truth.
+        seconds: Time for reading, predicting, counting and writing.
+        export: Folder of the written predictions, or None.
     """
 
     vertex: Scores
@@ -46,7 +46,7 @@ class Evaluation:
     export: Path | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON, None where undefined."""
+        """Return the scores as plain values for JSON; undefined scores are None."""
         return {
             "vocabulary": self.vertex.vocabulary.name,
             "num_scenes": self.num_scenes,
@@ -60,14 +60,14 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """What was counted on scenes: enough for their scores.
+    """Counts on scenes, from which their scores are computed.
 
     Attributes:
-        at_vertices: At mesh vertices.
-        at_voxels: At voxels.
-        in_scenes: Right points, points by truth and by prediction of each scene at mesh vertices, shape
+        at_vertices: Confusion matrix at mesh vertices.
+        at_voxels: Confusion matrix at voxels.
+        in_scenes: Correct points, points by truth and points by prediction of each scene at mesh vertices, shape
             `(scenes, 3, classes)`, int64.
-        num_labelled: Scenes with ground truth.
+        num_labelled: Number of scenes with ground truth.
     """
 
     at_vertices: ConfusionMatrix
@@ -86,26 +86,26 @@ def evaluate_scenes(
     keep_features: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Predict scenes one by one, and score them together.
+    """Predict scenes one by one and score them together.
 
     Args:
-        predictor: The network and how it is run.
-        store: Holds the scenes and their vocabulary.
-        scene_ids: The scenes; those without ground truth are predicted and exported, and do not count.
-        export: Folder for one `<scene>.txt` per scene: a raw id per vertex in the mesh's order.
-        observe: Receives every scene with its prediction.
-        keep_features: Predictions carry the features of the voxels.
-        progress: Receives the scenes.
+        predictor: Network with its device, precision and backend.
+        store: Store of the scenes and their vocabulary.
+        scene_ids: Ids of the scenes. Those without ground truth are predicted and exported but not scored.
+        export: Folder for one file `<scene>.txt` per scene, with one raw id per vertex in mesh order.
+        observe: Called with every scene and its prediction.
+        keep_features: Whether predictions include the voxel features.
+        progress: Progress display.
 
     Raises:
-        DataError: No scene, a scene that cannot be read, or a prediction that cannot be written.
-        CheckpointError: The network's classifier has another number of classes than the store's vocabulary.
+        DataError: There are no scenes, a scene cannot be read, or a prediction cannot be written.
+        CheckpointError: The number of classes of the network and the store's vocabulary differ.
     """
     progress = progress or Progress()
     if not scene_ids:
         raise DataError(
             f"no scenes to evaluate in {store.path}: choose another --split, or prepare a raw folder whose split files "
-            "put scenes into this one"
+            "list scenes of this split"
         )
     start = time.perf_counter()
     counts = count_scenes(
@@ -125,11 +125,11 @@ def count_scenes(
     keep_features: bool = False,
     progress: Progress,
 ) -> Counts:
-    """Predict scenes one by one and count, with the arguments of `evaluate_scenes`; there may be no scene.
+    """Predict scenes one by one and count. The arguments are those of `evaluate_scenes`; `scene_ids` may be empty.
 
     Raises:
-        DataError: A scene that cannot be read, or a prediction that cannot be written.
-        CheckpointError: The network's classifier has another number of classes than the store's vocabulary.
+        DataError: A scene cannot be read, or a prediction cannot be written.
+        CheckpointError: The number of classes of the network and the store's vocabulary differ.
     """
     vocabulary = store.vocabulary
     predictor.require_classes(len(vocabulary), vocabulary.name)
@@ -164,9 +164,9 @@ def score_counts(
     export: Path | None = None,
     progress: Progress,
 ) -> Evaluation:
-    """Scores of what was counted on these scenes."""
+    """Compute the scores of the counts on these scenes."""
     if counts.num_labelled == 0:
-        progress.warn(f"none of the {len(scene_ids)} scenes has ground truth: their scores are undefined")
+        progress.warn(f"none of the {len(scene_ids)} scenes has ground truth: the scores are undefined")
     return Evaluation(
         vertex=score_confusion(counts.at_vertices, vocabulary),
         voxel=score_confusion(counts.at_voxels, vocabulary),

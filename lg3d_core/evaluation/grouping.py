@@ -1,9 +1,8 @@
 """Grouping labelled points into instances.
 
-`connect_points` joins points of one class that lie within a radius of each other. `propose_instances` does so twice,
-on the points as they are and on the points moved by the predicted offsets to the centres of their objects, and
-`suppress_overlaps` keeps the best of what both find. Everything is vectorised over points: no loop runs over points,
-voxels or pairs of them.
+`connect_points` joins points of one class within a radius of each other. `propose_instances` applies it twice: to the
+original points, and to the points shifted by the predicted offsets to the centres of their objects.
+`suppress_overlaps` keeps the best proposals of both. All steps are vectorised over points, voxels and their pairs.
 
 Source: dual-set grouping of PointGroup (Jiang et al., CVPR 2020), which the paper uses for its Table 3.
 """
@@ -24,15 +23,15 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 MAX_PRODUCTS = 1 << 20
-"""Distances between points of two cells that are in memory at once."""
+"""Maximum number of point distances in memory at once."""
 
 
 class Proposals(NamedTuple):
     """Candidate instances, which may overlap.
 
     Attributes:
-        rows: Points of all candidates, one candidate after the other, int64.
-        starts: First entry of each in `rows`, and the length of `rows`, shape `(candidates + 1,)`, int64.
+        rows: Rows of the points of all candidates, concatenated, int64.
+        starts: First entry of each candidate in `rows`, then the length of `rows`, shape `(candidates + 1,)`, int64.
         classes: Class of each candidate, shape `(candidates,)`, int64.
         scores: Mean probability of its class over its points, shape `(candidates,)`, float64, 0..1.
     """
@@ -44,18 +43,18 @@ class Proposals(NamedTuple):
 
 
 def connect_points(xyz: npt.NDArray[np.floating], classes: npt.NDArray[np.integer], *, radius: float) -> IntArray:
-    """Number the groups of points that are connected by steps within a radius among points of one class.
+    """Number the groups of points that are connected by steps up to a radius between points of one class.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
-        classes: Shape `(points,)`; points of a negative class are in no group.
-        radius: Longest step in metres, inclusive.
+        classes: Class of each point, shape `(points,)`; points of a negative class are in no group.
+        radius: Maximum step in metres, inclusive.
 
     Returns:
-        The group of each point, contiguous from 0 in order of the groups' first points, -1 for none, shape `(points,)`.
+        Group of each point, contiguous from 0 in the order of first points, -1 for none, shape `(points,)`.
 
     Raises:
-        ShapeError: Other shapes, or positions that are not finite.
+        ShapeError: The shapes differ, or positions are not finite.
     """
     if xyz.ndim != 2 or xyz.shape[1] != 3 or classes.shape != (len(xyz),):
         raise ShapeError(f"expected (points, 3) positions and one class each, got {xyz.shape} and {classes.shape}")
@@ -75,20 +74,20 @@ def connect_points(xyz: npt.NDArray[np.floating], classes: npt.NDArray[np.intege
 
 
 def connect_cells(cells: npt.NDArray[np.integer], classes: npt.NDArray[np.integer] | None = None) -> IntArray:
-    """Number the connected components of cells that touch, at least at a corner.
+    """Number the connected components of cells; cells that share a corner are connected.
 
     Args:
-        cells: Distinct cells of a class, shape `(cells, 3)`.
+        cells: Cell indices, distinct within a class, shape `(cells, 3)`.
         classes: Class of each cell, not negative, shape `(cells,)`; cells of different classes are not connected. None
-            treats all as one class.
+            puts all cells in one class.
 
     Returns:
-        The component of each cell, contiguous from 0, shape `(cells,)`.
+        Component of each cell, contiguous from 0, shape `(cells,)`.
     """
     if len(cells) == 0:
         return np.zeros(0, dtype=np.int64)
     shifted = cells.astype(np.int64) - cells.min(axis=0) + 1
-    size = shifted.max(axis=0) + 2  # an empty rim, so that no step wraps around
+    size = shifted.max(axis=0) + 2  # an empty margin, so that no step wraps around
     own = np.zeros(len(cells), dtype=np.int64) if classes is None else classes.astype(np.int64)
     keys = ((own * size[0] + shifted[:, 0]) * size[1] + shifted[:, 1]) * size[2] + shifted[:, 2]
     order = np.argsort(keys)
@@ -105,7 +104,7 @@ def connect_cells(cells: npt.NDArray[np.integer], classes: npt.NDArray[np.intege
 
 
 def _join(count: int, pairs: IntArray) -> IntArray:
-    """Return the connected component of each of `count` nodes, by pairs of nodes `(2, pairs)`."""
+    """Return the connected component of each of `count` nodes. The edges are `pairs`, shape `(2, pairs)`."""
     graph = coo_matrix((np.ones(pairs.shape[1], dtype=np.bool_), (pairs[0], pairs[1])), shape=(count, count))
     component: IntArray = connected_components(graph, directed=False)[1].astype(np.int64)
     return component
@@ -120,16 +119,16 @@ def propose_instances(
     radius: float,
     min_points: int,
 ) -> Proposals:
-    """Group points by class and distance, where they are and where their offsets point.
+    """Group points by class and distance, both at their positions and at their positions plus offsets.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
         offsets: Predicted vector from each point to the centre of its object in metres, shape `(points, 3)`; None
-            groups the points where they are only.
+            uses only the original positions.
         classes: Predicted class of each point, -1 for classes without instances, shape `(points,)`.
-        confidence: Probability of that class, 0..1, shape `(points,)`.
-        radius: Longest distance in metres between neighbours in a group.
-        min_points: Smaller groups are dropped.
+        confidence: Probability of the predicted class, 0..1, shape `(points,)`.
+        radius: Maximum distance in metres between neighbours in a group.
+        min_points: Minimum number of points of a group.
     """
     places = [xyz] if offsets is None else [xyz, xyz + offsets]
     rows: list[IntArray] = []
@@ -149,12 +148,12 @@ def propose_instances(
 
 
 def suppress_overlaps(proposals: Proposals, *, num_points: int, max_iou: float = 0.3) -> PredictedInstances:
-    """Keep the best-scored candidates whose IoU with every better one kept is at most `max_iou`.
+    """Keep the best-scored candidates whose IoU with every better kept one is at most `max_iou`.
 
     Args:
         proposals: Candidates of one scene.
-        num_points: Points of the scene.
-        max_iou: Largest intersection over union of two candidates of one class that are both kept.
+        num_points: Number of points of the scene.
+        max_iou: Maximum IoU of two kept candidates of one class.
     """
     sizes = np.diff(proposals.starts)
     number = np.repeat(np.arange(len(sizes)), sizes)
@@ -182,15 +181,15 @@ def suppress_overlaps(proposals: Proposals, *, num_points: int, max_iou: float =
 
 
 class _Cells(NamedTuple):
-    """Points of one class in cubes so small that all points of a cube are within the radius of each other.
+    """Cubic cells with the points of one class, so small that points in a cell are within the radius of each other.
 
     Attributes:
         keys: Distinct packed (class, x, y, z) of the occupied cells, ascending, shape `(cells,)`.
-        cell_of_point: Shape `(points,)`.
-        order: Points ordered by cell.
-        starts: First entry of each cell in `order`, and the number of points, shape `(cells + 1,)`.
-        xyz: Positions of the points.
-        strides: What one step along x and y adds to a key; along z it is 1.
+        cell_of_point: Cell of each point, shape `(points,)`.
+        order: Rows of the points, sorted by cell.
+        starts: First entry of each cell in `order`, then the number of points, shape `(cells + 1,)`.
+        xyz: Positions of the points in metres.
+        strides: Increments of a key per step along x and y; along z it is 1.
     """
 
     keys: IntArray
@@ -202,12 +201,12 @@ class _Cells(NamedTuple):
 
     @classmethod
     def of(cls, xyz: FloatArray, classes: IntArray, *, edge: float) -> "_Cells":
-        edge *= 1 - 1e-9  # a cube's diagonal must not exceed the radius by rounding
-        cells = np.floor((xyz - xyz.min(axis=0)) / edge).astype(np.int64) + 2  # rims of two empty cells
+        edge *= 1 - 1e-9  # rounding must not make the diagonal exceed the radius
+        cells = np.floor((xyz - xyz.min(axis=0)) / edge).astype(np.int64) + 2  # a margin of two empty cells
         size = cells.max(axis=0) + 3
         _, dense = np.unique(classes, return_inverse=True)
         if float(size[0]) * float(size[1]) * float(size[2]) * (float(dense.max()) + 1) >= 2.0**62:
-            raise ShapeError("expected points within a building, got a scene too large for its radius")
+            raise ShapeError("the extent of the points is too large for the radius: expected a scene of building size")
         keys = ((dense * size[0] + cells[:, 0]) * size[1] + cells[:, 1]) * size[2] + cells[:, 2]
         distinct, cell_of_point, counts = np.unique(keys, return_inverse=True, return_counts=True)
         return cls(
@@ -220,7 +219,7 @@ class _Cells(NamedTuple):
         )
 
     def components(self, radius: float) -> IntArray:
-        """Number of the connected component of each cell."""
+        """Return the connected component of each cell."""
         representative = self._representatives()
         pairs = np.concatenate(list(self._neighbours()), axis=1)
         step = self.xyz[representative[pairs[0]]] - self.xyz[representative[pairs[1]]]
@@ -244,7 +243,7 @@ class _Cells(NamedTuple):
         return closest_first[self.starts[:-1]]
 
     def _neighbours(self) -> Iterator[IntArray]:
-        """Yield pairs of occupied cells of one class that may hold points within the radius."""
+        """Yield pairs of occupied cells of one class that may contain points within the radius of each other."""
         for dx in range(3):
             for dy in range(-2, 3):
                 for dz in range(-2, 3):
@@ -256,7 +255,7 @@ class _Cells(NamedTuple):
                     yield np.stack([hit, at[hit]])
 
     def _touch(self, pairs: IntArray, radius: float) -> npt.NDArray[np.bool_]:
-        """Return which pairs of cells hold two points within the radius, by trying all pairs of their points."""
+        """Return which pairs of cells contain two points within the radius, by comparing all pairs of their points."""
         counts = np.diff(self.starts)
         first, second = pairs
         products = counts[first] * counts[second]

@@ -1,19 +1,19 @@
 """Average precision of predicted instances, as the ScanNet and ScanNet200 benchmarks compute it.
 
-A prediction is a set of vertices with a class and a confidence; predictions may overlap. Scenes are matched one by one
-(`match_scene`), which keeps a few integers per prediction, and scored together (`score_instances`).
+A prediction is a set of vertices with a class and a confidence; predictions may overlap. `match_scene` matches each
+scene separately and keeps a few integers per prediction; `score_instances` scores all scenes together.
 
 The rules:
 
 - Walls and floors are not scored. Vertices without a scored class or without an object are *void*.
-- Ground truth and predictions of fewer than 100 vertices do not count.
+- Ground truth objects and predictions of fewer than 100 vertices do not count.
 - A prediction matches an object of its class if their IoU is strictly above the threshold. Objects are visited in
-  ascending order of instance id. The first unused prediction that matches an object is used up by it; each further one
-  is a duplicate, a false positive with the lower of the two confidences, and the object keeps the higher one.
-- A prediction without a match is a false positive, unless the share of its vertices that are void, or that belong to
+  ascending order of instance id. An object uses up the first unused prediction that matches it. Each further match is a
+  duplicate: a false positive with the lower of the two confidences, and the object keeps the higher one.
+- A prediction without a match is a false positive, unless the fraction of its vertices that are void, or that belong to
   an object of its class that is too small to count, is above the threshold.
 - AP is the area under the precision-recall curve, with precision at the next lower confidence and recall steps taken
-  around each point. It is nan for a class without ground truth, and 0 for one that has some but no prediction.
+  around each point. It is nan for a class without ground truth, and 0 for a class with ground truth but no prediction.
 
 Source: the evaluation script of the ScanNet benchmark, instance task, with the class list of ScanNet200.
 """
@@ -30,12 +30,12 @@ from lg3d_core.evaluation.scores import none_if_undefined
 from lg3d_core.vocabulary import Vocabulary
 
 MIN_VERTICES = 100
-"""Fewest vertices of an object or a prediction that counts."""
+"""Minimum number of vertices of an object or a prediction that counts."""
 UNSCORED_NAMES = ("wall", "floor")
 """Classes without instances."""
 OVERLAPS: npt.NDArray[np.float64] = np.append(np.arange(0.5, 0.95, 0.05), 0.25)
-"""IoU thresholds: nine from 0.50 to 0.90, whose mean is AP, and 0.25. `arange` gives 0.6000000000000001 and the like,
-which decides strict comparisons exactly as the benchmark does."""
+"""IoU thresholds: nine from 0.50 to 0.90, whose mean is AP, and 0.25. Rounded steps of `arange`, such as
+0.6000000000000001, are kept because they decide strict comparisons exactly as in the benchmark."""
 AT_50, AT_25 = 0, len(OVERLAPS) - 1
 
 IntArray = npt.NDArray[np.int64]
@@ -43,13 +43,13 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class PredictedInstances(NamedTuple):
-    """Predicted objects of one scene; their vertices may overlap.
+    """Predicted objects of one scene. Their vertices may overlap.
 
     Attributes:
-        rows: Vertices of all predictions, one prediction after the other, each without repetition, int64.
-        starts: First entry of each prediction in `rows`, and the length of `rows`, shape `(predictions + 1,)`, int64.
-        classes: Vocabulary index of each prediction, shape `(predictions,)`, int64.
-        confidences: Larger is surer, finite, shape `(predictions,)`, float64.
+        rows: Vertices of all predictions, concatenated, without repetition within a prediction, int64.
+        starts: First entry of each prediction in `rows`, then the length of `rows`, shape `(predictions + 1,)`, int64.
+        classes: Class index of each prediction, shape `(predictions,)`, int64.
+        confidences: Confidence of each prediction, higher is more certain, finite, shape `(predictions,)`, float64.
     """
 
     rows: IntArray
@@ -61,7 +61,7 @@ class PredictedInstances(NamedTuple):
         return len(self.classes)
 
     def mask_rows(self) -> Iterator[IntArray]:
-        """Vertices of each prediction in turn."""
+        """Yield the vertices of each prediction."""
         for start, end in zip(self.starts[:-1], self.starts[1:], strict=True):
             yield self.rows[start:end]
 
@@ -79,7 +79,7 @@ class PredictedInstances(NamedTuple):
         """Collect lists of vertices, each without repetition.
 
         Raises:
-            ShapeError: As many lists, classes and confidences are not given.
+            ShapeError: The numbers of predictions, classes and confidences differ.
         """
         if not len(rows) == len(classes) == len(confidences):
             raise ShapeError(
@@ -94,17 +94,17 @@ class PredictedInstances(NamedTuple):
 
 
 class SceneMatches(NamedTuple):
-    """Everything that average precision needs of one scene.
+    """Matches of one scene, from which average precision is computed.
 
     Attributes:
         object_class: Class of each object that counts, shape `(objects,)`, int64.
         class_: Class of each prediction that counts, shape `(predictions,)`, int64.
-        confidence: Shape `(predictions,)`, float64.
-        ignorable: Share of its vertices that are void or belong to an object of its class that is too small, shape
-            `(predictions,)`, float64, 0..1.
+        confidence: Confidence of each prediction that counts, shape `(predictions,)`, float64.
+        ignorable: Fraction of each prediction's vertices that are void or belong to a too small object of its class,
+            0..1, shape `(predictions,)`, float64.
         pair_object: Object of each overlapping pair of one class, ascending, shape `(pairs,)`, int64.
-        pair_prediction: Its prediction, ascending within an object.
-        pair_iou: Its intersection over union, 0..1, float64.
+        pair_prediction: Prediction of each pair, ascending within an object, shape `(pairs,)`, int64.
+        pair_iou: Intersection over union of each pair, 0..1, shape `(pairs,)`, float64.
     """
 
     object_class: IntArray
@@ -128,21 +128,21 @@ def match_scene(
     *,
     scored: npt.NDArray[np.bool_],
 ) -> SceneMatches:
-    """Compare the predictions of a scene with its objects.
+    """Match the predictions of a scene with its objects.
 
     Args:
-        labels: Vocabulary index of each vertex, -1 none, shape `(vertices,)`.
-        instances: Object of each vertex, 0 none, shape `(vertices,)`.
-        predicted: The predictions.
+        labels: Class index of each vertex, -1 for unlabelled, shape `(vertices,)`.
+        instances: Object of each vertex, 0 for none, shape `(vertices,)`.
+        predicted: Predicted objects.
         scored: Which classes have instances, shape `(classes,)`.
 
     Raises:
-        ShapeError: Arrays of different lengths, a vertex or a class out of range, or a confidence that is not finite.
+        ShapeError: The lengths differ, a vertex or class is out of range, or a confidence is not finite.
     """
     _check(labels, instances, predicted, num_classes=len(scored))
     object_of_vertex, object_class, object_size = _find_objects(labels, instances, scored)
     counts = object_size >= MIN_VERTICES
-    number = np.cumsum(counts) - 1  # of each object among those that count
+    number = np.cumsum(counts) - 1  # index of each object among those that count
 
     classes: list[int] = []
     confidences: list[float] = []
@@ -178,14 +178,14 @@ def match_scene(
 
 
 class Ranking(NamedTuple):
-    """Predictions of one class at one threshold, ranked against the objects of all scenes.
+    """Predictions of one class at one threshold, compared with the objects of all scenes.
 
     Attributes:
-        confidence: Of each prediction that is right or wrong, shape `(ranked,)`, float64.
-        correct: Whether it is a true positive, shape `(ranked,)`, bool.
-        missed: Objects without a match.
-        num_objects: Objects of the class.
-        num_predictions: Predictions of the class, the ignored ones included.
+        confidence: Confidence of each prediction that is right or wrong, shape `(ranked,)`, float64.
+        correct: Whether the prediction is a true positive, shape `(ranked,)`, bool.
+        missed: Number of objects without a match.
+        num_objects: Number of objects of the class.
+        num_predictions: Number of predictions of the class, including ignored ones.
     """
 
     confidence: FloatArray
@@ -216,7 +216,7 @@ def rank_predictions(scenes: Sequence[SceneMatches], *, class_: int, overlap: fl
             if prediction in used:
                 continue
             value = float(scene.confidence[prediction])
-            if row in best:  # the less confident of two is a duplicate; it may still match a later object
+            if row in best:  # the less confident of the two is a duplicate, but may still match a later object
                 confidence.append(min(best[row], value))
                 correct.append(False)
                 best[row] = max(best[row], value)
@@ -234,11 +234,11 @@ def rank_predictions(scenes: Sequence[SceneMatches], *, class_: int, overlap: fl
 
 
 class Curve(NamedTuple):
-    """Precision over recall, from the least confident prediction to none.
+    """Precision over recall, from the lowest confidence threshold to the highest.
 
     Attributes:
-        precision: Shape `(points,)`, 0..1; the last is 1.
-        recall: Shape `(points,)`, 0..1, descending; the last is 0.
+        precision: Precision at each threshold, 0..1, shape `(points,)`; the last is 1.
+        recall: Recall at each threshold, 0..1, descending, shape `(points,)`; the last is 0.
     """
 
     precision: FloatArray
@@ -246,11 +246,11 @@ class Curve(NamedTuple):
 
 
 def precision_recall(ranking: Ranking) -> Curve:
-    """Return precision and recall at every distinct confidence; a threshold takes in all predictions that reach it."""
+    """Return precision and recall at every distinct confidence; predictions at the threshold are accepted."""
     order = np.argsort(ranking.confidence, kind="stable")
     correct = ranking.correct[order]
     _, first = np.unique(ranking.confidence[order], return_index=True)
-    below = np.append(0, np.cumsum(correct))[first]  # true positives under each threshold
+    below = np.append(0, np.cumsum(correct))[first]  # true positives below each threshold
     found = correct.sum() - below
     accepted = len(correct) - first
     num_objects = correct.sum() + ranking.missed
@@ -273,14 +273,14 @@ def average_precision(ranking: Ranking) -> float:
 
 @dataclass(frozen=True, eq=False)
 class InstanceScores:
-    """Average precision per class, and its means over head, common, tail and all.
+    """Average precision of each class, and means over head, common, tail and all classes.
 
     Attributes:
         vocabulary: The classes.
-        by_overlap: AP of each class at each threshold of `OVERLAPS`, shape `(classes, 10)`, 0..1, nan without objects
-            and for classes that are not scored.
-        num_objects: Objects that count, shape `(classes,)`, int64.
-        num_predictions: Predictions that count, shape `(classes,)`, int64.
+        by_overlap: AP of each class at each threshold of `OVERLAPS`, shape `(classes, 10)`, 0..1; nan for classes
+            without objects and for unscored classes.
+        num_objects: Number of objects that count, shape `(classes,)`, int64.
+        num_predictions: Number of predictions that count, shape `(classes,)`, int64.
     """
 
     vocabulary: Vocabulary
@@ -290,7 +290,7 @@ class InstanceScores:
 
     @property
     def ap(self) -> FloatArray:
-        """Mean over the thresholds 0.50 to 0.90 of each class, shape `(classes,)`."""
+        """Mean AP over the thresholds 0.50 to 0.90 of each class, shape `(classes,)`."""
         means: FloatArray = self.by_overlap[:, :AT_25].mean(axis=1)
         return means
 
@@ -305,11 +305,11 @@ class InstanceScores:
         return self.by_overlap[:, AT_25]
 
     def mean(self, metric: str = "ap", group: str = "all") -> float:
-        """Return the mean over the classes of a group that have objects; nan where none has.
+        """Return the mean over the classes of a group that have objects; nan if none has.
 
         Args:
-            metric: `ap`, `ap50` or `ap25`.
-            group: `head`, `common`, `tail` or `all`.
+            metric: Name of the metric: `ap`, `ap50` or `ap25`.
+            group: Name of the group: `head`, `common`, `tail` or `all`.
         """
         values: FloatArray = getattr(self, metric)
         if group != "all":
@@ -318,7 +318,7 @@ class InstanceScores:
         return float(values.mean()) if len(values) else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, shares in 0..1, None where undefined."""
+        """Return the scores as plain values for JSON, 0..1; undefined scores are None."""
         metrics = ("ap", "ap50", "ap25")
         per_class = {metric: getattr(self, metric).tolist() for metric in metrics}
         return {
@@ -360,7 +360,7 @@ def score_instances(scenes: Sequence[SceneMatches], vocabulary: Vocabulary) -> I
 def _find_objects(
     labels: npt.NDArray[np.integer], instances: npt.NDArray[np.integer], scored: npt.NDArray[np.bool_]
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Return the object of each vertex (-1 void), and the class and size of each object, by class and instance id."""
+    """Return the object of each vertex (-1 for void), and class and size of the objects, by class and instance id."""
     evaluated = (labels >= 0) & (instances > 0)
     evaluated &= scored[np.where(evaluated, labels, 0)]
     rows = np.flatnonzero(evaluated)

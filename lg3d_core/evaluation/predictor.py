@@ -1,4 +1,4 @@
-"""The one way to run a network on a scene: features, class scores and labels, in tiles where memory is short."""
+"""Predictions of a network for a scene: features, class scores and labels, in tiles if memory is short."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from lg3d_core.store.scene_file import Scene
 
 CHUNK = 16_384
-"""Voxels whose class scores are in memory at once (13 MB for 200 classes)."""
+"""Number of voxels whose class scores are in memory at once (13 MB for 200 classes)."""
 BASE_BYTES, BYTES_PER_CHANNEL = 3_000, 20
-"""Memory of a forward pass per voxel: the first, plus the second for each channel of the features. Measured on a CPU:
-2.4 to 3.5 kB for 14A (96 channels), 10.8 kB for 34D (512)."""
+"""Memory of a forward pass in bytes per voxel: a constant, plus an amount per feature channel. Measured on a CPU: 2.4
+to 3.5 kB for 14A (96 channels), 10.8 kB for 34D (512)."""
 FIXED_BYTES = 600 << 20
-"""Memory of Python, PyTorch and the part of a scan being read, before any network or voxel."""
+"""Memory in bytes of Python, PyTorch and the part of a scan being read, before any network or voxel."""
 LEAST_VOXELS = 1000
-"""A memory limit that does not hold this many voxels is refused."""
+"""Minimum number of voxels that a memory limit must allow."""
 SHARE = 0.6
-"""Share of the available memory that a forward pass may use without an explicit limit."""
+"""Fraction of the available memory that a forward pass may use without an explicit limit."""
 
 
 class VoxelLabels(NamedTuple):
-    """The best class of each voxel.
+    """Predicted class of each voxel.
 
     Attributes:
-        label: Vocabulary index, shape `(voxels,)`, int16.
-        confidence: Softmax of the winning score, 0..1, shape `(voxels,)`, float32.
+        label: Class index of each voxel, shape `(voxels,)`, int16.
+        confidence: Softmax of the highest class score, 0..1, shape `(voxels,)`, float32.
     """
 
     label: npt.NDArray[np.int16]
@@ -50,14 +50,14 @@ class VoxelLabels(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The prediction for a scene.
+    """Prediction for a scene.
 
     Attributes:
-        label: Vocabulary index of every vertex, shape `(vertices,)`, int16.
-        confidence: Softmax of the winning class score at every vertex, 0..1, shape `(vertices,)`, float32.
-        voxel_label: Vocabulary index of every voxel, shape `(voxels,)`, int16.
-        voxel_truth: Label of the vertex that each voxel keeps, -1 none, shape `(voxels,)`, int16.
-        features: Features of the voxels, shape `(voxels, num_features)`, float32, if they were asked for.
+        label: Class index of every vertex, shape `(vertices,)`, int16.
+        confidence: Softmax of the highest class score at every vertex, 0..1, shape `(vertices,)`, float32.
+        voxel_label: Class index of every voxel, shape `(voxels,)`, int16.
+        voxel_truth: Label of the vertex that each voxel keeps, -1 for unlabelled, shape `(voxels,)`, int16.
+        features: Features of the voxels, shape `(voxels, num_features)`, float32, or None if not requested.
     """
 
     label: npt.NDArray[np.int16]
@@ -69,12 +69,12 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictor:
-    """A network and how it is run.
+    """A network with its device, precision, backend and memory limit.
 
     Attributes:
-        network: On `device`. Its training mode is the same after a prediction as before.
+        network: Network on `device`. A prediction does not change its training mode.
         voxel_size: Edge of a voxel in metres, as in training.
-        device: Where the network is.
+        device: Device of the network.
         precision: Precision of the features, `fp32` or `bf16`; class scores are always fp32.
         backend: Backend of the sparse convolutions; None keeps the one in use.
         score: Returns class scores `(voxels, classes)` for features; None uses the network's classifier.
@@ -103,7 +103,7 @@ class Predictor:
         overlap: float | None = None,
         final_relu: bool | None = None,
     ) -> tuple[Self, CheckpointInfo]:
-        """Load a checkpoint's network, and return it with the checkpoint's metadata.
+        """Load the network of a checkpoint. Return the predictor and the checkpoint's metadata.
 
         Raises:
             CheckpointError: The checkpoint cannot be read.
@@ -123,7 +123,7 @@ class Predictor:
         return predictor, info
 
     def require_classes(self, count: int, name: str) -> None:
-        """Check that the class scores are those of a vocabulary.
+        """Check that the number of class scores is that of a vocabulary.
 
         Raises:
             CheckpointError: The network's classifier has another number of classes.
@@ -139,9 +139,9 @@ class Predictor:
         """Label every vertex of a scene with the best class of its voxel.
 
         Args:
-            scene: From the store; its labels are only passed through.
-            keep_features: Return the features of the voxels as well.
-            progress: Receives tiles and notes.
+            scene: Scene of the store. Its labels are only passed through.
+            keep_features: Whether to return the features of the voxels.
+            progress: Progress display; receives tiles and notes.
 
         Raises:
             MemoryLimitError: Not even a small tile fits into memory.
@@ -182,14 +182,14 @@ class Predictor:
         observe: Callable[[npt.NDArray[np.int64], Tensor], None] | None = None,
         progress: Progress | None = None,
     ) -> VoxelLabels:
-        """Return the best class of every voxel.
+        """Return the highest-scoring class of every voxel.
 
         Args:
-            cells: Distinct cells, shape `(voxels, 3)`.
-            rgb: Colours, 0..255, shape `(voxels, 3)`.
+            cells: Distinct cell indices, shape `(voxels, 3)`.
+            rgb: Colours in 0..255, shape `(voxels, 3)`.
             name: Name of the scan, for messages.
-            observe: Receives rows of voxels and their features.
-            progress: Receives tiles and notes.
+            observe: Called with the rows of voxels and their features.
+            progress: Progress display; receives tiles and notes.
 
         Raises:
             SettingsError: The memory limit is too small for any tile.
@@ -217,16 +217,16 @@ class Predictor:
         name: str,
         progress: Progress | None = None,
     ) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-        """Yield rows of voxels with their features, `(rows, num_features)`, float32; each voxel exactly once.
+        """Yield rows of voxels with their features, `(rows, num_features)`, float32, each voxel exactly once.
 
-        A scan that does not fit into memory is cut into overlapping tiles. Where a tile runs out of memory, the rest of
-        the scan is cut into tiles of half its size, and so on.
+        A scan that does not fit into memory is cut into overlapping tiles. If a tile runs out of memory, the rest of
+        the scan is cut into tiles of half the size, repeatedly if necessary.
 
         Args:
-            cells: Distinct cells, shape `(voxels, 3)`.
-            rgb: Colours, 0..255, shape `(voxels, 3)`.
+            cells: Distinct cell indices, shape `(voxels, 3)`.
+            rgb: Colours in 0..255, shape `(voxels, 3)`.
             name: Name of the scan, for messages.
-            progress: Receives tiles and notes.
+            progress: Progress display; receives tiles and notes.
 
         Raises:
             SettingsError: The memory limit is too small for any tile.
@@ -268,10 +268,10 @@ class Predictor:
                 raise self._too_large(len(cells), name)
 
     def max_voxels(self) -> int:
-        """Return how many voxels a forward pass may hold.
+        """Return the maximum number of voxels of a forward pass.
 
         Raises:
-            SettingsError: The memory limit does not even hold the program.
+            SettingsError: The memory limit is too small for the network and the program.
         """
         per_voxel = BASE_BYTES + BYTES_PER_CHANNEL * self.network.num_features
         if self.memory is None:
@@ -280,7 +280,7 @@ class Predictor:
         fixed = weights + (FIXED_BYTES if self.device.type == "cpu" else 0)
         if self.memory - fixed < LEAST_VOXELS * per_voxel:
             least = (fixed + LEAST_VOXELS * per_voxel) / 2**20
-            raise UsageError(f"--memory {self.memory / 2**20:.0f}M is too small: at least {least:.0f}M are needed")
+            raise UsageError(f"--memory {self.memory / 2**20:.0f}M is too small: expected at least {least:.0f}M")
         return int((self.memory - fixed) // per_voxel)
 
     def _tile(self, cells: npt.NDArray[np.int32], limit: int) -> Tiling:
@@ -329,7 +329,7 @@ class Predictor:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Set evaluation mode inside the block, and restore each module's own mode afterwards."""
+    """Set evaluation mode inside the block, and restore the mode of each module afterwards."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:

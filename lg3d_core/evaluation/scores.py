@@ -1,7 +1,7 @@
-"""IoU, precision and recall per category, and their means over head, common, tail and all.
+"""IoU, precision and recall per class, and their means over head, common, tail and all classes.
 
-`docs/design/0005-scores.md` says why there are two conventions for the means, and what the paper's precision and recall
-are.
+`docs/design/0005-scores.md` explains the two conventions for the means and the paper's definitions of precision and
+recall.
 """
 
 import math
@@ -20,15 +20,15 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Means(NamedTuple):
-    """Means over the categories of one group, in 0..1; nan where the mean is over no category.
+    """Means over the classes of one group, in 0..1; nan for a mean over no class.
 
     Attributes:
-        iou: Of tp / (tp + fp + fn).
-        precision: Of tp / (tp + fp).
-        recall: Of tp / (tp + fn).
-        precision_paper: Of tp / (tp + fp) with fp counted only where the truth lies in the category's own group, over
-            those categories that have a tp, fp or fn there; over all, the mean of the groups' values.
-        recall_paper: The recall, over the same categories; over all, the mean of the groups' values.
+        iou: Mean of tp / (tp + fp + fn).
+        precision: Mean of tp / (tp + fp).
+        recall: Mean of tp / (tp + fn).
+        precision_paper: Mean of tp / (tp + fp), where fp counts only points whose truth is in the class's own group,
+            over the classes with a tp, fp or fn there. For all classes: the mean of the groups' values.
+        recall_paper: Mean recall over the same classes. For all classes: the mean of the groups' values.
     """
 
     iou: float
@@ -40,25 +40,25 @@ class Means(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a confusion matrix says of each category, and of head, common, tail and all.
+    """Scores of each class, and means over head, common, tail and all classes.
 
-    Per category, 0/0 is nan: IoU without truth and prediction, precision without prediction, recall without truth.
-    In means of IoU, precision and recall it counts 0, so a category that is never predicted lowers the precision.
-    The paper's precision and recall are those of torchmetrics 0.9.2, computed for each group from the points whose
-    truth lies in it: nan for a category without tp, fp and fn there, which their means leave out; 0 for any other 0/0.
+    Per class, 0/0 is nan: IoU without truth and prediction, precision without prediction, recall without truth. Means
+    of IoU, precision and recall count nan as 0, so a class that is never predicted lowers the precision. The paper's
+    precision and recall are those of torchmetrics 0.9.2, computed for each group from the points whose truth is in the
+    group. They are nan for a class without tp, fp and fn there, which is excluded from their means; any other 0/0 is 0.
 
     Attributes:
-        vocabulary: The categories.
-        support: Evaluated points whose truth is the category, shape `(classes,)`, int64.
-        predicted: Evaluated points that were taken for it, shape `(classes,)`, int64.
-        iou: Shape `(classes,)`, 0..1 or nan, as are the following.
-        precision: Over all evaluated points.
-        recall: Over all evaluated points.
-        precision_paper: Over the evaluated points whose truth lies in the category's own group.
-        recall_paper: Over the same points.
-        means: By group ("head", "common", "tail" where the vocabulary has them, and "all") over all its categories.
-        means_present: By group over those of its categories that have ground truth.
-        accuracy: Share of the evaluated points that are right; nan without points.
+        vocabulary: The classes.
+        support: Number of evaluated points of each true class, shape `(classes,)`, int64.
+        predicted: Number of evaluated points of each predicted class, shape `(classes,)`, int64.
+        iou: IoU of each class, 0..1 or nan, shape `(classes,)`, float64. The following arrays have the same form.
+        precision: Precision over all evaluated points.
+        recall: Recall over all evaluated points.
+        precision_paper: Precision over the evaluated points whose truth is in the class's own group.
+        recall_paper: Recall over the same points.
+        means: Means over all classes of each group ("head", "common", "tail" if the vocabulary has them, and "all").
+        means_present: Means over the classes of each group that have ground truth.
+        accuracy: Fraction of correct evaluated points; nan without points.
     """
 
     vocabulary: Vocabulary
@@ -75,31 +75,31 @@ class Scores:
 
     @property
     def miou_200(self) -> float:
-        """Mean IoU over the whole vocabulary, an absent category counting 0: as the paper and most others report."""
+        """Mean IoU over the whole vocabulary, where absent classes count as 0, as in the paper and most others."""
         return self.means["all"].iou
 
     @property
     def miou_name(self) -> str:
-        """What that mean is called: by the number of categories, such as `miou_20`."""
+        """Name of that mean, with the number of classes, such as `miou_20`."""
         return f"miou_{len(self.vocabulary)}"
 
     @property
     def miou_present(self) -> float:
-        """Mean IoU over the categories with ground truth in the evaluated scenes; nan where there is none."""
+        """Mean IoU over the classes with ground truth in the evaluated scenes; nan if there are none."""
         return self.means_present["all"].iou
 
     @property
     def num_present(self) -> int:
-        """Categories with ground truth."""
+        """Number of classes with ground truth."""
         return int((self.support > 0).sum())
 
     @property
     def num_evaluated(self) -> int:
-        """Points with ground truth."""
+        """Number of points with ground truth."""
         return int(self.support.sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON, shares in 0..1, None where undefined or without ground truth."""
+        """Return the scores as plain values for JSON, 0..1; None if undefined or without ground truth."""
 
         def scored(share: float, support: int) -> float | None:
             return none_if_undefined(share) if support else None
@@ -144,22 +144,22 @@ class Scores:
 
 
 def score_confusion(confusion: ConfusionMatrix, vocabulary: Vocabulary) -> Scores:
-    """Score a confusion matrix.
+    """Compute the scores of a confusion matrix.
 
     Args:
-        confusion: Over all evaluated points.
-        vocabulary: What its rows stand for.
+        confusion: Confusion matrix over all evaluated points.
+        vocabulary: Classes of the rows.
 
     Raises:
         ShapeError: The matrix has another number of classes than the vocabulary.
 
-    Source: section 4 "Evaluation metrics"; the paper's precision and recall as its reference implementation has them.
+    Source: section 4 "Evaluation metrics"; the reference implementation for the paper's precision and recall.
     """
     if confusion.num_classes != len(vocabulary):
         raise ShapeError(f"expected a matrix of {len(vocabulary)} classes, got {confusion.num_classes}")
     counts = confusion.counts
     size = confusion.num_classes
-    inside = counts[:, :size]  # a prediction outside the vocabulary is in `support`, and in no category's `predicted`
+    inside = counts[:, :size]  # a prediction outside the vocabulary counts in `support` but in no class's `predicted`
     correct = np.diagonal(inside).copy()
     support = counts.sum(axis=1)
     predicted = inside.sum(axis=0)
@@ -188,17 +188,17 @@ def score_confusion(confusion: ConfusionMatrix, vocabulary: Vocabulary) -> Score
 
 
 def none_if_undefined(value: float) -> float | None:
-    """JSON has no nan."""
+    """Return None for nan, which JSON does not have."""
     return None if math.isnan(value) else value
 
 
 def _average(per_class: FloatArray, vocabulary: Vocabulary, *, counted: npt.NDArray[np.bool_]) -> dict[str, Means]:
-    """Return the means over the counted categories of each group, and over all.
+    """Return the means over the counted classes of each group, and over all groups.
 
     Args:
         per_class: IoU, precision, recall, and the paper's precision and recall, shape `(5, classes)`.
-        vocabulary: The groups.
-        counted: Shape `(classes,)`.
+        vocabulary: Vocabulary with the groups.
+        counted: Whether each class enters the means, shape `(classes,)`.
     """
     means = {group: _mean(per_class[:, members[counted[members]]]) for group, members in vocabulary.groups.items()}
     overall = _mean(per_class[:, counted])
@@ -211,7 +211,7 @@ def _average(per_class: FloatArray, vocabulary: Vocabulary, *, counted: npt.NDAr
 
 
 def _mean(per_class: FloatArray) -> Means:
-    """Average over the columns: nan counts 0 in IoU, precision and recall, and is left out of the paper's two."""
+    """Average over the columns. nan counts as 0 in IoU, precision and recall, and is skipped in the paper's two."""
     if per_class.shape[1] == 0:
         return Means(*[math.nan] * len(per_class))
     plain = np.nan_to_num(per_class[:3], nan=0.0).mean(axis=1)
@@ -224,14 +224,14 @@ def _mean_of_defined(values: FloatArray) -> float:
 
 
 def _divide(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
-    """Shares, nan for 0/0."""
+    """Return the quotients, nan for 0/0."""
     whole = np.asarray(whole, dtype=np.float64)
     shares: FloatArray = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
     return shares
 
 
 def _divide_as_torchmetrics(part: IntArray, whole: IntArray, *, counted: npt.NDArray[np.bool_]) -> FloatArray:
-    """Return shares, 0 for 0/0; nan for categories that are not counted."""
+    """Return the quotients, 0 for 0/0, and nan for classes that are not counted."""
     return np.where(counted, np.nan_to_num(_divide(part, whole), nan=0.0), np.nan)
 
 

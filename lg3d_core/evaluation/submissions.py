@@ -1,12 +1,12 @@
-"""Predictions in the format of the ScanNet and ScanNet200 benchmarks: written, read and checked.
+"""Write, read and check predictions in the format of the ScanNet and ScanNet200 benchmarks.
 
-A submission is a zip file, or a folder of the same files:
+A submission is a zip file, or a folder with the same files:
 
-- semantic: `<scene>.txt` with one raw class id per vertex and line, in the mesh's order;
+- semantic: `<scene>.txt` with one raw class id per vertex and line, in mesh order;
 - instance: `<scene>.txt` with one prediction per line, `predicted_masks/<name>.txt <raw class id> <confidence>`, and
   mask files with one 0 or 1 per vertex and line.
 
-Nothing is extracted from a zip file: entries are read by name, and never more bytes than a valid file could have.
+Zip files are never extracted: entries are read by name, up to the size that a valid file could have.
 
 Source: "Submission policy" and "Data formats" of the ScanNet benchmark's documentation.
 """
@@ -31,20 +31,20 @@ Task = Literal["semantic", "instance"]
 
 MASK_FOLDER = "predicted_masks"
 MAX_LINE = 32
-"""Bytes that one number and its line end may take."""
+"""Maximum bytes of a number with its line end."""
 MAX_INSTANCE_FILE = 1 << 24
-"""Bytes of the list of one scene's predictions."""
+"""Maximum bytes of the list of a scene's predictions."""
 MAX_SHOWN = 10
-"""Problems of one kind that are listed one by one."""
+"""Maximum number of listed problems of one kind."""
 MASK_LINE = re.compile(r"(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d+)\s+(?P<confidence>\S+)")
 
 
 class Problem(NamedTuple):
-    """Something that the benchmark's server would reject.
+    """A problem that the benchmark's server would reject.
 
     Attributes:
-        scene_id: The scene, "" for the submission as a whole.
-        message: What was found and what is expected, one line.
+        scene_id: Id of the scene, "" for the submission as a whole.
+        message: What was found and what was expected, in one line.
     """
 
     scene_id: str
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
 
 
 class Submission:
-    """The files of a submission, in a folder or a zip file."""
+    """Files of a submission, in a folder or a zip file."""
 
     def __init__(self, path: Path) -> None:
         """List the files.
@@ -76,7 +76,7 @@ class Submission:
         if unsafe:
             raise DataError(f"{path} has an entry {unsafe[0]!r} that points outside it: expected relative paths")
         if len(set(names)) != len(names):
-            raise DataError(f"{path} has two entries of one name: expected one file per scene")
+            raise DataError(f"{path} has two entries of the same name: expected one file per scene")
         self.names = frozenset(names)
 
     def __enter__(self) -> Self:
@@ -88,22 +88,20 @@ class Submission:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the zip file, or of the files in the folder."""
+        """Size of the zip file, or of the files in the folder, in bytes."""
         files = [self.path] if self._zip is not None else [self.path / name for name in self.names]
         return sum(file.stat().st_size for file in files)
 
     @property
     def task(self) -> Task:
-        """Return what the predictions are, by the first file at the root.
+        """Kind of the predictions, determined from the first file at the root.
 
         Raises:
             DataError: There is no text file at the root.
         """
         lists = sorted(name for name in self.names if "/" not in name and name.endswith(".txt"))
         if not lists:
-            raise DataError(
-                f"{self.path} has no <scene>.txt at its root: expected one for each scene, not in a folder of its own"
-            )
+            raise DataError(f"{self.path} has no <scene>.txt at its root: expected one per scene, not inside a folder")
         if any(name.startswith(f"{MASK_FOLDER}/") for name in self.names):
             return "instance"
         head = self._read(lists[0], limit=MAX_INSTANCE_FILE, truncate=True)[:4096].split(b"\n")[0]
@@ -113,13 +111,13 @@ class Submission:
         """Return the vocabulary index of every vertex of a scene, -1 for ids outside the vocabulary.
 
         Raises:
-            DataError: The file is missing, or does not hold one integer per vertex.
+            DataError: The file is missing or does not have one integer per vertex.
         """
         ids = self._integers(f"{scene_id}.txt", num_vertices)
         return _index_of(ids, vocabulary).astype(np.int16)
 
     def read_instances(self, scene_id: str, vocabulary: Vocabulary, *, num_vertices: int) -> PredictedInstances:
-        """Return the predicted objects of a scene; predictions with ids outside the vocabulary are left out.
+        """Return the predicted objects of a scene. Predictions with ids outside the vocabulary are skipped.
 
         Raises:
             DataError: The list or a mask is missing or malformed, or a confidence is not finite.
@@ -143,7 +141,7 @@ class Submission:
             found = MASK_LINE.fullmatch(line.strip())
             where = f"{self.path}: {name}, line {number}"
             if found is None:
-                raise DataError(f"{where}: expected a mask's path, a class id and a confidence, got {line[:80]!r}")
+                raise DataError(f"{where}: expected a mask path, a class id and a confidence, got {line[:80]!r}")
             try:
                 confidence = float(found["confidence"])
             except ValueError:
@@ -185,18 +183,18 @@ class Submission:
 
 
 class SubmissionWriter:
-    """Writes the scenes of a submission into a zip file, one after the other."""
+    """Writer of scenes into the zip file of a submission."""
 
     def __init__(self, archive: zipfile.ZipFile, vocabulary: Vocabulary) -> None:
         self._archive = archive
         self._vocabulary = vocabulary
 
     def add_labels(self, scene_id: str, labels: npt.NDArray[np.integer]) -> None:
-        """Add a scene's semantic prediction: a vocabulary index per vertex; -1 is written as id 0."""
+        """Add the semantic prediction of a scene: one class index per vertex. -1 is written as id 0."""
         self._archive.writestr(_entry(f"{scene_id}.txt"), label_text(labels, self._vocabulary))
 
     def add_instances(self, scene_id: str, predicted: PredictedInstances, *, num_vertices: int) -> None:
-        """Add a scene's predicted objects."""
+        """Add the predicted objects of a scene."""
         lines = []
         for number, (rows, class_, confidence) in enumerate(
             zip(predicted.mask_rows(), predicted.classes.tolist(), predicted.confidences.tolist(), strict=True)
@@ -212,10 +210,10 @@ class SubmissionWriter:
 
 @contextmanager
 def write_submission(path: Path, vocabulary: Vocabulary) -> Iterator[SubmissionWriter]:
-    """Yield a writer of a zip file that replaces `path` when the block ends without an error.
+    """Yield a writer of a zip file that replaces `path` if the block ends without an error.
 
     Raises:
-        DataError: `path` does not end in .zip, or the file system refused.
+        DataError: `path` does not end in .zip, or writing failed.
     """
     if path.suffix.lower() != ".zip":
         raise DataError(f"expected a file name that ends in .zip for a submission, got {path}")
@@ -227,7 +225,7 @@ def write_submission(path: Path, vocabulary: Vocabulary) -> Iterator[SubmissionW
 
 
 def label_text(labels: npt.NDArray[np.integer], vocabulary: Vocabulary) -> str:
-    """Return one raw id per line for vocabulary indices; 0 for indices outside the vocabulary."""
+    """Return one raw id per line for class indices; 0 for indices outside the vocabulary."""
     inside = (labels >= 0) & (labels < len(vocabulary))
     ids = np.where(inside, vocabulary.ids[np.where(inside, labels, 0)], 0)
     return "".join(f"{raw_id}\n" for raw_id in ids.tolist())
@@ -236,13 +234,13 @@ def label_text(labels: npt.NDArray[np.integer], vocabulary: Vocabulary) -> str:
 def check_submission(
     submission: Submission, scenes: Mapping[str, int], vocabulary: Vocabulary, *, task: Task
 ) -> list[Problem]:
-    """Return what the benchmark's server would reject, nothing for a valid submission.
+    """Return the problems that the benchmark's server would reject; an empty list for a valid submission.
 
     Args:
-        submission: Its files.
+        submission: Files to check.
         scenes: Number of vertices of every scene of the split.
-        vocabulary: Its raw ids are the valid ones.
-        task: What the predictions are.
+        vocabulary: Vocabulary with the valid raw ids.
+        task: Kind of the predictions.
     """
     problems = _check_names(submission, scenes, task)
     valid = set(vocabulary.ids.tolist())
@@ -290,19 +288,19 @@ def _check_names(submission: Submission, scenes: Mapping[str, int], task: Task) 
 
 
 def _index_of(ids: npt.NDArray[np.int64], vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
-    """Return the vocabulary index of raw ids, -1 for others; raw ids are ascending in a vocabulary."""
+    """Return the class index of raw ids, which are ascending in a vocabulary; -1 for others."""
     at = np.minimum(np.searchsorted(vocabulary.ids, ids), len(vocabulary) - 1)
     return np.where(vocabulary.ids[at] == ids, at, -1)
 
 
 def _is_safe(name: str) -> bool:
-    """Whether a path stays inside the folder that it is relative to."""
+    """Return whether a relative path stays inside its folder."""
     parts: Sequence[str] = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and "\\" not in name and ".." not in parts and ":" not in parts[0]
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    """A zip entry with a fixed date, so that equal predictions give equal files."""
+    """Return a zip entry with a fixed date, so that equal predictions give equal files."""
     entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16

@@ -1,4 +1,4 @@
-"""Scores as rows of text."""
+"""Text tables of scores."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,10 +19,10 @@ class Table(NamedTuple):
 
 
 def group_table(evaluation: "Evaluation") -> Table:
-    """Head, common, tail and all under mIoU, precision and recall, in percent, like the paper's Table 1.
+    """Return mIoU, precision and recall of head, common, tail and all classes in percent, like the paper's Table 1.
 
-    The rows are vertices and voxels, each over the whole vocabulary and over the present categories, and the one to
-    hold against the paper's tables: voxels, the whole vocabulary, the paper's precision and recall.
+    The rows are vertices and voxels, each over the whole vocabulary and over the present classes, and a row that is
+    comparable with the paper's tables: voxels, the whole vocabulary, the paper's precision and recall.
     """
     groups = list(evaluation.vertex.means)
     header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in groups)]
@@ -36,7 +36,7 @@ def group_table(evaluation: "Evaluation") -> Table:
 
 
 def narrow_group_table(evaluation: "Evaluation") -> Table:
-    """The same figures as `group_table` with one metric a row, for narrow terminals."""
+    """Return the values of `group_table` with one metric per row, for narrow terminals."""
     wide = group_table(evaluation)
     groups = list(evaluation.vertex.means)
     size = len(groups)
@@ -49,16 +49,16 @@ def narrow_group_table(evaluation: "Evaluation") -> Table:
 
 
 def per_class_table(evaluation: "Evaluation") -> Table:
-    """IoU, precision and recall of each category that occurs or was predicted, at vertices, in percent."""
+    """Return IoU, precision and recall at vertices of each class that occurs or was predicted, in percent."""
     return class_rows(evaluation.vertex)
 
 
 def class_rows(scores: Scores, *, absent: bool = False) -> Table:
-    """Each category in index order; a category without ground truth has no scores.
+    """Return one row per class in index order. A class without ground truth has no scores.
 
     Args:
-        scores: Of one level.
-        absent: Also the categories that neither occur nor were predicted.
+        scores: Scores at vertices or at voxels.
+        absent: Whether to include classes that neither occur nor were predicted.
     """
     header = ["Category", "Group", "Points", "Predicted", "IoU", "Precision", "Recall"]
     rows = [
@@ -81,7 +81,7 @@ def class_rows(scores: Scores, *, absent: bool = False) -> Table:
 
 
 def percent(share: float) -> str:
-    """A share of 0..1 in percent with two decimals; "-" where undefined."""
+    """Return a fraction in percent with two decimals; "-" if undefined."""
     return "-" if math.isnan(share) else f"{100 * share:.2f}"
 
 

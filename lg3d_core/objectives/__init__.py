@@ -1,4 +1,4 @@
-"""What training minimises: pure functions of features or logits, labels and constants."""
+"""Training losses: pure functions of features or logits, labels and constants."""
 
 from lg3d_core.objectives.classification import (
     cross_entropy_loss,

@@ -1,4 +1,4 @@
-"""Objectives of fine-tuning: cross entropy and focal loss, plain and with class weights, and those weights."""
+"""Fine-tuning losses: cross entropy and focal loss, with or without class weights, and the class weights."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,22 +9,22 @@ from torch.nn.functional import cross_entropy, log_softmax
 from lg3d_core.errors import ShapeError
 from lg3d_core.objectives.validation import full_precision, require_labels
 
-# 1 - p is kept this far from 0, where the derivative of its power is infinite for gamma below 1.
+# Lower bound of 1 - p: at 0 the derivative of its power is infinite for gamma below 1.
 SMALLEST_DOUBT = 1e-12
 
 
 def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log likelihood of the labelled voxels.
+    """Return the mean negative log likelihood of the labelled voxels.
 
     Args:
-        logits: Shape `(voxels, classes)`, floating point; computed in float32 also under autocast (float64 stays).
-        labels: Shape `(voxels,)`, integer; -1 is left out.
+        logits: Shape `(voxels, classes)`, floating point. Computed in float32 or float64, also under autocast.
+        labels: Class of each voxel, shape `(voxels,)`, integer; -1 is ignored.
 
     Returns:
-        A scalar; 0 with a graph where no voxel is labelled.
+        A scalar; 0 with a graph if no voxel is labelled.
 
     Raises:
-        ShapeError: Shapes that do not match, or labels outside `[-1, classes)`.
+        ShapeError: Shapes do not match, or labels are outside `[-1, classes)`.
     """
     logits, labels = _labelled_rows(logits, labels)
     if len(labels) == 0:
@@ -34,21 +34,21 @@ def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the labelled voxels of -w_y log p_y.
+    """Return the mean of -w_y log p_y over the labelled voxels.
 
-    The mean divides by the number of labelled voxels, as that of `focal_loss` does, and not by the sum of their
-    weights: a voxel's part of the loss does not depend on which others are in its batch.
+    The mean divides by the number of labelled voxels, as in `focal_loss`, and not by the sum of their weights, so a
+    voxel's contribution does not depend on the other voxels of the batch.
 
     Args:
-        logits: Shape `(voxels, classes)`, floating point; computed in float32 also under autocast (float64 stays).
-        labels: Shape `(voxels,)`, integer; -1 is left out.
+        logits: Shape `(voxels, classes)`, floating point. Computed in float32 or float64, also under autocast.
+        labels: Class of each voxel, shape `(voxels,)`, integer; -1 is ignored.
         weights: Weight of each class, shape `(classes,)`.
 
     Returns:
-        A scalar; 0 with a graph where no voxel is labelled.
+        A scalar; 0 with a graph if no voxel is labelled.
 
     Raises:
-        ShapeError: Shapes that do not match, or labels outside `[-1, classes)`.
+        ShapeError: Shapes do not match, or labels are outside `[-1, classes)`.
     """
     if weights.shape != logits.shape[1:]:
         raise ShapeError(
@@ -62,22 +62,23 @@ def weighted_cross_entropy_loss(logits: Tensor, labels: Tensor, weights: Tensor)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, alpha: Tensor | None = None) -> Tensor:
-    """Mean over the labelled voxels of -alpha_y (1 - p_y)^gamma log p_y; with `alpha`, the class-balanced focal loss.
+    """Return the mean of -alpha_y (1 - p_y)^gamma log p_y over the labelled voxels, the class-balanced focal loss.
 
-    The mean divides by the number of labelled voxels, not by the sum of their alphas: a batch of rare categories
-    weighs more than one of frequent categories.
+    The mean divides by the number of labelled voxels, not by the sum of their alphas, so a batch of rare classes has
+    more weight than one of frequent classes.
 
     Args:
-        logits: Shape `(voxels, classes)`, floating point; computed in float32 also under autocast (float64 stays).
-        labels: Shape `(voxels,)`, integer; -1 is left out.
-        gamma: How much confident voxels are played down, 0 or more; 0 without `alpha` is cross entropy.
-        alpha: Weight of each class, shape `(classes,)`; None is 1 for all.
+        logits: Shape `(voxels, classes)`, floating point. Computed in float32 or float64, also under autocast.
+        labels: Class of each voxel, shape `(voxels,)`, integer; -1 is ignored.
+        gamma: Focusing exponent, 0 or more; larger values reduce the weight of confident voxels. With 0 and without
+            `alpha` the loss is cross entropy.
+        alpha: Weight of each class, shape `(classes,)`; None is 1 for all classes.
 
     Returns:
-        A scalar; 0 with a graph where no voxel is labelled.
+        A scalar; 0 with a graph if no voxel is labelled.
 
     Raises:
-        ShapeError: Shapes that do not match, labels outside `[-1, classes)`, or a negative `gamma`.
+        ShapeError: Shapes do not match, labels are outside `[-1, classes)`, or `gamma` is negative.
 
     Source: section 3.4.
     """
@@ -96,20 +97,21 @@ def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, alpha: Tensor | 
 
 
 def inverse_log_alpha(counts: Tensor | npt.NDArray[np.integer]) -> Tensor:
-    """Class weights that fall with the number of labelled points: 1 / log(1 + n_i), scaled to mean 1 where n_i > 0.
+    """Return class weights that decrease with the number of labelled points: 1 / log(1 + n_i), scaled to mean 1.
 
-    Equation 5 prints log n_i, which favours the frequent categories, against what its text wants; this is its inverse.
-    The 1 inside the logarithm keeps a category of a single point finite. A category without any point gets 1, the
-    mean: no training voxel carries it, so it matters only where a loss is reported on scenes that do have it.
+    Equation 5 prints log n_i, which favours the frequent classes and contradicts its text; this is the inverse. The 1
+    in the logarithm keeps the weight of a class with one point finite. The mean is over classes with points. A class
+    without points gets weight 1: no training voxel has it, so its weight only affects losses that are reported on
+    other scenes.
 
     Args:
-        counts: Labelled training points of each class, shape `(classes,)`, 0 or more.
+        counts: Number of labelled training points of each class, shape `(classes,)`, 0 or more.
 
     Returns:
-        Shape `(classes,)`, float32.
+        Class weights, shape `(classes,)`, float32.
 
     Raises:
-        ShapeError: `counts` has another shape, or negative entries.
+        ShapeError: `counts` has another shape or negative entries.
 
     Source: equation 5, inverted.
     """
@@ -122,26 +124,26 @@ def inverse_log_alpha(counts: Tensor | npt.NDArray[np.integer]) -> Tensor:
 
 
 def printed_alpha(counts: Tensor | npt.NDArray[np.integer]) -> Tensor:
-    """Class weights as the paper prints them: log n_i / sum_j log n_j, which favour the frequent categories.
+    """Return class weights as printed in the paper: log n_i / sum_j log n_j, which favour the frequent classes.
 
-    They sum to 1 over the vocabulary, so that losses come out smaller by about the number of classes than with
-    `inverse_log_alpha`. A category without any point gets 0, as does one with a single point.
+    They sum to 1 over the vocabulary, so losses are smaller than with `inverse_log_alpha` by about the number of
+    classes. A class with no point or one point gets weight 0.
 
     Args:
-        counts: Labelled training points of each class, shape `(classes,)`, 0 or more.
+        counts: Number of labelled training points of each class, shape `(classes,)`, 0 or more.
 
     Returns:
-        Shape `(classes,)`, float32.
+        Class weights, shape `(classes,)`, float32.
 
     Raises:
-        ShapeError: `counts` has another shape or negative entries, or no class has two points: the formula is 0 / 0.
+        ShapeError: `counts` has another shape or negative entries, or no class has two points (the formula is 0 / 0).
 
     Source: equation 5.
     """
     logarithms = torch.log(_read_counts(counts).clamp_min(1.0))
     total = logarithms.sum()
     if total <= 0:
-        raise ShapeError("the printed alpha needs a class with at least 2 labelled points; use --alpha inverse-log")
+        raise ShapeError("printed alpha needs a class with at least 2 labelled points; use --alpha inverse-log")
     return (logarithms / total).float()
 
 

@@ -1,4 +1,4 @@
-"""The language contrastive loss: every voxel towards the text anchor of its category, away from a few others."""
+"""Language losses: pull every voxel towards the text anchor of its class, and push it away from other anchors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from lg3d_core.errors import SettingsError, ShapeError
 from lg3d_core.objectives.validation import full_precision, require_labels
 from lg3d_core.settings import Distance, Hinge
 
-# Up to here drawing one negative after the other is cheaper than ordering a random number for every category.
+# Up to this number, sequential draws are cheaper than sorting one random number per class.
 MOST_SEQUENTIAL_DRAWS = 8
-# A feature shorter than this has no direction: it is at distance 1 from every anchor, and gets no gradient.
+# Shorter features have no direction: they have distance 1 to every anchor, and no gradient.
 SHORTEST_FEATURE = 1e-12
 
 
 class ContrastiveLoss(NamedTuple):
-    """The loss and its two parts, scalars with a graph, float32 (float64 for float64 features).
+    """The loss and its two terms, scalars with a graph, float32 (float64 for float64 features).
 
     Attributes:
         total: `positive + negative_weight * negative`.
-        positive: Mean distance to the own anchor beyond the positive margin.
-        negative: Mean over voxels and their negatives of what is missing to the negative margin.
+        positive: Mean distance to the voxel's own anchor in excess of the positive margin.
+        negative: Mean shortfall from the negative margin, over voxels and their negatives.
     """
 
     total: Tensor
@@ -46,44 +46,41 @@ def language_contrastive_loss(
     negatives: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> ContrastiveLoss:
-    """Pull each labelled voxel's feature to the anchor of its category, and push it off the anchors of a few others.
+    """Pull each labelled voxel's feature towards the anchor of its class and away from a few other anchors.
 
-    With a distance d, M negatives drawn for each voxel, and means over labelled voxels i alone:
+    For a distance d and M negatives per voxel, with means over the labelled voxels i:
 
         positive = mean_i max(0, d(f_i, t_h(i)) - positive_margin)
         negative = mean_i mean_{j in M} max(0, negative_margin - d(f_i, t_j))
 
-    The paper prints a similarity where a distance is meant. Computed in float32 also under autocast; a float64 input
-    stays float64.
+    The paper prints a similarity in place of the distance. The loss is computed in float32 also under autocast; float64
+    features stay float64.
 
     Args:
-        features: What the network gives each voxel, shape `(voxels, D)`, floating point.
-        labels: Category of each voxel, shape `(voxels,)`, integer; -1 is left out.
-        anchors: Text feature of each category, shape `(classes, D)`.
-        distance: `cosine` is 1 - cos(f, t), for which neither needs unit length; `l1` is sum |f - t| over the D
-            entries, `l2` the Euclidean length of f - t and `mse` the mean of (f - t)^2 over the D entries, all of the
-            vectors as they are.
+        features: Voxel features of the network, shape `(voxels, D)`, floating point.
+        labels: Class of each voxel, shape `(voxels,)`, integer; -1 is ignored.
+        anchors: Text feature of each class, shape `(classes, D)`.
+        distance: `cosine` is 1 - cos(f, t), for vectors of any length; `l1` is sum |f - t| over the D entries, `l2` the
+            Euclidean length of f - t and `mse` the mean of (f - t)^2 over the D entries, without normalisation.
         hinge: `per-negative` is the equation above; `mean-first` is max(0, negative_margin - mean_{j in M} d(f_i, t_j))
-            as in the reference implementation: one far negative then pays for a near one.
-        num_negatives: Other categories per voxel, uniform over the vocabulary; all of them where the vocabulary has
-            fewer.
-        replacement: Whether one voxel's negatives may repeat, as in the reference implementation.
-        positive_margin: Distance to the own anchor that costs nothing.
-        negative_margin: Distance from another anchor from which on nothing is paid.
-        negative_weight: Factor of the negative part in the total.
-        negatives: What `draw_negatives` gave for the labelled voxels, shape `(labelled voxels, M)`; None draws them
-            here.
-        generator: Source of the negatives; they are drawn on its own device. None is PyTorch's global one.
+            as in the reference implementation, where a distant negative can compensate for a close one.
+        num_negatives: Number of other classes per voxel, drawn uniformly; at most all other classes.
+        replacement: Whether a voxel's negatives may repeat, as in the reference implementation.
+        positive_margin: Distance to the own anchor up to which the positive term is 0.
+        negative_margin: Distance to another anchor from which the negative term is 0.
+        negative_weight: Weight of the negative term in the total.
+        negatives: Result of `draw_negatives` for the labelled voxels, shape `(labelled voxels, M)`; None draws them.
+        generator: Random generator of the negatives, which are drawn on its device; None is PyTorch's global generator.
 
     Returns:
-        All three are 0, with a graph, where no voxel is labelled.
+        The loss and its terms; all are 0, with a graph, if no voxel is labelled.
 
     Raises:
-        ShapeError: Shapes that do not match, features that are not floating point, labels that are not integer or lie
-            outside `[-1, classes)`, or no negatives asked for.
-        SettingsError: No such distance or hinge.
+        ShapeError: Shapes do not match, features are not floating point, labels are not integers in `[-1, classes)`, or
+            `num_negatives` is below 1.
+        SettingsError: Unknown distance or hinge.
 
-    Source: equations 1 and 2; distances l1 and l2: table 4; mse: section 3.1.
+    Source: equations 1 and 2; table 4 for the distances l1 and l2; section 3.1 for mse.
     """
     _require_one_width(features, anchors)
     if num_negatives < 1:
@@ -117,25 +114,25 @@ def language_contrastive_loss(
 
 
 def language_softmax_loss(features: Tensor, labels: Tensor, anchors: Tensor, *, temperature: float) -> Tensor:
-    """Tell each labelled voxel's anchor from all others: the mean over labelled voxels i of
+    """Return the cross entropy of each labelled voxel's anchor among all anchors, the mean over labelled voxels i of
 
         -log(exp(cos(f_i, t_h(i)) / temperature) / sum_j exp(cos(f_i, t_j) / temperature))
 
-    Not in the paper: its margin leaves anchors alone from which a feature is further than 0.6, which is most of them
-    from the start. This is CLIP's own loss with the text side held fixed.
+    This loss is not in the paper, whose margin ignores anchors at a distance above 0.6, which are most of them from the
+    start. It is CLIP's loss with frozen text features.
 
     Args:
-        features: What the network gives each voxel, shape `(voxels, D)`, floating point; computed in float32 also under
-            autocast (float64 stays).
-        labels: Category of each voxel, shape `(voxels,)`, integer; -1 is left out.
-        anchors: Text feature of each category, shape `(classes, D)`.
-        temperature: Above 0.
+        features: Voxel features of the network, shape `(voxels, D)`, floating point. Computed in float32 also under
+            autocast; float64 stays float64.
+        labels: Class of each voxel, shape `(voxels,)`, integer; -1 is ignored.
+        anchors: Text feature of each class, shape `(classes, D)`.
+        temperature: Softmax temperature, above 0.
 
     Returns:
-        A scalar; 0 with a graph where no voxel is labelled.
+        A scalar; 0 with a graph if no voxel is labelled.
 
     Raises:
-        ShapeError: As for `language_contrastive_loss`.
+        ShapeError: Shapes do not match, features are not floating point, or labels are not integers in `[-1, classes)`.
     """
     _require_one_width(features, anchors)
     require_labels(features, labels, num_classes=len(anchors))
@@ -153,17 +150,17 @@ def language_softmax_loss(features: Tensor, labels: Tensor, anchors: Tensor, *, 
 def _require_one_width(features: Tensor, anchors: Tensor) -> None:
     if features.ndim != 2 or anchors.ndim != 2 or features.shape[1] != anchors.shape[1]:
         raise ShapeError(
-            f"features (voxels, D) and anchors (classes, D) must have one width: got {tuple(features.shape)} and "
+            f"features (voxels, D) and anchors (classes, D) must have the same width, got {tuple(features.shape)} and "
             f"{tuple(anchors.shape)}; make anchors of the network's width with `lg3d anchors --dim`"
         )
 
 
 def _cosine_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
-    """1 - cosines of `features[rows]` with the anchors `candidates`, shape `(rows, candidates)`.
+    """Return 1 - cosine of `features[rows]` and the anchors `candidates`, shape `(rows, candidates)`.
 
-    One product with all anchors, divided by the lengths afterwards: neither a second `(voxels, D)` array of normalised
-    features nor a `(rows, candidates, D)` one of gathered anchors is made. Where most voxels are labelled it is cheaper
-    to take the product of all of them than to copy the labelled ones.
+    The product with all anchors is computed once and divided by the lengths afterwards, which avoids both a second
+    `(voxels, D)` array of normalised features and a `(rows, candidates, D)` array of gathered anchors. If most voxels
+    are labelled, multiplying all of them is cheaper than copying the labelled ones.
     """
     if 2 * len(rows) <= len(features):
         features, rows = features[rows], torch.arange(len(rows), device=rows.device)
@@ -202,10 +199,11 @@ def _norms(features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, 
 def _reduce_differences(
     features: Tensor, rows: Tensor, anchors: Tensor, candidates: Tensor, reduce: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Reduce each row of `features[rows] - anchors[candidates]` to a number, shape `(rows, candidates)`.
+    """Reduce each row of `features[rows] - anchors[candidates]` to a scalar, shape `(rows, candidates)`.
 
-    One candidate at a time, and again in the backward pass: a `(rows, candidates, D)` array of differences would take
-    some gigabytes. The product |f|^2 - 2 f t + |t|^2 is cheaper, but loses the digits of small distances.
+    One candidate is processed at a time and recomputed in the backward pass, because a `(rows, candidates, D)` array of
+    differences would take several gigabytes. The product form |f|^2 - 2 f t + |t|^2 is cheaper but inaccurate for small
+    distances.
     """
     features = _at_least_float32(features if len(rows) == len(features) else features[rows])
     anchors = anchors.to(features)
@@ -224,12 +222,12 @@ DISTANCES = {"cosine": _cosine_distances, "l1": _l1_distances, "l2": _l2_distanc
 
 
 def anchor_scores(features: Tensor, anchors: Tensor, *, distance: Distance = "cosine") -> Tensor:
-    """How near every feature lies to every anchor, shape `(voxels, classes)`: the largest score names the voxel.
+    """Return the score of every anchor for every feature, shape `(voxels, classes)`; the largest is the prediction.
 
     Args:
-        features: Shape `(voxels, D)`.
-        anchors: Shape `(classes, D)`.
-        distance: As in `language_contrastive_loss`; `cosine` gives cosines, the others the negative distance.
+        features: Voxel features, shape `(voxels, D)`.
+        anchors: Text features, shape `(classes, D)`.
+        distance: As in `language_contrastive_loss`; `cosine` returns cosines, the others the negative distance.
     """
     features, anchors = features.float(), anchors.float()
     if distance == "cosine":
@@ -240,7 +238,7 @@ def anchor_scores(features: Tensor, anchors: Tensor, *, distance: Distance = "co
 
 
 EXACT = "donot_use_mm_for_euclid_dist"
-"""`torch.cdist` by differences: its way by products loses the digits of small distances."""
+"""Mode of `torch.cdist` that takes differences; its matrix product mode is inaccurate for small distances."""
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
@@ -255,18 +253,18 @@ def draw_negatives(
     replacement: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw for each voxel other categories than its own, uniformly.
+    """Draw other classes than its own for each voxel, uniformly.
 
     Args:
-        labels: Category of each voxel, shape `(voxels,)`, int64, within `[0, num_classes)`.
+        labels: Class of each voxel, shape `(voxels,)`, int64, in `[0, num_classes)`.
         num_classes: Size of the vocabulary.
-        num_negatives: How many; without replacement capped at `num_classes - 1`.
-        replacement: Whether one voxel's categories may repeat.
-        generator: Source of randomness; the draw happens on its device, or on that of `labels` for None.
+        num_negatives: Number of classes per voxel; capped at `num_classes - 1` without replacement.
+        replacement: Whether a voxel's classes may repeat.
+        generator: Random generator; the draw happens on its device, or on the device of `labels` for None.
 
     Returns:
-        Categories on the device of `labels`, shape `(voxels, min(num_negatives, num_classes - 1))`, int64; with
-        replacement `(voxels, num_negatives)` where there is another category at all.
+        Classes on the device of `labels`, shape `(voxels, min(num_negatives, num_classes - 1))`, int64; with
+        replacement `(voxels, num_negatives)` if there is more than one class.
     """
     num_voxels, num_others = len(labels), num_classes - 1
     device = labels.device if generator is None else generator.device
@@ -281,7 +279,7 @@ def draw_negatives(
         order = torch.rand(num_voxels, num_others, generator=generator, device=device)
         others = order.topk(num_negatives, dim=1).indices
         return (others + (others >= own).long()).to(labels.device)
-    # The k-th draw is a rank among the categories not yet taken; walking up the taken ones turns it into a category.
+    # The k-th draw is a rank among the remaining classes; adding the taken classes below it turns it into a class.
     taken = own
     for k in range(num_negatives):
         drawn = torch.randint(num_others - k, (num_voxels,), generator=generator, device=device)

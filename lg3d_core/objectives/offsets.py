@@ -1,4 +1,4 @@
-"""Objective of the offset head: every voxel points to the centre of its object."""
+"""Loss of the offset head, which predicts the vector from every voxel to the centre of its object."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ from lg3d_core.errors import ShapeError
 from lg3d_core.objectives.validation import full_precision
 
 SHORTEST = 1e-4
-"""Metres; a voxel this close to its object's centre has no direction to it."""
+"""Length in metres below which an offset has no direction."""
 
 
 class OffsetLoss(NamedTuple):
-    """Both terms, scalars.
+    """Both terms of the offset loss, scalars.
 
     Attributes:
-        distance: Mean over the voxels of objects of the L1 distance between predicted and true offset, in metres.
-        direction: Mean over the voxels of objects of 1 - cosine between predicted and true offset, 0..2.
+        distance: Mean L1 distance between predicted and true offset over the voxels of objects, in metres.
+        direction: Mean of 1 - cosine between predicted and true offset over the voxels of objects, 0..2.
     """
 
     distance: Tensor
@@ -25,7 +25,7 @@ class OffsetLoss(NamedTuple):
 
 
 def number_objects(instances: Tensor, scenes: Tensor, counted: Tensor) -> Tensor:
-    """Number the objects of a batch.
+    """Number the objects of a batch contiguously.
 
     Args:
         instances: Instance id of each voxel within its scene, shape `(voxels,)`, int64.
@@ -33,7 +33,7 @@ def number_objects(instances: Tensor, scenes: Tensor, counted: Tensor) -> Tensor
         counted: Voxels that belong to an object, shape `(voxels,)`, bool.
 
     Returns:
-        Contiguous from 0, -1 where `counted` is False, shape `(voxels,)`, int64.
+        Object of each voxel, contiguous from 0, -1 where `counted` is False, shape `(voxels,)`, int64.
     """
     objects = torch.full_like(instances, -1)
     keys = scenes[counted].long() * (instances.max() + 1 if len(instances) else 1) + instances[counted]
@@ -45,11 +45,11 @@ def true_offsets(positions: Tensor, objects: Tensor) -> Tensor:
     """Return the vector from each voxel to the mean position of its object's voxels.
 
     Args:
-        positions: Metres, shape `(voxels, 3)`.
-        objects: As `number_objects` returns them, shape `(voxels,)`.
+        positions: Positions in metres, shape `(voxels, 3)`.
+        objects: Object of each voxel, as `number_objects` returns it, shape `(voxels,)`.
 
     Returns:
-        Metres, 0 for voxels without an object, shape `(voxels, 3)`, float32.
+        Offsets in metres, 0 for voxels without an object, shape `(voxels, 3)`, float32.
     """
     own = objects >= 0
     rows = objects[own]
@@ -63,18 +63,18 @@ def true_offsets(positions: Tensor, objects: Tensor) -> Tensor:
 
 
 def offset_loss(predicted: Tensor, positions: Tensor, objects: Tensor) -> OffsetLoss:
-    """Compare predicted offsets with the vectors to the objects' centres.
+    """Compare predicted offsets with the vectors to the centres of the objects.
 
     Args:
-        predicted: Metres, shape `(voxels, 3)`, floating point; compared in float32 also under autocast.
-        positions: Metres, shape `(voxels, 3)`.
-        objects: As `number_objects` returns them, shape `(voxels,)`; voxels of -1 are left out.
+        predicted: Offsets in metres, shape `(voxels, 3)`, floating point. Computed in float32 also under autocast.
+        positions: Positions in metres, shape `(voxels, 3)`.
+        objects: Object of each voxel, as `number_objects` returns it, shape `(voxels,)`; -1 is ignored.
 
     Returns:
-        Both terms; 0 with a graph where no voxel has an object.
+        Both terms; 0 with a graph if no voxel has an object.
 
     Raises:
-        ShapeError: Shapes that do not match.
+        ShapeError: Shapes do not match.
 
     Source: the offset losses of PointGroup (Jiang et al., CVPR 2020), equations 2 and 3.
     """

@@ -1,4 +1,4 @@
-"""The scene contexts loss: one place in two views of a scene together, apart from the places around it."""
+"""The scene contexts loss: match one place in two views of a scene, contrasted with the places around it."""
 
 import torch
 from torch import Tensor
@@ -11,32 +11,32 @@ from lg3d_core.settings import Partition
 
 NUM_PARTITIONS: dict[Partition, int] = {"directions": 8, "fast": 4}
 ROWS_AT_ONCE = 1024
-"""Places whose similarities with all others are in memory at once."""
+"""Number of places whose similarities with all places are in memory at once."""
 NO_PARTITION = -1
 
 
 def partition_places(
     sources: Tensor, places: Tensor, *, inner: float, outer: float, partition: Partition = "directions"
 ) -> Tensor:
-    """Return the part of the space around each source that every place lies in.
+    """Return, for each source, the spatial partition that every place is in.
 
-    With r = place - source, `directions` are the publication's: parts 0 to 3 are near, `inner <= |r| < outer`, and 4 to
-    7 far, `|r| >= outer`; within each four directions, +2 where r_y < 0 and +1 where r_z < 0 (below the source). The
-    publication's two angles, about z and about x, in two bins each give the same four directions.
+    With r = place - source, `directions` follows the publication: partitions 0 to 3 are near, `inner <= |r| < outer`,
+    and 4 to 7 far, `|r| >= outer`. Each range has four directions: +2 if r_y < 0, and +1 if r_z < 0 (below the source).
+    The publication's two angles, about z and about x, in two bins each give the same four directions.
 
-    `fast` are those of the published scripts (`fast_partition=True`): 1 is near, `inner < |r| <= outer`, and 3 far,
-    `|r| > outer`, both only where r_z > inner. Parts 0 and 2 were meant for the places below, but the scripts test the
+    `fast` follows the published scripts (`fast_partition=True`): 1 is near, `inner < |r| <= outer`, and 3 far,
+    `|r| > outer`, both only where r_z > inner. Partitions 0 and 2 were meant for places below, but the scripts test the
     same condition for them, so they stay empty.
 
     Args:
-        sources: Metres, shape `(sources, 3)`.
-        places: Metres, shape `(places, 3)`.
-        inner: Metres; what is closer lies in no part.
-        outer: Metres at which near turns into far.
-        partition: A key of `NUM_PARTITIONS`.
+        sources: Positions in metres, shape `(sources, 3)`.
+        places: Positions in metres, shape `(places, 3)`.
+        inner: Radius in metres; closer places are in no partition.
+        outer: Radius in metres that separates near and far.
+        partition: Partition scheme, a key of `NUM_PARTITIONS`.
 
     Returns:
-        0 and above, or -1 for no part, shape `(sources, places)`, int8.
+        Partition index, or -1 for none, shape `(sources, places)`, int8.
     """
     x, y, z = (places[None, :, axis] - sources[:, None, axis] for axis in range(3))
     squared = x * x + y * y + z * z
@@ -57,27 +57,28 @@ def scene_contexts_loss(
     outer: float,
     partition: Partition = "directions",
 ) -> Tensor:
-    """Mean over places i and the parts p of the space around them of an InfoNCE loss within that part.
+    """Return the mean InfoNCE loss over places i and the spatial partitions p around them.
 
         loss = mean_i 1/P sum_p -log( exp(s_ii / tau) / (exp(s_ii / tau) + sum_{k in p(i)} exp(s_ik / tau)) )
 
-    with s_ik the cosine of place i's feature in the first view and place k's in the second, and P the number of parts.
-    A part that holds no other place costs nothing. Computed in float32 also under autocast; float64 stays float64.
+    where s_ik is the cosine of place i's feature in the first view and place k's in the second, and P is the number of
+    partitions. A partition without other places contributes 0. The loss is computed in float32 also under autocast;
+    float64 features stay float64.
 
     Args:
         first: Features of the places in the first view, shape `(places, D)`, floating point.
-        second: Features of the same places in the second view, same shape.
-        places: Where they are in the scene as it is, metres, shape `(places, 3)`.
-        temperature: tau, 0.05 or more: below, exp would leave the range of float32.
-        inner: Metres within which other places are left alone.
-        outer: Metres at which near turns into far.
-        partition: As in `partition_places`.
+        second: Features of the same places in the second view, shape `(places, D)`.
+        places: Positions in the original scene in metres, shape `(places, 3)`.
+        temperature: tau, at least 0.05; below, exp would overflow float32.
+        inner: Radius in metres within which other places are ignored.
+        outer: Radius in metres that separates near and far.
+        partition: Partition scheme, as in `partition_places`.
 
     Returns:
-        A scalar; 0 with a graph where there are no places.
+        A scalar; 0 with a graph if there are no places.
 
     Raises:
-        ShapeError: Shapes that do not match, features that are not floating point, or a temperature below 0.05.
+        ShapeError: Shapes do not match, features are not floating point, or the temperature is below 0.05.
 
     Source: J. Hou et al., "Exploring Data-Efficient 3D Scene Understanding with Contrastive Scene Contexts".
     """
@@ -100,12 +101,12 @@ def scene_contexts_loss(
         def sum_rows(one: Tensor, two: Tensor, part: Tensor, start: int) -> Tensor:
             similar = one[start : start + len(part)] @ two.T / temperature
             own = similar.diagonal(start).unsqueeze(1)
-            # A part's sum over its places, relative to the match; the first column, for no part, is cut off.
+            # Sum of each partition relative to the match. The first column, for no partition, is dropped.
             sums = similar.new_zeros(len(part), num_partitions + 1)
             sums = sums.scatter_add(1, part.long() - NO_PARTITION, (similar - own).exp())
             return torch.log1p(sums[:, 1:]).sum()
 
-        # In slices that are computed again in the backward pass: an array of all pairs is never kept.
+        # Slices are recomputed in the backward pass, so that the array of all pairs is never stored.
         total = one.new_zeros(())
         for start in range(0, len(one), ROWS_AT_ONCE):
             rows = places[start : start + ROWS_AT_ONCE]

@@ -1,4 +1,4 @@
-"""The supervised contrastive loss: a voxel's feature towards others of its category in its scene, off the rest."""
+"""The supervised contrastive loss: pull a voxel's feature towards others of its class in its scene."""
 
 from typing import NamedTuple
 
@@ -9,16 +9,16 @@ from lg3d_core.errors import ShapeError
 from lg3d_core.objectives.validation import full_precision, require_labels
 
 SHORTEST_FEATURE = 1e-12
-"""A feature shorter than this has no direction: its cosine with everything is 0."""
+"""Shorter features have no direction: their cosine with everything is 0."""
 
 
 class ContrastDraw(NamedTuple):
-    """Which voxels are compared.
+    """Rows of the voxels that are compared.
 
     Attributes:
-        sources: Rows whose features are placed, shape `(sources,)`, int64.
-        positives: Rows of the same category, another voxel than the source, shape `(sources, positives)`, int64.
-        negatives: Rows of other categories, shape `(sources, negatives)`, int64.
+        sources: Rows of the source voxels, shape `(sources,)`, int64.
+        positives: Rows of other voxels of the source's class, shape `(sources, positives)`, int64.
+        negatives: Rows of voxels of other classes, shape `(sources, negatives)`, int64.
     """
 
     sources: Tensor
@@ -27,13 +27,13 @@ class ContrastDraw(NamedTuple):
 
 
 class _Sorted(NamedTuple):
-    """The labelled voxels of a scene by category, and which of them can be sources.
+    """Labelled voxels of a scene sorted by class, and the candidates for sources.
 
     Attributes:
-        rows: Labelled voxels, category after category, int64.
-        places: Places in `rows` with another voxel of their category and one of another category, int64.
-        category: Of each of `places`.
-        counts: Labelled voxels of each category.
+        rows: Rows of the labelled voxels, sorted by class, int64.
+        places: Entries of `rows` with another voxel of their class and one of another class, int64.
+        category: Class of each of `places`.
+        counts: Number of labelled voxels of each class.
     """
 
     rows: Tensor
@@ -52,7 +52,7 @@ def _sort_by_category(labels: Tensor) -> _Sorted:
 
 
 def count_sources(labels: Tensor, *, num_sources: int) -> int:
-    """How many sources `draw_contrasts` finds in a scene with these labels, at most `num_sources`."""
+    """Return the number of sources that `draw_contrasts` finds for these labels, at most `num_sources`."""
     return min(num_sources, len(_sort_by_category(labels).places))
 
 
@@ -64,20 +64,20 @@ def draw_contrasts(
     num_negatives: int,
     generator: torch.Generator | None = None,
 ) -> ContrastDraw:
-    """Draw source voxels of one scene, and for each a few of its own and of other categories.
+    """Draw source voxels of one scene, and for each a few voxels of its own class and of other classes.
 
-    Sources are drawn without replacement among the labelled voxels that have a partner of either kind; their positives
-    and negatives uniformly and with replacement, so that a category of two voxels is no special case.
+    Sources are drawn without replacement from the labelled voxels that have at least one positive and one negative.
+    Positives and negatives are drawn uniformly with replacement, so a class of two voxels needs no special case.
 
     Args:
-        labels: Category of each voxel of the scene, shape `(voxels,)`, integer; -1 is left out.
-        num_sources: At most so many sources.
-        num_positives: Per source.
-        num_negatives: Per source.
-        generator: Source of randomness, on the device of `labels`.
+        labels: Class of each voxel of the scene, shape `(voxels,)`, integer; -1 is ignored.
+        num_sources: Maximum number of sources, at least 1.
+        num_positives: Number of positives per source, at least 1.
+        num_negatives: Number of negatives per source, at least 1.
+        generator: Random generator, on the device of `labels`.
 
     Raises:
-        ShapeError: No sources, positives or negatives asked for.
+        ShapeError: A number is below 1.
     """
     if min(num_sources, num_positives, num_negatives) < 1:
         raise ShapeError(
@@ -95,34 +95,34 @@ def draw_contrasts(
 
 
 def _draw_below(bounds: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
-    """Whole numbers from 0 to below each of `bounds` `(n, 1)`, shape `(n, number)`, int64."""
+    """Draw integers in `[0, bound)` for each of `bounds` `(n, 1)`, shape `(n, number)`, int64."""
     shares = torch.rand(len(bounds), number, generator=generator, device=bounds.device, dtype=torch.float64)
     return (shares * bounds).long().minimum(bounds - 1)
 
 
 def supervised_contrastive_loss(features: Tensor, draw: ContrastDraw, *, temperature: float) -> Tensor:
-    """Mean over sources i and their positives p of -log of p's share among all voxels that i is compared with.
+    """Return the mean over sources i and their positives p of -log of p's share among all voxels compared with i.
 
         loss = mean_i mean_{p in P(i)} -log( exp(s_ip / tau) / sum_{a in P(i) + N(i)} exp(s_ia / tau) )
 
-    with s_ia the cosine of the features of i and a, and positives P(i) and negatives N(i) as they were drawn.
-    Computed in float32 also under autocast; float64 features stay float64.
+    where s_ia is the cosine of the features of i and a, P(i) are the drawn positives and N(i) the drawn negatives. The
+    loss is computed in float32 also under autocast; float64 features stay float64.
 
     Args:
-        features: Shape `(voxels, D)`, floating point.
-        draw: Rows of `features`.
+        features: Voxel features, shape `(voxels, D)`, floating point.
+        draw: Rows of `features` to compare.
         temperature: tau, above 0.
 
     Returns:
-        A scalar; 0 with a graph where there are no sources.
+        A scalar; 0 with a graph if there are no sources.
 
     Raises:
-        ShapeError: Features that are not `(voxels, D)` of floating point, or a temperature that is not positive.
+        ShapeError: `features` is not a floating-point `(voxels, D)` tensor, or the temperature is not positive.
 
-    Not the reference implementation's loss, which is a margin loss under the name SupCon: with detached partners,
+    This differs from the reference implementation, whose loss named SupCon is a margin loss with detached partners,
     max(0, mean_p d(f_i, f_p) - t_pos) + lambda max(0, t_neg - mean_n d(f_i, f_n)), for every labelled voxel of a batch.
 
-    Source: the paper's section 5 (SupCon), after P. Khosla et al., "Supervised Contrastive Learning", with the average
+    Source: section 5 of the paper (SupCon), after P. Khosla et al., "Supervised Contrastive Learning", with the average
         over positives outside the logarithm.
     """
     if features.ndim != 2:
@@ -137,7 +137,7 @@ def supervised_contrastive_loss(features: Tensor, draw: ContrastDraw, *, tempera
         others = torch.cat([draw.positives, draw.negatives], dim=1)
         lengths = torch.linalg.vector_norm(features, dim=1)
         lengths = lengths.masked_fill(lengths < SHORTEST_FEATURE, torch.inf)
-        # Rows by index_select: its backward pass adds in a fixed order on the CPU.
+        # index_select: its backward pass accumulates in a fixed order on the CPU.
         compared = features.index_select(0, others.flatten()).view(*others.shape, -1)
         products = torch.einsum("sd,scd->sc", features.index_select(0, draw.sources), compared)
         scale = lengths.index_select(0, draw.sources)[:, None] * lengths.index_select(0, others.flatten()).view_as(

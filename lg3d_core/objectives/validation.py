@@ -1,4 +1,4 @@
-"""What every objective asks of its inputs, and the precision that it computes in."""
+"""Input validation and the computing precision that all losses share."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from lg3d_core.errors import ShapeError
 
 
 def require_labels(rows: Tensor, labels: Tensor, *, num_classes: int) -> None:
-    """Check one label per row of features or logits.
+    """Check that each row of features or logits has one valid label.
 
     Args:
         rows: Features or logits, shape `(voxels, ...)`.
-        labels: Expected of shape `(voxels,)`, integer, within `[-1, num_classes)`.
+        labels: Labels, shape `(voxels,)`, integer, in `[-1, num_classes)`.
 
     Raises:
-        ShapeError: Anything else, or `rows` that is not floating point.
+        ShapeError: `rows` is not floating point, or `labels` has another shape, dtype or range.
     """
     if not rows.is_floating_point():
         raise ShapeError(f"features and logits must be floating point, got {rows.dtype}")
@@ -27,9 +27,9 @@ def require_labels(rows: Tensor, labels: Tensor, *, num_classes: int) -> None:
     if len(labels) > 0:
         lowest, highest = (int(value) for value in torch.stack(labels.aminmax()).tolist())
         if lowest < -1 or highest >= num_classes:
-            raise ShapeError(f"labels must be -1 or below {num_classes} classes, got {lowest} to {highest}")
+            raise ShapeError(f"labels must be from -1 to {num_classes - 1}, got {lowest} to {highest}")
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:
-    """A context in which autocast is off on the tensor's device: exponentials and means need float32."""
+    """Return a context without autocast on the tensor's device, because exponentials and means need float32."""
     return torch.autocast(tensor.device.type, enabled=False)

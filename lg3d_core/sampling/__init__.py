@@ -1,4 +1,4 @@
-"""What the network sees while training: voxels, augmentation, samples, batches."""
+"""Training inputs: voxels, augmentation, samples and batches."""
 
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.batch import Batch, collate

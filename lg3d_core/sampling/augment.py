@@ -1,7 +1,7 @@
-"""Augmentation while training: move the geometry, mirror the cells, change the colours.
+"""Training augmentation: transform the geometry, mirror the cells, change the colours.
 
-The steps and their values follow the reference recipe, in its order: elastic distortion, scale, rotation, then
-voxelisation (not here), then mirroring, contrast, colour translation and colour jitter.
+The steps, their order and their values follow the reference recipe: elastic distortion, scale, rotation, voxelisation
+(see `voxels.py`), mirroring, contrast, colour shift and colour jitter.
 """
 
 import math
@@ -18,11 +18,11 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Mirrored(NamedTuple):
-    """Cells and the positions in them, after mirroring.
+    """Mirrored cells and the point positions inside them.
 
     Attributes:
-        cells: Shape `(voxels, 3)`, int32.
-        xyz: Metres, shape `(voxels, 3)`, float32.
+        cells: Cell indices, shape `(voxels, 3)`, int32.
+        xyz: Positions in metres, shape `(voxels, 3)`, float32.
     """
 
     cells: npt.NDArray[np.int32]
@@ -31,35 +31,35 @@ class Mirrored(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to a training scene, and how often; the defaults are the reference's."""
+    """Random augmentation of a training scene. The defaults are those of the reference implementation."""
 
     elastic_probability: float = 0.95
-    """Of distorting a scene; all of `elastic` is then applied in turn."""
+    """Probability of elastic distortion. All entries of `elastic` are then applied in turn."""
     elastic: tuple[tuple[float, float], ...] = ((0.2, 0.4), (0.8, 1.6))
     """Granularity and magnitude of each distortion, in metres."""
     scale: tuple[float, float] = (0.9, 1.1)
     """Range of the uniform scale factor."""
     rotation: tuple[float, float, float] = (math.pi / 64, math.pi / 64, math.pi)
-    """Largest angle about x, y and z, in radians, either way; the order of the three is random."""
+    """Largest absolute angle about x, y and z, in radians. The order of the three rotations is random."""
     mirror_probability: float = 0.95
-    """Of considering to mirror; x and y are then mirrored with probability one half each."""
+    """Probability of the mirroring step, in which x and y are each mirrored with probability one half."""
     contrast_probability: float = 0.2
-    """Of stretching the colours to the full range, by a random share."""
+    """Probability of blending the colours with a version stretched to the full range, with a random weight."""
     tint_probability: float = 0.95
-    """Of adding one colour to all voxels."""
+    """Probability of adding one colour to all voxels."""
     tint: float = 0.1
-    """Largest added colour, as a share of 255, either way in each channel."""
+    """Largest absolute value added to each channel, as a fraction of 255."""
     jitter_probability: float = 0.95
-    """Of adding noise to every voxel's colour."""
+    """Probability of adding noise to every voxel's colour."""
     jitter: float = 0.05
-    """Standard deviation of that noise, as a share of 255."""
+    """Standard deviation of the noise, as a fraction of 255."""
 
     def move(self, xyz: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Distort, scale and rotate a scene about the middle of its box.
+        """Distort, scale and rotate a scene about the centre of its bounding box.
 
         Args:
-            xyz: Metres, shape `(points, 3)`.
-            rng: Draws everything.
+            xyz: Positions in metres, shape `(points, 3)`.
+            rng: Random generator.
         """
         if len(xyz) == 0:
             return xyz
@@ -78,12 +78,12 @@ class Augmentation:
     def mirror(
         self, cells: npt.NDArray[np.int32], xyz: FloatArray, rng: np.random.Generator, *, voxel_size: float
     ) -> Mirrored:
-        """Mirror a voxelised scene along x, along y, along both or not at all.
+        """Mirror a voxelised scene along x, y, both or neither.
 
         Args:
-            cells: Shape `(voxels, 3)`.
-            xyz: Positions in these cells, metres, shape `(voxels, 3)`.
-            rng: Draws everything.
+            cells: Cell indices, shape `(voxels, 3)`.
+            xyz: Positions inside these cells in metres, shape `(voxels, 3)`.
+            rng: Random generator.
             voxel_size: Edge of a voxel in metres.
         """
         considered = rng.random() < self.mirror_probability
@@ -91,14 +91,14 @@ class Augmentation:
         return mirror_cells(cells, xyz, axes=axes, voxel_size=voxel_size)
 
     def recolor(self, rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> FloatArray:
-        """Change contrast, tint and grain of the colours.
+        """Change contrast, tint and noise of the colours.
 
         Args:
-            rgb: Shape `(voxels, 3)`, 0..255.
-            rng: Draws everything.
+            rgb: Colours in 0..255, shape `(voxels, 3)`.
+            rng: Random generator.
 
         Returns:
-            Colours in 0..255, shape `(voxels, 3)`.
+            Colours in 0..255, shape `(voxels, 3)`, float32.
         """
         colors = rgb.astype(np.float32)
         if rng.random() < self.contrast_probability:
@@ -111,18 +111,20 @@ class Augmentation:
 
 
 def distort(xyz: FloatArray, rng: np.random.Generator, *, granularity: float, magnitude: float) -> FloatArray:
-    """Shift points by a smooth random field: white noise on a grid, blurred twice by 3^3 means, interpolated linearly.
+    """Displace points by a smooth random field.
+
+    The field is white noise on a grid, smoothed twice by a 3x3x3 mean filter and interpolated trilinearly.
 
     Args:
-        xyz: Metres, shape `(points, 3)`.
-        rng: Draws the noise, three standard normals a node.
-        granularity: Distance of the grid's nodes in metres.
-        magnitude: Metres that the unblurred noise's standard deviation stands for.
+        xyz: Positions in metres, shape `(points, 3)`.
+        rng: Random generator of the noise, three standard normal values per node.
+        granularity: Distance between grid nodes in metres.
+        magnitude: Factor in metres on the noise, whose standard deviation is 1 before smoothing.
     """
-    # One row a coordinate: numpy works along long rows many times as fast as across rows of three.
+    # One row per coordinate: NumPy is many times faster along long rows than across rows of three.
     columns = np.ascontiguousarray(xyz.T)
     low = columns.min(axis=1)
-    nodes = np.floor((columns.max(axis=1) - low) / granularity).astype(np.int64) + 3  # one of margin on either side
+    nodes = np.floor((columns.max(axis=1) - low) / granularity).astype(np.int64) + 3  # a margin of one on either side
     noise = torch.from_numpy(rng.standard_normal((1, 3, *nodes), dtype=np.float32))
     for _ in range(2):
         noise = F.avg_pool3d(noise, kernel_size=3, stride=1, padding=1)
@@ -132,14 +134,14 @@ def distort(xyz: FloatArray, rng: np.random.Generator, *, granularity: float, ma
 
 
 def interpolate(field: FloatArray, places: FloatArray) -> FloatArray:
-    """Read a field between its nodes, trilinearly.
+    """Interpolate a field trilinearly between its nodes.
 
     Args:
-        field: Values at the nodes, shape `(channels, nodes x, nodes y, nodes z)`, two nodes or more a side.
-        places: Where to read, in nodes from the first, shape `(points, 3)`.
+        field: Values at the nodes, shape `(channels, nodes x, nodes y, nodes z)`, at least two nodes per axis.
+        places: Query positions in node units from the first node, shape `(points, 3)`.
 
     Returns:
-        Shape `(points, channels)`.
+        Interpolated values, shape `(points, channels)`.
     """
     _, nodes_y, nodes_z = field.shape[1:]
     last = torch.tensor(field.shape[1:], dtype=torch.float32)[:, None] - 1
@@ -163,11 +165,11 @@ def interpolate(field: FloatArray, places: FloatArray) -> FloatArray:
 def rotation_matrix(
     angles: npt.NDArray[np.float64], order: Sequence[int] | npt.NDArray[np.integer]
 ) -> npt.NDArray[np.float64]:
-    """Return the product of the rotations about x, y and z, for column vectors.
+    """Return the product of the rotations about x, y and z, as a matrix for column vectors.
 
     Args:
-        angles: About x, y and z, in radians, shape `(3,)`.
-        order: The axes (0, 1, 2) in the order in which the rotations are applied.
+        angles: Angles about x, y and z in radians, shape `(3,)`.
+        order: Axes (0, 1, 2) in the order in which the rotations are applied.
     """
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -179,7 +181,7 @@ def rotation_matrix(
 
 
 def mirror_cells(cells: npt.NDArray[np.int32], xyz: FloatArray, *, axes: list[int], voxel_size: float) -> Mirrored:
-    """Mirror cells within their box along some axes, and the positions with them."""
+    """Mirror cells, and the positions inside them, within their bounding box along the given axes."""
     if len(cells) == 0 or not axes:
         return Mirrored(cells, xyz)
     cells, xyz = cells.copy(), xyz.copy()
@@ -191,11 +193,11 @@ def mirror_cells(cells: npt.NDArray[np.int32], xyz: FloatArray, *, axes: list[in
 
 
 def stretch_contrast(colors: FloatArray, *, share: float) -> FloatArray:
-    """Blend colours with themselves stretched to 0..255 per channel; a channel of one value stays.
+    """Blend colours with a copy stretched to 0..255 per channel. A constant channel stays unchanged.
 
     Args:
         colors: In 0..255, shape `(voxels, 3)`.
-        share: Of the stretched colours in the blend, 0..1.
+        share: Weight of the stretched colours in the blend, 0..1.
     """
     if len(colors) == 0:
         return colors
@@ -206,11 +208,11 @@ def stretch_contrast(colors: FloatArray, *, share: float) -> FloatArray:
 
 
 def shift_colors(colors: FloatArray, shift: npt.NDArray[np.float64]) -> FloatArray:
-    """Add one colour to all, and clip to 0..255."""
+    """Add one colour to all voxels and clip to 0..255."""
     return np.clip(colors + shift.astype(np.float32), 0, 255)
 
 
 def jitter_colors(colors: FloatArray, rng: np.random.Generator, *, std: float) -> FloatArray:
-    """Add normal noise to every channel of every voxel, and clip to 0..255."""
+    """Add normal noise to every channel of every voxel and clip to 0..255."""
     noise = rng.standard_normal(colors.shape, dtype=np.float32)
     return np.clip(colors + np.float32(std) * noise, 0, 255)

@@ -1,4 +1,4 @@
-"""Several samples as one forward pass's input."""
+"""Batches: several samples as the input of one forward pass."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,23 +11,23 @@ from lg3d_core.errors import ShapeError
 from lg3d_core.sampling.dataset import Sample
 
 MAX_SHIFT = 100
-"""A training batch is moved by fewer voxels than this along each axis."""
+"""Upper limit (exclusive) of the random shift of a training batch along each axis, in voxels."""
 
 
 class Batch(NamedTuple):
-    """The voxels of several scenes, scene after scene.
+    """Voxels of several scenes, concatenated in order.
 
     Attributes:
-        scene_ids: One per scene.
+        scene_ids: Id of each scene.
         coordinates: Rows `batch, x, y, z`, shape `(voxels, 4)`, int32.
         features: Colour / 255 - 0.5, shape `(voxels, 3)`, float32.
-        labels: Vocabulary index, -1 none, shape `(voxels,)`, int64.
-        instances: 0 none, counted per scene, shape `(voxels,)`, int64.
-        positions: Metres, in each scene's own frame, shape `(voxels, 3)`, float32.
-        scene_sizes: Voxels of each scene.
-        placed: Objects of other scenes that were put into these.
-        skipped: Objects that found no place.
-        cut: Scenes that were too large for one pass, and are here as several.
+        labels: Class index in the vocabulary, -1 for unlabelled, shape `(voxels,)`, int64.
+        instances: Instance id within the scene, 0 for none, shape `(voxels,)`, int64.
+        positions: Positions in metres in each scene's own frame, shape `(voxels, 3)`, float32.
+        scene_sizes: Number of voxels of each scene.
+        placed: Number of objects of other scenes that were placed in these scenes.
+        skipped: Number of objects for which no free place was found.
+        cut: Ids of scenes that exceeded the voxel limit of one pass and are included as several parts.
     """
 
     scene_ids: tuple[str, ...]
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     cut: tuple[str, ...] = ()
 
     def select(self, first: int, last: int) -> "Batch":
-        """Scenes `first` to `last - 1` as a batch of their own; what was counted stays with scene 0."""
+        """Return scenes `first` to `last - 1` as a new batch. The counts stay with the part that has scene 0."""
         rows = slice(sum(self.scene_sizes[:first]), sum(self.scene_sizes[:last]))
         return Batch(
             scene_ids=self.scene_ids[first:last],
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
         )
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device, copied without waiting where memory is pinned."""
+        """Return the batch on a device. Copies from pinned memory are asynchronous."""
         return self._replace(
             coordinates=self.coordinates.to(device, non_blocking=True),
             features=self.features.to(device, non_blocking=True),
@@ -69,24 +69,24 @@ class Batch(NamedTuple):
 
 
 def renumber(coordinates: Tensor, first: int) -> Tensor:
-    """The same coordinates, rows `batch, x, y, z`, with batch indices that start at 0 where they started at `first`."""
+    """Return the coordinates `(batch, x, y, z)` with `first` subtracted from the batch index."""
     return torch.cat([coordinates[:, :1] - first, coordinates[:, 1:]], dim=1)
 
 
 def collate(samples: Sequence[Sample], *, rng: np.random.Generator | None = None, max_shift: int = MAX_SHIFT) -> Batch:
-    """Put samples one after another, and number them.
+    """Concatenate samples and add batch indices.
 
     Args:
-        samples: One or more.
-        rng: Draws one translation of the whole batch's coordinates, so that the strided layers' grids fall anywhere
-            while training; positions in metres stay. None does not translate.
-        max_shift: The translation is 0 to `max_shift - 1` voxels along each axis.
+        samples: At least one sample.
+        rng: Random generator of one translation of the whole batch's coordinates, so that strided layers see all grid
+            offsets during training; `positions` are not translated. None disables the translation.
+        max_shift: Upper limit (exclusive) of the translation along each axis, in voxels.
 
     Raises:
-        ShapeError: No samples.
+        ShapeError: `samples` is empty.
     """
     if not samples:
-        raise ShapeError("expected at least one sample to batch, got none")
+        raise ShapeError("expected at least one sample per batch, got none")
     sizes = tuple(len(sample.cells) for sample in samples)
     coordinates = torch.empty((sum(sizes), 4), dtype=torch.int32)
     coordinates[:, 0] = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), torch.tensor(sizes))

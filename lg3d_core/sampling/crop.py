@@ -1,4 +1,4 @@
-"""Pieces of scenes: training on them takes many more steps in the same time than training on whole rooms."""
+"""Square crops of scenes: training on crops takes many more steps in the same time than training on whole scenes."""
 
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,15 +13,15 @@ AnyScene = TypeVar("AnyScene", "Scene", "FurnishedScene")
 
 
 def crop_scene(scene: AnyScene, edge: float, rng: np.random.Generator) -> AnyScene:
-    """Cut a square piece of the full height out of a scene, around one of its points.
+    """Cut a square, full-height crop out of a scene, centred on one of its points.
 
     Args:
-        scene: From the store, or with objects put into it.
-        edge: Of the square in metres, along x and y.
-        rng: Draws the point that is in the middle, uniformly.
+        scene: Scene of the store, with or without placed objects.
+        edge: Edge of the square in metres, along x and y.
+        rng: Random generator of the centre point (uniform).
 
     Returns:
-        The scene with positions, colours, labels and instances of the piece alone; its other arrays are those of the
+        The scene with the positions, colours, labels and instances inside the crop. Its other arrays are those of the
         whole scene.
     """
     if len(scene.xyz) == 0:
@@ -34,5 +34,5 @@ def crop_scene(scene: AnyScene, edge: float, rng: np.random.Generator) -> AnySce
 
 
 def cropping_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """What draws the piece of one sample, apart from all else that is drawn for it."""
+    """Return the random generator of a sample's crop, independent of the sample's other random draws."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, index], spawn_key=(2,)))

@@ -1,4 +1,4 @@
-"""Samples that are too large for one pass of the network: scenes are cut into parts, pairs of views are cropped."""
+"""Limits on the voxels of one forward pass: scenes are split into parts, pairs of views are cropped."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +10,17 @@ from lg3d_core.sampling.views import ViewPair
 
 
 def cut_sample(sample: Sample, max_voxels: int) -> list[Sample]:
-    """Cut a training sample into as few parts as hold at most `max_voxels` each, all of nearly one size.
+    """Split a training sample into the fewest parts of at most `max_voxels` voxels, all of nearly equal size.
 
-    It is halved across the longer side of its floor, and so are the halves. Every voxel is in one part, so nothing is
-    lost but what a voxel by a cut would have seen beyond it.
+    The sample is halved recursively across the longer horizontal side. Every voxel is in exactly one part, so the only
+    loss is the context of voxels near a cut.
 
     Args:
-        sample: Of a scene; nothing is read off at the vertices of parts, so their `point_to_voxel` is empty.
-        max_voxels: At least 1.
+        sample: Sample of a scene. The parts have an empty `point_to_voxel`.
+        max_voxels: Maximum number of voxels per part, at least 1.
 
     Returns:
-        The sample itself where it is small enough. Objects put into the scene are counted in the first part.
+        The parts, or only the sample itself if it is small enough. The first part has the counts of placed objects.
     """
     number = -(-len(sample.cells) // max_voxels)
     if number <= 1:
@@ -34,7 +34,7 @@ def cut_sample(sample: Sample, max_voxels: int) -> list[Sample]:
 
 
 def _halve(cells: npt.NDArray[np.int32], rows: npt.NDArray[np.int64], number: int) -> list[npt.NDArray[np.int64]]:
-    """Cut `rows`, ascending, into `number` sets that differ by one at most; each is ascending."""
+    """Split the ascending `rows` into `number` ascending sets whose sizes differ by at most one."""
     if number == 1:
         return [rows]
     floor = cells[rows, :2]
@@ -47,20 +47,20 @@ def _halve(cells: npt.NDArray[np.int32], rows: npt.NDArray[np.int64], number: in
 
 
 def view_cropping_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """What draws the place that one sample's views are cropped about; nothing else changes with it."""
+    """Return the random generator of a sample's view crop, independent of the sample's other random draws."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, index], spawn_key=(3,)))
 
 
 def crop_views(pair: ViewPair, max_voxels: int, rng: np.random.Generator) -> ViewPair:
-    """Keep of two views what lies nearest, in the plane of the floor, to a random place that both show.
+    """Keep the voxels of two views that are horizontally nearest to a random place visible in both.
 
     Args:
-        pair: Both views together have at most `max_voxels` afterwards; each keeps its share of them.
-        max_voxels: At least 2.
-        rng: Draws the place; where the views share none, one in each.
+        pair: Two views of one scene.
+        max_voxels: Maximum number of voxels of both views together, at least 2; each view keeps its share.
+        rng: Random generator of the place. If the views share no place, one is drawn in each view.
 
     Returns:
-        The pair itself where it is small enough.
+        The cropped pair, or the pair itself if it is small enough.
     """
     sizes = len(pair.first.cells), len(pair.second.cells)
     if sum(sizes) <= max_voxels:
@@ -93,7 +93,7 @@ def _nearest_rows(sample: Sample, middle: int, number: int) -> Tensor:
 
 
 def _new_rows(kept: Tensor, size: int) -> Tensor:
-    """Where each old row went, -1 where it was dropped."""
+    """Return the new row of each old row, -1 for dropped rows."""
     rows = torch.full((size,), -1, dtype=torch.int64)
     rows[kept] = torch.arange(len(kept))
     return rows

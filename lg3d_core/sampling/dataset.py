@@ -1,4 +1,4 @@
-"""Scenes as samples: read, augmented, voxelised."""
+"""Datasets that read, augment and voxelise the scenes of a store."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 Drawn = TypeVar("Drawn", covariant=True)
 
 THINNING = 0.5
-"""Before an augmentation, a scene is thinned to one point per voxel of this share of the voxel size. Half a voxel keeps
-about four points for every voxel of a dense surface, so that the distorted surface still has no holes."""
+"""Before augmentation a scene is thinned to one point per voxel of this fraction of the voxel size. Half a voxel keeps
+about four points per voxel of a dense surface, so the distorted surface has no holes."""
 
 
 class Sample(NamedTuple):
-    """One voxelised scene; every voxel has the colour, label, instance and position of the point it keeps.
+    """One voxelised scene. Every voxel has the colour, label, instance and position of the one point that it keeps.
 
     Attributes:
-        scene_id: Of the scene.
-        cells: Shape `(voxels, 3)`, int32.
+        scene_id: Id of the scene.
+        cells: Cell indices, shape `(voxels, 3)`, int32.
         features: Colour / 255 - 0.5, shape `(voxels, 3)`, float32.
-        labels: Vocabulary index, -1 none, shape `(voxels,)`, int64.
-        instances: 0 none, shape `(voxels,)`, int64.
-        positions: Metres, augmented like the cells, shape `(voxels, 3)`, float32.
-        point_to_voxel: Voxel of every vertex of the scene, shape `(vertices,)`, int64; empty when augmented, since
-            nothing is read off at the vertices then.
-        placed: Objects of other scenes that were put into this one.
-        skipped: Objects that found no place in it.
+        labels: Class index in the vocabulary, -1 for unlabelled, shape `(voxels,)`, int64.
+        instances: Instance id, 0 for none, shape `(voxels,)`, int64.
+        positions: Positions in metres, augmented like the cells, shape `(voxels, 3)`, float32.
+        point_to_voxel: Voxel of every vertex of the scene, shape `(vertices,)`, int64. Empty for augmented samples,
+            whose predictions are not mapped back to vertices.
+        placed: Number of objects of other scenes that were placed in this one.
+        skipped: Number of objects for which no free place was found.
     """
 
     scene_id: str
@@ -56,13 +56,13 @@ class Sample(NamedTuple):
 
 
 class AugmentedVoxels(NamedTuple):
-    """The voxels of an augmented scene.
+    """Voxels of an augmented scene.
 
     Attributes:
-        rows: Point of the scene that each voxel keeps, shape `(voxels,)`, int64.
-        cells: Shape `(voxels, 3)`, int32.
-        positions: Metres, shape `(voxels, 3)`, float32.
-        colors: 0..255, shape `(voxels, 3)`, float32.
+        rows: Row of the scene's point that each voxel keeps, shape `(voxels,)`, int64.
+        cells: Cell indices, shape `(voxels, 3)`, int32.
+        positions: Positions in metres, shape `(voxels, 3)`, float32.
+        colors: Colours in 0..255, shape `(voxels, 3)`, float32.
     """
 
     rows: npt.NDArray[np.int64]
@@ -77,9 +77,9 @@ def augment_scene(
     """Thin, move, voxelise, mirror and recolour a scene.
 
     Args:
-        scene: From the store, or with objects put into it.
-        augmentation: What may happen to it.
-        rng: Draws everything.
+        scene: Scene of the store, with or without placed objects.
+        augmentation: Augmentation to apply.
+        rng: Random generator.
         voxel_size: Edge of a voxel in metres.
     """
     thinned = voxelize(scene.xyz, THINNING * voxel_size, rng=rng).point
@@ -97,13 +97,13 @@ def sample_scene(
     augmentation: Augmentation | None = None,
     rng: np.random.Generator | None = None,
 ) -> Sample:
-    """Voxelise a scene, augmented or as it is.
+    """Voxelise a scene, with or without augmentation.
 
     Args:
-        scene: From the store, or with objects put into it.
+        scene: Scene of the store, with or without placed objects.
         voxel_size: Edge of a voxel in metres.
-        augmentation: What to do to it first; None leaves it, and keeps the first vertex of each voxel.
-        rng: Draws the augmentation and the kept points; must be given with an augmentation.
+        augmentation: Augmentation to apply first; None keeps the first vertex of each voxel of the original scene.
+        rng: Random generator of the augmentation and of the kept points; required with an augmentation.
     """
     if augmentation is None:
         voxels = voxelize(scene.xyz, voxel_size)
@@ -127,20 +127,20 @@ def sample_scene(
 
 
 def augmentation_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """What draws the augmentation of one sample."""
+    """Return the random generator of a sample's augmentation."""
     return np.random.default_rng([seed, epoch, index])
 
 
 def pasting_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """What draws the objects of one sample and their places; however long it looks for them, nothing else changes."""
+    """Return the random generator of a sample's placed objects, independent of the sample's other random draws."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, index], spawn_key=(1,)))
 
 
 class SeededScenes(Dataset[Drawn]):
-    """Scenes of a store, each drawn from the seed, the epoch and its index alone.
+    """Scenes of a store. Each item depends only on the seed, the epoch and its index.
 
-    So worker processes, their number and an interruption change nothing. Picklable; a worker process holds a copy, so
-    tell the epoch before the loader's iterator is made, or in the worker.
+    The number of worker processes and interruptions therefore do not change the items. The data set is picklable. Each
+    worker process has a copy, so call `set_epoch` before the loader's iterator is created, or in the worker.
     """
 
     def __init__(
@@ -153,21 +153,21 @@ class SeededScenes(Dataset[Drawn]):
         crop: float | None,
         seed: int,
     ) -> None:
-        """Describe what is drawn; nothing is read yet.
+        """Store the settings without reading any scene.
 
         Args:
-            store: Holds the scenes.
-            scene_ids: Which of them, in order.
+            store: Scene store.
+            scene_ids: Ids of the scenes, in order.
             voxel_size: Edge of a voxel in metres.
-            augmentation: Applied to everything drawn; None for validation.
-            crop: Edge in metres of the piece that is drawn of each scene; None takes all of it.
-            seed: Of all that is drawn.
+            augmentation: Augmentation of every item; None for validation.
+            crop: Edge of the random crop in metres; None keeps whole scenes.
+            seed: Random seed.
 
         Raises:
-            DataError: No scene at all.
+            DataError: `scene_ids` is empty.
         """
         if not scene_ids:
-            raise DataError("expected at least one scene, got none: check the split, and that `lg3d prepare` filled it")
+            raise DataError("expected at least one scene, got none: check the split and the scenes of `lg3d prepare`")
         self.store = store
         self.scene_ids = tuple(scene_ids)
         self.voxel_size = voxel_size
@@ -177,7 +177,7 @@ class SeededScenes(Dataset[Drawn]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass over the scenes that comes next, from 0."""
+        """Set the epoch of the next items, from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -190,11 +190,11 @@ class SeededScenes(Dataset[Drawn]):
 
     @abstractmethod
     def draw(self, index: int) -> Drawn:
-        """Read and draw one scene, from 0."""
+        """Read and augment the scene of one index, from 0."""
 
 
 class SceneDataset(SeededScenes[Sample]):
-    """Scenes of a store as samples."""
+    """Data set of samples, one per scene of a store."""
 
     def __init__(
         self,
@@ -208,27 +208,27 @@ class SceneDataset(SeededScenes[Sample]):
         crop: float | None = None,
         seed: int = 0,
     ) -> None:
-        """Describe the samples; nothing is read yet.
+        """Store the settings without reading any scene.
 
         Args:
-            store: As for `SeededScenes`.
-            scene_ids: Likewise.
-            voxel_size: Likewise.
-            augmentation: Likewise.
-            budget: Labels and instances outside it are hidden.
-            pasting: Objects of other scenes that are put into each; None puts in none.
-            crop: As for `SeededScenes`; the piece is cut when the objects are in.
-            seed: As for `SeededScenes`.
+            store: Scene store.
+            scene_ids: Ids of the scenes, in order.
+            voxel_size: Edge of a voxel in metres.
+            augmentation: Augmentation of every item; None for validation.
+            budget: Label budget; labels and instances outside it are hidden.
+            pasting: Placement of objects of other scenes; None places none.
+            crop: Edge of the random crop in metres, cut after objects are placed; None keeps whole scenes.
+            seed: Random seed.
 
         Raises:
-            DataError: No scene at all.
+            DataError: `scene_ids` is empty.
         """
         super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, crop=crop, seed=seed)
         self.budget = budget
         self.pasting = pasting
 
     def draw(self, index: int) -> Sample:
-        # Where an object may stand is read off the mesh; else training takes nothing but points.
+        # Placement needs the mesh; without placement, training reads only points.
         scene = self.store.read(self.scene_ids[index], budget=self.budget, for_training=self.pasting is None)
         if self.pasting is None:
             return self._sample(scene, index)

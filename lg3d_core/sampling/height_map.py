@@ -1,6 +1,6 @@
-"""The height map of a room: how high each place is, whether something can stand there, and how much room is above it.
+"""The height map of a room: the height of each cell, whether it can support an object, and the free space above it.
 
-It is made from geometry alone, so labels outside a budget cannot reach it.
+It is computed from geometry alone, so labels outside a budget cannot affect it.
 """
 
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 CELL = 0.05
-"""Edge of a cell in metres, or more where the vertices are farther apart."""
+"""Minimum edge of a cell in metres. Cells are larger where the vertices are farther apart."""
 CELL_PER_SPACING = 1.5
-"""A cell is at least this many distances of neighbouring vertices wide: a surface has a vertex in nearly every cell."""
+"""Minimum edge of a cell in vertex spacings, so that a surface has a vertex in nearly every cell."""
 MAX_CELLS = 1 << 22
 REACH = 1.5
-"""Nothing is put on surfaces higher above the floor than this, in metres: not on wardrobes, lamps or ceilings."""
+"""Maximum height of a supporting surface above the floor in metres; excludes wardrobes, lamps and ceilings."""
 LEVEL = 0.75
-"""|cosine| between a normal and the vertical from which a surface is level; meshes are wound either way."""
+"""Minimum |cosine| between the normal of a level surface and the vertical. The sign depends on the mesh winding."""
 FLOOR_PERCENTILE = 0.2
 
 
 class Footprint(NamedTuple):
-    """A rectangle of cells, as slices of the map."""
+    """Rectangle of cells, as slices of the map."""
 
     x: slice
     y: slice
@@ -30,15 +30,15 @@ class Footprint(NamedTuple):
 
 @dataclass(eq=False)
 class HeightMap:
-    """The surface of a room seen from above, below `REACH`; it changes as things are put into the room.
+    """The surface of a room seen from above, up to `REACH` above the floor. Placed objects update it.
 
     Attributes:
-        origin: Corner of the first cell and smallest x and y of the room, metres, shape `(2,)`, float64.
+        origin: Corner of the first cell, which is the smallest x and y of the room, metres, shape `(2,)`, float64.
         limit: Largest x and y of the room, metres, shape `(2,)`, float64.
         cell: Edge of a cell in metres.
-        height: Highest point of each cell below the reach, -inf where there is none, shape `(cells x, cells y)`.
-        free: Lowest point of each cell above the reach, inf where there is none, same shape.
-        support: Whether the highest point is on a level surface, same shape.
+        height: Highest point of each cell within reach, -inf for no point, shape `(cells x, cells y)`.
+        free: Lowest point of each cell above reach, inf for no point, shape `(cells x, cells y)`.
+        support: Whether the highest point is on a level surface, shape `(cells x, cells y)`.
     """
 
     origin: npt.NDArray[np.float64]
@@ -49,11 +49,11 @@ class HeightMap:
     support: npt.NDArray[np.bool_]
 
     def footprint(self, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> Footprint | None:
-        """Return the cells that a rectangle touches, or None where it leaves the room's box.
+        """Return the cells that a rectangle touches, or None if it extends beyond the room's bounding box.
 
         Args:
-            low: Its smallest x and y, metres, shape `(2,)`.
-            high: Its largest, likewise.
+            low: Smallest x and y of the rectangle in metres, shape `(2,)`.
+            high: Largest x and y of the rectangle in metres, shape `(2,)`.
         """
         if (low < self.origin).any() or (high > self.limit).any():
             return None
@@ -62,17 +62,17 @@ class HeightMap:
         return Footprint(slice(x0, x1 + 1), slice(y0, y1 + 1))
 
     def stand(self, footprint: Footprint, height: float, *, tolerance: float, share: float) -> float | None:
-        """How high something with this footprint stands, or None where it cannot.
+        """Return the height at which an object with this footprint stands, or None if it cannot stand there.
 
-        It stands on the highest point under it, so it goes through nothing; at least `share` of its footprint must be
-        level and no more than `tolerance` lower, and nothing may hang into it. All of the footprint and of the cells
-        around it must have points: within a cell the room may end before the object does.
+        The object stands on the highest point under it, so it intersects nothing below. At least `share` of its
+        footprint must be level and at most `tolerance` lower than that point, and nothing above may intersect the
+        object. All cells of the footprint and around it must have points, because the room may end inside a cell.
 
         Args:
-            footprint: The cells below it.
-            height: Its own, metres.
-            tolerance: Metres.
-            share: 0..1.
+            footprint: Cells below the object.
+            height: Height of the object in metres.
+            tolerance: Maximum height difference of supporting cells in metres.
+            share: Required fraction of supporting cells, 0..1.
         """
         patch = self.height[footprint]
         bottom = float(patch.max())
@@ -86,7 +86,7 @@ class HeightMap:
         return bool(self.height[x, y].min() > -np.inf)
 
     def occupy(self, footprint: Footprint, xyz: npt.NDArray[np.float32]) -> None:
-        """Raise the map to something that was put there; nothing else will stand on it."""
+        """Raise the map to the points of a placed object. No other object will stand on it."""
         x, y = ((xyz[:, :2] - self.origin) // self.cell).astype(np.int64).T
         np.maximum.at(self.height, (x, y), xyz[:, 2])
         self.support[footprint] = False
@@ -99,15 +99,15 @@ def build_height_map(
     *,
     tolerance: float,
 ) -> HeightMap:
-    """Look at a room from above, below its ceiling.
+    """Compute the height map of a room from its points below the ceiling.
 
     Args:
-        xyz: Metres, +z up, at least one point, shape `(points, 3)`.
-        normal: Unit normals; a point with none (zeros) counts as level, shape `(points, 3)`.
-        faces: Triangles, for the distance of neighbouring vertices, shape `(faces, 3)`, perhaps none.
-        tolerance: A cell supports where a level point lies no lower than this below its highest, metres.
+        xyz: Positions in metres, +z up, shape `(points, 3)`, at least one point.
+        normal: Unit normals, shape `(points, 3)`; a point without a normal (zeros) counts as level.
+        faces: Triangles, used to measure the vertex spacing, shape `(faces, 3)`, possibly empty.
+        tolerance: Maximum distance in metres between a cell's highest point and its highest level point for support.
     """
-    x, y, z = np.ascontiguousarray(xyz.T)  # reductions along rows of three are many times slower
+    x, y, z = np.ascontiguousarray(xyz.T)  # reductions over rows of three are many times slower
     low, high = np.array([x.min(), y.min()], dtype=np.float64), np.array([x.max(), y.max()], dtype=np.float64)
     cell = max(CELL, CELL_PER_SPACING * vertex_spacing(xyz, faces))
     cell = max(cell, float(np.sqrt((high[0] - low[0]) * (high[1] - low[1]) / MAX_CELLS)))
@@ -126,20 +126,20 @@ def build_height_map(
     np.minimum.at(free, flat[~below], z[~below])
     on_level = below & level
     np.maximum.at(standable, flat[on_level], z[on_level])
-    with np.errstate(invalid="ignore"):  # -inf against -inf, where a cell has no point at all
+    with np.errstate(invalid="ignore"):  # -inf - tolerance compared with -inf in cells without points
         support = (standable > -np.inf) & (standable >= height - np.float32(tolerance))
     shape = (int(size[0]), int(size[1]))
     return HeightMap(low, high, cell, height.reshape(shape), free.reshape(shape), support.reshape(shape))
 
 
 def _floor(z: npt.NDArray[np.float32], level: npt.NDArray[np.bool_]) -> float:
-    """Height of the floor: the lowest level surface, some noise left out."""
+    """Return the height of the floor: a low percentile of the level points, robust to noise."""
     some = z[level] if level.any() else z
     return float(np.percentile(some[:: max(1, len(some) // 10_000)], FLOOR_PERCENTILE))
 
 
 def vertex_spacing(xyz: npt.NDArray[np.float32], faces: npt.NDArray[np.int32]) -> float:
-    """Typical distance of neighbouring vertices in metres; 0 where there are no triangles to tell."""
+    """Return the median distance of neighbouring vertices in metres, 0 without triangles."""
     some = faces[:: max(1, len(faces) // 2_000)]
     if len(some) == 0:
         return 0.0

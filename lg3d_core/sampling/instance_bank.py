@@ -1,14 +1,14 @@
-"""The tail-instance bank: objects of rare categories, cut from the labelled points of the training scenes.
+"""The tail-instance bank: objects of rare classes, cut from the labelled points of the training scenes.
 
-It is made once per store and label budget and kept as `STORE/instances/tail-<key>.h5`, whose key names everything that
-it follows from. With `N` objects of `K` points in all:
+It is built once per store and label budget and stored as `STORE/instances/tail-<key>.h5`; the key is a hash of all its
+inputs. A file with `N` objects of `K` points in total has these columns:
 
-    points/xyz       float32 (K, 3)   metres, about the middle of the object's box in x and y and from its bottom in z
+    points/xyz       float32 (K, 3)   metres, relative to the centre of the object's box in x and y and its bottom in z
     points/rgb       uint8   (K, 3)
     points/labelled  uint8   (K,)     whether the point keeps its label
-    offsets          int64   (N + 1,) where each object's points begin and end
-    category         int16   (N,)     vocabulary index
-    scene            bytes   (N,)     id of the scene it was cut from
+    offsets          int64   (N + 1,) first and last row of each object's points
+    category         int16   (N,)     class index in the vocabulary
+    scene            bytes   (N,)     id of the source scene
 """
 
 import hashlib
@@ -46,12 +46,12 @@ BANK_FOLDER = "instances"
 BANK_FORMAT = 1
 GROUP = "tail"
 MIN_POINTS = 20
-"""Objects of fewer points are no more than noise at any voxel size."""
+"""Smaller objects are indistinguishable from noise at any voxel size."""
 CHUNK_ROWS = 2048
-"""About one object: reading one decompresses little else."""
+"""About one object, so that reading one object decompresses little else."""
 MAX_POINTS = 1 << 34
 ID_TYPE = "|S100"
-AGAIN = "delete the file, it is made again"
+AGAIN = "delete the file to have it rebuilt"
 
 COLUMNS = {"points/xyz": ("<f4", 3), "points/rgb": ("|u1", 3), "points/labelled": ("|u1", 1)}
 
@@ -60,11 +60,11 @@ class Instance(NamedTuple):
     """One object, standing at the origin.
 
     Attributes:
-        category: Vocabulary index.
-        xyz: Metres, the box centred in x and y, its bottom at z = 0, shape `(points, 3)`, float32.
+        category: Class index in the vocabulary.
+        xyz: Positions in metres, shape `(points, 3)`, float32. The box is centred in x and y, with its bottom at z = 0.
         rgb: Colours, shape `(points, 3)`, uint8.
-        labelled: Whether a point keeps its label, shape `(points,)`, bool. Under a budget most do not: they are the
-            geometry that the labelled ones belong to.
+        labelled: Whether a point keeps its label, shape `(points,)`, bool. Under a label budget most points do not;
+            they complete the geometry of the object.
     """
 
     category: int
@@ -75,14 +75,14 @@ class Instance(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class InstanceBank:
-    """The objects of a bank. It holds their index only, keeps no file open, and may be pickled.
+    """Index of the objects of a bank. It keeps no file open and is picklable.
 
     Attributes:
-        path: Its file.
-        key: Of everything that it follows from.
-        category: Vocabulary index of each object, shape `(objects,)`, int16.
-        scene: Scene that each was cut from, shape `(objects,)`, bytes.
-        offsets: Where each object's points begin and end, shape `(objects + 1,)`, int64.
+        path: Path of the bank file.
+        key: Hash of all inputs of the bank.
+        category: Class index of each object, shape `(objects,)`, int16.
+        scene: Source scene of each object, shape `(objects,)`, bytes.
+        offsets: Row where each object's points begin and end, shape `(objects + 1,)`, int64.
     """
 
     path: Path
@@ -96,19 +96,19 @@ class InstanceBank:
 
     @cached_property
     def categories(self) -> npt.NDArray[np.int16]:
-        """The categories that have an object, ascending."""
+        """Classes with at least one object, ascending."""
         return np.unique(self.category)
 
     def draw(self, count: int, rng: np.random.Generator, *, scene_id: str) -> npt.NDArray[np.int64]:
-        """Choose objects for a scene: a category uniformly, then one of its objects uniformly, with replacement.
+        """Draw objects for a scene: uniformly a class, then uniformly one of its objects, with replacement.
 
         Args:
-            count: How many.
-            rng: Draws them.
-            scene_id: Where they will stand; its own objects are not chosen.
+            count: Number of objects.
+            rng: Random generator.
+            scene_id: Target scene, whose own objects are excluded.
 
         Returns:
-            Rows of the bank, shape `(count,)`, int64; none where no other scene has an object.
+            Rows of the bank, shape `(count,)`, int64; empty if no other scene has an object.
         """
         rows = np.flatnonzero(self.scene != np.bytes_(scene_id.encode()))
         categories = np.unique(self.category[rows])
@@ -119,7 +119,7 @@ class InstanceBank:
         return np.array([rng.choice(own) for own in members], dtype=np.int64)
 
     def read(self, rows: Iterable[int]) -> list[Instance]:
-        """Read objects.
+        """Read the objects of the given rows.
 
         Raises:
             DataError: The file is missing or damaged.
@@ -134,7 +134,7 @@ class InstanceBank:
                 part = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
                 xyz, rgb, labelled = (read_column(column, part) for column in columns)
                 if len(xyz) != part.stop - part.start or not np.isfinite(xyz).all():
-                    raise DataError(f"{self.path}: object {row} makes no sense; {AGAIN}")
+                    raise DataError(f"{self.path}: object {row} has missing or non-finite points; {AGAIN}")
                 found.append(Instance(int(self.category[row]), xyz, rgb, labelled != 0))
         return found
 
@@ -142,12 +142,13 @@ class InstanceBank:
 def ensure_bank(
     store: "SceneStore", *, budget: "Budget | None", progress: Progress, elsewhere: Path | None = None
 ) -> InstanceBank:
-    """Read the bank of a store and label budget, or cut it and write it: into `elsewhere` if the store is read-only.
+    """Load the bank of a store and label budget, and build it first if it is missing or damaged.
 
-    Where the vocabulary has no tail categories, or the training scenes no object of one, the bank is empty.
+    A new bank is written to the store, or to `elsewhere` if the store is read-only. The bank is empty if the vocabulary
+    has no tail classes or the training scenes have no object of a tail class.
 
     Raises:
-        DataError: A damaged store, or the file cannot be written.
+        DataError: The store is damaged, or the file cannot be written.
     """
     key = bank_key(store, budget)
     name = f"{GROUP}-{key}.h5"
@@ -156,32 +157,32 @@ def ensure_bank(
         try:
             return load_bank(path, key=key)
         except DataError as error:
-            progress.warn(f"the instance bank is made again: {error}")
+            progress.warn(f"rebuilding the instance bank: {error}")
     path = places[0]
     if len(places) > 1 and not is_writable(path.parent):
         path = places[1]
-        progress.note(f"{store.path} is read-only: the instance bank goes to {path}")
+        progress.note(f"{store.path} is read-only: writing the instance bank to {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
+        raise DataError(f"cannot create the folder {path.parent} ({error.strerror})") from None
     sweep_temporaries(path.parent)
     write_bytes(path, _encode_bank(store, budget, key, progress))
     return load_bank(path, key=key)
 
 
 def bank_key(store: "SceneStore", budget: "Budget | None") -> str:
-    """Of the training scenes, the labels that may be seen in them, and the categories that are cut; 16 hex digits."""
+    """Return a hash of the training scenes, their visible labels and the tail classes, as 16 hex digits."""
     tail = store.vocabulary.groups.get(GROUP, np.empty(0, dtype=np.int64))
     parts = (BANK_FORMAT, MIN_POINTS, store.train_digest, budget.digest if budget else "all labels", tail.tolist())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def load_bank(path: Path, *, key: str) -> InstanceBank:
-    """Read the index of a bank's file; the objects are read when they are asked for.
+    """Load the index of a bank file. The objects are read on demand by `InstanceBank.read`.
 
     Raises:
-        DataError: Missing, damaged, or of another key than asked for.
+        DataError: The file is missing or damaged, or has another key.
     """
     require_whole(path, again=AGAIN)
     with open_hdf5(path, again=AGAIN) as file:
@@ -196,12 +197,12 @@ def load_bank(path: Path, *, key: str) -> InstanceBank:
         ]
     fits = len(category) == len(scene) == len(offsets) - 1 and offsets[0] == 0 and (np.diff(offsets) > 0).all()
     if found != key or not fits or any(count != offsets[-1] for count in points):
-        raise DataError(f"{path}: not the instance bank {key}; {AGAIN}")
+        raise DataError(f"{path}: expected the instance bank with key {key}, found other or inconsistent data; {AGAIN}")
     return InstanceBank(path=path, key=key, category=category, scene=scene, offsets=offsets)
 
 
 def _encode_bank(store: "SceneStore", budget: "Budget | None", key: str, progress: Progress) -> bytes:
-    """Cut the objects of every training scene, and make the file's bytes; one scene is held at a time."""
+    """Cut the objects of all training scenes and return the file's bytes. One scene is in memory at a time."""
     tail = store.vocabulary.groups.get(GROUP, np.empty(0, dtype=np.int64))
     scene_ids = [scene_id for scene_id in store.scene_ids("train") if _holds_any(store, budget, scene_id, tail)]
     offsets, categories, scenes = [0], [], []
@@ -246,22 +247,22 @@ def _append(column: h5py.Dataset, parts: Sequence[npt.NDArray[Any]]) -> None:
 
 
 def _holds_any(store: "SceneStore", budget: "Budget | None", scene_id: str, categories: npt.NDArray[np.int64]) -> bool:
-    """Whether a scene has labelled points of these categories, known without reading it."""
+    """Return whether a scene has labelled points of these classes, without reading the scene."""
     if budget is not None:
         return bool(budget.class_counts(scene_id)[categories].any())
     return not set(store.entry(scene_id).class_counts).isdisjoint(categories.tolist())
 
 
 def cut_instances(scene: "Scene", categories: npt.NDArray[np.int64]) -> Iterator[Instance]:
-    """Cut the objects of some categories out of a scene, in the order of their instance and label.
+    """Cut the objects of the given classes out of a scene, ordered by instance and label.
 
-    An object is what shares an instance and a label. Points without a label come along, still without one, where every
-    labelled point of their segment belongs to the object: segments are geometry, so under a label budget an object
-    keeps its surface and not only its few labelled points.
+    An object is the set of points with the same instance and label. An unlabelled point is added to it, without a
+    label, if all labelled points of its segment belong to the object. Segments are geometry, so under a label budget an
+    object keeps its surface and not only its few labelled points.
 
     Args:
-        scene: With the labels that may be seen.
-        categories: Vocabulary indices to cut.
+        scene: Scene with the visible labels.
+        categories: Class indices to cut.
     """
     known = np.flatnonzero((scene.label >= 0) & (scene.instance > 0))
     if len(known) == 0:
@@ -285,7 +286,7 @@ def cut_instances(scene: "Scene", categories: npt.NDArray[np.int64]) -> Iterator
 
 
 def _owners_of_segments(segment: npt.NDArray[np.int32], owner_of_point: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Per point, the one object that all owned points of its segment belong to; -1 where there are none or several."""
+    """Return, per point, the object that all owned points of its segment belong to; -1 for none or several."""
     numbers, place = np.unique(segment, return_inverse=True)
     place = place.reshape(-1)
     owned = np.flatnonzero(owner_of_point >= 0)
@@ -298,7 +299,7 @@ def _owners_of_segments(segment: npt.NDArray[np.int32], owner_of_point: npt.NDAr
 
 
 def stand_at_origin(xyz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Move an object so that the middle of its box in x and y, and its bottom, are at the origin."""
+    """Move an object so that the centre of its box in x and y and its bottom in z are at the origin."""
     low, high = xyz.min(axis=0), xyz.max(axis=0)
     foot = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], dtype=np.float32)
     moved: npt.NDArray[np.float32] = xyz - foot

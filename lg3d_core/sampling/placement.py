@@ -1,6 +1,6 @@
-"""Objects put into a room where they could stand: on a level surface, in nobody's way, inside the room.
+"""Placement of objects in a room where they can stand: on a level surface, without collision, inside the room.
 
-Source: section 3.2, instance sampling. An object that finds no place is left out and counted.
+Source: section 3.2, instance sampling. Objects without a free place are skipped and counted.
 """
 
 from collections.abc import Sequence
@@ -22,29 +22,28 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 50
 MAX_TOLERANCE = 0.03
-"""Metres: what contact means with voxels larger than this."""
+"""Upper limit of the contact tolerance in metres, for large voxels."""
 SUPPORT_SHARE = 0.8
-"""Of an object's footprint that must be held."""
+"""Required fraction of supported cells in an object's footprint."""
 SHELL = ("wall", "floor", "ceiling")
-"""Categories whose boxes span the room and say nothing about what is in it."""
+"""Classes whose bounding boxes span the room and are therefore no obstacles."""
 SHELL_SHARE = 0.5
-"""An object whose box covers more of the room's floor plan than this counts as shell too, whatever it is called."""
+"""An object whose box covers more than this fraction of the room's floor plan also counts as shell, of any class."""
 
 
 class FurnishedScene(NamedTuple):
-    """A scene with objects put into it: its own points first, then theirs.
+    """A scene with placed objects. The scene's own points come first, then those of the objects.
 
     Attributes:
-        scene_id: Of the scene.
-        xyz: Metres, shape `(points, 3)`, float32.
-        rgb: Shape `(points, 3)`, uint8.
-        label: Vocabulary index, -1 none, shape `(points,)`, int16.
-        instance: 0 none; what was put in has numbers above all others, shape `(points,)`, int32.
-        part: Which of the objects that were put in each point after the scene's own belongs to, from 0, shape
-            `(points - num_own,)`, int64.
-        num_own: Points of the scene itself.
-        placed: Objects that found a place.
-        skipped: Objects that found none.
+        scene_id: Id of the scene.
+        xyz: Positions in metres, shape `(points, 3)`, float32.
+        rgb: Colours, shape `(points, 3)`, uint8.
+        label: Class index in the vocabulary, -1 for unlabelled, shape `(points,)`, int16.
+        instance: Instance id, 0 for none; placed objects have the largest ids, shape `(points,)`, int32.
+        part: Index of the placed object of each point after the scene's own points, shape `(points - num_own,)`, int64.
+        num_own: Number of points of the scene itself.
+        placed: Number of placed objects.
+        skipped: Number of objects without a free place.
     """
 
     scene_id: str
@@ -60,38 +59,38 @@ class FurnishedScene(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InstancePasting:
-    """Which objects are put into a training scene, and how they may differ from where they were cut."""
+    """Settings of instance sampling: the source of the objects, their number and their augmentation."""
 
     bank: InstanceBank
-    """Where they come from."""
+    """Bank of objects."""
     count: int = 5
-    """How many are tried per scene."""
+    """Number of objects to place per scene."""
     scale: tuple[float, float] = (0.9, 1.1)
     """Range of the uniform scale factor of an object."""
     contrast: tuple[float, float] = (0.8, 1.2)
-    """Range of the factor on its colours' distance from their mean."""
+    """Range of the uniform contrast factor of an object's colours about their mean."""
     tint: float = 0.06
-    """Largest colour added to an object, as a share of 255, either way in each channel."""
+    """Largest absolute value added to each channel of an object, as a fraction of 255."""
     shell: frozenset[int] = frozenset()
-    """Categories that are the room itself: their boxes are no obstacles."""
+    """Class indices of the room itself, whose boxes are no obstacles."""
 
     def furnish(self, scene: "Scene", rng: np.random.Generator, *, voxel_size: float) -> FurnishedScene:
-        """Draw objects and put them into a scene.
+        """Draw objects and place them in a scene.
 
         Args:
-            scene: With the labels that may be seen.
-            rng: Draws everything.
-            voxel_size: Edge of a voxel in metres: what may overlap and still counts as contact.
+            scene: Scene with the visible labels.
+            rng: Random generator.
+            voxel_size: Edge of a voxel in metres; an overlap up to this size counts as contact.
 
         Raises:
-            DataError: The bank's file is missing or damaged.
+            DataError: The bank file is missing or damaged.
         """
         rows = self.bank.draw(self.count, rng, scene_id=scene.scene_id)
         instances = [self.vary(instance, rng) for instance in self.bank.read(rows.tolist())] if len(rows) else []
         return place_instances(scene, instances, rng, voxel_size=voxel_size, shell=self.shell)
 
     def vary(self, instance: Instance, rng: np.random.Generator) -> Instance:
-        """Scale, turn and recolour an object; it stays at the origin."""
+        """Scale, rotate and recolour an object. It stays at the origin."""
         angle, factor = rng.uniform(0, 2 * np.pi), rng.uniform(*self.scale)
         contrast = rng.uniform(*self.contrast)
         shift = rng.uniform(-1, 1, size=3) * self.tint * 255
@@ -105,24 +104,24 @@ class InstancePasting:
 def open_pasting(
     store: "SceneStore", *, budget: "Budget | None", count: int, progress: Progress, elsewhere: Path | None = None
 ) -> InstancePasting | None:
-    """Instance sampling from a store's bank, which is made where it is missing; None, with a warning, if it is empty.
+    """Set up instance sampling from a store's bank; return None, with a warning, if the bank is empty.
 
     Args:
-        store: Whose training scenes the objects come from.
-        budget: Labels outside it are not seen.
-        count: Objects per scene.
-        progress: Told how large the bank is.
-        elsewhere: Folder of the bank if the store cannot be written.
+        store: Scene store whose training scenes are the source of the objects.
+        budget: Label budget; labels outside it are hidden.
+        count: Number of objects per scene.
+        progress: Progress display; reports the size of the bank.
+        elsewhere: Folder of the bank if the store is read-only.
 
     Raises:
-        DataError: A damaged store, or the bank cannot be written.
+        DataError: The store is damaged, or the bank cannot be written.
     """
     bank = ensure_bank(store, budget=budget, progress=progress, elsewhere=elsewhere)
     if len(bank) == 0:
-        progress.warn(f"no instance sampling: the training scenes have no objects of {GROUP} categories")
+        progress.warn(f"instance sampling is off: the training scenes have no objects of {GROUP} classes")
         return None
     progress.note(
-        f"instance sampling: {count} of {len(bank)} objects of {len(bank.categories)} {GROUP} categories a scene"
+        f"instance sampling: {count} objects per scene, from {len(bank)} of {len(bank.categories)} {GROUP} classes"
     )
     names = store.vocabulary.index_by_name
     return InstancePasting(bank=bank, count=count, shell=frozenset(names[name] for name in SHELL if name in names))
@@ -137,19 +136,19 @@ def place_instances(
     shell: frozenset[int] = frozenset(),
     max_tries: int = MAX_TRIES,
 ) -> FurnishedScene:
-    """Put objects into a scene, one after the other, each seeing those before it.
+    """Place objects in a scene one after another; later objects avoid earlier ones.
 
-    A place is a random point over a cell where something can stand. The object stands there on the highest point under
-    its box; the place is refused where the box leaves the room, is not held by a level surface, is met from above, or
-    meets the box of another object by more than contact.
+    A candidate is a random position over a supporting cell. The object stands there on the highest point under its box.
+    The candidate is rejected if the box leaves the room, lacks a level support, collides with something above, or
+    overlaps the box of another object by more than the contact tolerance.
 
     Args:
-        scene: With the labels that may be seen; its geometry is complete in any case.
-        instances: What to put in, as large and as turned as it shall be.
-        rng: Draws the places.
-        voxel_size: Edge of a voxel in metres: what counts as contact, but at most `MAX_TOLERANCE`.
-        shell: Categories whose boxes are no obstacles.
-        max_tries: Places to try before an object is left out.
+        scene: Scene with the visible labels and complete geometry.
+        instances: Objects to place, already scaled and rotated.
+        rng: Random generator of the candidates.
+        voxel_size: Edge of a voxel in metres, which is the contact tolerance up to `MAX_TOLERANCE`.
+        shell: Class indices whose boxes are no obstacles.
+        max_tries: Number of candidates before an object is skipped.
     """
     if len(scene.xyz) == 0 or not instances:
         return _join(scene, [], skipped=len(instances))
@@ -182,7 +181,7 @@ def _find_foot(
     tolerance: float,
     max_tries: int,
 ) -> npt.NDArray[np.float32] | None:
-    """Where an object's origin goes, shape `(3,)`, or None where no try found a place."""
+    """Return the position of an object's origin, shape `(3,)`, or None if no candidate is free."""
     if len(cells) == 0:
         return None
     low, high = instance.xyz.min(axis=0), instance.xyz.max(axis=0)
@@ -205,15 +204,16 @@ def _find_foot(
 
 
 def object_boxes(scene: "Scene", shell: frozenset[int]) -> npt.NDArray[np.float32]:
-    """Smallest and largest corner of every labelled object that is not the room itself, shape `(objects, 2, 3)`.
+    """Return the corners of the box of every labelled object except the shell, shape `(objects, 2, 3)`.
 
-    Under a label budget they are those of the labelled points, which farthest-point sampling spreads over the object.
+    Under a label budget the boxes are those of the labelled points, which farthest-point sampling spreads over the
+    object.
     """
-    # Ranks of 16 bits are sorted by radix; then each object is a run, and no scattered minimum is needed.
+    # 16-bit keys use a radix sort. Each object is then a contiguous run, and no scattered minimum is needed.
     rank = scene.instance.astype(np.uint16) if scene.instance.max(initial=0) < 1 << 16 else scene.instance
     order = np.argsort(rank, kind="stable")
     number = scene.instance.take(order)
-    starts = np.flatnonzero(np.diff(number, prepend=0))  # what belongs to no object, number 0, comes first
+    starts = np.flatnonzero(np.diff(number, prepend=0))  # points without an object (id 0) come first
     if len(starts) == 0:
         return np.empty((0, 2, 3), dtype=np.float32)
     low, high = np.empty((2, len(starts), 3), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Two augmented views of one scene, and which voxels of them show the same place."""
+"""Pairs of augmented views of one scene, with matches between voxels that show the same place."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class ViewPair(NamedTuple):
-    """One scene seen twice. The samples carry no labels and no instances.
+    """Two views of one scene. The samples have no labels and no instances.
 
     Attributes:
-        scene_id: Of the scene.
+        scene_id: Id of the scene.
         first: The first view.
         second: The second view.
-        matches: Rows of the first and of the second view that show one place; none appears twice, shape `(matches, 2)`,
-            int64.
-        places: Where these are in the scene as it is, metres, shape `(matches, 3)`, float32.
+        matches: Rows of the first and second view that show the same place, each row at most once, shape
+            `(matches, 2)`, int64.
+        places: Positions of the matches in the original scene in metres, shape `(matches, 3)`, float32.
     """
 
     scene_id: str
@@ -40,17 +40,17 @@ class ViewPair(NamedTuple):
 
 
 class ViewBatch(NamedTuple):
-    """Both views of several scenes as one forward pass's input: of scene k, batch indices 2 k and 2 k + 1.
+    """Both views of several scenes as the input of one forward pass. Scene k has batch indices 2 k and 2 k + 1.
 
     Attributes:
-        scene_ids: One per scene.
+        scene_ids: Id of each scene.
         coordinates: Rows `batch, x, y, z`, shape `(voxels, 4)`, int32.
         features: Colour / 255 - 0.5, shape `(voxels, 3)`, float32.
-        matches: Rows of the batch that show one place in either view, scene after scene, shape `(matches, 2)`, int64.
-        places: Metres, in each scene's own frame, shape `(matches, 3)`, float32.
-        scene_matches: Matches of each scene.
-        scene_sizes: Voxels of each scene, both views together.
-        cut: Scenes whose views were too large for one pass, and are cropped.
+        matches: Rows of the batch that show the same place in the two views, by scene, shape `(matches, 2)`, int64.
+        places: Positions in metres in each scene's own frame, shape `(matches, 3)`, float32.
+        scene_matches: Number of matches of each scene.
+        scene_sizes: Number of voxels of each scene, both views together.
+        cut: Ids of scenes whose views exceeded the voxel limit of one pass and were cropped.
     """
 
     scene_ids: tuple[str, ...]
@@ -63,7 +63,7 @@ class ViewBatch(NamedTuple):
     cut: tuple[str, ...] = ()
 
     def select(self, first: int, last: int) -> "ViewBatch":
-        """Scenes `first` to `last - 1` as a batch of their own; what was counted stays with scene 0."""
+        """Return scenes `first` to `last - 1` as a new batch. The cropped ids stay with the part that has scene 0."""
         start = sum(self.scene_sizes[:first])
         rows = slice(start, sum(self.scene_sizes[:last]))
         matches = slice(sum(self.scene_matches[:first]), sum(self.scene_matches[:last]))
@@ -79,7 +79,7 @@ class ViewBatch(NamedTuple):
         )
 
     def to(self, device: torch.device | str) -> "ViewBatch":
-        """The same batch on a device, copied without waiting where memory is pinned."""
+        """Return the batch on a device. Copies from pinned memory are asynchronous."""
         return self._replace(
             coordinates=self.coordinates.to(device, non_blocking=True),
             features=self.features.to(device, non_blocking=True),
@@ -97,19 +97,19 @@ def sample_views(
     max_matches: int,
     rng: np.random.Generator,
 ) -> ViewPair:
-    """Cut two overlapping views out of a scene, augment each by itself, and match them.
+    """Cut two overlapping views out of a scene, augment them independently and match their voxels.
 
-    A view is the share of the scene's points that lies nearest, in the plane of the floor, to a random point; that of
-    the second view is one of the first view. Two voxels match where the points that they keep lay in one voxel of the
-    scene before the augmentation. Labels and instances never enter.
+    A view has the given fraction of the scene's points, those horizontally nearest to a random point. The centre of the
+    second view is a point of the first view. Two voxels match if their kept points were in the same voxel of the scene
+    before augmentation. Labels and instances are not used.
 
     Args:
-        scene: From the store.
+        scene: Scene of the store.
         voxel_size: Edge of a voxel in metres.
-        augmentation: Drawn anew for each view; None leaves both as they are.
-        share: Of the scene's points in each view, above 0 and at most 1.
-        max_matches: At most so many matches, drawn at random.
-        rng: Draws everything.
+        augmentation: Augmentation, drawn independently for each view; None leaves both views unchanged.
+        share: Fraction of the scene's points in each view, above 0 and at most 1.
+        max_matches: Maximum number of matches; a random subset is kept.
+        rng: Random generator.
     """
     views: list[Sample] = []
     keys: list[npt.NDArray[np.int64]] = []
@@ -117,7 +117,7 @@ def sample_views(
     cells = voxelize(scene.xyz, voxel_size).point_to_voxel
     for _ in range(2):
         rows = _nearest_share(scene.xyz, rows, share, rng)
-        # Where an instance would stand, each point carries its row: a sample says so which point every voxel keeps.
+        # The instance column carries each point's row, so that a sample shows which point every voxel keeps.
         part = scene._replace(
             xyz=scene.xyz[rows], rgb=scene.rgb[rows], label=scene.label[rows], instance=rows.astype(np.int32)
         )
@@ -141,7 +141,7 @@ def sample_views(
 def _nearest_share(
     xyz: npt.NDArray[np.float32], candidates: npt.NDArray[np.int64], share: float, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Rows of the points that lie nearest in x and y to one of `candidates`, ascending."""
+    """Return the ascending rows of the points that are horizontally nearest to a random one of `candidates`."""
     if share >= 1 or len(xyz) == 0:
         return np.arange(len(xyz))
     middle = xyz[candidates[rng.integers(len(candidates))], :2]
@@ -153,18 +153,18 @@ def _nearest_share(
 def collate_views(
     pairs: Sequence[ViewPair], *, rng: np.random.Generator | None = None, max_shift: int = MAX_SHIFT
 ) -> ViewBatch:
-    """Put the views of several scenes one after another, and their matches with them.
+    """Concatenate the views of several scenes and offset their matches.
 
     Args:
-        pairs: One or more.
-        rng: Draws one translation of the whole batch's coordinates; None does not translate.
-        max_shift: The translation is 0 to `max_shift - 1` voxels along each axis.
+        pairs: At least one pair.
+        rng: Random generator of one translation of the whole batch's coordinates; None disables the translation.
+        max_shift: Upper limit (exclusive) of the translation along each axis, in voxels.
 
     Raises:
-        ShapeError: No pairs.
+        ShapeError: `pairs` is empty.
     """
     if not pairs:
-        raise ShapeError("expected at least one pair of views to batch, got none")
+        raise ShapeError("expected at least one pair of views per batch, got none")
     batch = collate([view for pair in pairs for view in (pair.first, pair.second)], rng=rng, max_shift=max_shift)
     ends = np.cumsum([0, *batch.scene_sizes])
     starts = torch.from_numpy(ends[:-1].reshape(-1, 2))
@@ -180,7 +180,7 @@ def collate_views(
 
 
 class ViewDataset(SeededScenes[ViewPair]):
-    """Scenes of a store as pairs of views."""
+    """Data set of view pairs, one per scene of a store."""
 
     def __init__(
         self,
@@ -194,10 +194,10 @@ class ViewDataset(SeededScenes[ViewPair]):
         crop: float | None = None,
         seed: int = 0,
     ) -> None:
-        """Describe the pairs; nothing is read yet. The arguments are those of `SeededScenes` and `sample_views`.
+        """Store the settings without reading any scene. For the arguments see `SeededScenes` and `sample_views`.
 
         Raises:
-            DataError: No scene at all.
+            DataError: `scene_ids` is empty.
         """
         super().__init__(store, scene_ids, voxel_size=voxel_size, augmentation=augmentation, crop=crop, seed=seed)
         self.share = share

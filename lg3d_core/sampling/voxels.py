@@ -1,4 +1,4 @@
-"""Points to voxels: which cells of a regular grid are occupied, and which point each of them keeps."""
+"""Voxelisation: the occupied cells of a regular grid and the point that each of them keeps."""
 
 import math
 from typing import NamedTuple
@@ -9,17 +9,17 @@ import numpy.typing as npt
 from lg3d_core.errors import DataError, ShapeError
 
 MAX_CELL = 2**17 - 512
-"""Largest magnitude of a cell index: the sparse engine's range of 2.6 km at 2 cm, less room to shift a batch in."""
+"""Largest magnitude of a cell index: the sparse engine's range (2.6 km at 2 cm) minus a margin for batch shifts."""
 
 DENSE_CELLS = 2**28
-"""Boxes of fewer cells than this may be voxelised in a dense occupancy grid (at most 1.3 GB, allocated lazily)."""
+"""Maximum cells of a bounding box for the dense occupancy grid (at most 1.3 GB, allocated lazily)."""
 
 DENSE_CELLS_PER_POINT = 64
-"""Above this many cells per point, clearing and reading the grid takes longer than sorting the points."""
+"""Maximum cells per point for the dense grid. Beyond it, sorting the points is faster."""
 
 
 class Voxels(NamedTuple):
-    """The occupied voxels of a cloud.
+    """Occupied voxels of a point cloud.
 
     Attributes:
         cells: Integer cell indices in lexicographic order, shape `(voxels, 3)`, int32; cell `c` spans
@@ -36,17 +36,17 @@ class Voxels(NamedTuple):
 def voxelize(xyz: npt.NDArray[np.floating], voxel_size: float, *, rng: np.random.Generator | None = None) -> Voxels:
     """Snap points to a regular grid and keep one point per occupied cell.
 
-    The box of a room is small enough for a dense occupancy grid; where it is not, packed cells are sorted. Both give
-    the same result.
+    The bounding box of a room usually fits a dense occupancy grid; otherwise packed cell keys are sorted. Both methods
+    give the same result.
 
     Args:
-        xyz: Positions in metres, shape `(points, 3)`, floating point, finite; any sign.
+        xyz: Positions in metres, shape `(points, 3)`, floating point, finite, of any sign.
         voxel_size: Edge of a cubic voxel in metres.
-        rng: Draws the kept point of each voxel, uniformly among its points; None keeps the first in row order.
+        rng: Random generator that selects the kept point of each voxel uniformly; None keeps the first in row order.
 
     Raises:
-        ShapeError: `xyz` is not `(points, 3)` of floating point, or `voxel_size` is not a positive length.
-        DataError: Positions that are not finite, or too far from the origin for this voxel size.
+        ShapeError: `xyz` is not a floating-point `(points, 3)` array, or `voxel_size` is not positive and finite.
+        DataError: Positions are not finite, or are too far from the origin for this voxel size.
     """
     if xyz.ndim != 2 or xyz.shape[1] != 3 or not np.issubdtype(xyz.dtype, np.floating):
         raise ShapeError(f"expected floating-point positions of shape (points, 3), got {xyz.shape} {xyz.dtype}")
@@ -59,11 +59,11 @@ def voxelize(xyz: npt.NDArray[np.floating], voxel_size: float, *, rng: np.random
     low, high = scaled.min(axis=1), scaled.max(axis=1)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         rows = np.flatnonzero(~np.isfinite(scaled).all(axis=0))
-        raise DataError(f"positions of {len(rows)} points are not finite, the first in row {rows[0]}")
+        raise DataError(f"positions of {len(rows)} points are not finite; the first is row {rows[0]}")
     if low.min() < -MAX_CELL or high.max() > MAX_CELL:
         raise DataError(
             f"positions reach {np.abs(xyz).max():.6g} m, expected at most {MAX_CELL * voxel_size:.6g} m with voxels of "
-            f"{voxel_size:g} m: are the coordinates in metres? Otherwise raise --voxel-size"
+            f"{voxel_size:g} m: check that the coordinates are in metres, or increase --voxel-size"
         )
     size = [int(count) for count in high - low + 1]
     cell = (scaled - low[:, None]).astype(np.int64)
@@ -81,25 +81,25 @@ _Grouping = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def _group_in_grid(key: npt.NDArray[np.int64], order: npt.NDArray[np.int64], num_cells: int) -> _Grouping:
-    """Kept point of each occupied cell, the earliest in `order`, and each point's rank among occupied cells."""
+    """Return the earliest point in `order` of each occupied cell, and each point's rank among the occupied cells."""
     occupied = np.zeros(num_cells, dtype=np.bool_)
     occupied[key] = True
     cells = np.flatnonzero(occupied)
-    rank = np.empty(num_cells, dtype=np.int32)  # only the occupied cells' pages are ever touched
+    rank = np.empty(num_cells, dtype=np.int32)  # only the pages of occupied cells are touched
     rank[cells] = np.arange(len(cells), dtype=np.int32)
     point_to_voxel = rank[key].astype(np.int64)
     point = np.empty(len(cells), dtype=np.int64)
     backwards = order[::-1]
-    point[point_to_voxel[backwards]] = backwards  # of repeated rows the last assignment stays: the earliest in `order`
+    point[point_to_voxel[backwards]] = backwards  # the last assignment wins, which is the earliest point in `order`
     return point, point_to_voxel
 
 
 def _group_by_sorting(key: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> _Grouping:
-    """The same, by sorting keys with each point's place in `order` in their low bits."""
+    """Return the same as `_group_in_grid` by sorting keys that have each point's rank in `order` in their low bits."""
     num_points = len(key)
     bits = (num_points - 1).bit_length()
     if int(key.max()) < 2 ** (63 - bits):
-        packed = np.sort((key[order] << bits) | np.arange(num_points))  # a plain sort is vectorised, an argsort is not
+        packed = np.sort((key[order] << bits) | np.arange(num_points))  # a plain sort is vectorised, argsort is not
         rows, sorted_key = order[packed & ((1 << bits) - 1)], packed >> bits
     else:
         places = np.argsort(key[order], kind="stable")

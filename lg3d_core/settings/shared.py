@@ -15,7 +15,7 @@ Countable = Matches(lambda value: value <= MOST, f"at most {MOST}")
 """The limit of every count: larger ones do not fit into the integers of libraries."""
 AtLeastOne = Annotated[int, Ge(1), Countable]
 NotNegative = Annotated[int, Ge(0), Countable]
-Seed = Annotated[int, Matches(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")]
+Seed = Annotated[int, Ge(0), Matches(lambda value: value < 2**32, "at most 4294967295")]
 Metres = Annotated[float, Gt(0), Le(100)]
 Port = Annotated[int, Ge(0), Le(65535)]
 

@@ -19,6 +19,7 @@ from lg3d_core.settings.choices import (
     NetworkName,
     Optimiser,
     Partition,
+    Precision,
     Schedule,
 )
 from lg3d_core.settings.data import RECIPES
@@ -29,6 +30,7 @@ from lg3d_core.settings.shared import (
     Metres,
     NetworkFields,
     NotNegative,
+    PrecisionFields,
     RunsFields,
     Seed,
     SeedFields,
@@ -125,6 +127,11 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
     jobs: Annotated[
         NotNegative, Doc("Processes that load scenes; 0: the training process."), Option(panel=Panel.COMPUTATION)
     ] = 2
+    precision: Annotated[
+        Precision,
+        Doc("Precision; auto: bf16 on CUDA and on CPUs with AVX512-BF16 and a C compiler, else fp32."),
+        Option(panel=Panel.COMPUTATION),
+    ] = PrecisionFields.precision
     deterministic: Annotated[
         bool, Doc("Deterministic algorithms only: equal results on one device."), Option(panel=Panel.COMPUTATION)
     ] = False

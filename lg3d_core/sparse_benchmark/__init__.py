@@ -1,1 +1,1 @@
-"""Timing the sparse engine: beside its peers, against the machine's floor, with equal results first."""
+"""Benchmark of the sparse engine and its peers: equal results are checked first, times are compared with a bound."""

@@ -1,4 +1,4 @@
-"""Whether two engines computed the same, asked before they are compared for speed."""
+"""Comparison of the results of two engines, which precedes the comparison of their speed."""
 
 import math
 from collections.abc import Iterable
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from lg3d_core.sparse_benchmark.engines import Rows, Trial
 
-# Relative to the norm of what was expected; all against fp32. See docs/results/README.md for what was measured.
+# Norm of the difference relative to the norm of the expected fp32 values. docs/results/README.md has the measurements.
 LAYER_TOLERANCES = {"fp32": 2e-5, "bf16": 2e-2, "fp16": 5e-3}
 NETWORK_TOLERANCES = {"fp32": 2e-4, "bf16": 2e-1, "fp16": 5e-2}
 GRADIENT_TOLERANCES = {"fp32": 1e-2, "bf16": 9e-1, "fp16": 5e-1}
-"""Of a whole network's weights: a ReLU that switches at another rounding moves a gradient by far more than a value, and
-the gradient of noise is a sum that mostly cancels. In bf16 only a missing or unrelated gradient (1 or more) is seen;
-those of single layers have the tolerance of values."""
+"""Tolerances for the weights of a whole network. A ReLU that switches because of rounding changes a gradient much more
+than a value, and the gradient of noise is a sum that mostly cancels. In bf16 only a missing or unrelated gradient (1 or
+more) is detected. Gradients of single layers have the tolerance of values."""
 TF32_TOLERANCE = 2e-3
-"""Of a layer in fp32 where the device may multiply with fewer digits."""
+"""Tolerance of a layer in fp32 if the device may multiply in TF32."""
 
 
 class Values(NamedTuple):
-    """What a trial computed, in the order of the voxels, in fp32.
+    """Results of a trial in the order of the voxels, in fp32.
 
     Attributes:
-        output: Shape `(voxels, channels)`.
-        gradients: Of the weights, and of the input where it was wanted; empty without gradients.
+        output: Output features, shape `(voxels, channels)`.
+        gradients: Gradients of the weights, and of the input if it was requested; empty without gradients.
     """
 
     output: Tensor
@@ -33,7 +33,7 @@ class Values(NamedTuple):
 
 
 def collect(trial: Trial, output: Rows, *, training: bool) -> Values:
-    """Bring what a trial has just computed into the common order and layout."""
+    """Return the results that a trial has just computed, in the common order and layout."""
     result = output.features.detach().float()[output.order()]
     if not training:
         return Values(result)
@@ -48,11 +48,11 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 class Difference(NamedTuple):
-    """How far values are from the expected ones, relative to their norm; infinite where shapes differ or values do.
+    """Norm of the differences relative to the norm of the expected values; inf for other shapes or non-finite values.
 
     Attributes:
-        output: Of the output.
-        gradients: Of all gradients together; None without gradients.
+        output: Difference of the output.
+        gradients: Difference of all gradients together; None without gradients.
     """
 
     output: float
@@ -60,7 +60,7 @@ class Difference(NamedTuple):
 
 
 def compare(values: Values, expected: Values) -> Difference:
-    """Measure how far values are from the expected ones."""
+    """Return the difference between values and the expected values."""
     output = relative_difference([values.output], [expected.output])
     if not expected.gradients:
         return Difference(output, None)
@@ -68,7 +68,7 @@ def compare(values: Values, expected: Values) -> Difference:
 
 
 def relative_difference(values: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
-    """Norm of the difference over the norm of what was expected, over all tensors together."""
+    """Return the norm of the difference divided by the norm of the expected values, over all tensors together."""
     off, total = 0.0, 0.0
     for one, other in zip(values, expected, strict=True):
         if one.shape != other.shape:
@@ -83,7 +83,7 @@ def relative_difference(values: Iterable[Tensor], expected: Iterable[Tensor]) ->
 
 
 def tolerance(precision: str, *, network: bool, may_be_tf32: bool = False) -> float:
-    """Largest relative difference of an output that is no difference."""
+    """Return the largest relative difference of outputs that count as equal."""
     table = NETWORK_TOLERANCES if network else LAYER_TOLERANCES
     if precision == "fp32" and may_be_tf32:
         return max(table["fp32"], TF32_TOLERANCE * (5 if network else 1))
@@ -91,7 +91,7 @@ def tolerance(precision: str, *, network: bool, may_be_tf32: bool = False) -> fl
 
 
 def gradient_tolerance(precision: str, *, network: bool, may_be_tf32: bool = False) -> float:
-    """The same for gradients."""
+    """Return the largest relative difference of gradients that count as equal."""
     if not network:
         return tolerance(precision, network=False, may_be_tf32=may_be_tf32)
     return GRADIENT_TOLERANCES["fp16" if precision == "fp32" and may_be_tf32 else precision]

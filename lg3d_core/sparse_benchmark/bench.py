@@ -1,4 +1,4 @@
-"""`lg3d bench`: every engine on every operation, checked first, then timed in turns."""
+"""`lg3d bench`: check the result of every engine on every operation, then time the engines in turns."""
 
 import datetime
 import gc
@@ -35,10 +35,10 @@ from lg3d_core.sparse_benchmark.workload import Workload, gather_clouds, make_wo
 
 WARM_UP_VOXELS = 2000
 SHORT_SECONDS = 0.1
-MAX_MORE_TURNS = 5
-"""An operation that takes the slowest engine less than `SHORT_SECONDS` is repeated up to so many times as often."""
+MAX_REPEAT_FACTOR = 5
+"""Operations that take the slowest engine less than `SHORT_SECONDS` get up to this many times as many repeats."""
 REFERENCE = "torch"
-"""The backend whose results in fp32 are the expected ones; its own tests hold it against the definition."""
+"""Backend whose fp32 results are the expected ones. Its own tests compare it with the definition."""
 PEER_FAILURES = (
     RuntimeError,
     ValueError,
@@ -49,28 +49,29 @@ PEER_FAILURES = (
     OSError,
     ImportError,
 )
-"""What an engine of others may raise; it is reported, and the others go on."""
+"""Exceptions that a peer engine may raise. They are reported, and the other engines continue."""
 
 
 def bench(settings: BenchSettings, progress: Progress) -> Report:
-    """Time lg3d's backends and every peer that is at hand.
+    """Time lg3d's backends and every available peer.
 
-    On each operation all engines compute the same from the same voxels and weights. The first full pass of each is
-    checked against lg3d's `torch` backend in fp32; then they take turns.
+    All engines compute each operation from the same voxels and weights. The first full pass of each engine is compared
+    with lg3d's `torch` backend in fp32; then the engines take turns.
+
 
     Returns:
-        What was measured; it is also written to `settings.out`, if that is given.
+            The measurements, which are also written to `settings.out` if it is set.
 
     Raises:
-        SettingsError: An unknown name, or a device that is not there.
-        MissingDependencyError: A peer was asked for by name that is not installed.
-        DataError: A scene that cannot be read, or a file that cannot be written.
+        SettingsError: A name is unknown, or the device is not available.
+        MissingDependencyError: A peer requested by name is not installed.
+        DataError: A scene cannot be read, or a file cannot be written.
     """
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     threads = settings.threads or torch.get_num_threads()
     load = load_average()
-    peers, missing_peers = find_peers(settings.peers, device)  # to import some of them changes the number of threads
+    peers, missing_peers = find_peers(settings.peers, device)  # importing some of them changes the number of threads
     with _threads(threads):
         backends, missing = find_backends(settings.backends, device)
         missing |= missing_peers
@@ -106,7 +107,7 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
                     )
                     report.results.append(result)
                     rates.measure_again()
-                    _warn_of(result, progress)
+                    _warn_about(result, progress)
                     task.advance(status=operation.name)
         for result in report.results:
             for one in result.measured:
@@ -115,8 +116,8 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
     report.rates = rates.to_dict()
     if report.is_loaded:
         progress.warn(
-            f"other processes kept up to {report.others:.2f} cores busy (load average {_number(load)} before): "
-            "do not trust these figures; --patience SECONDS waits for a quiet machine"
+            f"other processes used up to {report.others:.2f} cores (load average before the run: {_number(load)}): "
+            "the times are not reliable; --patience SECONDS waits for an idle machine"
         )
     if settings.out is not None:
         write_text(settings.out, json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n")
@@ -132,20 +133,20 @@ def time_operation(
     repeats: int,
     patience: float = 0.0,
 ) -> Result:
-    """Check every engine's result on one operation, then let them take turns.
+    """Check every engine's result on one operation, then time the engines in turns.
 
     Args:
-        operation: What to time.
-        engines: Those of lg3d first.
-        device: Where the workload is.
-        precision: What is wanted; an engine that does not have it takes its nearest.
-        repeats: Timed passes of each engine.
-        patience: Seconds to wait for a quiet machine before each pass, at most.
+        operation: Operation to time.
+        engines: The engines, lg3d's own first.
+        device: Device of the workload.
+        precision: Requested precision; an engine without it uses its closest one.
+        repeats: Number of timed passes of each engine.
+        patience: Maximum seconds to wait for an idle machine before each pass.
     """
     if operation.is_own:
         engines = [engine for engine in engines if not engine.is_peer]
     expected = _expect(operation, device)
-    measured, racers, longest = [], [], 0.0
+    measured, timed, longest = [], [], 0.0
     for engine in engines:
         one = Measured(engine.name, engine.is_peer, engine.precision(precision), remark=engine.remark())
         one.tolerances = _tolerances(one.precision, operation, device)
@@ -156,20 +157,20 @@ def time_operation(
         with _reporting(engine, one):
             trial, seconds = _warm_up(engine, one, operation, expected, device)
             longest = max(longest, seconds)
-            racers.append(Racer(engine, one, trial))
-    turns = repeats * min(MAX_MORE_TURNS, max(1, math.ceil(SHORT_SECONDS / longest))) if racers else 0
+            timed.append(TimedEngine(engine, one, trial))
+    turns = repeats * min(MAX_REPEAT_FACTOR, max(1, math.ceil(SHORT_SECONDS / longest))) if timed else 0
     for _ in range(turns):
-        for racer in racers:
-            if racer.measured.failure is None:
+        for entry in timed:
+            if entry.measured.failure is None:
                 await_quiet(patience)
-                with _reporting(racer.engine, racer.measured):
-                    racer.measured.taken.append(racer.take_turn(operation, expected, device))
+                with _reporting(entry.engine, entry.measured):
+                    entry.measured.taken.append(entry.take_turn(operation, expected, device))
     workload = operation.workload
     return Result(operation.name, operation.what, workload.describe(), workload.num_voxels, operation.cost, measured)
 
 
-class Racer:
-    """An engine that takes its turns on one operation."""
+class TimedEngine:
+    """An engine that is timed in turns on one operation."""
 
     def __init__(self, engine: Engine, measured: Measured, trial: Trial) -> None:
         self.engine = engine
@@ -178,19 +179,19 @@ class Racer:
         self._upstream = Upstream()
 
     def take_turn(self, operation: Operation, expected: Values, device: torch.device) -> Taken:
-        """Compute the operation once, timed, and compare the result: an engine may be wrong only now and then."""
+        """Time one pass and compare its result, because an engine may be wrong only occasionally."""
         outputs: list[Rows] = []
         self.trial.clear()
         if operation.is_network:
             gc.collect()
         taken = take_time(lambda: outputs.append(_run(self.trial, operation, self._upstream)), device)
         values = collect(self.trial, outputs[0], training=operation.training)
-        self.measured.saw(compare(values, expected))
+        self.measured.record(compare(values, expected))
         return taken
 
 
 def _expect(operation: Operation, device: torch.device) -> Values:
-    """What every engine must compute: the result of the reference in fp32."""
+    """Return the expected results, those of the reference backend in fp32."""
     trial = operation.build(Lg3dEngine(REFERENCE, device), operation.workload, "fp32")
     trial.clear()
     values = collect(trial, _run(trial, operation, Upstream()), training=operation.training)
@@ -200,7 +201,7 @@ def _expect(operation: Operation, device: torch.device) -> Values:
 
 @contextmanager
 def _reporting(engine: Engine, one: Measured) -> Iterator[None]:
-    """Turn what an engine raises into its failure; the others go on."""
+    """Record an exception of an engine as its failure, so that the other engines continue."""
     try:
         yield
     except Lg3dError as error:
@@ -214,15 +215,15 @@ def _reporting(engine: Engine, one: Measured) -> Iterator[None]:
 
 def _refusal(engine: Engine, operation: Operation) -> str | None:
     if operation.layer is not None and isinstance(engine, Peer) and not engine.keeps_map(operation.layer.build()):
-        return "left out: it builds this layer's map anew in each call"
+        return "skipped: it rebuilds this layer's map in each call"
     reason = engine.refusal(training=operation.training)
-    return None if reason is None else f"left out: {reason}"
+    return None if reason is None else f"skipped: {reason}"
 
 
 def _warm_up(
     engine: Engine, one: Measured, operation: Operation, expected: Values, device: torch.device
 ) -> tuple[Trial, float]:
-    """Compute once on a few voxels, so that libraries are loaded; then once on all, checked, its memory measured.
+    """Run once on a few voxels to load libraries; then run once on all voxels, check the result and measure memory.
 
     Returns:
         The trial, and the seconds of the pass over all voxels.
@@ -239,7 +240,7 @@ def _warm_up(
     with PeakMemory(device) as memory:
         taken = take_time(lambda: outputs.append(_run(trial, operation, Upstream())), device)
     one.peak_bytes = memory.bytes if operation.is_network else None
-    one.saw(compare(collect(trial, outputs[0], training=operation.training), expected))
+    one.record(compare(collect(trial, outputs[0], training=operation.training), expected))
     return trial, taken.seconds
 
 
@@ -259,7 +260,7 @@ def _run(trial: Trial, operation: Operation, upstream: "Upstream") -> Rows:
 
 
 class Upstream:
-    """The gradient that a loss would hand back: equal for every engine, drawn once, in the engine's order of rows."""
+    """The gradient of a loss: equal for every engine, drawn once, in the engine's row order."""
 
     def __init__(self) -> None:
         self._drawn: Tensor | None = None
@@ -274,7 +275,7 @@ class Upstream:
 
 
 def _record(settings: BenchSettings) -> dict[str, Any]:
-    """What was asked for, as plain values; files by name, since results are handed around and folders are not."""
+    """Return the settings as plain values; files by name only, since results are shared and folders are not."""
     asked: dict[str, Any] = json.loads(settings.to_json())
     asked["scene"] = [Path(scene).name for scene in asked["scene"]]
     return asked | {name: Path(asked[name]).name for name in ("out", "store") if asked[name] is not None}
@@ -308,14 +309,14 @@ def _describe(workload: Workload) -> dict[str, object]:
     }
 
 
-def _warn_of(result: Result, progress: Progress) -> None:
+def _warn_about(result: Result, progress: Progress) -> None:
     for one in result.measured:
         if one.failure is not None and one.failure.startswith("failed"):
             progress.warn(f"{result.operation}, {one.engine}: {one.failure}")
         elif one.failure is None and not one.agrees:
             progress.warn(
                 f"{result.operation}, {one.engine}: its result differs by {one.worst_difference:.1e}, "
-                f"so no ratio is given{one.remark}"
+                f"so no ratio is reported{one.remark}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What is timed: an engine computes an operation on given voxels with given weights. Here are lg3d's own backends."""
+"""Interface of the timed engines, which compute operations on given voxels and weights, and lg3d's own backends."""
 
 import math
 from abc import ABC, abstractmethod
@@ -28,41 +28,41 @@ from lg3d_core.sparse_benchmark.workload import Workload
 
 
 class Rows(NamedTuple):
-    """Features per voxel, and where those voxels are.
+    """Voxel features and the coordinates of their voxels.
 
     Attributes:
-        features: Shape `(voxels, channels)`, in the engine's own order.
-        coordinates: Gives the rows `batch, x, y, z`, in input voxels; asked for only outside of what is timed.
+        features: Features in the engine's own row order, shape `(voxels, channels)`.
+        coordinates: Returns rows `batch, x, y, z` in input voxels; called only outside the timed section.
     """
 
     features: Tensor
     coordinates: Callable[[], Tensor]
 
     def order(self) -> Tensor:
-        """The permutation that sorts the rows by batch, x, y, z."""
+        """Return the permutation that sorts the rows by batch, x, y, z."""
         return torch.argsort(pack(self.coordinates()))
 
 
 @dataclass
 class Trial:
-    """One operation, ready to be computed by one engine, again and again."""
+    """One operation, ready to be computed repeatedly by one engine."""
 
     engine: str
     """Name of the engine."""
     precision: str
-    """What it computes in: fp32, bf16 or fp16."""
+    """Precision of the computation: fp32, bf16 or fp16."""
     forward: Callable[[], Rows]
-    """Computes the operation; everything in it is timed."""
+    """Computes the operation; all of it is timed."""
     context: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Entered around forward and backward."""
+    """Context of forward and backward passes."""
     casting: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Entered around forward alone: autocast."""
+    """Context of the forward pass only: autocast."""
     module: nn.Module | None = None
-    """Whose gradients are cleared before each pass."""
+    """Module whose gradients are cleared before each pass."""
     kernels: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]] = field(default_factory=list)
-    """Weights of all convolutions, and what brings their gradients into lg3d's layout `(offsets, in, out)`."""
+    """Weights of all convolutions, and functions that convert their gradients to lg3d's layout `(offsets, in, out)`."""
     source: Rows | None = None
-    """The input, where its gradient is wanted."""
+    """Input of the operation, if its gradient is requested."""
 
     def infer(self) -> Rows:
         """Compute the operation without gradients."""
@@ -70,7 +70,7 @@ class Trial:
             return self.forward()
 
     def train(self, draw: Callable[[Rows], Tensor]) -> Rows:
-        """Compute the operation, and the gradients of weights and input from the output's, which `draw` gives."""
+        """Compute the operation, and backpropagate the output gradient that `draw` returns to weights and input."""
         with self.context():
             with self.casting():
                 output = self.forward()
@@ -78,7 +78,7 @@ class Trial:
         return output
 
     def clear(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         if self.module is not None:
             self.module.zero_grad(set_to_none=True)
         if self.source is not None:
@@ -86,27 +86,27 @@ class Trial:
 
 
 class Engine(ABC):
-    """Something that computes sparse convolutions."""
+    """An implementation of sparse convolutions."""
 
     name: str
     is_peer: bool = True
 
     def precision(self, wanted: str) -> str:
-        """What it computes in when a precision is wanted: that, or the nearest that it has."""
+        """Return the precision used for a requested one: the same, or the closest that the engine has."""
         return wanted
 
     def refusal(self, *, training: bool) -> str | None:
-        """Why it does not compute gradients (or anything) here; None if it does."""
+        """Return why the engine cannot compute gradients (or anything) here; None if it can."""
         del training
         return None
 
     def remark(self) -> str:
-        """What a reader should know whose eye falls on a wrong result of this engine; starts with punctuation."""
+        """Return a known cause of wrong results of this engine, to append to a warning; starts with punctuation."""
         return ""
 
     @abstractmethod
     def network_trial(self, network: MinkUNet, workload: Workload, *, precision: str, training: bool) -> Trial:
-        """The whole U-Net with its classifier, from coordinates to logits, kernel maps included."""
+        """Return a trial of the whole U-Net with its classifier, from coordinates to logits, kernel maps included."""
 
     @abstractmethod
     def layer_trial(
@@ -118,21 +118,21 @@ class Engine(ABC):
         precision: str,
         training: bool,
     ) -> Trial:
-        """One convolution whose kernel map is built already; a transposed one starts at half the resolution.
+        """Return a trial of one convolution with a prebuilt kernel map; transposed ones start at half the resolution.
 
         Args:
-            convolution: Its weights are used.
-            workload: The voxels.
-            features: One row per voxel, shape `(voxels, in)`.
-            precision: What to compute in, one of this engine's.
-            training: Gradients of the weights and of the input are wanted.
+            convolution: Convolution with the weights.
+            workload: Voxels.
+            features: Input features, shape `(voxels, in)`.
+            precision: Precision of the computation, one of this engine's.
+            training: Whether gradients of the weights and of the input are requested.
         """
 
     @abstractmethod
     def chain_trial(
         self, convolutions: Sequence[SparseConvolution], workload: Workload, features: Tensor, *, precision: str
     ) -> Trial:
-        """Convolutions one after the other, from coordinates on, kernel maps included."""
+        """Return a trial of consecutive convolutions, starting from coordinates, kernel maps included."""
 
 
 class Lg3dEngine(Engine):
@@ -190,7 +190,7 @@ class Lg3dEngine(Engine):
         return self._trial(forward, nn.ModuleList(convolutions), precision)
 
     def _trial(self, forward: Callable[[], Rows], module: nn.Module, precision: str) -> Trial:
-        kernels = [(layer.kernel, _as_it_is) for layer in module.modules() if isinstance(layer, SparseConvolution)]
+        kernels = [(layer.kernel, _identity) for layer in module.modules() if isinstance(layer, SparseConvolution)]
         return Trial(
             self.name,
             precision,
@@ -203,38 +203,38 @@ class Lg3dEngine(Engine):
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """All operations inside are computed by this backend."""
+        """Run all operations inside the block on this backend."""
         with use_backend(self.backend), owned_threads() if self.device.type == "cpu" else nullcontext():
             yield
 
 
-def _as_it_is(kernel: Tensor) -> Tensor:
+def _identity(kernel: Tensor) -> Tensor:
     return kernel
 
 
 def halving_kernel(channels: int) -> Tensor:
-    """Weights `(8, channels, channels)` of the convolution that brings a transposed layer's input to its level."""
+    """Return weights `(8, channels, channels)` of the convolution that makes the input of a transposed layer."""
     generator = torch.Generator().manual_seed(1)
     kernel = torch.randn(8, channels, channels, generator=generator)
     return kernel / math.sqrt(channels)
 
 
 def halve(x: SparseTensor) -> SparseTensor:
-    """Convolve down to half the resolution with `halving_kernel`."""
+    """Convolve to half the resolution with `halving_kernel`."""
     kernel = halving_kernel(x.features.shape[1]).to(x.features)
     return sparse_convolution(x, kernel, kernel_size=2, stride=2)
 
 
 def find_backends(wanted: Sequence[str], device: torch.device) -> tuple[list[Lg3dEngine], dict[str, str]]:
-    """Give lg3d's backends that run on a device, `torch` first, and why others do not.
+    """Return lg3d's backends that run on a device, `torch` first, and the reasons why others do not.
 
     Args:
-        wanted: Names, or `all`: every one but the slow reference.
-        device: Where they must run.
+        wanted: Backend names, or `all` for all except the slow reference.
+        device: Device to run on.
 
     Raises:
-        UsageError: There is no backend of a wanted name, or none is left.
-        Lg3dError: A backend that was asked for by name does not run here; its own message.
+        UsageError: A name is unknown, or no backend remains.
+        Lg3dError: A backend requested by name does not run here; its own message.
     """
     unknown = [name for name in wanted if name not in BACKENDS and name != "all"]
     if unknown:
@@ -253,12 +253,12 @@ def find_backends(wanted: Sequence[str], device: torch.device) -> tuple[list[Lg3
             continue
         found.append(Lg3dEngine(name, device))
     if not found:
-        raise UsageError("--backends: none of them runs on this device")
+        raise UsageError("--backends: no backend runs on this device")
     return found, missing
 
 
 def _try_backend(name: str, device: torch.device) -> None:
-    """Convolve one voxel: a backend may find out only then that something is missing."""
+    """Convolve one voxel, because a backend may detect missing parts only then."""
     resolve_backend(name, device)
     x = SparseTensor(torch.ones(1, 4, device=device), torch.zeros(1, 4, dtype=torch.int32, device=device))
     with use_backend(name), torch.no_grad():

@@ -1,4 +1,4 @@
-"""The machine: what it is, how fast its memory and matrix units are now, and whether others use it."""
+"""Machine facts, measured peak rates of memory and matrix products, and load by other processes."""
 
 import ctypes
 import gc
@@ -28,13 +28,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTEMPTS = 3
 CPU_SHAPES = ((1536, 1536, 1536), (16384, 384, 384))
 CUDA_SHAPES = ((8192, 8192, 8192), (262144, 512, 512))
-"""Rows, inner and columns of products that come near the peak."""
+"""Rows, inner size and columns of products that come close to the peak rate."""
 COPIED_MIB = {"cuda": 1024, "cpu": 128}
-"""Far more than the caches hold."""
+"""Size of the copied array in MiB, much larger than the caches."""
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Device, processor, threads, versions and commit, as plain values."""
+    """Return device, processor, threads, versions and commit as plain values."""
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": _processor(),
@@ -67,7 +67,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> dict[str, Any]:
-    """The commit of the source tree that runs, and whether files differ from it; None outside of a git tree."""
+    """Return the commit of the running source tree and whether files differ from it; None outside a git tree."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return {"commit": None, "changed": None}
@@ -82,13 +82,13 @@ def _commit() -> dict[str, Any]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Rates:
-    """Peaks of the device: the best of many attempts over a run, because others may use the machine."""
+    """Peak rates of the device: the best of many attempts during a run, because of other load on the machine."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -97,19 +97,19 @@ class Rates:
         self._shapes = CUDA_SHAPES if device.type == "cuda" else CPU_SHAPES
 
     def flops(self, precision: str) -> float:
-        """FLOP/s of a large product of two matrices."""
+        """Return the FLOP/s of a large matrix product."""
         if precision not in self._products:
             self._products[precision] = {shape: self._multiply(shape, precision) for shape in self._shapes}
         return max(self._products[precision].values())
 
     def bandwidth(self) -> float:
-        """Bytes per second that a copy reads and writes."""
+        """Return the bytes per second that a copy reads and writes."""
         if not self._bandwidth:
             self._bandwidth = self._copy()
         return self._bandwidth
 
     def measure_again(self) -> None:
-        """Measure once more what was asked for, each product at its best shape, and keep what is higher."""
+        """Repeat the earlier measurements, each product at its best shape, and keep the higher rates."""
         for precision, rates in self._products.items():
             shape = max(rates, key=lambda shape: rates[shape])
             rates[shape] = max(rates[shape], self._multiply(shape, precision))
@@ -117,7 +117,7 @@ class Rates:
             self._bandwidth = max(self._bandwidth, self._copy())
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: FLOP/s by precision, bytes per second."""
+        """Return plain values for JSON: FLOP/s by precision, and bytes per second."""
         flops = {precision: self.flops(precision) for precision in self._products}
         return {"matrix_flops": flops, "copy_bytes_per_second": self._bandwidth or None}
 
@@ -139,12 +139,12 @@ class Rates:
 
 
 class Taken(NamedTuple):
-    """What one piece of work took.
+    """Time of one call.
 
     Attributes:
-        seconds: By the clock.
-        cpu_seconds: Of this process, all threads.
-        others: Cores that other processes kept busy meanwhile; nan where the system does not tell.
+        seconds: Wall-clock time.
+        cpu_seconds: CPU time of all threads of this process.
+        others: Mean number of cores used by other processes; nan if the system does not report it.
     """
 
     seconds: float
@@ -153,18 +153,18 @@ class Taken(NamedTuple):
 
 
 def take_time(work: Callable[[], object], device: torch.device) -> Taken:
-    """Run something and time it, until the device has done it."""
+    """Run a function and measure its time until the device has finished."""
     synchronize(device)
     busy, cpu, start = _busy_seconds(), time.process_time(), time.perf_counter()
     work()
     synchronize(device)
     seconds, own = time.perf_counter() - start, time.process_time() - cpu
     others = (_busy_seconds() - busy - own) / seconds
-    return Taken(seconds, own, 0.0 if others < 0 else others)  # the clock of busy cores is coarse
+    return Taken(seconds, own, 0.0 if others < 0 else others)  # the system's clock of busy cores is coarse
 
 
 def _busy_seconds() -> float:
-    """Seconds of all cores that were not idle since the machine started (Linux; else nan)."""
+    """Return the busy seconds of all cores since the machine started (Linux; nan elsewhere)."""
     try:
         ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     except OSError:
@@ -173,14 +173,14 @@ def _busy_seconds() -> float:
 
 
 def await_quiet(patience: float) -> None:
-    """Wait until other processes leave the machine alone, at most so many seconds."""
+    """Wait until other processes are idle, at most `patience` seconds."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline and take_time(lambda: time.sleep(0.3), torch.device("cpu")).others > 0.1:
         time.sleep(0.2)
 
 
 def load_average() -> float | None:
-    """Processes that wanted a core over the last minute; None where the system does not tell."""
+    """Return the load average of the last minute; None if the system does not report it."""
     try:
         return os.getloadavg()[0]
     except OSError:
@@ -188,10 +188,10 @@ def load_average() -> float | None:
 
 
 class PeakMemory:
-    """The most memory that a piece of work held on top of what was held before it, in bytes.
+    """Peak memory of the block above the memory in use before it, in bytes.
 
-    On CUDA what PyTorch's allocator gave out. On the CPU (Linux) the growth of the process: free memory is given back
-    to the system first, so it does not hide a peak.
+    On CUDA it is the memory of PyTorch's allocator. On the CPU (Linux) it is the growth of the process; free memory is
+    returned to the system first, because it would hide a peak.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -205,7 +205,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before: int | None = torch.cuda.memory_allocated(self._device)
         else:
-            self._before = _forget_peak()
+            self._before = _reset_peak()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -218,8 +218,8 @@ class PeakMemory:
             self.bytes = max(0, peak - self._before)
 
 
-def _forget_peak() -> int | None:
-    """Give free memory back and let the system count the process's peak anew; bytes now, or None where it cannot."""
+def _reset_peak() -> int | None:
+    """Release free memory and reset the process's peak; return the bytes in use, or None if this is not supported."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")

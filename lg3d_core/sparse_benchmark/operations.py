@@ -1,4 +1,4 @@
-"""What is timed: kernel maps, single layers, whole networks; and the least that each of them could take."""
+"""Timed operations: kernel maps, single layers and whole networks, with a lower bound on their time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from lg3d_core.sparse_benchmark.workload import Workload
 
 NUM_CLASSES = 200
 CHAIN_CHANNELS = 8
-"""So few that the convolutions of the chain for kernel maps cost next to nothing."""
+"""So few that the time of the convolutions is negligible beside that of the kernel maps."""
 
 
 class LayerPlan(NamedTuple):
-    """A convolution timed by itself, at full resolution."""
+    """A convolution that is timed alone, at full resolution."""
 
     in_channels: int
     out_channels: int
@@ -53,7 +53,7 @@ LAYERS = (
 
 
 class Cost(NamedTuple):
-    """The least that an operation must do: products of matrices, and bytes moved beside them."""
+    """Minimum work of an operation: matrix products, and other bytes moved."""
 
     products: Sequence[Work] = ()
     bytes: int = 0
@@ -63,7 +63,7 @@ class Cost(NamedTuple):
         return sum(work.flops for work in self.products)
 
     def floor(self, rates: Rates, precision: str) -> float:
-        """Seconds at the measured peaks: of each product the longer of computing and moving, and nothing else."""
+        """Return the seconds at the measured peaks: for each product the longer of computing and moving its data."""
         width = DTYPES[precision].itemsize
         seconds = self.bytes / rates.bandwidth()
         for work in self.products:
@@ -73,16 +73,16 @@ class Cost(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One thing to time.
+    """One operation to time.
 
     Attributes:
-        name: For people.
-        what: `maps`, `layers`, `layers-train`, `forward` or `train`.
-        workload: The voxels.
-        build: Makes an engine's trial on this workload, or on a part of it, at one of the engine's precisions.
-        cost: What it takes at least.
-        layer: The convolution, where there is only one.
-        is_own: It has no counterpart in other engines.
+        name: Name in tables.
+        what: Kind of operation: `maps`, `layers`, `layers-train`, `forward` or `train`.
+        workload: Voxels.
+        build: Returns an engine's trial on this workload, or on a part of it, in one of the engine's precisions.
+        cost: Minimum work.
+        layer: The convolution, for an operation of a single layer.
+        is_own: Whether other engines have no counterpart.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Operation(NamedTuple):
 def plan_operations(
     what: Sequence[str], networks: Sequence[str], workload: Workload, *, seed: int
 ) -> Iterator[Operation]:
-    """Give the operations to time on a workload, each with weights of its own, drawn from a seed."""
+    """Yield the operations to time on a workload, each with its own weights, drawn from a seed."""
     voxelization = Voxelization(workload)
     if "maps" in what:
         yield _tables(workload, voxelization)
@@ -140,7 +140,7 @@ def _tables(workload: Workload, voxelization: Voxelization) -> Operation:
 
 
 def _maps(workload: Workload, voxelization: Voxelization, seed: int) -> Operation:
-    """Kernel maps as every engine makes them: on the first convolution that needs them."""
+    """Return kernel maps as every engine builds them: in the first convolution that needs them."""
     width = CHAIN_CHANNELS
     plans = [LayerPlan(width, width, 3)]
     for _ in range(1, NUM_LEVELS):
@@ -156,7 +156,7 @@ def _maps(workload: Workload, voxelization: Voxelization, seed: int) -> Operatio
 
 
 def _cost_of_maps(voxelization: Voxelization) -> Cost:
-    """Reading each voxel's 8-byte key and writing each pair's 4-byte row, at every level."""
+    """Return the cost of reading each voxel's 8-byte key and writing each pair's 4-byte row at every level."""
     moved = 0
     for stride in (2**level for level in range(NUM_LEVELS)):
         moved += 8 * voxelization.num_voxels(stride) + 4 * voxelization.num_pairs(stride, 3)
@@ -197,17 +197,17 @@ def _network(
         def train(engine: Engine, workload: Workload, precision: str) -> Trial:
             return engine.network_trial(network, workload, precision=precision, training=True)
 
-        backward = [*forward, *forward[1:]]  # of the weights; of the inputs, but not of the colours
+        backward = [*forward, *forward[1:]]  # gradients of all weights, and of all inputs except the colours
         yield Operation(f"{plan_name} forward + backward", "train", workload, train, Cost([*forward, *backward]))
 
 
 def settle_statistics(network: MinkUNet, workload: Workload) -> None:
-    """Set the running statistics to those of the workload, so that a forward pass meets the usual values."""
+    """Set the running statistics to those of the workload, so that a forward pass has typical values."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches, which is this one
+        norm.momentum = None  # the mean over all batches, here a single one
     with torch.no_grad():
         network.train()(SparseTensor(workload.colours, workload.coordinates))
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -1,8 +1,8 @@
-"""The engines of others, behind one face: the same voxels, the same weights, their own layers.
+"""Adapters of other sparse engines: the same voxels and weights, with the peer's own layers.
 
-A peer's network is a twin of ours: every convolution becomes the peer's own layer with the same weights in the peer's
-layout; batch norm and ReLU are PyTorch's, in place where that is allowed, so that no peer pays for wrappers of ours.
-What the adapters rely on, and which of them have been run, is in docs/results/README.md.
+A peer's network mirrors lg3d's: every convolution becomes the peer's own layer with the same weights in the peer's
+layout. Batch norm and ReLU are PyTorch's, in place where allowed, so that no peer pays for wrappers of lg3d.
+docs/results/README.md lists the assumptions of the adapters and which of them have been run.
 """
 
 import collections
@@ -29,18 +29,18 @@ from lg3d_core.sparse_benchmark.placement import place_convolutions
 from lg3d_core.sparse_benchmark.workload import Workload
 
 IMPORT_FAILURES = (ImportError, OSError, RuntimeError, AttributeError)
-"""What a package raises that is installed, but not for this PyTorch, Python or machine."""
+"""Exceptions of a package that is installed but does not fit this PyTorch, Python or machine."""
 
 
 class Peer(Engine):
-    """An engine that is not ours. `Any` stands for its own sparse tensor."""
+    """An engine of another project. `Any` stands for its sparse tensor type."""
 
     title: ClassVar[str]
     module_name: ClassVar[str]
     install: ClassVar[str]
-    """How to get it, for the error message."""
+    """Installation command for the error message."""
     half: ClassVar[str | None] = None
-    """What it computes in on CUDA when bf16 is asked for; None: fp32."""
+    """Precision on CUDA if bf16 is requested; None means fp32."""
 
     def __init__(self, module: Any, device: torch.device) -> None:
         self.module = module
@@ -54,50 +54,50 @@ class Peer(Engine):
 
     @abstractmethod
     def open(self, workload: Workload, features: Tensor) -> Any:
-        """Make its sparse tensor of the finest level, with no maps yet."""
+        """Return a sparse tensor of the peer at full resolution, without any maps."""
 
     @abstractmethod
     def make_layer(self, convolution: SparseConvolution, stride: int) -> nn.Module:
-        """Make its layer for one of ours whose input has a tensor stride, with the same weights."""
+        """Return the peer's layer for a convolution of lg3d whose input has a tensor stride, with the same weights."""
 
     def convolve(self, layer: nn.Module, x: Any, finer: Any) -> Any:
-        """Apply a layer; `finer` is a tensor on the voxels that a transposed layer goes back to."""
+        """Apply a layer. `finer` is a tensor on the output voxels of a transposed layer."""
         del finer
         return layer(x)
 
     @abstractmethod
     def features(self, x: Any) -> Tensor:
-        """The features of a sparse tensor."""
+        """Return the features of a sparse tensor."""
 
     @abstractmethod
     def replace(self, x: Any, features: Tensor) -> Any:
-        """A sparse tensor on the same voxels, with the same maps."""
+        """Return a sparse tensor with other features on the same voxels and maps."""
 
     @abstractmethod
     def coordinates(self, x: Any) -> Tensor:
-        """Rows `batch, x, y, z` in input voxels."""
+        """Return rows `batch, x, y, z` in input voxels."""
 
     def kernel(self, layer: nn.Module) -> nn.Parameter:
-        """The weights of a layer."""
+        """Return the weights of a layer."""
         kernel = layer.kernel
         assert isinstance(kernel, nn.Parameter)
         return kernel
 
     def pack(self, kernel: Tensor) -> Tensor:
-        """Bring weights `(offsets, in, out)`, first axis fastest, or `(in, out)`, into its layout."""
+        """Convert weights `(offsets, in, out)`, first axis fastest, or `(in, out)`, to the peer's layout."""
         return kernel
 
     def unpack(self, kernel: Tensor) -> Tensor:
-        """The way back."""
+        """Convert weights from the peer's layout to lg3d's."""
         return kernel
 
     def keeps_map(self, convolution: SparseConvolution) -> bool:
-        """Whether a layer that is called again on the same voxels uses its map again."""
+        """Return whether a layer reuses its map when it is called again on the same voxels."""
         del convolution
         return True
 
     def copy_weights(self, layer: nn.Module, convolution: SparseConvolution) -> nn.Module:
-        """Give one of its layers the weights of one of ours."""
+        """Copy the weights of a convolution of lg3d to a layer of the peer."""
         with torch.no_grad():
             self.kernel(layer).data = self.pack(convolution.kernel.detach().cpu()).contiguous().clone()
             if convolution.bias is not None:
@@ -169,7 +169,7 @@ class Peer(Engine):
         return self._trial(forward, layers, precision, False, [])
 
     def _prepare(self, module: nn.Module, features: Tensor, precision: str, training: bool) -> Tensor:
-        """Bring a module to device, mode and precision, and give the features that it takes."""
+        """Set a module's device, mode and precision, and return the features in its input precision."""
         module.to(self.device).train(training)
         if precision == "fp32" or training:
             return features
@@ -195,7 +195,7 @@ class Peer(Engine):
 
 
 class Twin(nn.Module):
-    """A U-Net of ours in a peer's layers, with the same weights and running statistics."""
+    """lg3d's U-Net built from a peer's layers, with the same weights and running statistics."""
 
     def __init__(self, peer: Peer, network: MinkUNet) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Twin(nn.Module):
 
 
 class MinkowskiPeer(Peer):
-    """MinkowskiEngine 0.5: its layout and order of offsets are ours. It has fp32 only."""
+    """MinkowskiEngine 0.5. Its layout and its order of offsets are lg3d's. It has fp32 only."""
 
     title = "MinkowskiEngine"
     module_name = "MinkowskiEngine"
@@ -262,7 +262,7 @@ class MinkowskiPeer(Peer):
         return None
 
     def open(self, workload: Workload, features: Tensor) -> Any:
-        # A manager that it makes itself gives all cores to the whole process, whatever number was chosen.
+        # The default coordinate manager sets the thread count of the whole process to all cores.
         manager = self.module.CoordinateManager(
             D=3, num_threads=torch.get_num_threads(), coordinate_map_type=self._map_type()
         )
@@ -300,7 +300,7 @@ class MinkowskiPeer(Peer):
 
 
 class SpconvPeer(Peer):
-    """spconv 2: weights `(out, x, y, z, in)`, axes in the order of the coordinates' columns; fp16 on CUDA."""
+    """spconv 2. Weights are `(out, x, y, z, in)`, axes in the order of the coordinate columns; fp16 on CUDA."""
 
     title = "spconv"
     module_name = "spconv.pytorch"
@@ -317,7 +317,7 @@ class SpconvPeer(Peer):
     def remark(self) -> str:
         if self.device.type == "cuda" or torch.get_num_threads() == 1:
             return ""
-        return "; spconv's threads on the CPU overwrite each other's sums now and then, --threads 1 gives it one"
+        return "; spconv's CPU threads occasionally overwrite each other's sums, pass --threads 1 to avoid it"
 
     def open(self, workload: Workload, features: Tensor) -> Any:
         return self.module.SparseConvTensor(features, workload.coordinates, list(workload.shape), workload.batch_size)
@@ -342,7 +342,7 @@ class SpconvPeer(Peer):
         return self.copy_weights(layer, convolution)
 
     def _algorithm(self) -> dict[str, Any]:
-        """The one algorithm that a build with CUDA has on the CPU; else it chooses."""
+        """Return the only algorithm that a CUDA build has on the CPU; elsewhere spconv chooses."""
         if self.device.type != "cpu":
             return {}
         return {"algo": importlib.import_module("spconv.core").ConvAlgo.Native}
@@ -351,7 +351,7 @@ class SpconvPeer(Peer):
         del finer
         output = layer(x)
         output.tensor_stride = layer.tensor_stride
-        x.indice_dict.update(output.indice_dict)  # so that a later call on the same voxels finds the map
+        x.indice_dict.update(output.indice_dict)  # so that a later call on the same voxels reuses the map
         return output
 
     def features(self, x: Any) -> Tensor:
@@ -374,7 +374,7 @@ class SpconvPeer(Peer):
         return kernel
 
     def pack(self, kernel: Tensor) -> Tensor:
-        if kernel.dim() == 2:  # one matrix is kept as (in, out) in memory, whatever the shape says
+        if kernel.dim() == 2:  # a single matrix is stored as (in, out), whatever its shape
             return kernel.reshape(kernel.shape[1], 1, 1, 1, kernel.shape[0])
         size = round(kernel.shape[0] ** (1 / 3))
         return kernel.reshape(size, size, size, *kernel.shape[-2:]).permute(4, 2, 1, 0, 3)
@@ -390,7 +390,7 @@ class SpconvPeer(Peer):
 
 
 class SpconvTritonPeer(SpconvPeer):
-    """spconv-triton: spconv's interface on Triton, CUDA only."""
+    """spconv-triton: spconv's interface implemented in Triton, CUDA only."""
 
     title = "spconv-triton"
     module_name = "spconv_triton.pytorch"
@@ -415,15 +415,15 @@ PEERS: dict[str, type[Peer]] = {
 
 
 def find_peers(wanted: Sequence[str], device: torch.device) -> tuple[list[Peer], dict[str, str]]:
-    """Give the peers that can be imported and run on a device, and why others do not.
+    """Return the peers that can be imported and run on a device, and the reasons why others do not.
 
     Args:
-        wanted: Names, or `all`, or `none`.
-        device: Where they must run.
+        wanted: Peer names, `all` or `none`.
+        device: Device to run on.
 
     Raises:
-        SettingsError: There is no peer of a wanted name.
-        MissingDependencyError: A peer that was asked for by name is not installed, or does not run on this device.
+        SettingsError: A name is unknown.
+        MissingDependencyError: A peer requested by name is not installed, or does not run on this device.
     """
     unknown = [name for name in wanted if name not in PEERS and name not in ("all", "none")]
     if unknown:
@@ -448,7 +448,7 @@ def find_peers(wanted: Sequence[str], device: torch.device) -> tuple[list[Peer],
 
 
 def import_peer(module_name: str) -> Any:
-    """Import a peer, quietly. MinkowskiEngine 0.5.4 wants names in `collections` that Python 3.10 moved."""
+    """Import a peer without warnings. MinkowskiEngine 0.5.4 needs names that Python 3.10 moved in `collections`."""
     if module_name == "MinkowskiEngine":
         for name in ("Sequence", "Mapping", "MutableMapping", "Iterable"):
             if not hasattr(collections, name):

@@ -1,4 +1,4 @@
-"""Where the convolutions of a network stand: at which resolution, over how many pairs, and what that costs at least."""
+"""Resolution, number of pairs and minimum cost of the convolutions of a network."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Placed(NamedTuple):
 
 
 def place_convolutions(network: MinkUNet) -> Iterator[Placed]:
-    """Give every convolution of a U-Net with the tensor stride of its input, in order of execution."""
+    """Yield every convolution of a U-Net with the tensor stride of its input, in order of execution."""
 
     def inside(prefix: str, stage: nn.Module, stride: int) -> Iterator[Placed]:
         for name, module in stage.named_modules():
@@ -43,15 +43,15 @@ def place_convolutions(network: MinkUNet) -> Iterator[Placed]:
 
 
 class Work(NamedTuple):
-    """The size of one convolution.
+    """Size of one convolution.
 
     Attributes:
-        pairs: Pairs of an input and an output voxel that meet.
-        inputs: Voxels read.
-        outputs: Voxels written.
-        offsets: Matrices of weights.
-        in_channels: Columns of the input.
-        out_channels: Columns of the output.
+        pairs: Number of pairs of an input and an output voxel.
+        inputs: Number of input voxels.
+        outputs: Number of output voxels.
+        offsets: Number of weight matrices.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
     """
 
     pairs: int
@@ -63,18 +63,18 @@ class Work(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Of one product: the output, or one of the two gradients."""
+        """FLOPs of one product: the output, or one of the two gradients."""
         return 2 * self.pairs * self.in_channels * self.out_channels
 
     @property
     def elements(self) -> int:
-        """Values that one product must move, each once: it reads two of input, output and weights, writes the third."""
+        """Number of values moved by one product: it reads two of input, output and weights, and writes the third."""
         weights = self.offsets * self.in_channels * self.out_channels
         return self.inputs * self.in_channels + self.outputs * self.out_channels + weights
 
 
 class Voxelization:
-    """Voxels and pairs of every level of a workload, counted by the engine's own maps."""
+    """Numbers of voxels and pairs at every level of a workload, counted with lg3d's own maps."""
 
     def __init__(self, workload: Workload) -> None:
         self._cache: CoordinateCache = SparseTensor(
@@ -83,11 +83,11 @@ class Voxelization:
         self._pairs: dict[tuple[int, int], int] = {}
 
     def num_voxels(self, stride: int) -> int:
-        """Voxels of a level."""
+        """Return the number of voxels of a level."""
         return self._cache.num_voxels(stride)
 
     def num_pairs(self, stride: int, kernel_size: int) -> int:
-        """Pairs of an odd kernel on a level, or of a 2^3 kernel between `stride` and `2 * stride`."""
+        """Return the pairs of an odd kernel on a level, or of a 2^3 kernel between `stride` and `2 * stride`."""
         if kernel_size == 1:
             return self.num_voxels(stride)
         if kernel_size == 2:
@@ -98,7 +98,7 @@ class Voxelization:
         return self._pairs[stride, kernel_size]
 
     def work(self, convolution: SparseConvolution, stride: int) -> Work:
-        """The size of a convolution whose input has a tensor stride."""
+        """Return the size of a convolution whose input has a tensor stride."""
         size = convolution.kernel_size
         coarse, fine = stride, stride
         if convolution.stride == 2:

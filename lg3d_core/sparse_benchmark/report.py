@@ -1,4 +1,4 @@
-"""What was measured: as plain values for JSON, and as a table."""
+"""Measurements of a benchmark run, as plain values for JSON and as a table."""
 
 import math
 import statistics
@@ -12,35 +12,35 @@ from lg3d_core.sparse_benchmark.operations import Cost
 
 FORMAT = "lg3d-bench-1"
 LOADED = 0.15
-"""Cores kept busy by others from which on figures are not to be trusted."""
-TELLING_SECONDS = 0.2
-"""Over less time, the system's clock of busy cores, 10 ms, tells nothing."""
+"""Number of cores used by other processes above which times are not reliable."""
+MIN_LOAD_SECONDS = 0.2
+"""Minimum time for a measurement of other load; the system's clock of busy cores has steps of 10 ms."""
 
 
 @dataclass
 class Measured:
-    """One engine on one operation."""
+    """Measurements of one engine on one operation."""
 
     engine: str
     is_peer: bool
     precision: str
     remark: str = ""
-    """What a reader of a difference should know."""
+    """Known cause of a difference, starting with punctuation."""
     failure: str | None = None
-    """Why there are no figures."""
+    """Reason for missing measurements."""
     difference: Difference | None = None
-    """How far its worst result is from lg3d's `torch` backend in fp32."""
+    """Largest difference of its results from lg3d's `torch` backend in fp32."""
     tolerances: tuple[float, float] = (0.0, 0.0)
-    """Of output and gradients."""
+    """Tolerances of output and gradients."""
     peak_bytes: int | None = None
-    """The most memory that its first full pass held."""
+    """Peak memory of its first full pass in bytes."""
     taken: list[Taken] = field(default_factory=list)
-    """One per repetition."""
+    """Time of each repetition."""
     floor: float = math.nan
-    """Seconds that the machine needs at least, at its measured peaks."""
+    """Minimum seconds at the machine's measured peak rates."""
 
-    def saw(self, difference: Difference) -> None:
-        """Take note of one more result; the largest difference counts."""
+    def record(self, difference: Difference) -> None:
+        """Record the difference of one more result; the largest is kept."""
         if self.difference is None:
             self.difference = difference
             return
@@ -50,7 +50,7 @@ class Measured:
 
     @property
     def agrees(self) -> bool:
-        """Its result is the expected one within the tolerance."""
+        """Whether all results are within the tolerances."""
         if self.difference is None:
             return False
         gradients = self.difference.gradients
@@ -58,7 +58,7 @@ class Measured:
 
     @property
     def worst_difference(self) -> float:
-        """The larger of the differences of output and gradients."""
+        """Larger of the differences of output and gradients."""
         assert self.difference is not None
         return max(self.difference.output, self.difference.gradients or 0.0)
 
@@ -72,28 +72,28 @@ class Measured:
 
     @property
     def spread(self) -> float:
-        """Slowest less fastest."""
+        """Slowest minus fastest repetition in seconds."""
         return max(one.seconds for one in self.taken) - self.best
 
     @property
     def cpu_seconds(self) -> float:
-        """Median of the CPU time of all threads."""
+        """Median CPU time of all threads in seconds."""
         return statistics.median(one.cpu_seconds for one in self.taken)
 
     @property
     def total_seconds(self) -> float:
-        """Of all repetitions."""
+        """Total time of all repetitions in seconds."""
         return sum(one.seconds for one in self.taken)
 
     @property
     def others(self) -> float:
-        """How many cores other processes kept busy meanwhile, on average; nan where that cannot be told."""
-        if self.total_seconds < TELLING_SECONDS:
+        """Mean number of cores used by other processes; nan if it cannot be measured."""
+        if self.total_seconds < MIN_LOAD_SECONDS:
             return math.nan
         return sum(one.others * one.seconds for one in self.taken) / self.total_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; null where there are none."""
+        """Return plain values; undefined ones are None."""
         values: dict[str, Any] = {"engine": self.engine, "peer": self.is_peer, "precision": self.precision}
         if self.failure is not None:
             return values | {"failure": self.failure}
@@ -119,13 +119,13 @@ class Measured:
 
 
 def finite(value: float | None) -> float | None:
-    """None for what JSON cannot hold."""
+    """Return None for values that JSON does not have."""
     return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass
 class Result:
-    """All engines on one operation."""
+    """Measurements of all engines on one operation."""
 
     operation: str
     what: str
@@ -134,22 +134,22 @@ class Result:
     cost: Cost
     measured: list[Measured]
 
-    def yardsticks(self) -> list[Measured]:
-        """What lg3d's backends are held against: every peer, and the first backend."""
+    def baselines(self) -> list[Measured]:
+        """Return the measurements that lg3d's backends are compared with: every peer, and the first backend."""
         return [one for index, one in enumerate(self.measured) if one.is_peer or index == 0]
 
     def ratio(self, one: Measured, other: Measured) -> tuple[float, float] | None:
-        """Time of one as a share of the other's, best and median; None if either has no trustworthy result."""
+        """Return one time divided by the other, best and median; None if either engine has no valid result."""
         if one is other or one.failure or other.failure or not (one.agrees and other.agrees):
             return None
         return one.best / other.best, one.median / other.median
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; a ratio is only there where both results are equal."""
+        """Return plain values; ratios only between engines with equal results."""
         ratios = {
             f"{one.engine} / {other.engine}": {"best": ratio[0], "median": ratio[1]}
             for one in self.measured
-            for other in self.yardsticks()
+            for other in self.baselines()
             if not one.is_peer and (ratio := self.ratio(one, other)) is not None
         }
         return {
@@ -165,32 +165,32 @@ class Result:
 
 @dataclass
 class Report:
-    """A whole run of `lg3d bench`."""
+    """Result of a whole run of `lg3d bench`."""
 
     settings: dict[str, Any]
     machine: dict[str, Any]
     workloads: list[dict[str, Any]]
     missing: dict[str, str]
-    """Engines that were left out, and why."""
+    """Unavailable engines and the reasons."""
     load_average: float | None
-    """Before the run."""
+    """Load average before the run."""
     date: str
     results: list[Result] = field(default_factory=list)
     rates: dict[str, Any] = field(default_factory=dict)
 
     @property
     def others(self) -> float:
-        """The most cores that other processes kept busy while an engine was timed on an operation."""
+        """Largest number of cores that other processes used while an engine was timed on an operation."""
         seen = [one.others for result in self.results for one in result.measured if one.taken]
         return max((value for value in seen if math.isfinite(value)), default=0.0)
 
     @property
     def is_loaded(self) -> bool:
-        """Others used the machine so much that the figures are not to be trusted."""
+        """Whether other load was so high that the times are not reliable."""
         return self.others > LOADED
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they are stored."""
+        """Return plain values for storage."""
         return {
             "format": FORMAT,
             "date": self.date,
@@ -208,24 +208,24 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def bench_table(report: Report, *, wide: bool = True) -> Table:
-    """Header and rows, one per engine and operation; `wide` with spread, CPU time, memory and difference."""
-    yardsticks: list[str] = []
+    """Return header and rows, one per engine and operation; `wide` adds spread, CPU time, memory and difference."""
+    baselines: list[str] = []
     for result in report.results:
-        yardsticks += [one.engine for one in result.yardsticks() if one.engine not in yardsticks]
-    # Without a second engine there is nothing to hold against.
+        baselines += [one.engine for one in result.baselines() if one.engine not in baselines]
+    # A single engine has nothing to be compared with.
     if all(len(result.measured) < 2 for result in report.results):
-        yardsticks = []
+        baselines = []
     header = ["operation", "voxels", "engine", "precision", "median s", "best s"]
     header += ["spread s", "CPU s", "others", "MiB", "difference"] if wide else []
-    header += ["x floor", *(f"of {name}" for name in yardsticks)]
-    rows = [_row(result, one, yardsticks, wide) for result in report.results for one in result.measured]
+    header += ["x floor", *(f"of {name}" for name in baselines)]
+    rows = [_row(result, one, baselines, wide) for result in report.results for one in result.measured]
     return header, rows
 
 
-def _row(result: Result, one: Measured, yardsticks: Sequence[str], wide: bool) -> list[str]:
+def _row(result: Result, one: Measured, baselines: Sequence[str], wide: bool) -> list[str]:
     start = [result.operation, str(result.num_voxels), one.engine, one.precision]
     if one.failure is not None or not one.taken:
-        return [*start, one.failure or "", *[""] * (1 + (5 if wide else 0) + 1 + len(yardsticks))]
+        return [*start, one.failure or "", *[""] * (1 + (5 if wide else 0) + 1 + len(baselines))]
     cells = [*start, _seconds(one.median), _seconds(one.best)]
     if wide:
         memory = "" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f}"
@@ -237,12 +237,12 @@ def _row(result: Result, one: Measured, yardsticks: Sequence[str], wide: bool) -
         ]
         cells.append(f"{one.worst_difference:.1e}")
     cells.append("" if not one.floor else f"{one.median / one.floor:.1f}")
-    return [*cells, *(_ratio(result, one, name) for name in yardsticks)]
+    return [*cells, *(_ratio(result, one, name) for name in baselines)]
 
 
-def _ratio(result: Result, one: Measured, yardstick: str) -> str:
-    """`best / median` as shares of the yardstick's, or why there are none."""
-    other = next((other for other in result.measured if other.engine == yardstick), None)
+def _ratio(result: Result, one: Measured, baseline: str) -> str:
+    """Return `best / median` relative to the baseline's, or why there is no ratio."""
+    other = next((other for other in result.measured if other.engine == baseline), None)
     if other is None or one is other or one.is_peer or other.failure is not None:
         return ""
     for suspect in (one, other):

@@ -1,4 +1,4 @@
-"""What the engines are timed on: the voxels of rooms."""
+"""Voxel batches that the engines are timed on."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from lg3d_core.synthetic.kinds import KINDS, furnish
 from lg3d_core.synthetic.scanner import scan_room
 
 VERTICES_AT_5_CM = 120_000
-"""Vertices of a procedural room that fill nearly all of its voxels of 5 cm; finer voxels take more."""
+"""Vertices of a procedural room that fill nearly all of its 5 cm voxels; smaller voxels need more."""
 
 
 class Cloud(NamedTuple):
@@ -27,8 +27,8 @@ class Cloud(NamedTuple):
 
     Attributes:
         name: Scene id, file name or kind of room.
-        xyz: Metres, shape `(points, 3)`.
-        rgb: Shape `(points, 3)`, uint8.
+        xyz: Positions in metres, shape `(points, 3)`.
+        rgb: Colours, shape `(points, 3)`, uint8.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Workload(NamedTuple):
     """One batch of voxels, the same for every engine.
 
     Attributes:
-        names: What the batch was made of, scene after scene.
+        names: Source of each scene of the batch.
         voxel_size: Edge of a voxel in metres.
-        coordinates: Rows `batch, x, y, z` in lexicographic order, none negative, shape `(voxels, 4)`, int32.
+        coordinates: Rows `batch, x, y, z` in lexicographic order, not negative, shape `(voxels, 4)`, int32.
         colours: Colour / 255 - 0.5, shape `(voxels, 3)`, float32.
-        batch_size: Scenes.
-        shape: Cells along x, y, z that hold every scene, multiples of 16, so that four halvings lose nothing.
+        batch_size: Number of scenes.
+        shape: Cells along x, y, z that contain every scene, multiples of 16 so that four halvings are exact.
     """
 
     names: tuple[str, ...]
@@ -64,29 +64,29 @@ class Workload(NamedTuple):
         return self.coordinates.device
 
     def describe(self) -> str:
-        """A few words for tables."""
+        """Return a short description for tables."""
         return f"{self.voxel_size * 100:g} cm, batch {self.batch_size}, {self.num_voxels} voxels"
 
     def first(self, count: int) -> "Workload":
-        """The first so many voxels, for warming up."""
+        """Return the first `count` voxels, for warming up."""
         return self._replace(coordinates=self.coordinates[:count], colours=self.colours[:count])
 
 
 def gather_clouds(
     scenes: Sequence[str], store: Path, *, num_rooms: int, voxel_size: float, seed: int, progress: Progress
 ) -> list[Cloud]:
-    """Read the scenes that were asked for; without any, make procedural rooms on the spot.
+    """Read the given scenes; without any, generate procedural rooms.
 
     Args:
-        scenes: Meshes (`.ply` files) or ids of scenes in the store.
-        store: Folder of the scene store; only opened when an id is asked for.
-        num_rooms: How many procedural rooms.
-        voxel_size: Edge of the smallest voxel in metres: procedural rooms are sampled finely enough for it.
-        seed: Of the procedural rooms.
-        progress: Told of each room.
+        scenes: Mesh files (`.ply`) or ids of scenes in the store.
+        store: Folder of the scene store; opened only for ids.
+        num_rooms: Number of procedural rooms.
+        voxel_size: Edge of the smallest voxel in metres; procedural rooms are sampled densely enough for it.
+        seed: Random seed of the procedural rooms.
+        progress: Progress display; receives the rooms.
 
     Raises:
-        DataError: A file or scene that cannot be read.
+        DataError: A file or scene cannot be read.
     """
     if scenes:
         return [_read_cloud(scene, store) for scene in scenes]
@@ -108,7 +108,7 @@ def _read_cloud(scene: str, store: Path) -> Cloud:
         mesh = read_ply(path)
         return Cloud(path.stem, mesh.xyz, mesh.rgb)
     if not (store / "store.json").is_file():
-        raise DataError(f"--scene {scene}: expected a .ply file, or a scene of a store; {store} is no store")
+        raise DataError(f"--scene {scene}: expected a .ply file or a scene of a store, but {store} is not a store")
     loaded = SceneStore(store).read(scene)
     return Cloud(scene, loaded.xyz, loaded.rgb)
 
@@ -116,16 +116,16 @@ def _read_cloud(scene: str, store: Path) -> Cloud:
 def make_workload(
     clouds: Sequence[Cloud], *, voxel_size: float, batch_size: int, device: torch.device | str = "cpu"
 ) -> Workload:
-    """Voxelize clouds into one batch; with fewer clouds than the batch wants, they take turns.
+    """Voxelise clouds into one batch. If there are fewer clouds than scenes in the batch, clouds are repeated.
 
     Raises:
-        DataError: A cloud without points, or with points that cannot be voxelized.
+        DataError: A cloud has no points, or points that cannot be voxelised.
     """
     names, coordinates, colours = [], [], []
     for index in range(batch_size):
         cloud = clouds[index % len(clouds)]
         if len(cloud.xyz) == 0:
-            raise DataError(f"{cloud.name} has no points: nothing can be timed on it")
+            raise DataError(f"{cloud.name} has no points to time operations on")
         voxels = voxelize(cloud.xyz, voxel_size)
         cells = voxels.cells - voxels.cells.min(axis=0)
         rows = np.full((len(cells), 4), index, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""What things are called: the 200 and the classic 20 categories, their groups, and the benchmark's scene splits."""
+"""Vocabularies: the 200 and the classic 20 classes, their groups, and the benchmark's scene splits."""
 
 from lg3d_core.vocabulary.categories import Category, Vocabulary, load_vocabulary
 from lg3d_core.vocabulary.labels import LabelTable, read_label_table

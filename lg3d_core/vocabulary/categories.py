@@ -1,4 +1,4 @@
-"""The evaluated categories: contiguous index, raw id, name, frequency group and display colour."""
+"""Evaluated classes: contiguous index, raw id, name, frequency group and display colour."""
 
 import csv
 import hashlib
@@ -14,24 +14,24 @@ import numpy.typing as npt
 from lg3d_core.errors import ChoiceError, DataError
 
 MAX_CATEGORIES = 32_767
-"""What an int16 label can count."""
+"""Maximum of an int16 label."""
 GROUPS = ("head", "common", "tail")
 
-# Which column of scannetv2-labels.combined.tsv holds the ids of each shipped vocabulary.
+# Column of scannetv2-labels.combined.tsv with the ids of each shipped vocabulary.
 SHIPPED = {"scannet200": "id", "scannet20": "nyu40id"}
 
 
 @dataclass(frozen=True)
 class Category:
-    """One evaluated category.
+    """One evaluated class.
 
     Attributes:
-        index: Contiguous training index, the rank of `id`, from 0.
-        id: Raw id in the benchmark's label table, and in submissions.
-        name: What people call it; the text that is encoded.
-        group: "head", "common" or "tail" by frequency of labelled surface points; "" where a vocabulary has no groups.
-        in_validation: Whether the benchmark's validation scenes hold any annotated surface of it.
-        color: Display colour, red, green, blue in 0..255.
+        index: Contiguous training index from 0, the rank of `id`.
+        id: Raw id in the benchmark's label table and in submissions.
+        name: Name of the class, which is also the encoded text.
+        group: "head", "common" or "tail" by frequency of labelled surface points; "" if the vocabulary has no groups.
+        in_validation: Whether the benchmark's validation scenes have annotated surface of the class.
+        color: Display colour (red, green, blue), 0..255.
     """
 
     index: int
@@ -44,11 +44,11 @@ class Category:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """An ordered set of categories; the position of a category is its training index."""
+    """An ordered set of classes. The position of a class is its training index."""
 
     name: str
     id_column: str
-    """Column of the raw label table that holds these categories' ids."""
+    """Column of the raw label table with the ids of these classes."""
     categories: tuple[Category, ...]
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Vocabulary:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Category names in index order."""
+        """Class names in index order."""
         return tuple(category.name for category in self.categories)
 
     @cached_property
@@ -81,27 +81,27 @@ class Vocabulary:
 
     @cached_property
     def groups(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Indices of the head, common and tail categories; empty where the vocabulary has no groups."""
+        """Indices of the head, common and tail classes; empty if the vocabulary has no groups."""
         found = {group: [c.index for c in self.categories if c.group == group] for group in GROUPS}
         return {group: np.array(rows, dtype=np.int64) for group, rows in found.items() if rows}
 
     @cached_property
     def digest(self) -> str:
-        """Hash of ids and names in order: equal exactly when two vocabularies are interchangeable."""
+        """Hash of ids and names in order, equal exactly if two vocabularies are interchangeable."""
         text = "\n".join(f"{category.id}\t{category.name}" for category in self.categories)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_vocabulary(name: str = "scannet200") -> Vocabulary:
-    """Load a shipped vocabulary by name, or one of the user's from a TSV file.
+    """Load a shipped vocabulary by name, or a user's vocabulary from a TSV file.
 
     A vocabulary file has a header and the columns `id` and `name`; `split` (head, common, tail), `in_val` (0 or 1) and
-    `red`, `green`, `blue` are optional. Rows may come in any order: the training index is the rank of the id. Its ids
-    are looked up in column `id` of the raw label table.
+    `red`, `green`, `blue` are optional. Rows may be in any order: the training index is the rank of the id. Labels are
+    looked up in column `id` of the raw label table.
 
     Raises:
-        ChoiceError: No such vocabulary.
-        DataError: The file is not of this form.
+        ChoiceError: The vocabulary does not exist.
+        DataError: The file has another format.
     """
     if name in SHIPPED:
         text = (resources.files("lg3d_core.vocabulary") / "data" / f"{name}.tsv").read_text(encoding="utf-8")
@@ -123,19 +123,19 @@ def _parse_vocabulary(text: str, *, name: str, id_column: str, source: str) -> V
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=None), delimiter="\t", quoting=csv.QUOTE_NONE))
     except csv.Error as error:
-        raise DataError(f"vocabulary {source} is no table of tab-separated text: {error}") from None
+        raise DataError(f"vocabulary {source} is not a table of tab-separated text: {error}") from None
     if not rows or not {"id", "name"} <= set(rows[0]):
         raise DataError(f"vocabulary {source} has no rows with the columns id and name (tab-separated, with a header)")
     try:
         rows.sort(key=lambda row: int(row["id"]))
         categories = tuple(_parse_category(index, row) for index, row in enumerate(rows))
     except (TypeError, ValueError) as error:
-        raise DataError(f"vocabulary {source} has a row that cannot be read: {error}") from None
+        raise DataError(f"vocabulary {source} has an invalid row: {error}") from None
     if len(categories) > MAX_CATEGORIES:
-        raise DataError(f"vocabulary {source} has {len(categories)} categories, expected at most {MAX_CATEGORIES}")
+        raise DataError(f"vocabulary {source} has {len(categories)} classes, expected at most {MAX_CATEGORIES}")
     for what, values in (("id", [c.id for c in categories]), ("name", [c.name for c in categories])):
         if len(set(values)) != len(values):
-            raise DataError(f"vocabulary {source} names the same {what} twice")
+            raise DataError(f"vocabulary {source} has the same {what} twice")
     return Vocabulary(name=name, id_column=id_column, categories=categories)
 
 
@@ -145,10 +145,10 @@ def _parse_category(index: int, row: dict[str, str]) -> Category:
         raise ValueError(f"split must be head, common or tail, got {group!r}")
     name = (row["name"] or "").strip()
     if not name:
-        raise ValueError(f"category {row['id']} has no name")
+        raise ValueError(f"class {row['id']} has no name")
     red, green, blue = (int(row.get(channel) or _fallback_channel(index, k)) for k, channel in enumerate(RGB))
     if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"category {row['id']} has a colour outside 0 to 255: {red} {green} {blue}")
+        raise ValueError(f"class {row['id']} has a colour outside 0 to 255: {red} {green} {blue}")
     return Category(index, int(row["id"]), name, group, (row.get("in_val") or "1") != "0", (red, green, blue))
 
 
@@ -156,5 +156,5 @@ RGB = ("red", "green", "blue")
 
 
 def _fallback_channel(index: int, channel: int) -> int:
-    """A spread of mid-bright colours for vocabularies without their own."""
+    """Return a channel of a generated mid-bright colour, for vocabularies without colours."""
     return 64 + (index * (67, 101, 149)[channel] + 80 * channel) % 176

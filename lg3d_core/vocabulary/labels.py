@@ -1,4 +1,4 @@
-"""From the raw label that an annotator typed to a training index: the benchmark's scannetv2-labels.combined.tsv."""
+"""Mapping of raw annotation labels to training indices, from the benchmark's scannetv2-labels.combined.tsv."""
 
 import csv
 import hashlib
@@ -14,11 +14,11 @@ MAX_ID_DIGITS = 18
 
 
 class LabelTable(NamedTuple):
-    """Raw label -> training index.
+    """Mapping of raw labels to training indices.
 
     Attributes:
-        index_by_label: Training index of every raw label in the table; -1 where its id lies outside the vocabulary. A
-            label that is missing here is unmapped: treat it as -1 and report it.
+        index_by_label: Training index of every raw label in the table, -1 if its id is outside the vocabulary. A label
+            missing here is unmapped: treat it as -1 and report it.
         digest: SHA-256 of the file's bytes, first 16 hex digits.
     """
 
@@ -29,11 +29,11 @@ class LabelTable(NamedTuple):
 def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
     """Read the raw label table for one vocabulary.
 
-    Rows match on `raw_category` exactly and the first row of a label wins; the id comes from the vocabulary's
-    `id_column`. Line ends (LF or CRLF) and a byte-order mark do not matter.
+    Rows are matched on the exact `raw_category`, and the first row of a label is used. The id is that of the
+    vocabulary's `id_column`. Line ends (LF or CRLF) and a byte-order mark have no effect.
 
     Raises:
-        DataError: The file is missing, not UTF-8, lacks a column, or has no row whose id is in the vocabulary.
+        DataError: The file is missing, is not UTF-8, lacks a column, or has no row whose id is in the vocabulary.
     """
     try:
         data = path.read_bytes()
@@ -51,11 +51,11 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
             columns = ", ".join(map(str, reader.fieldnames or ())) or "none"
             raise DataError(
                 f"label table {path} lacks the columns {missing}, expected {sorted(needed)} for the vocabulary "
-                f"{vocabulary.name} (found {columns[:200]}): is it {LABEL_TABLE_NAME}?"
+                f"{vocabulary.name} (found {columns[:200]}): check that it is {LABEL_TABLE_NAME}"
             )
         rows = list(reader)
     except csv.Error as error:
-        raise DataError(f"label table {path} is no table of tab-separated text: {error}") from None
+        raise DataError(f"label table {path} is not a table of tab-separated text: {error}") from None
     index_by_label: dict[str, int] = {}
     for row in rows:
         label, raw_id = row["raw_category"], (row[vocabulary.id_column] or "").strip()
@@ -66,6 +66,6 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
     if all(index < 0 for index in index_by_label.values()):
         raise DataError(
             f"label table {path}: none of its {len(index_by_label)} raw labels has an id of the vocabulary "
-            f"{vocabulary.name} in the column {vocabulary.id_column}: pass another --vocabulary, or mend the column"
+            f"{vocabulary.name} in the column {vocabulary.id_column}: pass another --vocabulary, or correct the column"
         )
     return LabelTable(index_by_label, hashlib.sha256(data).hexdigest()[:16])

@@ -1,4 +1,4 @@
-"""Which scene belongs to train, val or test."""
+"""Assignment of scenes to train, val and test."""
 
 import csv
 from functools import cache
@@ -14,19 +14,19 @@ SPLITS = get_args(Split)
 
 @cache
 def load_scene_splits() -> dict[str, str]:
-    """The benchmark's own assignment of 1613 scenes: 1201 train, 312 val, 100 test."""
+    """Return the benchmark's split of 1613 scenes: 1201 train, 312 val, 100 test."""
     text = (resources.files("lg3d_core.vocabulary") / "data" / "scannet_splits.tsv").read_text(encoding="utf-8")
     return {row["scene"]: row["split"] for row in csv.DictReader(text.splitlines(), delimiter="\t")}
 
 
 def read_split_files(folder: Path) -> dict[str, str]:
-    """Read `scannetv2_train.txt`, `scannetv2_val.txt`, `scannetv2_test.txt` where a raw folder has them.
+    """Read `scannetv2_train.txt`, `scannetv2_val.txt` and `scannetv2_test.txt` if a raw folder has them.
 
     Returns:
-        Split of each scene named there; empty where there is no such file.
+        Split of each listed scene; empty without such files.
 
     Raises:
-        DataError: A file is not text, or two of them name the same scene: it would be trained and tested on.
+        DataError: A file is not text, or two files list the same scene, which would be used for training and testing.
     """
     found: dict[str, str] = {}
     for split in SPLITS:
@@ -41,5 +41,5 @@ def read_split_files(folder: Path) -> dict[str, str]:
             raise DataError(f"cannot read the split file {path}: {error.strerror}") from None
         for scene_id in filter(None, map(str.strip, lines)):
             if found.setdefault(scene_id, split) != split:
-                raise DataError(f"split file {path} names {scene_id}, which scannetv2_{found[scene_id]}.txt has too")
+                raise DataError(f"split file {path} lists {scene_id}, which scannetv2_{found[scene_id]}.txt lists too")
     return found
