@@ -127,7 +127,7 @@ def good_metadata(num_names):
         ({"anchors": np.array([[1, 0], [0, 0]], np.float32)}, good_metadata(2), "'thing 1' is all zero"),
         ({"weights": np.eye(2, dtype=np.float32)}, good_metadata(2), "no anchors file"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {}, "no anchors file"),
-        ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "7"}, "no list of category names"),
+        ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "7"}, "no list of class names"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "["}, "cannot be read"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {"format": FORMAT, "names": '["a", "b"]'}, "lack the metadata"),
     ],
@@ -154,11 +154,11 @@ def test_anchors_of_another_vocabulary_are_told_apart(tmp_path):
         return Anchors(vectors, names, {**METADATA, "vocabulary_digest": digest})
 
     require_vocabulary(anchors_of("chair", "table", digest=vocabulary.digest), vocabulary)
-    with pytest.raises(DataError, match="3 categories instead of 2"):
+    with pytest.raises(DataError, match="3 classes instead of 2"):
         require_vocabulary(anchors_of("chair", "table", "sink"), vocabulary)
     with pytest.raises(DataError, match="category 1 is 'sink' instead of 'table'"):
         require_vocabulary(anchors_of("chair", "sink"), vocabulary)
-    with pytest.raises(DataError, match="ids are not"):
+    with pytest.raises(DataError, match="ids differ"):
         require_vocabulary(anchors_of("chair", "table"), vocabulary)
 
 

@@ -137,7 +137,7 @@ def test_the_networks_name_decides(settings: dict[str, Any], expected: bool, tmp
 )
 def test_without_an_answer_the_file_is_refused_and_the_option_named(settings: Any, tmp_path: Path) -> None:
     path = save(entries(**({} if settings is None else {"hyper_parameters": settings})), tmp_path / "x.ckpt")
-    with pytest.raises(CheckpointError, match=r"does not say .* a ReLU .*--final-relu.*--no-final-relu") as refusal:
+    with pytest.raises(CheckpointError, match=r"does not record .* a ReLU .*--final-relu.*--no-final-relu") as refusal:
         read_info(path)
     assert str(path) in str(refusal.value)
     out = tmp_path / "x.safetensors"
@@ -190,7 +190,7 @@ def test_lg3ds_own_checkpoint_says_how_it_ends_and_takes_no_other_word(tmp_path:
     settings = ConvertSettings(checkpoint=path, out=tmp_path / "own.safetensors", final_relu=True)
     write_conversion(compare_checkpoint(settings, Progress()), settings)
     assert read_info(settings.out, final_relu=True).final_relu
-    with pytest.raises(CheckpointError, match="its last block ends with a ReLU: leave out --no-final-relu"):
+    with pytest.raises(CheckpointError, match="its last block ends with a ReLU: omit --no-final-relu"):
         read_info(settings.out, final_relu=False)
 
 

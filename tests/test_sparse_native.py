@@ -230,7 +230,7 @@ def test_kernels_are_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.
 def test_a_damaged_library_is_named(tmp_path: Path):
     path = tmp_path / "kernels.so"
     path.write_bytes(b"not a library")
-    with pytest.raises(MissingDependencyError, match=r"kernels.so.*remove it and run again"):
+    with pytest.raises(MissingDependencyError, match=r"kernels.so.*delete it and run again"):
         build.open_kernels(path)
 
 
@@ -254,7 +254,7 @@ def test_a_compiler_that_fails_is_named_with_its_reason(tmp_path: Path, monkeypa
     broken.write_text("#!/bin/sh\necho 'no such target' >&2\nexit 1\n")
     broken.chmod(0o755)
     with pytest.raises(
-        MissingDependencyError, match=r"cannot compile kernels.c .no such target.: take --backend torch"
+        MissingDependencyError, match=r"cannot compile kernels.c .no such target.: pass --backend torch"
     ):
         build.compile_kernels(str(broken), tmp_path / "kernels.so")
     assert not (tmp_path / "kernels.so").exists()

@@ -490,7 +490,7 @@ def test_tensors_on_the_cpu_are_refused_without_the_interpreter(monkeypatch: pyt
         triton_backend.TritonBackend()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     kernel_map = make_map("3^3", scatter_voxels(1).cpu())
-    with pytest.raises(SettingsError, match="these tensors are on cpu; use --backend auto"):
+    with pytest.raises(SettingsError, match="got tensors on cpu; use --backend auto"):
         triton_backend.TritonBackend().convolve(torch.zeros(1, 3), torch.zeros(27, 3, 4), kernel_map)
 
 

@@ -125,7 +125,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(DataError, match=r"room\.h5: damaged, not a whole HDF5 file \(\d+ bytes"):
+    with pytest.raises(DataError, match=r"room\.h5: damaged, not an intact HDF5 file \(\d+ bytes"):
         read(path)
 
 
@@ -237,10 +237,13 @@ def make_virtual(file: h5py.File) -> None:
 HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "link to another file": (link_out, "expected a dataset points/xyz inside the file"),
     "link in the file": (link_group, "expected a dataset points/xyz inside the file"),
-    "external storage": (store_outside, "no dataset stored in this file"),
-    "virtual": (make_virtual, "no dataset stored in this file"),
+    "external storage": (store_outside, "not a dataset stored in this file"),
+    "virtual": (make_virtual, "not a dataset stored in this file"),
     "missing": (lambda file: file.__delitem__("points/label"), "expected a dataset points/label"),
-    "a group": (lambda file: (file.__delitem__("mesh/faces"), file.create_group("mesh/faces"))[0], "no dataset stored"),
+    "a group": (
+        lambda file: (file.__delitem__("mesh/faces"), file.create_group("mesh/faces"))[0],
+        "not a dataset stored",
+    ),
     "other type": (replace("points/label", shape=(N,), dtype="<i8"), r"points/label as int16 \(rows,\), found int64"),
     "objects": (replace("points/label", shape=(N,), dtype=h5py.string_dtype()), "expected points/label as int16"),
     "other width": (replace("points/xyz", shape=(N, 2), dtype="<f4"), r"\(rows, 3\), found float32 \(70000, 2\)"),
@@ -262,9 +265,9 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "nan": (set_value("points/xyz", 0, np.nan), "not finite"),
     "other version": (set_attribute("format_version", 99), "format version 99, expected 1"),
     "no split": (drop_attribute, "found no split"),
-    "odd split": (set_attribute("split", "dev"), "attributes split make no sense"),
-    "number for text": (set_attribute("scene", 5), "attributes scene make no sense"),
-    "negative size": (set_attribute("num_points", -5), "make no sense"),
+    "odd split": (set_attribute("split", "dev"), "attributes split are invalid"),
+    "number for text": (set_attribute("scene", 5), "attributes scene are invalid"),
+    "negative size": (set_attribute("num_points", -5), "are invalid"),
     "no numbers": (set_attribute("class_counts", '{"a": 1}'), "damaged"),
     "alignment": (set_attribute("axis_alignment", np.eye(3)), "damaged"),
 }

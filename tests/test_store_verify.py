@@ -73,7 +73,7 @@ def test_every_kind_of_damage_is_named_and_nothing_is_written(place: Path) -> No
     assert (report.whole, sorted(report.damaged)) == ([IDS[4]], IDS[:4])
     assert "another checksum than when it was written" in report.damaged[IDS[0]]
     assert "missing" in report.damaged[IDS[1]]
-    assert "not a whole HDF5 file" in report.damaged[IDS[2]]
+    assert "not an intact HDF5 file" in report.damaged[IDS[2]]
     assert "is another scene" in report.damaged[IDS[3]]
     assert {path: path.read_bytes() for path in place.rglob("*.h5")} == before
 

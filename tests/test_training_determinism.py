@@ -67,7 +67,7 @@ def enter(**changes: Any) -> None:
 
 def test_what_cannot_be_repeated_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CUBLAS_WORKSPACE, raising=False)
-    with pytest.raises(SettingsError, match=r"no repeatable form of an operation on cpu .some_cuda_kernel"):
+    with pytest.raises(SettingsError, match=r"no deterministic version of an operation on cpu .some_cuda_kernel"):
         enter(device="cpu")
     with pytest.raises(SettingsError, match="MinkowskiEngine adds in no fixed order"):
         enter(backend="minkowski")

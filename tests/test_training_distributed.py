@@ -196,12 +196,12 @@ def test_a_signal_to_one_stops_all_at_one_step_and_they_go_on_to_the_same_bits(
     os.kill(processes[1].pid, signal.SIGTERM)  # not the one that saves
     assert ranks.finish(processes) == [130, 130]
     logs = read_logs(tmp_path / "log")
-    assert logs[0].splitlines()[-1].startswith("lg3d: stopped and saved; go on with")
+    assert logs[0].splitlines()[-1].startswith("lg3d: stopped and saved; resume with")
     assert logs[1] == ""
     assert len(read_losses(tmp_path / "2")) < 3
     again = ranks.start(2, ranks.run_command, words, log=tmp_path / "again")
     assert ranks.finish(again) == [0, 0]
-    assert f"going on with {tmp_path / '2'}" in read_logs(tmp_path / "again")[0]
+    assert f"resuming {tmp_path / '2'}" in read_logs(tmp_path / "again")[0]
     assert read_losses(tmp_path / "2") == read_losses(trained / "2")
     left, right = (load_file(runs / "2" / "checkpoint.safetensors") for runs in (tmp_path, trained))
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -239,8 +239,8 @@ def test_a_lost_process_ends_the_job_of_two_machines_which_torchrun_starts_again
     assert codes == [0, 0], texts
     text = "".join(texts)
     assert text.count("lg3d: error: process 1 of 2 (") == 1
-    assert "is gone; if the system or a person did not kill it" in text
-    assert text.count(f"going on with {tmp_path / '2'}") == 1
+    assert "is gone; unless the system or a user killed it" in text
+    assert text.count(f"resuming {tmp_path / '2'}") == 1
     assert text.count("effective batch 4 scenes") == 2  # once a start
     assert text.count(str(tmp_path / "2" / "checkpoint.safetensors")) == 1
     assert read_losses(tmp_path / "2") == read_losses(trained / "2")
@@ -263,7 +263,7 @@ def test_a_process_that_is_stopped_ends_the_job_by_name(store_path: Path, tmp_pa
     last = read_logs(tmp_path / "log")[0].splitlines()[-1]
     assert processes[0].exitcode == 1, last
     assert last.startswith(f"lg3d: error: process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}), last seen ")
-    assert "gave no sign of life for 6 s (--rank-timeout): it is stopped, or its machine or network is" in last
+    assert "sent no heartbeat for 6 s (--rank-timeout): it is suspended, or its machine or network is down" in last
     assert processes[1].exitcode is None
     processes[1].kill()
 
@@ -274,7 +274,7 @@ def test_a_process_that_hangs_ends_with_the_job_and_what_it_is_at_is_told(store_
     processes = ranks.start(2, lose_second, "hangs", words, log=tmp_path / "log")
     assert ranks.finish(processes, seconds=180) == [1, 1]  # both by themselves
     logs = read_logs(tmp_path / "log")
-    told = f"process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}) has let the others wait for 6 s"
+    told = f"process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}) keeps the other processes waiting for 6 s"
     assert f"lg3d: error: {told} (--rank-timeout): it has been loading scenes for " in logs[0]
     assert ", in lg3d_core.training.batches, line " in logs[0]
     assert "error" not in logs[1]
@@ -296,7 +296,7 @@ def test_machines_with_other_options_are_refused(store_path: Path, tmp_path: Pat
     processes = ranks.start(2, join_with_other_options, store_path, 5, log=tmp_path / "log")
     assert ranks.finish(processes) == [0, 0]
     told = sorted(read_logs(tmp_path / "log"))
-    line = f"process 1 on {socket.gethostname()} has --seed 6 instead of --seed 5: give all machines the same options"
+    line = f"process 1 on {socket.gethostname()} has --seed 6 instead of --seed 5: use the same options"
     assert (told[0], told[1].startswith(line)) == ("elsewhere", True)
 
 
@@ -323,7 +323,7 @@ def test_what_is_wrong_with_all_is_said_once(store_path: Path, tmp_path: Path) -
     assert ranks.finish(ranks.start(2, ranks.run_command, words, log=tmp_path / "log")) == [1, 1]
     said = "".join(read_logs(tmp_path / "log"))
     assert said.count("lg3d: error:") == 1
-    assert "--batch-size 3, the effective batch, cannot be shared equally by 2 processes: take 2 or 4" in said
+    assert "--batch-size 3, the effective batch, is not divisible by 2 processes: pass 2 or 4" in said
 
 
 def world(size: int, rank: int = 0, **changes: Any) -> World:
@@ -333,7 +333,7 @@ def world(size: int, rank: int = 0, **changes: Any) -> World:
 
 def test_a_batch_is_shared_equally_or_refused() -> None:
     assert world(4).share_of(8) == 2
-    with pytest.raises(SettingsError, match="cannot be shared equally by 16 processes: take 16"):
+    with pytest.raises(SettingsError, match="is not divisible by 16 processes: pass 16"):
         world(16).share_of(8)
 
 
@@ -385,7 +385,7 @@ def test_a_run_that_is_restarted_has_a_name_to_be_found_by() -> None:
     assert world(2).find_name(settings) is None
     assert world(2, max_restarts=3, run_id="job 7").find_name(settings) == "pretrain-job-7"
     assert world(2, max_restarts=3).find_name(PretrainSettings(name="p")) == "p"
-    with pytest.raises(SettingsError, match=r"give --name, or torchrun's --rdzv-id"):
+    with pytest.raises(SettingsError, match=r"pass --name, or torchrun's --rdzv-id"):
         world(2, max_restarts=3).find_name(settings)
 
 
@@ -402,7 +402,7 @@ def test_a_run_of_one_process_under_torchrun_goes_on_by_itself(
     before = first.read_bytes()
     assert pretrain(PretrainSettings(**options), Progress()) == first
     assert first.read_bytes() == before
-    with pytest.raises(SettingsError, match=r"p exists and was trained with --epochs 1: take another --name"):
+    with pytest.raises(SettingsError, match=r"p exists and was trained with --epochs 1: pass another --name"):
         pretrain(PretrainSettings(**options, epochs=2), Progress())
 
 

@@ -111,7 +111,7 @@ def test_checkpoints_of_before_tell_their_labels_by_their_settings(
     )
     notes = Notes()
     finetune(scratch(store_path, tmp_path, start=str(pretrained / "all"), limited=0.05, name="x"), notes)
-    assert any("does not say which labels" in line for line in notes.warnings)
+    assert any("does not record which labels" in line for line in notes.warnings)
 
 
 def test_labels_seen_add_up() -> None:
@@ -334,7 +334,7 @@ def test_the_last_finite_state_survives_a_divergence_and_resumes_with_a_lower_ra
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights)
     notes = Notes()
     finetune(FinetuneSettings(resume=tmp_path / "r", learning_rate=0.05, overrides=("learning_rate",)), notes)
-    assert "from here on with --learning-rate 0.05" in notes.notes
+    assert "resuming with --learning-rate 0.05" in notes.notes
     rates = [json.loads(line).get("lr") for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
     assert max(rate for rate in rates[2:] if rate) <= 0.05
 

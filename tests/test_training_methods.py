@@ -106,7 +106,7 @@ def test_a_baseline_goes_on_after_a_stop_and_feeds_fine_tuning(method: str, stor
     assert (info.kind, info.num_classes, info.anchors_digest) == ("pretrain", None, None)
     assert PretrainSettings.from_json(info.settings).method == method
     assert json.loads((whole.parent / "card.json").read_text())["method"] == method
-    assert "this method gives voxels no names: nothing to validate before fine-tuning" in progress.notes
+    assert "this method does not predict classes: training without validation" in progress.notes
     assert not (whole.parent / "best.safetensors").exists()
     tuned = finetune(
         FinetuneSettings(**SMALL, store=store_path, runs=tmp_path, name="f", start=str(whole), epochs=1), Progress()
@@ -132,7 +132,7 @@ def test_scene_contexts_see_no_labels_and_say_so(store_path: Path, tmp_path: Pat
     progress = Stopper(-1)
     limited = pretrain(settings(store_path, tmp_path, "limited", limited=0.05, **options), progress)
     assert equal_weights(full, limited)
-    assert "csc learns without labels: --limited changes nothing here" in progress.notes
+    assert "csc does not use labels: --limited has no effect" in progress.notes
     assert {record["matches"] for record in read_metrics(full.parent)} == {200, 100}  # batches of 2 scenes and of 1
 
 

@@ -99,7 +99,7 @@ def settings(tmp_path: Path) -> FinetuneSettings:
 def test_a_run_is_made_once(tmp_path: Path) -> None:
     run = Run.create(settings(tmp_path))
     assert FinetuneSettings.from_json((run.folder / "settings.json").read_text()) == settings(tmp_path)
-    with pytest.raises(SettingsError, match="take another --name, or continue it with --resume"):
+    with pytest.raises(SettingsError, match="pass another --name, or resume it with --resume"):
         Run.create(settings(tmp_path))
 
 
@@ -128,5 +128,5 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_settings_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="it is no run's folder"):
+    with pytest.raises(CheckpointError, match="it is not the folder of a run"):
         Run.open(tmp_path)

@@ -88,7 +88,7 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
 
     Raises:
         DataError: The raw folder, scans or label table are missing, the store has another vocabulary or is in use, the
-        disk is full, or a worker died. Scenes prepared until then remain, and the next run resumes.
+            disk is full, or a worker died. Scenes prepared until then remain, and the next run resumes.
     """
     vocabulary = load_vocabulary(settings.vocabulary)
     scans = find_scans(settings.raw_folder)
@@ -384,7 +384,7 @@ def merge_shards(settings: StoreCheckSettings, progress: Progress) -> MergeRepor
 
     Raises:
         DataError: A shard is missing, still running, or made from other scans; or the file of a scene is missing,
-        truncated or different. The message names the shard to run again.
+            truncated or different. The message names the shard to run again.
     """
     store = settings.store
     if not (store / SCENES_FOLDER).is_dir():

@@ -263,7 +263,7 @@ def open_hdf5(path: Path, *, again: str = AGAIN) -> Iterator[h5py.File]:
 
     Raises:
         DataError: The file is missing or not HDF5, or code in the context runs into damage, which HDF5 reports in many
-        ways.
+            ways.
     """
     if not path.is_file():
         raise DataError(f"{path}: missing; {again}")

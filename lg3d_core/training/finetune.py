@@ -35,7 +35,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
 
     Raises:
         SettingsError: Settings are incompatible, e.g. the width of the anchors and of the features, or a label budget
-        and a start checkpoint that was trained with other labels.
+            and a start checkpoint that was trained with other labels.
         DataError: The store is missing, damaged or empty, or the anchors are missing, damaged or of another vocabulary.
         CheckpointError: The start checkpoint is missing, or has another network, vocabulary or anchors.
         Interrupted: A signal arrived; the run can be resumed with `--resume`.

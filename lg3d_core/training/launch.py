@@ -84,12 +84,12 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
 
     Args:
         settings: Settings of a new run. With `resume`, the fields in `RESUMABLE` that are not at their default and
-        those named in `overrides` replace the settings of the resumed run.
+            those named in `overrides` replace the settings of the resumed run.
         progress: Reports what happens.
 
     Raises:
         SettingsError: A device is missing, the processes do not divide the batch, or a run of this name has other
-        settings.
+            settings.
         DataError: The store is missing, damaged or empty.
         CheckpointError: `settings.resume` is not the folder of a run.
         LostProcessError: Another process of this run is gone.
@@ -112,7 +112,7 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
         world.share_of(settings.batch_size)
         shared = [name for name in settings.saved_fields() if name not in OF_A_MACHINE]
         options = {option_name(type(settings), field): str(getattr(settings, field)) for field in shared}
-        world.require_equal(options, "give all machines the same options, environment and lg3d.toml")
+        world.require_equal(options, "use the same options, environment and lg3d.toml on all machines")
         with repeatable(settings):
             world.doing("opening the data")
             with world.leader_first():
