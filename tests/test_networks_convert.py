@@ -110,7 +110,7 @@ def test_a_lightning_checkpoint_becomes_one_of_ours(lightning: Path, network: Mi
     assert "vocabulary" in note
 
 
-def test_a_state_dict_becomes_one_of_ours_with_what_the_user_knows(state_dict: Path, tmp_path: Path) -> None:
+def test_a_state_dict_is_converted_with_the_facts_of_the_user(state_dict: Path, tmp_path: Path) -> None:
     notes = Notes()
     convert(state_dict, tmp_path / "a.safetensors", notes, final_relu=False)
     assert len(notes.notes) == 2  # voxel size and vocabulary are taken for granted
@@ -157,7 +157,9 @@ def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.bin", "x.ckpt", "x.PTH"])
-def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, tmp_path: Path, name: str) -> None:
+def test_the_suffix_of_a_file_determines_its_format(
+    state_dict: Path, network: MinkUNet, tmp_path: Path, name: str
+) -> None:
     convert(state_dict, tmp_path / name, final_relu=False)
     assert (tmp_path / name).read_bytes().startswith(b"PK")
     convert(tmp_path / name, tmp_path / "x.safetensors")
@@ -172,7 +174,7 @@ def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, t
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "x.safetensors", "y.safetensors"])
 
 
-def test_what_a_killed_conversion_left_is_removed_by_the_next(state_dict: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_conversion_are_removed_by_the_next(state_dict: Path, tmp_path: Path) -> None:
     left, other = tmp_path / ".x.safetensors.0123abcd.tmp", tmp_path / ".y.safetensors.0123abcd.tmp"
     left.touch()
     other.touch()
@@ -206,7 +208,7 @@ def test_a_download_that_is_something_else_is_named(tmp_path: Path, name: str, d
         load_anchors(path)
 
 
-def test_what_is_written_for_minkowski_engine_is_what_its_users_load(network: MinkUNet, tmp_path: Path) -> None:
+def test_minkowski_engine_output_loads_as_its_users_expect(network: MinkUNet, tmp_path: Path) -> None:
     torch.save(told(network.state_dict()), tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.pth", to="minkowski")
     convert(tmp_path / "a.pth", tmp_path / "b.ckpt", to="minkowski")
@@ -237,7 +239,7 @@ def test_the_plan_is_found_from_the_shapes(plan: str, stem_size: int) -> None:
     assert (match.network, match.num_classes, match.stem_size) == (plan, 20, stem_size)
 
 
-def test_a_network_of_a_5x5x5_stem_is_one_that_ends_with_a_relu(tmp_path: Path) -> None:
+def test_a_network_with_a_5x5x5_stem_ends_with_a_relu(tmp_path: Path) -> None:
     network = MinkUNet("tiny", num_classes=20, stem_size=5, final_relu=True)
     torch.save(network.state_dict(), tmp_path / "minkunet.pth")
     loaded, info = load_network(tmp_path / "minkunet.pth")
@@ -289,7 +291,7 @@ def test_less_than_a_full_match_is_refused_and_every_tensor_named(network: MinkU
         load_network(path)
 
 
-def test_partial_takes_what_matches(network: MinkUNet, tmp_path: Path) -> None:
+def test_partial_converts_matching_tensors(network: MinkUNet, tmp_path: Path) -> None:
     torch.save(spoil(network), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="--final-relu"):
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors", partial=True)
@@ -372,7 +374,7 @@ def test_a_checkpoint_is_never_written_over_itself(lightning: Path) -> None:
     assert load_network(lightning)[1].network == "tiny"
 
 
-def test_a_file_from_elsewhere_is_told_of_where_it_is_used(lightning: Path) -> None:
+def test_assumptions_about_a_foreign_file_are_reported(lightning: Path) -> None:
     notes = Notes()
     assert resolve_checkpoint(lightning, notes) == lightning
     (note,) = notes.notes

@@ -165,7 +165,7 @@ def test_a_plain_state_dict_of_34d_is_the_released_one_and_ends_without(tmp_path
     assert (info.network, info.final_relu) == ("34D", False)
 
 
-def test_an_option_beats_what_the_file_says(tmp_path: Path) -> None:
+def test_an_option_overrides_the_file(tmp_path: Path) -> None:
     path = save(entries(hyper_parameters={"model": "Res16UNet34C"}), tmp_path / "x.ckpt")
     settings = ConvertSettings(checkpoint=path, out=tmp_path / "y.safetensors", final_relu=False)
     assert not compare_checkpoint(settings, Progress()).info.final_relu
@@ -185,7 +185,7 @@ def test_shared_objects_are_read_once_however_often_they_are_named(tmp_path: Pat
     assert read_info(save(entries(hyper_parameters=nested), tmp_path / "x.ckpt")).final_relu
 
 
-def test_lg3ds_own_checkpoint_says_how_it_ends_and_takes_no_other_word(tmp_path: Path) -> None:
+def test_an_lg3d_checkpoint_rejects_a_contradicting_option(tmp_path: Path) -> None:
     path = save(entries(), tmp_path / "x.ckpt")
     settings = ConvertSettings(checkpoint=path, out=tmp_path / "own.safetensors", final_relu=True)
     write_conversion(compare_checkpoint(settings, Progress()), settings)

@@ -259,7 +259,7 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         read_torch_file(tmp_path / "script.pt")
 
 
-def test_kinds_of_files_are_told_by_their_first_bytes(tmp_path: Path) -> None:
+def test_file_formats_are_recognised_by_their_first_bytes(tmp_path: Path) -> None:
     assert is_torch_file(save({}, tmp_path / "x.safetensors"))  # whatever the name says
     (tmp_path / "old").write_bytes(pickle.dumps([1, 2, 3]))
     assert is_torch_file(tmp_path / "old")

@@ -134,7 +134,7 @@ def test_bfloat16_with_weights_in_float32_equals_the_reference_on_rounded_values
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_weight_gradient_does_not_depend_on_what_scratch_memory_held(dtype: torch.dtype):
+def test_a_weight_gradient_does_not_depend_on_the_content_of_scratch_memory(dtype: torch.dtype):
     kernel_map = map_of("3^3", 131)
     features, weight = draw(131, 34).to(dtype), draw(27, 34, 48).float()
     weight = weight.to(dtype)
@@ -277,7 +277,7 @@ def test_a_backend_that_does_not_exist_is_refused_with_those_that_do():
 @pytest.mark.parametrize("channels", [(32, 96), (75, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("has_residual", [True, False])
-def test_what_follows_a_convolution_is_computed_in_the_same_pass(
+def test_operations_after_a_convolution_are_computed_in_the_same_pass(
     kernels: ctypes.CDLL, channels: tuple[int, int], dtype: torch.dtype, has_residual: bool
 ):
     kernel_map = map_of("3^3", 130)

@@ -119,7 +119,7 @@ def test_an_instance_of_two_labels_is_two_objects() -> None:
     assert (rows < 20).sum() == (rows >= 20).sum() == 5
 
 
-def test_what_one_object_keeps_does_not_depend_on_the_others() -> None:
+def test_the_kept_points_of_an_object_do_not_depend_on_other_objects() -> None:
     xyz = np.random.default_rng(0).random((60, 3)).astype(np.float32)
     alone = choose(xyz, [4] * 20 + [-1] * 40, [7] * 20 + [0] * 40, ratio=0.3)
     among = choose(xyz, [4] * 20 + [5] * 40, [7] * 20 + [1] * 40, ratio=0.3)
@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(store: SceneStore) -> None:
         budget_of(store)
 
 
-def test_labelled_points_of_no_object_are_told(store: SceneStore) -> None:
+def test_labelled_points_without_an_object_are_reported(store: SceneStore) -> None:
     with h5py.File(store.scene_path(IDS[0]), "r+") as file:
         file["points/instance"][:3] = 0
         sums = {name: checksum(file[name][()]) for name in (*(f"points/{n}" for n in file["points"]), "mesh/faces")}

@@ -192,7 +192,7 @@ def test_test_scans_have_geometry_alone_and_need_no_table(raw: Path, tmp_path: P
     assert (scene.split, scene.label.max(), scene.instance.max(), scene.segment.max()) == ("test", -1, 0, -1)
 
 
-def test_a_store_of_before_there_were_seals_is_sealed_and_not_prepared_anew(raw: Path, tmp_path: Path) -> None:
+def test_a_store_without_seals_is_sealed_and_not_prepared_again(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "data")
     before = contents(tmp_path / "data")
     for path in (tmp_path / "data/scenes").glob("*.h5"):
@@ -402,7 +402,7 @@ def group_exists(group: int) -> bool:
     return True
 
 
-def test_the_scene_file_says_what_it_was_made_from(raw: Path, tmp_path: Path) -> None:
+def test_the_scene_file_records_its_inputs(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "data")
     header = read_scene_header(tmp_path / "data/scenes" / f"{IDS[0]}.h5")
     assert header.split == "train"

@@ -87,7 +87,7 @@ def test_a_scene_comes_back_as_it_was_written(path: Path) -> None:
     assert repr(read_scene_header(path)) == repr(header)
 
 
-def test_what_training_has_no_use_for_can_be_left_out(path: Path) -> None:
+def test_datasets_that_training_does_not_use_can_be_skipped(path: Path) -> None:
     whole = read(path)
     scene = read_scene_file(path, num_classes=200, for_training=True)
     assert (scene.normal.shape, scene.segment.shape, scene.faces.shape) == ((0, 3), (0,), (0, 3))

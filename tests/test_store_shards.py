@@ -63,7 +63,7 @@ def sharded(raw: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_merged_shards_are_what_one_prepare_makes(raw: Path, tmp_path: Path) -> None:
+def test_merged_shards_equal_a_single_prepare(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "whole")
     done = [prepare(raw, tmp_path / "data", shard=f"{k}/3").prepared for k in (2, 3, 1)]
     assert done == [[IDS[1], IDS[4]], [IDS[2]], [IDS[0], IDS[3]]]
@@ -83,7 +83,7 @@ def test_a_shard_that_ran_twice_counts_once(raw: Path, sharded: Path) -> None:
     assert merge(sharded).scenes == IDS
 
 
-def test_shards_at_once_in_processes_of_their_own(raw: Path, tmp_path: Path) -> None:
+def test_shards_run_at_the_same_time_in_separate_processes(raw: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", "lg3d_cli", "prepare"]
     options = {"cwd": tmp_path, "env": environment, "text": True, "capture_output": True}
@@ -171,7 +171,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_missing_torn_or_doubled_is_not_merged(raw: Path, sharded: Path, name: str) -> None:
+def test_missing_damaged_or_duplicate_shards_are_not_merged(raw: Path, sharded: Path, name: str) -> None:
     change, reason = WRONG[name]
     change(raw, sharded)
     with pytest.raises(DataError, match=reason):
@@ -205,17 +205,17 @@ def test_parts_of_a_job_cut_another_way_are_forgotten(raw: Path, sharded: Path) 
         merge(sharded)
 
 
-def test_while_a_shard_runs_nothing_is_merged(sharded: Path) -> None:
+def test_merging_while_a_shard_runs_is_an_error(sharded: Path) -> None:
     with lock_file(sharded / ".lock", shared=True), pytest.raises(DataError, match="in use by a running shard"):
         merge(sharded)
 
 
-def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
+def test_merging_without_shards_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no shards in .*: first run lg3d prepare RAW"):
         merge(tmp_path / "none")
 
 
-def test_on_a_file_system_without_locks_the_work_goes_on(
+def test_a_file_system_without_locks_only_gives_a_warning(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

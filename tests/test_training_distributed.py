@@ -100,7 +100,7 @@ def test_several_processes_end_where_one_does(trained: Path, size: int) -> None:
         assert read_metrics(several)[-1][score] == pytest.approx(read_metrics(one)[-1][score], rel=0.05)
 
 
-def test_one_process_reports_and_the_card_says_how_many_there_were(trained: Path) -> None:
+def test_one_process_reports_and_the_card_records_the_number_of_processes(trained: Path) -> None:
     logs = read_logs(trained / "log4")
     assert "effective batch 4 scenes (4 processes, each 1 forward pass of 1), 3 training scenes" in logs[0]
     assert logs[0].splitlines()[-1] == str(trained / "4" / "checkpoint.safetensors")
@@ -269,7 +269,7 @@ def test_a_process_that_is_stopped_ends_the_job_by_name(store_path: Path, tmp_pa
 
 
 @pytest.mark.slow  # waits for eleven seconds
-def test_a_process_that_hangs_ends_with_the_job_and_what_it_is_at_is_told(store_path: Path, tmp_path: Path) -> None:
+def test_a_process_that_hangs_ends_with_the_job_and_its_activity_is_reported(store_path: Path, tmp_path: Path) -> None:
     words = [*finetune_words(store_path, tmp_path, "2"), "--rank-timeout", "6", "--epochs", "60"]
     processes = ranks.start(2, lose_second, "hangs", words, log=tmp_path / "log")
     assert ranks.finish(processes, seconds=180) == [1, 1]  # both by themselves
@@ -318,7 +318,7 @@ def write_turn(out: Path) -> None:
         (out / f"done.{world.rank}").touch()
 
 
-def test_what_is_wrong_with_all_is_said_once(store_path: Path, tmp_path: Path) -> None:
+def test_an_error_in_all_processes_is_reported_once(store_path: Path, tmp_path: Path) -> None:
     words = [*finetune_words(store_path, tmp_path, "x"), "--batch-size", "3"]
     assert ranks.finish(ranks.start(2, ranks.run_command, words, log=tmp_path / "log")) == [1, 1]
     said = "".join(read_logs(tmp_path / "log"))
@@ -370,7 +370,7 @@ def test_machines_with_and_without_gpus_are_refused_once(monkeypatch: pytest.Mon
         _choose_backend(["own-gpu a", "cpu b"], first._replace(rank=1))
 
 
-def test_torchrun_is_recognised_by_what_it_sets() -> None:
+def test_torchrun_is_recognised_by_its_environment() -> None:
     variables = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
     elastic = {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "job7", "TORCHELASTIC_MAX_RESTARTS": "3"}
     assert read_launch({}) is None
@@ -389,7 +389,7 @@ def test_a_run_that_is_restarted_has_a_name_to_be_found_by() -> None:
         world(2, max_restarts=3).find_name(settings)
 
 
-def test_a_run_of_one_process_under_torchrun_goes_on_by_itself(
+def test_a_run_of_one_process_under_torchrun_resumes_automatically(
     store_path: Path, anchors_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():

@@ -94,7 +94,7 @@ def test_a_budget_after_training_with_other_labels_is_refused(
             finetune(dataclasses.replace(settings, start=str(checkpoint), name="s", allow_leak=False), Progress())
 
 
-def test_checkpoints_of_before_tell_their_labels_by_their_settings(
+def test_older_checkpoints_get_their_labels_from_their_settings(
     pretrained: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_older(path: Path, **options: Any) -> Any:
@@ -398,7 +398,7 @@ def test_locks_without_room_are_the_same_error(
         (lambda v: v * np.where(np.arange(len(v)) == 5, np.inf, 1)[:, None], "not finite"),
     ],
 )
-def test_anchors_that_cannot_be_told_apart_are_refused(
+def test_equal_anchors_are_rejected(
     store_path: Path, anchors_path: Path, tmp_path: Path, change: Any, reason: str
 ) -> None:
     import safetensors.numpy

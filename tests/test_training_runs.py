@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_network_is_refused(store_path: Path, pretrained
         finetune(settings, Progress())
 
 
-def test_nothing_to_start_from_names_both_ways_out(store_path: Path, tmp_path: Path) -> None:
+def test_a_missing_start_checkpoint_names_both_options(store_path: Path, tmp_path: Path) -> None:
     settings = FinetuneSettings(store=store_path, runs=tmp_path / "none", **SMALL)
     with pytest.raises(CheckpointError, match="run lg3d pretrain, or pass --from CHECKPOINT or --from scratch"):
         finetune(settings, Progress())

@@ -103,7 +103,7 @@ def make() -> Iterator[Any]:
             own.stop()
 
 
-def test_those_that_wait_name_the_one_that_does_not_and_all_end(make: Any) -> None:
+def test_waiting_processes_name_the_one_that_hangs_and_all_end(make: Any) -> None:
     """One speaks; the one that hangs, and the other one that waits, end without a word."""
     processes = make(3)
     processes.watches[1].doing("loading scenes")
@@ -183,7 +183,7 @@ def test_a_process_whose_parent_is_gone_asks_itself_to_stop(make: Any, monkeypat
     assert processes.told.lines == ["torchrun, which started this process, has ended: stopping"]
 
 
-def test_without_a_store_nothing_is_claimed() -> None:
+def test_without_a_store_no_process_is_reported_as_lost() -> None:
     def refuse() -> Store:
         raise RuntimeError("connection refused")
 

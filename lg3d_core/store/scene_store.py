@@ -153,6 +153,7 @@ class SceneStore:
         With a budget, the training split only counts the points that the budget keeps.
 
         Raises:
+            ChoiceError: The split does not exist.
             DataError: The budget was made for other scenes.
         """
         if budget is not None and split == "train":
@@ -171,6 +172,7 @@ class SceneStore:
         Reads every scene of the split.
 
         Raises:
+            ChoiceError: The split does not exist.
             DataError: A file is damaged.
         """
         total = np.zeros(len(self.vocabulary), dtype=np.int64)
