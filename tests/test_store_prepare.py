@@ -137,7 +137,7 @@ def test_a_bad_scene_is_named_and_the_others_are_prepared(raw: Path, tmp_path: P
     assert sorted(report.failed) == ["empty", IDS[0], IDS[1]]
     assert "truncated" in report.failed[IDS[0]]
     assert f"{IDS[1]}.aggregation.json: missing" in report.failed[IDS[1]]
-    assert any(message.startswith(f"{IDS[0]} is skipped: {mesh}") for message in listener.warnings)
+    assert any(message.startswith(f"{IDS[0]} could not be prepared: {mesh}") for message in listener.warnings)
     assert SceneStore(tmp_path / "data").scene_ids() == IDS[2:]
 
 

@@ -256,7 +256,10 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         "declares 140000 bytes but stores 0",
     ),
     "foreign filter": (replace("points/label", data=np.zeros(N, "<i2"), compression="lzf"), "points/label declares"),
-    "fewer rows": (replace("points/label", data=np.zeros(5, "<i2")), "points/label has 5 rows, its header says 70000"),
+    "fewer rows": (
+        replace("points/label", data=np.zeros(5, "<i2")),
+        "points/label has 5 rows, its header records 70000",
+    ),
     "label beyond": (set_value("points/label", 0, 200), "label holds -1 to 200, expected -1 to 199"),
     "label below": (set_value("points/label", 0, -2), "expected -1 to 199"),
     "instance below": (set_value("points/instance", 0, -1), "instance holds -1 to .* expected 0 or more"),

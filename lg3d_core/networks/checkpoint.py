@@ -124,7 +124,9 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of checkpoint {path} is damaged: {error}") from None
     if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
-        raise CheckpointError(f"{path} holds a network {info.network!r}; this version knows {', '.join(NETWORK_PLANS)}")
+        raise CheckpointError(
+            f"{path} holds a network {info.network!r}; supported networks: {', '.join(NETWORK_PLANS)}"
+        )
     _require_info(info, path)
     if final_relu not in (None, info.final_relu):
         raise CheckpointError(

@@ -111,10 +111,6 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
         )
         for files in own
     ]
-    prepared: list[str] = []
-    skipped: list[str] = []
-    unmapped: dict[str, int] = {}
-    headers: list[SceneHeader] = []
     with _sole_writer(settings.store, index, count, progress):
         if not settings.force:
             _require_vocabulary(settings.store, vocabulary, progress)
@@ -122,21 +118,9 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
             sweep_temporaries(folder)
         # From here on, the shard files of an earlier array job no longer describe this store.
         remove_shards(settings.store, index, count)
-        with progress.task("prepare", total=len(jobs), unit="scene") as task:
-            for job, outcome in run_in_processes(_prepare_scene, jobs, num_processes=settings.jobs):
-                scene_id = job.scene_id
-                for warning in outcome.warnings:
-                    progress.warn(warning)
-                if outcome.state == "failed":
-                    failed[scene_id] = outcome.reason
-                    progress.warn(f"{scene_id} is skipped: {outcome.reason}")
-                else:
-                    assert outcome.header is not None
-                    headers.append(outcome.header)
-                    (prepared if outcome.state == "prepared" else skipped).append(scene_id)
-                    for label, objects in outcome.header.unmapped.items():
-                        unmapped[label] = unmapped.get(label, 0) + objects
-                task.advance(status=scene_id)
+        prepared, skipped, headers, errors = _prepare_scenes(jobs, settings.jobs, progress)
+        failed |= errors
+        unmapped = _count_unmapped(headers)
         if count == 1:
             _write_index(settings.store, vocabulary, headers, _provenance(settings.raw_folder, table.digest), progress)
         else:
@@ -161,6 +145,41 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
         failed=dict(sorted(failed.items())),
         unmapped=dict(sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))),
     )
+
+
+class _Results(NamedTuple):
+    prepared: list[str]
+    skipped: list[str]
+    headers: list[SceneHeader]
+    failed: dict[str, str]
+
+
+def _prepare_scenes(jobs: list[_Job], num_processes: int, progress: Progress) -> _Results:
+    """Prepare scenes in several processes, and warn about those that fail."""
+    results = _Results([], [], [], {})
+    with progress.task("prepare", total=len(jobs), unit="scene") as task:
+        for job, outcome in run_in_processes(_prepare_scene, jobs, num_processes=num_processes):
+            scene_id = job.scene_id
+            for warning in outcome.warnings:
+                progress.warn(warning)
+            if outcome.state == "failed":
+                results.failed[scene_id] = outcome.reason
+                progress.warn(f"{scene_id} could not be prepared: {outcome.reason}")
+            else:
+                assert outcome.header is not None
+                results.headers.append(outcome.header)
+                (results.prepared if outcome.state == "prepared" else results.skipped).append(scene_id)
+            task.advance(status=scene_id)
+    return results
+
+
+def _count_unmapped(headers: list[SceneHeader]) -> dict[str, int]:
+    """Return the unmapped raw labels of scenes with their number of objects."""
+    unmapped: dict[str, int] = {}
+    for header in headers:
+        for label, objects in header.unmapped.items():
+            unmapped[label] = unmapped.get(label, 0) + objects
+    return unmapped
 
 
 def _warn_of_labels(unmapped: dict[str, int], headers: list[SceneHeader], progress: Progress) -> None:

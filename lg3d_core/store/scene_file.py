@@ -221,7 +221,7 @@ def read_scene_content(path: Path, *, num_classes: int, for_training: bool = Fal
         for name, column in columns.items():
             rows = header.num_faces if name == "mesh/faces" else header.num_points
             if column.shape[0] != rows:
-                raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header says {rows}; {AGAIN}")
+                raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header records {rows}; {AGAIN}")
         left_out = NOT_TRAINED_ON if for_training else ()
         stored = {name: read_column(column) for name, column in columns.items() if name not in left_out}
         if not is_sealed:
