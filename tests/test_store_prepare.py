@@ -235,14 +235,14 @@ def test_a_store_of_another_vocabulary_is_kept_unless_forced(raw: Path, tmp_path
     assert any("another vocabulary" in message for message in listener.warnings)
 
 
-def test_a_damaged_file_of_a_scene_that_is_gone_is_left_out_of_the_index(raw: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_of_a_scene_that_is_gone_is_not_listed_in_the_index(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "data")
     (tmp_path / "data/scenes" / f"{IDS[0]}.h5").write_bytes(b"no")
     shutil.rmtree(raw / "scans" / IDS[0])
     listener = Listener()
     prepare(raw, tmp_path / "data", listener)
     assert SceneStore(tmp_path / "data").scene_ids() == IDS[1:]
-    assert any(message.startswith("left out of store.json") for message in listener.warnings)
+    assert any(message.startswith("not listed in store.json") for message in listener.warnings)
 
 
 def test_a_store_that_cannot_be_made_is_an_error(raw: Path, tmp_path: Path) -> None:
