@@ -132,7 +132,7 @@ def test_another_encoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         VOCABULARY.names,
         {**anchors_of().metadata, "projection": "none"},
     )
-    with pytest.raises(CheckpointError, match="its features are 256-d"):
+    with pytest.raises(CheckpointError, match="its features have 256 dimensions"):
         read(unprojected, "door")
 
 

@@ -125,8 +125,8 @@ def good_metadata(num_names):
         ({"anchors": np.ones((0, 4), np.float32)}, good_metadata(0), r"\(classes, D\)"),
         ({"anchors": np.array([[1, 0], [np.nan, 1]], np.float32)}, good_metadata(2), "'thing 1' is not finite"),
         ({"anchors": np.array([[1, 0], [0, 0]], np.float32)}, good_metadata(2), "'thing 1' is all zero"),
-        ({"weights": np.eye(2, dtype=np.float32)}, good_metadata(2), "no anchors file"),
-        ({"anchors": np.eye(2, dtype=np.float32)}, {}, "no anchors file"),
+        ({"weights": np.eye(2, dtype=np.float32)}, good_metadata(2), "not an anchors file"),
+        ({"anchors": np.eye(2, dtype=np.float32)}, {}, "not an anchors file"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "7"}, "no list of class names"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "["}, "cannot be read"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {"format": FORMAT, "names": '["a", "b"]'}, "lack the metadata"),
@@ -156,7 +156,7 @@ def test_anchors_of_another_vocabulary_are_rejected(tmp_path):
     require_vocabulary(anchors_of("chair", "table", digest=vocabulary.digest), vocabulary)
     with pytest.raises(DataError, match="3 classes instead of 2"):
         require_vocabulary(anchors_of("chair", "table", "sink"), vocabulary)
-    with pytest.raises(DataError, match="category 1 is 'sink' instead of 'table'"):
+    with pytest.raises(DataError, match="class 1 is 'sink' instead of 'table'"):
         require_vocabulary(anchors_of("chair", "sink"), vocabulary)
     with pytest.raises(DataError, match="ids differ"):
         require_vocabulary(anchors_of("chair", "table"), vocabulary)

@@ -378,7 +378,7 @@ def test_assumptions_about_a_foreign_file_are_reported(lightning: Path) -> None:
     notes = Notes()
     assert resolve_checkpoint(lightning, notes) == lightning
     (note,) = notes.notes
-    assert re.search(r"tiny, 200 classes, .* voxels of 0\.05 m and with a ReLU", note)
+    assert re.search(r"tiny, 200 classes; assuming voxels of 0\.05 m and with a final ReLU", note)
 
 
 def test_eval_and_finetune_take_a_file_from_elsewhere(lightning: Path, store_path: Path, tmp_path: Path) -> None:
