@@ -5,12 +5,10 @@ started, before anything that takes time.
 """
 
 import _thread
-import contextlib
 import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
 
 STOPPED = 130
 END_SECONDS = 8.0
@@ -146,7 +144,7 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _unraisable(unraisable: Any) -> None:
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """Raise an interruption again that came where Python can only print it, as in a `__del__`."""
     if unraisable.exc_type is KeyboardInterrupt and _asked:
         if not _postponed:
@@ -157,6 +155,8 @@ def _unraisable(unraisable: Any) -> None:
 
 def _exit(line: bytes) -> None:
     if not (_reported or follows()):
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105
             os.write(2, line)
+        except OSError:  # contextlib would be loaded for this alone
+            pass
     os._exit(STOPPED)
