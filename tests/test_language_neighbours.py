@@ -72,5 +72,5 @@ def test_the_command_prints_a_table_and_json_and_writes_nothing(tmp_path):
 
 def test_the_command_rejects_options_that_it_would_ignore(tmp_path):
     assert "no anchors file" in show(tmp_path, code=1).stderr
-    done = show(tmp_path, "--encoder", "bundled", "--dim", "9", code=1)
+    done = show(tmp_path, "--encoder", "bundled", "--dim", "9", code=2)
     assert done.stderr == ("lg3d: error: --show reads the anchors file as it is: leave out --encoder, --dim\n")
