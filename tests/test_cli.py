@@ -131,7 +131,7 @@ def test_doctor_tells_versions() -> None:
         (["pretrain", "--recipe", "paper-34d"], "run lg3d anchors --dim 512"),
         (["finetune", "--recipe", "demo", "--from", "nowhere"], "no checkpoint at nowhere"),
         (["finetune", "--recipe", "demo", "--runs", "elsewhere"], "no pre-training run in elsewhere"),
-        (["finetune", "--resume", "data"], "it is no run's folder"),
+        (["finetune", "--resume", "data"], "it is not the folder of a run"),
         (["pretrain", "--resume", "runs/f"], "saved settings do not fit PretrainSettings"),
         (["eval", "--runs", "elsewhere"], "no fine-tuned run in elsewhere: run lg3d finetune"),
         (["eval", "--checkpoint", "runs/p"], "without a classifier: run lg3d finetune --from"),

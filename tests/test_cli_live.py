@@ -186,7 +186,7 @@ def test_training_on_a_terminal_stops_on_ctrl_c_and_goes_on(
     done = lg3d_on_terminal(*words, cwd=tmp_path, replies=[("waiting for data", CTRL_C)])
     assert done.code == 130, done.screen
     assert done.stdout == ""
-    assert "go on with: lg3d pretrain --resume runs/p" in done.screen
+    assert "resume with: lg3d pretrain --resume runs/p" in done.screen
     assert "Traceback" not in done.screen
     assert "left" in done.screen
     assert (tmp_path / "runs" / "p" / "resume.pt").is_file()
