@@ -22,7 +22,7 @@ GUESSED_UNITS = ("m", "cm", "mm")
 """Candidate units; feet and inches are too close to metres and centimetres to be distinguished by size."""
 SAMPLE_ROWS = 200_000
 LARGE_SIDE, LARGE_SHARE, SCATTERED = 1 / 60, 0.2, 50_000
-"""Ratio of a large triangle's side to the scan's, and share of the surface in such triangles, from which points on the
+"""Ratio of a large triangle's side to the scan's, and share of the surface in such triangles, from which points on
 the triangles are sampled too."""
 TYPICAL_SIZE, SIZE_FACTOR = 5.0, 2.5
 """Longest side of a typical scan in metres, and its standard deviation as a factor (of the logarithm)."""
