@@ -216,8 +216,8 @@ def _pairs(content: PageContent) -> str:
     return _section(
         "pairs",
         "Most confused pairs",
-        "By the share of the annotated category's vertices that was taken for the other, since every category counts "
-        "the same in mIoU. Categories with less than 0.05 % of the annotated vertices are left out.",
+        "Sorted by the share of the annotated class's vertices, since every class counts equally in mIoU. Classes "
+        "with less than 0.05 % of the annotated vertices are omitted.",
         f'<div class="beside">{"".join(parts)}</div>',
     )
 
