@@ -58,7 +58,7 @@ def wall_part(length: float, height: float, openings: tuple[Rectangle, ...], pai
 
 
 def wall_frame(room: Room, wall: str, along: float) -> tuple[Array, float]:
-    """Return a point on the wall's plane, `along` metres from its start, and the yaw of things with their back to it."""
+    """Return a point on the wall's plane, `along` metres from its start, and the yaw of things at the wall."""
     width, depth, _ = room.size
     origin = {
         "south": (along, 0.0, 0.0),

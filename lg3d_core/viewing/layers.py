@@ -180,7 +180,7 @@ class SceneView:
             words.append(f"instance {self.instance[row]}")
         words += [f"{self.title(f'{HEAT}{k}')} {heat[row]:.2f}" for k, heat in enumerate(self.heat.values(), start=1)]
         if own >= 0 and group.get(own):
-            words.append(f"{group[own]} category")
+            words.append(f"{group[own]} class")
         return tuple(words)
 
     @cached_property
