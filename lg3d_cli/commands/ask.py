@@ -32,7 +32,7 @@ def ask(settings: AskSettings) -> None:
     """
     if not (settings.texts or settings.serve) and (settings.json or not sys.stdin.isatty()):
         raise UsageError(
-            'TEXT is missing, and there is no prompt without a terminal: pass lg3d ask SCENE "a place to sit", or --serve'
+            'TEXT is missing, and only a terminal has a prompt: lg3d ask SCENE "a place to sit", or pass --serve'
         )
     from lg3d_core.inference.ask import Conversation
 

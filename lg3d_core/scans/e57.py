@@ -53,7 +53,7 @@ def open_e57(path: Path) -> Surface:
         ValueError,
     ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: cannot be read as E57 ({reason}): copy it again or export it again") from None
+        raise DataError(f"{path}: cannot be read as E57 ({reason}): copy or export it again") from None
     if not scans:
         raise DataError(f"{path}: the scan has no vertices")
     xyz = np.concatenate([xyz for xyz, _ in scans])

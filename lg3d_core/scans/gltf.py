@@ -40,7 +40,7 @@ MAX_PARTS = 1 << 16
 """Maximum number of mesh primitives that nodes instantiate."""
 MAX_VERTICES = 1 << 24
 """Maximum number of vertices of all instances: a small file may instantiate a large mesh a thousand times."""
-AGAIN = "copy it again or export it again"
+AGAIN = "copy or export it again"
 
 DRACO, MESHOPT = "KHR_draco_mesh_compression", ("EXT_meshopt_compression", "KHR_meshopt_compression")
 UNDERSTOOD = ("KHR_mesh_quantization", "KHR_texture_transform", "KHR_materials_pbrSpecularGlossiness")

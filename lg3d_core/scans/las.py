@@ -67,7 +67,7 @@ def open_las(path: Path) -> Surface:
     if not 0 <= num_points < MAX_POINTS or needed > available:
         raise DataError(
             f"{path}: the file is truncated: its header declares {num_points} points, {available} bytes follow it: "
-            "copy it again or export it again"
+            "copy or export it again"
         )
     if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and (scales != 0).all()):
         raise DataError(
@@ -115,7 +115,7 @@ def _require_honest_header(path: Path) -> None:
     if header_size + num_records * RECORD_BYTES > min(start, size) or start > size:
         raise DataError(
             f"{path}: the file is truncated or damaged: its header declares {num_records} records in {start} bytes, "
-            f"the file has {size}: copy it again or export it again"
+            f"the file has {size}: copy or export it again"
         )
     if num_chunks * MIN_CHUNK_BYTES > size:
         raise DataError(f"{path}: the file is damaged: it declares {num_chunks} chunks in {size} bytes")
@@ -164,7 +164,7 @@ def _read(path: Path, start: int, stop: int) -> "laspy.ScaleAwarePointRecord":
         if len(points) != stop - start:
             raise DataError(
                 f"{path}: the file is truncated: expected {reader.header.point_count} points, found "
-                f"{start + len(points)}: copy it again or export it again"
+                f"{start + len(points)}: copy or export it again"
             )
     return points
 
@@ -179,8 +179,8 @@ def _opened(path: Path) -> "Iterator[laspy.LasReader]":
             yield reader
     except (*_DAMAGED, laspy.errors.LaspyException, lazrs.LazrsError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: cannot be read as LAS ({reason}): copy it again or export it again") from None
+        raise DataError(f"{path}: cannot be read as LAS ({reason}): copy or export it again") from None
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # lazrs panics, which are not subclasses of Exception
             raise
-        raise DataError(f"{path}: the compressed points are damaged: copy it again or export it again") from None
+        raise DataError(f"{path}: the compressed points are damaged: copy or export it again") from None

@@ -228,14 +228,12 @@ class _Reader:
             shown = " ".join(word.decode(errors="replace") for word in words)[:60]
             raise DataError(
                 f"{self._path}: expected numbers after {keyword}, at least {least}, found {shown!r}: "
-                "copy it again or export it again"
+                "copy or export it again"
             )
-        raise DataError(f"{self._path}: its {keyword} lines cannot be parsed: copy it again or export it again")
+        raise DataError(f"{self._path}: its {keyword} lines cannot be parsed: copy or export it again")
 
     def _beyond(self, name: int, kind: str = "vertex") -> DataError:
-        return DataError(
-            f"{self._path}: a face refers to the missing {kind} {abs(name)}: copy it again or export it again"
-        )
+        return DataError(f"{self._path}: a face refers to the missing {kind} {abs(name)}: copy or export it again")
 
     def finish(self) -> Model:
         """Return the model, after the whole file was read."""

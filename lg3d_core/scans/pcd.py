@@ -110,7 +110,7 @@ def _read_binary(
     if start + num_points * record.itemsize > len(data):
         raise DataError(
             f"{path}: the file is truncated: {num_points} points need {num_points * record.itemsize} bytes, "
-            f"found {len(data) - start}: copy it again or export it again"
+            f"found {len(data) - start}: copy or export it again"
         )
     rows = np.frombuffer(data, dtype=record, count=num_points, offset=start)
     return {name: rows[name] for name in record.names or ()}
@@ -128,7 +128,7 @@ def _read_ascii(text: bytes, record: np.dtype[Any], num_points: int, path: Path)
         state = "truncated" if len(numbers) < num_points * sum(widths) else "longer than its header says"
         raise DataError(
             f"{path}: the file is {state}: {num_points} points need {num_points * sum(widths)} numbers, "
-            f"found {len(numbers)}: copy it again or export it again"
+            f"found {len(numbers)}: copy or export it again"
         )
     table = numbers.reshape(num_points, sum(widths))
     columns: dict[str, npt.NDArray[Any]] = {}
@@ -165,7 +165,7 @@ def _read_compressed(
     if len(packed) < int(lengths[0]) or int(lengths[1]) != expected:
         raise DataError(
             f"{path}: the file is truncated or damaged: {num_points} points need {expected} bytes unpacked and "
-            f"{int(lengths[0])} packed, found {int(lengths[1])} and {len(packed)}: copy it again or export it again"
+            f"{int(lengths[0])} packed, found {int(lengths[1])} and {len(packed)}: copy or export it again"
         )
     plain = unpack_lzf(packed, expected, path)
     columns: dict[str, npt.NDArray[Any]] = {}
@@ -208,9 +208,9 @@ def unpack_lzf(packed: bytes, length: int, path: Path) -> bytes:
                 begin += len(piece)
                 count -= len(piece)
     except IndexError:
-        raise DataError(f"{path}: the compressed data are damaged: copy it again or export it again") from None
+        raise DataError(f"{path}: the compressed data are damaged: copy or export it again") from None
     if len(out) != length:
-        raise DataError(f"{path}: expected {length} bytes unpacked, found {len(out)}: copy it again or export it again")
+        raise DataError(f"{path}: expected {length} bytes unpacked, found {len(out)}: copy or export it again")
     return bytes(out)
 
 
