@@ -91,7 +91,7 @@ def test_damaged_faces_are_refused(tmp_path: Path) -> None:
     whole.write_bytes(data[:-4])
     with pytest.raises(DataError, match="truncated or damaged in face 1 of 2"):
         open_ply(whole)
-    with pytest.raises(DataError, match="name vertices 0 to 9, the file has 5"):
+    with pytest.raises(DataError, match="use vertices 0 to 9, the file has 5"):
         open_ply(polygons_ply(tmp_path / "b.ply", XYZ, [[0, 1, 9]]))
     text = polygons_ply(tmp_path / "c.ply", XYZ, [[0, 1, 2]], ascii=True)
     content = text.read_text()

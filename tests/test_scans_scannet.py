@@ -160,7 +160,7 @@ def test_a_missing_txt_is_a_warning(tmp_path: Path) -> None:
     [
         ("1 0 0 0 0 1 0 0 0 0 1 0 0 0 0", "needs 16 finite numbers, found 15"),
         ("nan 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "needs 16 finite numbers"),
-        ("a 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "no number"),
+        ("a 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "invalid number"),
         ("2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1", "not a rotation with a translation"),
         ("-1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "not a rotation with a translation"),  # a mirror
         ("1 0 0 0 0 1 0 0 0 0 1 0 0 0 1 1", "not a rotation with a translation"),
