@@ -150,7 +150,7 @@ def test_a_port_in_use_and_a_scene_that_is_not_there(store_path: Path, tmp_path:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         words = ["view", "scene9003_00", "--store", str(store_path), "--runs", "none", "--serve", "--port", port]
-        assert f"port {port} is in use: choose another with --port" in one_error(words, tmp_path)
+        assert f"port {port} is in use: pass another --port" in one_error(words, tmp_path)
 
 
 def test_without_a_display_there_is_a_page(store_path: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ except BaseException as error:
         (
             "console.progress(quiet=True)",
             "imported\ncleaned up\n",
-            "lg3d: stopped; the same command does it anew\n",
+            "lg3d: stopped; rerun the command to start over\n",
         ),
     ],
 )
@@ -131,7 +131,7 @@ entry.main()
 
 def test_a_stop_that_python_swallows_is_raised_again() -> None:
     done = subprocess.run([sys.executable, "-c", SWALLOWED], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "lg3d: stopped; the same command does it anew\n")
+    assert (done.returncode, done.stderr) == (130, "lg3d: stopped; rerun the command to start over\n")
 
 
 ENDING = """

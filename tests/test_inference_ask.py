@@ -280,8 +280,8 @@ def test_the_prompt_answers_line_after_line_until_an_empty_one(
     assert shown.out.count("text\theat\tposition") == 2
     assert shown.out.startswith("text")  # the prompt itself is no result
     assert shown.err.count("ask> ") == 3
-    assert "'door' lies nearest to door 1.00" in shown.err
-    assert "'window' lies nearest to window 1.00" in shown.err
+    assert "'door' is closest to door 1.00" in shown.err
+    assert "'window' is closest to window 1.00" in shown.err
 
 
 def test_on_a_terminal_the_prompt_can_be_edited_and_ctrl_c_ends_it(

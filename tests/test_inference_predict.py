@@ -137,7 +137,7 @@ def test_millimetres_with_y_up_get_the_labels_of_metres_with_z_up(
     first, second = predict_scans(settings, notes).labelled
     assert (second.scale, second.up) == (0.001, "y")
     assert first.files[0].read_bytes() == second.files[0].read_bytes()
-    assert any("mm.ply: " in note and "taken as mm" in note for note in notes.notes)
+    assert any("mm.ply: " in note and "assumed to be mm" in note for note in notes.notes)
     assert any("mm.ply: " in warning and "+y" in warning and "--up" in warning for warning in notes.warnings)
     assert len(expected) == len(off)
 
@@ -149,7 +149,7 @@ def test_without_colours_it_warns_and_takes_grey(checkpoint: Path, tmp_path: Pat
     first, second = predict_scans(settings_of(checkpoint, tmp_path, grey, bare, formats=("txt",)), notes).labelled
     assert first.files[0].read_bytes() == second.files[0].read_bytes()
     assert notes.warnings == [
-        f"{grey}: all vertices have the same colour: the scan probably has none",
+        f"{grey}: all vertices have the same colour: the scan probably has no colours",
         f"{bare}: no colours: using grey, which reduces accuracy",
     ]
 

@@ -109,7 +109,7 @@ def test_a_damaged_index_is_one_line(place: Path) -> None:
 def test_the_command_reports_damage_and_how_to_repair_it(place: Path) -> None:
     whole = lg3d("prepare", "--verify", cwd=place)
     assert (whole.returncode, whole.stdout) == (0, "scene\treason\n")
-    assert "5 scenes whole, 0 damaged or missing" in whole.stderr
+    assert "5 scenes intact, 0 damaged or missing" in whole.stderr
     flip(scene(place, 2), 3000)
     (place / "data/scenes/stray.h5").write_bytes(b"")
     scene(place, 1).write_bytes(scene(place, 1).read_bytes()[:-SEAL_BYTES])
@@ -117,8 +117,8 @@ def test_the_command_reports_damage_and_how_to_repair_it(place: Path) -> None:
     assert found.returncode == 1
     assert found.stdout.splitlines()[1].startswith(f"{IDS[2]}\t")
     assert "lg3d prepare RAW --store data prepares these 1 again" in found.stderr
-    assert "1 of them were written before files had a checksum" in found.stderr
-    assert "1 files belong to no scene of the store, such as stray.h5" in found.stderr
+    assert "1 of them have no checksum of the whole file" in found.stderr
+    assert "1 files do not belong to any scene of the store, e.g. stray.h5" in found.stderr
     report = json.loads(lg3d("prepare", "--verify", "--json", "--jobs", "1", cwd=place).stdout)
     assert (report["whole"], list(report["damaged"])) == ([IDS[0], IDS[1], IDS[3], IDS[4]], [IDS[2]])
     assert (report["unsealed"], report["strange"]) == ([IDS[1]], ["stray.h5"])
