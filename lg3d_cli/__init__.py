@@ -1,1 +1,1 @@
-"""The command line of lg3d: parses, calls the core once, and reports."""
+"""Command line of lg3d: parses the arguments, calls one core function, and reports the result."""

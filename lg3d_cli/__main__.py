@@ -1,8 +1,8 @@
-"""Entry point: one command each, and one boundary that turns a known error into one line."""
+"""Entry point: registers the commands, and reports known errors in one line."""
 
 from lg3d_cli import start
 
-if __name__ == "__main__":  # `python -m lg3d_cli`: before anything that takes time is imported
+if __name__ == "__main__":  # with `python -m lg3d_cli`, before slow imports
     start.take_signals()
 
 import atexit
@@ -37,17 +37,17 @@ from lg3d_cli.variables import unknown_variables
 from lg3d_core import __version__
 from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError, explain_os_error
 
-GOES_ON = ("prepare", "rooms", "compare")
-"""Commands that keep what they have finished when they are run again."""
+RESUMABLE = ("prepare", "rooms", "compare")
+"""Commands that keep finished parts when they are run again."""
 TRAINED_TOGETHER = ("pretrain", "finetune")
-"""Commands that several processes of `torchrun` share the work of."""
+"""Commands whose work the processes of `torchrun` share."""
 
 
 class _Stoppable(TyperGroup):
-    """Commands that Ctrl-C and SIGTERM end with a line that says how to go on, and usage errors of one line."""
+    """Command group that reports interruptions with instructions for resuming, and usage errors in one line."""
 
     def main(self, *words: Any, **options: Any) -> Any:
-        """Run the command line; a usage error is one line and exit code 2."""
+        """Run the command line; a usage error prints one line and gives exit code 2."""
         run: Any = super().main
         if not options.pop("standalone_mode", True):
             return run(*words, standalone_mode=False, **options)
@@ -71,7 +71,7 @@ class _Stoppable(TyperGroup):
         """Run the command.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM came, and the command did not deal with it itself.
+            Interrupted: Ctrl-C or SIGTERM arrived, and the command did not handle it.
         """
         start.load()
         try:
@@ -79,24 +79,24 @@ class _Stoppable(TyperGroup):
         except (KeyboardInterrupt, Exception) as error:
             if isinstance(error, Interrupted | EndedElsewhere):
                 raise
-            # What is raised by a signal's handler within a library in C may come out as that library's own error.
+            # A C library may convert an exception of a signal handler to an error of its own.
             if not isinstance(error, KeyboardInterrupt) and not start.was_asked():
                 raise
             _kill_workers()
-            goes_on = ctx.invoked_subcommand in GOES_ON
-            kept = (
-                "what is finished is kept, and the same command goes on" if goes_on else "the same command does it anew"
+            resumes = ctx.invoked_subcommand in RESUMABLE
+            hint = (
+                "finished parts are kept; rerun the command to resume" if resumes else "rerun the command to start over"
             )
-            raise Interrupted(f"stopped; {kept}") from None
+            raise Interrupted(f"stopped; {hint}") from None
 
 
-EVERYWHERE = "Each option is also a variable (LG3D_SEED for --seed) and a key of lg3d.toml (seed)."
+EPILOG = "Each option is also a variable (LG3D_SEED for --seed) and a key of lg3d.toml (seed)."
 
 app = typer.Typer(
     name="lg3d",
     cls=_Stoppable,
     help="Train and use language-grounded sparse 3D networks on annotated scans of rooms.",
-    epilog="Exit codes: 0 done, 1 an error you can fix, 2 a wrong option or value, 130 interrupted (and resumable).",
+    epilog="Exit codes: 0 success, 1 error, 2 invalid option or value, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -119,7 +119,7 @@ for name, function in {
     "bench": bench.bench,
     "doctor": doctor.doctor,
 }.items():
-    app.command(name, cls=SettingsCommand, epilog=EVERYWHERE)(function)
+    app.command(name, cls=SettingsCommand, epilog=EPILOG)(function)
 
 
 def _show_version(wanted: bool) -> None:
@@ -145,13 +145,13 @@ def _options(
         if console.follows():
             raise EndedElsewhere(interrupted=False)
         raise SettingsError(
-            f"torchrun started {size} processes, and each would do all of lg3d {command}: only "
-            f"{' and '.join(TRAINED_TOGETHER)} share their work; run lg3d {command} by itself"
+            f"torchrun started {size} processes, but lg3d {command} does not support it: only "
+            f"{' and '.join(TRAINED_TOGETHER)} do; run lg3d {command} without torchrun"
         )
 
 
 def main() -> None:
-    """Run the command line; a known error is one line on stderr and exit code 1, or 2 for a wrong option value."""
+    """Run the command line; a known error prints one line and gives exit code 1, or 2 for an invalid option."""
     start.take_signals()
     atexit.register(start.ignore_signals)
     console.open_streams()
@@ -169,7 +169,7 @@ def _run() -> None:
         console.error(str(error))
         sys.exit(error.exit_code)
     except MemoryError as error:
-        console.error(f"out of memory ({error or 'no details'}): close other programs, or take fewer --jobs")
+        console.error(f"out of memory ({error or 'no details'}): close other programs, or pass fewer --jobs")
         sys.exit(1)
     except OSError as error:
         console.error(explain_os_error(error))
@@ -178,16 +178,16 @@ def _run() -> None:
         sys.exit(start.STOPPED if end.interrupted else 1)
     except Interrupted as stop:
         _stopped(str(stop))
-    except KeyboardInterrupt:  # before a command began, or after it ended
+    except KeyboardInterrupt:  # before a command started, or after it ended
         _stopped("stopped")
     except SystemExit as ended:
-        if ended.code == start.STOPPED:  # what typer makes of the same
+        if ended.code == start.STOPPED:  # typer converts it to an exit
             _stopped("stopped")
         raise
 
 
 def _stopped(message: str) -> None:
-    """Print one line, unless another process prints it, and end with exit code 130."""
+    """Print one line, unless another process prints it, and exit with code 130."""
     start.end(reported=True)
     if not console.follows():
         console.notice(message)

@@ -1,7 +1,7 @@
-"""What completes on TAB: scenes, runs, recipes, and the words that an option takes.
+"""Shell completion of scenes, runs, recipes and choices.
 
-A shell waits for every one of these, so they read one small file or one folder, load nothing heavy, and stay silent
-whatever they find: a broken store completes to nothing.
+Completers must be fast: each reads one small file or one folder and imports nothing heavy. Errors are ignored: a broken
+store has no completions.
 """
 
 import json
@@ -20,7 +20,7 @@ RUN_MARK = "settings.json"
 
 
 def complete_scenes(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Ids of the scenes in the store that this command line, the environment or `lg3d.toml` names."""
+    """Return the ids of the scenes in the store that the command line, the environment or `lg3d.toml` specifies."""
     try:
         index = json.loads((_folder(ctx, "store") / INDEX_NAME).read_text(encoding="utf-8"))
         scenes = [(str(scene), str(entry.get("split", ""))) for scene, entry in index["scenes"].items()]
@@ -30,7 +30,7 @@ def complete_scenes(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
 
 
 def complete_runs(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Folders of training runs, the newest first, each with its command."""
+    """Return the folders of training runs, newest first, each with its command."""
     try:
         runs = _folder(ctx, "runs")
         folders = [path for path in runs.iterdir() if (path / RUN_MARK).is_file()]
@@ -41,13 +41,13 @@ def complete_runs(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def complete_starts(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """What `finetune --from` takes: runs of pre-training, and `scratch`."""
+    """Return the values of `finetune --from`: pre-training runs, and `scratch`."""
     runs = [(path, command) for path, command in complete_runs(ctx, incomplete) if command != "finetune"]
     return runs + [pair for pair in [("scratch", "no pre-training")] if pair[0].startswith(incomplete)]
 
 
 def complete_recipes(incomplete: str) -> list[tuple[str, str]]:
-    """Shipped recipes with what they are for, and TOML files in the folder that is being typed."""
+    """Return the shipped recipes with their summaries, and the TOML files in the typed folder."""
     shipped = [(name, recipe_summary(name)) for name in recipe_names() if name.startswith(incomplete)]
     folder, prefix = os.path.split(incomplete)
     try:
@@ -59,7 +59,7 @@ def complete_recipes(incomplete: str) -> list[tuple[str, str]]:
 
 
 def words(kind: Any) -> Callable[[str], list[str]]:
-    """Return a completer of the values of a `Literal`, also of those after a comma."""
+    """Return a completer of the choices of a `Literal`, also after a comma."""
     choices = [str(choice) for choice in get_args(kind)]
 
     def complete(incomplete: str) -> list[str]:
@@ -75,11 +75,11 @@ COMPLETERS: dict[str, Callable[..., list[tuple[str, str]]]] = {
     "starts": complete_starts,
     "recipes": complete_recipes,
 }
-"""What a field's `Option(completes=...)` names."""
+"""Completers by the name in a field's `Option(completes=...)`."""
 
 
 def _folder(ctx: typer.Context, field: str) -> Path:
-    """A folder as the command would resolve it: option, environment, `lg3d.toml`, default."""
+    """Return a folder as the command would resolve it: option, environment, `lg3d.toml`, default."""
     typed = ctx.params.get(field)
     if typed is not None:
         return Path(str(typed))

@@ -1,6 +1,6 @@
-"""What the user sees: results on stdout, everything else on stderr; bars on a terminal, plain lines in a log.
+"""Output for the user: results on stdout, everything else on stderr; bars on a terminal, plain lines in a log.
 
-rich takes a third of the time that `lg3d --help` and a TAB wait for, so it is loaded where something is drawn.
+rich accounts for a third of the start-up time of `lg3d --help` and of completion, so it is imported only for drawing.
 """
 
 import codecs
@@ -26,25 +26,25 @@ T = TypeVar("T")
 LOG_EVERY_SECONDS = 15.0
 STATUS_EVERY_SECONDS = 1.0
 FIRST_COLUMN = 24
-"""Characters that the first column of a table needs."""
+"""Minimum width of the first column of a table."""
 KEPT_WORD = 8
-"""Characters of a word that a column of a table does not break."""
+"""Length of words that a column does not break."""
 DEFAULT_COLUMNS = 80
 LEAST_COLUMNS = 20
 
 
 def open_streams() -> None:
-    """Make stdin, stdout and stderr usable, whatever the parent process did to them.
+    """Make stdin, stdout and stderr usable, in whatever state the parent process left them.
 
-    A stream that was closed becomes /dev/null; otherwise the next file that is opened would take its place. Characters
-    that the encoding of a stream lacks are spelled out, and bytes of file names that are no text pass through.
+    A closed stream becomes /dev/null; otherwise the next opened file would take its descriptor. Characters that a
+    stream cannot encode are escaped, and undecodable bytes of file names are passed through.
     """
     codecs.register_error("lg3d", _encode_rest)
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
@@ -57,7 +57,7 @@ def open_streams() -> None:
 
 
 def close_streams() -> None:
-    """Drop what stdout and stderr could not take, which the interpreter would try again at its end."""
+    """Discard output that stdout and stderr could not accept; the interpreter would try to write it again at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -67,7 +67,7 @@ def close_streams() -> None:
 
 
 def _encode_rest(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Encode what a stream's encoding lacks: surrogates as the byte that they stand for, the rest spelled out."""
+    """Encode characters that a stream cannot encode: surrogates as their bytes, others as escapes."""
     assert isinstance(error, UnicodeEncodeError)
     rest = error.object[error.start : error.end]
     parts = [bytes([ord(c) - 0xDC00]) if 0xDC80 <= ord(c) <= 0xDCFF else c.encode("unicode_escape") for c in rest]
@@ -75,13 +75,13 @@ def _encode_rest(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _write_out(text: str) -> None:
-    """Write on stdout. A reader that has gone, as of `lg3d doctor | head -1`, ends the command."""
+    """Write to stdout; a closed reader, as in `lg3d doctor | head -1`, ends the command."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())  # what is buffered goes there
+        os.dup2(null, sys.stdout.fileno())  # buffered output goes there
         raise typer.Exit(1) from None
     except OSError as reason:
         null = os.open(os.devnull, os.O_WRONLY)
@@ -90,16 +90,16 @@ def _write_out(text: str) -> None:
 
 
 def write_err(text: str) -> None:
-    """Write on stderr. A log that cannot be written, on a full disk or for a reader that has gone, stops nothing."""
+    """Write to stderr; errors, such as a full disk or a closed reader, are ignored."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def result(value: object) -> None:
-    """Print one result, a path or a number, alone on a line of stdout.
+    """Print one result, a path or a number, on a line of stdout.
 
-    What would steer a terminal is spelled out, also in a pipe; bytes that are no text are kept in a pipe.
+    Control characters are escaped, also in a pipe; undecodable bytes are kept in a pipe.
     """
     text = str(value)
     if not sys.stdout.isatty():
@@ -109,12 +109,12 @@ def result(value: object) -> None:
 
 
 def result_lines(text: str) -> None:
-    """Print a text of several lines on stdout."""
+    """Print a text of several lines to stdout."""
     _write_out("".join(printable(line) + "\n" for line in text.split("\n")))
 
 
 def outcome(values: Mapping[str, object], *, as_json: bool, details: Mapping[str, Any] | None = None) -> None:
-    """Print the one value that a command returns, alone on a line, or with `details` as a JSON object."""
+    """Print the value that a command returns on one line, or with `details` as a JSON object."""
     if as_json:
         result_json({**(details or {}), **{key: str(value) for key, value in values.items()}})
         return
@@ -123,18 +123,18 @@ def outcome(values: Mapping[str, object], *, as_json: bool, details: Mapping[str
 
 
 def leader_result(values: Mapping[str, object], *, as_json: bool) -> None:
-    """Print an outcome, under torchrun by the first process alone."""
+    """Print an outcome; under torchrun, only in the first process."""
     if not follows():
         outcome(values, as_json=as_json)
 
 
 def result_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout; it holds paths and names exactly, and stdout gets ASCII alone."""
+    """Print one JSON object to stdout, in ASCII; paths and names are exact."""
     result_lines(json.dumps(value, indent=2, allow_nan=False))
 
 
 def result_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout: drawn on a terminal, tab-separated and complete in a pipe."""
+    """Print a table to stdout: drawn on a terminal, tab-separated and complete in a pipe."""
     if sys.stdout.isatty():
         _write_out(_draw_table(title, header, rows, sys.stdout))
     else:
@@ -142,7 +142,7 @@ def result_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def note_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stderr: drawn on a terminal, tab-separated elsewhere."""
+    """Print a table to stderr: drawn on a terminal, tab-separated elsewhere."""
     if sys.stderr.isatty():
         write_err(_draw_table(title, header, rows, sys.stderr))
     else:
@@ -154,10 +154,10 @@ def _join_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _draw_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> str:
-    """Draw a table that shows every character of every cell, whatever the width of the terminal.
+    """Draw a table that shows the full text of every cell, whatever the width of the terminal.
 
-    Columns shrink the widest first, and wrap between words. Where a column would break words of `KEPT_WORD` characters
-    the rows are written one below the other, a line for each cell.
+    The widest columns shrink first and wrap between words. If a column would break words of `KEPT_WORD` characters,
+    each cell is written on a separate line.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -201,7 +201,7 @@ def _is_number(cell: str) -> bool:
 
 
 def has_room_for(header: Sequence[str]) -> bool:
-    """Whether a table with these columns fits: always in a pipe, on a terminal if the headings fit on a line."""
+    """Return whether a table with these columns fits: always in a pipe, on a terminal if the headings fit on a line."""
     if not sys.stdout.isatty():
         return True
     from rich.console import Console
@@ -210,47 +210,47 @@ def has_room_for(header: Sequence[str]) -> bool:
 
 
 def follows() -> bool:
-    """Whether this is one of several processes that `torchrun` started, and not the first, which alone reports."""
+    """Return whether this process was started by `torchrun` and is not the first, which reports alone."""
     return start.follows()
 
 
 def error(message: str) -> None:
-    """Say on one line of stderr what went wrong."""
+    """Print an error as one line on stderr."""
     write_err(f"lg3d: error: {one_line(message)}\n")
 
 
 def warn(message: str) -> None:
-    """Say on one line of stderr what is probably not meant, also when quiet."""
+    """Print a warning as one line on stderr, also with `--quiet`."""
     write_err(f"lg3d: warning: {one_line(message)}\n")
 
 
 def notice(message: str) -> None:
-    """Say on one line of stderr what the user must know, also when quiet."""
+    """Print a line on stderr, also with `--quiet`."""
     write_err(f"lg3d: {one_line(message)}\n")
 
 
 def aside(message: str, *, indent: int = 2) -> None:
-    """Write what belongs to a question on stderr, wrapped, later lines `indent` characters in."""
+    """Write an explanation of a question to stderr, wrapped, with later lines indented by `indent` characters."""
     width = max(LEAST_COLUMNS, shutil.get_terminal_size().columns)
     text = printable(message)
     write_err(textwrap.fill(text, width, initial_indent="  ", subsequent_indent=" " * indent) + "\n")
 
 
 def can_ask() -> bool:
-    """Whether somebody sits there to answer: both ends are a terminal."""
+    """Return whether questions can be asked: stdin and stderr are terminals."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask(question: str, *, default: str | None, check: Callable[[str], T]) -> T:
-    """Ask on stderr until `check` takes the answer; Return takes the default, and Ctrl-C or Ctrl-D gives up.
+    """Ask on stderr until `check` accepts the answer; Return selects the default, Ctrl-C or Ctrl-D aborts.
 
     Args:
-        question: Without a colon.
-        default: What Return stands for; None asks again.
-        check: Turns the answer into a value.
+        question: Question without a colon.
+        default: Answer for Return; None asks again.
+        check: Function that converts the answer to a value.
 
     Raises:
-        typer.Abort: Nobody answers.
+        typer.Abort: The user aborted.
     """
     while True:
         answer = _read_line(question + (f" [{default}]: " if default is not None else ": ")) or default
@@ -263,14 +263,14 @@ def ask(question: str, *, default: str | None, check: Callable[[str], T]) -> T:
 
 
 def confirm(question: str) -> bool:
-    """Ask for yes or no on stderr; Return says yes, and whatever is no yes says no."""
+    """Ask for yes or no on stderr; Return means yes, anything but yes means no."""
     return _read_line(f"{question} [Y/n]: ").lower() in ("", "y", "yes")
 
 
 def read_phrase(prompt: str) -> str:
-    """One line from a terminal, with editing and history where stdout is one too; empty at its end and after Ctrl-C.
+    """Read one line from a terminal, with editing and history if stdout is a terminal; "" at its end or after Ctrl-C.
 
-    Where stdout is a pipe the prompt goes to stderr: stdout is for results.
+    If stdout is a pipe, the prompt goes to stderr, as stdout is reserved for results.
     """
     try:
         if not sys.stdout.isatty():
@@ -284,7 +284,7 @@ def read_phrase(prompt: str) -> str:
 
 
 def _read_line(prompt: str) -> str:
-    """One line from stdin. The prompts of typer, and `input`, would write to stdout, which is for results."""
+    """Read one line from stdin; typer's prompts and `input` would write to stdout, which is reserved for results."""
     write_err(printable(prompt))
     line = sys.stdin.readline()
     if not line:
@@ -294,7 +294,7 @@ def _read_line(prompt: str) -> str:
 
 
 def progress(*, quiet: bool = False) -> Progress:
-    """The progress that fits where stderr goes: nothing, drawn in place, or lines. The command begins its work."""
+    """Return the progress display for stderr (none, drawn, or lines), and mark the start of the command's work."""
     start.begin()
     if quiet:
         return _WarningsOnly()
@@ -307,7 +307,7 @@ def progress(*, quiet: bool = False) -> Progress:
 
 
 class _WarningsOnly(Progress):
-    """`--quiet`: only what is probably not meant."""
+    """Progress of `--quiet`: warnings only."""
 
     def warn(self, message: str) -> None:
         warn(message)
@@ -317,7 +317,7 @@ class _WarningsOnly(Progress):
 
 
 class _Lines(_WarningsOnly):
-    """For logs: a line at the start and end of a task, and one every few seconds between."""
+    """Progress for logs: a line at the start and end of a task, and one every few seconds in between."""
 
     def note(self, message: str) -> None:
         notice(message)
@@ -363,7 +363,7 @@ class _LoggedTask(Task):
         self.skipped += steps
 
     def log(self, *, final: bool = False) -> None:
-        """Write one line: how far, how long, how much longer."""
+        """Write one line with the position, the elapsed and the remaining time."""
         self.logged = time.monotonic()
         seconds = self.logged - self.start
         count = f"{self.done}/{self.total}" if self.total is not None else str(self.done)

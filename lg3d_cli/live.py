@@ -1,4 +1,4 @@
-"""What is under way, drawn on a terminal: a line with a bar, and a panel once a task tells more of itself."""
+"""Progress on a terminal: a line with a bar, and a panel for tasks that report more values."""
 
 import math
 import time
@@ -18,13 +18,13 @@ from lg3d_core.progress import Progress, Task
 
 REFRESHES_PER_SECOND = 4.0
 AVERAGED_STEPS = 20
-"""Steps that speed and waiting are averaged over: single ones scatter."""
+"""Number of latest steps over which speed and waiting time are averaged."""
 CURVE_CELLS = 40
 LEVELS = "▁▂▃▄▅▆▇█"
 
 
 class LiveProgress(Progress):
-    """Draws on a terminal, in place; notes and warnings scroll past above."""
+    """Progress that is drawn in place on a terminal; notes and warnings scroll past above."""
 
     def __init__(self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console or Console(stderr=True)
@@ -45,7 +45,7 @@ class LiveProgress(Progress):
     @contextmanager
     def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
         task = DrawnTask(one_line(description), total, unit, clock=self.clock)
-        # Results go to stdout while this draws on stderr: they must not be caught.
+        # Results go to stdout while this draws on stderr: they must not be captured.
         with Live(
             task,
             console=self.console,
@@ -73,7 +73,7 @@ class LiveProgress(Progress):
 
 
 class Curve:
-    """The course of a value over any number of steps, in a bounded number of means."""
+    """Course of a value over any number of steps, in a bounded number of means."""
 
     def __init__(self, cells: int = CURVE_CELLS) -> None:
         self.cells = cells
@@ -83,7 +83,7 @@ class Curve:
         self.num_pending = 0
 
     def add(self, value: float) -> None:
-        """Take the next value; when all cells are full, neighbours become one."""
+        """Add a value; when all cells are full, pairs of neighbours are merged."""
         self.pending += value
         self.num_pending += 1
         if self.num_pending == self.stride:
@@ -94,9 +94,9 @@ class Curve:
             self.stride *= 2
 
     def __str__(self) -> str:
-        """One character a mean, low to high; the latest `cells` of them."""
+        """Return one character per mean, low to high, for the latest `cells` means."""
         shown = [value for value in self.means if math.isfinite(value)]
-        if len(shown) > self.cells:  # pairs, so that the whole course stays in view
+        if len(shown) > self.cells:  # pairs, so that the whole course stays visible
             shown = [(a + b) / 2 for a, b in zip(shown[::2], shown[1::2], strict=False)]
         if len(shown) < 2:
             return ""
@@ -114,7 +114,7 @@ class _Speed(NamedTuple):
 
 
 class DrawnTask(Task):
-    """One task as it stands. The thread that draws it only reads; what it reads is replaced, never changed."""
+    """State of a task. The drawing thread only reads; shared values are replaced, never modified."""
 
     def __init__(self, description: str, total: int | None, unit: str, *, clock: Callable[[], float]) -> None:
         self.description = description
@@ -159,12 +159,12 @@ class DrawnTask(Task):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start, or of the whole task."""
+        """Seconds since the start, or the duration of a finished task."""
         return (self.clock() if self.end is None else self.end) - self.start
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest takes at the pace so far; None where nobody can tell."""
+        """Estimated remaining seconds, or None if unknown."""
         fresh = self.done - self.skipped
         if self.total is None or fresh <= 0 or self.end is not None:
             return None
@@ -174,7 +174,7 @@ class DrawnTask(Task):
         yield self._panel(unicode=options.encoding.startswith("utf")) if self.topics else self._line(options)
 
     def _line(self, options: ConsoleOptions) -> RenderableType:
-        """One line for what only counts; the status goes below where there is no room beside it."""
+        """Return one line for a task that only counts; the status moves below if there is no space beside it."""
         count = f"{self._count()}, {self._clock_text()}"
         columns = [Column(no_wrap=True), Column(ratio=1), Column(no_wrap=True)]
         cells: list[RenderableType] = [Text(self.description), self._bar(), Text(count)]
@@ -199,14 +199,14 @@ class DrawnTask(Task):
                 table.add_row("", Text(curve, style="cyan", no_wrap=True))
         parts: list[RenderableType] = [head, table]
         if self.asked_to_stop:
-            parts.append(Text("stopping: the state is saved", style="yellow"))
+            parts.append(Text("stopping: saving the state", style="yellow"))
         elif self.end is None:
-            parts.append(Text("Ctrl-C saves and says how to continue", style="dim"))
+            parts.append(Text("Ctrl-C saves the state and prints how to resume", style="dim"))
         title = ", ".join(part for part in (self.description, self._place()) if part)
         return Panel(Group(*parts), title=Text(title), title_align="left", border_style="dim")
 
     def _place(self) -> str:
-        """The status without what the panel says elsewhere."""
+        """Return the status without the values that the panel shows elsewhere."""
         return ", ".join(part for part in self.status.split(", ") if not part.startswith("loss "))
 
     def _bar(self) -> ProgressBar:
@@ -224,7 +224,9 @@ class DrawnTask(Task):
         if topic == "speed":
             speed = self._speed()
             waiting = f"{speed.waiting:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
-            return f"{speed.voxels_per_second:,.0f} voxels/s, {speed.seconds:.2f} s a step, {waiting} waiting for data"
+            return (
+                f"{speed.voxels_per_second:,.0f} voxels/s, {speed.seconds:.2f} s per step, {waiting} waiting for data"
+            )
         if topic == "validation":
             scores = {name: f"{100 * value:.1f}" for name, value in values.items() if math.isfinite(value)}
             shown = [f"{name} {scores[name]}" for name in scores if name not in ("epoch", "all")]
@@ -238,7 +240,7 @@ class DrawnTask(Task):
 
 
 def format_seconds(seconds: float) -> str:
-    """`1:02:03`, and days in front where it takes days."""
+    """Format seconds as `1:02:03`, with the days in front if there are any."""
     whole = max(0, round(seconds))
     days, rest = divmod(whole, 86_400)
     text = f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d}"

@@ -1,7 +1,7 @@
-"""Typer parameters, generated from the fields of a settings class.
+"""Typer parameters that are generated from the fields of a settings class.
 
-Each field gives one option or argument: its name, metavar, help, choices, range, default and completion. Typer passes
-the typed text on; the settings class converts and checks it, as it does for variables and files.
+Each field defines one option or argument: its name, metavar, help, choices, range, default and completion. Typer passes
+the text unchanged; the settings class converts and checks it, as for variables and files.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from lg3d_core.settings.fields import Field, Panel, fields_of, type_name
 S = TypeVar("S", bound=Settings)
 
 FOLLOWER_SECONDS = 2.0
-"""Time that the other processes of torchrun leave the first one to report wrong settings."""
+"""Time in seconds in which the first process of torchrun can report invalid settings before the others exit."""
 MANY_OPTIONS = 18
-"""Number of options from which help groups them under headings."""
+"""Number of options above which help groups them under headings."""
 
 
 def settings_command(cls: type[S]) -> Callable[[Callable[[S], None]], Callable[..., None]]:
-    """Turn a function of settings into a function that Typer can call, with one parameter per field."""
+    """Convert a function of settings to a function for Typer, with one parameter per field."""
 
     def decorate(function: Callable[[S], None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -57,9 +57,9 @@ def settings_command(cls: type[S]) -> Callable[[Callable[[S], None]], Callable[.
 
 
 def read_settings(cls: type[S], typed: Mapping[str, Any]) -> S:
-    """Resolve settings from what was typed, the environment, `lg3d.toml` in the working directory, and the recipe.
+    """Resolve settings from the command line, the environment, `lg3d.toml` in the working directory, and the recipe.
 
-    Under torchrun, the first process alone reports an error.
+    Under torchrun, only the first process reports an error.
     """
     try:
         return cls.resolve(
@@ -73,7 +73,7 @@ def read_settings(cls: type[S], typed: Mapping[str, Any]) -> S:
 
 
 def default_values(cls: type[Settings]) -> dict[str, Any]:
-    """Return the values that hold where nothing is passed: those of the default recipe, else those of the fields."""
+    """Return the default values: those of the default recipe, or else those of the fields."""
     if cls.default_recipe is not None:
         return dict(vars(cls.resolve(default_recipe=cls.default_recipe)))
     return {field.name: field.default for field in fields_of(cls).values() if field.default is not dataclasses.MISSING}
@@ -110,7 +110,7 @@ def declarations(field: Field) -> list[str]:
 
 
 def metavar(field: Field) -> str:
-    """Return what stands for the value in help: `SCENE`, `<float>`, `<auto|cpu|cuda>`, `<int,...>`."""
+    """Return the placeholder of the value in help: `SCENE`, `<float>`, `<auto|cpu|cuda>`, `<int,...>`."""
     if field.is_argument:
         name = field.option_name + ("..." if field.is_tuple else "")
         return name if field.is_required else f"[{name}]"
@@ -133,7 +133,7 @@ def help_text(field: Field, default: Any) -> str:
 
 
 def default_text(field: Field, default: Any) -> str:
-    """Return a default as help shows it; empty where there is none to show."""
+    """Return a default as help shows it; "" for none."""
     if default is None or default == ():
         return field.option.default
     if isinstance(default, bool):
@@ -144,7 +144,7 @@ def default_text(field: Field, default: Any) -> str:
 
 
 class SettingsCommand(TyperCommand):
-    """A command whose help groups many options under headings, and whose usage line shows arguments as they are."""
+    """Command whose help groups many options under headings, and whose usage line shows arguments by name."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line after the command's name."""
@@ -152,7 +152,7 @@ class SettingsCommand(TyperCommand):
         return [self.options_metavar or "", *(text for text in arguments if text)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments, then options: under one heading, or under those of their fields."""
+        """Write arguments, then options under one heading or under those of their fields."""
         cls: type[Settings] = self.callback.settings  # type: ignore[union-attr]  # set by settings_command
         fields, defaults, params = fields_of(cls), default_values(cls), self.get_params(ctx)
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", "Options", *Panel)}

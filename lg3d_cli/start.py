@@ -1,27 +1,25 @@
-"""The first and the last thing a command does: SIGINT and SIGTERM end it with one line and exit code 130.
+"""Start and end of a command: SIGINT and SIGTERM end it with one line and exit code 130.
 
-Only small modules are imported here, so that the handlers are in place a few milliseconds after the interpreter has
-started, before anything that takes time.
+Only small modules are imported here, so that the handlers are installed a few milliseconds after the interpreter has
+started.
 """
 
 import _thread
-import contextlib
 import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
 
 STOPPED = 130
 END_SECONDS = 8.0
-"""A stopped command that is still running after this time is ended: outputs are written atomically."""
+"""Time in seconds after which a stopped command is killed; this is safe, as outputs are written atomically."""
 RETRY_SECONDS = 0.02
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _asked: list[int] = []
-"""Signals that asked this process to stop."""
+"""Signals that requested this process to stop."""
 _stage = "starting"
-"""`starting`, `loading` (a command was chosen, and imports what it needs), `running` (it works), `ending`."""
+"""`starting`, `loading` (a command was selected and imports its modules), `running`, or `ending`."""
 _postponed = False
 _reported = False
 
@@ -37,9 +35,9 @@ def main() -> None:
 def take_signals() -> None:
     """Install the handlers of SIGINT and SIGTERM, except for those that the parent process ignores.
 
-    Before a command was chosen, and after it has ended, the process exits at once. Between the two, Ctrl-C and SIGTERM
-    raise `KeyboardInterrupt` in the main thread, but never within an import: extension modules turn it into errors of
-    their own. There the process exits at once if the command has not begun to work, else after the import.
+    Before a command is selected, and after it has ended, the process exits at once. In between, Ctrl-C and SIGTERM
+    raise `KeyboardInterrupt` in the main thread, but never during an import, as extension modules convert it to other
+    errors. During an import, the process exits at once if the command has not started to work, else after the import.
     """
     global _stage, _postponed, _reported
     _stage, _postponed, _reported = "starting", False, False
@@ -51,54 +49,54 @@ def take_signals() -> None:
 
 
 def load() -> None:
-    """Note that a command was chosen, which imports what it needs."""
+    """Record that a command was selected and imports its modules."""
     global _stage
     if _stage == "starting":
         _stage = "loading"
 
 
 def begin() -> None:
-    """Note that the command begins to work."""
+    """Record that the command starts to work."""
     global _stage
     if _stage in ("starting", "loading"):
         _stage = "running"
 
 
 def end(*, reported: bool = False) -> None:
-    """Note that the command has ended; signals that arrive now end the process at once.
+    """Record that the command has ended; later signals end the process at once.
 
     Args:
-        reported: Whether the user has been told that the command was stopped.
+        reported: Whether the interruption was reported to the user.
     """
     global _stage, _reported
     _stage, _reported = "ending", _reported or reported
 
 
 def was_asked() -> bool:
-    """Return whether a signal asked this process to stop."""
+    """Return whether a signal requested this process to stop."""
     return bool(_asked)
 
 
 def follows() -> bool:
-    """Return whether this is one of several processes that `torchrun` started, and not the first, which reports."""
+    """Return whether this process was started by `torchrun` and is not the first, which reports."""
     return "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0"
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT and SIGTERM while the interpreter takes itself down, which restores their default action."""
+    """Ignore SIGINT and SIGTERM while the interpreter shuts down, which restores their default action."""
     for number in SIGNALS:
         if signal.getsignal(number) == _stop:
             signal.signal(number, signal.SIG_IGN)
 
 
 def end_in(seconds: float) -> None:
-    """End this process after a while, unless it has ended by then."""
+    """Kill this process after a number of seconds, unless it has ended by then."""
 
     def wait() -> None:
         import time
 
         time.sleep(seconds)
-        _exit(b"lg3d: stopped, without waiting for what is under way\n")
+        _exit(b"lg3d: stopped, without waiting for unfinished work\n")
 
     _thread.start_new_thread(wait, ())
 
@@ -123,7 +121,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _retry(number: int) -> None:
-    """Call the handler again and again, until it finds no import under way."""
+    """Call the handler repeatedly until no import is in progress."""
     global _postponed
     _postponed = True
 
@@ -146,8 +144,8 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _unraisable(unraisable: Any) -> None:
-    """Raise an interruption again that came where Python can only print it, as in a `__del__`."""
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Raise an interruption again that arrived where Python can only print it, e.g. in a `__del__`."""
     if unraisable.exc_type is KeyboardInterrupt and _asked:
         if not _postponed:
             _retry(_asked[0])
@@ -157,6 +155,8 @@ def _unraisable(unraisable: Any) -> None:
 
 def _exit(line: bytes) -> None:
     if not (_reported or follows()):
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105
             os.write(2, line)
+        except OSError:  # contextlib would be loaded for this alone
+            pass
     os._exit(STOPPED)

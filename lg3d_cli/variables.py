@@ -1,4 +1,4 @@
-"""Environment variables that look like settings and are none."""
+"""Check for environment variables that look like settings but are not."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from lg3d_core.settings.fields import fields_of
 
 PREFIX = "LG3D_"
 OTHER_VARIABLES = ("RECIPE", "COMPLETE")
-"""Variables that are no field: the recipe, and what a shell sets for completion."""
+"""Variables without a field: the recipe, and the shell's variable for completion."""
 TEST_VARIABLES = ("REQUIRE_", "TEST_")
-"""How variables of the test suite begin."""
+"""Prefixes of variables of the test suite."""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return a message for every variable `LG3D_...` that no setting has, with the name that was probably meant."""
+    """Return a message for every variable `LG3D_...` without a setting, with the closest known name."""
     fields = [field for settings in COMMANDS.values() for field in fields_of(settings).values()]
     names = {name.upper() for field in fields for name in (field.name, field.key)}
     known = sorted(PREFIX + name for name in (*names, *OTHER_VARIABLES))

@@ -120,7 +120,7 @@ def test_each_odd_scan_is_labelled_or_is_one_clear_line(workplace: Path) -> None
     assert told["mit NaN 椅子.ply"]["num_unlabelled"] == -(-len(XYZ) // 7)
     assert told["outliers.ply"]["num_unlabelled"] == pytest.approx(1_000_000, abs=10)
     assert told["box.ply"]["num_added"] > 5000
-    assert "ohne Farben ü.ply: no colours: taken as grey" in done.stderr
+    assert "ohne Farben ü.ply: no colours: using grey" in done.stderr
     assert "box.ply: triangles of up to" in done.stderr
     assert "outliers.ply: 1000000 of" in done.stderr
 
@@ -135,7 +135,7 @@ def one_error(words: list[str], cwd: Path, *, code: int = 1, **variables: str) -
 
 def test_a_checkpoint_without_words_cannot_be_asked(workplace: Path) -> None:
     line = one_error(["ask", "without faces.ply", "a chair", "--checkpoint", "c.safetensors"], workplace)
-    assert "its features no longer lie by the words" in line
+    assert "its features are no longer aligned with text" in line
     info = dataclasses.replace(INFO, kind="pretrain", num_classes=None, anchors_digest=None)
     save_checkpoint(workplace / "supcon.safetensors", MinkUNet("14A"), info)
     line = one_error(["ask", "without faces.ply", "a chair", "--checkpoint", "supcon.safetensors"], workplace)
@@ -150,7 +150,7 @@ def test_a_port_in_use_and_a_scene_that_is_not_there(store_path: Path, tmp_path:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         words = ["view", "scene9003_00", "--store", str(store_path), "--runs", "none", "--serve", "--port", port]
-        assert f"port {port} is in use: choose another with --port" in one_error(words, tmp_path)
+        assert f"port {port} is in use: pass another --port" in one_error(words, tmp_path)
 
 
 def test_without_a_display_there_is_a_page(store_path: Path, tmp_path: Path) -> None:

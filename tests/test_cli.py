@@ -49,11 +49,11 @@ def test_every_command_has_help_with_an_example_or_a_reason() -> None:
     assert lg3d("--version", cwd=ROOT).stdout.startswith("lg3d ")
 
 
-def test_a_command_that_does_not_share_its_work_says_so_once_under_torchrun(tmp_path: Path) -> None:
+def test_a_command_that_does_not_support_torchrun_reports_it_once(tmp_path: Path) -> None:
     first = lg3d("compare", "x.toml", cwd=tmp_path, code=1, WORLD_SIZE="2", LOCAL_RANK="0", RANK="0")
     assert first.stderr == (
-        "lg3d: error: torchrun started 2 processes, and each would do all of lg3d compare: only pretrain and finetune "
-        "share their work; run lg3d compare by itself\n"
+        "lg3d: error: torchrun started 2 processes, but lg3d compare does not support it: only pretrain and finetune "
+        "do; run lg3d compare without torchrun\n"
     )
     assert lg3d("compare", "x.toml", cwd=tmp_path, code=1, WORLD_SIZE="2", LOCAL_RANK="1", RANK="1").stderr == ""
 
@@ -131,7 +131,7 @@ def test_doctor_tells_versions() -> None:
         (["pretrain", "--recipe", "paper-34d"], "run lg3d anchors --dim 512"),
         (["finetune", "--recipe", "demo", "--from", "nowhere"], "no checkpoint at nowhere"),
         (["finetune", "--recipe", "demo", "--runs", "elsewhere"], "no pre-training run in elsewhere"),
-        (["finetune", "--resume", "data"], "it is no run's folder"),
+        (["finetune", "--resume", "data"], "it is not the folder of a run"),
         (["pretrain", "--resume", "runs/f"], "saved settings do not fit PretrainSettings"),
         (["eval", "--runs", "elsewhere"], "no fine-tuned run in elsewhere: run lg3d finetune"),
         (["eval", "--checkpoint", "runs/p"], "without a classifier: run lg3d finetune --from"),
@@ -291,4 +291,4 @@ entry.main()
 def test_a_stop_that_a_library_turns_into_an_error_of_its_own_is_a_stop() -> None:
     done = subprocess.run([sys.executable, "-c", SPOILT], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130
-    assert done.stderr == "lg3d: stopped; the same command does it anew\n"
+    assert done.stderr == "lg3d: stopped; rerun the command to start over\n"

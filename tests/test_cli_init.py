@@ -153,7 +153,7 @@ def test_on_a_terminal_it_asks_until_answers_make_sense(raw_rooms: Path, tmp_pat
     replies = [
         ("Folder of the raw scans", "nowhere\n"),
         ("no such folder: nowhere", "my scans\n"),
-        ("Leave them out and go on? [Y/n]", "y\n"),
+        ("Skip them and continue? [Y/n]", "y\n"),
         ("Device (auto, cpu, cuda) [auto]", "gpu\n"),
         ("must be one of auto, cpu, cuda", "\n"),
         ("Recipe [demo]", "\n"),

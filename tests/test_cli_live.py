@@ -53,9 +53,9 @@ def test_the_panel_says_all_that_training_tells() -> None:
     assert "500/1,000 steps" in text
     assert "0:03:20, 0:16:40 left" in text  # 200 s for 100 steps, so 1000 s for the 500 that are left
     assert "positive 0.31  negative 0.1212" in text
-    assert "40,000 voxels/s, 2.00 s a step, 25\N{NO-BREAK SPACE}% waiting for data" in text
+    assert "40,000 voxels/s, 2.00 s per step, 25\N{NO-BREAK SPACE}% waiting for data" in text
     assert "mIoU 16.5 %: head 21.2, common 16.9 (epoch 2)" in text
-    assert "Ctrl-C saves and says how to continue" in text
+    assert "Ctrl-C saves the state and prints how to resume" in text
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -75,14 +75,14 @@ def test_speed_is_that_of_the_latest_steps() -> None:
     task = a_training(Clock())
     for _ in range(AVERAGED_STEPS):
         task.show("speed", {"seconds": 1.0, "data_wait": 0.0, "voxels_per_second": 10.0})
-    assert "10 voxels/s, 1.00 s a step, 0\N{NO-BREAK SPACE}% waiting" in drawn(task)
+    assert "10 voxels/s, 1.00 s per step, 0\N{NO-BREAK SPACE}% waiting" in drawn(task)
 
 
 def test_a_request_to_stop_and_the_end_are_told() -> None:
     clock = Clock()
     task = a_training(clock)
     task.stopping()
-    assert "stopping: the state is saved" in drawn(task)
+    assert "stopping: saving the state" in drawn(task)
     task.finish()
     clock.now += 1000
     assert "0:03:20  " in drawn(task)
@@ -186,7 +186,7 @@ def test_training_on_a_terminal_stops_on_ctrl_c_and_goes_on(
     done = lg3d_on_terminal(*words, cwd=tmp_path, replies=[("waiting for data", CTRL_C)])
     assert done.code == 130, done.screen
     assert done.stdout == ""
-    assert "go on with: lg3d pretrain --resume runs/p" in done.screen
+    assert "resume with: lg3d pretrain --resume runs/p" in done.screen
     assert "Traceback" not in done.screen
     assert "left" in done.screen
     assert (tmp_path / "runs" / "p" / "resume.pt").is_file()

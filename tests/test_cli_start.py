@@ -95,7 +95,7 @@ except BaseException as error:
         (
             "console.progress(quiet=True)",
             "imported\ncleaned up\n",
-            "lg3d: stopped; the same command does it anew\n",
+            "lg3d: stopped; rerun the command to start over\n",
         ),
     ],
 )
@@ -131,7 +131,7 @@ entry.main()
 
 def test_a_stop_that_python_swallows_is_raised_again() -> None:
     done = subprocess.run([sys.executable, "-c", SWALLOWED], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "lg3d: stopped; the same command does it anew\n")
+    assert (done.returncode, done.stderr) == (130, "lg3d: stopped; rerun the command to start over\n")
 
 
 ENDING = """
@@ -153,6 +153,6 @@ def test_a_signal_after_the_end_is_one_line_too() -> None:
 
 
 def test_the_first_module_loads_nothing_that_takes_time() -> None:
-    code = "import sys; before = set(sys.modules); import lg3d_cli.start; print(*set(sys.modules) - before)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & {"typer", "click", "rich", "json", "pathlib", "dataclasses", "inspect"}
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import lg3d_cli.start; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"typer", "click", "rich", "json", "typing", "contextlib", "dataclasses"}

@@ -42,7 +42,7 @@ def test_a_step_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         (None, 0, ""),
         (DataError("the store is gone"), 1, "error: the store is gone\n"),
-        (Interrupted("stopped and saved; go on"), 130, "stopped and saved; go on\n"),
+        (Interrupted("stopped and saved; resume"), 130, "stopped and saved; resume\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
         (MemoryError("Unable to allocate 3 GiB"), 1, "error: out of memory (Unable to allocate 3 GiB)\n"),
     ],

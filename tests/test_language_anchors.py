@@ -125,9 +125,9 @@ def good_metadata(num_names):
         ({"anchors": np.ones((0, 4), np.float32)}, good_metadata(0), r"\(classes, D\)"),
         ({"anchors": np.array([[1, 0], [np.nan, 1]], np.float32)}, good_metadata(2), "'thing 1' is not finite"),
         ({"anchors": np.array([[1, 0], [0, 0]], np.float32)}, good_metadata(2), "'thing 1' is all zero"),
-        ({"weights": np.eye(2, dtype=np.float32)}, good_metadata(2), "no anchors file"),
-        ({"anchors": np.eye(2, dtype=np.float32)}, {}, "no anchors file"),
-        ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "7"}, "no list of category names"),
+        ({"weights": np.eye(2, dtype=np.float32)}, good_metadata(2), "not an anchors file"),
+        ({"anchors": np.eye(2, dtype=np.float32)}, {}, "not an anchors file"),
+        ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "7"}, "no list of class names"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {**good_metadata(2), "names": "["}, "cannot be read"),
         ({"anchors": np.eye(2, dtype=np.float32)}, {"format": FORMAT, "names": '["a", "b"]'}, "lack the metadata"),
     ],
@@ -146,7 +146,7 @@ def test_a_missing_file_and_a_text_file_are_refused(tmp_path):
         load_anchors(tmp_path / "a.safetensors")
 
 
-def test_anchors_of_another_vocabulary_are_told_apart(tmp_path):
+def test_anchors_of_another_vocabulary_are_rejected(tmp_path):
     vocabulary = write_vocabulary(tmp_path / "v.tsv", ["chair", "table"])
 
     def anchors_of(*names, digest="another"):
@@ -154,11 +154,11 @@ def test_anchors_of_another_vocabulary_are_told_apart(tmp_path):
         return Anchors(vectors, names, {**METADATA, "vocabulary_digest": digest})
 
     require_vocabulary(anchors_of("chair", "table", digest=vocabulary.digest), vocabulary)
-    with pytest.raises(DataError, match="3 categories instead of 2"):
+    with pytest.raises(DataError, match="3 classes instead of 2"):
         require_vocabulary(anchors_of("chair", "table", "sink"), vocabulary)
-    with pytest.raises(DataError, match="category 1 is 'sink' instead of 'table'"):
+    with pytest.raises(DataError, match="class 1 is 'sink' instead of 'table'"):
         require_vocabulary(anchors_of("chair", "sink"), vocabulary)
-    with pytest.raises(DataError, match="ids are not"):
+    with pytest.raises(DataError, match="ids differ"):
         require_vocabulary(anchors_of("chair", "table"), vocabulary)
 
 
@@ -248,7 +248,7 @@ def test_the_projection_is_described():
 
 @pytest.mark.parametrize(("classes", "width", "dim"), [(200, 384, 96), (200, 384, 384), (20, 384, 512), (20, 384, 96)])
 @pytest.mark.parametrize("centred", [False, True])
-def test_the_description_tells_whether_the_mean_was_removed(classes, width, dim, centred):
+def test_the_description_records_whether_the_mean_was_removed(classes, width, dim, centred):
     assert removes_mean(describe_projection(classes, width, dim, centred=centred)) is centred
 
 
@@ -363,7 +363,7 @@ def test_anchors_that_lost_dimensions_or_have_too_many_are_not_padded():
         ("mine", "x", ""),
     ],
 )
-def test_the_option_of_the_encoder_is_told_by_the_metadata(encoder, weights, option):
+def test_the_encoder_option_follows_from_the_metadata(encoder, weights, option):
     bundled = load_bundled_anchors(load_vocabulary())
     made = Anchors(bundled.vectors, bundled.names, {**bundled.metadata, "encoder": encoder, "weights": weights})
     assert made.encoder_option == option

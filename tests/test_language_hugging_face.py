@@ -161,10 +161,10 @@ def test_a_model_is_downloaded_where_there_is_a_network(package, monkeypatch):
 
 
 @pytest.mark.usefixtures("empty_cache", "package")
-def test_no_network_fails_within_seconds_and_says_what_to_do(monkeypatch):
+def test_no_network_fails_within_seconds_with_advice(monkeypatch):
     start = time.monotonic()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(MissingDependencyError, match=r"does not answer: give its folder as --encoder hf:FOLDER"):
+    with pytest.raises(MissingDependencyError, match=r"does not answer: pass its folder as --encoder hf:FOLDER"):
         load("bert-base-uncased")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingDependencyError, match=r"HF_HUB_OFFLINE is set: .*--encoder bundled"):
@@ -185,9 +185,9 @@ def test_a_name_that_no_hub_knows_is_refused():
         load("a name with spaces")
 
 
-def test_what_cannot_be_read_is_one_line(package, tmp_path):
+def test_an_unreadable_model_gives_a_one_line_error(package, tmp_path):
     package.error = OSError("no file named config.json\nand a long story")
-    with pytest.raises(CheckpointError, match=r"cannot be read \(no file named config.json\): give its folder"):
+    with pytest.raises(CheckpointError, match=r"cannot be read \(no file named config.json\): pass its folder"):
         load(str(tmp_path))
 
 
@@ -218,9 +218,9 @@ def test_anchors_are_made_and_projected(tmp_path):
     assert anchors.metadata["weights"] == "unnamed"
     row = anchors.names.index("chair")
     assert np.abs(anchors.vectors[row] - np.array([5, 1, 0]) / np.sqrt(26)).max() < 1e-6
-    with pytest.raises(SettingsError, match="--checkpoint goes with open_clip"):
+    with pytest.raises(SettingsError, match="--checkpoint requires open_clip"):
         make_anchors(AnchorsSettings(encoder="hf:x", checkpoint=tmp_path / "w.pt", **options), Progress())
-    with pytest.raises(SettingsError, match="--pooling goes with --encoder hf:NAME"):
+    with pytest.raises(SettingsError, match="--pooling requires --encoder hf:NAME"):
         make_anchors(AnchorsSettings(encoder="bundled", pooling="mean", **options), Progress())
 
 
@@ -259,7 +259,7 @@ def write_gpt2(folder: Path):
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("write", [write_bert, write_gpt2])
 @pytest.mark.parametrize("pooling", ["mean", "end-of-text"])
-def test_features_equal_those_of_each_text_by_itself(write, pooling, tmp_path):
+def test_features_equal_those_of_each_text_alone(write, pooling, tmp_path):
     """One text at a time needs no padding and no mask: a plain mean, or the last token."""
     hugging_face.import_transformers()
     from transformers import AutoModel, AutoTokenizer

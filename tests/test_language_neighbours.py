@@ -39,7 +39,7 @@ def test_few_categories_have_few_neighbours():
     assert nearest_names(make([[1, 0]], ["alone"])) == {"alone": []}
 
 
-def test_the_bundled_armchair_lies_by_the_chair():
+def test_the_bundled_armchair_is_near_the_chair():
     nearest = nearest_names(load_bundled_anchors(load_vocabulary("scannet200")))
     assert len(nearest) == 200
     assert [near.name for near in nearest["armchair"]][:2] == ["chair", "sofa chair"]
@@ -70,7 +70,7 @@ def test_the_command_prints_a_table_and_json_and_writes_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["anchors.safetensors"]
 
 
-def test_the_command_refuses_what_it_would_not_heed(tmp_path):
+def test_the_command_rejects_options_that_it_would_ignore(tmp_path):
     assert "no anchors file" in show(tmp_path, code=1).stderr
-    done = show(tmp_path, "--encoder", "bundled", "--dim", "9", code=1)
+    done = show(tmp_path, "--encoder", "bundled", "--dim", "9", code=2)
     assert done.stderr == ("lg3d: error: --show reads the anchors file as it is: leave out --encoder, --dim\n")

@@ -112,13 +112,13 @@ def test_a_step_out_of_memory_names_the_setting_and_the_run_resumes_with_it(
     assert line.startswith(f"out of memory in a pass of {whole} voxels of scene900")
     assert all(f"scene900{k}_00" in line for k in range(3))
     assert f"--max-voxels {half} or --micro-batch 1 splits a batch into smaller passes" in line
-    assert line.endswith(f"go on with: lg3d finetune --resume {tmp_path / 'run'} --max-voxels {half}")
+    assert line.endswith(f"resume with: lg3d finetune --resume {tmp_path / 'run'} --max-voxels {half}")
 
     notes = Notes()
     monkeypatch.undo()
     sizes = fail_above(monkeypatch, half, torch.OutOfMemoryError("CUDA out of memory"))
     finetune(FinetuneSettings(resume=tmp_path / "run", max_voxels=half, device="cpu"), notes)
-    assert f"from here on with --max-voxels {half}" in notes.notes
+    assert f"resuming with --max-voxels {half}" in notes.notes
     saved = FinetuneSettings.from_json((tmp_path / "run" / "settings.json").read_text())
     assert saved.max_voxels == half
     assert sum(sizes[:2]) < whole + half
@@ -128,7 +128,7 @@ def test_a_network_that_does_not_fit_into_memory_raises(
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_above(monkeypatch, 10, MemoryError())
-    with pytest.raises(MemoryLimitError, match="take a smaller --network"):
+    with pytest.raises(MemoryLimitError, match="pass a smaller --network"):
         finetune(training(store_path, tmp_path, max_voxels=1000), Progress())
 
 
@@ -196,5 +196,5 @@ def test_a_killed_loader_process_is_a_one_line_error(store_path: Path, tmp_path:
     text = training(store_path, tmp_path, jobs=1).to_json()
     command = [sys.executable, "-c", DYING_WORKER, text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
-    assert done.stdout.startswith("a process that loads scenes died, perhaps for want of memory"), done.stderr
+    assert done.stdout.startswith("a data loading process died, possibly because memory ran out"), done.stderr
     assert "Traceback" not in done.stderr

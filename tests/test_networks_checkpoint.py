@@ -95,7 +95,7 @@ def test_a_truncated_file_is_named(saved: Path, tmp_path: Path, size: int) -> No
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="is no lg3d checkpoint"):
+    with pytest.raises(CheckpointError, match="is not an lg3d checkpoint"):
         read_info(tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         read_info(tmp_path / "none.safetensors")

@@ -110,7 +110,7 @@ def test_a_lightning_checkpoint_becomes_one_of_ours(lightning: Path, network: Mi
     assert "vocabulary" in note
 
 
-def test_a_state_dict_becomes_one_of_ours_with_what_the_user_knows(state_dict: Path, tmp_path: Path) -> None:
+def test_a_state_dict_is_converted_with_the_facts_of_the_user(state_dict: Path, tmp_path: Path) -> None:
     notes = Notes()
     convert(state_dict, tmp_path / "a.safetensors", notes, final_relu=False)
     assert len(notes.notes) == 2  # voxel size and vocabulary are taken for granted
@@ -157,7 +157,9 @@ def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.bin", "x.ckpt", "x.PTH"])
-def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, tmp_path: Path, name: str) -> None:
+def test_the_suffix_of_a_file_determines_its_format(
+    state_dict: Path, network: MinkUNet, tmp_path: Path, name: str
+) -> None:
     convert(state_dict, tmp_path / name, final_relu=False)
     assert (tmp_path / name).read_bytes().startswith(b"PK")
     convert(tmp_path / name, tmp_path / "x.safetensors")
@@ -172,7 +174,7 @@ def test_the_name_of_a_file_says_its_form(state_dict: Path, network: MinkUNet, t
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "x.safetensors", "y.safetensors"])
 
 
-def test_what_a_killed_conversion_left_is_removed_by_the_next(state_dict: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_conversion_are_removed_by_the_next(state_dict: Path, tmp_path: Path) -> None:
     left, other = tmp_path / ".x.safetensors.0123abcd.tmp", tmp_path / ".y.safetensors.0123abcd.tmp"
     left.touch()
     other.touch()
@@ -206,7 +208,7 @@ def test_a_download_that_is_something_else_is_named(tmp_path: Path, name: str, d
         load_anchors(path)
 
 
-def test_what_is_written_for_minkowski_engine_is_what_its_users_load(network: MinkUNet, tmp_path: Path) -> None:
+def test_minkowski_engine_output_loads_as_its_users_expect(network: MinkUNet, tmp_path: Path) -> None:
     torch.save(told(network.state_dict()), tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.pth", to="minkowski")
     convert(tmp_path / "a.pth", tmp_path / "b.ckpt", to="minkowski")
@@ -237,7 +239,7 @@ def test_the_plan_is_found_from_the_shapes(plan: str, stem_size: int) -> None:
     assert (match.network, match.num_classes, match.stem_size) == (plan, 20, stem_size)
 
 
-def test_a_network_of_a_5x5x5_stem_is_one_that_ends_with_a_relu(tmp_path: Path) -> None:
+def test_a_network_with_a_5x5x5_stem_ends_with_a_relu(tmp_path: Path) -> None:
     network = MinkUNet("tiny", num_classes=20, stem_size=5, final_relu=True)
     torch.save(network.state_dict(), tmp_path / "minkunet.pth")
     loaded, info = load_network(tmp_path / "minkunet.pth")
@@ -282,14 +284,14 @@ def test_less_than_a_full_match_is_refused_and_every_tensor_named(network: MinkU
     assert match.unexpected == ("projection.weight",)
     assert [tuple(entry) for entry in match.misshapen] == [("bntr4.bn.weight", (4,), (8,))]
     assert [tuple(entry) for entry in match.reshaped] == [("final.bias", (200,), (1, 200))]
-    with pytest.raises(CheckpointError, match=r"2 missing .*1 unexpected .*1 of another shape .*say --partial"):
+    with pytest.raises(CheckpointError, match=r"2 missing .*1 unexpected .*1 of another shape .*pass --partial"):
         write_conversion(comparison, settings)
     assert not out.exists()
     with pytest.raises(CheckpointError, match=r"does not fit tiny.*lg3d convert .* --partial"):
         load_network(path)
 
 
-def test_partial_takes_what_matches(network: MinkUNet, tmp_path: Path) -> None:
+def test_partial_converts_matching_tensors(network: MinkUNet, tmp_path: Path) -> None:
     torch.save(spoil(network), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="--final-relu"):
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors", partial=True)
@@ -315,7 +317,7 @@ def test_half_precision_is_widened(network: MinkUNet, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"conv0p1s1.kernel": (81, 3, 32)}, r"conv0p1s1.kernel has shape \[81, 3, 32\]"),
-        ({"conv0p1s1.kernel": (27, 3, 64)}, "no network of lg3d's"),
+        ({"conv0p1s1.kernel": (27, 3, 64)}, "it fits no network of lg3d"),
         ({"conv0p1s1.kernel": (27, 6, 32)}, "takes 6 values per voxel"),
         ({"block1.0.conv3.kernel": (32, 128)}, "bottleneck blocks"),
     ],
@@ -339,7 +341,7 @@ def test_values_that_are_not_finite_are_refused(network: MinkUNet, tmp_path: Pat
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state["bn3.bn.bias"][5] = torch.inf
     torch.save(told(state), tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"bn3\.bn\.bias holds values that are not finite"):
+    with pytest.raises(CheckpointError, match=r"bn3\.bn\.bias contains values that are not finite"):
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
 
 
@@ -354,7 +356,7 @@ def test_a_checkpoint_of_minkowski_engine_0_4_is_named(network: MinkUNet, tmp_pa
     for name in trained:
         state[name] = torch.cat([state[name][13:14], state[name][:13], state[name][14:]])
     torch.save(told(state), tmp_path / "old.pth")
-    with pytest.raises(CheckpointError, match=r"comes from MinkowskiEngine 0\.4"):
+    with pytest.raises(CheckpointError, match=r"is of MinkowskiEngine 0\.4"):
         read_info(tmp_path / "old.pth")
 
 
@@ -365,18 +367,18 @@ def test_files_of_minkowski_engine_0_4_are_mostly_bare_pickles(network: MinkUNet
 
 
 def test_a_checkpoint_is_never_written_over_itself(lightning: Path) -> None:
-    with pytest.raises(SettingsError, match="is the checkpoint itself"):
+    with pytest.raises(SettingsError, match="is the input checkpoint"):
         convert(lightning, lightning)
     with pytest.raises(DataError, match="cannot write"):
         convert(lightning, Path("/proc/x.pth"), to="minkowski")
     assert load_network(lightning)[1].network == "tiny"
 
 
-def test_a_file_from_elsewhere_is_told_of_where_it_is_used(lightning: Path) -> None:
+def test_assumptions_about_a_foreign_file_are_reported(lightning: Path) -> None:
     notes = Notes()
     assert resolve_checkpoint(lightning, notes) == lightning
     (note,) = notes.notes
-    assert re.search(r"tiny, 200 classes, .* voxels of 0\.05 m and with a ReLU", note)
+    assert re.search(r"tiny, 200 classes; assuming voxels of 0\.05 m and with a final ReLU", note)
 
 
 def test_eval_and_finetune_take_a_file_from_elsewhere(lightning: Path, store_path: Path, tmp_path: Path) -> None:

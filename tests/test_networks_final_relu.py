@@ -137,7 +137,7 @@ def test_the_networks_name_decides(settings: dict[str, Any], expected: bool, tmp
 )
 def test_without_an_answer_the_file_is_refused_and_the_option_named(settings: Any, tmp_path: Path) -> None:
     path = save(entries(**({} if settings is None else {"hyper_parameters": settings})), tmp_path / "x.ckpt")
-    with pytest.raises(CheckpointError, match=r"does not say .* a ReLU .*--final-relu.*--no-final-relu") as refusal:
+    with pytest.raises(CheckpointError, match=r"does not record .* a ReLU .*--final-relu.*--no-final-relu") as refusal:
         read_info(path)
     assert str(path) in str(refusal.value)
     out = tmp_path / "x.safetensors"
@@ -165,7 +165,7 @@ def test_a_plain_state_dict_of_34d_is_the_released_one_and_ends_without(tmp_path
     assert (info.network, info.final_relu) == ("34D", False)
 
 
-def test_an_option_beats_what_the_file_says(tmp_path: Path) -> None:
+def test_an_option_overrides_the_file(tmp_path: Path) -> None:
     path = save(entries(hyper_parameters={"model": "Res16UNet34C"}), tmp_path / "x.ckpt")
     settings = ConvertSettings(checkpoint=path, out=tmp_path / "y.safetensors", final_relu=False)
     assert not compare_checkpoint(settings, Progress()).info.final_relu
@@ -185,12 +185,12 @@ def test_shared_objects_are_read_once_however_often_they_are_named(tmp_path: Pat
     assert read_info(save(entries(hyper_parameters=nested), tmp_path / "x.ckpt")).final_relu
 
 
-def test_lg3ds_own_checkpoint_says_how_it_ends_and_takes_no_other_word(tmp_path: Path) -> None:
+def test_an_lg3d_checkpoint_rejects_a_contradicting_option(tmp_path: Path) -> None:
     path = save(entries(), tmp_path / "x.ckpt")
     settings = ConvertSettings(checkpoint=path, out=tmp_path / "own.safetensors", final_relu=True)
     write_conversion(compare_checkpoint(settings, Progress()), settings)
     assert read_info(settings.out, final_relu=True).final_relu
-    with pytest.raises(CheckpointError, match="its last block ends with a ReLU: leave out --no-final-relu"):
+    with pytest.raises(CheckpointError, match="its last block ends with a ReLU: omit --no-final-relu"):
         read_info(settings.out, final_relu=False)
 
 

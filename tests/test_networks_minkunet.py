@@ -190,7 +190,7 @@ def test_tiny_inputs_pass_through_training_and_evaluation(small: MinkUNet, num_v
     network.zero_grad()
 
 
-def test_features_may_point_anywhere_unless_a_final_relu_is_asked_for():
+def test_features_have_any_sign_without_a_final_relu():
     features, coordinates = draw_room()
     torch.manual_seed(0)
     free = MinkUNet("14A")(SparseTensor(features, coordinates))
@@ -237,7 +237,7 @@ def test_evaluation_in_bfloat16_stays_close_to_fp32(small: MinkUNet):
     assert ((rounded.float() - exact).norm() / exact.norm()).item() < 0.05  # measured: 1.4e-2
 
 
-def test_what_a_network_cannot_do_is_refused(small: MinkUNet):
+def test_unsupported_network_calls_are_rejected(small: MinkUNet):
     with pytest.raises(SettingsError, match="--network: expected one of 34D, 34C, 18C, 18A, 14A, got '50X'"):
         MinkUNet("50X")
     with torch.device("meta"):

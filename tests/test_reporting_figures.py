@@ -89,7 +89,7 @@ def test_the_matrix_of_confusions_has_rows_for_what_is_annotated_only() -> None:
         assert {"75", "80", "25"} <= words(figure)
         image = figure.axes[0].images[0].get_array()
         assert plot_confusions(np.diag([1, 2, 3, 4]) @ np.eye(4, 5, dtype=np.int64), VOCABULARY, "right") is None
-    # Rows a and c, most vertices first; columns a, c, b and anything else. In percent of each row.
+    # Rows a and c, most vertices first; columns a, c, b and other classes. In percent of each row.
     np.testing.assert_allclose(image, [[80, 10, 10, 0], [75, 25, 0, 0]])
 
 
@@ -244,7 +244,7 @@ def test_the_map_of_anchors_puts_the_like_beside_the_like() -> None:
 
 def test_a_map_that_cannot_be_is_refused(tmp_path: Path) -> None:
     anchors = make_anchors(np.eye(4), VOCABULARY.names)
-    with pytest.raises(SettingsError, match=r"ends with \.png, \.pdf or \.svg"):
+    with pytest.raises(SettingsError, match=r"the suffix \.png, \.pdf or \.svg"):
         write_anchors_map(anchors, tmp_path / "map.jpeg", vocabulary="scannet200")
     with pytest.raises(SettingsError, match="no head, common and tail"):
         write_anchors_map(anchors, tmp_path / "map.png", vocabulary="scannet200", order="groups")

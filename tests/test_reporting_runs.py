@@ -165,7 +165,7 @@ def test_a_pretraining_run_is_scored_by_the_nearest_anchor(
     assert -1 <= found.cohesion["p"].own <= 1
     settings = json.loads((run / "settings.json").read_text())
     (run / "settings.json").write_text(json.dumps(settings | {"anchors": "gone.safetensors"}))
-    with pytest.raises(CheckpointError, match=r"gone\.safetensors, which are not there: say --anchors FILE"):
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors, which are missing: pass --anchors FILE"):
         report(run)
     assert report(run, anchors=anchors_path).runs[0].evaluation is not None
 
@@ -214,7 +214,7 @@ def test_anchors_are_found_after_a_move_and_missed_aloud(anchors_path: Path, sto
     (new / "anchors.safetensors").unlink()
     assert find_anchors(run, info, None, notes) is None
     (warning,) = notes.warnings
-    assert "are not found" in warning
+    assert "were not found" in warning
     assert warning.endswith("the report shows no anchors of this run; pass --anchors FILE")
 
 
@@ -248,7 +248,7 @@ def test_synthetic_are_drawn_and_later_ones_added(tuned: Path, store_path: Path,
     with np.load(copy / "report-val.npz") as file:
         assert {f"label/{first}", f"confidence/{second}"} <= set(file.files)
     train = SceneStore(store_path).scene_ids("train")[0]
-    with pytest.raises(DataError, match=f"--scene {train} is in the split train, the report is of val"):
+    with pytest.raises(DataError, match=f"--scene {train} is in the split train, the report covers val"):
         report(copy, scene=(train,))
 
 
@@ -274,10 +274,10 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
     other = Path(shutil.copytree(tuned, tmp_path / "other"))
     card = json.loads((other / "card.json").read_text())
     (other / "card.json").write_text(json.dumps(card | {"vocabulary": {"name": "x", "digest": "0" * 16}}))
-    with pytest.raises(SettingsError, match=r"different vocabularies .* report them one by one"):
+    with pytest.raises(SettingsError, match=r"different vocabularies .* report each run separately"):
         report(tuned, other, store=store_path)
     (other / "card.json").write_text(json.dumps(card | {"store": {"path": "x", "digest": "0" * 16}}))
-    with pytest.raises(SettingsError, match=r"different stores .* say --store DIR"):
+    with pytest.raises(SettingsError, match=r"different stores .* pass --store DIR"):
         report(tuned, other)
     listener = Listener()
     report(tuned, other, store=store_path, out=tmp_path / "out", listener=listener)
@@ -295,7 +295,7 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
         (
             lambda run: (run / "settings.json").write_text('{"command": "finetune", "store": "gone"}'),
             DataError,
-            "say --store DIR",
+            "pass --store DIR",
         ),
         (
             lambda run: [(run / name).unlink() for name in ("metrics.jsonl", "checkpoint.safetensors")],
@@ -319,7 +319,7 @@ def test_bad_runs_are_one_clear_line(
 def test_no_run_twice_the_same_and_an_empty_split_are_refused(tuned: Path, store_path: Path) -> None:
     with pytest.raises(SettingsError, match="RUN is missing"):
         report()
-    with pytest.raises(CheckpointError, match="given twice"):
+    with pytest.raises(CheckpointError, match="listed twice"):
         report(tuned, tuned.parent / "." / tuned.name)
     with pytest.raises(DataError, match="nosuch"):
         report(tuned, split="nosuch", store=store_path)
@@ -349,7 +349,7 @@ def test_a_run_without_metrics_shows_its_scores(tuned: Path, tmp_path: Path) -> 
     (run / "metrics.jsonl").unlink()
     listener = Listener()
     assert read_runs([run], tmp_path, listener)[0].curves == {}
-    assert "no learning curves" in listener.warnings[0]
+    assert "omits its learning curves" in listener.warnings[0]
 
 
 def test_runs_of_one_name_are_told_apart() -> None:

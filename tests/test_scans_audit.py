@@ -66,8 +66,8 @@ def test_odd_groups_are_told_and_do_not_stop_prepare(rooms: Path) -> None:
     report = audit(rooms)
     assert [problem.reason.partition("json: ")[2] for problem in report.problems] == [
         "1 groups have no segments (objectId 50)",
-        "1 groups name segments that do not exist (objectId 0)",
-        "1 objectIds are given to several groups (objectId 0)",
+        "1 groups refer to segments that do not exist (objectId 0)",
+        "1 objectIds occur in several groups (objectId 0)",
     ]
     assert report.is_clean
 
@@ -103,7 +103,7 @@ def test_coordinates_that_are_not_finite_and_foreign_annotations_are_found(rooms
 
 def test_one_id_in_both_folders_is_found(rooms: Path) -> None:
     shutil.copytree(rooms / "scans/scene9000_00", rooms / "scans_test/scene9000_00")
-    assert "lies under both scans/ and scans_test/" in audit(rooms).problems[0].reason
+    assert "exists in both scans/ and scans_test/" in audit(rooms).problems[0].reason
 
 
 def test_a_missing_table_a_leaking_split_and_a_bad_name_are_found(rooms: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_missing_table_a_leaking_split_and_a_bad_name_are_found(rooms: Path) -
     problems = audit(rooms).problems
     assert "cannot read the label table" in problems[1].reason
     assert "lists scene9000_00, which scannetv2_train.txt lists too" in problems[0].reason
-    assert any("no scene id" in problem.reason for problem in problems)
+    assert any("not a scene id" in problem.reason for problem in problems)
 
 
 def test_test_scans_alone_need_no_label_table(rooms: Path) -> None:
@@ -132,5 +132,5 @@ def test_the_report_is_json_and_nothing_was_written(rooms: Path) -> None:
 
 
 def test_a_folder_without_scans_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no scans"):
+    with pytest.raises(DataError, match="contains no scans"):
         audit(tmp_path)

@@ -48,7 +48,7 @@ def test_units_and_the_axis_up_of_a_room_are_found(unit: str, up: str) -> None:
     frame = find_frame(surface_of(turn_back(XYZ, up) / UNITS[unit]))
     assert frame.scale == UNITS[unit]
     assert frame.up == up
-    assert any(f"taken as {unit} (--scale" in note for note in frame.notes)
+    assert any(f"assumed to be {unit} (--scale" in note for note in frame.notes)
     assert bool(frame.doubts) == (up != "z")
 
 
@@ -59,7 +59,7 @@ def test_what_the_user_says_beats_every_guess() -> None:
 
 
 def test_a_size_that_no_room_has_is_doubted() -> None:
-    assert "no room is; set --scale" in find_frame(surface_of(XYZ), scale="mm", up="z").doubts[0]
+    assert "which no room is; pass --scale" in find_frame(surface_of(XYZ), scale="mm", up="z").doubts[0]
 
 
 def test_sizes_between_units_stay_metres() -> None:
@@ -102,7 +102,7 @@ def test_positions_that_are_not_finite_are_counted_and_none_at_all_is_an_error()
     broken = XYZ.copy()
     broken[:7, 1] = np.nan
     frame = find_frame(surface_of(broken))
-    assert f"7 of {len(XYZ)} positions are not finite: left out" in frame.doubts
+    assert f"7 of {len(XYZ)} positions are not finite: they are dropped" in frame.doubts
     assert frame.holds(broken).sum() == len(XYZ) - 7
     with pytest.raises(DataError, match="none of the 2 positions is finite"):
         find_frame(surface_of(np.full((2, 3), np.nan)))

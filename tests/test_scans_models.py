@@ -55,7 +55,7 @@ def test_a_vertex_without_a_face_leaves_the_picture_to_the_others_and_is_reporte
     text = f"mtllib a.mtl\nv 9 9 9\n{QUAD}v 5 5 5\n{CORNERS}usemtl m\nf 2/1 3/2 4/3\nf 2/1 4/3 5/4\n"
     surface = open_scan(write_obj(tmp_path, text))
     assert colors(surface) == [GREY, *PAINTED, GREY]
-    assert surface.doubts == ("2 of 6 vertices have no colour: taken as grey",)
+    assert surface.doubts == ("2 of 6 vertices have no colour: grey is used",)
 
 
 def test_a_vertex_on_a_seam_takes_the_colour_of_one_of_its_corners(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_options_scale_and_move_a_picture(tmp_path: Path) -> None:
     ("mtl", "expected"),
     [
         (None, "no file a.mtl beside it"),
-        ("newmtl m\nmap_Kd gone.png\n", "no picture gone.png beside the scan"),
-        ("newmtl m\nmap_Kd /x/gone.png\n", "no picture gone.png beside the scan"),
+        ("newmtl m\nmap_Kd gone.png\n", "the picture gone.png is missing"),
+        ("newmtl m\nmap_Kd /x/gone.png\n", "the picture gone.png is missing"),
         ("newmtl m\nmap_Kd a.obj\n", "picture a.obj cannot be decoded"),
         ("newmtl m\nmap_Kd k.ktx2\n", "picture k.ktx2 has the format KTX2"),
         ("newmtl other\nKd 1 0 0\n", "no colour for the materials m"),
@@ -252,7 +252,7 @@ def test_parts_that_share_positions_share_vertices_under_one_transformation(tmp_
 def test_meshes_outside_of_the_scene_are_reported(tmp_path: Path) -> None:
     mesh = {"primitives": [{"attributes": {"POSITION": 0}}]}
     path = simple_glb(tmp_path, meshes=[mesh, mesh], nodes=[{"mesh": 0}, {"mesh": 1}], scenes=[{"nodes": [1]}])
-    assert open_scan(path).doubts == ("1 meshes are left out: its scene does not show them",)
+    assert open_scan(path).doubts == ("1 meshes are skipped: they are not part of the default scene",)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_meshes_outside_of_the_scene_are_reported(tmp_path: Path) -> None:
         ({"nodes": [{"mesh": 0} for _ in range(70_000)]}, "more than 65536 parts"),
         ({"meshes": [{"primitives": [{"attributes": {"POSITION": 7}}]}]}, r"no accessors\[7\]"),
         ({"meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "mode": 9}]}]}, "unknown mode 9"),
-        ({"meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 0}]}]}, "no whole numbers"),
-        ({"accessors": [{"componentType": 5126, "count": 9**9, "type": "VEC3", "bufferView": 0}]}, "vertices in place"),
+        ({"meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 0}]}]}, "indices are not integers"),
+        ({"accessors": [{"componentType": 5126, "count": 9**9, "type": "VEC3", "bufferView": 0}]}, "nodes instantiate"),
     ],
 )
 def test_a_glb_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, object], expected: str) -> None:

@@ -89,7 +89,7 @@ def test_odd_raw_labels_pass_through(tmp_path: Path, label: str) -> None:
 def test_of_repeated_groups_the_last_counts(tmp_path: Path) -> None:
     scan = read(tmp_path, group(0, "chair", 7, 3), group(1, "table", 9), group(31, "chair", 3, 7))
     assert scan.instance.tolist() == [32, 32, 32, 2, 32, 32]
-    assert scan.warnings[0].endswith("1 groups are repeated by a later one, which counts (objectId 0)")
+    assert scan.warnings[0].endswith("1 groups are repeated by a later one, which is used (objectId 0)")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_empty_groups_strange_segments_and_repeated_ids_are_told(tmp_path: Path)
     assert scan.label.tolist() == [1, 1, 2, -1, 1, 2]
     assert [warning.partition("json: ")[2] for warning in scan.warnings] == [
         "2 groups have no segments (objectId 0, 5)",
-        "1 groups name segments that do not exist (objectId 0)",
-        "1 objectIds are given to several groups (objectId 0)",
+        "1 groups refer to segments that do not exist (objectId 0)",
+        "1 objectIds occur in several groups (objectId 0)",
     ]
 
 
@@ -160,11 +160,11 @@ def test_a_missing_txt_is_a_warning(tmp_path: Path) -> None:
     [
         ("1 0 0 0 0 1 0 0 0 0 1 0 0 0 0", "needs 16 finite numbers, found 15"),
         ("nan 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "needs 16 finite numbers"),
-        ("a 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "no number"),
-        ("2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1", "no rotation with a shift"),
-        ("-1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "no rotation with a shift"),  # a mirror
-        ("1 0 0 0 0 1 0 0 0 0 1 0 0 0 1 1", "no rotation with a shift"),
-        ("1 0 0 1e9 0 1 0 0 0 0 1 0 0 0 0 1", "no rotation with a shift"),
+        ("a 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "invalid number"),
+        ("2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1", "not a rotation with a translation"),
+        ("-1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "not a rotation with a translation"),  # a mirror
+        ("1 0 0 0 0 1 0 0 0 0 1 0 0 0 1 1", "not a rotation with a translation"),
+        ("1 0 0 1e9 0 1 0 0 0 0 1 0 0 0 0 1", "not a rotation with a translation"),
     ],
 )
 def test_an_alignment_that_is_none_is_refused(tmp_path: Path, values: str, reason: str) -> None:
@@ -178,14 +178,14 @@ def test_an_alignment_that_is_none_is_refused(tmp_path: Path, values: str, reaso
         (SEGMENTS[:-1], "segIndices has 5 entries, expected 6, one per vertex"),
         ([*SEGMENTS, 1], "segIndices has 7 entries, expected 6"),
         ([], "segIndices has 0 entries, expected 6"),
-        ([-1, *SEGMENTS[1:]], "must be whole numbers"),
-        ([0.5, *SEGMENTS[1:]], "must be whole numbers"),
-        ([2**31, *SEGMENTS[1:]], "must be whole numbers"),
-        ([2**80, *SEGMENTS[1:]], "must be whole numbers"),
-        (["7", *SEGMENTS[1:]], "must be whole numbers"),
-        ([None, *SEGMENTS[1:]], "must be whole numbers"),
-        ([[7], *SEGMENTS[1:]], "must be whole numbers"),
-        ([math.nan, *SEGMENTS[1:]], "must be whole numbers"),
+        ([-1, *SEGMENTS[1:]], "must be integers"),
+        ([0.5, *SEGMENTS[1:]], "must be integers"),
+        ([2**31, *SEGMENTS[1:]], "must be integers"),
+        ([2**80, *SEGMENTS[1:]], "must be integers"),
+        (["7", *SEGMENTS[1:]], "must be integers"),
+        ([None, *SEGMENTS[1:]], "must be integers"),
+        ([[7], *SEGMENTS[1:]], "must be integers"),
+        ([math.nan, *SEGMENTS[1:]], "must be integers"),
         ({"a": 1}, "expected segIndices as a list, found dict"),
     ],
 )
@@ -197,14 +197,14 @@ def test_segments_that_do_not_fit_are_refused(tmp_path: Path, segments: Any, rea
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        (5, "group 1 is no object but a int"),
+        (5, "expected group 1 as an object, found int"),
         ({"label": "chair", "segments": [7]}, "group 1 has objectId None"),
         (group(-1, "chair", 7), "group 1 has objectId -1"),
         (group(True, "chair", 7), "group 1 has objectId True"),
         (group(2**31, "chair", 7), "group 1 has objectId 2147483648"),
         (group("0", "chair", 7), "group 1 has objectId '0'"),
         (group(0, None, 7), r"group 1 \(objectId 0\) has no label"),
-        (group(0, "chair", "7"), "segments of group 1 must be whole numbers"),
+        (group(0, "chair", "7"), "segments of group 1 must be integers"),
         ({"objectId": 0, "label": "chair"}, "expected segments of group 1 as a list, found NoneType"),
     ],
 )
@@ -238,7 +238,7 @@ JSON = {
     "list": (b"[1]", "expected a JSON object, found a list"),
     "deep": (b"[" * 200_000, "JSON nested too deeply"),
     "not text": (b'{"a": "\xff\xfe"}', "not UTF-8 text"),
-    "long number": (b'{"a": ' + b"1" * 5000 + b"}", "not JSON that can be read"),
+    "long number": (b'{"a": ' + b"1" * 5000 + b"}", "invalid JSON"),
 }
 
 
@@ -281,7 +281,9 @@ def test_the_denser_mesh_is_refused_by_name(tmp_path: Path) -> None:
     files = write_scan(tmp_path)
     dense = files.mesh.with_name(f"{ID}_vh_clean.ply")
     files.mesh.rename(dense)
-    with pytest.raises(DataError, match=r"clean_2\.ply: the mesh is missing; .*_vh_clean\.ply is another, denser mesh"):
+    with pytest.raises(
+        DataError, match=r"clean_2\.ply: the mesh is missing; .*_vh_clean\.ply is a different, denser mesh"
+    ):
         read_scan(find_scans(tmp_path)[0], TABLE)
     by_hand = ScanFiles(ID, files.folder, dense, files.segments, files.aggregation, files.info)
     with pytest.raises(DataError, match="the denser mesh"):
@@ -327,7 +329,7 @@ def test_scans_are_found_in_both_folders_and_sorted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["my [room] 1", "-rf", "سـ", "x" * 101, "a\nb"])
 def test_a_name_that_cannot_be_a_scenes_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="is no scene id"):
+    with pytest.raises(DataError, match="is not a scene id"):
         read(tmp_path, scene_id=name)
 
 
@@ -335,10 +337,10 @@ def test_a_wrong_folder_gets_a_hint(tmp_path: Path) -> None:
     files = write_scan(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         find_scans(tmp_path / "none")
-    with pytest.raises(DataError, match=rf"holds no scans.*give its parent, {tmp_path}$"):
+    with pytest.raises(DataError, match=rf"contains no scans.*pass its parent, {tmp_path}$"):
         find_scans(tmp_path / "scans")
-    with pytest.raises(DataError, match=rf"this is a single scan, give {tmp_path}$"):
+    with pytest.raises(DataError, match=rf"this is a single scan, pass {tmp_path}$"):
         find_scans(files.folder)
     (tmp_path / "empty" / "scans").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no scans"):
+    with pytest.raises(DataError, match="contains no scans"):
         find_scans(tmp_path / "empty")

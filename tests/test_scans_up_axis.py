@@ -32,7 +32,7 @@ def test_a_room_is_turned_or_the_axis_is_called_uncertain(name: str, up: str) ->
 def test_without_expectation_a_furnished_room_is_stood_on_its_floor(up: str) -> None:
     guess = guess_up(turn_back(XYZ, up), expected=dict.fromkeys(UP_AXES, 0.0))
     assert guess.axis == up
-    assert {"the largest bounding plane is below", "things touch it"} <= set(guess.reasons)
+    assert {"the largest bounding plane is below", "objects touch it"} <= set(guess.reasons)
 
 
 def test_triangles_seen_from_above_are_evidence_and_from_below_against_it() -> None:

@@ -40,9 +40,9 @@ def write_safetensors(path: Path) -> None:
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
-    "plain": (write_plain, lambda path: require_seal(path, again="make it again")),
-    "zip": (write_zip, lambda path: require_sealed_zip(path, again="make it again")),
-    "safetensors": (write_safetensors, lambda path: require_sealed_safetensors(path, again="make it again")),
+    "plain": (write_plain, lambda path: require_seal(path, again="create it again")),
+    "zip": (write_zip, lambda path: require_sealed_zip(path, again="create it again")),
+    "safetensors": (write_safetensors, lambda path: require_sealed_safetensors(path, again="create it again")),
 }
 
 

@@ -192,7 +192,7 @@ def test_an_index_that_names_a_scene_outside_of_the_store_is_refused(tmp_path: P
     index = json.loads((tmp_path / "data/store.json").read_text())
     index["scenes"] = {name: index["scenes"]["scene9000_00"]}
     (tmp_path / "data/store.json").write_text(json.dumps(index))
-    with pytest.raises(DataError, match=r"store\.json: scene .* makes no sense"):
+    with pytest.raises(DataError, match=r"store\.json: scene .* is invalid"):
         SceneStore(tmp_path / "data")
 
 

@@ -339,7 +339,9 @@ def test_the_module_holds_weights_in_the_released_layout():
     assert "kernel_size=1" in repr(head)
 
 
-def test_module_weights_are_drawn_so_that_variance_is_kept():
+def test_module_weights_are_uniform_within_the_inverse_root_of_the_inputs_of_an_output():
     torch.manual_seed(0)
     layer = SparseConvolution(64, 96, kernel_size=3)
-    assert layer.kernel.std().item() == pytest.approx(math.sqrt(2 / (27 * 96)), rel=0.02)
+    bound = 1 / math.sqrt(27 * 64)
+    assert layer.kernel.abs().max().item() == pytest.approx(bound, rel=1e-3)
+    assert layer.kernel.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)

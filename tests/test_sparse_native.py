@@ -134,7 +134,7 @@ def test_bfloat16_with_weights_in_float32_equals_the_reference_on_rounded_values
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_weight_gradient_does_not_depend_on_what_scratch_memory_held(dtype: torch.dtype):
+def test_a_weight_gradient_does_not_depend_on_the_content_of_scratch_memory(dtype: torch.dtype):
     kernel_map = map_of("3^3", 131)
     features, weight = draw(131, 34).to(dtype), draw(27, 34, 48).float()
     weight = weight.to(dtype)
@@ -230,7 +230,7 @@ def test_kernels_are_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.
 def test_a_damaged_library_is_named(tmp_path: Path):
     path = tmp_path / "kernels.so"
     path.write_bytes(b"not a library")
-    with pytest.raises(MissingDependencyError, match=r"kernels.so.*remove it and run again"):
+    with pytest.raises(MissingDependencyError, match=r"kernels.so.*delete it and run again"):
         build.open_kernels(path)
 
 
@@ -254,7 +254,7 @@ def test_a_compiler_that_fails_is_named_with_its_reason(tmp_path: Path, monkeypa
     broken.write_text("#!/bin/sh\necho 'no such target' >&2\nexit 1\n")
     broken.chmod(0o755)
     with pytest.raises(
-        MissingDependencyError, match=r"cannot compile kernels.c .no such target.: take --backend torch"
+        MissingDependencyError, match=r"cannot compile kernels.c .no such target.: pass --backend torch"
     ):
         build.compile_kernels(str(broken), tmp_path / "kernels.so")
     assert not (tmp_path / "kernels.so").exists()
@@ -277,7 +277,7 @@ def test_a_backend_that_does_not_exist_is_refused_with_those_that_do():
 @pytest.mark.parametrize("channels", [(32, 96), (75, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("has_residual", [True, False])
-def test_what_follows_a_convolution_is_computed_in_the_same_pass(
+def test_operations_after_a_convolution_are_computed_in_the_same_pass(
     kernels: ctypes.CDLL, channels: tuple[int, int], dtype: torch.dtype, has_residual: bool
 ):
     kernel_map = map_of("3^3", 130)

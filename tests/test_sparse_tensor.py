@@ -66,7 +66,7 @@ def test_a_submanifold_map_reversed_is_the_map_with_its_offsets_backwards():
             assert source < 0 or table[offset, source] == output
 
 
-def test_the_output_is_given_back_in_the_order_of_the_input():
+def test_the_output_is_returned_in_the_order_of_the_input():
     shuffled = rows((1, 0, 0, 0), (0, 5, 0, 0), (0, -3, 2, 1))
     x = SparseTensor(torch.tensor([[1.0], [2.0], [3.0]]), shuffled)
     assert x.features.squeeze(1).tolist() == [3, 2, 1]
@@ -111,7 +111,7 @@ GOOD = rows((0, 0, 0, 0), (0, 0, 0, 1))
         (torch.zeros(2, 3, device="meta"), GOOD, "one device"),
     ],
 )
-def test_what_is_no_sparse_tensor_is_refused_in_one_line(features: Tensor, coordinates: Tensor, message: str):
+def test_invalid_sparse_tensors_are_rejected_in_one_line(features: Tensor, coordinates: Tensor, message: str):
     with pytest.raises(ShapeError, match=message) as refusal:
         SparseTensor(features, coordinates)
     assert "\n" not in str(refusal.value)

@@ -268,7 +268,7 @@ def test_levels_are_those_that_plain_torch_finds(num_voxels: int):
         assert torch.equal(ours[1], parents)
 
 
-def test_no_levels_are_none():
+def test_zero_levels_give_an_empty_list():
     assert build_levels(torch.arange(3, device=DEVICE), 1, 0) == []
 
 
@@ -337,7 +337,7 @@ def test_a_fused_convolution_is_scaled_shifted_and_clipped(
     torch.testing.assert_close(ours.double(), expected, atol=1e-4, rtol=1e-5)
 
 
-def test_what_diverged_is_not_clipped_away():
+def test_nan_is_not_clipped_by_the_relu():
     kernel_map = make_map("3^3", scatter_voxels(1))
     features, ones, zeros = draw(1, 16), torch.ones(16, device=DEVICE), torch.zeros(16, device=DEVICE)
     backend = triton_backend.TritonBackend()
@@ -490,11 +490,11 @@ def test_tensors_on_the_cpu_are_refused_without_the_interpreter(monkeypatch: pyt
         triton_backend.TritonBackend()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     kernel_map = make_map("3^3", scatter_voxels(1).cpu())
-    with pytest.raises(SettingsError, match="these tensors are on cpu; use --backend auto"):
+    with pytest.raises(SettingsError, match="got tensors on cpu; use --backend auto"):
         triton_backend.TritonBackend().convolve(torch.zeros(1, 3), torch.zeros(27, 3, 4), kernel_map)
 
 
-def test_without_triton_the_line_that_installs_it_is_given(monkeypatch: pytest.MonkeyPatch):
+def test_without_triton_the_error_has_the_install_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
     monkeypatch.setattr(backends, "_instances", {})
     with pytest.raises(MissingDependencyError, match="pip install triton"), use_backend("triton"):

@@ -105,14 +105,14 @@ def test_layers_of_one_class_differ_by_less_than_a_factor_of_two_in_outputs_alon
         '{"format": "lg3d-triton-blocks-1", "convolutions": {"a": [64, 64, 0, 32, 1, -4, 3]}, "weight gradients": {}}',
     ],
 )
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: str):
+def test_the_error_on_a_damaged_file_names_it_with_advice(tmp_path: Path, content: str):
     path = tmp_path / "blocks.json"
     path.write_text(content)
     with pytest.raises(DataError, match=r"blocks.json.*delete the file"):
         read_blocks(path)
 
 
-def test_without_a_file_nothing_was_measured(tmp_path: Path):
+def test_without_a_file_there_are_no_measured_blocks(tmp_path: Path):
     assert read_blocks(tmp_path / "none.json") == tuning.TunedBlocks({}, {})
 
 

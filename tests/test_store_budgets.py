@@ -119,7 +119,7 @@ def test_an_instance_of_two_labels_is_two_objects() -> None:
     assert (rows < 20).sum() == (rows >= 20).sum() == 5
 
 
-def test_what_one_object_keeps_does_not_depend_on_the_others() -> None:
+def test_the_kept_points_of_an_object_do_not_depend_on_other_objects() -> None:
     xyz = np.random.default_rng(0).random((60, 3)).astype(np.float32)
     alone = choose(xyz, [4] * 20 + [-1] * 40, [7] * 20 + [0] * 40, ratio=0.3)
     among = choose(xyz, [4] * 20 + [5] * 40, [7] * 20 + [1] * 40, ratio=0.3)
@@ -215,7 +215,7 @@ def test_a_damaged_budget_is_made_again(store: SceneStore) -> None:
     budget.path.write_bytes(data[:700])
     listener = Listener()
     assert budget_of(store, progress=listener).digest == budget.digest
-    assert "the label budget is made again" in listener.messages[0]
+    assert "creating the label budget again" in listener.messages[0]
     with h5py.File(budget.path, "r+") as file:
         file.attrs["format_version"] = 99
     assert budget_of(store, progress=listener).digest == budget.digest
@@ -226,12 +226,12 @@ def test_rows_that_make_no_sense_are_refused(store: SceneStore) -> None:
     budget = budget_of(store)
     with h5py.File(budget.path, "r+") as file:
         file["rows"][0] = 10**6
-    with pytest.raises(DataError, match=r"0\.05-seed0\.h5: the rows of scene9000_00 make no sense; delete the file"):
+    with pytest.raises(DataError, match=r"0\.05-seed0\.h5: the rows of scene9000_00 are invalid; delete the file"):
         budget.rows(IDS[0])
     with h5py.File(budget.path, "r+") as file:
         file["rows"][0] = 0
         file["rows"][budget.extents[IDS[0]][1] - 1] = 10**6
-    with pytest.raises(DataError, match="names points that scene9000_00 does not have"):
+    with pytest.raises(DataError, match="lists points that scene9000_00 does not have"):
         store.read(IDS[0], budget=budget)
 
 
@@ -245,7 +245,7 @@ def test_a_budget_of_other_training_scenes_is_refused_and_replaced(store: SceneS
             use()
     listener = Listener()
     assert budget_of(new_store, progress=listener).digest != old.digest
-    assert "made for other training scenes and is made again" in listener.messages[0]
+    assert "made for other training scenes and is created again" in listener.messages[0]
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5, float("nan")])
@@ -272,11 +272,11 @@ def test_a_folder_that_cannot_be_made_is_an_error(store: SceneStore) -> None:
         budget_of(store)
 
 
-def test_labelled_points_of_no_object_are_told(store: SceneStore) -> None:
+def test_labelled_points_without_an_object_are_reported(store: SceneStore) -> None:
     with h5py.File(store.scene_path(IDS[0]), "r+") as file:
         file["points/instance"][:3] = 0
         sums = {name: checksum(file[name][()]) for name in (*(f"points/{n}" for n in file["points"]), "mesh/faces")}
         file.attrs["checksums"] = repr(sums).replace("'", '"')
     listener = Listener()
     budget_of(store, progress=listener)
-    assert listener.messages == ["scene9000_00: 3 labelled points belong to no instance and lose their label"]
+    assert listener.messages == ["scene9000_00: 3 labelled points have no instance and lose their label"]

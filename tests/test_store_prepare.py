@@ -137,7 +137,7 @@ def test_a_bad_scene_is_named_and_the_others_are_prepared(raw: Path, tmp_path: P
     assert sorted(report.failed) == ["empty", IDS[0], IDS[1]]
     assert "truncated" in report.failed[IDS[0]]
     assert f"{IDS[1]}.aggregation.json: missing" in report.failed[IDS[1]]
-    assert any(message.startswith(f"{IDS[0]} is left out: {mesh}") for message in listener.warnings)
+    assert any(message.startswith(f"{IDS[0]} could not be prepared: {mesh}") for message in listener.warnings)
     assert SceneStore(tmp_path / "data").scene_ids() == IDS[2:]
 
 
@@ -152,7 +152,7 @@ def test_when_no_scene_can_be_prepared_there_is_no_store(raw: Path, tmp_path: Pa
 def test_the_same_id_in_both_folders_is_prepared_from_neither(raw: Path, tmp_path: Path) -> None:
     shutil.copytree(raw / "scans" / IDS[0], raw / "scans_test" / IDS[0])
     report = prepare(raw, tmp_path / "data")
-    assert "lies under both" in report.failed[IDS[0]]
+    assert "exists in both" in report.failed[IDS[0]]
     assert report.prepared == IDS[1:]
 
 
@@ -192,7 +192,7 @@ def test_test_scans_have_geometry_alone_and_need_no_table(raw: Path, tmp_path: P
     assert (scene.split, scene.label.max(), scene.instance.max(), scene.segment.max()) == ("test", -1, 0, -1)
 
 
-def test_a_store_of_before_there_were_seals_is_sealed_and_not_prepared_anew(raw: Path, tmp_path: Path) -> None:
+def test_a_store_without_seals_is_sealed_and_not_prepared_again(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "data")
     before = contents(tmp_path / "data")
     for path in (tmp_path / "data/scenes").glob("*.h5"):
@@ -224,7 +224,7 @@ def test_another_prepare_and_a_shard_running_twice_are_kept_out(raw: Path, tmp_p
 def test_a_store_of_another_vocabulary_is_kept_unless_forced(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "data")
     before = contents(tmp_path / "data")
-    with pytest.raises(DataError, match="holds scenes of the vocabulary scannet200, not scannet20: choose another"):
+    with pytest.raises(DataError, match="contains scenes of the vocabulary scannet200, not scannet20: choose another"):
         prepare(raw, tmp_path / "data", vocabulary="scannet20")
     assert contents(tmp_path / "data") == before
     shutil.rmtree(raw / "scans" / IDS[0])
@@ -232,22 +232,22 @@ def test_a_store_of_another_vocabulary_is_kept_unless_forced(raw: Path, tmp_path
     prepare(raw, tmp_path / "data", listener, vocabulary="scannet20", force=True)
     store = SceneStore(tmp_path / "data")
     assert (store.vocabulary.name, store.scene_ids()) == ("scannet20", IDS[1:])
-    assert any("another vocabulary's file" in message for message in listener.warnings)
+    assert any("another vocabulary" in message for message in listener.warnings)
 
 
-def test_a_damaged_file_of_a_scene_that_is_gone_is_left_out_of_the_index(raw: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_of_a_scene_that_is_gone_is_not_listed_in_the_index(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "data")
     (tmp_path / "data/scenes" / f"{IDS[0]}.h5").write_bytes(b"no")
     shutil.rmtree(raw / "scans" / IDS[0])
     listener = Listener()
     prepare(raw, tmp_path / "data", listener)
     assert SceneStore(tmp_path / "data").scene_ids() == IDS[1:]
-    assert any(message.startswith("left out of store.json") for message in listener.warnings)
+    assert any(message.startswith("not listed in store.json") for message in listener.warnings)
 
 
 def test_a_store_that_cannot_be_made_is_an_error(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot make the store's folder .*choose another --store"):
+    with pytest.raises(DataError, match=r"cannot create the folder .*choose another --store"):
         prepare(raw, tmp_path / "file")
 
 
@@ -402,7 +402,7 @@ def group_exists(group: int) -> bool:
     return True
 
 
-def test_the_scene_file_says_what_it_was_made_from(raw: Path, tmp_path: Path) -> None:
+def test_the_scene_file_records_its_inputs(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "data")
     header = read_scene_header(tmp_path / "data/scenes" / f"{IDS[0]}.h5")
     assert header.split == "train"

@@ -87,7 +87,7 @@ def test_a_scene_comes_back_as_it_was_written(path: Path) -> None:
     assert repr(read_scene_header(path)) == repr(header)
 
 
-def test_what_training_has_no_use_for_can_be_left_out(path: Path) -> None:
+def test_datasets_that_training_does_not_use_can_be_skipped(path: Path) -> None:
     whole = read(path)
     scene = read_scene_file(path, num_classes=200, for_training=True)
     assert (scene.normal.shape, scene.segment.shape, scene.faces.shape) == ((0, 3), (0,), (0, 3))
@@ -125,7 +125,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(DataError, match=r"room\.h5: damaged, not a whole HDF5 file \(\d+ bytes"):
+    with pytest.raises(DataError, match=r"room\.h5: damaged, not an intact HDF5 file \(\d+ bytes"):
         read(path)
 
 
@@ -237,13 +237,16 @@ def make_virtual(file: h5py.File) -> None:
 HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "link to another file": (link_out, "expected a dataset points/xyz inside the file"),
     "link in the file": (link_group, "expected a dataset points/xyz inside the file"),
-    "external storage": (store_outside, "no dataset stored in this file"),
-    "virtual": (make_virtual, "no dataset stored in this file"),
+    "external storage": (store_outside, "not a dataset stored in this file"),
+    "virtual": (make_virtual, "not a dataset stored in this file"),
     "missing": (lambda file: file.__delitem__("points/label"), "expected a dataset points/label"),
-    "a group": (lambda file: (file.__delitem__("mesh/faces"), file.create_group("mesh/faces"))[0], "no dataset stored"),
-    "other type": (replace("points/label", shape=(N,), dtype="<i8"), r"points/label as int16 \(rows,\), found int64"),
+    "a group": (
+        lambda file: (file.__delitem__("mesh/faces"), file.create_group("mesh/faces"))[0],
+        "not a dataset stored",
+    ),
+    "other type": (replace("points/label", shape=(N,), dtype="<i8"), r"points/label as int16 \(rows,\), got int64"),
     "objects": (replace("points/label", shape=(N,), dtype=h5py.string_dtype()), "expected points/label as int16"),
-    "other width": (replace("points/xyz", shape=(N, 2), dtype="<f4"), r"\(rows, 3\), found float32 \(70000, 2\)"),
+    "other width": (replace("points/xyz", shape=(N, 2), dtype="<f4"), r"\(rows, 3\), got float32 \(70000, 2\)"),
     "scalar": (replace("points/label", shape=(), dtype="<i2"), "expected points/label"),
     "empty": (replace("points/label", data=h5py.Empty("<i2")), "expected points/label"),
     "12 TB": (replace("points/xyz", shape=(10**12, 3), dtype="<f4", chunks=(65536, 3)), "declares 1000000000000 rows"),
@@ -253,18 +256,21 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         "declares 140000 bytes but stores 0",
     ),
     "foreign filter": (replace("points/label", data=np.zeros(N, "<i2"), compression="lzf"), "points/label declares"),
-    "fewer rows": (replace("points/label", data=np.zeros(5, "<i2")), "points/label has 5 rows, its header says 70000"),
-    "label beyond": (set_value("points/label", 0, 200), "label holds -1 to 200, expected -1 to 199"),
+    "fewer rows": (
+        replace("points/label", data=np.zeros(5, "<i2")),
+        "points/label has 5 rows, its header records 70000",
+    ),
+    "label beyond": (set_value("points/label", 0, 200), "label contains -1 to 200, expected -1 to 199"),
     "label below": (set_value("points/label", 0, -2), "expected -1 to 199"),
-    "instance below": (set_value("points/instance", 0, -1), "instance holds -1 to .* expected 0 or more"),
+    "instance below": (set_value("points/instance", 0, -1), "instance contains -1 to .* expected 0 or more"),
     "segment below": (set_value("points/segment", 0, -9), "expected -1 or more"),
-    "face beyond": (set_value("mesh/faces", 0, (0, 1, N)), "faces holds 0 to 70000, expected 0 to 69999"),
+    "face beyond": (set_value("mesh/faces", 0, (0, 1, N)), "faces contains 0 to 70000, expected 0 to 69999"),
     "nan": (set_value("points/xyz", 0, np.nan), "not finite"),
     "other version": (set_attribute("format_version", 99), "format version 99, expected 1"),
-    "no split": (drop_attribute, "found no split"),
-    "odd split": (set_attribute("split", "dev"), "attributes split make no sense"),
-    "number for text": (set_attribute("scene", 5), "attributes scene make no sense"),
-    "negative size": (set_attribute("num_points", -5), "make no sense"),
+    "no split": (drop_attribute, "but split is missing"),
+    "odd split": (set_attribute("split", "dev"), "attributes split are invalid"),
+    "number for text": (set_attribute("scene", 5), "attributes scene are invalid"),
+    "negative size": (set_attribute("num_points", -5), "are invalid"),
     "no numbers": (set_attribute("class_counts", '{"a": 1}'), "damaged"),
     "alignment": (set_attribute("axis_alignment", np.eye(3)), "damaged"),
 }

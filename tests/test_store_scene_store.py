@@ -86,9 +86,9 @@ def test_a_store_survives_pickling_and_the_end_of_its_raw_folder(prepared: Path)
 
 
 def test_no_store_and_an_unfinished_one_are_answered_with_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no scene store at .*none: make one with lg3d prepare RAW"):
+    with pytest.raises(DataError, match=r"no scene store at .*none: create one with lg3d prepare RAW"):
         SceneStore(tmp_path / "none")
-    with pytest.raises(DataError, match=r"is no scene store \(no store\.json\)"):
+    with pytest.raises(DataError, match=r"is not a scene store \(no store\.json\)"):
         SceneStore(tmp_path)
     (tmp_path / "scenes").mkdir()
     with pytest.raises(DataError, match="an unfinished scene store"):
@@ -107,15 +107,15 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut": (lambda data: data[:-9], "cannot be read"),
     "deep": (lambda _: b"[" * 10**6, "cannot be read"),
-    "other json": (lambda _: b"[]", "no index of a scene store"),
+    "other json": (lambda _: b"[]", "not the index of a scene store"),
     "other version": (edit(lambda index: index.update(format_version=7)), "format version 7, expected 1"),
     "no vocabulary": (edit(lambda index: index.pop("vocabulary")), "damaged"),
     "renamed category": (edit(lambda index: index["vocabulary"]["categories"][0].update(name="x")), "damaged"),
     "scene without split": (edit(lambda index: index["scenes"][IDS[0]].pop("split")), "damaged"),
-    "odd split": (edit(lambda index: index["scenes"][IDS[0]].update(split="dev")), "makes no sense"),
+    "odd split": (edit(lambda index: index["scenes"][IDS[0]].update(split="dev")), "is invalid"),
     "path as id": (
         edit(lambda index: index["scenes"].update({"../x": index["scenes"][IDS[0]]})),
-        r"scene '\.\./x' makes no sense",
+        r"scene '\.\./x' is invalid",
     ),
 }
 

@@ -63,7 +63,7 @@ def sharded(raw: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_merged_shards_are_what_one_prepare_makes(raw: Path, tmp_path: Path) -> None:
+def test_merged_shards_equal_a_single_prepare(raw: Path, tmp_path: Path) -> None:
     prepare(raw, tmp_path / "whole")
     done = [prepare(raw, tmp_path / "data", shard=f"{k}/3").prepared for k in (2, 3, 1)]
     assert done == [[IDS[1], IDS[4]], [IDS[2]], [IDS[0], IDS[3]]]
@@ -83,7 +83,7 @@ def test_a_shard_that_ran_twice_counts_once(raw: Path, sharded: Path) -> None:
     assert merge(sharded).scenes == IDS
 
 
-def test_shards_at_once_in_processes_of_their_own(raw: Path, tmp_path: Path) -> None:
+def test_shards_run_at_the_same_time_in_separate_processes(raw: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", "lg3d_cli", "prepare"]
     options = {"cwd": tmp_path, "env": environment, "text": True, "capture_output": True}
@@ -131,7 +131,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "no shard": (lambda _, store: shutil.rmtree(store / "shards"), "holds no finished shards to merge"),
+    "no shard": (lambda _, store: shutil.rmtree(store / "shards"), "contains no finished shards to merge"),
     "a shard that is not done": (
         lambda _, store: part(store, 2).unlink(),
         r"1 of 3 shards are not done: run --shard 2/3, then merge",
@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a missing scene": (lambda _, store: scene_file(store, 0).unlink(), r"run --shard 1/3 again.*missing"),
     "a torn scene": (
         lambda _, store: scene_file(store, 1).write_bytes(scene_file(store, 1).read_bytes()[:-200]),
-        r"1 scenes are not as their shards wrote them \(run --shard 2/3 again\)",
+        r"1 scenes differ from what their shards wrote \(run --shard 2/3 again\)",
     ),
     "a damaged scene": (
         lambda _, store: scene_file(store, 2).write_bytes(b"x" + scene_file(store, 2).read_bytes()[1:]),
@@ -147,7 +147,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "another scene's file": (
         lambda _, store: shutil.copy(scene_file(store, 0), scene_file(store, 1)),
-        r"run --shard 2/3 again.*was written by something else since",
+        r"run --shard 2/3 again.*was modified after its shard wrote it",
     ),
     "a scene in two shards": (
         lambda _, store: edit(part(store, 2), seals=json.loads(part(store, 1).read_text())["seals"]),
@@ -155,7 +155,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "other scans": (
         lambda _, store: edit(part(store, 3), plan="0" * 16),
-        r"shard 3/3 of .* was made from other scans.*run the shards again over one unchanged raw folder",
+        r"shard 3/3 of .* was made from other scans.*run the shards again on an unchanged raw folder",
     ),
     "a damaged part": (lambda _, store: part(store, 1).write_text("{}"), r"1-of-3\.json is damaged.*--shard 1/3 again"),
     "a part cut short": (lambda _, store: part(store, 1).write_text('{"for'), r"not JSON.*run --shard 1/3 again"),
@@ -171,7 +171,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_missing_torn_or_doubled_is_not_merged(raw: Path, sharded: Path, name: str) -> None:
+def test_missing_damaged_or_duplicate_shards_are_not_merged(raw: Path, sharded: Path, name: str) -> None:
     change, reason = WRONG[name]
     change(raw, sharded)
     with pytest.raises(DataError, match=reason):
@@ -201,21 +201,21 @@ def test_parts_of_a_job_cut_another_way_are_forgotten(raw: Path, sharded: Path) 
     with pytest.raises(DataError, match=r"1 of 2 shards are not done: run --shard 2/2"):
         merge(sharded)
     (sharded / "shards/1-of-3.json").write_text("{}")
-    with pytest.raises(DataError, match="holds parts of jobs of 2 and 3 shards"):
+    with pytest.raises(DataError, match="mixes shards of jobs of 2 and 3 shards"):
         merge(sharded)
 
 
-def test_while_a_shard_runs_nothing_is_merged(sharded: Path) -> None:
-    with lock_file(sharded / ".lock", shared=True), pytest.raises(DataError, match="in use by a shard that still runs"):
+def test_merging_while_a_shard_runs_is_an_error(sharded: Path) -> None:
+    with lock_file(sharded / ".lock", shared=True), pytest.raises(DataError, match="in use by a running shard"):
         merge(sharded)
 
 
-def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no shards at .*: run lg3d prepare RAW"):
+def test_merging_without_shards_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no shards in .*: first run lg3d prepare RAW"):
         merge(tmp_path / "none")
 
 
-def test_on_a_file_system_without_locks_the_work_goes_on(
+def test_a_file_system_without_locks_only_gives_a_warning(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -226,7 +226,7 @@ def test_on_a_file_system_without_locks_the_work_goes_on(
     for k in (1, 2):
         prepare(raw, tmp_path / "data", listener, shard=f"{k}/2")
     assert merge(tmp_path / "data").scenes == IDS
-    assert "has no locks: nothing keeps a second lg3d prepare out of it" in listener.warnings[0]
+    assert "has no locks: do not start a second lg3d prepare on it" in listener.warnings[0]
     young = tmp_path / "data/scenes/.other.h5.00000000.tmp"
     young.write_bytes(b"")  # perhaps another's, who is at work
     assert prepare(raw, tmp_path / "data", listener).skipped == IDS

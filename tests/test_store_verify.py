@@ -73,12 +73,12 @@ def test_every_kind_of_damage_is_named_and_nothing_is_written(place: Path) -> No
     assert (report.whole, sorted(report.damaged)) == ([IDS[4]], IDS[:4])
     assert "another checksum than when it was written" in report.damaged[IDS[0]]
     assert "missing" in report.damaged[IDS[1]]
-    assert "not a whole HDF5 file" in report.damaged[IDS[2]]
+    assert "not an intact HDF5 file" in report.damaged[IDS[2]]
     assert "is another scene" in report.damaged[IDS[3]]
     assert {path: path.read_bytes() for path in place.rglob("*.h5")} == before
 
 
-def test_preparing_again_mends_exactly_what_is_damaged(place: Path) -> None:
+def test_preparing_again_repairs_exactly_the_damaged_scenes(place: Path) -> None:
     before = {path: path.read_bytes() for path in place.rglob("*.h5")}
     flip(scene(place, 0), 2000)
     scene(place, 3).unlink()
@@ -106,10 +106,10 @@ def test_a_damaged_index_is_one_line(place: Path) -> None:
         verify(place)
 
 
-def test_the_command_says_what_is_damaged_and_how_to_mend_it(place: Path) -> None:
+def test_the_command_reports_damage_and_how_to_repair_it(place: Path) -> None:
     whole = lg3d("prepare", "--verify", cwd=place)
     assert (whole.returncode, whole.stdout) == (0, "scene\treason\n")
-    assert "5 scenes whole, 0 damaged or missing" in whole.stderr
+    assert "5 scenes intact, 0 damaged or missing" in whole.stderr
     flip(scene(place, 2), 3000)
     (place / "data/scenes/stray.h5").write_bytes(b"")
     scene(place, 1).write_bytes(scene(place, 1).read_bytes()[:-SEAL_BYTES])
@@ -117,8 +117,8 @@ def test_the_command_says_what_is_damaged_and_how_to_mend_it(place: Path) -> Non
     assert found.returncode == 1
     assert found.stdout.splitlines()[1].startswith(f"{IDS[2]}\t")
     assert "lg3d prepare RAW --store data prepares these 1 again" in found.stderr
-    assert "1 of them were written before files had a checksum" in found.stderr
-    assert "1 files belong to no scene of the store, such as stray.h5" in found.stderr
+    assert "1 of them have no checksum of the whole file" in found.stderr
+    assert "1 files do not belong to any scene of the store, e.g. stray.h5" in found.stderr
     report = json.loads(lg3d("prepare", "--verify", "--json", "--jobs", "1", cwd=place).stdout)
     assert (report["whole"], list(report["damaged"])) == ([IDS[0], IDS[1], IDS[3], IDS[4]], [IDS[2]])
     assert (report["unsealed"], report["strange"]) == ([IDS[1]], ["stray.h5"])
@@ -128,7 +128,7 @@ def test_the_command_says_what_is_damaged_and_how_to_mend_it(place: Path) -> Non
         assert "cannot be combined" in refused.stderr
 
 
-def test_a_seal_is_the_sha256_of_what_lies_before_it(tmp_path: Path) -> None:
+def test_a_seal_is_the_sha256_of_the_bytes_before_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(seal(b"abc"))
     assert path.stat().st_size == 3 + SEAL_BYTES

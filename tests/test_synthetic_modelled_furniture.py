@@ -110,7 +110,9 @@ def test_a_malformed_model_is_named_and_another_one_taken(folder: Path, tmp_path
     furniture = Furniture(read(folder).plan(frozenset({"few-009"}), spacing=SPACING, cache=tmp_path / "cache"))
     assert furniture.has("divider")
     assert furniture.build("divider", Kit(np.random.default_rng(0)), raised=False) is None
-    assert furniture.problems == {"few-009": "few: 'Privy' (lib/9/box.obj): a face names a vertex that does not exist"}
+    assert furniture.problems == {
+        "few-009": "few: 'Privy' (lib/9/box.obj): a face refers to a vertex that does not exist"
+    }
 
 
 def rooms_of(folder: Path, out: Path, **values: Any) -> RoomsSettings:
@@ -168,7 +170,7 @@ def test_equal_settings_give_equal_rooms_for_any_number_of_jobs(folder: Path, tm
 
 def test_names_that_know_no_model_and_names_without_furniture_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "names.tsv").write_text("model\tsection\tthing\nThrone\t\tchair\n")
-    with pytest.raises(DataError, match="knows none of its models"):
+    with pytest.raises(DataError, match="contains none of its models"):
         read(folder)
     with pytest.raises(SettingsError, match="--furniture-names must be left out"):
         RoomsSettings(out=tmp_path, furniture_names=tmp_path / "names.tsv")

@@ -65,7 +65,7 @@ def test_a_library_lists_models_with_sizes_in_metres_and_licences(tmp_path: Path
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": "/../../etc/passwd"}, "no plain path"),
+        ({"model": "/../../etc/passwd"}, "not a plain path"),
         ({"model": "/lib/9/none.obj"}, "no member lib/9/none.obj"),
         ({"width": "wide"}, "width is 'wide', expected numbers"),
         ({"width": "1 2"}, "width is '1 2', expected a number"),
@@ -147,8 +147,8 @@ def test_a_polygon_with_a_dent_keeps_its_area() -> None:
         ("v 0 0 zero\nf 1 1 1\n", "expected numbers"),
         ("v 0 0 inf\nf 1 1 1\n", "finite"),
         ("v 0 0 0\nv 0 0\nv 1 1 1\nf 1 2 3\n", "fewer than 3 numbers"),
-        ("v 0 0 0\nf 1 one 1\n", "a face reads '1 one 1'"),
-        (f"v 0 0 0\nf 1 {10**30} 1\n", "a face names a vertex of more than 64 bits"),
+        ("v 0 0 0\nf 1 one 1\n", "invalid face '1 one 1'"),
+        (f"v 0 0 0\nf 1 {10**30} 1\n", "a face refers to a vertex of more than 64 bits"),
         ("v 0 0 0\nv 1 1 1\nf 1 2\n", "fewer than three corners"),
     ],
 )
@@ -189,8 +189,8 @@ def test_a_models_folder_beats_its_name_and_a_section_beats_any(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected a first row"),
-        ("model\tthing\n", "expected a first row"),
+        ("", "expected a header"),
+        ("model\tthing\n", "expected a header"),
         ("model\tsection\tthing\nChair\tchair\n", "line 2: expected 3 columns, got 2"),
         ("model\tsection\tthing\n# a\nChair\t\tchiar\n", "line 3: 'chiar' is neither"),
     ],

@@ -140,7 +140,7 @@ def test_the_axes_follow_the_catalogues_rotation(tmp_path: Path) -> None:
     ("obj", "message"),
     [
         ("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "on one line"),
-        ("v 0 0 0\nv 1 0 0\nv 1 1 1\nf 1 1 2\nf 1 3 1\n", "nothing of it"),
+        ("v 0 0 0\nv 1 0 0\nv 1 1 1\nf 1 1 2\nf 1 3 1\n", "no visible surface"),
     ],
 )
 def test_a_model_without_a_surface_is_malformed(obj: str, message: str, tmp_path: Path) -> None:

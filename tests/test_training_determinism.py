@@ -51,7 +51,7 @@ def test_seeds_reach_python_numpy_and_torch() -> None:
     assert drawn[0] == drawn[1]
 
 
-def test_what_was_set_for_a_run_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_settings_are_restored_after_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CUBLAS_WORKSPACE, ":16:8")
     with repeatable(DETERMINISTIC):
         assert torch.are_deterministic_algorithms_enabled()
@@ -65,9 +65,9 @@ def enter(**changes: Any) -> None:
         raise RuntimeError("some_cuda_kernel does not have a deterministic implementation, but you set ... . More.")
 
 
-def test_what_cannot_be_repeated_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nondeterministic_operations_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CUBLAS_WORKSPACE, raising=False)
-    with pytest.raises(SettingsError, match=r"no repeatable form of an operation on cpu .some_cuda_kernel"):
+    with pytest.raises(SettingsError, match=r"no deterministic version of an operation on cpu .some_cuda_kernel"):
         enter(device="cpu")
     with pytest.raises(SettingsError, match="MinkowskiEngine adds in no fixed order"):
         enter(backend="minkowski")

@@ -100,7 +100,7 @@ def test_several_processes_end_where_one_does(trained: Path, size: int) -> None:
         assert read_metrics(several)[-1][score] == pytest.approx(read_metrics(one)[-1][score], rel=0.05)
 
 
-def test_one_process_reports_and_the_card_says_how_many_there_were(trained: Path) -> None:
+def test_one_process_reports_and_the_card_records_the_number_of_processes(trained: Path) -> None:
     logs = read_logs(trained / "log4")
     assert "effective batch 4 scenes (4 processes, each 1 forward pass of 1), 3 training scenes" in logs[0]
     assert logs[0].splitlines()[-1] == str(trained / "4" / "checkpoint.safetensors")
@@ -196,12 +196,12 @@ def test_a_signal_to_one_stops_all_at_one_step_and_they_go_on_to_the_same_bits(
     os.kill(processes[1].pid, signal.SIGTERM)  # not the one that saves
     assert ranks.finish(processes) == [130, 130]
     logs = read_logs(tmp_path / "log")
-    assert logs[0].splitlines()[-1].startswith("lg3d: stopped and saved; go on with")
+    assert logs[0].splitlines()[-1].startswith("lg3d: stopped and saved; resume with")
     assert logs[1] == ""
     assert len(read_losses(tmp_path / "2")) < 3
     again = ranks.start(2, ranks.run_command, words, log=tmp_path / "again")
     assert ranks.finish(again) == [0, 0]
-    assert f"going on with {tmp_path / '2'}" in read_logs(tmp_path / "again")[0]
+    assert f"resuming {tmp_path / '2'}" in read_logs(tmp_path / "again")[0]
     assert read_losses(tmp_path / "2") == read_losses(trained / "2")
     left, right = (load_file(runs / "2" / "checkpoint.safetensors") for runs in (tmp_path, trained))
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -239,8 +239,8 @@ def test_a_lost_process_ends_the_job_of_two_machines_which_torchrun_starts_again
     assert codes == [0, 0], texts
     text = "".join(texts)
     assert text.count("lg3d: error: process 1 of 2 (") == 1
-    assert "is gone; if the system or a person did not kill it" in text
-    assert text.count(f"going on with {tmp_path / '2'}") == 1
+    assert "is gone; unless the system or a user killed it" in text
+    assert text.count(f"resuming {tmp_path / '2'}") == 1
     assert text.count("effective batch 4 scenes") == 2  # once a start
     assert text.count(str(tmp_path / "2" / "checkpoint.safetensors")) == 1
     assert read_losses(tmp_path / "2") == read_losses(trained / "2")
@@ -263,18 +263,18 @@ def test_a_process_that_is_stopped_ends_the_job_by_name(store_path: Path, tmp_pa
     last = read_logs(tmp_path / "log")[0].splitlines()[-1]
     assert processes[0].exitcode == 1, last
     assert last.startswith(f"lg3d: error: process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}), last seen ")
-    assert "gave no sign of life for 6 s (--rank-timeout): it is stopped, or its machine or network is" in last
+    assert "sent no heartbeat for 6 s (--rank-timeout): it is suspended, or its machine or network is down" in last
     assert processes[1].exitcode is None
     processes[1].kill()
 
 
 @pytest.mark.slow  # waits for eleven seconds
-def test_a_process_that_hangs_ends_with_the_job_and_what_it_is_at_is_told(store_path: Path, tmp_path: Path) -> None:
+def test_a_process_that_hangs_ends_with_the_job_and_its_activity_is_reported(store_path: Path, tmp_path: Path) -> None:
     words = [*finetune_words(store_path, tmp_path, "2"), "--rank-timeout", "6", "--epochs", "60"]
     processes = ranks.start(2, lose_second, "hangs", words, log=tmp_path / "log")
     assert ranks.finish(processes, seconds=180) == [1, 1]  # both by themselves
     logs = read_logs(tmp_path / "log")
-    told = f"process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}) has let the others wait for 6 s"
+    told = f"process 1 of 2 ({socket.gethostname()}, pid {processes[1].pid}) keeps the other processes waiting for 6 s"
     assert f"lg3d: error: {told} (--rank-timeout): it has been loading scenes for " in logs[0]
     assert ", in lg3d_core.training.batches, line " in logs[0]
     assert "error" not in logs[1]
@@ -296,7 +296,7 @@ def test_machines_with_other_options_are_refused(store_path: Path, tmp_path: Pat
     processes = ranks.start(2, join_with_other_options, store_path, 5, log=tmp_path / "log")
     assert ranks.finish(processes) == [0, 0]
     told = sorted(read_logs(tmp_path / "log"))
-    line = f"process 1 on {socket.gethostname()} has --seed 6 instead of --seed 5: give all machines the same options"
+    line = f"process 1 on {socket.gethostname()} has --seed 6 instead of --seed 5: use the same options"
     assert (told[0], told[1].startswith(line)) == ("elsewhere", True)
 
 
@@ -318,12 +318,12 @@ def write_turn(out: Path) -> None:
         (out / f"done.{world.rank}").touch()
 
 
-def test_what_is_wrong_with_all_is_said_once(store_path: Path, tmp_path: Path) -> None:
+def test_an_error_in_all_processes_is_reported_once(store_path: Path, tmp_path: Path) -> None:
     words = [*finetune_words(store_path, tmp_path, "x"), "--batch-size", "3"]
     assert ranks.finish(ranks.start(2, ranks.run_command, words, log=tmp_path / "log")) == [1, 1]
     said = "".join(read_logs(tmp_path / "log"))
     assert said.count("lg3d: error:") == 1
-    assert "--batch-size 3, the effective batch, cannot be shared equally by 2 processes: take 2 or 4" in said
+    assert "--batch-size 3, the effective batch, is not divisible by 2 processes: pass 2 or 4" in said
 
 
 def world(size: int, rank: int = 0, **changes: Any) -> World:
@@ -333,7 +333,7 @@ def world(size: int, rank: int = 0, **changes: Any) -> World:
 
 def test_a_batch_is_shared_equally_or_refused() -> None:
     assert world(4).share_of(8) == 2
-    with pytest.raises(SettingsError, match="cannot be shared equally by 16 processes: take 16"):
+    with pytest.raises(SettingsError, match="is not divisible by 16 processes: pass 16"):
         world(16).share_of(8)
 
 
@@ -370,7 +370,7 @@ def test_machines_with_and_without_gpus_are_refused_once(monkeypatch: pytest.Mon
         _choose_backend(["own-gpu a", "cpu b"], first._replace(rank=1))
 
 
-def test_torchrun_is_recognised_by_what_it_sets() -> None:
+def test_torchrun_is_recognised_by_its_environment() -> None:
     variables = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
     elastic = {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "job7", "TORCHELASTIC_MAX_RESTARTS": "3"}
     assert read_launch({}) is None
@@ -385,11 +385,11 @@ def test_a_run_that_is_restarted_has_a_name_to_be_found_by() -> None:
     assert world(2).find_name(settings) is None
     assert world(2, max_restarts=3, run_id="job 7").find_name(settings) == "pretrain-job-7"
     assert world(2, max_restarts=3).find_name(PretrainSettings(name="p")) == "p"
-    with pytest.raises(SettingsError, match=r"give --name, or torchrun's --rdzv-id"):
+    with pytest.raises(SettingsError, match=r"pass --name, or torchrun's --rdzv-id"):
         world(2, max_restarts=3).find_name(settings)
 
 
-def test_a_run_of_one_process_under_torchrun_goes_on_by_itself(
+def test_a_run_of_one_process_under_torchrun_resumes_automatically(
     store_path: Path, anchors_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
@@ -402,7 +402,7 @@ def test_a_run_of_one_process_under_torchrun_goes_on_by_itself(
     before = first.read_bytes()
     assert pretrain(PretrainSettings(**options), Progress()) == first
     assert first.read_bytes() == before
-    with pytest.raises(SettingsError, match=r"p exists and was trained with --epochs 1: take another --name"):
+    with pytest.raises(SettingsError, match=r"p exists and was trained with --epochs 1: pass another --name"):
         pretrain(PretrainSettings(**options, epochs=2), Progress())
 
 
@@ -410,4 +410,4 @@ def test_alone_numbers_and_texts_come_back() -> None:
     alone = World(CPU)
     assert alone.gather([1.0, 2.0]).tolist() == [[1.0, 2.0]]
     assert alone.add_up(np.array([1, 2])).tolist() == [1, 2]
-    assert (alone.total(3), alone.tell("x"), alone.leads) == (3, "x", True)
+    assert (alone.total(3), alone.broadcast("x"), alone.leads) == (3, "x", True)

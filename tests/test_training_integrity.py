@@ -94,7 +94,7 @@ def test_a_budget_after_training_with_other_labels_is_refused(
             finetune(dataclasses.replace(settings, start=str(checkpoint), name="s", allow_leak=False), Progress())
 
 
-def test_checkpoints_of_before_tell_their_labels_by_their_settings(
+def test_older_checkpoints_get_their_labels_from_their_settings(
     pretrained: Path, store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_older(path: Path, **options: Any) -> Any:
@@ -111,7 +111,7 @@ def test_checkpoints_of_before_tell_their_labels_by_their_settings(
     )
     notes = Notes()
     finetune(scratch(store_path, tmp_path, start=str(pretrained / "all"), limited=0.05, name="x"), notes)
-    assert any("does not say which labels" in line for line in notes.warnings)
+    assert any("does not record which labels" in line for line in notes.warnings)
 
 
 def test_labels_seen_add_up() -> None:
@@ -334,7 +334,7 @@ def test_the_last_finite_state_survives_a_divergence_and_resumes_with_a_lower_ra
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights)
     notes = Notes()
     finetune(FinetuneSettings(resume=tmp_path / "r", learning_rate=0.05, overrides=("learning_rate",)), notes)
-    assert "from here on with --learning-rate 0.05" in notes.notes
+    assert "resuming with --learning-rate 0.05" in notes.notes
     rates = [json.loads(line).get("lr") for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
     assert max(rate for rate in rates[2:] if rate) <= 0.05
 
@@ -398,7 +398,7 @@ def test_locks_without_room_are_the_same_error(
         (lambda v: v * np.where(np.arange(len(v)) == 5, np.inf, 1)[:, None], "not finite"),
     ],
 )
-def test_anchors_that_cannot_be_told_apart_are_refused(
+def test_equal_anchors_are_rejected(
     store_path: Path, anchors_path: Path, tmp_path: Path, change: Any, reason: str
 ) -> None:
     import safetensors.numpy

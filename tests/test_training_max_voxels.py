@@ -116,7 +116,7 @@ def test_a_scene_that_is_cut_keeps_all_its_labels(store_path: Path, tmp_path: Pa
     assert f"scene9000_00 has {len(whole.features)} voxels, more than --max-voxels 1000" in source.describe_cut(batch)
 
 
-def test_a_limit_is_kept_told_once_and_counted(store_path: Path, tmp_path: Path) -> None:
+def test_a_voxel_limit_is_respected_reported_once_and_counted(store_path: Path, tmp_path: Path) -> None:
     notes = Notes()
     checkpoint = finetune(training(store_path, tmp_path, "cut", max_voxels=1000, epochs=2), notes)
     assert sum("more than --max-voxels 1000" in note for note in notes.notes) == 1
@@ -152,7 +152,7 @@ class Stopper(Notes):
 
 
 @pytest.mark.parametrize("method", ["language", "csc"])
-def test_a_split_run_goes_on_after_a_stop_as_if_nothing_had_been(
+def test_a_split_run_resumes_with_the_same_steps(
     method: str, store_path: Path, anchors_path: Path, tmp_path: Path
 ) -> None:
     values = json.loads(training(store_path, tmp_path, "x", batch_size=2, epochs=2, max_voxels=1100).to_json())

@@ -88,7 +88,7 @@ class _Counter(Task):
 
 
 @pytest.mark.parametrize("method", ["supcon", "csc"])
-def test_a_baseline_goes_on_after_a_stop_and_feeds_fine_tuning(method: str, store_path: Path, tmp_path: Path) -> None:
+def test_a_baseline_resumes_and_can_be_fine_tuned(method: str, store_path: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"method": method, "contrast_points": 100, "epochs": 3, "micro_batch": 1}
     whole = pretrain(settings(store_path, tmp_path, "whole", **options), Progress())
     losses = read_losses(whole.parent)
@@ -106,7 +106,7 @@ def test_a_baseline_goes_on_after_a_stop_and_feeds_fine_tuning(method: str, stor
     assert (info.kind, info.num_classes, info.anchors_digest) == ("pretrain", None, None)
     assert PretrainSettings.from_json(info.settings).method == method
     assert json.loads((whole.parent / "card.json").read_text())["method"] == method
-    assert "this method gives voxels no names: nothing to validate before fine-tuning" in progress.notes
+    assert "this method does not predict classes: training without validation" in progress.notes
     assert not (whole.parent / "best.safetensors").exists()
     tuned = finetune(
         FinetuneSettings(**SMALL, store=store_path, runs=tmp_path, name="f", start=str(whole), epochs=1), Progress()
@@ -126,13 +126,13 @@ def test_seeds_fix_a_baseline_and_worker_processes_change_nothing(
     assert not equal_weights(one, other)
 
 
-def test_scene_contexts_see_no_labels_and_say_so(store_path: Path, tmp_path: Path) -> None:
+def test_scene_contexts_use_no_labels_and_report_it(store_path: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"method": "csc", "contrast_points": 100, "epochs": 1}
     full = pretrain(settings(store_path, tmp_path, "full", **options), Progress())
     progress = Stopper(-1)
     limited = pretrain(settings(store_path, tmp_path, "limited", limited=0.05, **options), progress)
     assert equal_weights(full, limited)
-    assert "csc learns without labels: --limited changes nothing here" in progress.notes
+    assert "csc does not use labels: --limited has no effect" in progress.notes
     assert {record["matches"] for record in read_metrics(full.parent)} == {200, 100}  # batches of 2 scenes and of 1
 
 
@@ -184,7 +184,7 @@ def test_scene_contexts_learn_to_match_two_views(views: ViewBatches) -> None:
     assert after < 1.0  # measured 0.70
 
 
-def test_supervised_contrast_learns_which_voxels_are_of_one_category(store_path: Path, tmp_path: Path) -> None:
+def test_supervised_contrast_groups_voxels_of_one_class(store_path: Path, tmp_path: Path) -> None:
     data = open_training_data(settings(store_path, tmp_path, "x"), Progress())
     torch.manual_seed(0)
     learner = SupervisedContrast(MinkUNet("14A"), sources=300, positives=5, negatives=5, temperature=0.1)

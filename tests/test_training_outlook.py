@@ -27,7 +27,7 @@ def test_a_large_run_on_a_cpu_shows_its_first_step_and_suggests_a_smaller_one() 
     assert "--recipe demo" in warning
 
 
-def test_a_small_run_says_nothing_unless_it_takes_long() -> None:
+def test_a_small_run_reports_nothing_unless_it_is_long() -> None:
     notes = Notes()
     told = outlook(notes, network="14A", voxel_size=0.1)
     told.before_step(scenes=2, voxels=1000)
@@ -50,5 +50,5 @@ def test_a_gpu_is_not_commented_on() -> None:
     ("seconds", "text"),
     [(10, "10 seconds"), (100, "2 minutes"), (6000, "2 hours"), (1e9, "11,574 days")],
 )
-def test_a_span_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted_in_its_largest_unit(seconds: float, text: str) -> None:
     assert format_span(seconds) == text

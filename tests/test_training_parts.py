@@ -86,7 +86,7 @@ def test_a_step_is_split_into_passes_and_only_the_last_one_steps() -> None:
     ]
 
 
-def test_going_on_from_a_step_gives_the_rest_of_the_same_plan() -> None:
+def test_resuming_at_a_step_gives_the_rest_of_the_same_plan() -> None:
     rest = [plan for plan in plans() if (plan.epoch, plan.step) >= (1, 2)]  # type: ignore[attr-defined]
     assert plans(start_epoch=1, start_step=2) == rest
     assert rest
@@ -99,11 +99,11 @@ def settings(tmp_path: Path) -> FinetuneSettings:
 def test_a_run_is_made_once(tmp_path: Path) -> None:
     run = Run.create(settings(tmp_path))
     assert FinetuneSettings.from_json((run.folder / "settings.json").read_text()) == settings(tmp_path)
-    with pytest.raises(SettingsError, match="take another --name, or continue it with --resume"):
+    with pytest.raises(SettingsError, match="pass another --name, or resume it with --resume"):
         Run.create(settings(tmp_path))
 
 
-def test_two_unnamed_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_two_unnamed_runs_of_one_second_have_separate_folders(tmp_path: Path) -> None:
     unnamed = FinetuneSettings(runs=tmp_path)
     assert Run.create(unnamed).folder != Run.create(unnamed).folder
 
@@ -128,5 +128,5 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_settings_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="it is no run's folder"):
+    with pytest.raises(CheckpointError, match="it is not the folder of a run"):
         Run.open(tmp_path)

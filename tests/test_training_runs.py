@@ -250,13 +250,13 @@ def test_a_store_of_another_vocabulary_is_refused(raw_rooms: Path, anchors_path:
 
 def test_a_checkpoint_of_another_network_is_refused(store_path: Path, pretrained: Path, tmp_path: Path) -> None:
     settings = FinetuneSettings(store=store_path, start=str(pretrained), runs=tmp_path, **(SMALL | {"network": "18A"}))
-    with pytest.raises(CheckpointError, match="holds a 14A network, this run wants 18A: say --network 14A"):
+    with pytest.raises(CheckpointError, match="holds a 14A network, not 18A: pass --network 14A"):
         finetune(settings, Progress())
 
 
-def test_nothing_to_start_from_names_both_ways_out(store_path: Path, tmp_path: Path) -> None:
+def test_a_missing_start_checkpoint_names_both_options(store_path: Path, tmp_path: Path) -> None:
     settings = FinetuneSettings(store=store_path, runs=tmp_path / "none", **SMALL)
-    with pytest.raises(CheckpointError, match="run lg3d pretrain, or say --from CHECKPOINT, or --from scratch"):
+    with pytest.raises(CheckpointError, match="run lg3d pretrain, or pass --from CHECKPOINT or --from scratch"):
         finetune(settings, Progress())
 
 

@@ -103,7 +103,7 @@ def make() -> Iterator[Any]:
             own.stop()
 
 
-def test_those_that_wait_name_the_one_that_does_not_and_all_end(make: Any) -> None:
+def test_waiting_processes_name_the_one_that_hangs_and_all_end(make: Any) -> None:
     """One speaks; the one that hangs, and the other one that waits, end without a word."""
     processes = make(3)
     processes.watches[1].doing("loading scenes")
@@ -111,16 +111,18 @@ def test_those_that_wait_name_the_one_that_does_not_and_all_end(make: Any) -> No
         processes.wait_for(3)
     assert processes.ended == {0: 1, 1: 1, 2: 1}
     (line,) = processes.told.lines
-    assert line.startswith(f"process 1 of 3 ({os.uname().nodename}, pid {os.getpid()}) has let the others wait for 0.5")
+    assert line.startswith(
+        f"process 1 of 3 ({os.uname().nodename}, pid {os.getpid()}) keeps the other processes waiting for 0.5"
+    )
     assert "it has been loading scenes for " in line
-    assert "others (" not in line
+    assert "other processes (" not in line
 
 
 def test_several_that_are_late_are_counted(make: Any) -> None:
     processes = make(3)
     with processes.watches[0].waiting():
         processes.wait_for(3)
-    assert ", and so have others (2 in all)" in processes.told.lines[0]
+    assert ", as do other processes (2 in all)" in processes.told.lines[0]
 
 
 def test_a_process_without_a_sign_of_life_is_named_although_nobody_waits(make: Any) -> None:
@@ -132,7 +134,7 @@ def test_a_process_without_a_sign_of_life_is_named_although_nobody_waits(make: A
     assert processes.ended == {0: 1, 1: 1}
     (line,) = processes.told.lines
     assert line.startswith("process 2 of 3 (")
-    assert "last seen computing step 7 of epoch 2, gave no sign of life for 0.5 s (--rank-timeout)" in line
+    assert "last seen computing step 7 of epoch 2, sent no heartbeat for 0.5 s (--rank-timeout)" in line
 
 
 def test_the_one_of_several_that_is_gone_is_named_at_once(make: Any) -> None:
@@ -141,7 +143,7 @@ def test_the_one_of_several_that_is_gone_is_named_at_once(make: Any) -> None:
     time.sleep(12 * BEAT)
     line = processes.watches[0].describe_loss(timed_out=False)
     assert line.startswith("process 2 of 3 (")
-    assert "last seen starting, is gone; if the system or a person did not kill it" in line
+    assert "last seen starting, is gone; unless the system or a user killed it" in line
 
 
 def test_passes_may_be_where_a_process_waits_for_ever(make: Any) -> None:
@@ -178,10 +180,10 @@ def test_a_process_whose_parent_is_gone_asks_itself_to_stop(make: Any, monkeypat
     finally:
         signal.signal(signal.SIGTERM, before)
     assert came == [signal.SIGTERM]
-    assert processes.told.lines == ["torchrun, which started this process, is gone: stopping"]
+    assert processes.told.lines == ["torchrun, which started this process, has ended: stopping"]
 
 
-def test_without_a_store_nothing_is_claimed() -> None:
+def test_without_a_store_no_process_is_reported_as_lost() -> None:
     def refuse() -> Store:
         raise RuntimeError("connection refused")
 

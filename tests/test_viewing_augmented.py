@@ -108,7 +108,7 @@ def test_page_and_picture_have_the_layer_and_its_legend(store: SceneStore) -> No
     )
     np.testing.assert_array_equal(page_arrays(view)["augmentation"], view.layers["augmentation"])
     page = build_page(view)
-    assert '"title": "What augmentation did"' in page
+    assert '"title": "Augmentation"' in page
     panels = {name: np.full((300, 400, 3), 255, dtype=np.uint8) for name in view.layers}
     assert compose(view, panels).width > 800
 
@@ -137,7 +137,7 @@ def test_a_checkpoint_beside_a_sample_is_told_to_be_unused(store: SceneStore, tm
         html=tmp_path / "a.html",
     )
     show.view(settings, notes)
-    assert any("--checkpoint is not used" in line for line in notes.lines)
+    assert any("--checkpoint is ignored" in line for line in notes.lines)
 
 
 def test_senseless_settings_are_refused() -> None:

@@ -104,7 +104,7 @@ def test_hover_tells_category_prediction_confidence_and_instance(browser: Browse
     browser.mouse("mouseMoved", *browser.place(TABLE_TOP))
     browser.frame()
     tip = browser.run("tip.hidden ? '' : [...tip.children].map(line => line.textContent).join('|')")
-    assert tip == "table|predicted door, confidence 0.30|instance 7|“<i>put it down</i>” 0.80|head category"
+    assert tip == "table|predicted door, confidence 0.30|instance 7|“<i>put it down</i>” 0.80|head class"
     browser.mouse("mouseMoved", 3, 3)
     browser.frame()
     assert browser.run("tip.hidden")
@@ -223,7 +223,7 @@ def test_the_gallery_jumps_to_each_object(browser: Browser, page: Path) -> None:
     names = browser.run("[...document.querySelectorAll('.card .name')].map(card => card.textContent)")
     assert names == ["ceiling", "door", "floor", "table", "wall", "wall", "wall", "wall", "wardrobe"]
     lines = browser.run("[...document.querySelectorAll('.card div:last-child')].map(line => line.textContent)")
-    assert lines[3] == "seen as door"
+    assert lines[3] == "predicted door"
     assert lines[1] == "100 % right"
     wait_for(browser, "document.querySelector('.card[data-drawn]') !== null")
     spread = "d.reduce((a, b) => Math.max(a, b)) - d.reduce((a, b) => Math.min(a, b))"
@@ -325,7 +325,7 @@ def test_heat_moves_on_the_open_page(browser: Browser) -> None:
     on_table = np.where(view.label == TABLE, 1.0, 0.0).astype(np.float32)
     with PageServer(build_page(view, live=True)) as server:
         browser.open(server.address, "#layer=truth", until="document.body?.dataset.ready && lg3d.listening")
-        assert "Type at the prompt" in browser.run("document.querySelector('#live').textContent")
+        assert "Type a query at the prompt" in browser.run("document.querySelector('#live').textContent")
         x, y = (round(value) for value in browser.place(TABLE_TOP))
         publish_heat(server, "heat-2", "<b>to eat at</b>", on_table)
         wait_for(browser, "lg3d.state.layer === 'heat-2'")

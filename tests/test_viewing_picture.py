@@ -231,7 +231,7 @@ def test_without_pillow_the_message_says_how_to_go_on(monkeypatch: pytest.Monkey
     from lg3d_core.viewing.picture import compose
 
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingDependencyError, match="pip install pillow, or use --html FILE"):
+    with pytest.raises(MissingDependencyError, match="pip install pillow, or pass --html FILE"):
         compose(build_view(make_room(spacing=0.3), VOCABULARY), {})
 
 
@@ -277,7 +277,7 @@ def test_a_title_leaves_out_nothing_for_the_note_beside_it(monkeypatch: pytest.M
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
     compose(view, {"augmentation": np.zeros((30, width, 3), dtype=np.uint8)})
     (title,) = [one for one in drawn if one[0].startswith("What")]
-    assert title[0] == "What augmentation did"
+    assert title[0] == "Augmentation"
     notes = [one for one in drawn if one[0] in ("put in", "shifted 0", "40 cm")]
     assert len(notes) == 3
     font = ImageFont.load_default(round(max(12, round((width + 200) / 50)) * 1.25))

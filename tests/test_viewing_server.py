@@ -154,9 +154,7 @@ def test_it_listens_on_the_loopback_interface_alone(server: PageServer) -> None:
 
 
 def test_a_port_in_use_is_one_line_that_says_what_to_do(server: PageServer) -> None:
-    with pytest.raises(
-        DataError, match=rf"^port {server.port} is in use: choose another with --port.*--port 0"
-    ) as error:
+    with pytest.raises(DataError, match=rf"^port {server.port} is in use: pass another --port.*--port 0") as error:
         PageServer(PAGE, port=server.port)
     assert "\n" not in str(error.value)
 

@@ -57,7 +57,7 @@ def test_without_a_run_the_page_shows_colours_and_truth(store_path: Path, tmp_pa
     notes = Notes()
     html = tmp_path / "room.html"
     assert show.view(settings(store_path, tmp_path, html=html), notes) == [html]
-    assert any("showing colours and ground truth alone" in line for line in notes.lines)
+    assert any("showing colours and ground truth only" in line for line in notes.lines)
 
 
 def test_a_checkpoint_adds_the_prediction(store_path: Path, tmp_path: Path, checkpoint: Path) -> None:
@@ -90,7 +90,7 @@ def test_heat_of_texts_becomes_layers(store_path: Path, tmp_path: Path, monkeypa
     assert asked == [("scene9003_00", ("to sit", "to lie"), store_path)]
     notes = Notes()
     show.view(settings(store_path, tmp_path, html=html, heat=("to sit",), augmented=True), notes)
-    assert any("--heat is not used" in line for line in notes.lines)
+    assert any("--heat is ignored" in line for line in notes.lines)
 
 
 def shown_layers(page: Path) -> list[str]:
@@ -133,7 +133,7 @@ def test_a_window_that_cannot_open_gives_way_to_the_page(
     monkeypatch.setattr(show, "render_picture", refuse)
     notes = Notes()
     assert [path.suffix for path in show.view(settings(store_path, tmp_path), notes)] == [".html"]
-    assert "no window: open3d is not installed" in notes.lines
+    assert "cannot open a window: open3d is not installed" in notes.lines
 
 
 def test_a_picture_that_cannot_be_drawn_is_an_error_only_where_it_was_asked_for(
@@ -147,7 +147,7 @@ def test_a_picture_that_cannot_be_drawn_is_an_error_only_where_it_was_asked_for(
     monkeypatch.setattr(show, "render_picture", refuse)
     notes = Notes()
     assert [path.suffix for path in show.view(settings(store_path, tmp_path), notes)] == [".html"]
-    assert "no picture: open3d is not installed" in notes.lines
+    assert "cannot write a picture: open3d is not installed" in notes.lines
     with pytest.raises(MissingDependencyError):
         show.view(settings(store_path, tmp_path, png=tmp_path / "a.png"), Progress())
 

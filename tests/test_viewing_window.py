@@ -79,7 +79,7 @@ def test_systems_with_a_desktop_of_their_own_have_a_display(no_display: pytest.M
 
 def test_without_a_display_no_window_opens(no_display: pytest.MonkeyPatch) -> None:
     del no_display
-    with pytest.raises(MissingDependencyError, match=r"no display answers.*--html FILE or --png FILE"):
+    with pytest.raises(MissingDependencyError, match=r"no display is available.*--html FILE or --png FILE"):
         open_window(build_view(make_room(spacing=0.3), VOCABULARY))
 
 
@@ -178,7 +178,7 @@ def test_truth_and_prediction_stand_side_by_side(window: SceneWindow, notes: Not
     assert table[:, :half].sum() > 20 * max(1, table[:, half:].sum())
     window.actions()["B"]()
     assert window.beside == ""
-    assert notes.said == ["ground truth, and to its right the prediction"]
+    assert notes.said == ["ground truth on the left, prediction on the right"]
 
 
 def test_categories_are_isolated_in_turn_and_come_back(window: SceneWindow, notes: Notes) -> None:
@@ -210,7 +210,7 @@ def test_the_gallery_goes_from_object_to_object(window: SceneWindow, notes: Note
     window.part = names.index("table")
     window.actions()["N"]()
     assert notes.said[-1].endswith("table, most of it predicted door")
-    facts = ("table", "predicted door, confidence 0.30", "instance 7", "head category")
+    facts = ("table", "predicted door, confidence 0.30", "instance 7", "head class")
     assert told_at(window, WIDTH // 2, HEIGHT // 2) == facts
     window.actions()["A"]()
     window.actions()["R"]()
@@ -275,7 +275,7 @@ def test_the_pointer_is_told_what_is_there_and_not_while_it_drags(window: SceneW
     window._on_frame()  # the pointer is nowhere yet
     window._on_move(x, y)
     window._on_frame()
-    assert told == ["", "table, predicted door, confidence 0.30, instance 7, head category"]
+    assert told == ["", "table, predicted door, confidence 0.30, instance 7, head class"]
     beside = (picture(window) != bare).any(axis=2)
     rows, columns = np.nonzero(beside)
     # The box begins 14 pixels to the right and 16 below, and its border lies a pixel around it.
@@ -379,7 +379,7 @@ def test_without_perspective_nothing_is_told(window: SceneWindow) -> None:
 def test_help_names_every_key(window: SceneWindow, notes: Notes) -> None:
     window.actions()["H"]()
     mouse, text = notes.said
-    assert "click to see its category alone" in mouse
+    assert "click to isolate a class" in mouse
     assert "1 colours, 2 ground truth, 3 prediction, 4 errors, 5 confidence, 6 instances" in text
     for key in "BIUNPACRSHQ":
         assert f"{key} " in text
@@ -414,7 +414,7 @@ def test_a_window_runs_until_it_is_closed(window: SceneWindow, notes: Notes, mon
 def test_a_display_without_opengl_is_one_line(window: SceneWindow, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(window._window)
     monkeypatch.setattr(kind, "get_render_option", lambda _: None)
-    with pytest.raises(MissingDependencyError, match=r"no OpenGL 3\.3 on this display: use --html FILE"):
+    with pytest.raises(MissingDependencyError, match=r"no OpenGL 3\.3 on this display: pass --html FILE"):
         SceneWindow(window.view, Progress(), visible=False)
 
 

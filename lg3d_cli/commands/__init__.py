@@ -1,1 +1,1 @@
-"""One file per command: declare the options, resolve the settings, call one core function, report."""
+"""One module per command: declare the options, resolve the settings, call one core function, report the result."""

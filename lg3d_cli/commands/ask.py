@@ -13,7 +13,7 @@ from lg3d_core.settings import AskSettings
 if TYPE_CHECKING:
     from lg3d_core.inference.ask import Answer, Conversation
 
-HEADER = ["text", "heat", "position", "size in m", "lies by"]
+HEADER = ["text", "heat", "position", "size in m", "classes"]
 
 
 @settings_command(AskSettings)
@@ -32,7 +32,7 @@ def ask(settings: AskSettings) -> None:
     """
     if not (settings.texts or settings.serve) and (settings.json or not sys.stdin.isatty()):
         raise UsageError(
-            'TEXT is missing: only a terminal has a prompt; pass one, e.g. lg3d ask SCENE "a place to sit", or --serve'
+            'TEXT is missing, and only a terminal has a prompt: lg3d ask SCENE "a place to sit", or pass --serve'
         )
     from lg3d_core.inference.ask import Conversation
 
@@ -80,13 +80,13 @@ def _serve(conversation: "Conversation", answers: "list[Answer]", settings: AskS
         if sys.stdin.isatty() and not settings.json:
             _prompt(page.ask, settings.threshold)
         else:
-            console.notice("type what you look for on the page; Ctrl-C ends")
+            console.notice("type queries on the page; press Ctrl-C to stop")
             page.wait()
 
 
 def _prompt(ask: "Callable[[list[str]], list[Answer]]", threshold: float) -> None:
-    """Answer line after line, until an empty one, the end of input, or Ctrl-C."""
-    console.notice("type what you look for; an empty line ends")
+    """Answer line by line until an empty line, the end of input, or Ctrl-C."""
+    console.notice("type a query; an empty line ends the prompt")
     while text := console.read_phrase("ask> "):
         try:
             answers = ask([text])
@@ -97,12 +97,12 @@ def _prompt(ask: "Callable[[list[str]], list[Answer]]", threshold: float) -> Non
 
 
 def _show(answers: "list[Answer]", *, threshold: float, quiet: bool) -> None:
-    """What was found on stdout: a table for each text on a terminal, one for all in a pipe; the rest on stderr."""
+    """Print the answers on stdout, one table per text on a terminal, one in all in a pipe; the rest goes to stderr."""
     on_terminal, piped = sys.stdout.isatty(), []
     for answer in answers:
         if not quiet:
             near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in answer.nearest[:3])
-            console.notice(f"{answer.text!r} lies nearest to {near}; highest heat here {answer.highest:.2f}")
+            console.notice(f"{answer.text!r} is closest to {near}; highest heat here {answer.highest:.2f}")
         rows = [
             [
                 f"{place.heat:.2f}",

@@ -22,7 +22,7 @@ def compare(settings: CompareSettings) -> None:
     if settings.plot is not None:
         from lg3d_core.reporting.style import figure_kind
 
-        figure_kind(settings.plot)  # before the hours that the runs take
+        figure_kind(settings.plot)  # checked before the runs, which take hours
     comparison = run(settings, progress)
     if settings.plot is not None:
         from lg3d_core.comparing.figure import write_comparison_figure

@@ -22,9 +22,9 @@ SHOWN_PROBLEMS = 10
 
 @settings_command(InitSettings)
 def init(settings: InitSettings) -> None:
-    """Write lg3d.toml: data, device and recipe, asked for and checked.
+    """Write lg3d.toml with data, device and recipe, after asking for them and checking them.
 
-    Every command that is started in this folder reads the file. In scripts, pass the answers:
+    All commands in this folder read the file. In scripts, pass the answers as options:
 
     Example: lg3d init --raw /data/scannet --device cuda --recipe paper-34d
     """
@@ -66,26 +66,25 @@ def _ask_all(settings: InitSettings, progress: Progress, *, asks: bool) -> "tupl
 
 
 def _answer(question: str, typed: object | None, default: object | None, check: Callable[[str], T], *, asks: bool) -> T:
-    """What was typed, else what the user says, else the default; checked in each case."""
+    """Return the option's value, the user's answer or the default, after checking it."""
     if typed is not None:
         return check(str(typed))
     if asks:
         return console.ask(question, default=None if default is None else str(default), check=check)
     if default is None:
-        raise SettingsError("no folder with scans/ found near here: give --raw FOLDER")
+        raise SettingsError("no folder with scans/ found nearby: pass --raw FOLDER")
     return check(str(default))
 
 
 def _accept_damage(report: "AuditReport | None", *, asks: bool, yes: bool) -> None:
-    """Show the scans that would be left out, and go on only if somebody says so."""
+    """Show the scans that would be skipped, and continue only after confirmation."""
     damaged = [] if report is None else [problem for problem in report.problems if problem.fatal]
     if report is None or not damaged:
         return
     rows = [[problem.scene, problem.reason] for problem in damaged[:SHOWN_PROBLEMS]]
     console.note_table("Scans that cannot be prepared", ["scene", "reason"], rows)
-    if yes or (asks and console.confirm("Leave them out and go on?")):
+    if yes or (asks and console.confirm("Skip them and continue?")):
         return
     raise SettingsError(
-        f"{len(damaged)} problems in {report.raw}: lg3d prepare --check {report.raw} lists them; --yes leaves the "
-        "scans out"
+        f"{len(damaged)} problems in {report.raw}: lg3d prepare --check {report.raw} lists them; --yes skips the scans"
     )

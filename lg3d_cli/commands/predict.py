@@ -16,9 +16,9 @@ SHOWN = 20
 
 @settings_command(PredictSettings)
 def predict(settings: PredictSettings) -> None:
-    """Predict the category of every vertex of any scan, and write it as labelled PLY, npz or text.
+    """Predict the class of every vertex of any scan, and write it as labelled PLY, npz or text.
 
-    Units and the up axis are guessed and reported; scans larger than memory are split into overlapping tiles.
+    Units and the up axis are estimated and reported; scans larger than memory are split into overlapping tiles.
 
     Example: lg3d predict kitchen.ply hall.glb --out labels --memory 4G
     """

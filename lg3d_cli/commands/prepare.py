@@ -33,7 +33,7 @@ def _prepare(settings: PrepareSettings) -> None:
     progress = console.progress(quiet=settings.quiet)
     report = prepare_store(settings, progress)
     progress.note(
-        f"{len(report.prepared)} scenes prepared, {len(report.skipped)} already done, {len(report.failed)} bad"
+        f"{len(report.prepared)} scenes prepared, {len(report.skipped)} already done, {len(report.failed)} failed"
     )
     _finish(report._asdict(), report.store, report.failed, as_json=settings.json)
 
@@ -43,7 +43,7 @@ def _merge(settings: PrepareSettings) -> None:
 
     progress = console.progress(quiet=settings.quiet)
     report = merge_shards(settings, progress)
-    progress.note(f"{len(report.scenes)} scenes of {report.shards} shards, {len(report.failed)} bad")
+    progress.note(f"{len(report.scenes)} scenes of {report.shards} shards, {len(report.failed)} failed")
     _finish(report._asdict(), report.store, report.failed, as_json=settings.json)
 
 
@@ -60,14 +60,14 @@ def _verify(settings: PrepareSettings) -> None:
 
     progress = console.progress(quiet=settings.quiet)
     report = verify_store(settings, progress)
-    progress.note(f"{len(report.whole)} scenes whole, {len(report.damaged)} damaged or missing")
+    progress.note(f"{len(report.whole)} scenes intact, {len(report.damaged)} damaged or missing")
     if report.unsealed:
         progress.note(
-            f"{len(report.unsealed)} of them were written before files had a checksum of the whole: "
+            f"{len(report.unsealed)} of them have no checksum of the whole file, as older versions wrote none: "
             "lg3d prepare RAW adds it"
         )
     if report.strange:
-        progress.warn(f"{len(report.strange)} files belong to no scene of the store, such as {report.strange[0]}")
+        progress.warn(f"{len(report.strange)} files do not belong to any scene of the store, e.g. {report.strange[0]}")
     if settings.json:
         console.result_json(report._asdict() | {"store": str(report.store)})
     else:

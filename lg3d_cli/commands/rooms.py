@@ -7,7 +7,7 @@ from lg3d_core.settings import RoomsSettings
 
 @settings_command(RoomsSettings)
 def rooms(settings: RoomsSettings) -> None:
-    """Make procedural rooms in ScanNet's raw format.
+    """Create procedural rooms in ScanNet's raw format.
 
     Examples: lg3d rooms rooms --scenes 24 --furniture /usr/share/sweethome3d/furniture
 

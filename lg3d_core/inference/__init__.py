@@ -1,1 +1,1 @@
-"""A trained network on any scan: names for its points, and places for a text."""
+"""Inference on any scan: labels for its vertices, and regions that match a text."""

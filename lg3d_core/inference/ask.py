@@ -1,4 +1,4 @@
-"""`lg3d ask`: where in a scan is what a text describes."""
+"""`lg3d ask`: regions of a scan that match a text."""
 
 import json
 import re
@@ -26,23 +26,23 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import AskSettings
 
 HEAT_STOPS = ((20, 38, 92), (74, 86, 122), (124, 126, 128), (182, 168, 112), (250, 228, 88))
-"""Colours of heat 0 to 1: dark blue over grey to yellow, of rising lightness."""
+"""Colours of heat 0 to 1: from dark blue through grey to yellow, of rising lightness."""
 KEPT_FEATURES = 1 << 31
-"""Bytes of features up to which a conversation keeps them; beyond, each question runs the network again."""
+"""Maximum bytes of features that a conversation keeps; above it, each question runs the network again."""
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A region in the scan's own units and axes.
+    """Region in the scan's own units and axes.
 
     Attributes:
         centre: Position, shape `(3,)`.
-        low: Lowest corner of its box.
-        high: Highest corner.
-        size: Sides in metres: along the floor twice, then the height.
-        heat: 0..1.
-        voxels: How many.
-        names: Categories that its features lie by, the most frequent first, with their shares.
+        low: Lowest corner of its bounding box, shape `(3,)`.
+        high: Highest corner of its bounding box, shape `(3,)`.
+        size: Side lengths in metres: two along the floor, then the height.
+        heat: Heat, 0..1.
+        voxels: Number of voxels.
+        names: Classes nearest to its features, most frequent first, with their shares.
     """
 
     centre: list[float]
@@ -56,14 +56,14 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What came of one text.
+    """Result for one text.
 
     Attributes:
-        text: As it was asked.
-        nearest: Categories that lie nearest to it in the encoder's mind, with cosines.
-        highest: Highest heat anywhere, 0..1.
-        places: The best ones, the hottest first; none where nothing reaches the threshold.
-        heat: Of every voxel, shape `(voxels,)`, float32.
+        text: Text as passed.
+        nearest: Classes nearest to the text according to the encoder, with cosines.
+        highest: Highest heat in the scan, 0..1.
+        places: Best regions, hottest first; empty if no voxel reaches the threshold.
+        heat: Heat of every voxel, shape `(voxels,)`, float32.
         files: Written files.
     """
 
@@ -75,7 +75,7 @@ class Answer:
     files: list[Path]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the heat as plain values for JSON."""
+        """Return everything but the heat as plain values for JSON."""
         return {
             "text": self.text,
             "nearest": [{"name": name, "cosine": cosine} for name, cosine in self.nearest],
@@ -89,19 +89,19 @@ class Answer:
 
 
 class Conversation:
-    """A scan with its features, ready for question after question.
+    """Scan with its features, which answers any number of texts.
 
     Attributes:
-        scan: What is asked about.
-        checkpoint: Whose features are used.
+        scan: Scan.
+        checkpoint: Path of the checkpoint.
     """
 
     def __init__(self, settings: AskSettings, progress: Progress) -> None:
-        """Find the checkpoint, its anchors and their encoder, read the scan, and run the network once.
+        """Load the checkpoint, its anchors and their encoder, read the scan, and run the network once.
 
         Raises:
-            CheckpointError: No language-grounded checkpoint, or anchors or an encoder that are not its own.
-            MissingDependencyError: The encoder is not on this machine.
+            CheckpointError: The checkpoint is not language-grounded, or the anchors or the encoder are not its own.
+            MissingDependencyError: The encoder is not available.
             DataError: The scan or the anchors cannot be read.
         """
         for text in settings.texts:
@@ -131,7 +131,9 @@ class Conversation:
         self.scan: Input = refine_input(scan, info.voxel_size, progress)
         self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, info.voxel_size)
         if self._voxels.num_outside:
-            progress.warn(f"{self.scan.name}: {self._voxels.num_outside} vertices are left out: no heat there")
+            progress.warn(
+                f"{self.scan.name}: {self._voxels.num_outside} vertices have no usable position: their heat is 0"
+            )
         self._vectors = torch.from_numpy(self._anchors.vectors).to(self._predictor.device)
         self._scale = spread_of(self._vectors.cpu())
         self._features: list[tuple[npt.NDArray[np.int64], Tensor]] | None = None
@@ -140,10 +142,10 @@ class Conversation:
         self._keeps = size <= min(KEPT_FEATURES, self._predictor.memory or KEPT_FEATURES)
 
     def ask(self, texts: Sequence[str]) -> list[Answer]:
-        """Answer texts.
+        """Return an answer per text.
 
         Raises:
-            SettingsError: A text that says nothing.
+            SettingsError: A text is empty.
             DataError: The heat cannot be written.
         """
         for text in texts:
@@ -153,7 +155,7 @@ class Conversation:
         return [self._answer(text, vectors[k], heat[:, k]) for k, text in enumerate(texts)]
 
     def at_vertices(self, answer: Answer) -> npt.NDArray[np.float32]:
-        """Heat of an answer at the scan's vertices, shape `(vertices,)`, 0..1; 0 where a position cannot be used."""
+        """Return the heat of an answer at the scan's vertices, shape `(vertices,)`, 0..1; 0 at unusable positions."""
         return self._at_vertices(answer.heat)
 
     def _at_vertices(self, heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -161,7 +163,7 @@ class Conversation:
         return np.where(rows >= 0, heat[rows], 0).astype(np.float32)
 
     def _passes(self) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-        """Features of all voxels in parts, kept where they fit into memory."""
+        """Yield the features of all voxels in parts; keep them if they fit into memory."""
         if self._features is not None:
             yield from self._features
             return
@@ -255,12 +257,12 @@ class Conversation:
 
 
 def ask(settings: AskSettings, progress: Progress) -> list[Answer]:
-    """Answer the texts of the settings. See `Conversation`."""
+    """Answer the texts of the settings; see `Conversation`."""
     return Conversation(settings, progress).ask(settings.texts)
 
 
 def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Path:
-    """The checkpoint that was asked for, else the newest language-grounded pre-training run.
+    """Return the checkpoint that was passed, else that of the newest language-grounded pre-training run.
 
     Raises:
         CheckpointError: There is none.
@@ -270,7 +272,7 @@ def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Pa
     newest = newest_checkpoint(runs, "pretrain")
     if newest is None:
         raise CheckpointError(
-            f"no pre-training run in {runs}: run lg3d pretrain, or say --checkpoint FILE; texts are answered from "
+            f"no pre-training run in {runs}: run lg3d pretrain, or pass --checkpoint FILE; text queries need "
             "language-grounded features"
         )
     progress.note(f"using the newest pre-training run: {newest}")
@@ -278,24 +280,24 @@ def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Pa
 
 
 def require_grounded(path: Path, info: CheckpointInfo) -> None:
-    """Refuse features that do not lie by the words.
+    """Reject checkpoints whose features are not aligned with text.
 
-    Fine-tuning moves them away: in the demo's rooms 52 % of the voxels lie nearest to their own category's anchor
+    Fine-tuning destroys the alignment: in the demo scenes, 52 % of the voxels are nearest to the anchor of their class
     before it, and 13 % after.
 
     Raises:
-        CheckpointError: It was trained without text anchors, or fine-tuned since.
+        CheckpointError: The checkpoint was trained without text anchors, or fine-tuned afterwards.
     """
     if info.kind != "pretrain" or info.num_classes is not None:
         start = _setting(info, "start")
-        where = f"its pre-training run {start}" if start not in (None, "scratch") else "one that lg3d pretrain made"
+        where = f"its pre-training run {start}" if start not in (None, "scratch") else "a run of lg3d pretrain"
         raise CheckpointError(
-            f"{path} has a classifier, and its features no longer lie by the words: say --checkpoint with {where}"
+            f"{path} is fine-tuned, and its features are no longer aligned with text: pass --checkpoint with {where}"
         )
     if info.anchors_digest is None:
         raise CheckpointError(
-            f"{path} was trained without text anchors, so its features cannot be asked in words: use one that lg3d "
-            "pretrain (--method language) made"
+            f"{path} was trained without text anchors, so it cannot answer text queries: pass --checkpoint with a run "
+            "of lg3d pretrain (--method language)"
         )
 
 
@@ -307,19 +309,19 @@ def _setting(info: CheckpointInfo, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors:
-    """The anchors that a checkpoint was trained with: those that are told, or where its run had them.
+def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchors:
+    """Return the anchors that a checkpoint was trained with: those that were passed, or those of its run.
 
     Raises:
-        CheckpointError: They are other ones, or nowhere to be found.
-        DataError: The file that is told cannot be read.
+        CheckpointError: The anchors differ, or cannot be found.
+        DataError: The file that was passed cannot be read.
     """
     width = NETWORK_PLANS[info.network].widths[-1]
-    if told is not None:
-        anchors = load_anchors(told).padded(width)
+    if given is not None:
+        anchors = load_anchors(given).padded(width)
         if anchors.digest != info.anchors_digest:
             raise CheckpointError(
-                f"{told} ({anchors.digest}) are not the anchors that {path} was trained with ({info.anchors_digest})"
+                f"{given} ({anchors.digest}) are not the anchors that {path} was trained with ({info.anchors_digest})"
             )
         return anchors
     named = Path(_setting(info, "anchors") or "anchors.safetensors")
@@ -333,7 +335,7 @@ def find_anchors(path: Path, info: CheckpointInfo, told: Path | None) -> Anchors
             return anchors
     looked = ", ".join(str(candidate) for candidate in dict.fromkeys(candidates))
     raise CheckpointError(
-        f"the anchors that {path} was trained with ({info.anchors_digest}) are not at {looked}: say --anchors FILE"
+        f"the anchors that {path} was trained with ({info.anchors_digest}) are not at {looked}: pass --anchors FILE"
     )
 
 
@@ -347,12 +349,12 @@ def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
 
 
 def file_part(text: str) -> str:
-    """A text as part of a file's name: letters and digits of any language, and hyphens."""
+    """Convert a text to a part of a file name: letters and digits of any language, and hyphens."""
     return re.sub(r"[^\w]+", "-", text).strip("-_")[:60] or "text"
 
 
 def heat_colors(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Colours of heat, shape `(rows, 3)`."""
+    """Return the colours of heat values, shape `(rows, 3)`, uint8."""
     places = np.linspace(0, 1, len(HEAT_STOPS))
     stops = np.array(HEAT_STOPS, dtype=np.float64)
     channels = [np.interp(values, places, stops[:, k]) for k in range(3)]

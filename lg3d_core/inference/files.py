@@ -1,4 +1,4 @@
-"""What is written of a scan: labels or heat at its own vertices, in its own units and axes."""
+"""Output files of a scan: labels or heat at its vertices, in its own units and axes."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from lg3d_core.files import atomic_path
 from lg3d_core.scans.surface import CHUNK_ROWS, Surface
 
 Columns = Iterator[tuple[int, int, dict[str, npt.NDArray[Any]]]]
-"""Pieces of a scan: first row, row behind the last, and values by column."""
+"""Pieces of a scan: first row, end row (exclusive), and values by column."""
 
 SUFFIXES = (".ply", ".npz", ".txt")
 ORIGIN_ATTRIBUTE = "user.lg3d.origin"
@@ -30,18 +30,18 @@ def write_vertices_ply(
     comments: Sequence[str],
     origin: str = "",
 ) -> None:
-    """Write a scan's vertices with further columns, and its triangles, as binary PLY, a piece at a time.
+    """Write a scan's vertices with additional columns, and its triangles, as binary PLY, piece by piece.
 
     Args:
-        path: File to replace as a whole.
-        surface: The scan; positions are written as they were read.
+        path: Output file, replaced atomically.
+        surface: Scan; positions are written as they were read.
         pieces: Values of the columns.
-        columns: Name and numpy type of each column behind x, y, z.
-        comments: Lines of the header; line breaks in them are taken out.
-        origin: What the file is made of, for `file_names`.
+        columns: Name and numpy type of each column after x, y, z.
+        comments: Lines of the header; line breaks are removed.
+        origin: Inputs that the file was made from, for `file_names`.
 
     Raises:
-        DataError: The file system refused.
+        DataError: The file cannot be written.
     """
     number = "f8" if surface.is_double else "f4"
     fields = {"x": number, "y": number, "z": number} | columns
@@ -72,10 +72,10 @@ def write_vertices_ply(
 
 
 def write_npz(path: Path, arrays: dict[str, npt.NDArray[Any]], *, origin: str = "") -> None:
-    """Write arrays by name, as `numpy.load` reads them; the file is replaced as a whole.
+    """Write named arrays as `.npz`, atomically.
 
     Raises:
-        DataError: The file system refused.
+        DataError: The file cannot be written.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         mark_origin(temporary, origin)
@@ -83,10 +83,10 @@ def write_npz(path: Path, arrays: dict[str, npt.NDArray[Any]], *, origin: str = 
 
 
 def write_lines(path: Path, pieces: Iterable[npt.NDArray[Any]], *, origin: str = "") -> None:
-    """Write a whole number per line.
+    """Write one integer per line.
 
     Raises:
-        DataError: The file system refused.
+        DataError: The file cannot be written.
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="ascii") as file:
         mark_origin(temporary, origin)
@@ -97,16 +97,16 @@ def write_lines(path: Path, pieces: Iterable[npt.NDArray[Any]], *, origin: str =
 def file_names(
     stems: Sequence[str], taken: Sequence[Path], folder: Path, ending: str, *, origins: Sequence[str] = ()
 ) -> list[str]:
-    """Return a name without suffix for each scan: its own with an ending, numbered where that is in use.
+    """Return a file name without suffix for each scan: its stem with an ending, numbered if that is in use.
 
     Files of an earlier call are replaced if they have the same origin, and kept otherwise.
 
     Args:
-        stems: Of the scans.
+        stems: Stems of the scans.
         taken: Files that must not be replaced: the scans themselves.
-        folder: Where the files go.
-        ending: Behind the stem.
-        origins: What the files of each scan will be made of, as `mark_origin` records it; empty where that is unknown.
+        folder: Output folder.
+        ending: Text after the stem.
+        origins: Inputs of each scan's files, as `mark_origin` records them; empty if unknown.
     """
     blocked = {path.resolve() for path in taken}
 
@@ -127,11 +127,11 @@ def file_names(
 
 
 def mark_origin(path: Path, origin: str) -> None:
-    """Record what a file was made of, in an extended attribute; nothing is recorded on a file system without them.
+    """Record the inputs of a file in an extended attribute; does nothing on a file system without them.
 
     Args:
-        path: The file, perhaps still under a temporary name.
-        origin: Any text; a digest of it is recorded.
+        path: File, possibly still under a temporary name.
+        origin: Any text; its digest is recorded.
     """
     with suppress(OSError):
         os.setxattr(path, ORIGIN_ATTRIBUTE, _digest(origin))

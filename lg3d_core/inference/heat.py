@@ -1,15 +1,15 @@
-"""How well a text fits each voxel, against the vocabulary as its background.
+"""Similarity of each voxel to a text, relative to the vocabulary as background.
 
-A feature f, the text's vector q and the anchors t_1..t_n, all of unit length, and the anchors' spread s give
+For a feature f, the text's vector q and the anchors t_1..t_n, all of unit length, and the spread s of the anchors:
 
     b(f) = s log mean_k e^(f.t_k / s)
     heat = 1 / (1 + e^((max(b(f), b0) - f.q) / s))
 
-which is the softmax between the text and the vocabulary's average name. 0.5 says that the text fits the place as well
-as the names do on (soft) average, so a text that fits nothing here stays cold everywhere, which a ranking of the places
-could not say. b0 is the mean of b at the anchors themselves: a place of which the network does not know what it is, far
-from all names, is no easier won. The spread s, the standard deviation of the anchors' cosines (0.11 for the bundled
-ones), lets encoders whose cosines lie close together tell texts apart as finely as others.
+This is the softmax between the text and the average name of the vocabulary. A heat of 0.5 means that the text fits as
+well as the names do on (soft) average, so a text that fits nothing stays cold everywhere, which a ranking of regions
+could not express. b0 is the mean of b at the anchors themselves: a region far from all names does not get a high heat
+for that reason alone. The spread s, the standard deviation of the anchors' cosines (0.11 for the bundled ones),
+makes the heat comparable between encoders whose cosines have different ranges.
 """
 
 import math
@@ -23,21 +23,21 @@ from torch import Tensor
 from lg3d_core.evaluation.grouping import connect_cells
 
 REGION_CELL = 0.05
-"""Metres; edge of the cells in which places hang together, at least."""
+"""Minimum edge length in metres of the cells that connect regions."""
 MIN_CELLS = 4
-"""Smaller regions are specks."""
+"""Minimum number of voxels of a region."""
 
 
 class Region(NamedTuple):
-    """A connected place where a text fits.
+    """Connected region that matches a text.
 
     Attributes:
         low: Lowest corner in metres, +z up, shape `(3,)`.
-        high: Highest corner.
-        centre: Middle of its voxels, weighted by their heat.
+        high: Highest corner in metres, shape `(3,)`.
+        centre: Mean of its voxels in metres, weighted by their heat, shape `(3,)`.
         heat: Mean of the hotter half of its voxels, 0..1.
-        voxels: How many.
-        rows: Which.
+        voxels: Number of voxels.
+        rows: Rows of the voxels.
     """
 
     low: npt.NDArray[np.float64]
@@ -49,7 +49,7 @@ class Region(NamedTuple):
 
 
 def spread_of(anchors: Tensor) -> float:
-    """Standard deviation of the cosines between different anchors: the scale of the softmax."""
+    """Return the standard deviation of the cosines between different anchors, the scale of the softmax."""
     unit = torch.nn.functional.normalize(anchors.double(), dim=1)
     cosines = unit @ unit.T
     others = cosines[~torch.eye(len(unit), dtype=torch.bool)]
@@ -58,20 +58,20 @@ def spread_of(anchors: Tensor) -> float:
 
 
 def background_of(features: Tensor, anchors: Tensor, *, scale: float) -> Tensor:
-    """Soft average b of the cosines of each feature with the anchors, shape `(voxels,)`."""
+    """Return the soft average b of the cosines of each feature with the anchors, shape `(voxels,)`."""
     normalize = torch.nn.functional.normalize
     cosines = normalize(features.float(), dim=1) @ normalize(anchors.float(), dim=1).T
     return scale * (torch.logsumexp(cosines / scale, dim=1) - math.log(len(anchors)))
 
 
 def text_heat(features: Tensor, anchors: Tensor, texts: Tensor, *, scale: float) -> Tensor:
-    """Heat of texts at features, shape `(voxels, texts)`, 0..1.
+    """Return the heat of texts at features, shape `(voxels, texts)`, 0..1.
 
     Args:
-        features: Shape `(voxels, D)`.
-        anchors: Shape `(classes, D)`.
-        texts: Shape `(texts, D)`.
-        scale: As `spread_of` gives it.
+        features: Unit features, shape `(voxels, D)`.
+        anchors: Unit anchors, shape `(classes, D)`.
+        texts: Unit text vectors, shape `(texts, D)`.
+        scale: Result of `spread_of`.
     """
     normalize = torch.nn.functional.normalize
     least = background_of(anchors, anchors, scale=scale).mean()
@@ -83,16 +83,16 @@ def text_heat(features: Tensor, anchors: Tensor, texts: Tensor, *, scale: float)
 def find_regions(
     cells: npt.NDArray[np.int32], heat: npt.NDArray[np.float32], *, voxel_size: float, threshold: float, count: int
 ) -> list[Region]:
-    """The best connected places above a heat, the hottest first.
+    """Return the best connected regions above a heat, hottest first.
 
-    Voxels hang together where their cells of 5 cm (a voxel, where voxels are larger) touch, by a corner at least.
+    Voxels are connected if their cells of 5 cm (or one voxel, if larger) touch, at least at a corner.
 
     Args:
-        cells: Shape `(voxels, 3)`.
-        heat: Shape `(voxels,)`.
-        voxel_size: Edge of a cell in metres.
-        threshold: Heat from which a voxel counts.
-        count: At most so many.
+        cells: Voxel cells, shape `(voxels, 3)`, int32.
+        heat: Heat of each voxel, shape `(voxels,)`, 0..1.
+        voxel_size: Edge length of a voxel in metres.
+        threshold: Minimum heat of a voxel.
+        count: Maximum number of regions.
     """
     rows = np.flatnonzero(heat >= threshold)
     if len(rows) == 0:

@@ -1,4 +1,4 @@
-"""What a user names on the command line: a file of any kind, or a scene of a store."""
+"""Scans that a user names on the command line: a file of any format, or a scene of a store."""
 
 import re
 from pathlib import Path
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from lg3d_core.vocabulary import Vocabulary
 
 SCANNET_MESH = re.compile(r"(?P<scene>.+)_vh_clean(_2)?(\.labels)?\.ply")
-"""Names of ScanNet's meshes, which share one frame: that of the `axisAlignment` in `<scene>.txt`."""
+"""Names of ScanNet's meshes, which share the frame of the `axisAlignment` in `<scene>.txt`."""
 
 
 class Input(NamedTuple):
-    """A scan, and how its positions become metres.
+    """Scan with its transformation to metres.
 
     Attributes:
-        name: What messages call it.
-        stem: What written files are called.
-        surface: Its vertices and triangles.
-        frame: To metres with +z up.
-        scene: With its annotation, where it is a scene of a store.
-        vocabulary: Of that annotation.
-        num_own: Vertices of the scan itself, the first ones of `surface`; None: all of them.
-        is_scannet: Whether it is a mesh of ScanNet's with its `.txt`, which is used as `lg3d prepare` would.
+        name: Name for messages.
+        stem: Stem of output files.
+        surface: Vertices and triangles.
+        frame: Transformation to metres with +z up.
+        scene: Scene of a store with its annotation, if it is one.
+        vocabulary: Vocabulary of that annotation.
+        num_own: Number of vertices of the scan itself, the first of `surface`; None for all.
+        is_scannet: Whether it is a ScanNet mesh with its `.txt`, which is handled as in `lg3d prepare`.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Input(NamedTuple):
 
 
 def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progress) -> Input:
-    """Open a file, or a scene of the store, and say what was guessed of it.
+    """Open a file, or a scene of the store, and report what was guessed about it.
 
-    A scene of a store is in metres with +z up: `scale` and `up` are for files. A mesh of ScanNet's beside its `.txt` is
-    in metres with +z up too, and is turned and shifted by the `axisAlignment` there, as `lg3d prepare` does.
+    Scenes of a store are in metres with +z up: `scale` and `up` only apply to files. A ScanNet mesh with its `.txt` is
+    also in metres with +z up, and is transformed by the `axisAlignment` in it, as `lg3d prepare` does.
 
     Raises:
-        DataError: Neither a file nor a scene, or one that cannot be read.
-        MissingDependencyError: A file's kind needs a package that is not installed.
+        DataError: The word is neither a file nor a scene, or the scan cannot be read.
+        MissingDependencyError: The format of a file needs a package that is not installed.
     """
     path = Path(word)
     scene = vocabulary = info = None
@@ -70,32 +70,32 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
         surface = surface_in_memory(path, scene.xyz, scene.rgb, scene.faces)
         name, stem, frame = word, word, plain_frame()
     if surface.colors is None:
-        progress.warn(f"{name}: no colours: taken as grey, which costs accuracy")
+        progress.warn(f"{name}: no colours: using grey, which reduces accuracy")
     return Input(name, stem, surface, frame, scene, vocabulary, is_scannet=info is not None)
 
 
 def _find_info(path: Path) -> Path | None:
-    """Return the `.txt` of a ScanNet mesh, or None where the file is none or stands alone."""
+    """Return the path of the `.txt` of a ScanNet mesh, or None if the file is none or has no `.txt`."""
     match = SCANNET_MESH.fullmatch(path.name)
     info = None if match is None else path.with_name(match["scene"] + INFO_SUFFIX)
     return info if info is not None and info.is_file() else None
 
 
 def _read_frame(info: Path) -> Frame:
-    """Return the frame of a ScanNet mesh by its `.txt`."""
+    """Return the frame in the `.txt` of a ScanNet mesh."""
     try:
         alignment = parse_alignment(info.read_bytes(), info)
     except OSError as error:
         raise DataError(f"cannot read {info}: {error.strerror}") from None
-    note = f"in metres with +z up, axisAlignment of {info.name} applied (--up z leaves it out)"
+    note = f"in metres with +z up, axisAlignment of {info.name} applied (pass --up z to ignore it)"
     return plain_frame(alignment)._replace(notes=(note,))
 
 
 def refine_input(scan: Input, voxel_size: float, progress: Progress) -> Input:
-    """Put vertices on the large triangles of a file's mesh, a voxel apart, and say so; scenes of a store stay.
+    """Add vertices on the large triangles of a file's mesh, one voxel apart; scenes of a store are unchanged.
 
-    Networks learn from scans, which have a vertex every voxel or so: between far corners they would see nothing.
-    ScanNet's own meshes stay as they are, as in a store.
+    Networks are trained on scans, which have about one vertex per voxel: a large triangle would be empty for them.
+    ScanNet's own meshes are unchanged, as in a store.
     """
     refined = (
         None if scan.scene is not None or scan.is_scannet else refine_surface(scan.surface, scan.frame, voxel_size)
@@ -104,13 +104,13 @@ def refine_input(scan: Input, voxel_size: float, progress: Progress) -> Input:
         return scan
     own, added = scan.surface.num_vertices, refined.surface.num_vertices - scan.surface.num_vertices
     progress.note(
-        f"{scan.name}: triangles of up to {refined.longest:.3g} m: {added} vertices put on them, "
-        f"{100 * refined.edge:.3g} cm apart at most; the first {own} of what is written are the scan's own"
+        f"{scan.name}: triangles of up to {refined.longest:.3g} m: added {added} vertices on them, "
+        f"at most {100 * refined.edge:.3g} cm apart; the first {own} rows of the output are the scan's own"
     )
     if refined.edge > COARSE_EDGE * voxel_size:
         progress.warn(
-            f"{scan.name}: too large for vertices a voxel ({100 * voxel_size:.3g} cm) apart: are its units right "
-            "(--scale)? Labels are guesses"
+            f"{scan.name}: too large for vertices one voxel ({100 * voxel_size:.3g} cm) apart: check its units "
+            "(--scale); labels are unreliable"
         )
     return scan._replace(surface=refined.surface, num_own=own)
 
@@ -119,7 +119,7 @@ def _read_scene(word: str, store: Path) -> "tuple[Scene, Vocabulary]":
     from lg3d_core.store.scene_store import INDEX_NAME, SceneStore
 
     if not (store / INDEX_NAME).is_file():
-        raise DataError(f"{word}: no such file, and there is no scene store at {store} that could have such a scene")
+        raise DataError(f"{word}: no such file, and no scene store at {store} with a scene of that name")
     opened = SceneStore(store)
     try:
         opened.entry(word)

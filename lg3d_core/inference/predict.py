@@ -1,4 +1,4 @@
-"""`lg3d predict`: a category for every vertex of any scan."""
+"""`lg3d predict`: a class for every vertex of any scan."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ from lg3d_core.vocabulary.categories import SHIPPED
 
 ENDING = ".labelled"
 OWN_COLORS = ("scan_red", "scan_green", "scan_blue")
-"""Properties of a labelled PLY file that hold the scan's own colours; viewers show `red`, `green` and `blue`."""
+"""PLY properties that hold the scan's own colours in a labelled file; `red`, `green` and `blue` show the labels."""
 UNLABELLED = (90, 90, 90)
-"""Colour of a vertex that got no label."""
+"""Colour of a vertex without a label."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A category in a scan.
+    """Class that occurs in a scan.
 
     Attributes:
-        name: Of the category.
-        id: Its raw id.
-        vertices: How many bear it, those on large triangles among them.
-        share: Of these vertices, 0..1.
-        confidence: Mean over them, 0..1.
+        name: Name of the class.
+        id: Raw id of the class.
+        vertices: Number of vertices with this label, including those added on large triangles.
+        share: Fraction of these vertices, 0..1.
+        confidence: Mean confidence over these vertices, 0..1.
     """
 
     name: str
@@ -50,18 +50,18 @@ class Found:
 
 @dataclass(frozen=True)
 class ScanLabels:
-    """What came of one scan.
+    """Result for one scan.
 
     Attributes:
-        scan: As the user named it.
+        scan: Scan as the user named it.
         files: Written files.
-        num_vertices: Of the scan.
-        num_added: Vertices put on its large triangles; labelled and counted too.
-        num_unlabelled: Vertices without a usable position.
-        num_voxels: Occupied voxels.
-        scale: Metres of one of the file's units.
+        num_vertices: Number of vertices of the scan.
+        num_added: Number of vertices added on its large triangles; they are labelled and counted too.
+        num_unlabelled: Number of vertices without a usable position.
+        num_voxels: Number of occupied voxels.
+        scale: Metres per unit of the file.
         up: Axis of the file that points up.
-        found: Categories, the largest first.
+        found: Classes, most frequent first.
     """
 
     scan: str
@@ -75,7 +75,7 @@ class ScanLabels:
     found: list[Found]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON."""
+        """Return everything as plain values for JSON."""
         return {
             **{key: value for key, value in self.__dict__.items() if key not in ("files", "found")},
             "files": [str(path) for path in self.files],
@@ -85,12 +85,12 @@ class ScanLabels:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What came of all scans.
+    """Result for all scans.
 
     Attributes:
-        checkpoint: That named them.
-        labelled: Scans that went well.
-        failed: What is wrong with the others, by scan.
+        checkpoint: Path of the checkpoint.
+        labelled: Results of the scans that succeeded.
+        failed: Reason for each scan that failed.
     """
 
     checkpoint: Path
@@ -98,7 +98,7 @@ class PredictReport:
     failed: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON."""
+        """Return everything as plain values for JSON."""
         return {
             "checkpoint": str(self.checkpoint),
             "scans": [labels.to_dict() for labels in self.labelled],
@@ -107,15 +107,15 @@ class PredictReport:
 
 
 def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
-    """Name the vertices of scans, and write what was asked for; a bad scan does not stop the others.
+    """Predict a class for the vertices of scans, and write the requested files; a failed scan does not stop the rest.
 
     Raises:
-        CheckpointError: No checkpoint with a classifier, or one whose categories are not known.
-        SettingsError: A device that is not there, or too little memory.
+        CheckpointError: The checkpoint is missing or has no classifier, or its classes are unknown.
+        SettingsError: The device does not exist, or the memory limit is too small.
     """
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
-        raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or say --checkpoint FILE")
+        raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
     predictor, info = Predictor.load(
         path,
         device=settings.device,
@@ -148,17 +148,17 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
 
 
 def _origin(word: str, checkpoint: Path, store: Path) -> str:
-    """What the files of a scan are made of: the scan, and the checkpoint."""
+    """Return the inputs of a scan's output files: the scan and the checkpoint."""
     scan = Path(word) if Path(word).suffix.lower() in OPENERS else store / "scenes" / word
     return f"{scan.resolve()}\n{checkpoint.resolve()}"
 
 
 def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: Path) -> Vocabulary:
-    """What the classes of a checkpoint are called: what is told, else the shipped or stored vocabulary that fits.
+    """Return the vocabulary of a checkpoint: the one that was passed, else the bundled or stored one that fits.
 
     Raises:
-        CheckpointError: It has no classifier, or none of the vocabularies fits it.
-        DataError: The vocabulary that was told cannot be read.
+        CheckpointError: The checkpoint has no classifier, or no vocabulary fits it.
+        DataError: The vocabulary that was passed cannot be read.
     """
     if name is not None:
         candidates = [load_vocabulary(name)]
@@ -171,8 +171,8 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
     if name is not None or info.num_classes is None:
         require_classifier(path, info, candidates[0])
     raise CheckpointError(
-        f"{path} names {info.num_classes} categories of the vocabulary {info.vocabulary or 'of unknown name'}, which "
-        f"neither ships nor is that of the store {store}: say --vocabulary FILE"
+        f"{path} predicts {info.num_classes} classes of the vocabulary {info.vocabulary or 'of unknown name'}, which "
+        f"is neither bundled nor that of the store {store}: pass --vocabulary FILE"
     )
 
 
@@ -207,7 +207,7 @@ def _predict(
     label, confidence = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
     strays = voxels.num_outside
     if strays:
-        progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices are left out: label 0 (none)")
+        progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")
     files = _write(scan, voxels, label, confidence, vocabulary, settings, name, origin)
     return ScanLabels(
         scan=scan.name,
@@ -229,9 +229,9 @@ def _pieces(
     confidence: npt.NDArray[np.float32],
     vocabulary: Vocabulary,
 ) -> Columns:
-    """Raw id, confidence and colour of the vertices, a piece at a time; 0 and grey where there is no label.
+    """Yield raw id, confidence and colour of the vertices, piece by piece; 0 and grey for unlabelled ones.
 
-    Where the scan has colours they are in `OWN_COLORS`.
+    If the scan has colours, they are in `OWN_COLORS`.
     """
     colors = np.concatenate([vocabulary.colors, np.array([UNLABELLED], dtype=np.uint8)])
     ids = np.concatenate([vocabulary.ids, [0]])

@@ -1,4 +1,4 @@
-"""The occupied voxels of a scan that may be larger than memory, and the way back from voxels to its vertices."""
+"""Occupied voxels of a scan that may be larger than memory, and the mapping from vertices to voxels."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,19 +12,19 @@ from lg3d_core.scans.frame import Frame
 from lg3d_core.scans.surface import Surface
 
 GREY = 128
-"""Colour of a scan that has none: the middle of what networks are trained on."""
+"""Colour of a scan without colours: the middle of the training range."""
 BITS = 20
 MAX_VOXELS = 1 << 31
 
 
 class ScanVoxels(NamedTuple):
-    """The occupied voxels of a scan, each with the colour of the first vertex in it.
+    """Occupied voxels of a scan, each with the colour of its first vertex.
 
     Attributes:
         keys: Packed cells in lexicographic order, shape `(voxels,)`, int64; see `unpack`.
         rgb: Colours, shape `(voxels, 3)`, uint8.
-        voxel_size: Edge in metres.
-        num_outside: Vertices that belong to no voxel: not finite, or far from the rest.
+        voxel_size: Edge length in metres.
+        num_outside: Number of vertices without a voxel: not finite, or far from the rest.
     """
 
     keys: npt.NDArray[np.int64]
@@ -34,33 +34,33 @@ class ScanVoxels(NamedTuple):
 
     @property
     def cells(self) -> npt.NDArray[np.int32]:
-        """Cells, shape `(voxels, 3)`, int32; cell `c` spans `c * voxel_size` to `(c + 1) * voxel_size`."""
+        """Voxel cells, shape `(voxels, 3)`, int32; cell `c` spans `c * voxel_size` to `(c + 1) * voxel_size`."""
         return unpack(self.keys)
 
     @property
     def centres(self) -> npt.NDArray[np.float64]:
-        """Centres in metres, +z up, shape `(voxels, 3)`."""
+        """Voxel centres in metres, +z up, shape `(voxels, 3)`, float64."""
         return (self.cells.astype(np.float64) + 0.5) * self.voxel_size
 
 
 def pack(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Cells `(rows, 3)` to one number each that sorts as they do."""
+    """Pack cells `(rows, 3)` into one number each, with the same order."""
     shifted = cells + (1 << BITS - 1)
     return (shifted[:, 0] << 2 * BITS) | (shifted[:, 1] << BITS) | shifted[:, 2]
 
 
 def unpack(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """The inverse of `pack`, shape `(rows, 3)`, int32."""
+    """Unpack the cells of `pack`, shape `(rows, 3)`, int32."""
     mask = (1 << BITS) - 1
     parts = [keys >> 2 * BITS, keys >> BITS & mask, keys & mask]
     return np.stack([(part - (1 << BITS - 1)).astype(np.int32) for part in parts], axis=1)
 
 
 def voxelize_scan(surface: Surface, frame: Frame, voxel_size: float) -> ScanVoxels:
-    """Snap a scan to the grid, a piece at a time; of the vertices of a voxel the first one gives its colour.
+    """Assign a scan to the voxel grid, piece by piece; the first vertex of a voxel determines its colour.
 
     Raises:
-        DataError: The scan is too large for the grid, or none of its vertices can be used.
+        DataError: The scan is too large for the grid, or has no usable vertex.
     """
     keys = np.zeros(0, dtype=np.int64)
     rgb = np.zeros((0, 3), dtype=np.uint8)
@@ -82,12 +82,12 @@ def voxelize_scan(surface: Surface, frame: Frame, voxel_size: float) -> ScanVoxe
         order = np.argsort(merged, kind="stable")
         keys, rgb = merged[order], np.concatenate([rgb, colors[~known]])[order]
     if len(keys) == 0:
-        raise DataError(f"{surface.path}: none of the {surface.num_vertices} vertices can be used")
+        raise DataError(f"{surface.path}: none of the {surface.num_vertices} vertices has a usable position")
     return ScanVoxels(keys, np.ascontiguousarray(rgb), voxel_size, num_outside)
 
 
 def vertex_rows(surface: Surface, frame: Frame, voxels: ScanVoxels) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
-    """For each piece: its first row, the row behind its last, and the voxel of each vertex, -1 where it has none."""
+    """Yield for each piece its first row, its end row, and the voxel of each vertex, -1 for none."""
     for start, stop in surface.chunks():
         keys, inside = _chunk_keys(surface, frame, voxels.voxel_size, start, stop)
         rows = np.full(stop - start, -1, dtype=np.int64)
@@ -98,16 +98,16 @@ def vertex_rows(surface: Surface, frame: Frame, voxels: ScanVoxels) -> Iterator[
 def _chunk_keys(
     surface: Surface, frame: Frame, voxel_size: float, start: int, stop: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Packed cells of those vertices that can be used, and their rows in the piece."""
+    """Return the packed cells of usable vertices, and their rows in the piece."""
     xyz = surface.positions(start, stop)
     inside = np.flatnonzero(frame.holds(xyz) & np.isfinite(xyz).all(axis=1))
-    # As a store keeps them, so that cells come out the same whatever the file's type; the offset is off already.
+    # Rounded to float32 as in a store, so that cells do not depend on the type in the file; the offset is already off.
     metres = frame.to_metres(xyz[inside]).astype(np.float32).astype(np.float64)
     scaled = np.floor(metres / voxel_size)
     if len(scaled) and np.abs(scaled).max() > MAX_CELL:
         reach = float(np.abs(metres).max())
         raise DataError(
             f"{surface.path}: reaches {reach:.6g} m with a unit of {frame.scale:g} m, expected at most "
-            f"{MAX_CELL * voxel_size:.6g} m: set --scale"
+            f"{MAX_CELL * voxel_size:.6g} m: pass --scale"
         )
     return pack(scaled.astype(np.int64)), inside

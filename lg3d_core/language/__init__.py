@@ -1,4 +1,4 @@
-"""From category names to text anchors. Torch loads only where a text encoder runs."""
+"""Text anchors from class names. Torch is imported only when a text encoder runs."""
 
 from lg3d_core.language.anchors_file import Anchors, load_anchors, project_anchors, require_vocabulary, save_anchors
 from lg3d_core.language.bundled import load_bundled_anchors

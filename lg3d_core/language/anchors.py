@@ -1,4 +1,4 @@
-"""`lg3d anchors`: category names to a file of text anchors. Torch loads only where a text encoder runs."""
+"""`lg3d anchors`: a file of text anchors from class names. Torch is imported only when a text encoder runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 
 def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
-    """Encode a vocabulary, bring the features to the wanted width, and write the anchors.
+    """Encode the class names of a vocabulary, project the features to the requested width, and write the anchors.
 
-    The features of several prompts are averaged as unit vectors, and the average is brought to unit length again.
+    The features of several prompts are averaged as unit vectors, and the average is normalised again.
 
     Returns:
-        The written file.
+        Path of the written file.
 
     Raises:
-        UsageError: No such encoder, or options that do not go together.
-        CheckpointError: A text encoder's checkpoint that cannot be used.
-        MissingDependencyError: Weights or packages that are not at hand.
-        DataError: A vocabulary that cannot be read, names without a bundled anchor, or a file that cannot be written.
+        UsageError: The encoder does not exist, or options cannot be combined.
+        CheckpointError: The checkpoint of a text encoder cannot be used.
+        MissingDependencyError: Weights or packages are not available.
+        DataError: The vocabulary cannot be read, names lack a bundled anchor, or the file cannot be written.
     """
     vocabulary = load_vocabulary(settings.vocabulary)
     spec = parse_encoder(settings.encoder)
     if settings.pooling is not None and spec.kind != "hf":
-        raise UsageError("--pooling goes with --encoder hf:NAME: the others have theirs built in")
+        raise UsageError("--pooling requires --encoder hf:NAME: other encoders have a fixed pooling")
     source = (
         _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
     )
@@ -58,7 +58,7 @@ def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
     equal = find_equal(made)
     if equal is not None:
         progress.warn(
-            f"the anchors of {equal[0]!r} and {equal[1]!r} have the same direction, and training refuses them: use "
+            f"the anchors of {equal[0]!r} and {equal[1]!r} have the same direction, and training rejects them: pass "
             "another --encoder or --prompt, or a larger --dim"
         )
     save_anchors(settings.anchors, made)
@@ -74,9 +74,9 @@ def encode_names(
     prompts: tuple[str, ...],
     progress: Progress,
 ) -> npt.NDArray[np.float32]:
-    """One unit vector per name, averaged over the prompts, shape `(names, D)`, float32."""
+    """Return one unit vector per name, averaged over the prompts, shape `(names, D)`, float32."""
     texts = fill_prompts(names, prompts)
-    with progress.task("encoding categories", total=len(texts), unit="prompt") as task:
+    with progress.task("encoding class names", total=len(texts), unit="prompt") as task:
         total = np.zeros(0)
         for prompt, filled in zip(prompts, texts, strict=True):
             features = encoder.encode(filled).astype(np.float64)
@@ -88,12 +88,12 @@ def encode_names(
 
 def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
     if settings.checkpoint is not None:
-        raise UsageError("--checkpoint goes with --encoder open_clip:ARCHITECTURE/WEIGHTS, not with bundled")
+        raise UsageError("--checkpoint requires --encoder open_clip:ARCHITECTURE/WEIGHTS, not bundled")
     anchors = load_bundled_anchors(vocabulary)
     if settings.prompt != (anchors.metadata["prompt"],):
         raise UsageError(
-            f"--encoder bundled has the prompt {anchors.metadata['prompt']!r} built in: leave --prompt away, "
-            "or take an encoder that reads it (--encoder open_clip:ARCHITECTURE/WEIGHTS)"
+            f"--encoder bundled was made with the prompt {anchors.metadata['prompt']!r}: omit --prompt, "
+            "or pass an encoder that uses it (--encoder open_clip:ARCHITECTURE/WEIGHTS)"
         )
     return anchors
 
@@ -102,7 +102,7 @@ def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabular
     import torch
 
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+        raise SettingsError("--device cuda: PyTorch finds no CUDA device; pass --device cpu or auto")
     on_cuda = settings.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     encoder = _load_encoder(settings, spec, device, progress)
@@ -122,7 +122,7 @@ def _load_encoder(
 ) -> "OpenClipEncoder | HuggingFaceEncoder":
     if spec.kind == "hf":
         if settings.checkpoint is not None:
-            raise UsageError("--checkpoint goes with open_clip: give the model's folder as --encoder hf:FOLDER")
+            raise UsageError("--checkpoint requires open_clip: pass the model's folder as --encoder hf:FOLDER")
         from lg3d_core.language.hugging_face import load_hugging_face
 
         return load_hugging_face(

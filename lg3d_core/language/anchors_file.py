@@ -1,4 +1,4 @@
-"""Text anchors: one vector per category, as a file and in memory; and their projection to a network's width."""
+"""Text anchors, one vector per class: file format, checks, and projection to a network's width."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ from lg3d_core.seal import NO_SEAL, SEAL_KEY, require_sealed_safetensors, seal_s
 from lg3d_core.vocabulary import Vocabulary
 
 FORMAT = "lg3d anchors 1"
-"""What versions wrote that did not seal anchors."""
+"""Format written by versions that did not seal anchors."""
 SEALED_FORMAT = "lg3d anchors 2"
 MIN_LENGTH, MAX_LENGTH = 1e-3, 1e4
-"""Lengths that a text feature can have, normalised or not; others are damage."""
+"""Range of valid lengths of a text feature, normalised or not."""
 SAME_DIRECTION = 1 - 1e-10
-"""Cosine above which two anchors name one direction: the rounding of float32 moves it by less."""
+"""Cosine above which two anchors count as equal; larger than the rounding error of float32."""
 BLOCK_ROWS = 1024
 BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"
@@ -32,21 +32,21 @@ METADATA_KEYS = ("encoder", "weights", "prompt", "vocabulary_digest", "projectio
 
 
 class Projection(NamedTuple):
-    """The way from an encoder's features to anchors, so that further texts can go it.
+    """Linear projection from an encoder's features to anchors, which can be applied to further texts.
 
     Attributes:
-        mean: Taken off the unit features first, zero where they were not centred, shape `(D,)`, float32.
-        matrix: Then multiplied with, shape `(D, dim)`, float32.
+        mean: Vector subtracted from the unit features, zero if they were not centred, shape `(D,)`, float32.
+        matrix: Matrix that the difference is multiplied with, shape `(D, dim)`, float32.
     """
 
     mean: npt.NDArray[np.float32]
     matrix: npt.NDArray[np.float32]
 
     def apply(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Bring features `(texts, D)` of any length but zero to unit vectors `(texts, dim)`, float32.
+        """Project non-zero features `(texts, D)` to unit vectors `(texts, dim)`, float32.
 
         Raises:
-            ShapeError: Features of another width, or one of which nothing is left.
+            ShapeError: The features have another width, or a projected feature is zero.
         """
         if vectors.ndim != 2 or vectors.shape[1] != len(self.matrix):
             raise ShapeError(f"expected features of width {len(self.matrix)}, got {vectors.shape}")
@@ -55,24 +55,24 @@ class Projection(NamedTuple):
         projected = (unit - self.mean) @ self.matrix.astype(np.float64)
         lengths = np.linalg.norm(projected, axis=1, keepdims=True)
         if len(lengths) and lengths.min() < 1e-6:
-            raise ShapeError("nothing of this text is left in the width of the anchors")
+            raise ShapeError("the projection of this text to the width of the anchors is zero")
         unit_length: npt.NDArray[np.float32] = (projected / lengths).astype(np.float32)
         return unit_length
 
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """One text feature per category, in the vocabulary's order.
+    """Text anchors, one feature per class in the order of the vocabulary.
 
     Attributes:
-        vectors: Shape `(classes, D)`, float32, finite, no row all zero; of unit length as `make_anchors` writes them.
-        names: Category names, in index order.
-        metadata: Where they come from: at least `encoder`, `weights`, `prompt`, `vocabulary_digest`, `projection`.
-        projection: What brought the encoder's features to this width; None where nothing did, and in files of before
-            this was kept.
+        vectors: Anchors, shape `(classes, D)`, float32, finite, non-zero; of unit length if written by `lg3d anchors`.
+        names: Class names, in index order.
+        metadata: Origin; at least `encoder`, `weights`, `prompt`, `vocabulary_digest`, `projection`.
+        projection: Projection from the encoder's features to this width; None if there was none, and in files of older
+            versions.
 
     Raises:
-        ShapeError: Vectors of another kind, or as many names as there are not vectors.
+        ShapeError: The vectors have another shape or type, or their number differs from that of the names.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -98,19 +98,19 @@ class Anchors:
 
     @property
     def dim(self) -> int:
-        """Width D of a vector."""
+        """Width D of the vectors."""
         return int(self.vectors.shape[1])
 
     @cached_property
     def digest(self) -> str:
-        """Hash of names and vectors: equal exactly when two sets of anchors train the same way."""
+        """Hash of names and vectors, equal exactly if two sets of anchors train identically."""
         hasher = hashlib.sha256(json.dumps([list(self.names), self.dim]).encode())
         hasher.update(np.ascontiguousarray(self.vectors).tobytes())
         return hasher.hexdigest()[:16]
 
     @property
     def encoder_option(self) -> str:
-        """The option of `lg3d anchors` that names the encoder of these anchors; empty for its default."""
+        """Option of `lg3d anchors` that selects the encoder of these anchors; empty for the default."""
         made_by, weights = self.metadata["encoder"], self.metadata["weights"]
         if made_by.startswith(BUNDLED_ENCODER):
             return " --encoder bundled"
@@ -120,9 +120,9 @@ class Anchors:
         return f" --encoder {made_by.rpartition(', ')[0]}" if made_by.startswith("hf:") else ""
 
     def padded(self, dim: int) -> "Anchors":
-        """Return these anchors at a network's width, with zeros behind, which leaves all cosines as they are.
+        """Return these anchors padded with zeros to a network's width, which does not change cosines.
 
-        Anchors of that width, wider ones, and those that were projected to fewer dimensions, are returned unchanged.
+        Anchors of that width, wider ones, and those that were projected to fewer dimensions are returned unchanged.
         """
         width, projection = self.dim, self.metadata["projection"]
         lost = any(int(after) < int(before) for before, after in re.findall(r"(\d+) -> (\d+)", projection))
@@ -134,16 +134,18 @@ class Anchors:
         matrix = np.zeros((len(before.matrix), dim), dtype=np.float32)
         matrix[:, :width] = before.matrix
         change = f"zero-padded {width} -> {dim}"
-        told = change if projection == "none" else f"{projection}, {change}"
-        return Anchors(vectors, self.names, {**self.metadata, "projection": told}, Projection(before.mean, matrix))
+        description = change if projection == "none" else f"{projection}, {change}"
+        return Anchors(
+            vectors, self.names, {**self.metadata, "projection": description}, Projection(before.mean, matrix)
+        )
 
 
 def save_anchors(path: Path, anchors: Anchors) -> None:
-    """Write anchors as safetensors; a file that was there is replaced at once or not at all.
+    """Write anchors as safetensors, atomically.
 
     Raises:
-        ShapeError: A vector's length is out of range.
-        DataError: The file cannot be written (no such folder, no permission, a full disk); nothing is left behind.
+        ShapeError: The length of a vector is out of range.
+        DataError: The file cannot be written.
     """
     _require_lengths(anchors)
     metadata = {
@@ -160,14 +162,14 @@ def save_anchors(path: Path, anchors: Anchors) -> None:
 
 
 def load_anchors(path: Path) -> Anchors:
-    """Read an anchors file back, and check all of it.
+    """Read and check an anchors file.
 
     Raises:
-        DataError: No such file, one that is damaged, or one whose content is not one finite float32 vector per name.
+        DataError: The file is missing or damaged, or does not contain one finite float32 vector per name.
     """
-    again = "make it again with `lg3d anchors`"
+    again = "create it again with `lg3d anchors`"
     if not path.is_file():
-        raise DataError(f"no anchors file {path}: {again}, or name another with --anchors")
+        raise DataError(f"no anchors file {path}: {again}, or pass another file with --anchors")
     foreign = recognise_foreign(path)
     if foreign is not None:
         raise DataError(f"anchors {path} cannot be read: it is {foreign}, or {again}")
@@ -181,7 +183,9 @@ def load_anchors(path: Path) -> Anchors:
             if metadata.get("format") == SEALED_FORMAT and not is_sealed:
                 raise DataError(f"{path}: damaged: its checksum is missing; {again}")
             if not known or not (projected or keys == ["anchors"]):
-                raise DataError(f"{path} is no anchors file of this version (it holds {', '.join(keys)}): {again}")
+                raise DataError(
+                    f"{path} is not an anchors file of this version (it contains {', '.join(keys)}): {again}"
+                )
             dtypes = sorted({file.get_slice(name).get_dtype() for name in keys})
             if dtypes != ["F32"]:
                 raise DataError(f"anchors {path} are of type {', '.join(dtypes)}, expected F32: {again}")
@@ -193,7 +197,7 @@ def load_anchors(path: Path) -> Anchors:
     except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise DataError(f"anchors {path} cannot be read ({error}): {again}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"anchors {path} hold no list of category names: {again}")
+        raise DataError(f"anchors {path} contain no list of class names: {again}")
     own = {key: value for key, value in metadata.items() if key not in ("format", "names", SEAL_KEY)}
     try:
         if projection is not None and vectors.ndim == 2:
@@ -206,10 +210,10 @@ def load_anchors(path: Path) -> Anchors:
 
 
 def _require_lengths(anchors: Anchors) -> None:
-    """Refuse vectors of a length that no text feature has.
+    """Reject vectors whose length no text feature has.
 
     Raises:
-        ShapeError: Naming the category.
+        ShapeError: A length is out of range; the message names the class.
     """
     lengths = np.linalg.norm(anchors.vectors.astype(np.float64), axis=1)
     odd = np.flatnonzero((lengths < MIN_LENGTH) | (lengths > MAX_LENGTH))
@@ -222,7 +226,7 @@ def _require_lengths(anchors: Anchors) -> None:
 
 
 def find_equal(anchors: Anchors) -> tuple[str, str] | None:
-    """Return the names of the first two categories whose anchors have the same direction, or None."""
+    """Return the names of the first two classes whose anchors have the same direction, or None."""
     unit = anchors.vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     for first in range(0, len(unit), BLOCK_ROWS):
@@ -247,45 +251,45 @@ def _require_projection(projection: Projection, dim: int) -> None:
 
 
 def require_vocabulary(anchors: Anchors, vocabulary: Vocabulary) -> None:
-    """Check that row i of the anchors is category i of the vocabulary.
+    """Check that row i of the anchors is class i of the vocabulary.
 
     Raises:
-        DataError: They were made for another one; the message says how they differ.
+        DataError: The anchors were made for another vocabulary; the message describes the difference.
     """
     if anchors.metadata["vocabulary_digest"] == vocabulary.digest and anchors.names == vocabulary.names:
         return
     if anchors.names == vocabulary.names:
-        difference = "the names are the same, their ids are not"
+        difference = "the names are the same, their ids differ"
     elif len(anchors.names) != len(vocabulary):
-        difference = f"{len(anchors.names)} categories instead of {len(vocabulary)}"
+        difference = f"{len(anchors.names)} classes instead of {len(vocabulary)}"
     else:
         row = next(i for i, pair in enumerate(zip(anchors.names, vocabulary.names, strict=True)) if pair[0] != pair[1])
-        difference = f"category {row} is {anchors.names[row]!r} instead of {vocabulary.names[row]!r}"
+        difference = f"class {row} is {anchors.names[row]!r} instead of {vocabulary.names[row]!r}"
     raise DataError(
         f"the anchors were made for another vocabulary than {vocabulary.name} ({difference}): "
-        f"make them with `lg3d anchors --vocabulary {vocabulary.name}`"
+        f"run `lg3d anchors --vocabulary {vocabulary.name}`"
     )
 
 
 def project_anchors(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool = False) -> npt.NDArray[np.float32]:
-    """Bring anchors to a network's width, with cosines as near to the old ones as that width allows.
+    """Project anchors to a network's width, preserving cosines as well as that width allows.
 
-    Downwards: a singular value decomposition of the unit vectors about the origin, which is the best approximation of
-    the matrix of cosines at that rank; each row is then brought back to unit length. Upwards, and where there are fewer
-    classes than `dim`: zeros behind, which leaves all cosines as they are. A component's sign is that which makes its
-    largest entry over the classes positive, so that reruns and other machines give the same anchors.
+    Narrower: singular value decomposition of the unit vectors about the origin, the best approximation of the cosine
+    matrix at that rank; each row is then normalised. Wider, or with fewer classes than `dim`: zeros are appended, which
+    does not change cosines. The sign of a component makes its largest entry over the classes positive, so that reruns
+    and other machines give the same anchors.
 
     Args:
-        vectors: Shape `(classes, D)`, any length but zero.
-        dim: Width wanted.
-        centred: Remove the mean of the unit vectors first, which makes it the principal component analysis that the
-            paper names. Cosines change: they then scatter about zero.
+        vectors: Non-zero vectors, shape `(classes, D)`.
+        dim: Requested width.
+        centred: Whether to subtract the mean of the unit vectors first, as in the principal component analysis that the
+            paper names. Cosines then change and scatter about zero.
 
     Returns:
         Unit vectors, shape `(classes, dim)`, float32.
 
     Raises:
-        ShapeError: `dim` below 1, or a category that is orthogonal to all components that are kept.
+        ShapeError: `dim` is below 1, or a class is orthogonal to all components that are kept.
 
     Source: section 4 (PCA of CLIP's features for the small backbone).
     """
@@ -303,14 +307,14 @@ def project_anchors(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool
     lengths = np.linalg.norm(unit, axis=1, keepdims=True)
     if lengths.min() < 1e-6:
         row = int(lengths.argmin())
-        raise ShapeError(f"--dim {dim} is too narrow: nothing of category {row} is left; take a larger one")
+        raise ShapeError(f"--dim {dim} is too narrow: the projection of class {row} is zero; pass a larger value")
     projected = np.zeros((len(unit), dim), dtype=np.float32)
     projected[:, : unit.shape[1]] = unit / lengths
     return projected
 
 
 def fit_projection(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool = False) -> Projection:
-    """What `project_anchors` does with these arguments, as a matrix that further texts can be multiplied with."""
+    """Return the projection of `project_anchors` for the same arguments, for use with further texts."""
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     width = unit.shape[1]
@@ -327,9 +331,9 @@ def fit_projection(vectors: npt.NDArray[np.float32], dim: int, *, centred: bool 
 
 
 def describe_projection(num_classes: int, width: int, dim: int, *, centred: bool = False) -> str:
-    """Describe what `project_anchors` does to `(num_classes, width)` anchors, for the file's metadata.
+    """Describe for the metadata how `project_anchors` changes `(num_classes, width)` anchors.
 
-    Narrower anchors come from an SVD about the origin, which is no principal component analysis; centred they do.
+    Narrower anchors are made by an SVD about the origin, which is a principal component analysis only if centred.
     """
     if dim >= width:
         change = "none" if dim == width else f"zero-padded {width} -> {dim}"
@@ -340,8 +344,8 @@ def describe_projection(num_classes: int, width: int, dim: int, *, centred: bool
 
 
 def removes_mean(description: str) -> bool:
-    """Return whether anchors with this `projection` in their metadata had the mean of their vectors removed.
+    """Return whether anchors with this `projection` in their metadata were centred.
 
-    Files of before 2026-11-26 call it `centred`, and `pca` what is an SVD about the origin.
+    Files written before 2026-11-26 use `centred` for it, and `pca` for an SVD about the origin.
     """
     return description.startswith("centred") or "mean removed" in description

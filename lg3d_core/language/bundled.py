@@ -1,4 +1,4 @@
-"""The anchors that ship with the package: all-MiniLM-L6-v2's features of the 200 names, for work without a network."""
+"""Bundled anchors: features of all-MiniLM-L6-v2 for the 200 class names, for use without a network connection."""
 
 from importlib import resources
 from pathlib import Path
@@ -11,13 +11,13 @@ BUNDLED_FILE = Path("data") / "bundled_anchors.safetensors"
 
 
 def load_bundled_anchors(vocabulary: Vocabulary) -> Anchors:
-    """Take the bundled anchor of each name of a vocabulary.
+    """Return the bundled anchors of a vocabulary.
 
     Returns:
-        Unit vectors, shape `(classes, 384)`, with the metadata of the bundled file and the vocabulary's own digest.
+        Anchors with unit vectors, shape `(classes, 384)`, the metadata of the bundled file and the vocabulary's digest.
 
     Raises:
-        DataError: The vocabulary has names that are not among the 200; the message lists them.
+        DataError: The vocabulary has names other than the 200; the message lists them.
     """
     with resources.as_file(resources.files("lg3d_core.language") / str(BUNDLED_FILE)) as path:
         bundled = load_anchors(path)

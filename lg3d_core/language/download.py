@@ -1,4 +1,4 @@
-"""Whether weights can be downloaded: asked for a few seconds before a library tries for a minute."""
+"""Fast check whether weights can be downloaded, because libraries retry for a minute."""
 
 import os
 import ssl
@@ -8,12 +8,12 @@ import urllib.request
 
 
 def is_offline() -> bool:
-    """Whether `HF_HUB_OFFLINE` forbids the network."""
+    """Return whether `HF_HUB_OFFLINE` forbids network access."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def answers(site: str, *, seconds: float) -> bool:
-    """Whether a web site says anything within `seconds`, through the proxy of the environment where there is one."""
+    """Return whether a web site answers within `seconds`, through the environment's proxy if there is one."""
     heard: list[bool] = []
 
     def ask() -> None:
@@ -28,7 +28,7 @@ def answers(site: str, *, seconds: float) -> bool:
         except (OSError, ValueError):
             heard.append(False)
 
-    # In a thread of its own, for a name that does not resolve can hold the caller longer than any timeout.
+    # In a separate thread, because resolving a host name can block longer than any timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -1,4 +1,4 @@
-"""What `--encoder` may say. Apart from the encoders themselves, which load torch."""
+"""Values of `--encoder`; separate from the encoders, which import torch."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS", "hf:NAME", "hf:FOLDER")
 
 
 class EncoderSpec(NamedTuple):
-    """What `--encoder` names.
+    """Parsed value of `--encoder`.
 
     Attributes:
         kind: "bundled", "open_clip" or "hf".
-        architecture: Name of the model, or its folder; "" for bundled.
-        weights: Tag of open_clip's pre-trained weights; "" where none is given.
+        architecture: Name or folder of the model; "" for bundled.
+        weights: Tag of open_clip's pre-trained weights; "" if not specified.
     """
 
     kind: str
@@ -22,10 +22,10 @@ class EncoderSpec(NamedTuple):
 
 
 def parse_encoder(text: str) -> EncoderSpec:
-    """Take `bundled`, `open_clip:ARCHITECTURE/WEIGHTS`, `open_clip:ARCHITECTURE` or `hf:NAME` apart.
+    """Parse `bundled`, `open_clip:ARCHITECTURE/WEIGHTS`, `open_clip:ARCHITECTURE` or `hf:NAME`.
 
     Raises:
-        SettingsError: Anything else; the message lists what exists.
+        SettingsError: The value is invalid; the message lists the valid forms.
     """
     if text == "bundled":
         return EncoderSpec("bundled", "", "")

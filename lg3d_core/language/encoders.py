@@ -1,4 +1,4 @@
-"""Text encoders: where their weights come from, and turning texts into features."""
+"""Text encoders of open_clip: locating their weights and encoding texts."""
 
 import difflib
 import importlib.util
@@ -24,11 +24,11 @@ from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
 
 BATCH_SIZE = 64
-# A site that has not answered by then is taken for unreachable; without this, a download retries for 46 seconds.
+# A site that has not answered by then counts as unreachable; without this check, a download retries for 46 seconds.
 PROBE_SECONDS = 3.0
-# Only the text side of a model is used, so its image side is built as small as it gets.
+# Only the text side of a model is used, so the image side is built as small as possible.
 _NO_IMAGE_SIDE = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 32, "head_width": 32}
-# What reading a file that is no checkpoint can raise.
+# Exceptions of reading a file that is not a checkpoint.
 _UNREADABLE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
@@ -42,7 +42,7 @@ _UNREADABLE = (
 
 
 class OpenClipEncoder:
-    """The text side of an open_clip model, frozen, in float32."""
+    """Text side of an open_clip model, frozen, in float32."""
 
     def __init__(self, architecture: str, weights: str, text: nn.Module, tokenizer: Any, device: torch.device) -> None:
         self.encoder = f"open_clip:{architecture}"
@@ -52,7 +52,7 @@ class OpenClipEncoder:
         self._device = device
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Encode texts to unit vectors, shape `(texts, D)`, float32."""
+        """Return the unit vectors of texts, shape `(texts, D)`, float32."""
         features = []
         with torch.inference_mode():
             for start in range(0, len(texts), BATCH_SIZE):
@@ -66,21 +66,21 @@ def load_open_clip(
 ) -> OpenClipEncoder:
     """Build the text side of an open_clip model with pre-trained weights.
 
-    The activation follows the weights' tag: OpenAI's own weights need QuickGELU, and give wrong features without it.
-    With a checkpoint the tag, where there is one, says just that: `open_clip:ViT-B-32/openai` with `--checkpoint`
-    reads OpenAI's weights from the file.
+    The activation follows the tag of the weights: OpenAI's weights need QuickGELU, and give wrong features without it.
+    With a checkpoint, the tag only selects the activation: `open_clip:ViT-B-32/openai` with `--checkpoint` reads
+    OpenAI's weights from the file.
 
     Args:
-        spec: Architecture, and the tag of its weights.
-        checkpoint: Weights on disk (.safetensors, or a state dict by `torch.save`) instead of a download.
-        device: Where to encode.
-        progress: Told of a download.
+        spec: Architecture and the tag of its weights.
+        checkpoint: Local weights (.safetensors, or a state dict saved by `torch.save`) to use instead of a download.
+        device: Device of the encoder.
+        progress: Reports a download.
 
     Raises:
-        UsageError: No such architecture, or no such weights of it.
-        CheckpointError: A file that cannot be read, or holds another architecture.
-        MissingDependencyError: A package that this architecture needs is missing, or its weights are neither in the
-            cache nor to be had from the network.
+        UsageError: The architecture or its weights do not exist.
+        CheckpointError: The file cannot be read, or is of another architecture.
+        MissingDependencyError: A package that the architecture needs is missing, or its weights are neither cached nor
+            downloadable.
     """
     open_clip = import_open_clip()
     config = _read_config(open_clip, spec)
@@ -127,18 +127,18 @@ def _read_config(open_clip: ModuleType, spec: EncoderSpec) -> dict[str, Any]:
     needs_transformers = "siglip" in spec.architecture.lower() or "hf_tokenizer_name" in text_config
     if needs_transformers and importlib.util.find_spec("transformers") is None:
         raise MissingDependencyError(
-            f"--encoder: {spec.architecture} needs the package transformers: pip install transformers, or take another"
+            f"--encoder: {spec.architecture} needs the package transformers: pip install transformers, or pass another"
         )
     return config
 
 
 def _find_weights(open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any], progress: Progress) -> Path:
-    """The weights' file in the local cache, downloaded where it is not there yet."""
+    """Return the path of the weights in the local cache; download them if necessary."""
     cached = _cached_weights(tag)
     if cached is not None:
         return cached
     name = f"{spec.architecture}/{spec.weights}"
-    advice = "give the weights with --checkpoint FILE, or use --encoder bundled"
+    advice = "pass the weights with --checkpoint FILE, or use --encoder bundled"
     if is_offline():
         raise MissingDependencyError(f"the weights {name} are not on this machine and HF_HUB_OFFLINE is set: {advice}")
     site = os.environ.get("HF_ENDPOINT", "https://huggingface.co") if tag.get("hf_hub") else tag["url"]
@@ -149,7 +149,7 @@ def _find_weights(open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any],
         return Path(open_clip.download_pretrained(tag))
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, pickle.UnpicklingError):
-            reason = "it holds Python objects other than tensors, which are never loaded"
+            reason = "it contains Python objects other than tensors, which are never loaded"
         else:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingDependencyError(f"the weights {name} could not be downloaded ({reason}): {advice}") from None
@@ -160,7 +160,7 @@ def _cached_weights(tag: dict[str, Any]) -> Path | None:
         repository, _, file_name = tag["hf_hub"].rpartition("/")
         file_name = file_name or "open_clip_pytorch_model.bin"
         stem = file_name.rpartition(".")[0]
-        # Some repositories name the safetensors of the default file `open_clip_model.safetensors`.
+        # In some repositories, the safetensors counterpart of the default file is named `open_clip_model.safetensors`.
         for candidate in ("open_clip_model.safetensors", f"{stem}.safetensors", file_name):
             found = huggingface_hub.try_to_load_from_cache(repository, candidate)
             if isinstance(found, str):
@@ -173,7 +173,7 @@ def _cached_weights(tag: dict[str, Any]) -> Path | None:
 def _load_text_weights(text: nn.Module, path: Path, architecture: str) -> None:
     weights = _read_text_weights(path)
     own = text.state_dict()
-    # Certain encoders of transformers once stored this; it is no weight.
+    # Some encoders of older transformers versions stored this; it is not a weight.
     weights.pop("transformer.embeddings.position_ids", None)
     missing = [key for key in own if key not in weights]
     misfits = [key for key in own if key in weights and own[key].shape != weights[key].shape]
@@ -186,51 +186,51 @@ def _load_text_weights(text: nn.Module, path: Path, architecture: str) -> None:
         raise CheckpointError(f"{path} does not fit the text side of {architecture}: {detail}")
     broken = [key for key in own if not torch.isfinite(weights[key]).all()]
     if broken:
-        raise CheckpointError(f"{path} holds values that are not finite, first in {broken[0]}")
+        raise CheckpointError(f"{path} contains values that are not finite, first in {broken[0]}")
     text.load_state_dict({key: weights[key] for key in own})
 
 
 def _read_text_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of the text side by their names within it; the rest of the file is left on disk where it can be."""
+    """Return the weights of the text side by their names within it; other weights are not read if possible."""
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as file:
-                names = {_text_name(key): key for key in file.keys()}  # noqa: SIM118 (no mapping)
+                names = {_text_name(key): key for key in file.keys()}  # noqa: SIM118 (not a mapping)
                 return {name: file.get_tensor(key) for name, key in names.items() if name is not None}
         stored = _read_torch_file(path)
     except _UNREADABLE as error:
         if isinstance(error, pickle.UnpicklingError):
-            reason = "it holds Python objects other than tensors, which are never loaded"
+            reason = "it contains Python objects other than tensors, which are never loaded"
         else:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
         stored = stored["state_dict"]
     if not isinstance(stored, dict) or not stored:
-        raise CheckpointError(f"{path} holds no weights: expected a state dict, got {type(stored).__name__}")
+        raise CheckpointError(f"{path} contains no weights: expected a state dict, got {type(stored).__name__}")
     named = {_text_name(str(key)): value for key, value in stored.items() if isinstance(value, Tensor)}
     return {name: value for name, value in named.items() if name is not None}
 
 
 def _read_torch_file(path: Path) -> Any:
-    # Files of before PyTorch 1.6 are no zip archives, and cannot be mapped into memory.
+    # Files from before PyTorch 1.6 are not zip archives, and cannot be memory-mapped.
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise CheckpointError(
-                    f"{path} is a TorchScript archive, which holds code and is not loaded: if you trust it, convert it "
-                    "once with torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)"
+                    f"{path} is a TorchScript archive, which contains code and is not loaded: if you trust it, convert "
+                    "it once with torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), NEW)"
                 )
     return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
-# Where the text side's weights lie at the top of the older of open_clip's two layouts.
+# Prefixes of the text side's weights in the older of open_clip's two layouts.
 _TOP_LEVEL = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 
 
 def _text_name(key: str) -> str | None:
-    """A stored weight's name within the text side; None for the image side and the rest."""
+    """Return a stored weight's name within the text side; None for the image side and other weights."""
     key = key.removeprefix("module.")
     if key.startswith("text."):
         return key.removeprefix("text.")

@@ -1,4 +1,4 @@
-"""Text encoders of Hugging Face: BERT, GPT-2, MiniLM and their kin, by name or from a folder."""
+"""Text encoders of Hugging Face, such as BERT, GPT-2 and MiniLM, by name or from a folder."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import Pooling
 
 BATCH_SIZE = 64
-# A site that has not answered by then is taken for unreachable; without this, a download retries for a minute.
+# A site that has not answered by then counts as unreachable; without this check, a download retries for a minute.
 PROBE_SECONDS = 3.0
 WEIGHT_FILES = (
     "model.safetensors",
@@ -31,11 +31,11 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
-ADVICE = "give its folder as --encoder hf:FOLDER, or use --encoder bundled"
+ADVICE = "pass its folder as --encoder hf:FOLDER, or use --encoder bundled"
 
 
 class HuggingFaceEncoder:
-    """A text model with its tokenizer, frozen, in float32; one feature of a text's last hidden states."""
+    """Text model with its tokenizer, frozen, in float32, whose last hidden states are pooled to one feature."""
 
     def __init__(
         self, name: str, weights: str, model: nn.Module, tokenizer: Any, *, pooling: Pooling, device: torch.device
@@ -48,10 +48,10 @@ class HuggingFaceEncoder:
         self._device = device
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Encode texts to unit vectors, shape `(texts, D)`, float32.
+        """Return the unit vectors of texts, shape `(texts, D)`, float32.
 
         Raises:
-            UsageError: A text without any token, or a feature that is not finite.
+            UsageError: A text has no tokens, or a feature is not finite.
         """
         features = []
         with torch.inference_mode():
@@ -69,13 +69,13 @@ class HuggingFaceEncoder:
 
 
 def pool_hidden_states(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Tensor:
-    """One feature per text, shape `(texts, D)`.
+    """Return one feature per text, shape `(texts, D)`.
 
     Args:
         hidden: Last hidden states, shape `(texts, tokens, D)`.
-        mask: 1 where a token belongs to its text, 0 where it pads, shape `(texts, tokens)`.
-        pooling: `mean` over a text's own tokens, special ones included, as sentence encoders are trained; `end-of-text`
-            takes its last own token, which in a causal model (GPT-2) is the only one that has seen all of the text.
+        mask: 1 for the tokens of a text, 0 for padding, shape `(texts, tokens)`.
+        pooling: `mean` averages over all tokens of a text, including special ones, as sentence encoders are trained;
+            `end-of-text` takes the last token, the only one in a causal model (GPT-2) that depends on the whole text.
     """
     if pooling == "mean":
         weights = mask[:, :, None].to(hidden.dtype)
@@ -85,19 +85,19 @@ def pool_hidden_states(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Ten
 
 
 def load_hugging_face(name: str, *, pooling: Pooling, device: torch.device, progress: Progress) -> HuggingFaceEncoder:
-    """Read a text model and its tokenizer from a folder, from the local cache, or from the hub.
+    """Load a text model and its tokenizer from a folder, from the local cache, or from the hub.
 
-    Code that comes with a model is never run.
+    Code that comes with a model is never executed.
 
     Args:
-        name: A folder that holds a model, or a name on the hub.
+        name: Folder with a model, or name on the hub.
         pooling: See `pool_hidden_states`.
-        device: Where to encode.
-        progress: Told of a download.
+        device: Device of the encoder.
+        progress: Reports a download.
 
     Raises:
-        CheckpointError: No such folder or model, or one that cannot be read, or that is no text model.
-        MissingDependencyError: `transformers` is missing, or the model is neither in the cache nor to be had.
+        CheckpointError: The folder or model does not exist, cannot be read, or is not a text model.
+        MissingDependencyError: `transformers` is missing, or the model is neither cached nor downloadable.
     """
     transformers = import_transformers()
     folder = Path(name).expanduser()
@@ -116,7 +116,7 @@ def load_hugging_face(name: str, *, pooling: Pooling, device: torch.device, prog
         weights = _describe_weights(folder)
     else:
         weights = f"{name} at {getattr(model.config, '_commit_hash', None) or 'an unknown revision'}"
-    if tokenizer.pad_token is None:  # GPT-2 has none; what pads is masked, so any will do
+    if tokenizer.pad_token is None:  # GPT-2 has none; padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return HuggingFaceEncoder(named, weights, model, tokenizer, pooling=pooling, device=device)
@@ -126,9 +126,9 @@ def import_transformers() -> ModuleType:
     """Import `transformers`.
 
     Raises:
-        MissingDependencyError: It is not installed, or cannot be imported.
+        MissingDependencyError: `transformers` is not installed, or cannot be imported.
     """
-    with suppress(ImportError):  # transformers does without torchvision, but not with one that fails
+    with suppress(ImportError):  # transformers works without torchvision, but not with one that fails to import
         import_torchvision()
     try:
         import transformers
@@ -152,7 +152,7 @@ def _read(transformers: ModuleType, name: str, source: str, *, local: bool) -> t
             if getattr(config, "is_encoder_decoder", False) or hasattr(config, "vision_config"):
                 raise CheckpointError(
                     f"--encoder hf:{name} is a {config.model_type} model: expected a plain text model, such as BERT, "
-                    "GPT-2 or MiniLM; for CLIP take open_clip:ARCHITECTURE/WEIGHTS"
+                    "GPT-2 or MiniLM; for CLIP pass open_clip:ARCHITECTURE/WEIGHTS"
                 )
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
             model = transformers.AutoModel.from_pretrained(source, local_files_only=local)
@@ -173,7 +173,7 @@ def _describe_weights(folder: Path) -> str:
 
 
 def _is_cached(name: str) -> bool:
-    """Whether the local cache holds a model's configuration and weights."""
+    """Return whether the local cache holds the configuration and weights of a model."""
     try:
         found = [huggingface_hub.try_to_load_from_cache(name, file) for file in ("config.json", *WEIGHT_FILES)]
     except huggingface_hub.errors.HFValidationError as error:

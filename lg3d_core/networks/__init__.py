@@ -1,4 +1,4 @@
-"""The MinkUNet family on the sparse engine, and its checkpoints."""
+"""MinkUNet networks on the sparse convolution engine, and their checkpoints."""
 
 from lg3d_core.networks.minkunet import NETWORK_PLANS, MinkUNet, NetworkPlan
 

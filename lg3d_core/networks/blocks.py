@@ -1,4 +1,4 @@
-"""The residual block of the MinkUNet family."""
+"""Residual block of the MinkUNet family."""
 
 from torch import nn
 
@@ -7,13 +7,13 @@ from lg3d_core.sparse import SparseBatchNorm, SparseConvolution, SparseTensor, c
 OUTER_MOMENTUM = 0.02
 """Momentum of the running statistics outside the residual blocks and in their shortcuts."""
 BLOCK_MOMENTUM = 0.1
-"""Momentum of the running statistics in a block's main path, to which the reference does not pass its own value."""
+"""Momentum of the running statistics in a block's main path; the reference leaves it at its default there."""
 
 
 class ResidualBlock(nn.Module):
-    """Two 3^3 convolutions around a shortcut: conv, BN, ReLU, conv, BN, add, ReLU.
+    """Two 3^3 convolutions with a shortcut: conv, BN, ReLU, conv, BN, add, ReLU.
 
-    Where widths differ, the shortcut is a 1x1 convolution with BN, named `downsample` as in released weights.
+    If the widths differ, the shortcut is a 1x1 convolution with BN, named `downsample` as in released weights.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, final_relu: bool = True) -> None:

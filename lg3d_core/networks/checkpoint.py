@@ -1,8 +1,8 @@
-"""Checkpoints: weights as safetensors, with everything that is needed to use them in the metadata.
+"""Checkpoints: weights as safetensors, with all metadata that is needed to use them.
 
 Every function that reads a checkpoint also accepts weights trained with MinkowskiEngine
-(`lg3d_core.networks.minkowski_checkpoint`). What such a file does not state is assumed, and `resolve_checkpoint`
-reports what it assumed.
+(`lg3d_core.networks.minkowski_checkpoint`). Facts that such a file lacks are assumed, and `resolve_checkpoint` reports
+the assumptions.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ from lg3d_core.progress import Progress
 from lg3d_core.seal import NO_SEAL, SEAL_KEY, require_sealed_safetensors, seal_safetensors
 
 FORMAT = "lg3d-checkpoint-1"
-"""What versions wrote that did not seal checkpoints."""
+"""Format written by versions that did not seal checkpoints."""
 SEALED_FORMAT = "lg3d-checkpoint-2"
 AGAIN = "copy it again, or use another checkpoint of the run"
 MAX_CLASSES = 32_767
-"""What a label can count."""
+"""Maximum class index of a label."""
 MAX_VOXEL_SIZE = 100.0
 """Metres."""
 FLOATS = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
@@ -48,60 +48,60 @@ BEST_NAME = "best.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself."""
+    """Metadata of a checkpoint."""
 
     kind: str
-    """`pretrain` or `finetune`: without or with a classifier."""
+    """`pretrain` (without a classifier) or `finetune` (with a classifier)."""
     network: str
-    """Plan of the U-Net."""
+    """Name of the network plan."""
     num_classes: int | None
-    """Outputs of the classifier; None where there is none."""
+    """Number of classes of the classifier; None without a classifier."""
     voxel_size: float
-    """Edge of a voxel in metres."""
+    """Edge length of a voxel in metres."""
     vocabulary: str
     """Name of the vocabulary."""
     vocabulary_digest: str
-    """Digest of the vocabulary: its categories in order. Empty where weights from elsewhere do not tell."""
+    """Digest of the vocabulary, i.e. of its classes in order; empty if foreign weights do not contain it."""
     anchors_digest: str | None = None
-    """Digest of the text anchors that the features lie by, if any."""
+    """Digest of the text anchors that the features were trained towards, if any."""
     epoch: int = 0
-    """Epochs done."""
+    """Number of completed epochs."""
     settings: str = "{}"
-    """The run's settings as JSON."""
+    """Settings of the run as JSON."""
     stem_size: int = 3
-    """Edge of the network's first kernel."""
+    """Edge length of the network's first kernel in voxels."""
     final_relu: bool = False
     """Whether the last block ends with a ReLU."""
     labels_seen: str | None = None
-    """Which labels of the training scenes the weights depend on: digests of label budgets, or `all`, separated by
-    commas; empty for none; None where older versions or weights from elsewhere do not tell."""
+    """Labels of the training scenes that the weights depend on: digests of label budgets, or `all`, separated by
+    commas; empty for none; None if unknown, as for older versions and foreign weights."""
 
     def build_network(self, *, num_classes: int | None) -> MinkUNet:
-        """Build the network, with fresh weights."""
+        """Build the network with newly initialised weights."""
         return MinkUNet(self.network, num_classes=num_classes, stem_size=self.stem_size, final_relu=self.final_relu)
 
 
 def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> None:
-    """Write weights and metadata, whole or not at all.
+    """Write weights and metadata atomically.
 
     Raises:
-        DataError: The file system refused; an older file under that name is untouched.
+        DataError: The file cannot be written; an existing file of that name is unchanged.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    # Made in memory: writing to a path, safetensors would leave a file under a name of its own when it is killed.
+    # Serialised in memory: when writing to a path, a killed safetensors leaves a temporary file behind.
     metadata = {"format": SEALED_FORMAT, "info": json.dumps(dataclasses.asdict(info)), SEAL_KEY: NO_SEAL}
     write_bytes(path, seal_safetensors(save(tensors, metadata)))
 
 
 def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
-    """Read what a checkpoint says of itself, without its weights.
+    """Read the metadata of a checkpoint without its weights.
 
     Args:
         path: Checkpoint.
-        final_relu: How the last block of weights from elsewhere ends; None: as the file says.
+        final_relu: Whether the last block of foreign weights ends with a ReLU; None takes it from the file.
 
     Raises:
-        CheckpointError: Missing, damaged, no checkpoint of this project, or one that does not say how it ends.
+        CheckpointError: The file is missing, damaged, not a checkpoint, or lacks whether the last block has a ReLU.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file that lg3d wrote")
@@ -114,7 +114,7 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
             metadata = file.metadata() or {}
         if metadata.get("format") not in (FORMAT, SEALED_FORMAT):
             raise CheckpointError(
-                f"{path} is no lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})"
+                f"{path} is not an lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})"
             )
         if metadata["format"] == SEALED_FORMAT and not is_sealed:
             raise CheckpointError(f"{path}: damaged: its checksum is missing; {AGAIN}")
@@ -124,18 +124,20 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of checkpoint {path} is damaged: {error}") from None
     if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
-        raise CheckpointError(f"{path} holds a network {info.network!r}; this version knows {', '.join(NETWORK_PLANS)}")
+        raise CheckpointError(
+            f"{path} holds a network {info.network!r}; supported networks: {', '.join(NETWORK_PLANS)}"
+        )
     _require_info(info, path)
     if final_relu not in (None, info.final_relu):
         raise CheckpointError(
-            f"{path} is lg3d's own, and its last block ends {'with' if info.final_relu else 'without'} a ReLU: "
-            f"leave out {'--final-relu' if final_relu else '--no-final-relu'}"
+            f"{path} was written by lg3d and its last block ends {'with' if info.final_relu else 'without'} "
+            f"a ReLU: omit {'--final-relu' if final_relu else '--no-final-relu'}"
         )
     return info
 
 
 def _require_whole(path: Path) -> bool:
-    """Refuse a file that is something else than a checkpoint, or damaged; return whether it is sealed."""
+    """Reject a file that is damaged or not a checkpoint; return whether it is sealed."""
     foreign = recognise_foreign(path)
     if foreign is not None:
         raise CheckpointError(f"cannot read the checkpoint {path}: it is {foreign}")
@@ -146,7 +148,7 @@ def _require_whole(path: Path) -> bool:
 
 
 def _require_info(info: CheckpointInfo, path: Path) -> None:
-    """Hold every field against its type and range, before a network is built of them."""
+    """Check the type and range of every field before a network is built from them."""
     texts = (info.vocabulary, info.vocabulary_digest, info.settings)
     is_number = type(info.voxel_size) in (int, float) and 0 < info.voxel_size <= MAX_VOXEL_SIZE
     for fits, what in (
@@ -161,7 +163,7 @@ def _require_info(info: CheckpointInfo, path: Path) -> None:
         (info.labels_seen is None or isinstance(info.labels_seen, str), "labels_seen"),
     ):
         if not fits:
-            raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its {what} makes no sense")
+            raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its {what} is invalid")
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:
@@ -171,10 +173,10 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 def load_network(
     path: Path, *, device: torch.device | str = "cpu", final_relu: bool | None = None
 ) -> tuple[MinkUNet, CheckpointInfo]:
-    """Rebuild a checkpoint's network with its weights, in evaluation mode; `final_relu` as in `read_info`.
+    """Build the network of a checkpoint with its weights, in evaluation mode; `final_relu` as in `read_info`.
 
     Raises:
-        CheckpointError: The file cannot be read, or its tensors do not fit the network that it names.
+        CheckpointError: The file cannot be read, or its tensors do not fit its network.
     """
     info = read_info(path, final_relu=final_relu)
     network = info.build_network(num_classes=info.num_classes)
@@ -186,12 +188,12 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
     """Load a checkpoint's tensors into a network in place.
 
     Args:
-        network: Filled in place.
+        network: Network, modified in place.
         path: Checkpoint.
-        fresh_classifier: Leave `final.*` as it is, whatever the checkpoint holds.
+        fresh_classifier: Whether to keep the current `final.*`, whatever the checkpoint contains.
 
     Raises:
-        CheckpointError: A tensor is missing, left over, of another shape, or not finite; nothing is loaded then.
+        CheckpointError: A tensor is missing, unexpected, of another shape, or not finite; then nothing is loaded.
     """
     tensors = load_tensors(path)
     own = network.state_dict()
@@ -212,22 +214,22 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
         if tensor.dtype not in wanted:
             raise CheckpointError(f"{path}: tensor {name} is of type {tensor.dtype}, expected {wanted[-1]}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: tensor {name} holds values that are not finite; the run diverged")
+            raise CheckpointError(f"{path}: tensor {name} contains values that are not finite; the run diverged")
     network.load_state_dict(tensors, strict=not fresh_classifier)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors by name.
+    """Read the tensors of a checkpoint by name.
 
     Raises:
-        CheckpointError: The file cannot be read, or weights from elsewhere do not fit any network.
+        CheckpointError: The file cannot be read, or foreign weights do not fit any network.
     """
     if is_torch_file(path):
         return read_tensors(*_read_whole(path))
     _require_whole(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
 
@@ -237,22 +239,22 @@ def _read_whole(path: Path) -> tuple[Foreign, Match]:
     match = match_foreign(foreign)
     if not match.is_full:
         raise CheckpointError(
-            f"{path} does not fit {match.network}, the nearest network: {match.summary}; "
-            f"lg3d convert {path} --partial takes what matches"
+            f"{path} does not fit {match.network}, the closest network: {match.summary}; "
+            f"lg3d convert {path} --partial converts the tensors that match"
         )
     return foreign, match
 
 
 def describe_foreign(foreign: Foreign, match: Match, *, final_relu: bool | None = None) -> CheckpointInfo:
-    """Describe weights from elsewhere as a checkpoint describes itself, with the usual values where they do not tell.
+    """Return the metadata of foreign weights, with default values for facts that the file lacks.
 
     Args:
-        foreign: The file.
-        match: The network that it fits.
-        final_relu: How the last block ends; None: as the file tells.
+        foreign: Foreign checkpoint file.
+        match: Network that the file fits.
+        final_relu: Whether the last block ends with a ReLU; None takes it from the file.
 
     Raises:
-        CheckpointError: It does not tell how the last block ends.
+        CheckpointError: Whether the last block ends with a ReLU is unknown.
     """
     facts = {name: value for name, value in foreign.facts.items() if isinstance(value, str)}
     tells_vocabulary = "vocabulary_digest" in facts and "vocabulary" in facts
@@ -276,34 +278,34 @@ def _first(names: list[str]) -> str:
 
 
 def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_relu: bool | None = None) -> Path:
-    """A checkpoint file as it is, also one from elsewhere; the last checkpoint of a run folder.
+    """Return the path of a checkpoint file, or of the last checkpoint in the folder of a run.
 
     Args:
         path: File or folder.
-        progress: Told what is taken for granted of a file from elsewhere.
+        progress: Receives a note on what is assumed about foreign weights.
         final_relu: As in `read_info`.
 
     Raises:
-        CheckpointError: Neither exists, or a file from elsewhere cannot be used.
+        CheckpointError: The path does not exist, or the foreign weights cannot be used.
     """
     if path.is_dir():
         if not (path / CHECKPOINT_NAME).is_file():
             raise CheckpointError(f"{path} holds no {CHECKPOINT_NAME}: has this run finished an epoch?")
         return path / CHECKPOINT_NAME
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file or a run's folder")
+        raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file or the folder of a run")
     if progress is not None and is_torch_file(path):
         info = read_info(path, final_relu=final_relu)
         end = "with" if info.final_relu else "without"
         progress.note(
-            f"{path} holds weights of MinkowskiEngine: {info.network}, {info.num_classes or 'no'} classes, used with "
-            f"voxels of {info.voxel_size:g} m and {end} a ReLU at the end (lg3d convert can say otherwise)"
+            f"{path} holds weights of MinkowskiEngine: {info.network}, {info.num_classes or 'no'} classes; assuming "
+            f"voxels of {info.voxel_size:g} m and {end} a final ReLU (lg3d convert has options to change this)"
         )
     return path
 
 
 def newest_checkpoint(runs: Path, kind: str) -> Path | None:
-    """The last checkpoint of the newest run of a kind, or None where there is none.
+    """Return the last checkpoint of the newest run of a kind, or None if there is none.
 
     Raises:
         CheckpointError: The card of a run is damaged, so its kind is unknown.
@@ -313,17 +315,19 @@ def newest_checkpoint(runs: Path, kind: str) -> Path | None:
 
 
 def _kind_of_run(folder: Path) -> str | None:
-    """`pretrain` or `finetune` as the card of a run says; None without a card."""
+    """Return `pretrain` or `finetune` from the card of a run, or None without a card."""
     path = folder / "card.json"
     try:
         card = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CheckpointError(f"cannot read {path} ({error.strerror}): name the run to use, or remove it") from None
+        raise CheckpointError(
+            f"cannot read {path} ({error.strerror}): pass the run to use, or remove the file"
+        ) from None
     except (ValueError, RecursionError):
         card = None
     if not isinstance(card, dict):
-        raise CheckpointError(f"{path} is damaged (no JSON object): name the run to use, or remove the damaged one")
+        raise CheckpointError(f"{path} is damaged (not a JSON object): pass the run to use, or remove the damaged one")
     kind = card.get("kind")
     return kind if isinstance(kind, str) else None

@@ -1,4 +1,4 @@
-"""Between lg3d's checkpoints and those of MinkowskiEngine 0.5: compare first, write what fits."""
+"""Conversion between the checkpoints of lg3d and of MinkowskiEngine 0.5: compare first, then write."""
 
 import json
 from collections import OrderedDict
@@ -41,14 +41,14 @@ FORM_BY_SUFFIX = {
     ".pt": "minkowski",
     ".bin": "minkowski",
 }
-"""What a file of that name holds; other names say nothing."""
+"""Format of a file by its suffix; other suffixes do not determine it."""
 LIGHTNING_FORM = "1.6.0"
-"""Version of Lightning whose form of checkpoint is written."""
+"""Version of Lightning whose checkpoint format is written."""
 PREFIX = "model."
 
 
 class Comparison(NamedTuple):
-    """A checkpoint beside the network that it fits best."""
+    """Comparison of a checkpoint with the network that it fits best."""
 
     source: Path
     origin: str
@@ -56,14 +56,14 @@ class Comparison(NamedTuple):
     match: Match
     info: CheckpointInfo
     tensors: dict[str, Tensor]
-    """Those that match, in the network's shapes."""
+    """Matching tensors, in the shapes of the network."""
     outside: tuple[str, ...]
-    """Tensors of the saved module that belong to something else than the network."""
+    """Names of tensors of the saved module that do not belong to the network."""
     skipped: tuple[str, ...]
-    """Classes and functions that the pickle asked for and did not get."""
+    """Names of classes and functions that the pickle refers to and that were not loaded."""
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """What a person reads: kind, tensor, shape in the file, shape in the network; matching tensors in one row."""
+        """Return a readable table: kind, tensor, shape in the file, shape in the network; matches share one row."""
         match = self.match
         rows = [("matched", f"{len(match.matched)} tensors", "", "")]
         rows += [("reshaped", entry.name, str(list(entry.came)), str(list(entry.wanted))) for entry in match.reshaped]
@@ -73,7 +73,7 @@ class Comparison(NamedTuple):
         return rows + [("not of the network", name, "", "") for name in self.outside]
 
     def to_dict(self) -> dict[str, Any]:
-        """What a program reads."""
+        """Return the comparison as plain values for JSON."""
         match, info = self.match, self.info
         return {
             "source": str(self.source),
@@ -102,18 +102,18 @@ def convert(
     vocabulary: tuple[str, str] | None = None,
     show: Callable[[Comparison], None] = lambda _: None,
 ) -> Comparison:
-    """Convert a checkpoint between lg3d's form and MinkowskiEngine's, and write `settings.out`.
+    """Convert a checkpoint between the formats of lg3d and MinkowskiEngine, and write `settings.out`.
 
     Args:
-        settings: What to read and to write.
-        progress: Told what the file leaves open.
-        vocabulary: Name and digest of the vocabulary that `settings.vocabulary` names.
-        show: Called with the comparison before anything is refused or written.
+        settings: Input file, output file and options.
+        progress: Reports assumptions about facts that the file lacks.
+        vocabulary: Name and digest of the vocabulary in `settings.vocabulary`.
+        show: Called with the comparison before anything is rejected or written.
 
     Raises:
-        CheckpointError: A file that cannot be read, that fits no network, or less than a full match without `partial`.
-        SettingsError: The checkpoint would overwrite itself.
-        DataError: The file system refused.
+        CheckpointError: The file cannot be read, fits no network, or does not match fully without `partial`.
+        SettingsError: The output would overwrite the input.
+        DataError: The output cannot be written.
     """
     comparison = compare_checkpoint(settings, progress, vocabulary=vocabulary)
     show(comparison)
@@ -124,15 +124,15 @@ def convert(
 def compare_checkpoint(
     settings: ConvertSettings, progress: Progress, *, vocabulary: tuple[str, str] | None = None
 ) -> Comparison:
-    """Read a checkpoint of either kind and find the network that it fits.
+    """Read a checkpoint of either format and find the network that it fits.
 
     Args:
-        settings: Which file, and what the user knows about it.
-        progress: Told what is taken for granted.
-        vocabulary: Name and digest of the vocabulary that the classifier names, if the user says so.
+        settings: Input file and the user's facts about it.
+        progress: Reports assumptions.
+        vocabulary: Name and digest of the classifier's vocabulary, if the user passed it.
 
     Raises:
-        CheckpointError: Not readable, no network at all, or one of which neither file nor settings tell how it ends.
+        CheckpointError: The file cannot be read or holds no network, or whether it ends with a ReLU is unknown.
     """
     path = resolve_checkpoint(settings.checkpoint)
     comparison = _compare_foreign(path, settings, progress) if is_torch_file(path) else _compare_own(path)
@@ -160,15 +160,15 @@ def _compare_own(path: Path) -> Comparison:
 def _compare_foreign(path: Path, settings: ConvertSettings, progress: Progress) -> Comparison:
     foreign = read_foreign(path)
     match = match_foreign(foreign)
-    # What does not fit is refused for that, after the table of its tensors: how it ends does not matter then.
+    # A partial match is rejected later, after the table of its tensors; the final ReLU does not matter then.
     fits = match.is_full or settings.partial
     info = describe_foreign(foreign, match, final_relu=settings.final_relu if fits else bool(settings.final_relu))
     if foreign.file.skipped:
-        progress.warn(f"{path} also holds objects that lg3d does not build: {', '.join(foreign.file.skipped)}")
+        progress.warn(f"{path} also contains objects that lg3d does not load: {', '.join(foreign.file.skipped)}")
     if settings.voxel_size is None and voxel_size_of(foreign) is None:
-        progress.note(f"the file does not tell the voxel size: taken for {VOXEL_SIZE:g} m (--voxel-size)")
+        progress.note(f"the file does not contain the voxel size: assuming {VOXEL_SIZE:g} m (--voxel-size)")
     if settings.vocabulary is None and not info.vocabulary_digest and match.num_classes is not None:
-        progress.note("the file does not tell its vocabulary: the number of classes alone is checked (--vocabulary)")
+        progress.note("the file does not contain its vocabulary: only the number of classes is checked (--vocabulary)")
     return Comparison(
         path,
         "lightning" if foreign.is_lightning else "state dict",
@@ -181,26 +181,26 @@ def _compare_foreign(path: Path, settings: ConvertSettings, progress: Progress) 
 
 
 def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
-    """Write a compared checkpoint in the wanted form; what a network lacks keeps its fresh values under `--partial`.
+    """Write a compared checkpoint in the requested format; with `--partial`, missing tensors keep their initial values.
 
     Raises:
-        CheckpointError: Less than a full match without `--partial`, or values that are not finite.
-        UsageError: The checkpoint would overwrite itself, or `--out` and `--to` name different formats.
-        DataError: The file system refused.
+        CheckpointError: The match is not full and `--partial` was not passed, or values are not finite.
+        UsageError: The output would overwrite the input, or `--out` and `--to` name different formats.
+        DataError: The output cannot be written.
     """
     match, path = comparison.match, settings.out
     if not match.is_full and not settings.partial:
         raise CheckpointError(
-            f"{comparison.source} does not fit {match.network}, the nearest network: {match.summary}; "
-            "say --partial to take what matches"
+            f"{comparison.source} does not fit {match.network}, the closest network: {match.summary}; "
+            "pass --partial to convert the tensors that match"
         )
     if path.exists() and path.samefile(comparison.source):
-        raise UsageError(f"--out {path} is the checkpoint itself: choose another name")
+        raise UsageError(f"--out {path} is the input checkpoint: choose another name")
     network = comparison.info.build_network(num_classes=match.num_classes)
     network.load_state_dict(comparison.tensors, strict=not settings.partial)
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{comparison.source}: tensor {name} holds values that are not finite")
+            raise CheckpointError(f"{comparison.source}: tensor {name} contains values that are not finite")
     target = choose_form(settings, comparison.origin)
     sweep_temporaries(path.parent, of=path.name)
     if target == "lg3d":
@@ -211,14 +211,14 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
 
 
 def choose_form(settings: ConvertSettings, origin: str) -> str:
-    """Return the form to write: `lg3d` or `minkowski`, as `--to` or else the file's name says.
+    """Return the format to write, `lg3d` or `minkowski`, from `--to` or else from the suffix of the file.
 
     Args:
-        settings: With the name of the file.
-        origin: `Comparison.origin`; decides where neither says anything: the other form.
+        settings: Settings with the name of the output file.
+        origin: `Comparison.origin`; the other format is the default if neither determines it.
 
     Raises:
-        SettingsError: The name says one form and `--to` the other.
+        SettingsError: The suffix and `--to` contradict each other.
     """
     by_name = FORM_BY_SUFFIX.get(settings.out.suffix.lower())
     if settings.to == "auto":
@@ -226,15 +226,15 @@ def choose_form(settings: ConvertSettings, origin: str) -> str:
     if by_name not in (None, settings.to):
         suffixes = [suffix for suffix, form in FORM_BY_SUFFIX.items() if form == settings.to]
         raise SettingsError(
-            f"--to {settings.to} does not write a {settings.out.suffix} file: name --out with {' or '.join(suffixes)}"
+            f"--to {settings.to} does not write a {settings.out.suffix} file: pass --out with {' or '.join(suffixes)}"
         )
     return settings.to
 
 
 def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointInfo) -> None:
-    """Write a plain state dict, or a Lightning checkpoint where the name ends in `.ckpt`.
+    """Write a plain state dict, or a Lightning checkpoint if the name ends in `.ckpt`.
 
-    A state dict keeps what lg3d knows of it in its metadata, which `load_state_dict` looks up by module and ignores.
+    The metadata of lg3d goes into the state dict's `_metadata`, which `load_state_dict` reads by module and ignores.
     """
     content: dict[str, Any] = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
     facts = {
@@ -255,5 +255,5 @@ def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointIn
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # its way of saying that the disk is full
+        except RuntimeError as error:  # raised by torch.save for a full disk
             raise OSError(str(error).partition("\n")[0]) from None

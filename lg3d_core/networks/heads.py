@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class OffsetHead(nn.Module):
-    """Predict for each voxel the vector to the centre of its object, with two linear layers.
+    """Two linear layers that predict for each voxel the vector to the centre of its object.
 
     Source: section 5 of the paper, "3D instance segmentation task", after PointGroup (Jiang et al., CVPR 2020).
     """

@@ -1,8 +1,8 @@
-"""Weights that MinkowskiEngine 0.5 trained, in Lightning checkpoints or plain state dicts: what they are, how they fit.
+"""Weights of MinkowskiEngine 0.5, in Lightning checkpoints or plain state dicts.
 
-Their tensors have the names and shapes of ours (`lg3d_core.networks.minkunet`), behind a prefix such as `model.`. What
-the file does not say (how the last block ends, voxel size, vocabulary) is taken from the run's settings if they are in
-it, in whatever objects they are wrapped. Otherwise voxel size and vocabulary are assumed, but not how the block ends.
+Their tensors have the names and shapes of `lg3d_core.networks.minkunet`, with a prefix such as `model.`. Other facts
+(whether the last block has a ReLU, voxel size, vocabulary) are taken from the run's settings if the file contains them,
+in whatever objects they are wrapped. Otherwise voxel size and vocabulary are assumed, but not the ReLU.
 """
 
 import math
@@ -23,28 +23,28 @@ STEM = "conv0p1s1.kernel"
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
 SETTINGS_KEYS = ("hyper_parameters", "hparams", "config", "configs", "cfg", "conf", "args", "opt", "params", "settings")
 OWN_FACTS = "lg3d"
-"""Key under which lg3d keeps what it knows in the metadata of a state dict, which its users hang on modules."""
+"""Key of lg3d's facts in the metadata of a state dict."""
 ENDS_OPEN = frozenset(
     ("Res16UNet34D", "Res16UNet34Dv2", "Res16UNet34Dv3", "Res16UNet34CR", "Res16UNet34CR_Proj", "Res16UNet34C_P")
 )
-"""Networks of the reference whose last block has no ReLU."""
+"""Networks of the reference implementation whose last block has no ReLU."""
 ENDS_WITH_RELU = re.compile(
     r"(ST)?(Res(Tesseract)?|Mink)16UNet(14|18|34)[A-D]?\d?|Res16UNet34(C[12]00|DPaired|GloVe)|MinkUNet(14|18|34)[A-D]?"
 )
-"""Names of other MinkUNets: of the reference, of the publications that share its code, and of MinkowskiEngine."""
+"""Names of other MinkUNets: from the reference, from publications that share its code, and from MinkowskiEngine."""
 NAME_KEYS = ("model", "net", "network", "arch", "architecture", "backbone", "model_name", "_target_")
-"""Keys under which a run's settings name its network; other keys count only where none of these does."""
+"""Settings keys that name the network; other keys are only used if none of these is present."""
 VOXEL_SIZE = 0.02
-"""Metres, where the file does not say: what the released weights were trained with."""
+"""Voxel size in metres if the file does not contain it; the released weights were trained with it."""
 STEM_SIZES = {27: 3, 125: 5}
 CENTRE_FIRST_RATIO = 1.2
 CENTRE_FIRST_SHARE = 0.9
 OLD_ENGINE_SAMPLE = 27 * 64 * 64
-"""Weights of the largest kernel that is looked at."""
+"""Number of values of the largest kernel that is examined."""
 
 
 class Reshaped(NamedTuple):
-    """A tensor that has another shape in the file than in the network."""
+    """Tensor whose shape in the file differs from that in the network."""
 
     name: str
     came: tuple[int, ...]
@@ -52,22 +52,22 @@ class Reshaped(NamedTuple):
 
 
 class Match(NamedTuple):
-    """How the tensors of a file fit a network."""
+    """Result of matching the tensors of a file with a network."""
 
     network: str
-    """The plan that fits best."""
+    """Plan that fits best."""
     num_classes: int | None
     stem_size: int
     matched: tuple[str, ...]
-    """Same name, same shape."""
+    """Tensors with the same name and shape."""
     reshaped: tuple[Reshaped, ...]
-    """Same name, and a shape that differs in dimensions of one alone: the values are taken over."""
+    """Tensors with the same name whose shapes differ only in dimensions of size one; their values are used."""
     misshapen: tuple[Reshaped, ...]
-    """Same name, but other values: left out."""
+    """Tensors with the same name and an incompatible shape; they are left out."""
     missing: tuple[str, ...]
-    """The network has them, the file has not."""
+    """Names that the network has and the file lacks."""
     unexpected: tuple[str, ...]
-    """The file has them, the network has not."""
+    """Names that the file has and the network lacks."""
 
     @property
     def is_full(self) -> bool:
@@ -75,7 +75,7 @@ class Match(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """One line of counts, and the first of each kind that is in the way."""
+        """Counts in one line, with the first name of each kind of mismatch."""
         parts = [f"{len(self.matched) + len(self.reshaped)} tensors match"]
         for names, what in (
             (self.missing, "missing"),
@@ -88,17 +88,17 @@ class Match(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """A file of weights from elsewhere."""
+    """Checkpoint file that lg3d did not write."""
 
     file: TorchFile
     stored: dict[str, StoredTensor]
     """Tensors of the network, without the prefix."""
     outside: tuple[str, ...]
-    """Other tensors of the saved module, a loss's weights for example."""
+    """Other tensors of the saved module, e.g. the weights of a loss."""
     facts: dict[str, Any]
-    """Plain values of the run's settings by their keys; of equal keys the outermost."""
+    """Plain values of the run's settings by key; the outermost wins among equal keys."""
     names: tuple[tuple[str, str], ...]
-    """Every text of the settings that is a known network's name, with its key, the outermost first."""
+    """Settings values that are known network names, with their keys, outermost first."""
     epoch: int
 
     @property
@@ -107,10 +107,10 @@ class Foreign(NamedTuple):
 
 
 def read_foreign(path: Path) -> Foreign:
-    """Read names, shapes and settings of a checkpoint; its tensors are read by `read_tensors`.
+    """Read names, shapes and settings of a checkpoint; `read_tensors` reads its tensors.
 
     Raises:
-        CheckpointError: Not readable, no MinkUNet in it, or one of MinkowskiEngine 0.4.
+        CheckpointError: The file cannot be read, contains no MinkUNet, or is of MinkowskiEngine 0.4.
     """
     file = read_torch_file(path)
     content = file.content if isinstance(file.content, dict) else {}
@@ -121,7 +121,7 @@ def read_foreign(path: Path) -> Foreign:
     prefixes = sorted({name.removesuffix(STEM) for name in named if name.endswith(STEM)}, key=_oddness)
     if not prefixes:
         found = f"its first tensor is {next(iter(named))}" if named else "it holds no named tensors"
-        raise CheckpointError(f"{path} holds no MinkUNet: expected a tensor {STEM}, but {found}")
+        raise CheckpointError(f"{path} contains no MinkUNet: expected a tensor {STEM}, but {found}")
     prefix = prefixes[0]
     own = _own_facts(content)
     items = [item for part in (own, *_settings_of(content)) for item in plain_items(part)]
@@ -147,7 +147,7 @@ def _oddness(prefix: str) -> tuple[bool, int, str]:
 
 
 def _own_facts(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return what lg3d wrote into a state dict's metadata, perhaps nothing."""
+    """Return the facts that lg3d wrote into a state dict's metadata; may be empty."""
     for state in getattr(content, "states", ()):
         metadata = state.get("_metadata") if isinstance(state, dict) else None
         facts = metadata.get(OWN_FACTS) if isinstance(metadata, dict) else None
@@ -157,13 +157,13 @@ def _own_facts(content: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _settings_of(content: Mapping[Any, Any]) -> list[object]:
-    """Return what may hold a run's settings: the entries with a usual name, and plain values beside them."""
+    """Return entries that may contain a run's settings: those with a usual name, and plain values beside them."""
     beside = {key: value for key, value in content.items() if isinstance(value, str | int | float | bool)}
     return [*(content[key] for key in SETTINGS_KEYS if key in content), beside]
 
 
 def _network_name(value: object) -> str | None:
-    """Return the name of a known network, without the modules before it."""
+    """Return the name of a known network, without its module path."""
     name = value.rpartition(".")[2] if isinstance(value, str) else ""
     return name if name in ENDS_OPEN or ENDS_WITH_RELU.fullmatch(name) else None
 
@@ -172,20 +172,20 @@ def match_network(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Match:
     """Find the plan that fits best.
 
     Args:
-        shapes: Shape of every tensor of the file, by its name without prefix.
-        path: For messages.
+        shapes: Shape of every tensor of the file, by name without prefix.
+        path: Path for messages.
 
     Raises:
-        CheckpointError: The stem is none that lg3d's input fits, or the blocks are no basic blocks.
+        CheckpointError: The stem does not fit lg3d's input, or the blocks are not basic blocks.
     """
     stem = shapes[STEM]
     if len(stem) != 3 or stem[0] not in STEM_SIZES or stem[2] != STEM_WIDTH:
         expected = f"27 or 125 offsets, 3 colours and {STEM_WIDTH} channels"
-        raise CheckpointError(f"{path}: {STEM} has shape {list(stem)}, expected {expected}: no network of lg3d's")
+        raise CheckpointError(f"{path}: {STEM} has shape {list(stem)}, expected {expected}: it fits no network of lg3d")
     if stem[1] != 3:
-        raise CheckpointError(f"{path} takes {stem[1]} values per voxel ({STEM}), lg3d gives the 3 colours")
+        raise CheckpointError(f"{path} takes {stem[1]} values per voxel ({STEM}), expected 3 (colours)")
     if any(name.endswith(".conv3.kernel") for name in shapes):
-        raise CheckpointError(f"{path} has bottleneck blocks; this version knows {', '.join(NETWORK_PLANS)}")
+        raise CheckpointError(f"{path} has bottleneck blocks; supported networks: {', '.join(NETWORK_PLANS)}")
     head = shapes.get("final.kernel")
     num_classes = head[-1] if head else None
     matches = [_match(shapes, plan, num_classes, STEM_SIZES[stem[0]]) for plan in NETWORK_PLANS]
@@ -224,16 +224,16 @@ def match_foreign(foreign: Foreign) -> Match:
     """Find the plan that fits a file's tensors best.
 
     Raises:
-        CheckpointError: None can.
+        CheckpointError: No plan fits.
     """
     return match_network({name: stored.shape for name, stored in foreign.stored.items()}, foreign.file.path)
 
 
 def read_tensors(foreign: Foreign, match: Match) -> dict[str, Tensor]:
-    """Read what matches, in our shapes; floating point becomes float32.
+    """Read the matching tensors in the shapes of the network; floating point becomes float32.
 
     Raises:
-        CheckpointError: The file is cut off.
+        CheckpointError: The file is truncated.
     """
     wanted = {entry.name: entry.wanted for entry in match.reshaped}
     wanted |= {name: foreign.stored[name].shape for name in match.matched}
@@ -245,11 +245,11 @@ def read_tensors(foreign: Foreign, match: Match) -> dict[str, Tensor]:
 
 
 def ends_with_relu(foreign: Foreign, match: Match) -> bool | None:
-    """Return whether the last block ends with a ReLU, which the tensors do not show; None where nothing tells.
+    """Return whether the last block ends with a ReLU, which the tensors do not show; None if unknown.
 
-    The settings of the run decide, by `final_relu` or by the network's name. Without them, tensors of 34D are those of
-    the reference's network that is grounded in language, without a ReLU, and a first kernel of 5^3 is that of the
-    MinkUNets that MinkowskiEngine ships, with one.
+    The settings of the run determine it, by `final_relu` or by the network's name. Without them, tensors of 34D are
+    assumed to be those of the reference's language-grounded network, without a ReLU, and a first kernel of 5^3 that of
+    the MinkUNets in MinkowskiEngine, with one.
     """
     known = foreign.facts.get("final_relu")
     if isinstance(known, bool):
@@ -264,10 +264,10 @@ def ends_with_relu(foreign: Foreign, match: Match) -> bool | None:
 
 
 def require_final_relu(foreign: Foreign, match: Match, *, given: bool | None = None) -> bool:
-    """Return `given`, or how the last block ends.
+    """Return `given`, or else whether the last block ends with a ReLU.
 
     Raises:
-        CheckpointError: Nothing tells.
+        CheckpointError: It is unknown.
     """
     known = ends_with_relu(foreign, match) if given is None else given
     if known is None:
@@ -275,22 +275,22 @@ def require_final_relu(foreign: Foreign, match: Match, *, given: bool | None = N
         names = sorted({name for _, name in foreign.names})
         why = f"its settings name {' and '.join(names)}" if names else f"{match.network} exists with and without one"
         raise CheckpointError(
-            f"{path} does not say whether its last block ends with a ReLU ({why}): pass --final-relu, or "
+            f"{path} does not record whether its last block ends with a ReLU ({why}): pass --final-relu, or "
             "--no-final-relu if its features are grounded in language"
         )
     return known
 
 
 def voxel_size_of(foreign: Foreign) -> float | None:
-    """Give the voxel size in metres that the run's settings name, if they do."""
+    """Return the voxel size in metres from the run's settings, or None."""
     size = foreign.facts.get("voxel_size")
     return float(size) if isinstance(size, int | float) and 0 < size <= 1 else None
 
 
 def _refuse_old_engine(foreign: Foreign) -> None:
-    """Refuse kernels whose offsets are in the order of MinkowskiEngine 0.4: in hybrid kernels the centre came first.
+    """Reject hybrid kernels with the offset order of MinkowskiEngine 0.4, in which the centre comes first.
 
-    The shapes are those of 0.5. But the centre of a trained kernel outweighs the offsets around it: its place tells.
+    The shapes are those of 0.5, but the centre of a trained kernel has the largest weights, which reveals its position.
     """
     small = {
         name: stored
@@ -305,6 +305,6 @@ def _refuse_old_engine(foreign: Foreign) -> None:
     centre_first = [bool(norm[0] > CENTRE_FIRST_RATIO * norm[13]) for norm in norms]
     if centre_first and sum(centre_first) >= CENTRE_FIRST_SHARE * len(centre_first):
         raise CheckpointError(
-            f"{foreign.file.path} comes from MinkowskiEngine 0.4: its kernels begin with their centre, those of 0.5 "
+            f"{foreign.file.path} is of MinkowskiEngine 0.4: its kernels start with their centre, those of 0.5 "
             "have it in the middle; lg3d reads weights of MinkowskiEngine 0.5"
         )

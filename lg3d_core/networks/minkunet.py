@@ -1,4 +1,4 @@
-"""The MinkUNet family: sparse residual U-Nets with the parameter names of the released weights.
+"""MinkUNet family: sparse residual U-Nets with the parameter names of the released weights.
 
 Source: C. Choy et al., "4D Spatio-Temporal ConvNets: Minkowski Convolutional Neural Networks".
 """
@@ -22,7 +22,7 @@ STEM_WIDTH = 32
 
 
 class NetworkPlan(NamedTuple):
-    """Widths and depths of the four encoder stages, then the four decoder stages."""
+    """Widths and depths of the four encoder stages, followed by the four decoder stages."""
 
     widths: tuple[int, int, int, int, int, int, int, int]
     depths: tuple[int, int, int, int, int, int, int, int]
@@ -38,17 +38,17 @@ NETWORK_PLANS: dict[str, NetworkPlan] = {
 
 
 class MinkUNet(nn.Module):
-    """A sparse residual U-Net: a stem, four stages down, four stages up, and an optional linear classifier.
+    """Sparse residual U-Net: a stem, four encoder stages, four decoder stages, and an optional linear classifier.
 
     Args:
-        plan_name: A key of `NETWORK_PLANS`.
+        plan_name: Key of `NETWORK_PLANS`.
         in_channels: Channels per voxel, 3 for colours.
-        num_classes: Width of the classifier; without it the network has no head.
-        final_relu: Keep the last block's ReLU. Features grounded in language have none: they can point anywhere.
-        stem_size: Edge of the first kernel: 3, or 5 as in the MinkUNet that MinkowskiEngine ships.
+        num_classes: Number of classes of the classifier; None builds no classifier.
+        final_relu: Whether the last block ends with a ReLU. Language-grounded features need none.
+        stem_size: Edge length of the first kernel in voxels: 3, or 5 as in the MinkUNet of MinkowskiEngine.
 
     Raises:
-        SettingsError: There is no plan of this name.
+        UsageError: No plan has this name.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class MinkUNet(nn.Module):
             x: Voxels at stride 1 with `in_channels` channels.
 
         Returns:
-            Shape `(voxels, num_features)`, in the order in which the voxels were given to `SparseTensor`.
+            Features of shape `(voxels, num_features)`, in the order of the voxels passed to `SparseTensor`.
         """
         stem = _step(self.conv0p1s1, self.bn0, x)
         half = self.block1(_step(self.conv1p1s2, self.bn1, stem))
@@ -125,11 +125,11 @@ class MinkUNet(nn.Module):
         return x.restore(out.features)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Give logits of shape `(voxels, num_classes)` for features of shape `(voxels, num_features)`.
+        """Return logits of shape `(voxels, num_classes)` for features of shape `(voxels, num_features)`.
 
         Raises:
             SettingsError: The network was built without `num_classes`.
-            ShapeError: Features of another width.
+            ShapeError: The features have another width.
         """
         if self.final is None:
             raise SettingsError("This network has no classifier: build it with num_classes.")

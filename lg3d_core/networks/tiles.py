@@ -1,8 +1,8 @@
-"""Voxels in overlapping boxes, each small enough for a pass of the network.
+"""Overlapping tiles of voxels, each small enough for one pass of the network.
 
-A voxel's feature depends on voxels up to the network's reach away. A tile is predicted with a rim of voxels around it
-whose own results are thrown away. Where the rim is as wide as the reach, a tiled prediction is the untiled one; where
-it is narrower, they may differ within (reach - rim) of a seam, and nowhere else.
+A voxel's feature depends on voxels up to the network's reach away. A tile is predicted together with a rim of voxels
+around it, whose results are discarded. If the rim is as wide as the reach, the tiled prediction equals the untiled one;
+if it is narrower, they may differ within (reach - rim) of a seam, and nowhere else.
 """
 
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from lg3d_core.errors import UsageError
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 
 NARROWEST = 16
-"""Voxels; a rim is not made narrower by itself."""
+"""Minimum width in voxels of a rim that is chosen automatically."""
 WORTHWHILE = 3.0
-"""A rim that makes a tile more than so many times as large is narrowed."""
+"""Factor by which a rim may enlarge a tile before it is narrowed."""
 MAX_TILES = 100_000
 
 
 class Tile(NamedTuple):
-    """A box of voxels.
+    """Box of voxels.
 
     Attributes:
-        own: Rows of the voxels that it names, shape `(own,)`, int64.
-        rows: Rows of all voxels that go through the network, sorted, shape `(rows,)`, int64.
+        own: Rows of the voxels that the tile predicts, shape `(own,)`, int64.
+        rows: Sorted rows of all voxels that pass through the network, including the rim, shape `(rows,)`, int64.
     """
 
     own: npt.NDArray[np.int64]
@@ -34,10 +34,10 @@ class Tile(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """How a scan is cut.
+    """Division of a scan into tiles.
 
     Attributes:
-        tiles: Every voxel is in one tile's `own`.
+        tiles: Tiles; every voxel is in `own` of exactly one tile.
         rim: Width of the rims in voxels.
     """
 
@@ -46,10 +46,10 @@ class Tiling(NamedTuple):
 
 
 def reach_of(network: str, *, stem_size: int = 3) -> int:
-    """How many voxels away a network sees at most: the sum of its convolutions' half widths, each times its stride.
+    """Return the reach of a network in voxels: the sum of half kernel width times stride over its convolutions.
 
-    Strided convolutions bring a voxel to the corner of its cell of the coarsest level, and their transposes back: 15
-    voxels at most, in all.
+    Strided convolutions move a voxel to the corner of its cell on the coarsest level, and transposed ones back: at most
+    15 voxels in total.
     """
     depths = NETWORK_PLANS[network].depths
     strides = (2, 4, 8, 16, 8, 4, 2, 1)
@@ -61,17 +61,17 @@ def reach_of(network: str, *, stem_size: int = 3) -> int:
 def tile_voxels(
     cells: npt.NDArray[np.int32], *, max_voxels: int, reach: int, rim: int | None = None, voxel_size: float = 1.0
 ) -> Tiling:
-    """Cut voxels into boxes that hold, with their rims, at most `max_voxels`.
+    """Cut voxels into boxes that contain, including their rims, at most `max_voxels` voxels.
 
     Args:
-        cells: Shape `(voxels, 3)`.
-        max_voxels: What fits into memory at once.
-        reach: Of the network, in voxels.
-        rim: Width of the rims; None takes the reach, or less where tiles would be mostly rim.
-        voxel_size: In metres, for messages.
+        cells: Voxel cells, shape `(voxels, 3)`, int32.
+        max_voxels: Maximum number of voxels per tile, including its rim.
+        reach: Reach of the network in voxels.
+        rim: Width of the rims in voxels; None takes the reach, or less if tiles would be mostly rim.
+        voxel_size: Edge length of a voxel in metres, for messages.
 
     Raises:
-        UsageError: Not even a small box with its rim fits.
+        UsageError: Even a small box with its rim does not fit.
     """
     everything = np.arange(len(cells))
     if len(cells) <= max_voxels:
@@ -90,7 +90,7 @@ def tile_voxels(
                 return Tiling(tiles, width)
     raise UsageError(
         f"--memory is too small: {max_voxels} voxels fit at once, too few for a tile with a rim of "
-        f"{widths[-1] * voxel_size:.2f} m around it; raise it, or narrow the rim with --overlap"
+        f"{widths[-1] * voxel_size:.2f} m; raise --memory, or narrow the rim with --overlap"
     )
 
 
@@ -104,7 +104,7 @@ def _widths(reach: int) -> list[int]:
 def _split(
     cells: npt.NDArray[np.int32], own: npt.NDArray[np.int64], rim: int, max_voxels: int
 ) -> Iterator[Tile | None]:
-    """Tiles of a box, halved along its longest side until they fit; None where they never do."""
+    """Yield tiles of a box, halved along its longest side until they fit; None if they never do."""
     pending = [own]
     count = 0
     while pending:

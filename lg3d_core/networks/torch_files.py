@@ -1,13 +1,13 @@
-"""Reading what `torch.save` wrote without running it: plain values and tensors, nothing else.
+"""Reader for `torch.save` files that executes nothing: plain values and tensors only.
 
-A file is a zip archive with a pickle and the raw bytes of every storage. A pickle is a program; here its instructions
-to call or build something are followed for a handful of harmless names alone, and every other name stands for an object
-that does nothing and keeps nothing. `torch.load(weights_only=True)` refuses a whole file where one such object occurs,
-in the settings of a training run for example; here only that object is lost, and its name is reported. Tensors are
-handles at first, so that the state of an optimiser is never read.
+A file is a zip archive with a pickle and the raw bytes of every storage. A pickle is a program; this reader follows its
+instructions to call or build something only for a few harmless names, and replaces every other object by a placeholder
+without behaviour. `torch.load(weights_only=True)` rejects a whole file that contains such an object, e.g. in the
+settings of a training run; here only that object is lost, and its name is reported. Tensors are read lazily, so the
+state of an optimiser is never read.
 
-A pickle can also ask for more than it holds: for memory by a number alone, for hours by keys whose hash takes them. The
-unpickler of `_pickle`, in C, gives what is asked for; the one of `pickle`, in Python, is built upon here, without those
+A pickle can also request more than it contains: memory by a number alone, or hours of hashing by nested keys. The C
+unpickler of `_pickle` grants such requests; this module builds on the Python one of `pickle` without those
 instructions.
 """
 
@@ -46,7 +46,7 @@ STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# What a pickle can raise that is cut off, damaged, or made to harm.
+# Exceptions of unpickling a truncated, damaged or malicious file.
 DAMAGE = (
     pickle.UnpicklingError,
     AssertionError,
@@ -64,33 +64,33 @@ DAMAGE = (
 
 
 UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, struct.error)
-"""What a zip archive can raise; an encrypted one and one packed in an unknown way raise a `RuntimeError`."""
+"""Exceptions of reading a zip archive; an encrypted or unsupported one raises a `RuntimeError`."""
 
 
 class Storage(NamedTuple):
-    """Raw numbers in the archive."""
+    """Raw numbers of a tensor in the archive."""
 
     name: str
     dtype: torch.dtype
     size: int
-    """Numbers, not bytes."""
+    """Size in numbers, not bytes."""
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that is not read yet."""
+    """Tensor that is not read yet."""
 
     storage: Storage
     offset: int
-    """Where it starts, in numbers."""
+    """Offset of the first element, in numbers."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
 class Skipped:
-    """Stands for an object that is not built: it does nothing, and keeps the dicts that it was made of.
+    """Placeholder for an object that is not built: it has no behaviour, and keeps the dicts that it was made from.
 
-    Settings of a training run often are such objects (`argparse.Namespace`, `AttributeDict`, `omegaconf.DictConfig`):
-    the values in them are plain, and `plain_items` finds them.
+    The settings of a training run are often such objects (`argparse.Namespace`, `AttributeDict`,
+    `omegaconf.DictConfig`); their values are plain, and `plain_items` finds them.
     """
 
     origin: ClassVar[str] = "?"
@@ -112,30 +112,30 @@ class Skipped:
 
     @property
     def parts(self) -> list[Any]:
-        """Dicts, and pairs of a key and its value, by reference: nothing is copied that a pickle names again."""
-        parts: list[Any] = self.__dict__.setdefault("_parts", [])  # a pickle may make it without calling __init__
+        """Dicts and key-value pairs, by reference: objects that a pickle repeats are not copied."""
+        parts: list[Any] = self.__dict__.setdefault("_parts", [])  # a pickle may create it without calling __init__
         return parts
 
     def _keep(self, *parts: object) -> None:
         self.parts.extend(part for part in parts if isinstance(part, dict | Skipped))
 
     def append(self, value: object) -> None:
-        """Forget an item."""
+        """Ignore an item."""
         del value
 
     def extend(self, values: object) -> None:
-        """Forget items."""
+        """Ignore items."""
         del values
 
     def add(self, value: object) -> None:
-        """Forget an item."""
+        """Ignore an item."""
         del value
 
 
 def plain_items(content: object) -> Iterator[tuple[str, str | int | float | bool]]:
-    """Yield the named plain values in dicts, lists and skipped objects, the outermost first, each object once.
+    """Yield the named plain values in dicts, lists and placeholders, outermost first, each object once.
 
-    A value that is wrapped alone in an object (omegaconf's nodes, with `_val`) counts as plain.
+    A value that is the only content of an object (omegaconf's nodes, with `_val`) counts as plain.
     """
     seen: set[int] = set()
     pending: deque[object] = deque([content])
@@ -169,19 +169,19 @@ def _unwrap(value: object) -> object:
 
 
 class TorchFile(NamedTuple):
-    """What a file holds."""
+    """Content of a file."""
 
     path: Path
     content: Any
-    """Dicts, lists, tuples, text and numbers as saved; `StoredTensor` for tensors, `Skipped` for the rest."""
+    """Dicts, lists, tuples, text and numbers as saved; `StoredTensor` for tensors, `Skipped` for other objects."""
     skipped: tuple[str, ...]
-    """Names, `module.name`, that the pickle asked for and did not get."""
+    """Names, `module.name`, that the pickle refers to and that were not loaded."""
 
     def read(self, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
-        """Read tensors, contiguous, on the CPU.
+        """Read tensors as contiguous CPU tensors.
 
         Raises:
-            CheckpointError: Bytes are missing, damaged, or fewer than a shape needs.
+            CheckpointError: The data of a tensor is missing, damaged, or shorter than its shape.
         """
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -201,7 +201,7 @@ def _assemble(stored: StoredTensor, data: bytes, *, is_big: bool) -> Tensor:
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
     if stored.storage.size * dtype.itemsize != len(data):
-        raise ValueError(f"a tensor of shape {list(shape)} reaches beyond its {len(data)} bytes")
+        raise ValueError(f"a tensor of shape {list(shape)} exceeds its {len(data)} bytes")
     if math.prod(shape) > stored.storage.size:
         raise ValueError(f"a tensor of shape {list(shape)} repeats its {stored.storage.size} numbers")
     numbers = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -211,7 +211,7 @@ def _assemble(stored: StoredTensor, data: bytes, *, is_big: bool) -> Tensor:
 
 
 def is_torch_file(path: Path) -> bool:
-    """Tell from the first bytes whether a file is an archive or a bare pickle, rather than safetensors."""
+    """Return whether the first bytes are those of a zip archive or a bare pickle, rather than of safetensors."""
     try:
         with path.open("rb") as stream:
             start = stream.read(SAFETENSORS_HEADER_STARTS + 1)
@@ -223,10 +223,10 @@ def is_torch_file(path: Path) -> bool:
 
 
 def read_torch_file(path: Path) -> TorchFile:
-    """Read a file that `torch.save` wrote; nothing in it is executed.
+    """Read a file written by `torch.save`; nothing in it is executed.
 
     Raises:
-        CheckpointError: No such file, a bare pickle, a TorchScript archive, or damaged.
+        CheckpointError: The file is missing, a bare pickle, a TorchScript archive, or damaged.
     """
     foreign = recognise_foreign(path)
     if foreign is not None:
@@ -236,18 +236,20 @@ def read_torch_file(path: Path) -> TorchFile:
             is_archive = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
         if not is_archive:
             raise CheckpointError(
-                f"cannot read the checkpoint {path}: a bare pickle, as PyTorch before 1.6 wrote it, and with it "
-                "MinkowskiEngine 0.4; lg3d runs no pickle and reads weights of MinkowskiEngine 0.5 "
-                "(saved by it in this old form? torch.save writes them anew)"
+                f"cannot read the checkpoint {path}: it is a bare pickle, the format of PyTorch before 1.6, used by "
+                "MinkowskiEngine 0.4; lg3d executes no pickles and reads weights of MinkowskiEngine 0.5 "
+                "(if these are weights of 0.5 in the old format, save them again with torch.save)"
             )
         with zipfile.ZipFile(path) as archive:
             root = _root(archive)
             if f"{root}/constants.pkl" in archive.namelist():
-                raise CheckpointError(f"cannot read the checkpoint {path}: TorchScript code, expected saved weights")
+                raise CheckpointError(
+                    f"cannot read the checkpoint {path}: got TorchScript code, expected saved weights"
+                )
             sizes = {entry.filename.removeprefix(f"{root}/data/"): entry.file_size for entry in archive.infolist()}
             unpickler = _Unpickler(io.BytesIO(_read_entry(archive, f"{root}/data.pkl")), sizes)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of escapes in text, by which nothing is to be mended
+                warnings.simplefilter("ignore")  # warnings about escapes in text, which the user cannot fix
                 content = unpickler.load()
     except (*UNREADABLE, *DAMAGE) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error or type(error).__name__}") from None
@@ -258,18 +260,18 @@ def _root(archive: zipfile.ZipFile) -> str:
     for name in archive.namelist():
         if name.endswith("/data.pkl") and name.count("/") == 1:
             return name.partition("/")[0]
-    raise ValueError("an archive that torch.save did not write")
+    raise ValueError("not an archive of torch.save")
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
     entry = archive.getinfo(name)
-    if entry.compress_type != zipfile.ZIP_STORED:  # torch.save never does; a few bytes could become terabytes
+    if entry.compress_type != zipfile.ZIP_STORED:  # a few compressed bytes could expand to terabytes
         raise ValueError(f"{name} is compressed, which torch.save never does")
     return archive.read(entry)
 
 
 class _Unpickler(pickle._Unpickler):
-    """Looks names up in a list of its own, never in a module; builds no more than the file is long."""
+    """Unpickler that resolves names in a fixed table, never in a module, and builds no more than the file's length."""
 
     stack: list[Any]
     append: Callable[[Any], None]
@@ -277,7 +279,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: load
         for code, load in pickle._Unpickler.dispatch.items()
-        # Memory by a number alone; buffers and codes of other programs. torch.save writes none of these.
+        # Memory by a number alone, and buffers and codes of other programs. torch.save writes none of these.
         if code not in b"".join((pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER))
         and code not in b"".join((pickle.EXT1, pickle.EXT2, pickle.EXT4))
     }
@@ -286,7 +288,7 @@ class _Unpickler(pickle._Unpickler):
         super().__init__(stream, encoding="utf-8")
         self.skipped: set[str] = set()
         self._sizes = sizes
-        """Bytes of each storage in the archive."""
+        """Size in bytes of each storage in the archive."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGE_DTYPES:
@@ -301,12 +303,12 @@ class _Unpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, name, _, size = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"a storage of a kind that is not known: {kind}")
+            raise pickle.UnpicklingError(f"a storage of unknown type: {kind}")
         if not isinstance(name, str) or not isinstance(size, int) or not 0 <= size <= MAX_NUMBER:
             raise pickle.UnpicklingError("a damaged storage")
         if self._sizes.get(name) != size * dtype.itemsize:
             found = f"holds {self._sizes[name]} bytes" if name in self._sizes else "is missing"
-            raise pickle.UnpicklingError(f"a storage of {size} numbers reaches beyond data/{name}, which {found}")
+            raise pickle.UnpicklingError(f"a storage of {size} numbers exceeds data/{name}, which {found}")
         return Storage(name, dtype, size)
 
     def load_setitem(self) -> None:
@@ -343,10 +345,10 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _plain_key(key: Any) -> Any:
-    """Refuse keys whose hash goes through tuples in tuples: thirty of them, each twice in the next, take hours."""
+    """Reject keys whose hash recurses through nested tuples: thirty levels that share elements take hours."""
     nested = (tuple, frozenset)
     if isinstance(key, nested) and (len(key) > MAX_DIMENSIONS or any(isinstance(part, nested) for part in key)):
-        raise pickle.UnpicklingError("a key made of more than text and numbers")
+        raise pickle.UnpicklingError("a key that is not made of text and numbers")
     return key
 
 
@@ -359,7 +361,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_rest:
         raise pickle.UnpicklingError("a damaged tensor")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if 0 not in shape and last >= storage.size:
-        raise pickle.UnpicklingError(f"a tensor of shape {list(shape)} reaches beyond its {storage.size} numbers")
+        raise pickle.UnpicklingError(f"a tensor of shape {list(shape)} exceeds its {storage.size} numbers")
     return StoredTensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -368,7 +370,7 @@ def _rebuild_parameter(data: Any, *_rest: Any) -> Any:
 
 
 class _Function:
-    """A function that takes no attributes: a pickle may try to hang some on whatever it gets."""
+    """Function that rejects attributes, because a pickle may try to set some on any object."""
 
     __slots__ = ("_function",)
 
@@ -383,7 +385,7 @@ class _Function:
 
 
 class _OrderedDict(dict[Any, Any]):
-    """A dict that keeps its state apart: PyTorch hangs the versions of modules on its state dicts."""
+    """Dict that stores its state separately: PyTorch sets the versions of modules on its state dicts."""
 
     def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
         super().__init__((_plain_key(key), value) for key, value in pairs)

@@ -1,1 +1,1 @@
-"""What a run learnt, for a person to read: figures for a paper, and one page that opens from disk."""
+"""Reports on trained runs: figures for a paper, and one HTML page that opens from disk."""

@@ -1,4 +1,4 @@
-"""The similarity map of the text anchors: every category against every other."""
+"""Similarity map of the text anchors: the cosine of every pair of classes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,24 +29,24 @@ Order = Literal["likeness", "groups"]
 
 
 def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: Order = "likeness") -> Path:
-    """Write the similarity map of anchors as a PNG, PDF or SVG file, by its name.
+    """Write the similarity map of anchors as a PNG, PDF or SVG file, according to its suffix.
 
     Args:
-        anchors: At least two categories.
-        path: File to write, whole or not at all.
-        vocabulary: Its groups colour the names where it has the categories of the anchors.
-        order: By likeness (a hierarchy of clusters, drawn beside the map), or by head, common and tail.
+        anchors: Anchors of at least two classes.
+        path: File to write, atomically.
+        vocabulary: Vocabulary whose groups colour the names, if it has the classes of the anchors.
+        order: Order by similarity (hierarchical clusters, drawn beside the map), or by head, common and tail.
 
     Raises:
-        SettingsError: A name of another kind, or an order by groups of a vocabulary without any.
-        DataError: The file cannot be written, or there is one anchor only.
+        SettingsError: The suffix is unknown, or the order is by groups and the vocabulary has none.
+        DataError: The file cannot be written, or there is only one anchor.
         MissingDependencyError: matplotlib or scikit-learn is missing.
     """
     figure_kind(path)
     groups = _groups_of(anchors, vocabulary)
     if order == "groups" and not any(groups):
         raise SettingsError(
-            "--order groups: the vocabulary of these anchors has no head, common and tail; leave it out",
+            "--order groups: the vocabulary of these anchors has no head, common and tail groups; omit the option",
             fields=("order",),
         )
     with drawing():
@@ -54,7 +54,7 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
 
 
 def _groups_of(anchors: Anchors, vocabulary: str) -> tuple[str, ...]:
-    """Group of each anchor's category, "" where it is not known."""
+    """Return the group of each anchor's class, "" if it is unknown."""
     for name in (vocabulary, "scannet200"):
         try:
             known: Vocabulary = load_vocabulary(name)
@@ -66,26 +66,26 @@ def _groups_of(anchors: Anchors, vocabulary: str) -> tuple[str, ...]:
 
 
 def cosines_of(anchors: Anchors) -> npt.NDArray[np.float64]:
-    """Cosine of every two anchors, shape `(classes, classes)`."""
+    """Return the cosine of every pair of anchors, shape `(classes, classes)`."""
     unit = anchors.vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     return unit @ unit.T
 
 
 def plot_anchors(anchors: Anchors, groups: tuple[str, ...], *, order: Order) -> "Figure":
-    """Draw the map, its order, the group of each category, and the scale.
+    """Draw the map, its order, the group of each class, and the scale.
 
     Raises:
-        DataError: Fewer than two anchors.
-        MissingDependencyError: scikit-learn, and with it SciPy, is missing.
+        DataError: There are fewer than two anchors.
+        MissingDependencyError: scikit-learn (and its dependency SciPy) is missing.
     """
     size = len(anchors.names)
     if size < 2:
-        raise DataError(f"a map of likeness needs at least 2 anchors, got {size}")
+        raise DataError(f"a similarity map needs at least 2 anchors, got {size}")
     cosines = cosines_of(anchors)
     tree = _cluster(cosines)
     rows = np.array(tree["leaves"] if order == "likeness" else _by_group(groups), dtype=np.int64)
-    # Names stay legible however many there are: the figure grows with them.
+    # The figure grows with the number of anchors, so that names stay legible.
     letter = 6.5 if size > 60 else 8.0
     side = max(3.2, size * letter * 1.12 / 72)
     longest = max(len(shorten(name, 24)) for name in anchors.names) * letter * 0.6 / 72
@@ -100,7 +100,7 @@ def plot_anchors(anchors: Anchors, groups: tuple[str, ...], *, order: Order) -> 
 
     axes = figure.add_axes(place(left, bottom, side, side))
     outside = cosines[~np.eye(size, dtype=bool)]
-    # Pale where nothing is to be seen: half of the cells, so that it prints well and likeness stands out.
+    # Half of the cells are near zero; they are pale, so that high similarity stands out in print.
     low, high = np.quantile(outside, [0.25, 0.9995])
     image = axes.imshow(
         cosines[np.ix_(rows, rows)], cmap="YlGnBu", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest"
@@ -122,7 +122,7 @@ def plot_anchors(anchors: Anchors, groups: tuple[str, ...], *, order: Order) -> 
 
 
 def _dark(color: str) -> str:
-    """A colour dark enough for letters."""
+    """Return a colour that is dark enough for text."""
     channels = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
     bright = (0.3 * channels[0] + 0.59 * channels[1] + 0.11 * channels[2]) / 255
     scale = min(1.0, 0.42 / max(bright, 1e-6))
@@ -130,7 +130,7 @@ def _dark(color: str) -> str:
 
 
 def _cluster(cosines: npt.NDArray[np.float64]) -> dict[str, list[Any]]:
-    """A hierarchy of clusters by mean cosine, its leaves so turned that neighbours are alike."""
+    """Return a hierarchy of clusters by mean cosine, with leaves ordered so that similar neighbours are adjacent."""
     try:
         from scipy.cluster.hierarchy import dendrogram, linkage
         from scipy.spatial.distance import squareform
@@ -164,7 +164,7 @@ def _draw_scale(figure: "Figure", place: tuple[float, float, float, float], imag
 
 
 def _draw_heading(figure: "Figure", anchors: Anchors, groups: tuple[str, ...], *, left: float, top: float) -> None:
-    """Which encoder's anchors these are, and what the colours of names mean."""
+    """Draw the heading: the encoder of the anchors, and the legend of the groups' colours."""
     from matplotlib.patches import Patch
 
     encoder = f"{shorten(anchors.metadata['encoder'], 40 if len(groups) < 60 else 120)}, width {anchors.dim}"

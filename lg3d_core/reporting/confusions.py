@@ -1,4 +1,4 @@
-"""What is taken for what."""
+"""Most frequent confusions between classes."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
 
 MAX_CATEGORIES = 18
-"""In the matrix."""
+"""Number of classes in the matrix."""
 MIN_SHARE = 5e-4
-"""Of the scored vertices that a category must have, so that a handful of vertices leads no list."""
-OTHER = "anything else"
+"""Minimum share of the scored vertices of a class, so that a handful of vertices cannot top the list."""
+OTHER = "other classes"
 
 
 class Confusion(NamedTuple):
-    """One category taken for another.
+    """Confusion of one class with another.
 
     Attributes:
-        truth: Name of the annotated category.
-        predicted: Name of the category that it was taken for.
-        vertices: How many were.
-        share: Of the annotated category's vertices, 0..1.
+        truth: Name of the annotated class.
+        predicted: Name of the predicted class.
+        vertices: Number of confused vertices.
+        share: Share of the annotated class's vertices, 0..1.
     """
 
     truth: str
@@ -36,15 +36,15 @@ class Confusion(NamedTuple):
 
 
 def most_confused(counts: npt.NDArray[np.int64], vocabulary: Vocabulary, *, count: int = 20) -> list[Confusion]:
-    """The pairs that cost most of a category: the largest shares of a category's vertices taken for one other.
+    """Return the confusions with the largest shares of the annotated class's vertices.
 
-    Shares, since every category counts the same in mIoU. Categories with less than `MIN_SHARE` of all scored vertices
-    are left out; equal shares are in the order of the vertices they cost.
+    Shares are used because every class counts equally in mIoU. Classes with less than `MIN_SHARE` of all scored
+    vertices are skipped; equal shares are ordered by their number of vertices.
 
     Args:
-        counts: Rows are truth, columns predictions, shape `(classes, classes + 1)`.
-        vocabulary: What the rows stand for.
-        count: How many, at most.
+        counts: Confusion matrix with truth in rows and predictions in columns, shape `(classes, classes + 1)`.
+        vocabulary: Vocabulary of the rows.
+        count: Maximum number of confusions.
     """
     rows, columns = _ranked(counts)
     total = np.maximum(counts.sum(axis=1), 1)
@@ -71,13 +71,12 @@ def _ranked(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.N
 
 
 def plot_confusions(counts: npt.NDArray[np.int64], vocabulary: Vocabulary, title: str) -> "Figure | None":
-    """Draw the confusion matrix of the most confused categories, in percent of each row's vertices.
+    """Draw the confusion matrix of the most confused classes, in percent of each row's vertices.
 
-    Rows are in the order of their annotated vertices, and columns too; the last column is all else that a row was taken
-    for.
+    Rows and columns are sorted by their annotated vertices; the last column sums all other predictions.
 
     Returns:
-        None where nothing was confused.
+        The figure, or None without confusions.
     """
     truths, guesses = _choose(counts)
     if len(truths) == 0:
@@ -114,9 +113,9 @@ def plot_confusions(counts: npt.NDArray[np.int64], vocabulary: Vocabulary, title
 
 
 def _choose(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows and columns of the matrix: the categories of the leading pairs, as many as fit; the frequent ones first.
+    """Return the rows and columns of the matrix: the classes of the top confusions that fit, most frequent first.
 
-    Columns begin with the rows' own categories, so that what is right lies on a diagonal.
+    Columns start with the rows' classes, so that correct predictions are on the diagonal.
     """
     truths: dict[int, None] = {}
     guesses: dict[int, None] = {}

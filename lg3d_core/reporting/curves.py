@@ -1,4 +1,4 @@
-"""Learning curves: loss, learning rate and validation over the optimiser steps."""
+"""Learning curves: loss, learning rate and validation over the optimizer steps."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ VALIDATION = "val_miou_present"
 
 
 def smooth(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean over a window about each step, a twentieth of all steps wide, cut at the ends. Shape as `value`."""
+    """Return the mean in a window around each step, a twentieth of all steps wide, truncated at the ends."""
     half = max(1, len(value) // 40)
     total = np.concatenate([[0.0], np.cumsum(value)])
     centre = np.arange(len(value))
@@ -28,10 +28,10 @@ def smooth(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def plot_curves(runs: Sequence[ReportedRun]) -> "Figure | None":
-    """Draw the curves of all runs that logged any; losses of different kinds have panels of their own.
+    """Draw the curves of all runs that logged any; different losses have separate panels.
 
     Returns:
-        None where no run logged anything.
+        The figure, or None if no run logged anything.
     """
     logged = [(index, run) for index, run in enumerate(runs) if "loss" in run.record.curves]
     kinds = list(dict.fromkeys(_loss_name(run) for _, run in logged))
@@ -68,7 +68,7 @@ def _plot_loss(axes: "Axes", runs: Sequence[tuple[int, ReportedRun]], title: str
         axes.plot(curve.step, mean, color=mark.color, linestyle=mark.line, label=shorten(run.name, 30))
         lowest.append(curve.value.min())
         highest.append(max(float(np.percentile(curve.value, 99)), float(mean.max())))
-    # One wild step must not flatten the rest.
+    # A single outlier must not flatten the rest.
     room = 0.05 * (max(highest) - min(lowest)) or 0.05
     axes.set_ylim(min(0.0, min(lowest) - room), max(highest) + room)
     axes.set(title=title, xlabel="step", ylabel="loss")
@@ -115,7 +115,7 @@ def _plot_rate(axes: "Axes", runs: Sequence[tuple[int, ReportedRun]]) -> None:
 
 
 def _loss_name(run: ReportedRun) -> str:
-    """What the loss is called: runs of the same name are drawn together."""
+    """Return the name of the loss; runs with the same name share a panel."""
     settings = run.record.settings
     if run.record.kind == "pretrain":
         return {"language": "Loss: language", "supcon": "Loss: SupCon", "csc": "Loss: CSC"}.get(

@@ -1,4 +1,4 @@
-"""Runs side by side: what each does better or worse than the first, category by category."""
+"""Comparison of runs: the classes that each run predicts better or worse than the first."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CHANGED = 12
-"""Categories on either side of a figure."""
+"""Number of classes on either side of a figure."""
 
 
 class Difference(NamedTuple):
-    """A run held against the first one.
+    """Difference of a run from the first one.
 
     Attributes:
-        name: Of the run.
+        name: Name of the run.
         base: Name of the first run.
-        number: Its place among the report's runs.
-        iou: IoU less the first run's, -1..1, nan where no vertex is annotated; undefined IoU counts 0. `(classes,)`.
-        better: Categories that gained.
-        worse: Categories that lost.
+        number: Index of the run in the report.
+        iou: Difference in IoU, -1..1, NaN for classes without annotated vertices, shape `(classes,)`. An undefined IoU
+            counts as 0.
+        better: Number of classes that improved.
+        worse: Number of classes that got worse.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Difference(NamedTuple):
 
 
 def compare_runs(runs: Sequence[ReportedRun]) -> list[Difference]:
-    """Differences of IoU at vertices of all further runs with scores from the first one with scores."""
+    """Return the differences in vertex IoU of all runs with scores from the first run with scores."""
     scored = [(index, run.name, run.evaluation.vertex) for index, run in enumerate(runs) if run.evaluation is not None]
     found = []
     for index, name, scores in scored[1:]:
@@ -53,10 +54,10 @@ def _iou(scores: Scores) -> npt.NDArray[np.float64]:
 
 
 def plot_differences(runs: Sequence[ReportedRun], differences: Sequence[Difference]) -> "Figure | None":
-    """Draw for every further run the categories that gained and lost most against the first one.
+    """Draw the classes that improved and got worse most, for every run after the first.
 
     Returns:
-        None where there is nothing to compare.
+        The figure, or None if there is nothing to compare.
     """
     if not differences:
         return None
@@ -103,6 +104,6 @@ def _plot_bars(axes: "Axes", difference: Difference, members: npt.NDArray[np.int
             color=INK,
         )
     axes.margins(x=0.16)
-    axes.set_xlabel(f"IoU less that of {shorten(difference.base, 26)} (points)")
+    axes.set_xlabel(f"IoU minus IoU of {shorten(difference.base, 26)} (points)")
     axes.set_title(f"{shorten(difference.name, 26)}: {difference.better} better, {difference.worse} worse")
     grid(axes, "x")

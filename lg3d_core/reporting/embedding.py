@@ -1,4 +1,4 @@
-"""A map of the features, with the text anchors in it. Source: figure 7."""
+"""Map of the features and text anchors by t-SNE. Source: figure 7."""
 
 import json
 from collections.abc import Sequence
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("o", "^", "s")
 MAX_NAMED = 21
-"""Categories with a colour and a marker of their own: more cannot be told apart."""
+"""Number of classes with a colour and a marker of their own: more are not distinguishable."""
 MIN_POINTS = 20
-"""Fewer features than this make no map."""
+"""Minimum number of features for a map."""
 PERPLEXITY = 30.0
 
 
 class Cohesion(NamedTuple):
-    """How features lie by the anchors, without any map.
+    """Similarity of features and anchors, independent of any map.
 
     Attributes:
-        own: Mean cosine of a feature and its category's anchor.
-        other: Mean cosine of a feature and the anchors of the other categories in the sample.
-        nearest: Share of the features whose nearest anchor, among those in the sample, is their own, 0..1.
+        own: Mean cosine of a feature and its class's anchor.
+        other: Mean cosine of a feature and the anchors of the other classes in the sample.
+        nearest: Share of features whose nearest anchor in the sample is that of their class, 0..1.
     """
 
     own: float
@@ -56,14 +56,14 @@ class Cohesion(NamedTuple):
 
 
 def anchor_rows(measurement: Measurement) -> npt.NDArray[np.int64]:
-    """Categories of the sample, whose anchors are in the map; none without anchors."""
+    """Return the classes of the sample whose anchors are in the map; empty without anchors."""
     if measurement.anchors is None:
         return np.zeros(0, dtype=np.int64)
     return np.unique(measurement.sample.label).astype(np.int64)
 
 
 def measure_cohesion(measurement: Measurement) -> Cohesion | None:
-    """Cosines of the sampled features to the anchors; None without anchors, or with fewer than two categories."""
+    """Measure the cosines of features to anchors; None without anchors, or with fewer than two classes."""
     rows = anchor_rows(measurement)
     if measurement.anchors is None or len(rows) < 2:
         return None
@@ -77,21 +77,21 @@ def measure_cohesion(measurement: Measurement) -> Cohesion | None:
 
 
 def can_embed(measurement: Measurement) -> bool:
-    """Whether there are enough features for a map."""
+    """Return whether there are enough features for a map."""
     return len(measurement.sample.label) >= MIN_POINTS
 
 
 def embedding_key(measurement: Measurement, *, seed: int) -> str:
-    """What a map follows from."""
+    """Return a digest of all inputs of a map."""
     return json.dumps({"method": "t-SNE", "perplexity": PERPLEXITY, "seed": seed, "of": measurement.key})
 
 
 def embed(measurement: Measurement, *, seed: int) -> npt.NDArray[np.float32]:
-    """Lay features, and the anchors of their categories, out in the plane by t-SNE on their directions.
+    """Compute positions of features and of their classes' anchors in the plane, by t-SNE on their directions.
 
     Args:
-        measurement: With `MIN_POINTS` features at least.
-        seed: Of the optimisation.
+        measurement: Measurement with at least `MIN_POINTS` features.
+        seed: Random seed.
 
     Returns:
         Positions, shape `(voxels + anchors, 2)`.
@@ -120,10 +120,10 @@ def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def plot_embeddings(runs: Sequence[ReportedRun], vocabulary: Vocabulary) -> "Figure | None":
-    """Draw the maps of all runs that have one, each category alike in all of them.
+    """Draw the maps of all runs that have one; each class looks the same in all of them.
 
     Returns:
-        None where no run has a map.
+        The figure, or None if no run has a map.
     """
     shown = [(run.name, m) for run in runs if (m := run.measurement) is not None and m.embedding is not None]
     if not shown:
@@ -153,12 +153,12 @@ def plot_embeddings(runs: Sequence[ReportedRun], vocabulary: Vocabulary) -> "Fig
 
 
 def _named(measurements: Sequence[Measurement]) -> dict[int, tuple[str, str]]:
-    """Colour and marker of the categories that have their own: those that most maps and voxels show."""
+    """Return the colour and marker of the named classes: those that are in most maps and have most voxels."""
     counts: dict[int, int] = {}
     for measurement in measurements:
         for label, count in zip(*np.unique(measurement.sample.label, return_counts=True), strict=True):
             counts[int(label)] = counts.get(int(label), 0) + int(count)
-    # Vocabularies are in the order of frequency, so equal counts go to the more frequent category.
+    # Vocabularies are sorted by frequency, so ties go to the more frequent class.
     chosen = sorted(sorted(counts, key=lambda label: (-counts[label], label))[:MAX_NAMED])
     return {
         label: (COLORS[k % len(COLORS)], MARKERS[k // len(COLORS) % len(MARKERS)]) for k, label in enumerate(chosen)
@@ -172,7 +172,7 @@ def _plot_map(
     label, place = measurement.sample.label, measurement.embedding
     voxels, anchors = place[: len(label)], place[len(label) :]
     rest = ~np.isin(label, list(named))
-    axes.scatter(*voxels[rest].T, s=4, color=FAINT, linewidth=0, label="other categories" if rest.any() else None)
+    axes.scatter(*voxels[rest].T, s=4, color=FAINT, linewidth=0, label="other classes" if rest.any() else None)
     for category, (color, marker) in named.items():
         own = voxels[label == category]
         if len(own):
@@ -193,7 +193,7 @@ def _plot_map(
         *anchors.T, s=34, marker="*", facecolor="white", edgecolor=INK, linewidth=0.6, zorder=4, label="text anchors"
     )
     extent = np.ptp(place, axis=0).max()
-    letter, line = 0.0125 * extent, 0.026 * extent  # how large a label is drawn, about
+    letter, line = 0.0125 * extent, 0.026 * extent  # approximate size of a label
     taken: list[tuple[float, float, float]] = []
     for category, spot in sorted(zip(rows.tolist(), anchors, strict=True), key=lambda pair: pair[0] not in named):
         name = shorten(vocabulary.names[category], 16)

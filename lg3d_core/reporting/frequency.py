@@ -1,4 +1,4 @@
-"""IoU of every category against how often it is annotated. Source: figure 4 and table 5."""
+"""IoU of every class over its frequency. Source: figure 4 and table 5."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_NAMES = 90
-"""Categories whose names fit under a figure as wide as a page."""
+"""Number of class names that fit under a figure of page width."""
 NAMED_POINTS = 9
-"""Categories that are named in a scatter plot."""
+"""Number of classes that are named in a scatter plot."""
 MIN_NAMED_IOU = 3.0
-"""Percent: below, all lie on one line, and names would lie on each other."""
+"""IoU in percent below which points are unnamed: their names would overlap."""
 
 
 class Frequency(NamedTuple):
-    """How often every category is annotated.
+    """Frequency of every class.
 
     Attributes:
-        training: Vertices in the training scenes, int64 `(classes,)`.
-        split: Vertices in the scored scenes, likewise.
-        instances: Objects in the training scenes, likewise.
+        training: Number of vertices in the training scenes, int64 `(classes,)`.
+        split: Number of vertices in the scored scenes, int64 `(classes,)`.
+        instances: Number of objects in the training scenes, int64 `(classes,)`.
     """
 
     training: npt.NDArray[np.int64]
@@ -38,14 +38,14 @@ class Frequency(NamedTuple):
 
     @property
     def order(self) -> npt.NDArray[np.int64]:
-        """Categories that occur in either split, those with the most training objects first, as in figure 4."""
+        """Return the classes that occur in either split, most training objects first, as in figure 4."""
         order = np.lexsort((-self.split, -self.training, -self.instances))
         rows: npt.NDArray[np.int64] = order[(self.training + self.split)[order] > 0]
         return rows
 
 
 def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure":
-    """Draw the categories by frequency: training objects and vertices, as in figure 4, and below the IoU of each."""
+    """Draw the classes by frequency: training objects and vertices as in figure 4, and their IoU below."""
     vocabulary, order = scores.vocabulary, frequency.order
     figure = new_figure(PAGE, 5.2)
     first, second, lower = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1, 1.15])
@@ -94,16 +94,16 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
         lower.set_xticks(place, names, rotation=90, fontsize=size)
         lower.tick_params(axis="x", length=0, pad=1)
     else:
-        lower.set_xlabel("categories, those with the most training objects first")
+        lower.set_xlabel("classes, most training objects first")
     grid(lower, "y")
     return figure
 
 
 def plot_frequency(runs: Sequence[ReportedRun], frequency: Frequency) -> "Figure | None":
-    """Draw the IoU over the annotated training vertices, a panel a run, with the mean of each group.
+    """Draw the IoU over the annotated training vertices, one panel per run, with the mean of each group.
 
     Returns:
-        None where no run has scores.
+        The figure, or None if no run has scores.
     """
     scored = [(run.name, run.evaluation.vertex) for run in runs if run.evaluation is not None]
     if not scored:
@@ -131,7 +131,7 @@ def plot_frequency(runs: Sequence[ReportedRun], frequency: Frequency) -> "Figure
 
 def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
     present = np.flatnonzero(scores.support > 0)
-    # A category that was never trained on has no place on a logarithmic axis: it stands left of all others.
+    # Classes without training vertices have no place on a logarithmic axis: they are drawn left of the others.
     x, y = np.maximum(frequency.training, 0.5).astype(float), 100 * np.nan_to_num(scores.iou)
     least = frequency.training[present][frequency.training[present] > 0]
     floor = float(least.min()) / 6 if len(least) else 1.0

@@ -1,4 +1,4 @@
-"""What a run's network does with a split: counts, features and predictions, kept in the run's folder."""
+"""Measurement of a run's network on a split: counts, features and predictions, cached in the run's folder."""
 
 import hashlib
 import io
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 SILENT = Progress()
 FORMAT = 1
-"""Of the kept file; another one is measured again."""
+"""Format version of the cached file; other versions are measured again."""
 MIN_VOXELS = 4
-"""Of a category among the sampled features, where it has as many."""
+"""Number of sampled features per class, if available."""
 
 
 class FeatureSample(NamedTuple):
-    """Voxels drawn evenly from the categories of a split.
+    """Voxels sampled evenly from the classes of a split.
 
     Attributes:
-        features: Of the network's last layer, float32 `(voxels, D)`.
-        label: Annotated category, int16 `(voxels,)`.
+        features: Features of the network's last layer, float32 `(voxels, D)`.
+        label: Annotated class, int16 `(voxels,)`.
     """
 
     features: npt.NDArray[np.float32]
@@ -55,7 +55,7 @@ class FeatureSample(NamedTuple):
 
 
 class ScenePrediction(NamedTuple):
-    """Category and confidence of every vertex of a scene, as `Prediction` has them."""
+    """Class and confidence of every vertex of a scene, as in `Prediction`."""
 
     label: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
@@ -63,18 +63,19 @@ class ScenePrediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What a network does with a split.
+    """Results of a network on a split.
 
     Attributes:
-        key: Digests of all that it follows from.
-        evaluation: Scores; None for a network that gives voxels no names (pre-trained without text).
-        vertices: Which category was taken for which at vertices, int64 `(classes, classes + 1)`.
-        voxels: Likewise at voxels.
-        sample: Features.
-        anchors: Text anchors that the features were pulled to, or None.
-        predictions: Of the scenes that are shown, by id.
-        embedding: Features and then anchors in the plane, float32 `(voxels + anchors, 2)`; None until it is computed.
-        embedding_key: What it was computed with.
+        key: Digests of all inputs.
+        evaluation: Scores; None for a network that cannot classify (pre-trained without text).
+        vertices: Confusion matrix of vertices, int64 `(classes, classes + 1)`.
+        voxels: Confusion matrix of voxels, int64 `(classes, classes + 1)`.
+        sample: Sampled features.
+        anchors: Text anchors of the training, or None.
+        predictions: Predictions of the scenes that are shown, by id.
+        embedding: Positions of features and then anchors in the map, float32 `(voxels + anchors, 2)`; None until it is
+            computed.
+        embedding_key: Digest of the embedding's inputs.
     """
 
     key: str
@@ -89,7 +90,7 @@ class Measurement:
 
 
 class _Subject(NamedTuple):
-    """A run's network; `scores` is False for one without class scores, whose features alone are of use."""
+    """Network of a run; `scores` is False for a network without class scores, which provides features only."""
 
     predictor: Predictor
     scores: bool
@@ -99,18 +100,18 @@ class _Subject(NamedTuple):
 def measure_run(
     run: RunRecord, store: SceneStore, scenes: Sequence[str], settings: ReportSettings, progress: Progress
 ) -> Measurement | None:
-    """Score a run's last checkpoint, or take what an earlier report kept; None where it has no checkpoint.
+    """Measure a run's last checkpoint, or load an earlier measurement; return None without a checkpoint.
 
     Args:
-        run: Whose checkpoint.
-        store: Holds the scenes.
-        scenes: Those of which the whole prediction is wanted.
-        settings: Of the report.
-        progress: Told of scenes.
+        run: Run with the checkpoint.
+        store: Store of the scenes.
+        scenes: Ids of scenes whose predictions are kept.
+        settings: Settings of the report.
+        progress: Receives one step per scene.
 
     Raises:
-        CheckpointError: A checkpoint that cannot be used with this store, or whose anchors are missing.
-        DataError: No scenes in the split, or one that cannot be read.
+        CheckpointError: The checkpoint cannot be used with this store, or its anchors are missing.
+        DataError: The split has no scenes, or one of them cannot be read.
     """
     if run.checkpoint is None:
         return None
@@ -140,7 +141,7 @@ def measure_run(
 
 
 def keep(run: RunRecord, measurement: Measurement, split: str, progress: Progress) -> None:
-    """Write a measurement into the run's folder for the next report; a folder that cannot be written is warned of."""
+    """Save a measurement in the run's folder for the next report; warn if that is impossible."""
     try:
         write_bytes(run.folder / f"report-{split}.npz", _pack(measurement))
     except DataError as error:
@@ -150,11 +151,12 @@ def keep(run: RunRecord, measurement: Measurement, split: str, progress: Progres
 def find_anchors(
     run: RunRecord, info: CheckpointInfo, asked: Path | None, progress: Progress = SILENT
 ) -> Anchors | None:
-    """The anchors that a network's features lie by: those asked for, or those of the run or the run it starts from.
+    """Load the text anchors of a network: those of the settings, of the run, or of the run that it starts from.
 
     Raises:
-        CheckpointError: They name this run's voxels, and are missing or others than it was trained with.
-        DataError: The file that was asked for is damaged.
+        CheckpointError: The run needs anchors for its predictions, and they are missing or differ from those of the
+            training.
+        DataError: The anchors file is damaged.
     """
     if info.anchors_digest is None:
         return None
@@ -162,10 +164,10 @@ def find_anchors(
     if recorded is None:
         if needed:
             raise CheckpointError(
-                f"{run.folder} names voxels by the anchors {run.settings.get('anchors')}, which are not there: "
-                "say --anchors FILE"
+                f"{run.folder} classifies voxels by the anchors {run.settings.get('anchors')}, which are missing: "
+                "pass --anchors FILE"
             )
-        problem = f"the text anchors of {run.folder} are not found"
+        problem = f"the text anchors of {run.folder} were not found"
     else:
         anchors = load_anchors(recorded).padded(NETWORK_PLANS[info.network].widths[-1])
         if anchors.digest == info.anchors_digest:
@@ -175,7 +177,7 @@ def find_anchors(
             f"({anchors.digest})"
         )
         if needed:
-            raise CheckpointError(f"{problem}: say --anchors FILE")
+            raise CheckpointError(f"{problem}: pass --anchors FILE")
     progress.warn(f"{problem}: the report shows no anchors of this run; pass --anchors FILE")
     return None
 
@@ -269,7 +271,7 @@ def _predict_scenes(
 
 
 class _Draw:
-    """Draws as many voxels of every category as wanted, each with the same chance, scene by scene."""
+    """Sampler of voxels, uniform within each class, scene by scene."""
 
     def __init__(self, per_category: int, seed: int) -> None:
         self.per_category = per_category
@@ -279,7 +281,7 @@ class _Draw:
         self.ranks: list[npt.NDArray[np.float64]] = []
 
     def add(self, truth: npt.NDArray[np.int16], features: Tensor) -> None:
-        """Draw from a scene's voxels with these labels and features."""
+        """Sample from a scene's voxels."""
         rank = self.rng.random(len(truth))
         rows = _lowest(rank, truth, self.per_category)
         if len(rows):
@@ -288,7 +290,7 @@ class _Draw:
             self.ranks.append(rank[rows])
 
     def sample(self) -> FeatureSample:
-        """What was drawn, by category."""
+        """Return the sample, sorted by class."""
         if not self.labels:
             return FeatureSample(np.zeros((0, 1), dtype=np.float32), np.zeros(0, dtype=np.int16))
         label = np.concatenate(self.labels)
@@ -297,7 +299,7 @@ class _Draw:
 
 
 def _lowest(rank: npt.NDArray[np.float64], label: npt.NDArray[np.int16], count: int) -> npt.NDArray[np.int64]:
-    """Rows of the lowest ranks of every category, by category; none of those without a label."""
+    """Return the rows with the lowest ranks of every class, sorted by class; unlabelled rows are skipped."""
     order = np.lexsort((rank, label))
     order = order[label[order] >= 0]
     first = np.searchsorted(label[order], label[order], side="left")
@@ -314,7 +316,7 @@ def _make_key(
     *,
     precision: str,
 ) -> str:
-    """Digests of all that a measurement follows from, as JSON."""
+    """Return the digests of all inputs of a measurement, as JSON."""
     try:
         with checkpoint.open("rb") as stream:
             weights = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
@@ -361,9 +363,9 @@ def _pack(measurement: Measurement) -> bytes:
 
 
 def _load(path: Path, key: str, store: SceneStore, anchors: Anchors | None) -> Measurement | None:
-    """What an earlier report kept, if it follows from the same and can be read."""
+    """Load the measurement of an earlier report, if its inputs are the same and it is readable."""
     try:
-        # The bytes first: a damaged archive would leave the file open.
+        # Read all bytes first: a damaged archive would leave the file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files} if str(file["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):

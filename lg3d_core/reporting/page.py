@@ -1,4 +1,4 @@
-"""The report as one HTML file that opens from disk: figures inside, nothing fetched."""
+"""HTML page of a report: one file with embedded figures and no network access."""
 
 import base64
 import hashlib
@@ -19,13 +19,13 @@ from lg3d_core.reporting.subject import ReportedRun
 
 
 class PageFigure(NamedTuple):
-    """A picture on the page.
+    """Figure on the page.
 
     Attributes:
-        name: Its files are called so.
-        title: Heading.
-        caption: What it shows, for who reads the page.
-        png: The picture.
+        name: Base name of the figure's files.
+        title: Heading of the figure.
+        caption: Caption of the figure.
+        png: PNG file as bytes.
         files: Names of the files beside the page.
     """
 
@@ -37,19 +37,19 @@ class PageFigure(NamedTuple):
 
 
 class PageContent(NamedTuple):
-    """Everything on the page.
+    """Content of the page.
 
     Attributes:
-        runs: In the order they were asked for.
-        split: Which scenes were scored.
+        runs: Runs in the order of the command line.
+        split: Split that was scored.
         store: Path of the store.
-        store_digest: Of its content.
-        frequency: Annotated vertices by category; None where no run has scores.
-        figures: By name, in the order of the page.
-        confusions: The most confused pairs of every run with scores, by its name.
-        differences: Of the further runs from the first.
-        notes: What a reader must know, a sentence each.
-        version: Of lg3d.
+        store_digest: Digest of the store's content.
+        frequency: Class frequencies; None if no run has scores.
+        figures: Figures by name, in the order of the page.
+        confusions: Most frequent confusions by the names of runs with scores.
+        differences: Differences of the other runs from the first.
+        notes: Remarks for the reader, one sentence each.
+        version: Version of lg3d.
     """
 
     runs: Sequence[ReportedRun]
@@ -65,7 +65,7 @@ class PageContent(NamedTuple):
 
 
 def build_page(content: PageContent) -> str:
-    """The page's text. Every name is escaped; a policy in the page forbids whatever is not in it."""
+    """Return the HTML of a report. All names are escaped; the content security policy blocks everything else."""
     style = _asset("report.css")
     script = _asset("report.js")
     policy = (
@@ -114,7 +114,7 @@ def _summary(content: PageContent) -> str:
     if scored:
         number = scored[0].num_scenes
         facts.insert(0, f"{number} {html.escape(content.split)} scene{'' if number == 1 else 's'}")
-        facts.append(f"{scored[0].vertex.num_present} of {len(scored[0].vertex.vocabulary)} categories annotated there")
+        facts.append(f"{scored[0].vertex.num_present} of {len(scored[0].vertex.vocabulary)} classes annotated there")
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in content.notes)
     return f"<header><h1>{names}</h1><p>{'; '.join(facts)}</p>{notes}</header>"
 
@@ -136,15 +136,15 @@ def _scores(content: PageContent) -> str:
     return _section(
         "scores",
         "Scores by split",
-        f"In percent, as lg3d eval prints them. {scored[0][1].vertex.miou_name} counts a category without ground "
-        "truth as 0, as the paper does; miou_present leaves it out. The last row is the one to hold against the "
-        "paper's tables." + (" The best run in each row of figures is in bold." if best else ""),
+        f"In percent, as lg3d eval prints them. {scored[0][1].vertex.miou_name} counts a class without ground "
+        "truth as 0, as the paper does; miou_present skips it. Compare the last row with the paper's tables."
+        + (" The best run in each row of figures is in bold." if best else ""),
         f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>',
     )
 
 
 def _best_cells(tables: Sequence[Sequence[Sequence[str]]]) -> set[tuple[int, int, int]]:
-    """Run, row and column of every cell that no other run reaches; none where all are equal."""
+    """Return run, row and column of the best cells of each row; empty if all runs are equal."""
     found = set()
     for y, rows in enumerate(zip(*tables, strict=True)):
         for x, cells in enumerate(zip(*(row[1:] for row in rows), strict=True)):
@@ -155,7 +155,7 @@ def _best_cells(tables: Sequence[Sequence[Sequence[str]]]) -> set[tuple[int, int
 
 
 def _categories(content: PageContent) -> str:
-    """The paper's table 5: IoU of every category, run by run."""
+    """Return table 5 of the paper: IoU of every class and run."""
     scored = [(run.name, run.evaluation.vertex) for run in content.runs if run.evaluation is not None]
     if not scored or content.frequency is None:
         return ""
@@ -185,9 +185,9 @@ def _categories(content: PageContent) -> str:
     head = "".join(f'<th><button type="button">{html.escape(name)}</button></th>' for name in heads)
     return _section(
         "per-category",
-        "IoU by category",
-        "At vertices, in percent (the paper's Table 5). Categories that are neither annotated in these scenes nor "
-        "predicted are left out. A click on a heading sorts.",
+        "IoU by class",
+        "At vertices, in percent (the paper's Table 5). Classes that are neither annotated in these scenes nor "
+        "predicted are omitted. Click a heading to sort.",
         f'<div class="wide tall"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
         "</table></div>",
     )
@@ -208,7 +208,7 @@ def _pairs(content: PageContent) -> str:
         )
         caption = f"<caption>{html.escape(name)}</caption>" if len(content.confusions) > 1 else ""
         parts.append(
-            f"<table>{caption}<thead><tr><th>Annotated</th><th class='text'>Taken for</th><th>% of it</th>"
+            f"<table>{caption}<thead><tr><th>Annotated</th><th class='text'>Predicted</th><th>% of annotated</th>"
             f"<th>Vertices</th></tr></thead><tbody>{rows}</tbody></table>"
         )
     if not parts:
@@ -216,8 +216,8 @@ def _pairs(content: PageContent) -> str:
     return _section(
         "pairs",
         "Most confused pairs",
-        "By the share of the annotated category's vertices that was taken for the other, since every category counts "
-        "the same in mIoU. Categories with less than 0.05 % of the annotated vertices are left out.",
+        "Sorted by the share of the annotated class's vertices, since every class counts equally in mIoU. Classes "
+        "with less than 0.05 % of the annotated vertices are omitted.",
         f'<div class="beside">{"".join(parts)}</div>',
     )
 
@@ -228,7 +228,9 @@ def _figure(content: PageContent, name: str) -> str:
         return ""
     data = base64.b64encode(figure.png).decode("ascii")
     links = ", ".join(f'<a href="{html.escape(file)}">{html.escape(file)}</a>' for file in figure.files)
-    width = int.from_bytes(figure.png[16:20], "big") * 17 // 25  # sharp on most screens, as wide as the page at most
+    width = (
+        int.from_bytes(figure.png[16:20], "big") * 17 // 25
+    )  # sharp on most screens, and at most as wide as the page
     return _section(
         figure.name,
         figure.title,
@@ -247,14 +249,14 @@ def _card(run: ReportedRun) -> str:
     return _section(
         f"card-{hashlib.sha256(str(run.record.folder).encode()).hexdigest()[:8]}",
         f"Card of {run.name}",
-        f"{run.record.title}, as its folder {run.record.folder} records it.",
+        f"{run.record.title}, as recorded in its folder {run.record.folder}.",
         f"<table>{'<tbody>' + rows + '</tbody>'}</table>"
-        f"<details><summary>Everything, as JSON</summary><pre>{html.escape(json.dumps(raw, indent=2))}</pre></details>",
+        f"<details><summary>Full record (JSON)</summary><pre>{html.escape(json.dumps(raw, indent=2))}</pre></details>",
     )
 
 
 def card_facts(run: ReportedRun) -> dict[str, str]:
-    """What a reader of a run's scores wants to know of it, in words."""
+    """Return the main facts about a run, as text."""
     card, settings = run.record.card, run.record.settings
     curves = run.record.curves
     store, vocabulary = _table(card, "store"), _table(card, "vocabulary")
@@ -272,14 +274,14 @@ def card_facts(run: ReportedRun) -> dict[str, str]:
         "From": card.get("from"),
         "Anchors": anchors.get("encoder"),
         "Epochs": settings.get("epochs"),
-        "Steps taken": f"{steps:,} in {seconds / 3600:.2f} h" if steps else None,
+        "Steps": f"{steps:,} in {seconds / 3600:.2f} h" if steps else None,
         "Batch": card.get("effective_batch"),
         "Optimiser": f"{settings.get('optimiser', 'sgd')}, rate {settings['learning_rate']}, {settings.get('schedule')}"
         if "learning_rate" in settings
         else None,
         "Labels": f"{100 * float(budget['ratio']):g} %" if "ratio" in budget else "all",
         "Training scenes": card.get("training_scenes"),
-        "Categories with labels": card.get("categories_with_labels"),
+        "Classes with labels": card.get("categories_with_labels"),
         "Vocabulary": vocabulary.get("name"),
         "Store": f"{store.get('path')} ({store.get('digest')})" if store else None,
         "Seed": settings.get("seed"),

@@ -1,4 +1,4 @@
-"""`lg3d report`: read the runs, measure what is missing, draw, and write the page."""
+"""The command `report`: read the runs, measure missing results, draw the figures, and write the page."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -31,18 +31,18 @@ PAGE_NAME = "report.html"
 
 
 class Report(NamedTuple):
-    """What was written, and what it says.
+    """Result of a report.
 
     Attributes:
-        page: The HTML file.
-        figures: The figures' files.
-        split: Which scenes were scored.
-        store: Where they are.
-        runs: As they were asked for.
-        confusions: The most confused pairs of every run with scores, by its name.
-        cohesion: How features lie by their anchors, by the name of every run that has anchors.
-        differences: Of the further runs from the first.
-        notes: What a reader must know.
+        page: HTML file.
+        figures: Files of the figures.
+        split: Split that was scored.
+        store: Folder of the store.
+        runs: Runs in the order of the command line.
+        confusions: Most frequent confusions by the names of runs with scores.
+        cohesion: Similarity of features and anchors by the names of runs with anchors.
+        differences: Differences of the other runs from the first.
+        notes: Remarks for the reader.
     """
 
     page: Path
@@ -56,7 +56,7 @@ class Report(NamedTuple):
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON, None where undefined."""
+        """Return the report as JSON-serializable values, with None for undefined ones."""
         return {
             "page": str(self.page),
             "figures": [str(path) for path in self.figures],
@@ -89,7 +89,7 @@ class Report(NamedTuple):
 
 
 class _Notes(Progress):
-    """Passes everything on, and remembers the warnings for the page."""
+    """Progress that forwards all messages, and collects the warnings for the page."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -103,21 +103,21 @@ class _Notes(Progress):
 
 
 def report(settings: ReportSettings, progress: Progress) -> Report:
-    """Write the report of one run, or of several side by side.
+    """Write the report of one run, or of several runs side by side.
 
-    Scores come from the last checkpoint of each run; they are kept in its folder as `report-<split>.npz`, and used
-    again while checkpoint, store, split, anchors and precision are the same.
+    Scores are computed with the last checkpoint of each run. They are cached in its folder as `report-<split>.npz` and
+    reused while checkpoint, store, split, anchors and precision are the same.
 
     Raises:
-        SettingsError: No run, or runs of different vocabularies or stores.
-        CheckpointError: A folder that is no run's, or a checkpoint that cannot be used.
-        DataError: No store, no scenes in the split, or a file that cannot be read or written.
+        SettingsError: There is no run, or runs have different vocabularies or stores.
+        CheckpointError: A folder is not a run, or a checkpoint cannot be used.
+        DataError: The store is missing, the split has no scenes, or a file cannot be read or written.
         MissingDependencyError: matplotlib or scikit-learn is missing.
     """
     noted = _Notes(progress)
-    with drawing():  # before anything that takes long, so that a missing matplotlib is told at once
+    with drawing():  # early, so that a missing matplotlib is reported before the long computation
         if not settings.run:
-            raise UsageError("RUN is missing: name the folder of a run, such as runs/finetune-20260101-120000")
+            raise UsageError("RUN is missing: pass the folder of a run, e.g. runs/finetune-20260101-120000")
         records = read_runs(settings.run, settings.runs, noted)
         store = open_store(records, settings, noted)
         scenes = choose_scenes(store, settings.split, settings.scene, settings.rooms)
@@ -129,11 +129,11 @@ def report(settings: ReportSettings, progress: Progress) -> Report:
 
 
 def open_store(records: Sequence[RunRecord], settings: ReportSettings, progress: Progress) -> SceneStore:
-    """The store to score on: the one that was asked for, or the one that all runs were trained on.
+    """Open the store to score on: that of the settings, or the one that all runs were trained on.
 
     Raises:
-        SettingsError: Runs of different vocabularies, or of different stores and none asked for.
-        DataError: No store, or no scenes in the split.
+        SettingsError: The runs have different vocabularies, or different stores and the settings have none.
+        DataError: The store is missing, or the split has no scenes.
     """
     vocabularies = {record.name: _digest(record, "vocabulary") for record in records}
     stores = {record.name: _digest(record, "store") for record in records}
@@ -141,17 +141,21 @@ def open_store(records: Sequence[RunRecord], settings: ReportSettings, progress:
         known = {name: digest for name, digest in digests.items() if digest}
         if len(set(known.values())) > 1 and (what == "vocabularies" or settings.store is None):
             told = ", ".join(f"{name} {digest}" for name, digest in known.items())
-            hint = "report them one by one" if what == "vocabularies" else "say --store DIR to score all of them there"
+            hint = (
+                "report each run separately"
+                if what == "vocabularies"
+                else "pass --store DIR to score all of them on one store"
+            )
             raise SettingsError(f"these runs were trained on different {what} ({told}): {hint}")
     path = settings.store
     if path is None:
         recorded = str(records[0].settings.get("store", "data"))
         path = find_recorded(records[0].folder, recorded)
         if path is None:
-            raise DataError(f"{records[0].folder} was trained on {recorded}, which is not there: say --store DIR")
+            raise DataError(f"{records[0].folder} was trained on {recorded}, which is missing: pass --store DIR")
     store = SceneStore(path)
     if not store.scene_ids(settings.split):
-        raise DataError(f"no scenes to score in {path}: choose another --split")
+        raise DataError(f"no scenes to score in {path}: pass another --split")
     for name, digest in stores.items():
         if digest and digest != store.digest:
             progress.warn(
@@ -167,14 +171,14 @@ def _digest(record: RunRecord, name: str) -> str:
 
 
 def _with_map(run: ReportedRun, settings: ReportSettings, progress: Progress) -> ReportedRun:
-    """The run with a map of its features, kept for the next report."""
+    """Return the run with a map of its features, saved for the next report."""
     if run.measurement is None or not can_embed(run.measurement):
         return run
     key = embedding_key(run.measurement, seed=settings.seed)
     if run.measurement.embedding_key == key:
         return run
     number = len(run.measurement.sample.label)
-    with progress.task(f"map {run.name}", unit="feature") as task:  # t-SNE does not tell how far it is
+    with progress.task(f"map {run.name}", unit="feature") as task:  # t-SNE reports no progress
         place = embed(run.measurement, seed=settings.seed)
         task.advance(number)
     measurement = dataclasses.replace(run.measurement, embedding=place, embedding_key=key)
@@ -205,12 +209,12 @@ def _write(
             task.advance(status=name)
 
         add("curves", "Learning curves", plot_curves(runs))
-        add("differences", "Differences by category", plot_differences(runs, differences))
+        add("differences", "Differences by class", plot_differences(runs, differences))
         add("frequency", "IoU and frequency", plot_frequency(runs, frequency))
         for number, (run, evaluation, measurement) in enumerate(scored, start=1):
             end, title = ("", "") if len(scored) == 1 else (f"-{number}", f": {run.name}")
             categories = plot_categories(evaluation.vertex, frequency, run.name)
-            add(f"categories{end}", f"Categories by frequency{title}", categories)
+            add(f"categories{end}", f"Classes by frequency{title}", categories)
             confusion = plot_confusions(measurement.vertices, store.vocabulary, run.name)
             add(f"confusion{end}", f"Confusion{title}", confusion)
         add("features", "Features", plot_embeddings(runs, store.vocabulary))
@@ -253,21 +257,21 @@ def _draw_rooms(
     try:
         return draw_rooms(runs, store, scenes, progress)
     except MissingDependencyError as error:
-        progress.warn(f"no pictures of rooms: {error}")
+        progress.warn(f"cannot draw rooms: {error}")
         return []
 
 
 CAPTIONS = {
-    "curves": "Faint: every optimiser step; strong: the mean of a window a twentieth of the run wide. Validation is "
-    "over the categories that occur in the validation scenes.",
-    "differences": "IoU at vertices, less that of the first run: the categories that gained and lost most.",
-    "frequency": "IoU of every category at vertices over its annotated vertices in the training scenes. Lines: means "
-    "of head, common and tail.",
-    "categories": "Annotated objects and vertices of every category in the training scenes, those with the most "
-    "objects first (the paper's Figure 4); below, its IoU at vertices.",
-    "confusion": "Of the categories in the most confused pairs: what their annotated vertices were taken for, in "
-    "percent of each row. Framed: right.",
-    "features": "Features of voxels drawn evenly from the categories, and the text anchors they were trained towards, "
-    "by t-SNE on their directions (the paper's Figure 7). Distances between clusters mean nothing.",
-    "rooms": "The rooms with the most categories, near walls and ceiling cut away (the paper's Figure 6).",
+    "curves": "Faint lines: every optimizer step; bold lines: mean over a twentieth of the run. Validation covers the "
+    "classes that occur in the validation scenes.",
+    "differences": "Difference in vertex IoU from the first run: the classes that improved and got worse most.",
+    "frequency": "Vertex IoU of every class over its annotated vertices in the training scenes. Lines: means of head, "
+    "common and tail.",
+    "categories": "Annotated objects and vertices of every class in the training scenes, most objects first (the "
+    "paper's Figure 4); below, its vertex IoU.",
+    "confusion": "Predictions for the annotated vertices of the most confused classes, in percent of each row. "
+    "Framed: correct.",
+    "features": "t-SNE of the directions of voxel features, sampled evenly from the classes, and of the text anchors "
+    "of the training (the paper's Figure 7). Distances between clusters are not meaningful.",
+    "rooms": "The rooms with the most classes, with near walls and ceiling cut away (the paper's Figure 6).",
 }

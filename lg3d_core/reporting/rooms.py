@@ -1,4 +1,4 @@
-"""Rooms as the runs see them: colours, ground truth and predictions side by side. Source: figure 6."""
+"""Pictures of rooms: colours, ground truth and predictions side by side. Source: figure 6."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL = 640
-"""Pixels that a room is drawn wide."""
+"""Width of a drawn room in pixels."""
 MAX_LEGEND = 24
 Image = npt.NDArray[np.uint8]
 
 
 class RoomRow(NamedTuple):
-    """One room.
+    """Pictures of one room.
 
     Attributes:
-        scene: Its id.
-        panels: Title and picture of every column, all of one size.
-        legend: Colour and name of the categories that are annotated or predicted there, the largest first.
+        scene: Id of the scene.
+        panels: Title and picture of every column, all of the same size.
+        legend: Colour and name of the annotated or predicted classes, largest first.
     """
 
     scene: str
@@ -40,14 +40,14 @@ class RoomRow(NamedTuple):
 
 
 def choose_scenes(store: SceneStore, split: str, asked: Sequence[str], count: int) -> list[str]:
-    """The scenes that were asked for, or those of the split with the most annotated categories.
+    """Return the ids of the requested scenes, or of those of the split with the most annotated classes.
 
     Raises:
-        DataError: One that was asked for is not in the store, or not in the split.
+        DataError: A requested scene is not in the store or not in the split.
     """
     for scene in asked:
         if store.split_of(scene) != split:
-            raise DataError(f"--scene {scene} is in the split {store.split_of(scene)}, the report is of {split}")
+            raise DataError(f"--scene {scene} is in the split {store.split_of(scene)}, the report covers {split}")
     if asked:
         return list(dict.fromkeys(asked))
     ranked = sorted(store.scene_ids(split), key=lambda scene: (-len(store.entry(scene).class_counts), scene))
@@ -57,13 +57,13 @@ def choose_scenes(store: SceneStore, split: str, asked: Sequence[str], count: in
 def draw_rooms(
     runs: Sequence[ReportedRun], store: SceneStore, scenes: Sequence[str], progress: Progress
 ) -> list[RoomRow]:
-    """Draw rooms from one camera each: colours, ground truth, and the prediction of every run that has scores.
+    """Draw rooms from one camera each: colours, ground truth, and the prediction of every run with scores.
 
-    A single run is also shown by where it is wrong.
+    For a single run, its errors are drawn too.
 
     Raises:
         DataError: A scene cannot be read.
-        MissingDependencyError: Nothing to draw with.
+        MissingDependencyError: open3d or OpenGL is missing.
     """
     naming = [(run, run.measurement) for run in runs if run.evaluation is not None and run.measurement is not None]
     rows = []
@@ -115,15 +115,15 @@ def _legend(views: Sequence[SceneView]) -> tuple[tuple[tuple[int, int, int], str
 
 
 def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
-    """Set rooms below each other, a column a layer, with the categories in sight below.
+    """Draw one row per room and one column per layer, with the legend of the visible classes below.
 
     Returns:
-        None without rooms.
+        The figure, or None without rooms.
     """
     if not rows:
         return None
     columns = max(len(row.panels) for row in rows)
-    # More columns than fit go on the next line, so that a room stays large enough to be recognised.
+    # Further columns continue on the next line, so that rooms stay large enough to recognise.
     per_line = min(columns, 4 if columns != 5 else 3)
     lines = -(-columns // per_line)
     width = PAGE / per_line
@@ -135,7 +135,7 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
     figure = new_figure(PAGE, sum(heights) + legend_height)
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.set(h_pad=0.03, w_pad=0.01, hspace=0.0, wspace=0.0, rect=(0, 0, 1, 0.97))  # titles need room
+        engine.set(h_pad=0.03, w_pad=0.01, hspace=0.0, wspace=0.0, rect=(0, 0, 1, 0.97))  # titles need space
     grid = figure.subplots(len(rows) * lines, per_line, squeeze=False, height_ratios=heights)
     for axis in grid.flat:
         axis.set_axis_off()

@@ -1,4 +1,4 @@
-"""A run's folder as a report reads it: settings, card, and learning curves."""
+"""Reader of a run's folder for reports: settings, card, and learning curves."""
 
 import json
 import math
@@ -17,11 +17,11 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class Curve(NamedTuple):
-    """One figure over the course of a run.
+    """Course of one logged value.
 
     Attributes:
-        step: Optimiser steps done, int64, rising.
-        value: Finite, float64, same length.
+        step: Optimizer steps, int64, increasing.
+        value: Finite values, float64, same length as `step`.
     """
 
     step: npt.NDArray[np.int64]
@@ -29,17 +29,17 @@ class Curve(NamedTuple):
 
 
 class RunRecord(NamedTuple):
-    """What a run's folder says of the run.
+    """Record of a run's folder.
 
     Attributes:
-        name: What the report calls it; different for every run in one report.
-        folder: Where it is.
+        name: Name in the report, unique among its runs.
+        folder: Folder of the run.
         kind: "pretrain" or "finetune".
-        method: Of pre-training: "language", "supcon" or "csc"; empty for fine-tuning.
-        settings: As they were saved.
-        card: How the run was made; empty where there is none.
-        curves: By name (`loss`, `lr`, `val_miou_present`, ...); empty where the run logged nothing.
-        checkpoint: The last one, or None where the run has not finished an epoch.
+        method: Method of pre-training: "language", "supcon" or "csc"; empty for fine-tuning.
+        settings: Saved settings of the run.
+        card: Model card of the run; may be empty.
+        curves: Curves by name (`loss`, `lr`, `val_miou_present`, ...); empty if the run logged nothing.
+        checkpoint: Last checkpoint; None before the first finished epoch.
     """
 
     name: str
@@ -53,7 +53,7 @@ class RunRecord(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What kind of run it is, in words."""
+        """Return a description of the kind of run."""
         return f"pre-training, {self.method}" if self.kind == "pretrain" else "fine-tuning"
 
 
@@ -61,25 +61,25 @@ def read_runs(asked: Sequence[Path], runs: Path, progress: Progress) -> list[Run
     """Read the folders of some runs.
 
     Args:
-        asked: Folders, or names of folders in `runs`.
-        runs: Where names are looked up.
-        progress: Warned of what is missing or damaged.
+        asked: Run folders, or their names in `runs`.
+        runs: Folder in which names are looked up.
+        progress: Receives warnings about missing and damaged files.
 
     Raises:
-        CheckpointError: One is no run's folder, is asked for twice, or holds nothing to report.
-        DataError: A file in it is damaged as a whole.
+        CheckpointError: A folder is not a run, occurs twice, or contains nothing to report.
+        DataError: A file of a run is damaged.
     """
     folders = [_find_folder(path, runs) for path in asked]
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
-            raise CheckpointError(f"{folder} was given twice: name each run once")
+            raise CheckpointError(f"{folder} is listed twice: pass each run once")
         seen.add(folder.resolve())
     return [_read_run(folder, name, progress) for folder, name in zip(folders, distinct_names(folders), strict=True)]
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths, from the folder's name on, that tell all of them apart."""
+    """Return the shortest distinct suffixes of paths, starting at a folder's name."""
     parts = [folder.resolve().parts for folder in folders]
     names = []
     for own in parts:
@@ -91,9 +91,9 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def read_curves(path: Path, progress: Progress) -> dict[str, Curve]:
-    """Read `metrics.jsonl`: every finite number by its name, over the step it was logged at.
+    """Read `metrics.jsonl`: every finite number by its name, over its optimizer step.
 
-    A line that cannot be read is left out and warned of; values that are not finite are left out.
+    Unreadable lines are skipped with a warning; non-finite values are skipped.
 
     Raises:
         DataError: The file cannot be read at all.
@@ -114,7 +114,7 @@ def read_curves(path: Path, progress: Progress) -> dict[str, Curve]:
                 points.setdefault(name, {})[record["step"]] = float(value)
     if damaged:
         rest = f" and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
-        progress.warn(f"{path}: line {damaged[0]}{rest} cannot be read, and is left out of the curves")
+        progress.warn(f"{path}: line {damaged[0]}{rest} cannot be read: skipped in the curves")
     return {
         name: Curve(
             np.array(sorted(values), dtype=np.int64), np.array([values[step] for step in sorted(values)], dtype=float)
@@ -124,10 +124,10 @@ def read_curves(path: Path, progress: Progress) -> dict[str, Curve]:
 
 
 def find_recorded(folder: Path, recorded: str) -> Path | None:
-    """Return a path that a run's settings name, also after the working directory has been moved or renamed.
+    """Return a path from a run's settings, also if the working directory was moved or renamed.
 
-    The path is looked for from here, from beside the run, and from where its runs are: as a whole, then without its
-    first folders.
+    The path is searched relative to the working directory, the run, and the parent of the run's folder: completely,
+    then without its first components.
     """
     parts = Path(recorded).parts
     for k in range(len(parts)):
@@ -143,8 +143,10 @@ def _find_folder(path: Path, runs: Path) -> Path:
         if (folder / "settings.json").is_file():
             return folder
     if not path.exists() and not (runs / path).exists():
-        raise CheckpointError(f"no run {path}: expected a run's folder, or the name of one in {runs}")
-    raise CheckpointError(f"{path} is no run's folder (no settings.json there): name the folder that training made")
+        raise CheckpointError(f"no such run: {path}; expected a run's folder, or the name of one in {runs}")
+    raise CheckpointError(
+        f"{path} is not a run's folder (it has no settings.json): pass a folder that training created"
+    )
 
 
 def _read_run(folder: Path, name: str, progress: Progress) -> RunRecord:
@@ -154,14 +156,13 @@ def _read_run(folder: Path, name: str, progress: Progress) -> RunRecord:
     curves = read_curves(metrics, progress) if metrics.is_file() else {}
     if not curves and not checkpoint.is_file():
         raise CheckpointError(
-            f"{folder} has neither {METRICS_NAME} nor {CHECKPOINT_NAME}: it has taken no step yet, so there is nothing "
-            "to report"
+            f"{folder} has neither {METRICS_NAME} nor {CHECKPOINT_NAME}: the run has not finished a step yet"
         )
     if not curves:
-        progress.warn(f"{folder} has no {METRICS_NAME} with a step in it: the report shows no learning curves of it")
+        progress.warn(f"{folder} has no {METRICS_NAME} with a step: the report omits its learning curves")
     if not checkpoint.is_file():
-        progress.warn(f"{folder} holds no {CHECKPOINT_NAME} yet: the report shows its curves and card, and no scores")
-    kind = settings.get("command") or card.get("kind")  # earlier versions recorded it in the card alone
+        progress.warn(f"{folder} has no {CHECKPOINT_NAME} yet: the report shows its curves and card without scores")
+    kind = settings.get("command") or card.get("kind")  # earlier versions recorded it only in the card
     if kind not in ("pretrain", "finetune"):
         raise DataError(f"{folder}: expected settings.json to name the command pretrain or finetune, got {kind!r}")
     method = str(settings.get("method", "language")) if kind == "pretrain" else ""

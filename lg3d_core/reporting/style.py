@@ -1,4 +1,4 @@
-"""How figures look: widths of a paper's columns, letters that can be read there, colours that all eyes tell apart."""
+"""Style of figures: column widths of a paper, legible text, and colours for all kinds of colour vision."""
 
 import io
 import warnings
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 COLUMN = 3.4
-"""Inches: one of a paper's two columns."""
+"""Width in inches of one column of a two-column paper."""
 PAGE = 7.0
-"""Inches: both of them."""
+"""Width in inches of both columns."""
 DPI = 200
 KINDS = ("png", "pdf", "svg")
 INSTALL = "figures need matplotlib and scikit-learn, which are missing or broken: pip install matplotlib scikit-learn"
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
+# Okabe and Ito's colours, which are distinguishable with any kind of colour vision.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, BLACK = (
     "#0072B2",
     "#D55E00",
@@ -39,7 +39,7 @@ INK, QUIET, FAINT = "#1d2430", "#5d6778", "#c9ced6"
 
 
 class Mark(NamedTuple):
-    """How one of several things is drawn: never by its colour alone."""
+    """Colour, marker and line style of one of several runs."""
 
     color: str
     marker: str
@@ -92,21 +92,21 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.4,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "pdf.fonttype": 42,  # letters stay letters, as publishers ask
+    "pdf.fonttype": 42,  # fonts are embedded as text, as publishers require
     "svg.fonttype": "path",
     "svg.hashsalt": "lg3d",
-    "text.parse_math": False,  # a category may be called "$"
+    "text.parse_math": False,  # class names may contain "$"
 }
 
 
 def run_mark(index: int) -> Mark:
-    """How the run of that number is drawn."""
+    """Return the mark of the run with a number."""
     return RUN_MARKS[index % len(RUN_MARKS)]
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in the style of the report, without a display, whatever matplotlib is set to.
+    """Set the style of the report, without a display, independent of matplotlib's configuration.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -118,13 +118,13 @@ def drawing() -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
-        # A name in a script that the font lacks is drawn as boxes; the page beside it has the name.
+        # A name in a script that the font lacks is drawn as boxes; the page contains the name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches, laid out so that nothing overlaps."""
+    """Return an empty figure of a size in inches, with a layout that avoids overlaps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,7 +134,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def encode_figure(figure: "Figure", kind: str, *, dpi: int = DPI) -> bytes:
-    """The bytes of a `png`, `pdf` or `svg` file; the same figure gives the same bytes."""
+    """Return the bytes of a `png`, `pdf` or `svg` file; the same figure gives the same bytes."""
     stamps = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     stream = io.BytesIO()
     figure.savefig(stream, format=kind, dpi=dpi, metadata=stamps[kind])
@@ -142,7 +142,7 @@ def encode_figure(figure: "Figure", kind: str, *, dpi: int = DPI) -> bytes:
 
 
 def write_figure(figure: "Figure", stem: Path, kinds: Sequence[str], *, dpi: int = DPI) -> bytes:
-    """Write a figure as `stem.png`, `stem.pdf`, ..., each as a whole, and return the bytes of the first kind.
+    """Write a figure as `stem.png`, `stem.pdf`, ..., each atomically, and return the bytes of the first kind.
 
     Raises:
         DataError: A file cannot be written.
@@ -154,22 +154,22 @@ def write_figure(figure: "Figure", stem: Path, kinds: Sequence[str], *, dpi: int
 
 
 def figure_kind(path: Path) -> str:
-    """What to draw a figure as, by its file's name: `png`, `pdf` or `svg`.
+    """Return the kind of a figure from its file's suffix: `png`, `pdf` or `svg`.
 
     Raises:
-        SettingsError: A name of another kind.
+        SettingsError: The suffix is unknown.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in KINDS:
-        raise SettingsError(f"--plot {path}: expected a name that ends with .png, .pdf or .svg", fields=("plot",))
+        raise SettingsError(f"--plot {path}: expected a file name with the suffix .png, .pdf or .svg", fields=("plot",))
     return kind
 
 
 def write_figure_as(figure: "Figure", path: Path) -> Path:
-    """Write a figure as a whole, as what its file's name says.
+    """Write a figure atomically, in the format of its file's suffix.
 
     Raises:
-        SettingsError: A name of another kind.
+        SettingsError: The suffix is unknown.
         DataError: The file cannot be written.
     """
     write_bytes(path, encode_figure(figure, figure_kind(path)))
@@ -177,17 +177,17 @@ def write_figure_as(figure: "Figure", path: Path) -> Path:
 
 
 def shorten(name: str, most: int = 22) -> str:
-    """A name that fits beside a figure, its end left out where it is too long."""
+    """Shorten a name with an ellipsis if it is too long."""
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
 
 def signed(value: float) -> str:
-    """A difference with one decimal and its sign, set with a real minus."""
+    """Format a difference with one decimal and its sign, with a real minus."""
     return f"{value:+.1f}".replace("-", "\u2212")
 
 
 def count_axis(axis: "Axis") -> None:
-    """Label powers of ten as people write counts: 100, 1k, 10k, 1M."""
+    """Label powers of ten in short form: 100, 1k, 10k, 1M."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     def label(value: float, _position: int) -> str:
@@ -201,12 +201,12 @@ def count_axis(axis: "Axis") -> None:
 
 
 def halo(text: "Text") -> None:
-    """Set letters off from the points that they lie on."""
+    """Return a white outline that separates text from the points below it."""
     from matplotlib.patheffects import withStroke
 
     text.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
 
 
 def grid(axes: "Axes", axis: str = "both") -> None:
-    """Faint lines behind the data."""
+    """Draw faint grid lines behind the data."""
     axes.grid(visible=True, axis=axis)

@@ -1,4 +1,4 @@
-"""One run in a report: its record and what was measured of it."""
+"""Run of a report: its record and its measurement."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ from lg3d_core.reporting.runs import RunRecord
 
 
 class ReportedRun(NamedTuple):
-    """A run and its measurement; None where it has no checkpoint."""
+    """Run and its measurement, which is None without a checkpoint."""
 
     record: RunRecord
     measurement: Measurement | None
 
     @property
     def name(self) -> str:
-        """What the report calls it."""
+        """Name of the run in the report."""
         return self.record.name
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """Its scores, if it names voxels."""
+        """Scores of the run, if it can classify."""
         return None if self.measurement is None else self.measurement.evaluation

@@ -1,4 +1,4 @@
-"""One raw scan: the files of ScanNet, read strictly and audited."""
+"""Readers of scans: ScanNet's files, read strictly and audited, and single files in the common formats."""
 
 from lg3d_core.scans.audit import AuditReport, Problem, audit_scans
 from lg3d_core.scans.ply import Mesh, read_ply, write_ply

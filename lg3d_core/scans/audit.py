@@ -1,4 +1,4 @@
-"""What is wrong with a raw folder, found without writing anything."""
+"""Audit of a raw ScanNet folder; nothing is written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,13 +32,13 @@ T = TypeVar("T")
 
 
 class Problem(NamedTuple):
-    """One thing wrong.
+    """One problem of a scan.
 
     Attributes:
-        scene: Whose; "" for what concerns the whole folder.
-        file: Path of the file, as far as one can be named.
-        reason: The line that `prepare` would print.
-        fatal: Whether `prepare` would leave the scene out; otherwise it warns and goes on.
+        scene: Scene id; "" for a problem of the whole folder.
+        file: Path of the file, if the problem concerns one file.
+        reason: Message that `prepare` would print.
+        fatal: Whether `prepare` would skip the scene; otherwise it only warns.
     """
 
     scene: str
@@ -49,14 +49,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """Result of an audit.
 
     Attributes:
-        raw: The folder.
-        num_scenes: Scans looked at.
-        num_vertices: Their vertices, of meshes that can be read.
-        problems: By scene.
-        unmapped: Raw labels that the label table lacks, with their number of objects, the most frequent first.
+        raw: Folder that was audited.
+        num_scenes: Number of audited scans.
+        num_vertices: Number of vertices of the readable meshes.
+        problems: Problems, sorted by scene.
+        unmapped: Raw labels missing from the label table, with their number of objects, most frequent first.
     """
 
     raw: Path
@@ -71,7 +71,7 @@ class AuditReport:
         return not any(problem.fatal for problem in self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as what `json.dumps` takes."""
+        """Return the report as a JSON-serializable object."""
         return {
             "raw": str(self.raw),
             "scenes": self.num_scenes,
@@ -88,20 +88,20 @@ class _Findings(NamedTuple):
 
 
 def audit_scans(raw: Path, vocabulary: Vocabulary, *, jobs: int, progress: Progress) -> AuditReport:
-    """Look through a raw folder for everything that `prepare` would stumble over or warn about.
+    """Check a raw folder for everything that `prepare` would reject or warn about.
 
-    Missing files, other lengths than the mesh's, raw labels that the table lacks, ids given twice, coordinates that are
-    not finite, groups without segments or with segments that do not exist, damaged files. Unlike `prepare` it goes on
-    within a scene after the first finding.
+    The checks cover missing and damaged files, lengths that differ from the mesh's, raw labels missing from the table,
+    repeated ids, non-finite coordinates, and groups without segments or with unknown segments. Unlike `prepare`, the
+    audit continues within a scene after the first problem.
 
     Args:
-        raw: ScanNet's folder.
-        vocabulary: Whose ids are looked up in the label table.
-        jobs: Processes; 0 takes one per core.
-        progress: Told of each scene.
+        raw: ScanNet folder.
+        vocabulary: Vocabulary whose ids are looked up in the label table.
+        jobs: Number of processes; 0 uses one per core.
+        progress: Receives one step per scene.
 
     Raises:
-        DataError: No such folder, or one without scans.
+        DataError: The folder does not exist or contains no scans.
     """
     scans = find_scans(raw)
     problems: list[Problem] = []
@@ -120,7 +120,7 @@ def audit_scans(raw: Path, vocabulary: Vocabulary, *, jobs: int, progress: Progr
         counts[files.scene_id] = counts.get(files.scene_id, 0) + 1
     for scene_id, count in counts.items():
         if count > 1:
-            reason = f"{scene_id} lies under both scans/ and scans_test/: remove one"
+            reason = f"{scene_id} exists in both scans/ and scans_test/: remove one of them"
             problems.append(Problem(scene_id, str(raw), reason, True))
     num_vertices = 0
     unmapped: dict[str, int] = {}
@@ -154,7 +154,7 @@ def _audit_job(job: _Job) -> _Findings:
 
 
 def audit_scan(files: ScanFiles, table: LabelTable | None) -> _Findings:
-    """Look through one scan; `table` is None where there is none to look labels up in."""
+    """Audit one scan; without a `table`, labels are not looked up."""
     problems: list[Problem] = []
 
     def note(reason: str, path: Path | None, *, fatal: bool = True) -> None:

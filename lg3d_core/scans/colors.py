@@ -1,7 +1,7 @@
-"""Colours of a scan as bytes: which columns hold them, and which value of the file is white.
+"""Conversion of a scan's colours to bytes: the columns that hold them, and the value that is white.
 
 Files store colours as bytes, as 10, 12 or 16-bit integers, as floats from 0 to 1 or from 0 to 255, and as bytes in a
-wider type. The declared type does not tell them apart, so the values decide.
+wider type. The declared type is ambiguous, so the range is inferred from the values.
 """
 
 import math
@@ -17,23 +17,23 @@ from lg3d_core.scans.surface import CHUNK_ROWS, as_doubles
 WHITE_VALUES = (1.0, 255.0, 1023.0, 4095.0, 65535.0)
 """Values that files use for white; integers never use 1."""
 UNUSUAL_WHITE = (1023.0, 4095.0)
-"""White values that are rare enough for a warning."""
+"""White values that are rare enough to cause a warning."""
 ROUNDING = 1.002
 """Factor by which rounding may exceed white."""
 OVERSHOOT_SHARE = 1e-3
-"""Share of the coloured rows that may exceed white, as interpolation produces them; they are clipped."""
+"""Maximum share of coloured rows above white, as interpolation produces them; they are clipped."""
 HIGHEST_OVERSHOOT = 2.0
-"""Fractions up to this value are taken as a range of 0 to 1 with overshoot."""
+"""Largest maximum of fractions that is read as a range of 0 to 1 with overshoot."""
 DARK = 1 / 16
-"""Share of white below which the brightest value is doubted."""
+"""Share of white below which the brightest value causes a warning."""
 CONSTANT_ROWS = 100
-"""Rows from which one colour for all of them is reported."""
+"""Number of rows from which a constant colour causes a warning."""
 SAMPLED_BLOCKS, BLOCK_ROWS = 16, 4096
-"""Rows that are looked at where bytes need no range."""
+"""Number of sampled rows where bytes need no range."""
 SPHERICAL_HARMONIC = 0.28209479177387814
-"""Constant spherical harmonic, 1 / (2 sqrt(pi)): Gaussian splats store (colour - 0.5) divided by it."""
+"""Constant spherical harmonic, 1 / (2 sqrt(pi)): Gaussian splats store (colour - 0.5) divided by this."""
 PACKED_NAMES = ("rgb", "rgba", "color", "colour", "colors")
-"""Columns that hold all channels of a colour."""
+"""Names of columns that hold all channels of a colour."""
 SPLAT_NAMES = ("f_dc_0", "f_dc_1", "f_dc_2")
 
 _CHANNEL = re.compile(r"((?:[a-z0-9]+_)*?)(red|green|blue|r|g|b)(_?)")
@@ -58,7 +58,7 @@ class Colors(NamedTuple):
 def find_channels(names: Sequence[str]) -> tuple[str, str, str] | None:
     """Return the names of the columns that hold red, green and blue, or None.
 
-    Upper case, single letters, a trailing underscore and usual prefixes (`diffuse_red`, `R`, `red_`) are understood.
+    Upper case, single letters, a trailing underscore and common prefixes (`diffuse_red`, `R`, `red_`) are accepted.
     """
     groups: dict[tuple[str, bool, str], dict[str, str]] = {}
     for name in names:
@@ -91,10 +91,10 @@ def unpack_colors(packed: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
     """Split 0xAARRGGBB into channels.
 
     Floats hold either these bits or, after a conversion, the number itself. Bits of opaque or absent alpha are never
-    whole numbers from 1 to 2^24, so the values tell which.
+    whole numbers from 1 to 2^24, so the two cases can be distinguished by the values.
 
     Returns:
-        Colours, shape `(rows, 3)`, or None where the numbers are neither.
+        Colours, shape `(rows, 3)`, or None if the numbers are neither.
     """
     if packed.dtype.kind in "iu" and packed.dtype.itemsize >= 4:
         bits = packed.astype(np.uint64)
@@ -114,7 +114,7 @@ def unpack_colors(packed: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
 
 
 def decide_packed_colors(packed: npt.NDArray[Any]) -> Colors | None:
-    """Return the colours of packed numbers, see `unpack_colors`; None where the numbers are no colours."""
+    """Return the colours of packed numbers (see `unpack_colors`), or None if the numbers are no colours."""
     rgb = unpack_colors(packed)
     if rgb is None:
         return None
@@ -129,15 +129,15 @@ def decide_packed_colors(packed: npt.NDArray[Any]) -> Colors | None:
 
 
 def decide_colors(read: ReadRows, num_rows: int) -> Colors:
-    """Decide from the values of a scan which one is white, and return its colours as bytes.
+    """Find the value of white from the values of a scan, and return its colours as bytes.
 
-    All rows are read once, a piece at a time; bytes need no decision and are only sampled. Colours that are all zero
-    count as absent.
+    All rows are read once, in chunks; bytes are unambiguous and are only sampled. Colours that are all zero count as
+    absent.
     """
     if num_rows == 0:
         return Colors(lambda start, stop: np.zeros((stop - start, 3), dtype=np.uint8), ())
     kind = read(0, 1).dtype
-    if kind.kind == "i" and kind.itemsize <= 2:  # no colour is negative: the writer declared unsigned numbers as signed
+    if kind.kind == "i" and kind.itemsize <= 2:  # the writer declared unsigned numbers as signed
         signed, kind = read, np.dtype(f"u{kind.itemsize}")
         read = lambda start, stop: signed(start, stop).astype(kind)  # noqa: E731
     if kind == np.uint8:
@@ -155,21 +155,21 @@ def decide_colors(read: ReadRows, num_rows: int) -> Colors:
     doubts: list[str] = []
     low, white = (0.0, 255.0) if kind == np.uint8 else _decide_range(found, kind, doubts)
     if found.is_constant and num_rows >= CONSTANT_ROWS:
-        doubts.append("all vertices have the same colour: the scan probably has none")
+        doubts.append("all vertices have the same colour: the scan probably has no colours")
     if found.num_finite < num_rows:
-        doubts.append(f"{num_rows - found.num_finite} of {num_rows} colours are not finite: taken as black")
+        doubts.append(f"{num_rows - found.num_finite} of {num_rows} colours are not finite: black is used instead")
     if found.high < DARK * white:
-        doubts.append(f"the brightest colour is {found.high:.4g}, nearly black if {white:g} is white")
+        doubts.append(f"the brightest colour is {found.high:.4g}, which is nearly black if {white:g} is white")
     if kind == np.uint8:
         return Colors(read, tuple(doubts))
     return Colors(lambda start, stop: _to_bytes(read(start, stop), low, white), tuple(doubts))
 
 
 def colors_as_bytes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8] | None, tuple[str, ...]]:
-    """Convert colours in memory, shape `(rows, 3)`; see `decide_colors`.
+    """Convert colours in memory to bytes, shape `(rows, 3)`; see `decide_colors`.
 
     Returns:
-        Colours as bytes, or None where they are all zero, and warnings about them.
+        Colours as bytes, or None if they are all zero, and warnings about them.
     """
     colors = decide_colors(lambda start, stop: values[start:stop], len(values))
     return None if colors.read is None else colors.read(0, len(values)), colors.doubts
@@ -185,7 +185,7 @@ def _blocks(num_rows: int) -> Iterator[tuple[int, int]]:
 
 
 class _Statistics:
-    """What the values of a scan's colours have in common."""
+    """Statistics of the values of a scan's colours."""
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
@@ -235,23 +235,23 @@ class _Statistics:
 
 
 def _decide_range(found: _Statistics, kind: np.dtype[Any], doubts: list[str]) -> tuple[float, float]:
-    """Return the values of black and white, and append what is doubtful about them."""
+    """Return the values of black and white, and append warnings about uncertain guesses."""
     is_float = kind.kind == "f"
     if is_float and found.low < -0.05 and found.low >= -ROUNDING and found.high <= ROUNDING:
-        doubts.append(f"colours from {found.low:.4g} to {found.high:.4g}: taken as a range of -1 to 1")
+        doubts.append(f"colours from {found.low:.4g} to {found.high:.4g}: the range is assumed to be -1 to 1")
         return -1.0, 1.0
     candidates = [white for white in WHITE_VALUES if white > 1 or is_float]
     allowed = OVERSHOOT_SHARE * found.num_lit
     white = next((white for white in candidates if found.num_above[white] <= allowed), None)
     if white is None:
         white = 2.0 ** math.ceil(math.log2(found.high + 1)) - 1
-        doubts.append(f"colours up to {found.high:.6g}: taken as a range of 0 to {white:.6g}")
+        doubts.append(f"colours up to {found.high:.6g}: the range is assumed to be 0 to {white:.6g}")
     elif white == 255 and is_float and not found.is_whole and found.high <= HIGHEST_OVERSHOOT:
         white = 1.0
     if white == 1 and found.is_whole:
-        doubts.append("all colours are 0 or 1: taken as a range of 0 to 1")
+        doubts.append("all colours are 0 or 1: the range is assumed to be 0 to 1")
     if white in UNUSUAL_WHITE:
-        doubts.append(f"colours up to {found.high:g}: taken as a range of 0 to {white:g}")
+        doubts.append(f"colours up to {found.high:g}: the range is assumed to be 0 to {white:g}")
     if found.num_above.get(white):
         doubts.append(
             f"{found.num_above[white]} of {found.num_rows} colours exceed {white:g} (up to {found.high:.4g}): clipped"

@@ -1,4 +1,4 @@
-"""Point clouds in E57, as laser scanners write them, through pye57."""
+"""Reader of E57 point clouds, the format of terrestrial laser scanners, based on pye57."""
 
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 CHANNELS = ("colorRed", "colorGreen", "colorBlue")
 INVALID = ("cartesianInvalidState", "sphericalInvalidState")
 MAX_POINTS = 1 << 27
-"""Points of all scans of a file, which are held in memory: about 4 GB."""
+"""Maximum number of points of all scans of a file, which are held in memory (about 4 GB)."""
 
 
 def open_e57(path: Path) -> Surface:
-    """Read the scans of an E57 file one after another, each turned and shifted by its pose.
+    """Read the scans of an E57 file and transform each by its pose.
 
-    Invalid points keep their row and get no position.
+    Invalid points keep their row, with NaN as position.
 
     Raises:
-        DataError: The file is missing, damaged, too large, or no E57.
+        DataError: The file is missing, damaged, too large, or not E57.
         MissingDependencyError: pye57 is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""Whole raw files as bytes, with a limit on their size and errors that name them."""
+"""Size-limited reading of raw files, with errors that name the file."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ def read_file(path: Path) -> bytes:
     """Read a file of at most 1 GiB.
 
     Raises:
-        DataError: It is missing, no regular file, unreadable or larger.
+        DataError: The file is missing, unreadable, too large, or not a regular file.
     """
     try:
         if not path.is_file():
@@ -30,7 +30,7 @@ def parse_json_object(data: bytes, path: Path) -> dict[str, Any]:
     """Parse a file that holds one JSON object.
 
     Raises:
-        DataError: It is not UTF-8, not JSON, nested too deeply, or not an object.
+        DataError: The file is not UTF-8, not JSON, nested too deeply, or not an object.
     """
     try:
         value = json.loads(data)
@@ -42,7 +42,7 @@ def parse_json_object(data: bytes, path: Path) -> dict[str, Any]:
     except RecursionError:
         raise DataError(f"{path}: JSON nested too deeply") from None
     except ValueError as error:
-        raise DataError(f"{path}: not JSON that can be read ({error})") from None
+        raise DataError(f"{path}: invalid JSON ({error})") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, found a {type(value).__name__}")
     return value

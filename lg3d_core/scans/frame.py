@@ -1,7 +1,7 @@
-"""The frame of a scan of unknown origin: its units, its up axis, and what lies far from the rest.
+"""Units and up axis of a scan of unknown origin, and detection of stray points.
 
-Networks are trained on rooms in metres with +z up. A file seldom says what it has, so both are guessed: units from the
-size of rooms and the spacing of scans, the up axis as `up_axis` describes.
+Networks are trained on rooms in metres with +z up. Few files record their units and up axis, so both are estimated: the
+units from typical room sizes and vertex spacings, the up axis as described in `up_axis`.
 """
 
 import math
@@ -19,45 +19,45 @@ Array = npt.NDArray[np.float64]
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "in": 0.0254, "ft": 0.3048}
 GUESSED_UNITS = ("m", "cm", "mm")
-"""Feet and inches differ too little from metres and centimetres to be told by size."""
+"""Candidate units; feet and inches are too close to metres and centimetres to be distinguished by size."""
 SAMPLE_ROWS = 200_000
 LARGE_SIDE, LARGE_SHARE, SCATTERED = 1 / 60, 0.2, 50_000
-"""A triangle's side beside the scan's, and the share of the surface in such triangles, from which so many points on
-the triangles are looked at too."""
+"""Ratio of a large triangle's side to the scan's, and share of the surface in such triangles, from which points on
+the triangles are sampled too."""
 TYPICAL_SIZE, SIZE_FACTOR = 5.0, 2.5
-"""Longest side of a scan in metres, and by what factor it varies (one standard deviation of its logarithm)."""
+"""Longest side of a typical scan in metres, and its standard deviation as a factor (of the logarithm)."""
 TYPICAL_SPACING, SPACING_FACTOR = 0.015, 2.5
-"""Distance of neighbouring vertices in metres, likewise."""
+"""Distance of neighbouring vertices in metres, and its standard deviation as a factor."""
 PLAUSIBLE_SIZE = (0.3, 200.0)
-"""Metres between which a scan's longest side is believed."""
+"""Range in metres of a plausible longest side."""
 CLEAR_UNIT = 2.0
-"""How much better than metres, in squared deviations, another unit must fit before it is taken."""
+"""Margin over metres, in squared deviations, that another unit needs to be chosen."""
 FAR_COORDINATE = 1000.0
-"""Metres from the origin beyond which a scan is moved there: float32 and the voxel grid lose digits far out."""
+"""Distance from the origin in metres beyond which a scan is moved there, as float32 and the voxel grid lose digits."""
 OFFSET_STEP = 16.0
-"""Metres; such a scan is moved by a multiple of this, a multiple of the coarsest voxels of the usual networks, so that
-equal rooms get equal labels."""
+"""Step of the move to the origin in metres, a multiple of the coarsest voxels of the usual networks, so that
+identical rooms get identical labels."""
 FAR_FROM_ORIGIN = 20.0
-"""Times a scan's own size beyond which its positions are checked for lost digits."""
+"""Ratio of the distance from the origin to the scan's size beyond which positions are checked for lost precision."""
 COARSE_STEP = 0.002
-"""Metres between neighbouring positions from which lost precision is reported."""
+"""Distance of neighbouring positions in metres from which lost precision is reported."""
 DECIMALS = (0.01, 0.1, 1.0, 10.0)
-"""Units to which texts with few digits round."""
+"""Steps in file units to which text files with few digits round."""
 
 
 class Frame(NamedTuple):
-    """How a file's positions become metres with +z up, and why.
+    """Transformation from a file's coordinates to metres with +z up.
 
     Attributes:
-        scale: Metres of one of the file's units.
-        up: Axis of the file that points up, a key of `UP_AXES`.
-        offset: Taken off the file's positions first, shape `(3,)`, float64.
-        low: Lowest corner of what belongs to the scan, in the file's units, shape `(3,)`.
-        high: Highest corner; what lies outside of the two is left out.
+        scale: Length of the file's unit in metres.
+        up: Up axis of the file, a key of `UP_AXES`.
+        offset: Offset that is subtracted from the file's positions first, shape `(3,)`, float64.
+        low: Lowest corner of the scan without stray points, in the file's units, shape `(3,)`.
+        high: Highest corner; points outside of the box are dropped.
         alignment: Rotation and shift of positions in metres with +z up, applied last, shape `(4, 4)`; None: the
             identity.
-        notes: What was guessed, for the user.
-        doubts: What is probably not right.
+        notes: Messages about estimated values.
+        doubts: Warnings about uncertain values.
     """
 
     scale: float
@@ -70,24 +70,24 @@ class Frame(NamedTuple):
     doubts: tuple[str, ...] = ()
 
     def to_metres(self, xyz: Array) -> Array:
-        """Positions of the file to metres with +z up, shape `(rows, 3)`."""
+        """Convert positions of the file to metres with +z up, shape `(rows, 3)`."""
         metres = turn_up((xyz - self.offset) * self.scale, self.up)
         return metres if self.alignment is None else metres @ self.alignment[:3, :3].T + self.alignment[:3, 3]
 
     def from_metres(self, xyz: Array) -> Array:
-        """The inverse of `to_metres`."""
+        """Invert `to_metres`."""
         if self.alignment is not None:
             xyz = (xyz - self.alignment[:3, 3]) @ self.alignment[:3, :3]
         return turn_back(xyz, self.up) / self.scale + self.offset
 
     def holds(self, xyz: Array) -> npt.NDArray[np.bool_]:
-        """Whether each of the file's positions is finite and belongs to the scan, shape `(rows,)`."""
+        """Return whether each of the file's positions is finite and inside the box, shape `(rows,)`."""
         with np.errstate(invalid="ignore"):
             return np.asarray(((xyz >= self.low) & (xyz <= self.high)).all(axis=1))
 
 
 def turn_up(xyz: Array, up: str) -> Array:
-    """Turn positions about one or two axes so that `up` becomes +z; no mirror image is made."""
+    """Rotate positions about one or two axes so that `up` becomes +z, without mirroring."""
     axis, sign = UP_AXES[up]
     rest = [(axis + 1) % 3, (axis + 2) % 3]
     turned = xyz[:, [*rest, axis]].copy()
@@ -97,7 +97,7 @@ def turn_up(xyz: Array, up: str) -> Array:
 
 
 def turn_back(xyz: Array, up: str) -> Array:
-    """The inverse of `turn_up`."""
+    """Invert `turn_up`."""
     axis, sign = UP_AXES[up]
     turned = xyz.copy()
     if sign < 0:
@@ -108,10 +108,10 @@ def turn_back(xyz: Array, up: str) -> Array:
 
 
 def parse_scale(text: str) -> float | None:
-    """Metres of one unit: `auto` gives None, a name of `UNITS` or a positive number gives itself.
+    """Return the length of a unit in metres, from a name of `UNITS` or a positive number; `auto` gives None.
 
     Raises:
-        ValueError: Anything else.
+        ValueError: The text is none of these.
     """
     if text == "auto":
         return None
@@ -124,12 +124,12 @@ def parse_scale(text: str) -> float | None:
 
 
 def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Frame:
-    """Guess a scan's units and its axis up, unless they are told, and find what lies far from the rest.
+    """Estimate a scan's units and up axis, unless they are passed, and find stray points.
 
     Args:
         surface: The scan.
-        scale: As `parse_scale` takes it.
-        up: A key of `UP_AXES`, or `auto`.
+        scale: Unit, in the form that `parse_scale` accepts.
+        up: Up axis, a key of `UP_AXES`, or `auto`.
 
     Raises:
         DataError: No position is finite.
@@ -141,7 +141,7 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
     doubts: list[str] = []
     if num_finite < surface.num_vertices:
         doubts.append(
-            f"{surface.num_vertices - num_finite} of {surface.num_vertices} positions are not finite: left out"
+            f"{surface.num_vertices - num_finite} of {surface.num_vertices} positions are not finite: they are dropped"
         )
     low, high, core = find_bulk(sample)
     core = np.concatenate([core, _on_large_triangles(surface, low, high, float(np.ptp(core, axis=0).max()))])
@@ -155,10 +155,10 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
     else:
         unit = guess_unit(size, _spacing(core, surface.num_vertices * len(core) / len(sample)))
         metres = UNITS[unit]
-        notes.append(f"{sides} units: taken as {unit} (--scale says otherwise)")
+        notes.append(f"{sides} units: the unit is assumed to be {unit} (--scale overrides)")
     longest = float(size.max()) * metres
     if not PLAUSIBLE_SIZE[0] <= longest <= PLAUSIBLE_SIZE[1]:
-        doubts.append(f"{longest:.3g} m long with a unit of {metres:g} m: no room is; set --scale")
+        doubts.append(f"{longest:.3g} m long with a unit of {metres:g} m, which no room is; pass --scale")
     axis = up
     if up == "auto":
         corners = _some_triangles(surface, low, high)
@@ -169,16 +169,16 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
         usual = max(expected, key=lambda one: expected[one])
         if not guess.is_sure:
             doubts.append(
-                f"up axis uncertain: {_signed(axis)} is taken ({100 * guess.probability:.0f} % likely{because}), "
-                f"{_signed(guess.rival)} is possible ({100 * guess.rival_probability:.0f} %); pass --up if it is wrong"
+                f"up axis uncertain: {_signed(axis)} is assumed ({100 * guess.probability:.0f} % likely{because}), "
+                f"{_signed(guess.rival)} is possible ({100 * guess.rival_probability:.0f} %); --up overrides"
             )
         elif axis != usual:
             doubts.append(
-                f"taken with {_signed(axis)} up and turned ({100 * guess.probability:.0f} % likely{because}); "
-                "pass --up if it is wrong"
+                f"{_signed(axis)} is assumed to be up, and the scan is rotated "
+                f"({100 * guess.probability:.0f} % likely{because}); pass --up if this is wrong"
             )
         else:
-            notes.append(f"{_signed(axis)} up ({100 * guess.probability:.0f} % likely{because}); --up overrides")
+            notes.append(f"{_signed(axis)} is up ({100 * guess.probability:.0f} % likely{because}); --up overrides")
     offset = np.zeros(3)
     if np.abs(core).max() * metres > FAR_COORDINATE:
         step = OFFSET_STEP / metres
@@ -195,9 +195,9 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
 
 
 def _resolution(surface: Surface, core: Array) -> float:
-    """Return the step between the positions that a scan far from the origin can have, 0 where it is fine enough.
+    """Return the spacing of representable positions of a scan far from the origin, 0 if it is fine enough.
 
-    Positions of float32, also where a writer turned them into float64, have 24 bits; texts may have few digits.
+    Float32 positions have 24 bits, also after a conversion to float64; text files may have few digits.
     """
     farthest = float(np.abs(core).max())
     extent = float(np.ptp(core, axis=0).max())
@@ -215,7 +215,7 @@ def _resolution(surface: Surface, core: Array) -> float:
 
 
 def plain_frame(alignment: Array | None = None) -> Frame:
-    """Return the frame of a scan in metres with +z up, all of whose positions are used."""
+    """Return the frame of a scan in metres with +z up that uses all positions."""
     infinity = np.full(3, np.inf)
     return Frame(1.0, "z", np.zeros(3), -infinity, infinity, alignment)
 
@@ -225,7 +225,7 @@ def _signed(axis: str) -> str:
 
 
 def _sample(surface: Surface) -> tuple[Array, int]:
-    """At most `SAMPLE_ROWS` finite positions from all over the scan, and how many are finite in all."""
+    """Return at most `SAMPLE_ROWS` finite positions from all over the scan, and the number of finite positions."""
     share = min(1.0, SAMPLE_ROWS / surface.num_vertices)
     rng = np.random.default_rng(0)
     parts, num_finite = [], 0
@@ -238,10 +238,10 @@ def _sample(surface: Surface) -> tuple[Array, int]:
 
 
 def _on_large_triangles(surface: Surface, low: Array, high: Array, extent: float) -> Array:
-    """Points on the triangles inside a box, where many are large beside the scan: their corners tell too little of it.
+    """Sample points on the triangles inside a box, if many are large relative to the scan.
 
     Returns:
-        Positions, shape `(points, 3)`; none where the vertices tell enough.
+        Positions, shape `(points, 3)`; empty if the vertices are dense enough.
     """
     if len(surface.faces) == 0 or surface.num_vertices > SAMPLE_ROWS:
         return np.zeros((0, 3))
@@ -258,7 +258,7 @@ def _on_large_triangles(surface: Surface, low: Array, high: Array, extent: float
 
 
 def _some_triangles(surface: Surface, low: Array, high: Array) -> Array | None:
-    """Return corners of at most `SAMPLE_ROWS` triangles inside a box, shape `(triangles, 3, 3)`; None without any."""
+    """Return corners of at most `SAMPLE_ROWS` triangles inside a box, shape `(triangles, 3, 3)`, or None."""
     if len(surface.faces) == 0 or surface.num_vertices > CHUNK_ROWS:
         return None
     step = -(-len(surface.faces) // SAMPLE_ROWS)
@@ -269,15 +269,15 @@ def _some_triangles(surface: Surface, low: Array, high: Array) -> Array | None:
 
 
 def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
-    """Find the box of a scan without strays.
+    """Find the bounding box of a scan without stray points.
 
-    Cells of a grid in which, with their neighbours, lies less than half of what a surface would put there are strays.
-    Where the box of the other cells is at most a quarter as long in some direction, there are strays, and the box is
-    looked at again on its own until it hardly shrinks; otherwise everything belongs to the scan.
+    A cell of a grid is stray if the cell and its neighbours hold less than half of the points that a surface would have
+    there. If the box of the other cells is at most a quarter as long in some direction, the stray cells are dropped and
+    the search is repeated inside the box until it hardly shrinks; otherwise all points are kept.
 
     Returns:
-        Corners of a box with a margin about what belongs to the scan (infinite where there are no strays), and the
-        positions inside, shape `(points, 3)`.
+        Corners of the box with a margin (infinite if there are no stray points), and the positions inside, shape
+        `(points, 3)`.
     """
     core = sample
     low, high = np.full(3, -np.inf), np.full(3, np.inf)
@@ -299,7 +299,7 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
         for axis in range(3):  # sum over each cell and its neighbours
             count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
         expected = 9 * len(core) / (6 * edge**2)
-        scattered = 27 * len(core) / edge**3  # if all were strays: more than 6 deviations above that is no chance
+        scattered = 27 * len(core) / edge**3  # if all were strays: more than 6 deviations above that is not random
         dense = count.reshape(-1)[flat] >= max(expected / 2, scattered + 6 * math.sqrt(scattered))
         if not dense.any():
             break
@@ -315,10 +315,10 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
 
 
 def _spacing(core: Array, num_points: float) -> float:
-    """About how far neighbouring vertices lie from each other: the root of the surface per point, in file units.
+    """Return the approximate distance of neighbouring vertices: the root of the surface per point, in file units.
 
-    The surface is counted in cells of a grid of 48 along the longest side; each cell that it crosses stands for one
-    cell's face.
+    The surface is counted in cells of a grid of 48 along the longest side; each occupied cell counts as the area of one
+    side.
     """
     extent = core.max(axis=0) - core.min(axis=0)
     cell = max(float(extent.max()), 1e-12) / 48
@@ -328,10 +328,10 @@ def _spacing(core: Array, num_points: float) -> float:
 
 
 def guess_unit(size: Array, spacing: float) -> str:
-    """The unit in which a scan looks most like a room; metres unless another looks clearly more so.
+    """Return the unit in which a scan fits a room best, metres unless another unit fits clearly better.
 
     Args:
-        size: Sides of its box, shape `(3,)`.
+        size: Side lengths of the bounding box, shape `(3,)`.
         spacing: Distance of neighbouring vertices.
     """
 

@@ -1,6 +1,6 @@
-"""glTF 2.0, as one GLB file or as JSON with files beside it: meshes of the default scene where their nodes put them.
+"""Reader of glTF 2.0, as a GLB file or as JSON with external files: the meshes of the default scene, transformed.
 
-Every number of the file is held against its bytes before anything is made of it.
+Every number is checked against the size of the file before anything is allocated.
 
 Source: the glTF 2.0 specification, https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html.
 """
@@ -35,25 +35,25 @@ LISTS = (
     *("nodes", "samplers", "scenes", "textures"),
 )
 MAX_LIST = 1_000_000
-"""Entries of one kind; a scan of a room has some."""
+"""Maximum number of entries of one kind; a scan of a room has a few."""
 MAX_PARTS = 1 << 16
-"""Meshes' parts that nodes put in place."""
+"""Maximum number of mesh primitives that nodes instantiate."""
 MAX_VERTICES = 1 << 24
-"""Of all parts where their nodes put them: a small file may put a large part in a thousand places."""
+"""Maximum number of vertices of all instances: a small file may instantiate a large mesh a thousand times."""
 AGAIN = "copy or export it again"
 
 DRACO, MESHOPT = "KHR_draco_mesh_compression", ("EXT_meshopt_compression", "KHR_meshopt_compression")
 UNDERSTOOD = ("KHR_mesh_quantization", "KHR_texture_transform", "KHR_materials_pbrSpecularGlossiness")
 PICTURE_EXTENSIONS = ("EXT_texture_webp", "EXT_texture_avif", "MSFT_texture_dds", "KHR_texture_basisu")
-"""In the order in which they are preferred where a texture has no plain picture."""
+"""Image extensions, most preferred first, for textures without a plain image."""
 HARMLESS = ("KHR_materials_", "KHR_lights_", "KHR_xmp", "KHR_node_visibility", "EXT_texture_webp", "EXT_texture_avif")
-"""Beginnings of the names of extensions that change neither positions nor basic colours."""
+"""Prefixes of extensions that change neither positions nor base colours."""
 _MOVES = {"matrix", "rotation", "scale", "translation"}
 _DAMAGED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
 class _Primitive(NamedTuple):
-    """A part of a mesh, by the numbers of its accessors."""
+    """Primitive of a mesh, with the indices of its accessors."""
 
     position: int
     color: int | None
@@ -64,7 +64,7 @@ class _Primitive(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    """Vertices of one accessor under one transformation, and the parts that use them."""
+    """Vertices of one accessor under one transformation, and the primitives that use them."""
 
     matrix: npt.NDArray[np.float64]
     parts: list[_Primitive]
@@ -73,12 +73,12 @@ class _Placed(NamedTuple):
 def read_gltf(data: bytes, path: Path) -> Model:
     """Read a GLB or glTF file.
 
-    Primitives of one node, or of nodes with one transformation, that share positions share vertices. Colours are taken
-    as the numbers of the file, without a conversion from linear light.
+    Primitives that share positions and a transformation share vertices. Colours are used as stored, without a
+    conversion from linear light.
 
     Raises:
-        DataError: The file is damaged, compressed, needs an extension that is not supported, or describes far more
-            than it has bytes.
+        DataError: The file is damaged, compressed, needs an unsupported extension, or describes far more data than it
+            contains.
     """
     binary = None
     if data[:4] == b"glTF" or path.suffix.lower() == ".glb":
@@ -98,7 +98,7 @@ def _chunks(data: bytes, path: Path) -> tuple[bytes, memoryview | None]:
         raise DataError(f"{path}: expected a GLB file, found {len(data)} bytes: {AGAIN}")
     magic, version, _, length, kind = HEADER.unpack_from(data)
     if magic != b"glTF" or version != 2 or kind != JSON_CHUNK or HEADER.size + length > len(data):
-        raise DataError(f"{path}: no whole GLB file of version 2 ({len(data)} bytes): {AGAIN}")
+        raise DataError(f"{path}: not a complete GLB file of version 2 ({len(data)} bytes): {AGAIN}")
     start = HEADER.size + length
     binary = None
     if len(data) >= start + CHUNK.size:
@@ -130,14 +130,14 @@ class _Reader:
         placed = self._placed()
         num_vertices = sum(self._count(part.parts[0].position) for part in placed)
         if num_vertices > self._limit:
-            raise ValueError(f"its nodes put {num_vertices} vertices in place, expected at most {self._limit}")
+            raise ValueError(f"its nodes instantiate {num_vertices} vertices, expected at most {self._limit}")
         parts = [part for block in placed for part in block.parts]
         corners = sum(self._num_corners(part) for part in parts)
         if corners > self._limit + MAX_VERTICES:
             raise ValueError(f"its parts have {corners} corners, expected at most {self._limit + MAX_VERTICES}")
         return self._assemble(placed, num_vertices, self._materials({part.material for part in parts}))
 
-    # What the file needs.
+    # Requirements of the file
 
     def _refuse_unsupported(self) -> None:
         required = self._tree.get("extensionsRequired", [])
@@ -148,8 +148,8 @@ class _Reader:
         unknown = [name for name in names if name not in UNDERSTOOD and not name.startswith(HARMLESS)]
         if unknown:
             raise DataError(
-                f"{self._path}: needs the glTF extension {', '.join(unknown[:3])}, which is not supported: export it "
-                "again without, or convert it to PLY"
+                f"{self._path}: needs the glTF extension {', '.join(unknown[:3])}, which is not supported: "
+                "export it again without it, or convert it to PLY"
             )
 
     def _compressed(self, extension: str) -> DataError:
@@ -159,12 +159,12 @@ class _Reader:
             "compression, or convert it to PLY"
         )
 
-    # Tree.
+    # Tree
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
         entries = self._tree.get(name, [])
         if not isinstance(entries, list) or len(entries) > MAX_LIST or not all(isinstance(e, dict) for e in entries):
-            raise ValueError(f"{name} is no list of objects")
+            raise ValueError(f"{name} is not a list of objects")
         return entries
 
     def _entry(self, name: str, index: Any) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class _Reader:
         return entries[int(index)]
 
     def _placed(self) -> list[_Placed]:
-        """Parts of meshes, grouped by positions and place, in the order of the nodes."""
+        """Return the mesh primitives, grouped by positions and transformation, in the order of the nodes."""
         found: dict[tuple[int, bytes], _Placed] = {}
         count, used = 0, set()
         for matrix, mesh in self._nodes():
@@ -182,18 +182,18 @@ class _Reader:
             for entry in self._entry("meshes", mesh).get("primitives", []):
                 count += 1
                 if count > MAX_PARTS:
-                    raise ValueError(f"its nodes put more than {MAX_PARTS} parts in place: join meshes")
+                    raise ValueError(f"its nodes instantiate more than {MAX_PARTS} primitives: join meshes")
                 part = self._primitive(entry)
                 if part is not None:
                     key = (part.position, matrix.tobytes())
                     found.setdefault(key, _Placed(matrix, [])).parts.append(part)
         unused = len(self._entries("meshes")) - len(used)
         if unused and used:
-            self._doubts.append(f"{unused} meshes are left out: its scene does not show them")
+            self._doubts.append(f"{unused} meshes are skipped: they are not part of the default scene")
         return list(found.values())
 
     def _nodes(self) -> Iterator[tuple[npt.NDArray[np.float64], int]]:
-        """Mesh and matrix of each node of the default scene that has one, depth first."""
+        """Return the mesh and matrix of each node of the default scene that has a mesh, depth first."""
         nodes, scenes = self._entries("nodes"), self._entries("scenes")
         if not nodes:
             for mesh in range(len(self._entries("meshes"))):
@@ -229,7 +229,7 @@ class _Reader:
         if "bufferView" not in accessor and "sparse" not in accessor:
             if DRACO in entry.get("extensions", {}):
                 raise self._compressed(DRACO)
-            raise ValueError("there are no positions in the file")
+            raise ValueError("the file contains no positions")
         material = _whole(entry["material"]) if "material" in entry else -1
         if material >= 0:
             self._entry("materials", material)
@@ -242,7 +242,7 @@ class _Reader:
             material=material,
         )
 
-    # Numbers.
+    # Numbers
 
     def _count(self, index: int) -> int:
         return _whole(self._entry("accessors", index)["count"])
@@ -268,11 +268,11 @@ class _Reader:
             return base64.b64decode(body) if head.endswith(";base64") else urllib.parse.unquote_to_bytes(body)
         found = self._folder.find(uri)
         if found is None:
-            raise DataError(f"{self._path}: no {kind} {uri[:100]!r} beside it: copy it with its files")
+            raise DataError(f"{self._path}: the {kind} {uri[:100]!r} is missing: copy it to the same folder")
         return read_file(found)
 
     def _view(self, index: Any) -> tuple[memoryview, int]:
-        """Bytes of a buffer view, and its stride (0: as dense as what lies in it)."""
+        """Return the bytes of a buffer view, and its stride (0 if tightly packed)."""
         view = self._entry("bufferViews", index)
         buffer = _whole(view.get("buffer", 0))
         compressed = [name for name in MESHOPT if name in view.get("extensions", {})]
@@ -299,13 +299,13 @@ class _Reader:
         return np.ndarray((count, width), dtype, data, first, (stride, np.dtype(dtype).itemsize))
 
     def _accessor(self, index: int) -> npt.NDArray[Any]:
-        """Numbers of an accessor as the file has them, shape `(count, components)`."""
+        """Return the numbers of an accessor as stored, shape `(count, components)`."""
         if index not in self._accessors:
             entry = self._entry("accessors", index)
             dtype, width, count = DTYPES[entry["componentType"]], COMPONENTS[entry["type"]], _whole(entry["count"])
             self._num_read += count
             if self._num_read > self._limit + 4 * MAX_VERTICES:
-                raise ValueError("its accessors describe far more numbers than it has bytes")
+                raise ValueError("its accessors describe far more numbers than the file contains")
             if "bufferView" in entry:
                 values = self._array(entry["bufferView"], entry.get("byteOffset", 0), dtype, count, width)
             else:
@@ -322,7 +322,7 @@ class _Reader:
         return self._accessors[index]
 
     def _decoded(self, index: int, width: int) -> npt.NDArray[np.float64]:
-        """Numbers of an accessor; normalised integers from -1 or 0 to 1."""
+        """Return the numbers of an accessor; normalised integers become -1 to 1 or 0 to 1."""
         values = self._accessor(index)
         if values.shape[1] != width:
             raise ValueError(f"expected an accessor of {width} components, found {values.shape[1]}")
@@ -332,7 +332,7 @@ class _Reader:
             numbers = np.maximum(numbers / np.iinfo(values.dtype).max, -1)
         return numbers
 
-    # Meshes.
+    # Meshes
 
     def _assemble(self, placed: list[_Placed], num_vertices: int, materials: list[Material]) -> Model:
         xyz = np.zeros((num_vertices, 3))
@@ -390,13 +390,13 @@ class _Reader:
         )
 
     def _corners(self, part: _Primitive, num_vertices: int) -> npt.NDArray[np.int64]:
-        """Corners of a part's triangles, shape `(triangles, 3)`; points and ends of lines three times the same."""
+        """Return corners of a primitive's triangles, shape `(triangles, 3)`; points and line ends repeat one vertex."""
         if part.indices is None:
             order = np.arange(num_vertices)
         else:
             indices = self._accessor(part.indices)
             if indices.shape[1] != 1 or indices.dtype.kind != "u":
-                raise ValueError("indices are no whole numbers")
+                raise ValueError("indices are not integers")
             order = indices[:, 0].astype(np.int64)
             if len(order) and int(order.max()) >= num_vertices:
                 raise ValueError(f"a part names vertex {int(order.max())} of {num_vertices}")
@@ -405,7 +405,7 @@ class _Reader:
         if part.mode == TRIANGLES:
             return order[: len(order) - len(order) % 3].reshape(-1, 3)
         if part.mode not in (STRIP, FAN):
-            raise ValueError(f"a part has the unknown mode {part.mode}")
+            raise ValueError(f"a primitive has the unknown mode {part.mode}")
         count = max(0, len(order) - 2)
         if part.mode == FAN:
             corners = np.stack([np.repeat(order[:1], count), order[1 : count + 1], order[2 : count + 2]], axis=1)
@@ -415,7 +415,7 @@ class _Reader:
         a, b, c = corners.T
         kept: npt.NDArray[np.int64] = corners[
             (a != b) & (b != c) & (a != c)
-        ]  # strips are joined by triangles of no area
+        ]  # strips are joined by triangles without area
         return kept
 
     def _color(self, part: _Primitive, num_vertices: int, materials: list[Material]) -> npt.NDArray[Any]:
@@ -425,12 +425,12 @@ class _Reader:
             raise ValueError(f"{len(values)} colours of {values.shape[1]} numbers for {num_vertices} vertices")
         has_picture = part.material >= 0 and materials[part.material].picture >= 0
         if has_picture and len(values) and bool((values[:, :3] == values[0, :3]).all()):
-            return values[:0]  # one colour for all of a picture tells nothing
+            return values[:0]  # one colour for a whole image carries no information
         if values.dtype.kind == "i" and self._entry("accessors", part.color).get("normalized") is True:
             return np.maximum(values[:, :3] / np.float32(np.iinfo(values.dtype).max), np.float32(0))
         return values[:, :3]
 
-    # Materials.
+    # Materials
 
     def _materials(self, used: set[int]) -> list[Material]:
         found = []
@@ -448,7 +448,7 @@ class _Reader:
         return found
 
     def _base(self, material: dict[str, Any]) -> tuple[tuple[float, float, float], dict[str, Any] | None]:
-        """Colour of a material, and its texture."""
+        """Return the colour of a material, and its texture."""
         glossy = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
         if glossy is not None:
             factor, texture = glossy.get("diffuseFactor"), glossy.get("diffuseTexture")
@@ -501,7 +501,7 @@ class _Reader:
         try:
             return bytes(self._view(view)[0])
         except _DAMAGED as error:
-            raise DataError(f"a picture of the file is damaged ({error})") from None
+            raise DataError(f"an embedded image is damaged ({error})") from None
 
     def _picture(self, key: Any, source: PictureSource) -> int:
         if key not in self._pictures:
@@ -511,14 +511,14 @@ class _Reader:
 
 
 class _VertexColors:
-    """Collects colours of vertices as the file has them; which value is white is decided for all of a type together."""
+    """Collector of vertex colours as stored; the value of white is decided for all colours of a type together."""
 
     def __init__(self, count: int) -> None:
         self._has_color = np.zeros(count, dtype=bool)
         self._parts: dict[np.dtype[Any], list[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]] = {}
 
     def add(self, values: npt.NDArray[Any], rows: npt.NDArray[np.int64], first: int) -> None:
-        """Take the colours of some rows, unless they have one."""
+        """Set the colours of some rows, except for rows that already have one."""
         if len(values) == 0:
             return
         rows = rows[~self._has_color[rows + first]]
@@ -526,7 +526,7 @@ class _VertexColors:
         self._parts.setdefault(values.dtype, []).append((rows + first, values[rows]))
 
     def finish(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], tuple[str, ...]]:
-        """Return colours, which vertices have one, and warnings."""
+        """Return the colours, the mask of vertices that have one, and warnings."""
         colors = np.zeros((len(self._has_color), 3), dtype=np.uint8)
         doubts: list[str] = []
         for parts in self._parts.values():
@@ -545,7 +545,7 @@ def _no_picture() -> bytes:
 
 
 def _placement(texture: dict[str, Any]) -> npt.NDArray[np.float64]:
-    """Texture coordinates to places in the picture: KHR_texture_transform scales, turns and moves them."""
+    """Return the map from texture coordinates to image positions, as KHR_texture_transform defines it."""
     moved = texture.get("extensions", {}).get("KHR_texture_transform", {})
     offset, scale = _numbers(moved.get("offset", [0, 0]), 2), _numbers(moved.get("scale", [1, 1]), 2)
     (angle,) = _numbers([moved.get("rotation", 0)], 1)
@@ -555,7 +555,7 @@ def _placement(texture: dict[str, Any]) -> npt.NDArray[np.float64]:
 
 
 def _used(corners: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Vertices that triangles use, in order."""
+    """Return the vertices that triangles use, in order."""
     if corners.size < count:
         return np.unique(corners)
     mask = np.zeros(count, dtype=bool)
@@ -564,7 +564,7 @@ def _used(corners: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 
 def _matrix(node: dict[str, Any]) -> npt.NDArray[np.float64]:
-    """Matrix of a node, shape `(4, 4)`."""
+    """Return the matrix of a node, shape `(4, 4)`."""
     if "matrix" in node:
         return _numbers(node["matrix"], 16).reshape(4, 4).T
     matrix = np.eye(4)
@@ -600,5 +600,5 @@ def _index(holder: dict[str, Any], key: str) -> int | None:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"expected a whole number, found {str(value)[:40]}")
+        raise ValueError(f"expected an integer, found {str(value)[:40]}")
     return value

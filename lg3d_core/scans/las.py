@@ -1,4 +1,4 @@
-"""Point clouds in LAS and LAZ, as laser scanners write them, through laspy; read a piece at a time."""
+"""Reader of LAS and LAZ point clouds, the formats of laser scanners, based on laspy; points are read in chunks."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 1 << 31
 MIN_BITS = 1 / 64
-"""Bits that a compressed point takes at least; a header that promises more points is wrong."""
+"""Minimum bits of a compressed point; a header that promises more points is wrong."""
 HEADER_BYTES, RECORDS_AT, FORMAT_AT, RECORD_BYTES, MIN_CHUNK_BYTES = 227, 94, 104, 54, 20
-"""Bytes of the shortest header, where it declares its own size, the start of the points and its records, and where
-their format; bytes of the shortest record, and of a compressed chunk, which begins with a whole point. Source: ASPRS
-LAS 1.4, table 3 and section 2.5."""
+"""Size of the shortest header in bytes; offsets of its own size, of the start of the points and of the number of
+records, and of the point format; sizes of the shortest record and of the shortest compressed chunk, which begins with
+one uncompressed point. Source: ASPRS LAS 1.4, table 3 and section 2.5."""
 LAYERS = {6: 9, 7: 10, 8: 11, 9: 10, 10: 12}
-"""Layers of a compressed chunk by point format, without those of extra bytes. Source: LASzip 3."""
+"""Number of layers of a compressed chunk by point format, without those of extra bytes. Source: LASzip 3."""
 _DAMAGED = (
     ArithmeticError,
     AttributeError,
@@ -37,14 +37,14 @@ _DAMAGED = (
     ValueError,
     struct.error,
 )
-"""What laspy raises besides its own errors where a file is damaged; none of it names the file."""
+"""Exceptions besides laspy's own that laspy raises for damaged files; their messages do not name the file."""
 
 
 def open_las(path: Path) -> Surface:
-    """Open a LAS or LAZ file; points are read when they are asked for, with their scale and offset applied.
+    """Open a LAS or LAZ file; points are read on demand, with their scale and offset applied.
 
     Raises:
-        DataError: The file is missing, damaged, or no LAS.
+        DataError: The file is missing, damaged, or not LAS.
         MissingDependencyError: laspy, or lazrs for LAZ, is not installed.
     """
     try:
@@ -70,7 +70,9 @@ def open_las(path: Path) -> Surface:
             "copy or export it again"
         )
     if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and (scales != 0).all()):
-        raise DataError(f"{path}: the header has scales {scales.tolist()} and offsets {offsets.tolist()}: damaged")
+        raise DataError(
+            f"{path}: the header has scales {scales.tolist()} and offsets {offsets.tolist()}: the file is damaged"
+        )
 
     def positions(start: int, stop: int) -> npt.NDArray[np.float64]:
         points = _read(path, start, stop)
@@ -97,7 +99,7 @@ def open_las(path: Path) -> Surface:
 
 
 def _require_honest_header(path: Path) -> None:
-    """Refuse a header that promises more records than the file has room for: laspy would make all of them."""
+    """Raise DataError if a header promises more records than the file can hold: laspy would allocate all of them."""
     try:
         if not path.is_file():
             raise DataError(f"{path}: expected a file, found something else")
@@ -120,9 +122,9 @@ def _require_honest_header(path: Path) -> None:
 
 
 def _count_chunks(file: BinaryIO, head: bytes, size: int) -> int:
-    """Return the number of chunks that the table of a LAZ file declares, 0 for LAS: lazrs makes room for all of them.
+    """Return the number of chunks that the table of a LAZ file declares (lazrs allocates all of them), 0 for LAS.
 
-    The eight bytes before the first point, or the last eight of a streamed file, tell where the table is.
+    The eight bytes before the first point, or the last eight of a streamed file, hold the table's position.
     """
     if len(head) < HEADER_BYTES or not head[FORMAT_AT] & 0xC0:
         return 0
@@ -137,7 +139,7 @@ def _count_chunks(file: BinaryIO, head: bytes, size: int) -> int:
 
 
 def _require_honest_layers(path: Path, header: "laspy.LasHeader") -> None:
-    """Refuse chunks whose layers are longer than the file: lazrs makes room for them."""
+    """Raise DataError if a chunk's layers are longer than the file: lazrs would allocate them."""
     import lazrs
 
     size = path.stat().st_size
@@ -179,6 +181,6 @@ def _opened(path: Path) -> "Iterator[laspy.LasReader]":
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: cannot be read as LAS ({reason}): copy or export it again") from None
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # lazrs's failed checks, which are no Exception
+        if type(error).__name__ != "PanicException":  # lazrs panics, which are not subclasses of Exception
             raise
         raise DataError(f"{path}: the compressed points are damaged: copy or export it again") from None

@@ -1,4 +1,4 @@
-"""Colours of a mesh's vertices and triangles, from the vertices themselves, from pictures, or from plain materials."""
+"""Colours of a mesh's vertices and triangles: own colours, textures, or plain materials."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from lg3d_core.scans.pictures import Pictures, PictureSource
 from lg3d_core.scans.surface import Paint
 
 PLAIN = 128
-"""Grey of vertices without a colour beside vertices that have one."""
+"""Grey of vertices without a colour, if other vertices have one."""
 NUDGE = 0.1
-"""Pixels by which a place is moved towards the middle of its triangle, away from the rim of its chart."""
+"""Distance in pixels by which a position moves towards the centre of its triangle, away from the edge of its chart."""
 MOST_NUDGE = 0.2
-"""Share of the way to the middle at most."""
+"""Maximum share of the way to the centre."""
 SHOWN_NAMES = 3
-"""Names in a message; of the others only the number is reported."""
+"""Number of names that a message lists; the others are only counted."""
 IDENTITY = np.eye(2, 3)
 
 Rows = npt.NDArray[np.int64]
@@ -24,15 +24,15 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class Material(NamedTuple):
-    """How triangles are coloured.
+    """Material of triangles.
 
     Attributes:
         name: Name for messages.
-        color: Red, green and blue from 0 to 1; multiplies the picture. None where the material has no colour.
-        picture: Index of its picture; -1 for none.
-        placement: Texture coordinates to places in the picture, shape `(2, 3)`: the picture's first pixel is at (0, 0),
-            its last one at (1, 1).
-        wrap: What lies outside of the picture, for both axes: `repeat`, `clamp` or `mirror`.
+        color: Red, green and blue from 0 to 1, multiplied with the texture; None if the material has no colour.
+        picture: Index of the texture's picture; -1 for none.
+        placement: Affine map from texture coordinates to positions in the picture, shape `(2, 3)`; the picture's first
+            pixel is at (0, 0), its last one at (1, 1).
+        wrap: Wrapping mode outside of the picture, for each axis: `repeat`, `clamp` or `mirror`.
     """
 
     name: str
@@ -43,22 +43,22 @@ class Material(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A mesh with materials, each vertex once.
+    """Mesh with materials; each vertex occurs once.
 
     Attributes:
         xyz: Positions, shape `(vertices, 3)`, float64.
-        faces: Triangles, shape `(faces, 3)`. A point whose colour comes from a material is a triangle of one vertex.
-        num_triangles: The first ones of `faces` that are triangles.
+        faces: Triangles, shape `(faces, 3)`. A point with a material is stored as a triangle that repeats one vertex.
+        num_triangles: Number of leading rows of `faces` that are real triangles.
         uv: Texture coordinates, shape `(coordinates, 2)`.
         uv_index: Row of `uv` of each corner, shape `(faces, 3)`; -1 for none.
         material: Index of each face's material, shape `(faces,)`; -1 for none.
-        materials: The materials.
-        pictures: Their pictures.
-        colors: Colours of the vertices' own, shape `(vertices, 3)`, uint8.
-        has_color: Which vertices have one, shape `(vertices,)`.
-        doubts: Warnings about what could not be read.
-        color_doubts: Warnings about the vertices' own colours.
-        material_doubts: Warnings that matter only where colours come from materials.
+        materials: Materials of the faces.
+        pictures: Pictures of the materials.
+        colors: Vertex colours, shape `(vertices, 3)`, uint8.
+        has_color: Whether each vertex has a colour, shape `(vertices,)`.
+        doubts: Warnings about data that could not be read.
+        color_doubts: Warnings about the vertex colours.
+        material_doubts: Warnings that apply only where colours come from materials.
     """
 
     xyz: npt.NDArray[np.float64]
@@ -80,9 +80,9 @@ class ModelColors(NamedTuple):
     """Colours of a model.
 
     Attributes:
-        rgb: Colours of its vertices, shape `(vertices, 3)`; None where it has none.
-        paint: Colours of places on its triangles, where materials say more than its vertices.
-        doubts: Warnings about what is missing.
+        rgb: Vertex colours, shape `(vertices, 3)`; None if the model has no colours.
+        paint: Returns colours of positions on triangles, if materials carry more detail than vertices; else None.
+        doubts: Warnings about missing colours.
     """
 
     rgb: Bytes | None
@@ -91,10 +91,11 @@ class ModelColors(NamedTuple):
 
 
 def color_model(model: Model) -> ModelColors:
-    """Colour every vertex of a model: its own colour, else that of a corner in its picture, else its material's.
+    """Return the colours of a model's vertices: own colours first, then those of a corner's texture, then the
+    material's.
 
-    Where charts of a picture or materials meet at a vertex, one of its corners decides. Own colours that are all equal
-    give way to materials that differ.
+    Where texture charts or materials meet at a vertex, one of its corners is used. If all own colours are equal and the
+    materials differ, the materials are used.
     """
     own = model.has_color
     if own.any() and _is_constant(model.colors[own]) and _materials_vary(model):
@@ -112,14 +113,14 @@ def color_model(model: Model) -> ModelColors:
     if not known.any():
         return ModelColors(None, None, tuple(doubts))
     if not known.all():
-        doubts.append(f"{num_vertices - int(known.sum())} of {num_vertices} vertices have no colour: taken as grey")
+        doubts.append(f"{num_vertices - int(known.sum())} of {num_vertices} vertices have no colour: grey is used")
     elif not own.any() and not painter.used_pictures and _is_constant(rgb):
-        doubts.append("all vertices have the colour of one plain material, which costs accuracy")
+        doubts.append("all vertices have the colour of one plain material, which lowers accuracy")
     return ModelColors(rgb, painter.paint, tuple(doubts))
 
 
 def list_names(names: Iterable[str]) -> str:
-    """Name a few of many things for a message."""
+    """Join the first names of a list for a message, and count the others."""
     every = list(dict.fromkeys(names))
     more = f" and {len(every) - SHOWN_NAMES} more" if len(every) > SHOWN_NAMES else ""
     return ", ".join(every[:SHOWN_NAMES]) + more
@@ -135,14 +136,14 @@ def _materials_vary(model: Model) -> bool:
 
 
 def _first_alike(materials: list[Material]) -> list[int]:
-    """Index of the first material that looks like each one."""
+    """Return the index of the first material with the same appearance, for each material."""
     first: dict[object, int] = {}
     looks = [(m.color, m.picture, m.placement.tobytes(), m.wrap) for m in materials]
     return [first.setdefault(look, k) for k, look in enumerate(looks)]
 
 
 class _Painter:
-    """Looks colours up in the pictures and materials of a model, one picture at a time."""
+    """Sampler of a model's textures and materials, one picture at a time."""
 
     def __init__(self, model: Model, own: npt.NDArray[np.bool_]) -> None:
         self._model = model
@@ -154,7 +155,7 @@ class _Painter:
         colors = [m.color or (0.0, 0.0, 0.0) for m in model.materials] + [(0.0, 0.0, 0.0)]
         self._flat_rgb = np.clip(np.round(np.array(colors) * 255), 0, 255).astype(np.uint8)
         self._is_flat = has_color & ~has_picture
-        # The material of each face that needs one; -1 where its corners have colours of their own.
+        # Material of each face that needs one; -1 if its corners have colours of their own
         same = np.array([*_first_alike(model.materials), -1])
         self._needed = np.where(own[model.faces].all(axis=1), -1, same[model.material]).astype(np.int64)
         textured = has_picture[self._needed]
@@ -172,7 +173,7 @@ class _Painter:
 
     @property
     def used_pictures(self) -> bool:
-        """Whether a picture gave a colour."""
+        """Return whether a picture provided a colour."""
         return any(self._model.materials[m].picture not in self._pictures.problems for m in self._order)
 
     def doubts(self) -> list[str]:
@@ -181,13 +182,13 @@ class _Painter:
         problems = list(dict.fromkeys(self._pictures.problems.values()))
         if problems:
             more = f", and {len(problems) - SHOWN_NAMES} more pictures" if len(problems) > SHOWN_NAMES else ""
-            found.append(f"its colours are missing: {'; '.join(problems[:SHOWN_NAMES])}{more}: taken as grey")
+            found.append(f"colours are missing: {'; '.join(problems[:SHOWN_NAMES])}{more}: grey is used")
         if self._num_unplaced:
-            found.append(f"{self._num_unplaced} faces have a picture but no texture coordinates: taken as grey")
+            found.append(f"{self._num_unplaced} faces have a texture but no texture coordinates: grey is used")
         return found
 
     def color_vertices(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-        """Return the colours of the vertices, and which of them are known; the others are grey."""
+        """Return the colours of the vertices and the mask of known ones; the others are grey."""
         faces = self._model.faces
         known = self._own.copy()
         every = np.arange(len(faces))
@@ -201,7 +202,7 @@ class _Painter:
             self._rgb[vertices] = self._sample(material, pixels, rows[first // 3], weights)
             known[vertices] = True
         flat = np.flatnonzero(self._is_flat[self._needed])
-        vertices = faces[flat].reshape(-1)[::-1]  # assigned backwards: the first face decides
+        vertices = faces[flat].reshape(-1)[::-1]  # assigned in reverse order: the first face wins
         fresh = ~known[vertices]
         vertices, colors = vertices[fresh], self._flat_rgb[np.repeat(self._needed[flat], 3)[::-1][fresh]]
         self._rgb[vertices] = colors
@@ -209,7 +210,7 @@ class _Painter:
         return self._rgb, known
 
     def paint(self, face: Rows, weights: npt.NDArray[np.float32]) -> Bytes:
-        """Return the colours of places on triangles; see `Surface.paint`."""
+        """Return the colours of positions on triangles; see `Surface.paint`."""
         mixed = np.einsum("nk,nkc->nc", weights, self._rgb[self._model.faces[face]].astype(np.float32))
         colors: Bytes = np.round(mixed).astype(np.uint8)
         flat = self._is_flat[self._needed[face]]
@@ -219,7 +220,7 @@ class _Painter:
         return colors
 
     def _textured(self, face: Rows) -> Iterator[tuple[Material, Bytes, Rows]]:
-        """Go through the materials with pictures, and give the rows of `face` that have each."""
+        """Iterate over the materials with pictures, and yield the rows of `face` that use each."""
         rank = self._rank[self._needed[face]]
         rows = np.flatnonzero(rank >= 0)
         rows = rows[np.argsort(rank[rows], kind="stable")]
@@ -232,7 +233,7 @@ class _Painter:
                     yield material, pixels, rows[bounds[k] : bounds[k + 1]]
 
     def _sample(self, material: Material, pixels: Bytes, face: Rows, weights: npt.NDArray[np.float64]) -> Bytes:
-        """Return the pixels at places on textured triangles."""
+        """Return the pixels at positions on textured triangles."""
         size = np.array([pixels.shape[1], pixels.shape[0]], dtype=np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             corners = (
@@ -250,7 +251,7 @@ class _Painter:
 
 
 def _pixel(place: npt.NDArray[np.float64], count: int, wrap: str) -> Rows:
-    """Return the pixel of each place along one axis of a picture; 1 is the end of its last pixel."""
+    """Return the pixel of each position along one axis of a picture; 1 is the end of its last pixel."""
     if wrap == "clamp":
         inside = np.clip(place, 0, 1)
     elif wrap == "mirror":

@@ -1,4 +1,4 @@
-"""Meshes and points in OBJ, GLB and glTF, as phones, scanners and modelling programs write them."""
+"""Reader of meshes and points in OBJ, GLB and glTF, as phones, scanners and modelling programs export them."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from lg3d_core.scans.obj import read_obj
 from lg3d_core.scans.surface import Surface, surface_in_memory
 
 SINGLE_ERROR = 1e-5
-"""Share of a scan's extent up to which rounding to float32 is accepted."""
+"""Maximum rounding error of float32 relative to a scan's extent."""
 
 
 def open_model(path: Path) -> Surface:
     """Open an OBJ, GLB or glTF file of at most 1 GiB, with its vertices in the file's order.
 
-    Vertices keep their own colours where they have some; the others take those of pictures or plain materials. What is
-    missing becomes a warning in `Surface.doubts`. glTF defines that +y is up and that a unit is a metre.
+    Vertices without a colour of their own get the colour of their texture or material. Missing files and colours become
+    warnings in `Surface.doubts`. In glTF, +y is up and the unit is one metre.
 
     Raises:
         DataError: The file is missing, damaged, compressed, or holds no vertices.
@@ -45,7 +45,7 @@ def open_model(path: Path) -> Surface:
 
 
 def _needs_double(xyz: npt.NDArray[np.float64]) -> bool:
-    """Whether float32 would lose digits that matter: positions far from the origin beside their extent."""
+    """Return whether float32 would lose precision: positions far from the origin relative to their extent."""
     finite = xyz[np.isfinite(xyz).all(axis=1)]
     if len(finite) == 0:
         return False

@@ -1,4 +1,4 @@
-"""Vertex normals from the faces around each vertex."""
+"""Vertex normals of a mesh."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ def vertex_normals(xyz: npt.NDArray[np.floating], faces: npt.NDArray[np.integer]
         faces: Corners of the triangles, counter-clockwise seen from outside, shape `(faces, 3)`.
 
     Returns:
-        Unit normals, shape `(vertices, 3)`, float32; zero where a vertex has no face with an area.
+        Unit normals, shape `(vertices, 3)`, float32; zero where a vertex has no face of positive area.
     """
     corners = [xyz[faces[:, k]].astype(np.float64) for k in range(3)]
     doubled_area = np.cross(corners[1] - corners[0], corners[2] - corners[0])

@@ -1,6 +1,6 @@
-"""Wavefront OBJ and its MTL materials, read with numpy in blocks of lines.
+"""Reader of Wavefront OBJ and MTL files, parsed with numpy in blocks of lines.
 
-One vertex per `v` line, in their order, whatever the faces do.
+Each `v` line becomes one vertex, in the file's order, whether or not faces use it.
 
 Source: the Wavefront OBJ and MTL specifications, https://paulbourke.net/dataformats/obj/ and .../mtl/.
 """
@@ -24,14 +24,14 @@ from lg3d_core.scans.scan_folder import ScanFolder
 
 BLOCK_BYTES = 1 << 26
 MAX_MATERIALS = 1 << 16
-"""Materials that faces use."""
+"""Maximum number of materials that faces use."""
 MAX_MTL_BYTES = 1 << 26
 MAP_OPTIONS = {"-mm": 2, "-o": 3, "-s": 3, "-t": 3} | dict.fromkeys(
     ("-blendu", "-blendv", "-boost", "-bm", "-cc", "-clamp", "-imfchan", "-texres", "-type"), 1
 )
-"""Options of a picture in MTL, and the most values that each has."""
+"""Options of a texture in MTL, and the maximum number of values of each."""
 DOWN = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])
-"""Texture coordinates, which count from the lower edge of a picture, to places, which count from its upper edge."""
+"""Map from texture coordinates, which start at the lower edge of a picture, to positions from its upper edge."""
 
 _Bytes = npt.NDArray[np.uint8]
 _Rows = npt.NDArray[np.int64]
@@ -40,16 +40,16 @@ _SPACES[[9, 10, 11, 12, 13, 32]] = True
 
 
 def read_obj(data: bytes, path: Path) -> Model:
-    """Read an OBJ file with the materials beside it.
+    """Read an OBJ file and its material files.
 
     Raises:
-        DataError: A line cannot be understood, or a face names a vertex that the file lacks.
+        DataError: A line cannot be parsed, or a face refers to a missing vertex.
     """
     reader = _Reader(path)
     start = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     while start < len(data):
         stop = data.find(b"\n", start + BLOCK_BYTES) + 1 or len(data)
-        while stop < len(data) and data.endswith((b"\\\n", b"\\\r\n"), start, stop):  # the line goes on
+        while stop < len(data) and data.endswith((b"\\\n", b"\\\r\n"), start, stop):  # the line continues
             stop = data.find(b"\n", stop) + 1 or len(data)
         reader.read_block(data[start:stop])
         start = stop
@@ -57,12 +57,12 @@ def read_obj(data: bytes, path: Path) -> Model:
 
 
 class _Tokens(NamedTuple):
-    """The words of some lines.
+    """Words of some lines.
 
     Attributes:
-        text: The lines, their first word blanked out.
-        counts: Words in each line, shape `(lines,)`.
-        starts: Place of each word in the text, shape `(words,)`.
+        text: Lines with their first word blanked out.
+        counts: Number of words per line, shape `(lines,)`.
+        starts: Offset of each word in the text, shape `(words,)`.
     """
 
     text: bytes
@@ -85,7 +85,7 @@ class _Reader:
         self._libraries: dict[bytes, None] = {}
 
     def read_block(self, block: bytes) -> None:
-        """Read whole lines."""
+        """Parse a block of whole lines."""
         block = block.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -109,7 +109,7 @@ class _Reader:
         self._read_faces(self._tokens(buffer, starts, ends, is_face, 1), vertices_before, uv_before, of_line)
 
     def _tokens(self, buffer: _Bytes, starts: _Rows, ends: _Rows, lines: _Rows, keyword: int) -> _Tokens:
-        """Gather lines of one kind, without their keyword and comments."""
+        """Collect lines of one kind, without their keyword and comments."""
         if len(lines) == 0:
             return _Tokens(b"", lines, lines)
         chosen = np.zeros(len(starts), dtype=bool)
@@ -151,7 +151,7 @@ class _Reader:
     def _read_names(
         self, block: bytes, starts: _Rows, ends: _Rows, lines: _Rows, is_face: _Rows
     ) -> npt.NDArray[np.int32]:
-        """Read material names; return the material of each face's line."""
+        """Read material names, and return the material of each face line."""
         places, ids = [-1], [self._current]
         for line in lines.tolist():
             keyword, _, rest = block[starts[line] : ends[line]].replace(b"\t", b" ").partition(b" ")
@@ -173,7 +173,7 @@ class _Reader:
         lines = np.repeat(np.arange(len(tokens.counts)), tokens.counts)
         text = tokens.text
         if b"/" in text:
-            # An index that is left out becomes 0, which OBJ does not use.
+            # An omitted index becomes 0, which OBJ does not use.
             text = re.sub(rb"/(?=[/\s])", b"/0", text)
             line_starts = np.flatnonzero(np.frombuffer(b"\n" + text[:-1], dtype=np.uint8) == 10)
             tokens = _split(text, line_starts)
@@ -203,7 +203,7 @@ class _Reader:
     def _parse(
         self, tokens: _Tokens, dtype: type[np.generic], keyword: str, least: int, parts: _Rows | None = None
     ) -> npt.NDArray[Any]:
-        """Return the numbers of lines, in a row."""
+        """Return the numbers of all lines as one array."""
         expected = len(tokens.starts) if parts is None else int(parts.sum())
         if expected == 0 and least == 0:
             return np.zeros(0, dtype=dtype)
@@ -230,15 +230,13 @@ class _Reader:
                 f"{self._path}: expected numbers after {keyword}, at least {least}, found {shown!r}: "
                 "copy or export it again"
             )
-        raise DataError(f"{self._path}: its {keyword} lines cannot be understood: copy or export it again")
+        raise DataError(f"{self._path}: its {keyword} lines cannot be parsed: copy or export it again")
 
     def _beyond(self, name: int, kind: str = "vertex") -> DataError:
-        return DataError(
-            f"{self._path}: a face names {kind} {abs(name)}, beyond the file's lines: copy or export it again"
-        )
+        return DataError(f"{self._path}: a face refers to the missing {kind} {abs(name)}: copy or export it again")
 
     def finish(self) -> Model:
-        """Return what was read, once all of it is known."""
+        """Return the model, after the whole file was read."""
         xyz = _joined(self._numbers, (0, 3), np.float64)
         faces = _joined(self._faces, (0, 3), np.int64)
         uv_index = _joined(self._uv_index, (0, 3), np.int64)
@@ -251,7 +249,7 @@ class _Reader:
             raise self._beyond(int(uv_index.max()) + 1, "texture coordinate")
         lost = ((uv_index < -1) | (uv_index >= len(uv))).any(axis=1)
         if lost.any():
-            doubts.append(f"{int(lost.sum())} faces name texture coordinates that the file lacks")
+            doubts.append(f"{int(lost.sum())} faces refer to missing texture coordinates")
             uv_index[lost] = -1
         colors, has_color, color_doubts = self._own_colors(len(xyz))
         used = np.unique(material)
@@ -274,7 +272,7 @@ class _Reader:
         )
 
     def _own_colors(self, count: int) -> tuple[_Bytes, npt.NDArray[np.bool_], tuple[str, ...]]:
-        """Colours behind the positions: `x y z r g b`, `x y z w r g b` where w is 1, or with an alpha behind."""
+        """Return colours stored with the positions: `x y z r g b`, `x y z w r g b` with w = 1, or with alpha."""
         colors, has_color = np.zeros((count, 3), dtype=np.uint8), np.zeros(count, dtype=bool)
         if not self._colors:
             return colors, has_color, ()
@@ -291,7 +289,7 @@ class _Reader:
 
 
 class _Library:
-    """The materials of MTL files."""
+    """Materials of MTL files."""
 
     def __init__(self, path: Path, names: list[bytes], pictures: list[PictureSource]) -> None:
         self._path = path
@@ -302,7 +300,7 @@ class _Library:
         self.doubts: list[str] = []
 
     def materials(self, names: list[str], used: list[int]) -> list[Material]:
-        """Return the materials of some names, without colours where they are missing."""
+        """Return the materials with some names, without colours if they are missing."""
         if not any(k >= 0 for k in used):
             return [Material(name) for name in names]
         known: dict[str, Material] = {}
@@ -317,15 +315,15 @@ class _Library:
         materials = [known.get(name) or folded.get(name.casefold()) or Material(name) for name in names]
         unknown = [names[k] for k in used if k >= 0 and materials[k].color is None and materials[k].picture < 0]
         if missing:
-            self.doubts.append(f"its materials are missing: no file {list_names(missing)} beside it (mtllib)")
+            self.doubts.append(f"materials are missing: the folder has no file {list_names(missing)} (mtllib)")
         elif not self._names:
-            self.doubts.append("it uses materials, but names no MTL file that describes them (mtllib)")
+            self.doubts.append("the file uses materials but names no MTL file (mtllib)")
         elif unknown:
-            self.doubts.append(f"its MTL file has no colour for the materials {list_names(unknown)}")
+            self.doubts.append(f"the MTL file has no colour for the materials {list_names(unknown)}")
         return materials
 
     def _files(self, name: str) -> list[Path]:
-        """Files of a `mtllib` line: one name, which may have spaces, or several."""
+        """Return the files of a `mtllib` line, which holds one name, possibly with spaces, or several."""
         whole = self.folder.find(name)
         if whole is not None:
             return [whole]
@@ -336,11 +334,11 @@ class _Library:
         try:
             data = read_file(file)
         except DataError as error:
-            self.doubts.append(f"its materials cannot be read: {error}")
+            self.doubts.append(f"materials cannot be read: {error}")
             return []
         if len(data) > MAX_MTL_BYTES:
             self.doubts.append(
-                f"its materials are left out: {file.name} has {len(data)} bytes, at most {MAX_MTL_BYTES}"
+                f"materials are skipped: {file.name} has {len(data)} bytes, expected at most {MAX_MTL_BYTES}"
             )
             return []
         materials: list[Material] = []
@@ -364,7 +362,7 @@ class _Library:
         if words is None:
             return Material(name, color)
         scale, offset, wrap, file = _picture_options(words)
-        # Most exporters write any Kd beside a picture, and most viewers show the picture alone.
+        # Most exporters write an arbitrary Kd next to a texture, and most viewers show the texture alone.
         placement = DOWN @ np.array([[scale[0], 0, offset[0]], [0, scale[1], offset[1]], [0, 0, 1]])
         return Material(name, None, self._picture(file, folder), placement, (wrap, wrap))
 
@@ -386,13 +384,13 @@ class _Library:
 
 def _missing(name: str) -> Callable[[], bytes]:
     def read() -> bytes:
-        raise DataError(f"no picture {name} beside the scan")
+        raise DataError(f"the picture {name} is missing")
 
     return read
 
 
 def _picture_options(words: str) -> tuple[list[float], list[float], str, str]:
-    """Take the options off the name of a picture; return scale, offset, wrap and name."""
+    """Split a texture line into scale, offset, wrapping mode and file name."""
     scale, offset, wrap = [1.0, 1.0], [0.0, 0.0], "repeat"
     while words.startswith("-"):
         option, _, rest = words.partition(" ")

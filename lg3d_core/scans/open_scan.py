@@ -1,4 +1,4 @@
-"""A scan's file by its suffix."""
+"""Opening of a scan by its file suffix."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def open_scan(path: Path) -> Surface:
     """Open a PLY, PCD, OBJ, GLB, glTF, LAS, LAZ or E57 file.
 
     Raises:
-        DataError: The file is missing, of another kind, damaged, or without a vertex.
+        DataError: The file is missing, damaged, of an unknown format, or has no vertices.
         MissingDependencyError: The package that reads its format is not installed.
     """
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Point clouds in PCD, the Point Cloud Library's format: ASCII, binary, and binary compressed with LZF.
+"""Reader of PCD point clouds, the Point Cloud Library's format: ASCII, binary, and binary compressed with LZF.
 
 Source: the format's description, version 0.7, https://pointclouds.org/documentation/tutorials/pcd_file_format.html.
 """
@@ -28,10 +28,10 @@ MAX_POINTS = 1 << 31
 
 
 def open_pcd(path: Path) -> Surface:
-    """Read a PCD file of at most 1 GiB; colours come from three channels or from packed numbers.
+    """Read a PCD file of at most 1 GiB; colours are read from three channels or from packed numbers.
 
     Raises:
-        DataError: The file is missing, truncated, no PCD, or lacks x, y or z.
+        DataError: The file is missing, truncated, not PCD, or lacks x, y or z.
     """
     data = read_file(path)
     header, start = _read_header(data, path)
@@ -76,13 +76,13 @@ def _read_header(data: bytes, path: Path) -> tuple[dict[str, list[str]], int]:
             continue
         key = {"COLUMNS": "FIELDS"}.get(words[0].upper(), words[0].upper())
         if key not in KEYS or len(words) < 2:
-            raise DataError(f"{path}: a header line that cannot be understood: {' '.join(words)[:80]!r}")
+            raise DataError(f"{path}: invalid header line: {' '.join(words)[:80]!r}")
         header[key] = words[1:]
     return header, at
 
 
 def _record(header: dict[str, list[str]], path: Path) -> tuple[np.dtype[Any], int]:
-    """The columns of a point as numpy's record, and the number of points."""
+    """Return the columns of a point as a numpy record, and the number of points."""
     try:
         names = header["FIELDS"]
         sizes = [int(size) for size in header["SIZE"]]
@@ -100,7 +100,7 @@ def _record(header: dict[str, list[str]], path: Path) -> tuple[np.dtype[Any], in
         if not 0 <= num_points < MAX_POINTS or min(counts, default=1) < 0:
             raise ValueError
     except (KeyError, ValueError, TypeError):
-        raise DataError(f"{path}: FIELDS, SIZE, TYPE, COUNT and POINTS do not make a table: export it again") from None
+        raise DataError(f"{path}: FIELDS, SIZE, TYPE, COUNT and POINTS are inconsistent: export it again") from None
     return record, num_points
 
 
@@ -123,7 +123,7 @@ def _read_ascii(text: bytes, record: np.dtype[Any], num_points: int, path: Path)
         try:
             numbers = np.fromstring(text, dtype=np.float64, sep=" ")
         except (DeprecationWarning, ValueError):
-            raise DataError(f"{path}: the data are not all numbers: export it again") from None
+            raise DataError(f"{path}: the data contain text that is not a number: export it again") from None
     if len(numbers) != num_points * sum(widths):
         state = "truncated" if len(numbers) < num_points * sum(widths) else "longer than its header says"
         raise DataError(
@@ -140,14 +140,14 @@ def _read_ascii(text: bytes, record: np.dtype[Any], num_points: int, path: Path)
             limits = np.iinfo(kind)
             if not ((values >= limits.min) & (values <= limits.max)).all():
                 raise DataError(f"{path}: field {name} has values outside {limits.min} to {limits.max}")
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, and is left out later
+        with np.errstate(over="ignore", invalid="ignore"):  # larger values become infinite and are dropped later
             columns[name] = values if _keeps_double(name, kind, values) else values.astype(kind)
         at += width
     return columns
 
 
 def _keeps_double(name: str, kind: np.dtype[Any], values: npt.NDArray[np.float64]) -> bool:
-    """Whether positions of a text have digits that float32 would lose."""
+    """Return whether positions of a text file have digits that float32 would lose."""
     if name.lower() not in ("x", "y", "z") or kind.kind != "f":
         return False
     return kind.itemsize == 8 or bool(np.abs(values[np.isfinite(values)]).max(initial=0) > EXACT_FLOAT32)
@@ -156,7 +156,7 @@ def _keeps_double(name: str, kind: np.dtype[Any], values: npt.NDArray[np.float64
 def _read_compressed(
     data: bytes, start: int, record: np.dtype[Any], num_points: int, path: Path
 ) -> dict[str, npt.NDArray[Any]]:
-    """Two lengths as uint32, then all of the first field, all of the second, and so on, packed with LZF."""
+    """Read the compressed form: two lengths as uint32, then the fields one after another, compressed with LZF."""
     expected = num_points * record.itemsize
     if expected > MAX_FILE_BYTES:
         raise DataError(f"{path}: {num_points} points unpack to {expected} bytes, expected at most {MAX_FILE_BYTES}")
@@ -178,10 +178,10 @@ def _read_compressed(
 
 
 def unpack_lzf(packed: bytes, length: int, path: Path) -> bytes:
-    """Unpack LZF: a control byte below 32 is followed by that many bytes and one more; another names a copy.
+    """Decompress LZF: a control byte below 32 precedes that many literal bytes plus one; others encode a copy.
 
     Raises:
-        DataError: The bytes are no LZF of that length.
+        DataError: The bytes are not LZF data of this length.
     """
     out = bytearray()
     at = 0
@@ -202,7 +202,7 @@ def unpack_lzf(packed: bytes, length: int, path: Path) -> bytes:
             if begin < 0 or len(out) > length:
                 raise IndexError
             count += 2
-            while count > 0:  # a copy may reach into what it is writing
+            while count > 0:  # a copy may overlap its own output
                 piece = out[begin : begin + count]
                 out += piece
                 begin += len(piece)
@@ -215,7 +215,7 @@ def unpack_lzf(packed: bytes, length: int, path: Path) -> bytes:
 
 
 def _colors(columns: dict[str, npt.NDArray[Any]], num_points: int) -> Colors | None:
-    """Return the colours of separate channels, of a vector, or of packed numbers; None where the file has none."""
+    """Return the colours of separate channels, of a vector, or of packed numbers; None if the file has none."""
     plain = [name for name, column in columns.items() if column.ndim == 1]
     channels = find_channels(plain)
     if channels is not None:

@@ -1,4 +1,4 @@
-"""Pictures of a textured scan: each is decoded once, when it is needed, within limits on pixels and memory."""
+"""Pictures of a textured scan, decoded on demand within limits on pixels and memory."""
 
 import io
 import struct
@@ -13,16 +13,16 @@ import numpy.typing as npt
 from lg3d_core.errors import DataError
 
 MAX_PICTURE_PIXELS = 1 << 28
-"""Pixels of one picture, e.g. 16384 x 16384."""
+"""Maximum pixels of one picture, e.g. 16384 x 16384."""
 MAX_PIXELS = 1 << 31
-"""Pixels of all pictures of a scan, e.g. 128 pictures of 4096 x 4096."""
+"""Maximum pixels of all pictures of a scan, e.g. 128 pictures of 4096 x 4096."""
 KEPT_PIXELS = 1 << 27
-"""Pixels that stay in memory, apart from the last picture: 3 bytes each."""
+"""Pixels that are cached, besides the last picture, at 3 bytes each."""
 STRIP_PIXELS = 1 << 22
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TGA", "TIFF", "GIF", "DDS", "PPM", "JPEG2000", "AVIF")
-"""Pillow's other formats include some that start programs or hold no picture."""
+"""Allowed formats; some of Pillow's other formats start external programs or hold no picture."""
 UNSUPPORTED = {b"\xabKTX 20": "KTX2", b"\xabKTX 11": "KTX", b"sB": "Basis", b"#?RADIANCE": "HDR", b"v/1\x01": "EXR"}
-"""Formats that scans use and Pillow does not decode, by their first bytes."""
+"""Formats that scans use and Pillow cannot decode, by their first bytes."""
 UNREADABLE = (
     ArithmeticError,
     AssertionError,
@@ -43,11 +43,11 @@ UNREADABLE = (
 
 
 class PictureSource(NamedTuple):
-    """A picture before it is decoded.
+    """Undecoded picture.
 
     Attributes:
         name: Name for messages.
-        read: Returns the bytes of its file; raises DataError where they cannot be read.
+        read: Returns the bytes of the file, or raises DataError.
     """
 
     name: str
@@ -55,17 +55,17 @@ class PictureSource(NamedTuple):
 
 
 class Pictures:
-    """The decoded pictures of a scan."""
+    """Decoded pictures of a scan."""
 
     def __init__(self, sources: Sequence[PictureSource]) -> None:
         self._sources = sources
         self._kept: dict[int, npt.NDArray[np.uint8]] = {}
         self._sizes: dict[int, int] = {}
         self.problems: dict[int, str] = {}
-        """Why a picture cannot be used, by its index."""
+        """Reason why a picture cannot be used, by its index."""
 
     def pixels(self, index: int) -> npt.NDArray[np.uint8] | None:
-        """Return a picture, shape `(height, width, 3)`, or None and an entry in `problems`."""
+        """Return a picture, shape `(height, width, 3)`, or None after adding an entry to `problems`."""
         if index in self.problems:
             return None
         if index not in self._kept:
@@ -93,7 +93,7 @@ class Pictures:
         formats = [kind for kind in FORMATS if kind in Image.OPEN]
         limit = Image.MAX_IMAGE_PIXELS
         try:
-            Image.MAX_IMAGE_PIXELS = None  # scans have larger pictures than Pillow expects; the limits are our own
+            Image.MAX_IMAGE_PIXELS = None  # scans have larger pictures; this module has limits of its own
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(io.BytesIO(data), formats=formats) as image:
@@ -102,19 +102,19 @@ class Pictures:
                         raise DataError(f"{name} has {width} x {height} pixels, expected at most {MAX_PICTURE_PIXELS}")
                     self._sizes[index] = width * height
                     if sum(self._sizes.values()) > MAX_PIXELS:
-                        raise DataError(f"{name} exceeds the {MAX_PIXELS} pixels that all pictures together may have")
+                        raise DataError(f"{name} exceeds the limit of {MAX_PIXELS} pixels for all pictures together")
                     return _as_rgb(image)
         except UNREADABLE as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if type(error).__name__ == "UnidentifiedImageError":
-                reason = "of an unknown format" if data else "it is empty"
+                reason = "unknown format" if data else "empty file"
             raise DataError(f"{name} cannot be decoded ({reason})") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
 def _as_rgb(image: "object") -> npt.NDArray[np.uint8]:
-    """Convert in strips: Pillow's own copy in another mode would take 4 bytes a pixel more."""
+    """Convert a picture to RGB in strips: a whole copy in Pillow would need 4 more bytes per pixel."""
     from PIL import Image
 
     assert isinstance(image, Image.Image)
@@ -124,7 +124,7 @@ def _as_rgb(image: "object") -> npt.NDArray[np.uint8]:
     rows = max(1, STRIP_PIXELS // max(1, width))
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(height, top + rows)))
-        if strip.mode.startswith("I"):  # 16 bits of grey
+        if strip.mode.startswith("I"):  # 16-bit grey
             grey = np.clip(np.asarray(strip).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
             pixels[top : top + rows] = grey[:, :, None]
         elif strip.mode == "F":

@@ -1,6 +1,6 @@
-"""PLY: a bounded reader of meshes and points from any program, a strict one of ScanNet's meshes, and a writer.
+"""PLY files: a bounded reader of meshes and points of any program, a strict reader of ScanNet's meshes, and a writer.
 
-Binary files are mapped, not read, so vertices of a large scan are read when they are asked for.
+Binary files are memory-mapped, so that the vertices of a large scan are read on demand.
 """
 
 import struct
@@ -27,7 +27,7 @@ from lg3d_core.scans.colors import (
 from lg3d_core.scans.files import read_file
 from lg3d_core.scans.surface import CHUNK_ROWS, EXACT_FLOAT32, Surface, as_doubles
 
-# What a header may call each number, and the numpy type without its byte order.
+# Names of the number types in a header, and their numpy types without byte order.
 INTEGER_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
 SIZED_TYPES = {f"{kind}int{8 * size}": f"{kind or 'i'}{size}" for kind in ("", "u") for size in (1, 2, 4, 8)}
 FLOAT_TYPES = {"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"}
@@ -37,18 +37,18 @@ VERTEX_NAMES = ("vertex", "vertices", "point", "points")
 FACE_LISTS = ("vertex_indices", "vertex_index")
 MAX_HEADER_BYTES = 1 << 16
 MAX_TRAILING_BYTES = 2
-"""Bytes behind the last element that need no warning: a line end."""
+"""Number of bytes after the last element that cause no warning: a line end."""
 
 Numbers = npt.NDArray[Any]
 
 
 class Mesh(NamedTuple):
-    """A triangle mesh.
+    """Triangle mesh.
 
     Attributes:
         xyz: Vertices in metres, shape `(vertices, 3)`, float32.
-        rgb: Their colours, shape `(vertices, 3)`, uint8.
-        faces: Rows of the three corners of each triangle, shape `(faces, 3)`, int32.
+        rgb: Vertex colours, shape `(vertices, 3)`, uint8.
+        faces: Rows of the corners of each triangle, shape `(faces, 3)`, int32.
     """
 
     xyz: npt.NDArray[np.float32]
@@ -57,38 +57,38 @@ class Mesh(NamedTuple):
 
 
 class Property(NamedTuple):
-    """A column of an element, as the header declares it."""
+    """Property of an element, as declared in the header."""
 
     name: str
     type: str
     count_type: str | None
-    """Type of the length in front of a list, None for a plain number."""
+    """Type of the length in front of a list; None for a number."""
 
 
 class Element(NamedTuple):
-    """A table of a PLY file, as the header declares it."""
+    """Element of a PLY file, as declared in the header."""
 
     name: str
     num_rows: int
     properties: list[Property]
 
     def size(self, list_length: int) -> int:
-        """Bytes of one row whose lists have a length."""
+        """Return the bytes of one row whose lists have a length."""
         return sum(_row_sizes(self, list_length, is_text=False))
 
     def num_values(self, list_length: int) -> int:
-        """Numbers of one row whose lists have a length."""
+        """Return the number of values of one row whose lists have a length."""
         return sum(_row_sizes(self, list_length, is_text=True))
 
 
 class Header(NamedTuple):
-    """What the first bytes of a PLY file declare.
+    """Header of a PLY file.
 
     Attributes:
         order: Byte order of the data, "<" or ">", "" for ASCII.
-        elements: In the file's order.
+        elements: Elements in the file's order.
         start: Byte at which the data start.
-        comments: Texts of the comments.
+        comments: Texts of the comment lines.
     """
 
     order: str
@@ -98,11 +98,11 @@ class Header(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """The lists of one property.
+    """Lists of one property.
 
     Attributes:
-        counts: Length of each, shape `(rows,)`, int64.
-        values: All of them one after another, shape `(sum of counts,)`.
+        counts: Length of each list, shape `(rows,)`, int64.
+        values: Concatenated lists, shape `(sum of counts,)`.
     """
 
     counts: npt.NDArray[np.int64]
@@ -110,11 +110,11 @@ class Lists(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The rows of an element; each property is read when it is asked for.
+    """Rows of an element; each property is read on demand.
 
     Attributes:
-        columns: Plain numbers by name, shape `(rows,)`.
-        lists: Lists by name: shape `(rows, length)` where all have one length, else `Lists`.
+        columns: Number columns by name, shape `(rows,)`.
+        lists: Lists by name, shape `(rows, length)` if all have the same length, else `Lists`.
     """
 
     columns: dict[str, Callable[[], Numbers]]
@@ -122,21 +122,20 @@ class Table(NamedTuple):
 
 
 def open_ply(path: Path) -> Surface:
-    """Open a PLY file as a surface; the vertices of a binary one are read when they are asked for.
+    """Open a PLY file as a surface; the vertices of a binary file are read on demand.
 
-    Faces of more than three corners become fans of triangles, strips become triangles, and faces of two corners or
-    fewer are left out. Colours of faces are averaged at their vertices.
+    Faces of more than three corners become triangle fans, strips become triangles, and faces of two corners or fewer
+    are dropped. Face colours are averaged at their vertices.
 
     Raises:
-        DataError: The file is missing, truncated, no PLY, without vertices' positions, or has faces that name vertices
-            which it lacks.
+        DataError: The file is missing, truncated, not PLY, has no vertex positions, or has faces with missing vertices.
     """
     header = parse_header(_read_head(path), path)
     vertices = _find_vertices(header, path)
     tables, rest = _open_tables(path, header)
     doubts: list[str] = []
     if rest > MAX_TRAILING_BYTES:
-        doubts.append(f"{rest} bytes behind the last element are ignored: the header may not describe the data")
+        doubts.append(f"{rest} bytes after the last element are ignored: the header may be wrong")
     table, num_vertices = tables[vertices.name], vertices.num_rows
     axes = _axes(vertices)
     xyz = [table.columns[name]() for name in axes]
@@ -161,17 +160,17 @@ def read_ply(path: Path) -> Mesh:
 
     Binary of either byte order and ASCII are accepted, as are coordinates in double precision and further properties
     and elements, which are ignored. The header is checked against the file's size before anything is allocated.
-    Coordinates may be NaN or infinite: the caller knows what is allowed.
+    Coordinates may be NaN or infinite; the caller checks them.
 
     Raises:
-        DataError: The file is missing, truncated, lies about its size, lacks coordinates or colours, has faces of
-            other than three corners, or corners beyond the vertices.
+        DataError: The file is missing, truncated, does not match its header, lacks coordinates or colours, or has faces
+            that are not triangles of existing vertices.
     """
     return parse_ply(read_file(path), path)
 
 
 def parse_ply(data: bytes, path: Path) -> Mesh:
-    """Read a mesh from the bytes of a PLY file; `path` only names it in errors. See `read_ply`."""
+    """Read a mesh from the bytes of a PLY file; `path` is used in errors only. See `read_ply`."""
     header = parse_header(data, path)
     _require_mesh(header.elements, path)
     tables, rest = _parse_tables(np.frombuffer(data, dtype=np.uint8), header, path)
@@ -183,7 +182,9 @@ def parse_ply(data: bytes, path: Path) -> Mesh:
     rgb = np.empty((num_vertices, 3), dtype=np.uint8)
     for k in range(3):
         channel = ("red", "green", "blue")[k]
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinite, which the caller sees
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # values beyond float32 become infinite; the caller checks them
             xyz[:, k] = vertex["xyz"[k]]()
         values = vertex[channel]()
         rgb[:, k] = values if header.order else _whole_numbers(values, channel, 0, 255, path)
@@ -201,10 +202,10 @@ def parse_ply(data: bytes, path: Path) -> Mesh:
 
 
 def write_ply(path: Path, mesh: Mesh) -> None:
-    """Write a mesh as ScanNet does: binary little endian, colours with an opaque alpha, faces as counted int lists.
+    """Write a mesh in ScanNet's form: binary little endian, opaque alpha, faces as lists of ints with a length.
 
     Raises:
-        ShapeError: The arrays do not make a mesh.
+        ShapeError: The arrays have inconsistent shapes.
     """
     xyz, rgb, faces = mesh
     if xyz.ndim != 2 or xyz.shape[1] != 3 or rgb.shape != xyz.shape or faces.ndim != 2 or faces.shape[1] != 3:
@@ -231,12 +232,12 @@ def write_ply(path: Path, mesh: Mesh) -> None:
 
 
 def parse_header(data: bytes, path: Path) -> Header:
-    """Read what the first bytes of a PLY file declare.
+    """Parse the header of a PLY file.
 
-    Lines may end in LF, CR LF or CR, and with blanks. Comments may stand anywhere.
+    Lines may end in LF, CR LF or CR, with trailing blanks. Comments may occur anywhere.
 
     Raises:
-        DataError: They are no header of a PLY file.
+        DataError: The bytes are not a PLY header.
     """
     head = data[:MAX_HEADER_BYTES]
     first = head[:64].splitlines(keepends=True)
@@ -250,7 +251,7 @@ def parse_header(data: bytes, path: Path) -> Header:
         if end < 0:
             raise DataError(
                 f"{path}: expected a line end_header within the first {MAX_HEADER_BYTES} bytes, "
-                f"found none in {len(head)}: the file is truncated or no PLY"
+                f"found none in {len(head)}: the file is truncated or not PLY"
             )
         lines.append(head[at:end].decode("latin-1"))
         at = end + 1
@@ -273,7 +274,7 @@ def parse_header(data: bytes, path: Path) -> Header:
                 raise DataError(f"{path}: the header declares property {own.name} of {elements[-1].name} twice")
             elements[-1].properties.append(own)
         else:
-            raise DataError(f"{path}: a header line that cannot be understood: {line.strip()[:80]!r}")
+            raise DataError(f"{path}: invalid header line: {line.strip()[:80]!r}")
     if byte_order is None:
         raise DataError(f"{path}: the header has no format line, expected one of {', '.join(BYTE_ORDERS)} 1.0")
     return Header(byte_order, elements, at, comments)
@@ -325,19 +326,19 @@ def _properties(element: Element, names: Sequence[str]) -> list[Property]:
 
 
 def _open_tables(path: Path, header: Header) -> tuple[dict[str, Table], int]:
-    """Map a binary file, or read an ASCII one; see `_parse_tables`."""
+    """Map a binary file, or read an ASCII file; see `_parse_tables`."""
     if header.order:
         return _parse_tables(np.memmap(path, dtype=np.uint8, mode="r"), header, path)
     return _parse_tables(np.frombuffer(read_file(path), dtype=np.uint8), header, path)
 
 
 def _parse_tables(data: npt.NDArray[np.uint8], header: Header, path: Path) -> tuple[dict[str, Table], int]:
-    """Return the tables of the elements by name, and the bytes behind the last one.
+    """Return the tables of the elements by name, and the number of bytes after the last one.
 
     Raises:
         DataError: The data end early, are not numbers, or have more numbers than the header declares.
     """
-    # An empty list takes its length alone: what is declared is held against the file before anything is made of it.
+    # An empty list needs only its length: sizes are checked against the file before anything is allocated.
     available, is_text = len(data) - header.start, not header.order
     smallest = sum(e.num_rows * (e.num_values(0) if is_text else e.size(0)) for e in header.elements)
     if smallest > available:
@@ -362,12 +363,12 @@ def _parse_numbers(text: bytes, path: Path) -> npt.NDArray[np.float64]:
         try:
             numbers: npt.NDArray[np.float64] = np.fromstring(text, dtype=np.float64, sep=" ")
         except (DeprecationWarning, ValueError):
-            raise DataError(f"{path}: the data are not all numbers: copy or export it again") from None
+            raise DataError(f"{path}: the data contain text that is not a number: copy or export it again") from None
     return numbers
 
 
 def _row_sizes(element: Element, list_length: int, *, is_text: bool) -> list[int]:
-    """Bytes, or numbers of a text, that each property of a row takes whose lists have a length."""
+    """Return the bytes (or numbers of a text file) of each property of a row whose lists have a length."""
 
     def size(name: str) -> int:
         return 1 if is_text else int(name[1:])
@@ -379,7 +380,7 @@ def _row_sizes(element: Element, list_length: int, *, is_text: bool) -> list[int
 
 
 def _parse_element(values: Numbers, at: int, element: Element, header: Header, path: Path) -> tuple[Table, int]:
-    """Return an element's rows as views into the file where all have one length, and the place behind them."""
+    """Return an element's rows, as views into the file if all lists have the same length, and the offset after them."""
     if not element.properties or not element.num_rows:
         empty = {p.name: np.zeros(0, dtype=p.type) for p in element.properties}
         return _table(element, lambda p: empty[p.name], lambda p: np.zeros((0, 3), dtype=p.type)), at
@@ -415,7 +416,7 @@ def _parse_element(values: Numbers, at: int, element: Element, header: Header, p
 
 
 def _length_of(p: Property) -> str:
-    return f"length of {p.name}"  # no property's own name: those have no blanks
+    return f"length of {p.name}"  # cannot be the name of a property, which has no blanks
 
 
 def _as_length(value: Any) -> int:
@@ -438,7 +439,7 @@ def _walk_element(values: Numbers, at: int, element: Element, header: Header, pa
     """Find the rows of an element whose lists have different lengths, one by one."""
     order = header.order
     before: dict[str, tuple[int, list[tuple[int, int]]]] = {}
-    """For each property: what always stands before it in a row, and which lists with what sizes of their numbers."""
+    """For each property: fixed bytes before it in a row, and preceding lists with their item sizes."""
     steps: list[tuple[int, Callable[[int], Any], int, int, array[int]]] = []
     fixed, skipped = 0, 0
     passed: list[tuple[int, int]] = []
@@ -504,7 +505,7 @@ def _length_reader(buffer: Any, order: str, kind: str) -> Callable[[int], Any]:
 
 
 def _gather(values: Numbers, places: npt.NDArray[np.int64], p: Property, order: str) -> Numbers:
-    """Return the numbers of a property that stand at places of the file."""
+    """Return the numbers of a property at positions in the file."""
     if not order:
         return np.asarray(values[places])
     number = np.dtype(order + p.type)
@@ -517,7 +518,7 @@ def _gather(values: Numbers, places: npt.NDArray[np.int64], p: Property, order: 
 
 
 def _refuse_size(header: Header, num_found: int, path: Path, *, state: str = "truncated") -> NoReturn:
-    """Refuse a file whose length its header denies; lists are counted as those of triangles."""
+    """Raise DataError for a file whose length contradicts its header; lists are counted as triangles."""
     counts = " and ".join(f"{element.num_rows} {element.name} rows" for element in header.elements)
     if header.order:
         expected, found, unit = sum(e.num_rows * e.size(3) for e in header.elements), num_found - header.start, "bytes"
@@ -533,7 +534,7 @@ def _refuse_size(header: Header, num_found: int, path: Path, *, state: str = "tr
 
 
 def _as_declared(column: Numbers, p: Property, path: Path) -> Numbers:
-    """Hold numbers of a text against the type that the header declares for them."""
+    """Check numbers of a text file against the type that the header declares."""
     if p.type[0] != "f":
         limits = np.iinfo(p.type)
         if not ((column >= limits.min) & (column <= limits.max) & (column == np.floor(column))).all():
@@ -549,7 +550,7 @@ def _needs_double(column: Numbers) -> bool:
 
 
 def _corner_lists(header: Header, tables: dict[str, Table], doubts: list[str]) -> dict[str, "Numbers | Lists"]:
-    """Return the lists of corners of the faces and strips, by element."""
+    """Return the lists of corners of faces and strips, by element."""
     found: dict[str, Numbers | Lists] = {}
     for element in header.elements:
         kind = element.name.lower().removesuffix("s")
@@ -562,7 +563,7 @@ def _corner_lists(header: Header, tables: dict[str, Table], doubts: list[str]) -
         if named:
             found[element.name] = tables[element.name].lists[named[0]]()
         elif element.num_rows:
-            doubts.append(f"{element.num_rows} {element.name} rows without a list vertex_indices are left out")
+            doubts.append(f"{element.num_rows} {element.name} rows without a list vertex_indices are dropped")
     return found
 
 
@@ -585,7 +586,7 @@ def _triangles(corners: dict[str, "Numbers | Lists"], num_vertices: int, path: P
     triangles: npt.NDArray[np.integer] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if not (int(triangles.min()) >= 0 and int(triangles.max()) < num_vertices):
         raise DataError(
-            f"{path}: faces name vertices {int(triangles.min())} to {int(triangles.max())}, the file has {num_vertices}"
+            f"{path}: faces use vertices {int(triangles.min())} to {int(triangles.max())}, the file has {num_vertices}"
         )
     return triangles
 
@@ -595,12 +596,12 @@ def _whole_corners(values: Numbers, path: Path) -> npt.NDArray[np.integer]:
         return values
     with np.errstate(invalid="ignore"):
         if not ((np.abs(values) < 2**53) & (values == np.floor(values))).all():
-            raise DataError(f"{path}: expected faces of whole numbers")
+            raise DataError(f"{path}: expected integers as corners of faces")
     return values.astype(np.int64)
 
 
 def _fan(polygons: Lists) -> npt.NDArray[np.integer]:
-    """Return the triangles of polygons, each a fan about its first corner, shape `(triangles, 3)`."""
+    """Return the triangles of polygons, as a fan around the first corner, shape `(triangles, 3)`."""
     first = np.cumsum(polygons.counts) - polygons.counts
     num_triangles = np.maximum(polygons.counts - 2, 0)
     total = int(num_triangles.sum())
@@ -610,7 +611,7 @@ def _fan(polygons: Lists) -> npt.NDArray[np.integer]:
 
 
 def _split_strips(strips: Lists) -> npt.NDArray[np.integer]:
-    """Return the triangles of strips, which end at -1; every other one is turned, shape `(triangles, 3)`."""
+    """Return the triangles of strips, which end at -1, with every second one reversed, shape `(triangles, 3)`."""
     values = strips.values
     if len(values) < 3:
         return np.zeros((0, 3), dtype=np.int32)
@@ -639,7 +640,7 @@ def _open_colors(
     corners: dict[str, "Numbers | Lists"],
     doubts: list[str],
 ) -> Callable[[int, int], npt.NDArray[np.uint8]] | None:
-    """Return the reader of the vertices' colours: their own, else those of the faces about them."""
+    """Return the reader of the vertex colours: their own, or else those of the adjacent faces."""
     colors = _own_colors(tables[vertices.name], vertices, header)
     if colors is not None:
         doubts += colors.doubts
@@ -650,12 +651,14 @@ def _open_colors(
         return lambda start, stop: rgb[start:stop]
     pictures = [text.split(None, 1)[1] for text in header.comments if text.lower().startswith("texturefile ")]
     if pictures:
-        doubts.append(f"its colours are in the picture {pictures[0]}, which is not read for PLY: export OBJ or GLB")
+        doubts.append(
+            f"colours are in the picture {pictures[0]}, which is not read for PLY: export the scan as OBJ or GLB"
+        )
     return None
 
 
 def _own_colors(table: Table, element: Element, header: Header) -> Colors | None:
-    """Return the colours that the rows of an element have, or None."""
+    """Return the colours of an element's rows, or None."""
     names = list(table.columns)
     channels = find_channels(names)
     if channels is not None:
@@ -667,7 +670,7 @@ def _own_colors(table: Table, element: Element, header: Header) -> Colors | None
     by_name = {name.lower(): name for name in reversed(names)}
     if all(name in by_name for name in SPLAT_NAMES):
         colors = decide_colors(splat_rows([table.columns[by_name[n]]() for n in SPLAT_NAMES]), element.num_rows)
-        return colors._replace(doubts=(*colors.doubts, "Gaussian splats: their centres are taken as points"))
+        return colors._replace(doubts=(*colors.doubts, "Gaussian splats: their centres are used as points"))
     packed_name = next((by_name[name] for name in PACKED_NAMES if name in by_name), None)
     if packed_name is None:
         return None
@@ -680,7 +683,7 @@ def _own_colors(table: Table, element: Element, header: Header) -> Colors | None
 
 
 def _as_integers_if_declared(column: Numbers, kind: str) -> Numbers:
-    """Give numbers of a text the integer type that the header declares, unless their values deny it."""
+    """Convert numbers of a text file to the integer type of the header, unless their values contradict it."""
     if kind[0] == "f":
         return column
     limits = np.iinfo(kind)
@@ -696,7 +699,7 @@ def _face_colors(
     corners: dict[str, "Numbers | Lists"],
     doubts: list[str],
 ) -> npt.NDArray[np.uint8] | None:
-    """Return the mean colour of the faces about each vertex, grey where it has none, shape `(vertices, 3)`."""
+    """Return the mean colour of the faces at each vertex, grey if it has none, shape `(vertices, 3)`."""
     for element in header.elements:
         if element.name not in corners or find_channels(list(tables[element.name].columns)) is None:
             continue
@@ -720,9 +723,9 @@ def _face_colors(
             total = np.bincount(flat, weights=of_face[owner, channel], minlength=vertices.num_rows)
             rgb[used, channel] = (total[used] / touching[used] + 0.5).astype(np.uint8)
         doubts += colors.doubts
-        doubts.append("colours belong to faces: each vertex takes the mean of the faces about it")
+        doubts.append("colours belong to faces: each vertex gets the mean of its faces")
         if not used.all():
-            doubts.append(f"{int((~used).sum())} of {vertices.num_rows} vertices belong to no face: taken as grey")
+            doubts.append(f"{int((~used).sum())} of {vertices.num_rows} vertices belong to no face: grey is used")
         return rgb
     return None
 

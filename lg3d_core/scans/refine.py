@@ -1,7 +1,7 @@
-"""Vertices on triangles that are larger than a network's voxels.
+"""Subdivision of triangles that are larger than a network's voxels.
 
-Networks are trained on scans with a vertex every voxel or so. A wall of two triangles, as modelling programs and some
-phones write it, has four vertices at its corners and none where it is.
+Networks are trained on scans with about one vertex per voxel. Modelling programs and some phones export a wall as two
+triangles, with vertices only at its four corners.
 """
 
 import math
@@ -16,27 +16,26 @@ from lg3d_core.scans.surface import CHUNK_ROWS, Surface
 from lg3d_core.scans.triangles import Cut, areas, cut_triangles, longest_sides
 
 COARSE_EDGE = 3.0
-"""Voxels; a triangle with a longer side is coarse. Scanned meshes have hardly any."""
+"""Side length in voxels above which a triangle is coarse. Scanned meshes have hardly any coarse triangles."""
 COARSE_SHARE = 0.2
-"""Of the surface; a mesh with less of it in coarse triangles stays as it is."""
+"""Minimum share of the surface in coarse triangles; other meshes are not changed."""
 FINE_EDGE = 1.5
-"""Voxels; longest side of what coarse triangles are cut into. Halved triangles then have sides of about a voxel."""
+"""Longest side in voxels after the subdivision; halved triangles then have sides of about a voxel."""
 SLIVER = 1.6
-"""A triangle without area has three halves as long as half of it: log 3 / log 2 is the power of its length that counts
-its pieces."""
+"""Exponent of the length in the number of pieces, log 3 / log 2: a flat triangle gives three of half its length."""
 AREA_PER_VERTEX = 0.35
-"""Of a square on that side, about; for an estimate of how many vertices there will be."""
+"""Approximate vertices per square of this side, for estimates of the number of vertices."""
 MOST_VERTICES = 2_000_000
-"""That are put on a mesh, about; a larger one gets them farther apart."""
+"""Approximate maximum of added vertices; larger meshes get them farther apart."""
 
 
 class Refined(NamedTuple):
-    """A mesh with vertices on its large triangles.
+    """Mesh with vertices added on its large triangles.
 
     Attributes:
-        surface: Its first rows are the vertices of before, in their order.
-        edge: No side of a triangle that was cut is longer, in metres.
-        longest: Longest side before, in metres.
+        surface: Refined scan, which starts with the original vertices in their order.
+        edge: Longest side of a subdivided triangle in metres.
+        longest: Longest side before the subdivision in metres.
     """
 
     surface: Surface
@@ -45,12 +44,12 @@ class Refined(NamedTuple):
 
 
 def refine_surface(surface: Surface, frame: Frame, voxel_size: float) -> Refined | None:
-    """Cut triangles that are large beside a voxel; None where hardly any are.
+    """Subdivide triangles that are large relative to a voxel; return None if there are hardly any.
 
     Args:
-        surface: Scans of more than `CHUNK_ROWS` vertices are taken as fine enough.
-        frame: To metres; triangles with corners that do not belong to the scan stay as they are.
-        voxel_size: In metres.
+        surface: Scan; more than `CHUNK_ROWS` vertices are assumed to be fine enough.
+        frame: Transformation to metres; triangles with corners outside of its box are not changed.
+        voxel_size: Edge of a voxel in metres.
     """
     if len(surface.faces) == 0 or surface.num_vertices > CHUNK_ROWS:
         return None
@@ -74,7 +73,7 @@ def refine_surface(surface: Surface, frame: Frame, voxel_size: float) -> Refined
 
 
 def _joined(surface: Surface, xyz: npt.NDArray[np.float64], cut: Cut) -> Surface:
-    """The surface with the new vertices behind its own, coloured by its texture, else by its corners."""
+    """Append new vertices to a surface, coloured by its texture or interpolated from the corners."""
     points = np.concatenate([xyz, cut.xyz])
     colors = None
     if surface.colors is not None:

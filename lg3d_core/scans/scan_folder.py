@@ -1,4 +1,4 @@
-"""Files that a scan names: materials, pictures and buffers beside it."""
+"""Lookup of files that a scan refers to: materials, pictures and buffers."""
 
 import os
 import unicodedata
@@ -6,15 +6,15 @@ import urllib.parse
 from pathlib import Path
 
 MAX_DEPTH = 3
-"""Levels of subfolders that are searched for a base name."""
+"""Depth of subfolders in which a base name is searched."""
 SHOWN = 3
-"""Files that a warning names."""
+"""Number of files that a warning lists."""
 MAX_ENTRIES = 20_000
-"""Directory entries that are looked at."""
+"""Maximum number of directory entries that are searched."""
 
 
 class ScanFolder:
-    """The folder of a scan; files outside of it are never opened, wherever names and links lead."""
+    """Folder of a scan; files outside of it are never opened, whatever names and links refer to."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
@@ -23,10 +23,10 @@ class ScanFolder:
         self._found: dict[tuple[str, Path], Path | None] = {}
 
     def find(self, name: str, *, near: Path | None = None) -> Path | None:
-        """Return the file with a name, or None.
+        """Return the file with a name, or None if it is not found.
 
-        The name may have quotes, backslashes, percent escapes, other capitals, or be a path of another machine: where
-        the path does not exist, files of the same base name are looked for in the folder and below.
+        The name may have quotes, backslashes, percent escapes or different capitals, or be a path of another machine.
+        If the path does not exist, files with the same base name are searched in the folder and its subfolders.
 
         Args:
             name: As the scan or its materials spell it.
@@ -55,19 +55,19 @@ class ScanFolder:
         return None
 
     def doubts(self) -> tuple[str, ...]:
-        """Return a warning about files that were found by their base names alone."""
+        """Return a warning about files that were found by their base names only."""
         if not self._replaced:
             return ()
         pairs = [f"{path.name} for {name}" for name, path in self._replaced.items()]
         more = f", and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-        what = "pictures or materials are not where the file says: taken from its folder by their names"
+        what = "pictures or materials are not at their paths: files of the same names in the folder are used"
         return (f"{what} ({', '.join(pairs[:SHOWN])}{more})",)
 
     def _inside(self, path: Path) -> Path | None:
         try:
             path = path.resolve()
             return path if path.is_relative_to(self._folder) and path.is_file() else None
-        except (OSError, ValueError, RuntimeError):  # a name too long, links in a circle
+        except (OSError, ValueError, RuntimeError):  # a name that is too long, or a cycle of links
             return None
 
     def _index(self) -> dict[str, list[Path]]:
@@ -93,7 +93,7 @@ def _folded(name: str) -> str:
 
 
 def _shared_parts(path: Path, parts: list[str]) -> int:
-    """Number of the last components that two paths have in common."""
+    """Return the number of trailing components that two paths have in common."""
     own = [_folded(part) for part in path.parts]
     count = 0
     while count < min(len(own), len(parts)) and own[-1 - count] == parts[-1 - count]:

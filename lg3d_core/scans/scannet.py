@@ -1,4 +1,4 @@
-"""One scan in ScanNet's files: mesh, over-segmentation, groups of segments with a raw label, and the alignment."""
+"""Reader of a scan in ScanNet's files: mesh, over-segmentation, annotated groups of segments, and alignment."""
 
 import hashlib
 import math
@@ -30,13 +30,13 @@ SCANS_FOLDERS = ("scans", "scans_test")
 SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 BENCHMARK_ID = re.compile(r"scene[0-9]{4}_[0-9]{2}")
 MAX_COORDINATE = 1000.0
-"""Metres from the origin; what lies beyond is no room but damage."""
+"""Maximum coordinate in metres; larger values indicate damage."""
 MAX_ID = 2**31 - 2
 
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """Where the files of one scan are; the mesh is where it should be, the others None where they are missing."""
+    """Files of one scan; `mesh` is the expected path, the others are None if missing."""
 
     scene_id: str
     folder: Path
@@ -47,17 +47,17 @@ class ScanFiles:
 
     @property
     def is_test(self) -> bool:
-        """Whether the scan lies under `scans_test/`: geometry alone, whatever else is there."""
+        """Whether the scan is under `scans_test/` and has no annotation."""
         return self.folder.parent.name == SCANS_FOLDERS[1]
 
     @property
     def present(self) -> list[Path]:
-        """The files that are read, in a fixed order."""
+        """Files that are read, in a fixed order."""
         return [path for path in (self.mesh, self.segments, self.aggregation, self.info) if path is not None]
 
 
 class Group(NamedTuple):
-    """One annotated object: a raw label and the segments that it is made of."""
+    """Annotated object: a raw label and its segments."""
 
     object_id: int
     label: str
@@ -65,21 +65,21 @@ class Group(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """One scan, read and labelled, per vertex in the mesh's order.
+    """Labelled scan, per vertex in the mesh's order.
 
     Attributes:
         scene_id: Name of the scan's folder.
         xyz: Axis-aligned vertices in metres, +z up, shape `(vertices, 3)`, float32.
         rgb: Colours, shape `(vertices, 3)`, uint8.
-        normal: Unit normals from the faces, zero where a vertex has none, shape `(vertices, 3)`, float32.
-        label: Vocabulary index, -1 where unannotated or outside the vocabulary, shape `(vertices,)`, int16.
-        instance: objectId + 1, 0 where no object is, shape `(vertices,)`, int32.
-        segment: Segment of the over-segmentation, -1 where the scan has none, shape `(vertices,)`, int32.
+        normal: Unit normals from the faces, zero if a vertex has none, shape `(vertices, 3)`, float32.
+        label: Vocabulary index, -1 if unannotated or outside the vocabulary, shape `(vertices,)`, int16.
+        instance: objectId + 1, 0 for no object, shape `(vertices,)`, int32.
+        segment: Segment of the over-segmentation, -1 if the scan has none, shape `(vertices,)`, int32.
         faces: Corners of the triangles, shape `(faces, 3)`, int32.
-        axis_alignment: What was applied to the mesh file's coordinates, shape `(4, 4)`, float64.
-        annotated: Whether there are groups at all; False for test scans.
-        unmapped: Raw labels that the label table lacks, with their number of objects.
-        warnings: What is odd about the files but does not stop reading, one line each.
+        axis_alignment: Matrix that was applied to the mesh file's coordinates, shape `(4, 4)`, float64.
+        annotated: Whether the scan has groups; False for test scans.
+        unmapped: Raw labels missing from the label table, with their number of objects.
+        warnings: Warnings about the files, one line each.
         digest: SHA-256 over the files' bytes, first 16 hex digits.
     """
 
@@ -101,14 +101,14 @@ class Scan(NamedTuple):
 def find_scans(raw: Path) -> list[ScanFiles]:
     """List the scans in `raw/scans` and `raw/scans_test`, sorted by id.
 
-    Every folder there that is not hidden counts as a scan: one without a mesh, or a link to a folder that is missing,
-    fails when it is read, and is not passed over. The same id in both folders is listed twice.
+    Every folder that is not hidden counts as a scan. A folder without a mesh or a broken link is not skipped, but
+    causes an error when it is read. An id in both folders is listed twice.
 
     Raises:
-        DataError: No such folder, or it holds no scan; the message says which folder to give.
+        DataError: The folder does not exist or has no scans; the message names the folder to pass.
     """
     if not raw.is_dir():
-        raise DataError(f"no such folder: {raw} (expected ScanNet's folder, which holds scans/)")
+        raise DataError(f"no such folder: {raw} (expected the ScanNet folder, which contains scans/)")
     found = [
         _scan_files(folder, is_test=name == SCANS_FOLDERS[1])
         for name in SCANS_FOLDERS
@@ -117,22 +117,22 @@ def find_scans(raw: Path) -> list[ScanFiles]:
         if not folder.name.startswith(".") and _is_scan(folder)
     ]
     if not found:
-        raise DataError(f"{raw} holds no scans: expected folders {raw}/scans/scene0000_00/{_hint(raw)}")
+        raise DataError(f"{raw} contains no scans: expected folders {raw}/scans/scene0000_00/{_hint(raw)}")
     return sorted(found, key=lambda files: (files.scene_id, files.is_test))
 
 
 def _is_scan(folder: Path) -> bool:
     try:
         return folder.is_dir() or (folder.is_symlink() and not folder.exists())
-    except OSError:  # a disk that does not answer, or no permission
+    except OSError:  # e.g. a disk that does not respond, or no permission
         return True
 
 
 def _hint(raw: Path) -> str:
     if raw.name in SCANS_FOLDERS:
-        return f"; give its parent, {raw.resolve().parent}"
+        return f"; pass its parent, {raw.resolve().parent}"
     if (raw / f"{raw.name}{MESH_SUFFIX}").is_file():
-        return f"; this is a single scan, give {raw.resolve().parent.parent}"
+        return f"; this is a single scan, pass {raw.resolve().parent.parent}"
     return ""
 
 
@@ -154,12 +154,12 @@ def _scan_files(folder: Path, *, is_test: bool) -> ScanFiles:
 def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
     """Read one scan and label its vertices.
 
-    A vertex in several groups takes the last group; its instance is objectId + 1; a group whose raw label lies outside
-    the vocabulary gives label -1 and keeps its instance. Of groups with equal segments and label the last one counts,
-    with a warning. A scan under `scans_test/` has no labels, segments or instances.
+    A vertex in several groups belongs to the last one. Its instance is objectId + 1; its label is -1 if the raw label
+    is outside the vocabulary. Groups with equal segments and label are reduced to the last one, with a warning. A scan
+    under `scans_test/` has no labels, segments or instances.
 
     Raises:
-        DataError: A file is missing, damaged, or does not fit the mesh; the message names the file and the reason.
+        DataError: A file is missing, damaged, or does not match the mesh; the message names the file and the reason.
     """
     require_files(files)
     contents = {path: read_file(path) for path in files.present}
@@ -198,7 +198,7 @@ def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
 
 
 def digest_scan(files: ScanFiles) -> str:
-    """What `Scan.digest` would be, without making sense of the files.
+    """Return `Scan.digest` without parsing the files.
 
     Raises:
         DataError: A file cannot be read.
@@ -217,7 +217,7 @@ def _digest(contents: Iterable[tuple[Path, bytes]]) -> str:
 def _paint(
     groups: list[Group], table: LabelTable, ids: npt.NDArray[np.int32], row: npt.NDArray[np.intp]
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32]]:
-    """Label and instance of every vertex, later groups over earlier ones."""
+    """Return label and instance of every vertex; later groups overwrite earlier ones."""
     label = np.full(len(ids), -1, dtype=np.int16)
     instance = np.zeros(len(ids), dtype=np.int32)
     for group in groups:
@@ -228,10 +228,10 @@ def _paint(
 
 
 def require_files(files: ScanFiles) -> None:
-    """Refuse a scan that lacks a file it cannot do without.
+    """Raise DataError if a required file is missing.
 
     Raises:
-        DataError: Naming the first such file.
+        DataError: A file is missing; the message names the first one.
     """
     require_id(files)
     missing = missing_files(files)
@@ -240,24 +240,24 @@ def require_files(files: ScanFiles) -> None:
 
 
 def require_id(files: ScanFiles) -> None:
-    """Refuse a name that cannot be a file's name in the store.
+    """Raise DataError if an id cannot be a file name in the store.
 
     Raises:
-        DataError: Naming it.
+        DataError: The id is invalid.
     """
     if SCENE_ID.fullmatch(files.scene_id) is None:
-        raise DataError(f"{files.scene_id[:100]!r} is no scene id: expected letters, digits, '_', '-' and '.'")
+        raise DataError(f"{files.scene_id[:100]!r} is not a scene id: expected letters, digits, '_', '-' and '.'")
 
 
 def missing_files(files: ScanFiles) -> list[str]:
-    """One line for each missing file without which a scan cannot be read."""
+    """Return one message per missing file without which a scan cannot be read."""
     if files.folder.is_symlink() and not files.folder.exists():
         target = os.readlink(files.folder)
-        return [f"{files.folder}: a link to {target}, which is missing: mount the disk, or remove the link"]
+        return [f"{files.folder}: broken link to {target}: mount the disk, or remove the link"]
     found = []
     if not files.mesh.exists():
         dense = files.folder / f"{files.scene_id}{DENSE_MESH_SUFFIX}"
-        note = f"; {dense.name} is another, denser mesh and cannot stand in for it" if dense.exists() else ""
+        note = f"; {dense.name} is a different, denser mesh and cannot replace it" if dense.exists() else ""
         found.append(f"{files.mesh}: the mesh is missing{note}")
     for path, suffix in ((files.segments, SEGMENTS_SUFFIX), (files.aggregation, AGGREGATION_SUFFIX)):
         if path is None and not files.is_test:
@@ -267,19 +267,19 @@ def missing_files(files: ScanFiles) -> list[str]:
 
 
 def missing_info(files: ScanFiles) -> str:
-    """The warning for a scan without its `.txt`."""
-    return f"{files.folder / (files.scene_id + INFO_SUFFIX)}: missing, so the scan is taken as axis-aligned"
+    """Return the warning for a scan without its `.txt`."""
+    return f"{files.folder / (files.scene_id + INFO_SUFFIX)}: missing: the scan is assumed to be axis-aligned"
 
 
 def parse_mesh(files: ScanFiles, data: bytes) -> Mesh:
-    """Read the mesh of a scan and check what every later step relies on.
+    """Read and check the mesh of a scan.
 
     Raises:
-        DataError: Not the low-resolution mesh, damaged, without vertices, or with coordinates that are not finite or
-            lie further than a kilometre out.
+        DataError: The mesh is not the low-resolution one, is damaged, has no vertices, or has coordinates that are not
+            finite or exceed a kilometre.
     """
     if files.mesh.name.endswith(DENSE_MESH_SUFFIX):
-        raise DataError(f"{files.mesh}: the denser mesh; labels belong to {files.scene_id}{MESH_SUFFIX}")
+        raise DataError(f"{files.mesh}: this is the denser mesh; labels belong to {files.scene_id}{MESH_SUFFIX}")
     mesh = parse_ply(data, files.mesh)
     if not len(mesh.xyz):
         raise DataError(f"{files.mesh}: the mesh has no vertices")
@@ -300,15 +300,15 @@ def parse_mesh(files: ScanFiles, data: bytes) -> Mesh:
 
 
 def parse_alignment(data: bytes, path: Path) -> npt.NDArray[np.float64]:
-    """The `axisAlignment` of a scan's `.txt`, or the identity where it has none.
+    """Return the `axisAlignment` of a scan's `.txt`, or the identity if it has none.
 
-    Other lines may hold anything. The last `axisAlignment` counts.
+    Other lines are ignored. The last `axisAlignment` counts.
 
     Returns:
         Row-major transform of column vectors, shape `(4, 4)`, float64.
 
     Raises:
-        DataError: `axisAlignment` is not 16 numbers, or no rotation with a shift.
+        DataError: `axisAlignment` is not 16 numbers, or not a rotation with a translation.
     """
     values: list[str] | None = None
     for line in data.decode("utf-8", errors="replace").splitlines():
@@ -320,15 +320,15 @@ def parse_alignment(data: bytes, path: Path) -> npt.NDArray[np.float64]:
     try:
         numbers = [float(value) for value in values]
     except ValueError as error:
-        raise DataError(f"{path}: axisAlignment holds something that is no number: {error}") from None
+        raise DataError(f"{path}: axisAlignment contains an invalid number: {error}") from None
     if len(numbers) != 16 or not all(map(math.isfinite, numbers)):
         raise DataError(f"{path}: axisAlignment needs 16 finite numbers, found {len(numbers)}: {' '.join(values)[:80]}")
     matrix = np.array(numbers).reshape(4, 4)
     rotation = matrix[:3, :3]
-    is_small = np.abs(rotation).max() < 2  # no product below overflows
+    is_small = np.abs(rotation).max() < 2  # avoids overflow in the products below
     rigid = is_small and np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3 and np.linalg.det(rotation) > 0
     if not rigid or not np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-6) or np.abs(matrix[:3, 3]).max() > MAX_COORDINATE:
-        raise DataError(f"{path}: axisAlignment is no rotation with a shift: {matrix.tolist()}")
+        raise DataError(f"{path}: axisAlignment is not a rotation with a translation: {matrix.tolist()}")
     return matrix
 
 
@@ -337,10 +337,11 @@ def _identity() -> npt.NDArray[np.float64]:
 
 
 def parse_segments(files: ScanFiles, data: bytes, num_vertices: int | None) -> npt.NDArray[np.int32]:
-    """The segment of every vertex, shape `(vertices,)`, int32; a length of None is not checked.
+    """Return the segment of every vertex, shape `(vertices,)`, int32; with `num_vertices` None, the length is not
+    checked.
 
     Raises:
-        DataError: Not of this form, of another scene, or of another length than the mesh.
+        DataError: The file is invalid, belongs to another scene, or has another length than the mesh.
     """
     assert files.segments is not None
     body = parse_json_object(data, files.segments)
@@ -355,10 +356,10 @@ def parse_segments(files: ScanFiles, data: bytes, num_vertices: int | None) -> n
 
 
 def parse_groups(files: ScanFiles, data: bytes) -> list[Group]:
-    """The annotated objects, in the file's order.
+    """Return the annotated objects, in the file's order.
 
     Raises:
-        DataError: Not of this form, of another scene, or made for another mesh.
+        DataError: The file is invalid, belongs to another scene, or to another mesh.
     """
     path = files.aggregation
     assert path is not None
@@ -379,10 +380,10 @@ def parse_groups(files: ScanFiles, data: bytes) -> list[Group]:
 
 def _parse_group(entry: Any, row: int, path: Path) -> Group:
     if not isinstance(entry, dict):
-        raise DataError(f"{path}: group {row} is no object but a {type(entry).__name__}")
+        raise DataError(f"{path}: expected group {row} as an object, found {type(entry).__name__}")
     object_id, label = entry.get("objectId"), entry.get("label")
     if not isinstance(object_id, int) or isinstance(object_id, bool) or not 0 <= object_id <= MAX_ID:
-        raise DataError(f"{path}: group {row} has objectId {object_id!r}, expected a whole number from 0 to {MAX_ID}")
+        raise DataError(f"{path}: group {row} has objectId {object_id!r}, expected an integer from 0 to {MAX_ID}")
     if not isinstance(label, str):
         raise DataError(f"{path}: group {row} (objectId {object_id}) has no label")
     segments = _whole_numbers(entry.get("segments"), f"segments of group {row}", path)
@@ -394,28 +395,28 @@ def _whole_numbers(value: Any, what: str, path: Path) -> npt.NDArray[np.int64]:
         raise DataError(f"{path}: expected {what} as a list, found {type(value).__name__}")
     if not value:
         return np.empty(0, dtype=np.int64)
-    # Types first: numpy makes room for the longest text in every row, and would turn text and numbers into text.
+    # Types first: numpy would convert a mix of text and numbers to text of the longest width.
     is_whole = set(map(type, value)) == {int}
     try:
         array = np.array(value) if is_whole else np.empty(0, dtype=object)
     except (ValueError, OverflowError):
         array = np.empty(0, dtype=object)
     if array.dtype != np.int64 or array.ndim != 1 or int(array.min()) < 0 or int(array.max()) > MAX_ID:
-        raise DataError(f"{path}: {what} must be whole numbers from 0 to {MAX_ID}")
+        raise DataError(f"{path}: {what} must be integers from 0 to {MAX_ID}")
     return array
 
 
 def _require_scene(named: Any, files: ScanFiles, path: Path) -> None:
-    """Refuse a file that names another scene; what is no ScanNet id (a path, a title) says nothing."""
+    """Raise DataError if a file names another scene; values that are not ScanNet ids (a path, a title) are ignored."""
     found = BENCHMARK_ID.search(named) if isinstance(named, str) else None
     if found is not None and BENCHMARK_ID.search(files.scene_id) and found[0] not in files.scene_id:
         raise DataError(f"{path}: belongs to scene {named[:100]!r}, expected {files.scene_id}")
 
 
 def drop_repeated(groups: list[Group]) -> list[Group]:
-    """Return the groups without those whose segments and label a later one repeats, as one public scan has them twice.
+    """Return the groups without those that a later group repeats (segments and label), as in one public scan.
 
-    The last copy stays, where it is: it paints over what lies between the two.
+    The last copy is kept at its position, as it overwrites the groups between the two.
     """
     seen: set[tuple[str, bytes]] = set()
     kept = []
@@ -428,34 +429,39 @@ def drop_repeated(groups: list[Group]) -> list[Group]:
 
 
 def count_unmapped(groups: list[Group], table: LabelTable) -> dict[str, int]:
-    """Raw labels that the table lacks, with their number of objects, the most frequent first."""
+    """Return the raw labels missing from the table, with their number of objects, most frequent first."""
     missing = Counter(group.label for group in groups if group.label not in table.index_by_label)
     return dict(sorted(missing.items(), key=lambda item: (-item[1], item[0])))
 
 
 def describe_groups(files: ScanFiles, groups: list[Group], ids: npt.NDArray[np.int32]) -> list[str]:
-    """What is odd about the groups of a scan, one line for each kind.
+    """Return warnings about the groups of a scan, one line per kind.
 
     Args:
-        files: Whose groups they are.
-        groups: As in the file.
-        ids: Segments that the mesh has.
+        files: Files of the scan.
+        groups: Groups in the file's order.
+        ids: Segment ids of the mesh.
 
     Raises:
-        DataError: No group names a segment of this mesh: the annotation is another scan's.
+        DataError: No group refers to a segment of this mesh: the annotation belongs to another scan.
     """
     strangers = {k: int((~np.isin(group.segments, ids)).sum()) for k, group in enumerate(groups)}
     named = sum(len(group.segments) for group in groups)
     if named and sum(strangers.values()) == named:
-        raise DataError(f"{files.aggregation}: none of its {named} segments exists in the mesh: is it another scan's?")
+        raise DataError(
+            f"{files.aggregation}: none of its {named} segments exists in the mesh: does it belong to another scan?"
+        )
     kept = {id(group) for group in drop_repeated(groups)}
     repeats = [group for group in groups if id(group) not in kept]
     ids_in_use = Counter(group.object_id for group in groups if id(group) in kept)
     kinds = (
         ("groups have no segments", [group.object_id for group in groups if not len(group.segments)]),
-        ("groups name segments that do not exist", [groups[k].object_id for k, count in strangers.items() if count]),
-        ("groups are repeated by a later one, which counts", [group.object_id for group in repeats]),
-        ("objectIds are given to several groups", [object_id for object_id, n in ids_in_use.items() if n > 1]),
+        (
+            "groups refer to segments that do not exist",
+            [groups[k].object_id for k, count in strangers.items() if count],
+        ),
+        ("groups are repeated by a later one, which is used", [group.object_id for group in repeats]),
+        ("objectIds occur in several groups", [object_id for object_id, n in ids_in_use.items() if n > 1]),
     )
     return [f"{files.aggregation}: {len(found)} {what} (objectId {_listed(found)})" for what, found in kinds if found]
 

@@ -8,13 +8,13 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 NEIGHBOURS = 10
-"""Nearest points that a point is joined with in the graph."""
+"""Number of nearest points that each point is connected to."""
 THRESHOLD = 0.02
 """Scale of observation k: larger values give larger superpoints."""
 MIN_POINTS = 20
-"""Smaller superpoints are merged with a neighbour."""
+"""Minimum number of points; smaller superpoints are merged with a neighbour."""
 COLOR_WEIGHT = 1.0
-"""Weight of a colour difference (0..1) beside 1 - cosine of the normals (0..2)."""
+"""Weight of a colour difference (0..1) relative to 1 - cosine of the normals (0..2)."""
 
 
 def segment_points(
@@ -33,16 +33,16 @@ def segment_points(
         xyz: Positions in metres, shape `(points, 3)`.
         rgb: Colours, shape `(points, 3)`; None uses normals only.
         normals: Unit normals, shape `(points, 3)`; None fits a plane to each point's neighbours.
-        neighbours: Nearest points that each point is joined with.
+        neighbours: Number of nearest points that each point is connected to.
         threshold: Scale of observation.
-        min_points: Smaller superpoints are merged with their most similar neighbour, if they have one.
+        min_points: Minimum size; smaller superpoints are merged with their most similar neighbour, if any.
         color_weight: Weight of colour differences.
 
     Returns:
         Superpoint of each point, contiguous from 0 in order of first appearance, shape `(points,)`.
 
-    Source: Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image Segmentation", IJCV 2004, on the graph of
-    nearest neighbours, as ScanNet's segments are on the graph of a mesh.
+    Source: Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image Segmentation", IJCV 2004, applied to the graph
+    of nearest neighbours; ScanNet applies it to the graph of a mesh.
     """
     count = len(xyz)
     if count < 2:
@@ -62,7 +62,7 @@ def segment_points(
 
 
 def _fit_normals(xyz: FloatArray, near: IntArray) -> FloatArray:
-    """Return the direction of least spread of each point's neighbours, of arbitrary sign."""
+    """Return the direction of least variance of each point's neighbours, with arbitrary sign."""
     around = xyz[near] - xyz[near].mean(axis=1, keepdims=True)
     _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
     normals: FloatArray = vectors[:, :, 0]
@@ -70,7 +70,7 @@ def _fit_normals(xyz: FloatArray, near: IntArray) -> FloatArray:
 
 
 def _merge(count: int, edges: IntArray, weights: FloatArray, *, threshold: float, min_points: int) -> IntArray:
-    """Join the ends of edges in ascending order of weight while the weight is no larger than both parts' tolerance."""
+    """Join the ends of edges in ascending order of weight while the weight is within both components' tolerance."""
     order = np.argsort(weights, kind="stable")
     parent = list(range(count))
     size = [1] * count

@@ -1,4 +1,4 @@
-"""A scan of any origin: vertices that are read in rows, perhaps with colours and triangles."""
+"""Interface of a scan of any origin: vertices that are read in rows, optional colours and triangles."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 CHUNK_ROWS = 1 << 20
-"""Vertices that are in memory at once while a scan is read in pieces."""
+"""Number of vertices per chunk when a scan is read in chunks."""
 EXACT_FLOAT32 = 1000.0
-"""Coordinate beyond which decimals of a text are kept in float64."""
+"""Coordinate beyond which the decimals of a text file are kept in float64."""
 
 Paint = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 
@@ -19,20 +19,20 @@ Paint = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[n
 class Surface:
     """Vertices of a scan in the file's order, units and axes.
 
-    A scan may be larger than memory: nothing but the rows that are asked for is read.
+    A scan may be larger than memory: only the requested rows are read.
 
     Attributes:
-        path: Where it came from; a store's scene gives its id.
-        num_vertices: How many.
-        positions: Gives rows `start` to `stop` in the file's units, shape `(rows, 3)`, float64; may hold NaN.
-        colors: Gives their colours, shape `(rows, 3)`, uint8; None where the file has none.
-        faces: Corners of triangles, shape `(faces, 3)`, integers; none for points. May be mapped from the file.
+        path: File of the scan, or the id of a scene in a store.
+        num_vertices: Number of vertices.
+        positions: Returns rows `start` to `stop` in the file's units, shape `(rows, 3)`, float64; may hold NaN.
+        colors: Returns their colours, shape `(rows, 3)`, uint8; None if the file has none.
+        faces: Corners of triangles, shape `(faces, 3)`, integers; empty for points. May be memory-mapped.
         is_double: Whether the file's positions need more digits than float32 has.
-        up: Axis that points up by the format's own rule (glTF), or None where the format has no rule.
-        scale: Metres of one unit by the format's own rule, or None.
-        paint: Return the colours of places on triangles by their materials, uint8 `(places, 3)`, for the rows of their
-            triangles `(places,)` and the weights of the corners `(places, 3)`; None where vertices have all colours.
-        doubts: Warnings: what the file lacks, or what could only be guessed.
+        up: Up axis that the format defines (glTF), or None.
+        scale: Unit in metres that the format defines, or None.
+        paint: Returns material colours of positions on triangles, uint8 `(positions, 3)`, from the triangles' rows
+            `(positions,)` and the weights of the corners `(positions, 3)`; None if the vertices hold all colours.
+        doubts: Warnings about missing or estimated data.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Surface:
     doubts: tuple[str, ...] = ()
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[tuple[int, int]]:
-        """First row and row behind the last of each piece."""
+        """Yield the first row and the end row of each chunk."""
         for start in range(0, self.num_vertices, rows):
             yield start, min(self.num_vertices, start + rows)
 
@@ -63,7 +63,7 @@ def surface_in_memory(
     paint: Paint | None = None,
     doubts: tuple[str, ...] = (),
 ) -> Surface:
-    """A surface of arrays: positions `(vertices, 3)`, colours likewise or None, triangles `(faces, 3)` or None."""
+    """Return a surface from arrays: positions and optional colours `(vertices, 3)`, optional triangles `(faces, 3)`."""
     return Surface(
         path=path,
         num_vertices=len(xyz),
@@ -79,6 +79,6 @@ def surface_in_memory(
 
 
 def as_doubles(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Numbers as float64; a NaN that signals stays a NaN, without the warning."""
+    """Convert numbers to float64; signalling NaN becomes NaN without a warning."""
     with np.errstate(invalid="ignore"):
         return values.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Triangles: their sides and areas, points on them, and smaller ones."""
+"""Geometry of triangles: sides, areas, sampled points, and subdivision."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,13 @@ import numpy.typing as npt
 
 
 class Cut(NamedTuple):
-    """What cutting triangles gives.
+    """Result of a subdivision.
 
     Attributes:
         faces: All triangles, the uncut ones first, shape `(faces, 3)`.
         xyz: New vertices, shape `(new, 3)`.
-        face: Triangle of before on which each lies, shape `(new,)`.
-        weights: Where on it, as weights of its corners, shape `(new, 3)`.
+        face: Original triangle of each new vertex, shape `(new,)`.
+        weights: Barycentric weights of the new vertices, shape `(new, 3)`.
     """
 
     faces: npt.NDArray[np.int64]
@@ -24,18 +24,18 @@ class Cut(NamedTuple):
 
 
 def longest_sides(xyz: npt.NDArray[np.float64], faces: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Longest side of each triangle, shape `(faces,)`."""
+    """Return the longest side of each triangle, shape `(faces,)`."""
     return _sides(xyz, faces).max(axis=1) if len(faces) else np.zeros(0)
 
 
 def areas(xyz: npt.NDArray[np.float64], faces: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Area of each triangle, shape `(faces,)`."""
+    """Return the area of each triangle, shape `(faces,)`."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(np.linalg.norm(doubled_normals(xyz[faces]), axis=1) / 2)
 
 
 def doubled_normals(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Normals of triangles with corners `(triangles, 3, 3)`, twice as long as their areas, shape `(triangles, 3)`."""
+    """Return the normals of triangles `(triangles, 3, 3)`, twice as long as their areas, shape `(triangles, 3)`."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
@@ -56,8 +56,8 @@ def cut_triangles(
     Args:
         xyz: Vertices, shape `(vertices, 3)`.
         faces: Triangles, shape `(faces, 3)`.
-        chosen: Which of them are cut, shape `(faces,)`.
-        edge: In the units of `xyz`.
+        chosen: Mask of triangles to subdivide, shape `(faces,)`.
+        edge: Maximum side length in the units of `xyz`.
     """
     points = xyz
     done = [faces[~chosen]]
@@ -94,7 +94,7 @@ def cut_triangles(
 def scatter_on_triangles(
     xyz: npt.NDArray[np.float64], faces: npt.NDArray[np.int64], count: int
 ) -> npt.NDArray[np.float64]:
-    """Points drawn evenly from the surface of triangles, shape `(count, 3)`; none where they have no area."""
+    """Draw points uniformly from the surface of triangles, shape `(count, 3)`; empty if they have no area."""
     area = areas(xyz, faces)
     total = float(area.sum())
     if not (math.isfinite(total) and total > 0):

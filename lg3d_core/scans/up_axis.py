@@ -1,7 +1,7 @@
-"""The axis of a scan that points up, and how sure that is.
+"""Estimation of a scan's up axis, with its probability.
 
-Evidence comes from what rooms have in common: the floor is their largest plane that bounds them, things stand on it,
-few hang from the ceiling, they are a storey high, and a scanned floor is seen from above.
+The evidence uses common properties of rooms: the floor is the largest bounding plane, objects stand on it, few hang
+from the ceiling, a room is one storey high, and a scanned floor is seen from above.
 """
 
 import math
@@ -24,41 +24,41 @@ UP_AXES: dict[str, tuple[int, int]] = {
     "-z": (2, -1),
 }
 CELL = 0.1
-"""Metres; edge of the cells in which a floor is looked for."""
+"""Edge in metres of the cells in which a floor is searched."""
 MAX_CELLS = 500
-"""Along the longest side."""
+"""Maximum number of cells along the longest side."""
 STOREY = (1.8, 4.0)
-"""Metres between which a storey is high."""
+"""Range of the height of a storey in metres."""
 WALL = 0.3
-"""Metres from the sides that count as walls."""
+"""Distance from the sides in metres that counts as walls."""
 CONTACT = (0.2, 0.5)
-"""Metres above the floor at which legs and bases of furniture are."""
+"""Height range in metres above the floor of legs and bases of furniture."""
 STANDING = (0.2, 1.2)
-"""Metres above the floor at which furniture is."""
+"""Height range in metres above the floor of furniture."""
 VISIBLE_FLOOR = 0.8
-"""Share of the largest plane that a floor shows at least; furniture hides the rest."""
+"""Minimum visible share of the floor relative to the largest plane; furniture hides the rest."""
 MIN_STANDING = 50
-"""Cells a metre of height below which furniture tells less."""
+"""Cells per metre of height below which evidence from furniture is weaker."""
 LEVEL = 0.9
-"""Cosine to the axis from which a triangle counts as level."""
+"""Minimum cosine to the axis of a level triangle."""
 FEWEST_POINTS = 100
 FULL_SIZE = 3.5
-"""Metres; evidence from a smaller scan, which may be a corner of a room, counts less."""
+"""Size in metres; evidence from a smaller scan, which may be a corner of a room, counts less."""
 WEIGHTS = {"floor": 6.0, "contact": 3.0, "furniture": 3.0, "normals": 5.0, "low": 1.0, "height": 1.0}
-"""Log-odds of one unit of each kind of evidence: a logistic fit, rounded, to 26 synthetic rooms and 20 partial, noisy
+"""Log-odds of one unit of each kind of evidence: a rounded logistic fit to 26 synthetic rooms and 20 partial, noisy
 and tilted versions of each (docs/design/0027-up-axis.md)."""
 REASONS = {
     "floor": "the largest bounding plane is below",
-    "contact": "things touch it",
-    "furniture": "things stand above it",
+    "contact": "objects touch it",
+    "furniture": "objects stand above it",
     "normals": "its level triangles are seen from above",
     "low": "most of it is low",
     "height": "it is a storey high",
 }
 SURE = 0.99
-"""Probability from which the axis is not doubted."""
+"""Probability from which the axis counts as certain."""
 Z_UP = {"z": 0.0, "y": -1.0, "x": -2.5, "-x": -2.5, "-y": -2.5, "-z": -2.5}
-"""Log-odds before any evidence for formats without a rule of their own, which mostly hold +z up."""
+"""Prior log-odds for formats that do not define the axis; most files have +z up."""
 Z_UP_BY_FORMAT = dict.fromkeys(UP_AXES, -4.0) | {"z": 0.0}
 Y_UP_BY_FORMAT = dict.fromkeys(UP_AXES, -4.0) | {"y": 0.0, "z": -2.5}
 Y_OR_Z_UP = dict.fromkeys(UP_AXES, -2.5) | {"y": 0.0, "z": -0.2}
@@ -69,18 +69,18 @@ EXPECTED: dict[str, Mapping[str, float]] = {
     ".laz": Z_UP_BY_FORMAT,
     ".e57": Z_UP_BY_FORMAT,
 }
-"""By suffix; `Z_UP` for the others."""
+"""Prior log-odds by suffix; `Z_UP` for the others."""
 
 
 class UpGuess(NamedTuple):
-    """Which axis points up.
+    """Estimated up axis.
 
     Attributes:
-        axis: A key of `UP_AXES`.
-        probability: Of that axis, 0..1.
-        rival: The next best one.
-        rival_probability: Of that one.
-        reasons: Evidence for the axis, as phrases; empty where there is none.
+        axis: Most probable axis, a key of `UP_AXES`.
+        probability: Probability of `axis`, 0..1.
+        rival: Second most probable axis.
+        rival_probability: Probability of `rival`, 0..1.
+        reasons: Phrases that describe the evidence for the axis; may be empty.
     """
 
     axis: str
@@ -91,18 +91,18 @@ class UpGuess(NamedTuple):
 
     @property
     def is_sure(self) -> bool:
-        """Whether the axis needs no warning."""
+        """Return whether the axis needs no warning."""
         return self.probability >= SURE and bool(self.reasons)
 
 
 def guess_up(xyz: Array, corners: Array | None = None, *, expected: Mapping[str, float] = Z_UP) -> UpGuess:
-    """Guess along which axis a scan stands on its floor.
+    """Estimate the up axis of a scan.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
         corners: Corners of its triangles in metres, counter-clockwise seen from inside the room, shape
             `(triangles, 3, 3)`; None for points.
-        expected: Log-odds of each axis before any evidence.
+        expected: Prior log-odds of each axis.
     """
     evidence = {up: dict.fromkeys(WEIGHTS, 0.0) for up in UP_AXES}
     share = 0.0
@@ -121,7 +121,7 @@ def guess_up(xyz: Array, corners: Array | None = None, *, expected: Mapping[str,
 
 
 def gather_evidence(xyz: Array, corners: Array | None) -> dict[str, dict[str, float]]:
-    """Measure how much a scan looks as if each axis pointed up.
+    """Measure the evidence that each axis points up.
 
     Returns:
         For each axis: `floor`, cells of the level at which most columns begin, relative to `VISIBLE_FLOOR` of those of
@@ -153,7 +153,7 @@ def gather_evidence(xyz: Array, corners: Array | None) -> dict[str, dict[str, fl
 
 
 def _stand(cells: npt.NDArray[np.int64], cell: float) -> tuple[int, dict[str, float]]:
-    """Return the cells of the floor, and the evidence that compares what is above it and below the top, for +z up."""
+    """Return the cells of the floor, and the evidence from objects near it, for +z up."""
     across, deep, level = cells.T
     column = across * (int(deep.max()) + 1) + deep
     lowest = np.full(int(column.max()) + 1, np.iinfo(np.int64).max)
@@ -178,7 +178,7 @@ def _stand(cells: npt.NDArray[np.int64], cell: float) -> tuple[int, dict[str, fl
 def _excess(
     above: npt.NDArray[np.int64], below: npt.NDArray[np.int64], heights: tuple[float, float], cell: float
 ) -> float:
-    """Return the cells between two heights above the floor less those as far below the top, as a share of both."""
+    """Return the difference of the cells above the floor and below the top, as a share of both."""
     near, far = max(2, round(heights[0] / cell)), max(3, round(heights[1] / cell))
     standing = int(((above >= near) & (above <= far)).sum())
     hanging = int(((below >= near) & (below <= far)).sum())
@@ -186,7 +186,7 @@ def _excess(
 
 
 def _facing(corners: Array | None) -> Array:
-    """Return, for each axis, the area of level triangles that face along it less that of others, as a share of all."""
+    """Return, for each axis, the signed area of level triangles that face along it, as a share of all."""
     if corners is None or not len(corners):
         return np.zeros(3)
     normals = doubled_normals(corners)

@@ -92,7 +92,9 @@ class PrecisionFields(Settings):
     """The precision of the network."""
 
     precision: Annotated[
-        Precision, Doc("Precision; auto: bf16 on CUDA, fp32 on the CPU."), Option(panel=Panel.COMPUTATION)
+        Precision,
+        Doc("Precision; auto: bf16 on CUDA and in training on CPUs with AVX512-BF16, else fp32."),
+        Option(panel=Panel.COMPUTATION),
     ] = "auto"
 
 

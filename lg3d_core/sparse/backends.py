@@ -1,4 +1,4 @@
-"""The backends that can compute a sparse convolution, and the choice among them."""
+"""Backends for sparse convolution, and the choice between them."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -17,11 +17,11 @@ from lg3d_core.sparse.torch_backend import TorchBackend
 
 
 class Backend(Protocol):
-    """One way to compute a sparse convolution, values and both gradients."""
+    """Implementation of a sparse convolution, with values and both gradients."""
 
     @property
     def name(self) -> str:
-        """The name by which users choose it."""
+        """Name by which users select the backend."""
         ...
 
     def convolve(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -30,17 +30,17 @@ class Backend(Protocol):
         Args:
             features: Shape `(inputs, in)`, in storage order.
             weight: Shape `(offsets, in, out)`, same device, and same dtype unless the backend rounds weights itself.
-            kernel_map: Which input meets which output.
+            kernel_map: Neighbours of every output voxel.
 
         Returns:
-            Shape `(outputs, out)`, differentiable with respect to `features` and `weight`.
+            Output features, shape `(outputs, out)`, differentiable with respect to `features` and `weight`.
         """
         ...
 
 
 @runtime_checkable
 class FusingBackend(Protocol):
-    """A backend that also computes, at inference, a convolution with what follows it."""
+    """Backend that can fuse a convolution with the operations after it, at inference."""
 
     def convolve_fused(
         self,
@@ -53,26 +53,26 @@ class FusingBackend(Protocol):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        """Convolve validated tensors, then scale and shift, add the residual and clip at zero; no gradients.
+        """Convolve validated tensors, then scale and shift, add the residual and apply a ReLU; without gradients.
 
         Args:
             features: Shape `(inputs, in)`, in storage order.
             weight: As for `Backend.convolve`.
-            kernel_map: Which input meets which output.
-            scale: Per output channel, float32: of a batch norm with known statistics.
-            shift: As `scale`.
-            residual: Shape `(outputs, out)`, dtype of `features`.
-            relu: Clip at zero.
+            kernel_map: Neighbours of every output voxel.
+            scale: Scale per output channel, float32, of a batch normalisation with known statistics.
+            shift: Shift per output channel, float32.
+            residual: Residual, shape `(outputs, out)`, dtype of `features`.
+            relu: Whether to apply a ReLU.
 
         Returns:
-            Shape `(outputs, out)`, dtype of `features`.
+            Output features, shape `(outputs, out)`, dtype of `features`.
         """
         ...
 
 
 @runtime_checkable
 class NarrowBackend(Protocol):
-    """A backend whose kernels multiply some narrow dtypes only on some processors."""
+    """Backend whose kernels support some narrow dtypes only on some processors."""
 
     def computes(self, dtype: torch.dtype) -> bool:
         """Return whether the kernels multiply rows of this dtype on this processor."""
@@ -81,20 +81,20 @@ class NarrowBackend(Protocol):
 
 @runtime_checkable
 class RoundingBackend(Protocol):
-    """A backend that takes weights in float32 beside narrower features, and rounds them as it reads them."""
+    """Backend that accepts float32 weights with narrower features, and rounds them while reading."""
 
     rounds_weights: bool
 
 
 class RowKernels(Protocol):
-    """The steps of a batch normalisation on pieces of contiguous rows, each result written into a tensor.
+    """Steps of a batch normalisation on contiguous rows; each result is written into a tensor.
 
     A backend may offer them as its attribute `row_kernels`.
     """
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the rows."""
+        """Data type of the rows."""
         ...
 
     def measure(self, features: Tensor, mean: Tensor, variance: Tensor) -> None:
@@ -122,14 +122,14 @@ class RowKernels(Protocol):
         """Write the sums over rows of the gradient and of the gradient times the normalised features.
 
         Args:
-            gradient: Of the output.
-            output: Of the ReLU, where there was one: the gradient is zero where it is not positive.
-            features: The rows that were normalised.
+            gradient: Gradient of the output.
+            output: Output of the ReLU, if there is one; the gradient is zero where it is not positive.
+            features: Rows that were normalised.
             clipped: Receives the gradient after the ReLU; requires `output`.
-            mean: Per channel.
-            inverse_deviation: Per channel.
-            plain: Receives the first sums.
-            by_features: Receives the second sums.
+            mean: Mean per channel.
+            inverse_deviation: Inverse standard deviation per channel.
+            plain: Receives the sums of the gradient.
+            by_features: Receives the sums of the gradient times the normalised features.
         """
         ...
 
@@ -150,7 +150,7 @@ class RowKernels(Protocol):
 
 @runtime_checkable
 class MappingBackend(Protocol):
-    """A backend that builds the kernel maps of odd kernels its own way, with the same result."""
+    """Backend with its own construction of the kernel maps of odd kernels, with the same result."""
 
     def build_submanifold_map(self, keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
         """See `lg3d_core.sparse.kernel_maps.build_submanifold_map`."""
@@ -159,7 +159,7 @@ class MappingBackend(Protocol):
 
 @runtime_checkable
 class LevelingBackend(Protocol):
-    """A backend that derives several coarser levels at once, with one trip to the host for all of them."""
+    """Backend that derives several coarser levels with one synchronisation."""
 
     def build_levels(self, keys: Tensor, stride: int, num_levels: int) -> list[tuple[Tensor, Tensor]]:
         """Halve the resolution several times.
@@ -167,10 +167,10 @@ class LevelingBackend(Protocol):
         Args:
             keys: Sorted, distinct keys of one level, shape `(voxels,)`, int64.
             stride: Tensor stride of that level.
-            num_levels: How many coarser levels to build.
+            num_levels: Number of coarser levels.
 
         Returns:
-            Per level its sorted, distinct keys, and the row of the parent of each voxel of the next finer one, int64.
+            For each level its sorted, distinct keys, and the parent row of each voxel of the next finer level, int64.
         """
         ...
 
@@ -207,11 +207,11 @@ _chosen: ContextVar[str] = ContextVar("lg3d_sparse_backend", default="auto")
 
 
 def resolve_backend(name: str, device: torch.device) -> Backend:
-    """Give the backend of a name; `auto` takes the fastest one for the device.
+    """Return the backend of a name; `auto` selects the fastest one for the device.
 
     Raises:
-        UsageError: There is no backend of this name.
-        MissingDependencyError: It is not installed; the message has the line that installs it.
+        UsageError: No backend has this name.
+        MissingDependencyError: The backend is not installed; the message has the command that installs it.
     """
     if name == "auto":
         name = _fastest(device)
@@ -223,18 +223,18 @@ def resolve_backend(name: str, device: torch.device) -> Backend:
 
 
 def current_backend(device: torch.device) -> Backend:
-    """Give the backend that convolutions on this device use now."""
+    """Return the backend that convolutions on this device currently use."""
     return resolve_backend(_chosen.get(), device)
 
 
 def trains_faster_in_bf16(name: str, device: torch.device) -> bool:
     """Return whether a backend trains faster in bfloat16 than in float32.
 
-    On CUDA all do. On the CPU only the compiled kernels do, where the processor multiplies bfloat16 (AVX512-BF16).
+    On CUDA all do. On the CPU only the compiled kernels do, if the processor has bfloat16 instructions (AVX512-BF16).
 
     Raises:
-        SettingsError: There is no backend of this name.
-        MissingDependencyError: It is not installed.
+        UsageError: No backend has this name.
+        MissingDependencyError: The backend is not installed.
     """
     if device.type != "cpu":
         return True
@@ -244,11 +244,11 @@ def trains_faster_in_bf16(name: str, device: torch.device) -> bool:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Compute every sparse convolution inside the block with one backend.
+    """Use one backend for every sparse convolution within the context.
 
     Raises:
-        UsageError: There is no backend of this name.
-        MissingDependencyError: It is not installed.
+        UsageError: No backend has this name.
+        MissingDependencyError: The backend is not installed.
     """
     resolve_backend(name, torch.device("cpu"))
     token = _chosen.set(name)
@@ -268,13 +268,13 @@ def _fastest(device: torch.device) -> str:
 def _can_compile() -> bool:
     try:
         _native()
-    except MissingDependencyError:  # `lg3d doctor` tells why
+    except MissingDependencyError:  # `lg3d doctor` reports the reason
         return False
     return True
 
 
 def describe_backends() -> dict[str, str]:
-    """Tell for every backend whether it can be used here, or what is missing."""
+    """Return for every backend whether it is available, or what is missing."""
     return {name: _describe(name) for name in BACKENDS}
 
 

@@ -1,4 +1,4 @@
-"""What all tensors of one forward pass share: the voxels of every level, and the kernel maps between them."""
+"""Coordinate cache of a forward pass: the voxels of every level, and the kernel maps between them."""
 
 from dataclasses import replace
 
@@ -11,21 +11,21 @@ from lg3d_core.sparse.coordinates import coarsen, unpack
 from lg3d_core.sparse.kernel_maps import KernelMap, Level, build_strided_map, build_submanifold_map
 
 NUM_LEVELS = 4
-"""Coarser levels that are derived at once where that saves trips to the host: as many as a MinkUNet has."""
+"""Number of coarser levels that are derived together to save synchronisations: as many as a MinkUNet has."""
 
 
 class CoordinateCache:
-    """Sorted voxel keys per tensor stride, and kernel maps per (stride, kernel), each built once, on first use."""
+    """Sorted voxel keys per tensor stride, and kernel maps per (stride, kernel), each built on first use."""
 
     def __init__(self, keys: Tensor) -> None:
-        """Start from the sorted, distinct keys of the finest level (stride 1)."""
+        """Create a cache from the sorted, distinct keys of the finest level (stride 1)."""
         self._keys: dict[int, Tensor] = {1: keys}
         self._parents: dict[int, Tensor] = {}
         self._coordinates: dict[int, Tensor] = {}
         self._maps: dict[tuple[str, int, int], KernelMap] = {}
 
     def keys(self, stride: int) -> Tensor:
-        """Give the sorted keys of a level; coarser levels are derived by halving the next finer one."""
+        """Return the sorted keys of a level; coarser levels are derived by halving the next finer one."""
         if stride not in self._keys:
             fine = stride // 2
             fine_keys = self.keys(fine)
@@ -39,31 +39,31 @@ class CoordinateCache:
         return self._keys[stride]
 
     def num_voxels(self, stride: int) -> int:
-        """Count the voxels of a level."""
+        """Return the number of voxels of a level."""
         return len(self.keys(stride))
 
     def coordinates(self, stride: int) -> Tensor:
-        """Give the rows `batch, x, y, z` of a level, in its storage order, multiples of `stride`, int32."""
+        """Return the rows `batch, x, y, z` of a level, in its storage order, multiples of `stride`, int32."""
         if stride not in self._coordinates:
             self._coordinates[stride] = unpack(self.keys(stride))
         return self._coordinates[stride]
 
     def submanifold_map(self, stride: int, kernel_size: int) -> KernelMap:
-        """Give the map of an odd kernel from a level onto itself."""
+        """Return the map of an odd kernel from a level onto itself."""
         return self._map("same", stride, kernel_size)
 
     def downward_map(self, stride: int) -> KernelMap:
-        """Give the map of a strided 2x2x2 kernel from `stride` to `2 * stride`."""
+        """Return the map of a strided 2x2x2 kernel from `stride` to `2 * stride`."""
         return self._map("down", stride, 2)
 
     def upward_map(self, stride: int) -> KernelMap:
-        """Give the map of a transposed 2x2x2 kernel from `stride` back to `stride / 2`.
+        """Return the map of a transposed 2x2x2 kernel from `stride` back to `stride / 2`.
 
         Raises:
-            ShapeError: There is no finer level: the tensor was never strided down.
+            ShapeError: There is no finer level.
         """
         if stride < 2:
-            raise ShapeError("A transposed convolution needs a finer level to go back to, got a tensor of stride 1.")
+            raise ShapeError("A transposed convolution needs a tensor with a finer level, got a tensor of stride 1.")
         return self._map("up", stride, 2)
 
     def _map(self, kind: str, stride: int, kernel_size: int) -> KernelMap:

@@ -7,9 +7,9 @@ from lg3d_core.errors import ShapeError
 
 AXIS_BITS = 18
 AXIS_BIAS = 1 << (AXIS_BITS - 1)
-MARGIN = 256  # room for a neighbour search to step outside the occupied box without leaving its bit field
+MARGIN = 256  # lets a neighbour search step outside the occupied box without leaving its bit field
 MAX_COORDINATE = AXIS_BIAS - MARGIN - 1  # about +-2.6 km at 2 cm
-MAX_BATCH = (1 << (63 - 3 * AXIS_BITS)) - 2  # the last batch index is kept free for the end-of-list guard
+MAX_BATCH = (1 << (63 - 3 * AXIS_BITS)) - 2  # the last batch index is reserved for the end-of-list guard
 
 X_STEP = 1 << (2 * AXIS_BITS)
 Y_STEP = 1 << AXIS_BITS
@@ -26,7 +26,7 @@ def pack(coordinates: Tensor) -> Tensor:
         Keys, shape `(voxels,)`, int64, never negative.
 
     Raises:
-        ShapeError: Not `(voxels, 4)`, not integers, or outside of what a key can hold.
+        ShapeError: The coordinates are not `(voxels, 4)`, not integers, or out of the range of a key.
     """
     if coordinates.dim() != 2 or coordinates.shape[1] != 4:
         raise ShapeError(
@@ -36,7 +36,7 @@ def pack(coordinates: Tensor) -> Tensor:
         raise ShapeError(f"Expected integer coordinates, got {coordinates.dtype}: voxelize the points first.")
     if len(coordinates) == 0:
         return torch.empty(0, dtype=torch.int64, device=coordinates.device)
-    lowest, highest = torch.stack(torch.aminmax(coordinates, dim=0)).tolist()  # one trip to the host, not two
+    lowest, highest = torch.stack(torch.aminmax(coordinates, dim=0)).tolist()  # one synchronisation instead of two
     if lowest[0] < 0 or highest[0] > MAX_BATCH:
         raise ShapeError(f"Expected batch indices in 0..{MAX_BATCH}, got {lowest[0]}..{highest[0]}.")
     if min(lowest[1:]) < -MAX_COORDINATE or max(highest[1:]) > MAX_COORDINATE:
@@ -49,7 +49,7 @@ def pack(coordinates: Tensor) -> Tensor:
 
 
 def unpack(keys: Tensor) -> Tensor:
-    """Give back the rows `batch, x, y, z` of packed keys, shape `(voxels, 4)`, int32."""
+    """Return the rows `batch, x, y, z` of packed keys, shape `(voxels, 4)`, int32."""
     field = (1 << AXIS_BITS) - 1
     columns = (
         keys >> (3 * AXIS_BITS),
@@ -62,15 +62,15 @@ def unpack(keys: Tensor) -> Tensor:
 
 def coarsen(keys: Tensor, stride: int) -> Tensor:
     """Round each coordinate of a key down to a multiple of `stride` (a power of two), towards minus infinity."""
-    low_bits = stride - 1  # the bias is a multiple of every stride, so clearing bits is flooring, below zero too
+    low_bits = stride - 1  # the bias is a multiple of every stride, so clearing bits rounds down, also below zero
     return keys & ~(low_bits * (X_STEP + Y_STEP + Z_STEP))
 
 
 def fine_offset(keys: Tensor, stride: int) -> Tensor:
-    """Number the place of a fine voxel inside its 2x2x2 parent, x fastest: shape `(voxels,)`, int64, 0 to 7.
+    """Return the index of a fine voxel within its 2x2x2 parent, x fastest: shape `(voxels,)`, int64, 0 to 7.
 
     Args:
-        keys: Keys at the finer level, whose coordinates are multiples of `stride`.
+        keys: Keys of the finer level, whose coordinates are multiples of `stride`.
         stride: Tensor stride of the finer level, a power of two.
     """
     bit = stride.bit_length() - 1

@@ -1,4 +1,4 @@
-"""Sparse convolution as a function: validated here once, computed by a backend."""
+"""Functional interface of sparse convolution: validates the arguments and calls a backend."""
 
 import torch
 from torch import Tensor
@@ -19,18 +19,18 @@ def sparse_convolution(
     transposed: bool = False,
     bias: Tensor | None = None,
 ) -> SparseTensor:
-    """Convolve a sparse tensor: on its own voxels, down to half the resolution, or back up.
+    """Convolve a sparse tensor onto its own voxels, to half the resolution, or back to double the resolution.
 
     Args:
-        x: The input.
+        x: Input tensor.
         weight: Shape `(offsets, in, out)`, or `(in, out)` for kernel size 1. Offsets in MinkowskiEngine 0.5's order.
-        kernel_size: Edge of the kernel: odd with stride 1, or 2 with stride 2.
-        stride: 1 keeps the voxels; 2 halves the resolution, or doubles it when transposed.
-        transposed: Go back to the next finer level, whose voxels the cache still knows.
-        bias: Added to every output, shape `(out,)` or `(1, out)`.
+        kernel_size: Edge length of the kernel: odd with stride 1, or 2 with stride 2.
+        stride: 1 keeps the voxels; 2 halves the resolution, or doubles it if transposed.
+        transposed: Whether to return to the next finer level, whose voxels are taken from the cache.
+        bias: Bias added to every output, shape `(out,)` or `(1, out)`.
 
     Raises:
-        ShapeError: A kernel that is not supported, or a weight or bias that does not fit.
+        ShapeError: The kernel is not supported, or weight or bias have the wrong shape.
     """
     kernel_map, output_stride = _find_map(x, kernel_size, stride, transposed)
     _check_weight(x, weight, kernel_map)
@@ -59,24 +59,24 @@ def fused_convolution(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> SparseTensor | None:
-    """Convolve, scale and shift, add a residual and clip at zero in one step, without gradients; or give None.
+    """Convolve, scale and shift, add a residual and apply a ReLU in one step without gradients, if supported.
 
     Args:
-        x: The input.
+        x: Input tensor.
         weight: As for `sparse_convolution`.
         kernel_size: As for `sparse_convolution`.
-        scale: Per output channel, shape `(out,)`, float32.
-        shift: As `scale`.
+        scale: Scale per output channel, shape `(out,)`, float32.
+        shift: Shift per output channel, shape `(out,)`, float32.
         stride: As for `sparse_convolution`.
         transposed: As for `sparse_convolution`.
-        residual: Rows of the output's level, shape `(voxels, out)`.
-        relu: Clip at zero.
+        residual: Residual on the voxels of the output, shape `(voxels, out)`.
+        relu: Whether to apply a ReLU.
 
     Returns:
-        The output; None where the backend in use does not do this in one step, or gradients are wanted.
+        Output tensor; None if the backend in use does not support this, or gradients are required.
 
     Raises:
-        ShapeError: As for `sparse_convolution`, or a scale, shift or residual that does not fit.
+        ShapeError: As for `sparse_convolution`, or scale, shift or residual have the wrong shape.
     """
     backend = current_backend(x.features.device)
     if kernel_size == 1 or torch.is_grad_enabled() or not isinstance(backend, FusingBackend):
@@ -101,16 +101,16 @@ def fused_convolution(
 
 
 def pointwise_convolution(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply each voxel's features with one matrix: a convolution of kernel size 1, on rows in any order.
+    """Multiply each voxel's features by one matrix: a convolution of kernel size 1, for rows in any order.
 
     Args:
-        features: Shape `(voxels, in)`.
-        weight: Shape `(in, out)`.
-        bias: Added to every output, shape `(out,)` or `(1, out)`. Under autocast it keeps its dtype, and so does the
-            output.
+        features: Features, shape `(voxels, in)`.
+        weight: Matrix, shape `(in, out)`.
+        bias: Bias added to every output, shape `(out,)` or `(1, out)`. Under autocast it keeps its dtype, which is then
+            that of the output.
 
     Raises:
-        ShapeError: A weight or bias that does not fit.
+        ShapeError: Weight or bias have the wrong shape.
     """
     if features.dim() != 2 or weight.dim() != 2 or features.shape[1] != weight.shape[0]:
         raise ShapeError(

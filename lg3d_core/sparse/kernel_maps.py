@@ -1,4 +1,4 @@
-"""Which input voxel meets which output voxel under which kernel offset."""
+"""Kernel maps: the input voxel of every output voxel under each kernel offset."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from lg3d_core.sparse.coordinates import X_STEP, Y_STEP, fine_offset
 
 
 class Level(NamedTuple):
-    """The voxels of one level."""
+    """Voxels of one level."""
 
     keys: Tensor
     """Sorted, distinct keys, shape `(voxels,)`, int64."""
@@ -21,26 +21,26 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class KernelMap:
-    """The neighbours of every output voxel, one row of the table per kernel offset.
+    """Neighbours of every output voxel, one row of the table per kernel offset.
 
-    Offsets are in the order of MinkowskiEngine 0.5: the first axis is the fastest; odd kernels are centred, kernels of
-    size 2 go from 0 to 1.
+    Offsets are in the order of MinkowskiEngine 0.5: the first axis is fastest; odd kernels are centred, kernels of
+    size 2 have offsets 0 and 1.
     """
 
     neighbours: Tensor
-    """Input row per offset and output voxel, -1 where there is none: `(offsets, outputs)`, int32."""
+    """Input row per offset and output voxel, -1 for none, shape `(offsets, outputs)`, int32."""
     num_inputs: int
-    """Voxels of the input."""
+    """Number of voxels of the input."""
     reverse_neighbours: Tensor | None
-    """The same for the way back, `(offsets, inputs)`: the output row that each input feeds, by offset. None for a map
-    onto the same voxels, which is its own reverse with the offsets counted backwards."""
+    """Output row per offset and input voxel, shape `(offsets, inputs)`, int32. None for a map onto the same voxels,
+    whose reverse is the map itself with the offsets in reverse order."""
     is_reversed: bool = False
-    """Made by `reversed()`."""
+    """Whether the map was made by `reversed()`."""
     plans: dict[Hashable, Any] = field(default_factory=dict, repr=False)
-    """What backends derive from the map, kept so that every layer on the same voxels shares it. A map and its reverse
-    share one dict: keys say which of the two they belong to."""
+    """Data that backends derive from the map, shared by all layers on the same voxels. A map and its reverse share one
+    dict; the keys tell which of the two an entry belongs to."""
     levels: tuple[Level, Level] | None = None
-    """Voxels of the input and of the output, for a backend that looks for the neighbours itself."""
+    """Voxels of the input and of the output, for backends with their own neighbour search."""
 
     @property
     def num_outputs(self) -> int:
@@ -55,7 +55,7 @@ class KernelMap:
         return self.reverse_neighbours is None
 
     def reversed(self) -> "KernelMap":
-        """Give the map of the transposed convolution: inputs and outputs change places, offsets keep their number."""
+        """Return the map of the transposed convolution: inputs and outputs are swapped, offsets keep their index."""
         if self.reverse_neighbours is None:
             return KernelMap(self.neighbours.flip(0), self.num_outputs, None)
         levels = None if self.levels is None else (self.levels[1], self.levels[0])
@@ -67,12 +67,12 @@ class KernelMap:
 def build_submanifold_map(keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
     """Find the neighbours of every voxel within an odd, centred kernel.
 
-    The voxels of one (x, y) column are adjacent in the sorted keys, so one binary search serves a whole run along z,
-    and the second half of the offsets is the first half read from the other side.
+    The voxels of one (x, y) column are adjacent in the sorted keys, so one binary search serves a whole run along z.
+    The second half of the offsets is the first half in the opposite direction.
 
     Args:
         keys: Sorted, distinct keys of one level, shape `(voxels,)`, int64.
-        kernel_size: Edge of the kernel, odd.
+        kernel_size: Edge length of the kernel, odd.
         stride: Tensor stride of the level: the distance of adjacent voxels.
     """
     num_voxels, radius = len(keys), kernel_size // 2
@@ -101,12 +101,12 @@ def build_submanifold_map(keys: Tensor, kernel_size: int, stride: int) -> Kernel
 
 
 def build_strided_map(fine_keys: Tensor, parents: Tensor, num_coarse: int, stride: int) -> KernelMap:
-    """Relate every fine voxel to its 2x2x2 parent.
+    """Build the map from every fine voxel to its 2x2x2 parent.
 
     Args:
         fine_keys: Sorted keys of the finer level.
-        parents: Row of each fine voxel's parent at the coarser level, shape `(fine,)`, int64.
-        num_coarse: Voxels of the coarser level.
+        parents: Row of each fine voxel's parent in the coarser level, shape `(fine,)`, int64.
+        num_coarse: Number of voxels of the coarser level.
         stride: Tensor stride of the finer level.
     """
     num_fine = len(fine_keys)

@@ -1,6 +1,6 @@
-"""Sparse convolution by MinkowskiEngine 0.5: its neighbour search, its values, its gradients.
+"""Sparse convolution with MinkowskiEngine 0.5, including its neighbour search and gradients.
 
-It is optional (`make minkowski`) and imported when the backend is chosen. Reference: `lg3d_core.sparse.reference`.
+It is optional (`make minkowski`) and imported when the backend is selected. Reference: `lg3d_core.sparse.reference`.
 """
 
 import collections
@@ -25,25 +25,25 @@ PLAN = "minkowski"
 
 
 class Registered(NamedTuple):
-    """A level as MinkowskiEngine's coordinate manager knows it."""
+    """Level registered with MinkowskiEngine's coordinate manager."""
 
     key: Any
-    """Its name for the level."""
+    """Key of the level in the manager."""
     to_theirs: Tensor | None
-    """Our row per row of theirs; None where the order is the same."""
+    """Row of lg3d for each row of MinkowskiEngine; None if the order is the same."""
     to_ours: Tensor | None
-    """Their row per row of ours; None where the order is the same."""
+    """Row of MinkowskiEngine for each row of lg3d; None if the order is the same."""
 
 
 class Plan(NamedTuple):
-    """What is kept on a kernel map: the manager with its own map inside, and both levels by stride."""
+    """Data cached on a kernel map: the manager with its own map, and both levels by stride."""
 
     manager: Any
     levels: dict[int, Registered]
 
 
 class MinkowskiBackend:
-    """MinkowskiEngine's convolutions. They know float32 and float64; narrower dtypes are computed in float32."""
+    """MinkowskiEngine's convolutions in float32 and float64; narrower dtypes are computed in float32."""
 
     name = "minkowski"
 
@@ -98,7 +98,7 @@ class MinkowskiBackend:
         kinds = self._engine.CoordinateMapType
         if device.type == "cuda" and not self._engine.is_cuda_available():
             raise SettingsError(
-                "--backend minkowski: this MinkowskiEngine was built for the CPU: say --device cpu or --backend auto"
+                "--backend minkowski: this MinkowskiEngine was built for the CPU: pass --device cpu or --backend auto"
             )
         return self._engine.CoordinateManager(
             D=3,
@@ -116,20 +116,20 @@ def _register(level: Level, manager: Any) -> Registered:
 
 
 def import_engine() -> Any:
-    """Import MinkowskiEngine 0.5 on a Python in which `collections` no longer holds what it asks for.
+    """Import MinkowskiEngine 0.5, which needs names that `collections` no longer has.
 
     Raises:
         MissingDependencyError: It is not installed, does not load, or is another version.
     """
     try:
         with _old_names(), _kept_environment("OMP_NUM_THREADS"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it was built for the CPU, and that it sets a number of threads
+            warnings.simplefilter("ignore")  # it warns about a CPU build and about the number of threads
             import MinkowskiEngine
     except ImportError as error:
         if getattr(error, "name", None) == "MinkowskiEngine":
             raise MissingDependencyError(f"--backend minkowski: MinkowskiEngine is not installed: {ADVICE}") from None
         raise MissingDependencyError(
-            f"--backend minkowski: MinkowskiEngine does not load ({error}); it fits one PyTorch alone: {ADVICE}"
+            f"--backend minkowski: MinkowskiEngine does not load ({error}); it must match this PyTorch: {ADVICE}"
         ) from None
     if not MinkowskiEngine.__version__.startswith(VERSION + "."):
         raise MissingDependencyError(
@@ -140,7 +140,7 @@ def import_engine() -> Any:
 
 @contextmanager
 def _old_names() -> Iterator[None]:
-    """Put the abstract classes back into `collections`, where Python 3.9 had them, for as long as the import takes."""
+    """Restore the abstract classes that `collections` had until Python 3.9, during the import."""
     added = [name for name in ("Sequence", "Mapping", "Iterable") if not hasattr(collections, name)]
     for name in added:
         setattr(collections, name, getattr(collections.abc, name))

@@ -12,7 +12,7 @@ from lg3d_core.sparse.tensor import SparseTensor
 
 
 class SparseConvolution(nn.Module):
-    """A sparse convolution with weights `kernel` (and `bias`), initialised as MinkowskiEngine 0.5 does by default."""
+    """Sparse convolution with weights `kernel` (and `bias`), initialised as in MinkowskiEngine 0.5 by default."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class SparseConvolution(nn.Module):
     def reset_parameters(self) -> None:
         """Draw kernel and bias from U(-1/sqrt(n), 1/sqrt(n)).
 
-        n is in channels x kernel volume; for a transposed convolution it is out channels x kernel volume.
+        n is input channels x kernel volume; for a transposed convolution it is output channels x kernel volume.
         """
         in_channels, out_channels = self.kernel.shape[-2:]
         bound = 1.0 / math.sqrt((out_channels if self.transposed else in_channels) * self.kernel_size**3)
@@ -59,7 +59,7 @@ class SparseConvolution(nn.Module):
 
 
 class SparseBatchNorm(nn.Module):
-    """Batch normalisation over all voxels of the batch; its parameters live under `bn`, as in released weights."""
+    """Batch normalisation over all voxels of the batch; its parameters are under `bn`, as in released weights."""
 
     def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
         super().__init__()
@@ -68,15 +68,15 @@ class SparseBatchNorm(nn.Module):
         self._folded: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: SparseTensor, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
-        """Normalise a tensor, then add a residual on the same voxels and clip at zero, if wanted."""
+        """Normalise a tensor, then optionally add a residual on the same voxels and apply a ReLU."""
         return x.replace(
             self.normalize(x.features, residual=None if residual is None else residual.features, relu=relu)
         )
 
     def normalize(self, features: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        """Normalise rows of shape `(voxels, channels)`, then add the residual and clip at zero, if wanted.
+        """Normalise rows of shape `(voxels, channels)`, then optionally add the residual and apply a ReLU.
 
-        A single voxel has no variance: it is normalised by the running statistics, which it leaves alone.
+        A single voxel has no variance: it is normalised by the running statistics, which are not updated.
         """
         if self.training and self.group is not None:
             return self._normalize_together(features, self.group, residual=residual, relu=relu)
@@ -113,7 +113,7 @@ class SparseBatchNorm(nn.Module):
     def _normalize_together(
         self, features: Tensor, group: distributed.ProcessGroup, *, residual: Tensor | None, relu: bool
     ) -> Tensor:
-        """Normalise by the statistics of all processes of the group, each of which calls this with its own rows."""
+        """Normalise with the statistics over all processes of the group, each of which calls this with its own rows."""
         bn = self.bn
         if features.device.type != "cpu":
             return _add_and_clip(bn(features), residual, relu)
@@ -136,15 +136,15 @@ class SparseBatchNorm(nn.Module):
         return output if fused else _add_and_clip(output, residual, relu)
 
     def _copy_running_statistics(self) -> normalization.Statistics:
-        """Copies, because a later batch may move the running ones before the gradient is asked for."""
+        """Return copies, because a later batch may update the running statistics before the backward pass."""
         assert self.bn.running_mean is not None
         assert self.bn.running_var is not None
         return normalization.Statistics(self.bn.running_mean.clone(), self.bn.running_var.clone())
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Give the scale and the shift per channel that normalise by the running statistics, float32, no gradients.
+        """Return scale and shift per channel that normalise with the running statistics, float32, without gradients.
 
-        They are kept until a parameter or a statistic changes.
+        They are cached until a parameter or a statistic changes.
         """
         bn = self.bn
         assert bn.running_mean is not None
@@ -162,7 +162,7 @@ class SparseBatchNorm(nn.Module):
         return scale, shift
 
     def _count_batch(self) -> float:
-        """Count one more batch, and give the share that it has in the running statistics."""
+        """Count one more batch, and return its weight in the running statistics."""
         assert self.bn.num_batches_tracked is not None
         self.bn.num_batches_tracked.add_(1)
         return 1.0 / int(self.bn.num_batches_tracked) if self.bn.momentum is None else self.bn.momentum
@@ -177,15 +177,14 @@ class SparseBatchNorm(nn.Module):
 
 
 def share_statistics(network: nn.Module, group: distributed.ProcessGroup) -> None:
-    """Let a network's batch normalisation measure over the voxels of all processes of a group, which train together.
+    """Synchronise a network's batch normalisation over the processes of a group.
 
-    On CUDA that is PyTorch's `SyncBatchNorm`; on the CPU, which that does not serve, this package's own. Afterwards
-    every process has to run every pass, with no voxels if need be. On CUDA all of them together need two voxels on
-    every level.
+    CUDA uses PyTorch's `SyncBatchNorm`, the CPU this package's own implementation. Afterwards every process has to run
+    every pass, if necessary without voxels. On CUDA, all processes together need at least two voxels on every level.
 
     Args:
-        network: On its device; changed in place. Names and values of parameters stay.
-        group: The processes.
+        network: Network on its device, modified in place. Names and values of parameters are unchanged.
+        group: Process group.
     """
     for module in network.modules():
         if isinstance(module, SparseBatchNorm):
@@ -208,9 +207,9 @@ def convolve_and_normalize(
     residual: SparseTensor | None = None,
     relu: bool = False,
 ) -> SparseTensor:
-    """Convolve, normalise, then add a residual and clip at zero, if wanted.
+    """Convolve, normalise, then optionally add a residual and apply a ReLU.
 
-    At inference (evaluation mode, no gradients) that is one step where the backend offers it; else one after the other.
+    At inference (evaluation mode, no gradients) this is one fused step if the backend supports it.
     """
     if not norm.training and not torch.is_grad_enabled() and convolution.bias is None:
         scale, shift = norm.fold()
@@ -232,7 +231,7 @@ def convolve_and_normalize(
 
 
 def _runs_on_workers(features: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
-    """Tell whether rows are normalised here, on CPU and in the usual dtypes, or by PyTorch's own batch norm."""
+    """Return whether rows are normalised by this package (CPU, common dtypes) rather than by PyTorch's batch norm."""
     wide = torch.promote_types(features.dtype, torch.float32)
     fits = residual is None or (residual.dtype == features.dtype and residual.shape == features.shape)
     return features.device.type == "cpu" and weight.dtype == wide and fits

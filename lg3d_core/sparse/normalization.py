@@ -1,12 +1,12 @@
-"""Batch normalisation of rows on CPU, with the addition and the ReLU that follow it, by workers over pieces of rows.
+"""Batch normalisation of rows on the CPU, fused with addition and ReLU, in parallel over pieces of rows.
 
     output = max(0, (x - mean) / sqrt(variance + eps) * weight + bias + residual)
 
-mean, variance: over all rows, per channel. Reference: `torch.nn.functional.batch_norm`, addition and ReLU one by one.
-A piece is small enough to stay in a core's cache while its few operations run. Pieces depend on the shape alone, and
-their sums are combined in float64 in one order, so that results are bit-equal whatever the number of workers. Rows of
-bfloat16 take the compiled kernels of the backend in use, where it has some.
-Processes that train together can measure over the rows of all of them, forward and backward.
+mean, variance: over all rows, per channel. Reference: `torch.nn.functional.batch_norm`, addition and ReLU separately.
+A piece is small enough to stay in a core's cache during its operations. Pieces depend only on the shape, and their sums
+are combined in float64 in a fixed order, so that results are bit-equal for any number of workers. bfloat16 rows use the
+compiled kernels of the current backend, if it has some.
+Distributed processes can normalise over the rows of all of them, forward and backward.
 """
 
 from itertools import pairwise
@@ -20,11 +20,11 @@ from lg3d_core.sparse.backends import RowKernels, current_backend
 from lg3d_core.sparse.parallel import run_pieces
 
 PIECE_VALUES = 1 << 16
-MAX_SUMS = 1 << 14  # sums of all pieces together; so few are added by one thread of PyTorch, in one order
+MAX_SUMS = 1 << 14  # sums of all pieces together; so few are added by a single PyTorch thread, in a fixed order
 
 
 class Statistics(NamedTuple):
-    """Mean and variance (biased) per channel, in the dtype of the weights."""
+    """Mean and (biased) variance per channel, in the dtype of the weights."""
 
     mean: Tensor
     variance: Tensor
@@ -34,9 +34,9 @@ class Together(NamedTuple):
     """Statistics over the rows of several processes.
 
     Attributes:
-        statistics: The same in each.
-        num_rows: Of all together.
-        group: The processes.
+        statistics: Statistics, equal in all processes.
+        num_rows: Number of rows of all processes.
+        group: Process group.
     """
 
     statistics: Statistics
@@ -45,13 +45,13 @@ class Together(NamedTuple):
 
 
 def measure(features: Tensor) -> Statistics:
-    """Give the statistics of rows of shape `(rows, channels)`, at least one row; float32 for narrower dtypes."""
+    """Return the statistics of rows of shape `(rows, channels)`, at least one row; float32 for narrower dtypes."""
     mean, variance = _measure(features)
     return Statistics(mean.to(_wide(features.dtype)), variance.to(_wide(features.dtype)))
 
 
 def measure_together(features: Tensor, group: distributed.ProcessGroup) -> Together:
-    """Give the statistics of the rows of all processes, each of which calls this; some may have no rows."""
+    """Return the statistics over the rows of all processes, each of which calls this; some may have no rows."""
     num_rows, channels = features.shape
     own = torch.zeros(1 + 2 * channels, dtype=torch.float64)
     if num_rows:
@@ -67,7 +67,7 @@ def measure_together(features: Tensor, group: distributed.ProcessGroup) -> Toget
 
 
 def _measure(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, float64."""
+    """Return mean and biased variance, float64."""
     bounds = _cut_rows(features)
     wide = _wide(features.dtype)
     means = features.new_empty(len(bounds) - 1, features.shape[1], dtype=wide)
@@ -103,19 +103,19 @@ def normalize(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """Normalise, scale and shift rows, then add the residual and clip at zero, if wanted, in one pass.
+    """Normalise, scale and shift rows, then optionally add the residual and apply a ReLU, in one pass.
 
     Args:
-        features: Shape `(rows, channels)`, on CPU.
-        statistics: What is subtracted and divided by, without a gradient of its own.
-        weight: Shape `(channels,)`, float32, or float64 with features of float64.
-        bias: As `weight`.
-        eps: Added to the variance.
-        statistics_are_own: They were measured on `features`, so that the gradient flows through them as well.
-        together: They were measured on the features of all processes of a group; then the backward pass adds up over
-            the group, too, and every process has to run it.
-        residual: Shape and dtype of `features`.
-        relu: Clip at zero.
+        features: Rows, shape `(rows, channels)`, on the CPU.
+        statistics: Mean and variance, without gradients.
+        weight: Scale, shape `(channels,)`, float32, or float64 for float64 features.
+        bias: Shift, as `weight`.
+        eps: Value added to the variance.
+        statistics_are_own: Whether they were measured on `features`, so that the gradient flows through them as well.
+        together: Statistics over the features of all processes of a group; the backward pass then also sums over the
+            group, and every process has to run it.
+        residual: Residual, shape and dtype of `features`.
+        relu: Whether to apply a ReLU.
     """
     output: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
         features, weight, bias, residual, statistics, eps, statistics_are_own, together, relu
@@ -181,8 +181,8 @@ class _Normalize(torch.autograd.Function):
         gradient = gradients[0] if kernels is None else gradients[0].contiguous()
         output = outputs[0] if outputs else None
         wants_residual = ctx.has_residual and ctx.needs_input_grad[3]
-        # Where the ReLU clipped, nothing flows; what is left is the gradient of the sum, and so of the residual.
-        # The compiled kernels clip once more rather than store it, unless the residual needs it.
+        # Where the ReLU clipped, the gradient is zero; the rest is the gradient of the sum, and so of the residual.
+        # The compiled kernels clip again rather than store the result, unless the residual needs it.
         stores_clipped = output is not None and (kernels is None or wants_residual)
         clipped = torch.empty_like(gradient, memory_format=torch.contiguous_format) if stores_clipped else gradient
         sums = features.new_empty(2, len(bounds) - 1, features.shape[1], dtype=wide)
@@ -203,8 +203,8 @@ class _Normalize(torch.autograd.Function):
                 return
             if output is not None:
                 torch.ops.aten.threshold_backward.grad_input(gradient[rows], output[rows], 0, grad_input=clipped[rows])
-            # With statistics that are given, gradients of bias and weight are the sums over the rows of the gradient,
-            # and of the gradient times the normalised features: just what is needed, in one pass.
+            # With given statistics, the gradients of bias and weight are the sums over the rows of the gradient, and of
+            # the gradient times the normalised features, which this operator computes in one pass.
             _, by_features, plain = torch.ops.aten.native_batch_norm_backward(
                 clipped[rows].to(wide),
                 features[rows].to(wide),
@@ -253,7 +253,7 @@ class _Normalize(torch.autograd.Function):
 
 
 class _Terms(NamedTuple):
-    """The gradient of the features, per channel: `gradient * slope + features * by_features + constant`."""
+    """Gradient of the features, per channel: `gradient * slope + features * by_features + constant`."""
 
     slope: Tensor
     by_features: Tensor
@@ -284,7 +284,7 @@ def _combine_by_kernels(
     terms: _Terms,
     bounds: list[int],
 ) -> None:
-    """Write the gradient of the features; `clipping` is the output of a ReLU that the gradient still has to pass."""
+    """Write the gradient of the features; `clipping` is the output of a ReLU that is not applied to it yet."""
 
     def combine_piece(piece: int) -> None:
         rows = slice(bounds[piece], bounds[piece + 1])
@@ -300,7 +300,7 @@ def _combine_by_kernels(
 
 
 def _row_kernels(features: Tensor) -> RowKernels | None:
-    """Return the compiled kernels of the backend in use, if it has some for these rows."""
+    """Return the compiled kernels of the current backend, if it has some for these rows."""
     # Not `isinstance`: with a protocol it takes as long as a small layer.
     kernels: RowKernels | None = getattr(current_backend(features.device), "row_kernels", None)
     return kernels if kernels is not None and kernels.dtype == features.dtype else None

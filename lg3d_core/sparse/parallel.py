@@ -1,9 +1,9 @@
-"""Run independent pieces of one operation on several cores, one Python thread per core.
+"""Parallel execution of independent pieces of one operation, with one Python thread per core.
 
-PyTorch's own threads meet at a barrier in every operation. A sparse convolution on CPU is a thousand small operations:
-each barrier costs, and when another process holds one of the cores it costs a whole time slice. So each piece is
-computed by one thread alone, and the threads meet once, at the end. PyTorch releases the interpreter lock inside its
-operations, so the threads do run side by side.
+PyTorch's own threads synchronise in every operation. A sparse convolution on the CPU is a thousand small operations:
+each barrier costs time, and a whole time slice if another process occupies one of the cores. Therefore each piece is
+computed by one thread, and the threads synchronise once, at the end. PyTorch releases the interpreter lock inside its
+operations, so the threads run in parallel.
 """
 
 import os
@@ -16,7 +16,7 @@ import torch
 
 from lg3d_core.errors import SettingsError
 
-MAX_WORKERS = 8  # beyond this the interpreter lock is the limit
+MAX_WORKERS = 8  # more workers are limited by the interpreter lock
 
 _lock = threading.Lock()
 _chosen_workers: int | None = None
@@ -24,10 +24,10 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def set_num_workers(count: int | None) -> None:
-    """Choose how many threads share a convolution; None, the default, takes as many as PyTorch uses.
+    """Set the number of threads that share a convolution; None, the default, uses PyTorch's number of threads.
 
     On a busy machine, `torch.set_num_threads(1)` with `set_num_workers(cores)` keeps PyTorch's own operations free of
-    barriers while convolutions still use all cores. Results are the same whatever the number.
+    barriers while convolutions still use all cores. Results do not depend on the number.
 
     Raises:
         SettingsError: `count` is below 1.
@@ -39,17 +39,17 @@ def set_num_workers(count: int | None) -> None:
 
 
 def num_workers() -> int:
-    """Give the number of threads that share a convolution."""
+    """Return the number of threads that share a convolution."""
     return min(MAX_WORKERS, torch.get_num_threads() if _chosen_workers is None else _chosen_workers)
 
 
 @contextmanager
 def owned_threads() -> Iterator[None]:
-    """Give all cores to the workers inside the block, and one thread to everything else that PyTorch computes.
+    """Give all cores to the workers within the context, and one thread to PyTorch's other operations.
 
-    Threads of PyTorch spin for a while after each of its operations, and so take cores from the workers, which do all
-    of the heavy work. Wrap training and prediction on CPU in it. Results are the same with and without. Blocks can be
-    nested; where PyTorch has one thread already, nothing changes.
+    PyTorch's threads spin for a while after each operation, and so take cores from the workers, which do the heavy
+    work. Use it around training and prediction on the CPU. Results are the same with and without it. Contexts can be
+    nested; if PyTorch already has one thread, nothing changes.
     """
     global _chosen_workers
     num_threads = torch.get_num_threads()
@@ -66,15 +66,15 @@ def owned_threads() -> Iterator[None]:
 
 
 def run_pieces(task: Callable[[int], None], count: int, *, shared: bool = True) -> None:
-    """Call `task(0)` to `task(count - 1)`, each once, in any order, over `num_workers()` threads.
+    """Call `task(0)` to `task(count - 1)`, each once, in any order, on `num_workers()` threads.
 
-    Tasks run without autograd and on one thread of PyTorch, and must write to disjoint places; then the result does
-    not depend on the number of threads. The first exception of a task is raised here, after all threads have stopped.
+    Tasks run without autograd and with one PyTorch thread, and must write to disjoint memory; the result then does not
+    depend on the number of threads. The first exception of a task is raised here, after all threads have stopped.
 
     Args:
-        task: One piece of work; it must not call this function.
+        task: Function of one piece; it must not call this function.
         count: Number of pieces.
-        shared: Share them out; else this thread runs them all, as pays for little work.
+        shared: Whether to use several threads; False runs all pieces in this thread, which is faster for little work.
     """
     workers = min(num_workers(), count) if shared else 1
     pieces = iter(range(count))
@@ -82,7 +82,7 @@ def run_pieces(task: Callable[[int], None], count: int, *, shared: bool = True) 
 
     def work() -> None:
         with torch.inference_mode(inference), torch.no_grad():
-            for piece in pieces:  # a range's iterator hands out each number once, whichever thread asks
+            for piece in pieces:  # a range's iterator yields each number once, whichever thread asks
                 task(piece)
 
     if workers <= 1 and torch.get_num_threads() == 1:
@@ -90,7 +90,7 @@ def run_pieces(task: Callable[[int], None], count: int, *, shared: bool = True) 
         return
     with _lock:
         num_threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # products of matrices depend on the number of threads
+        torch.set_num_threads(1)  # the result of matrix products depends on the number of threads
         try:
             futures = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
             try:
@@ -109,7 +109,7 @@ def _wait(futures: list[Future[None]]) -> None:
 
 
 def _pool(size: int) -> ThreadPoolExecutor:
-    owner = (os.getpid(), size)  # threads do not survive a fork: a child makes its own
+    owner = (os.getpid(), size)  # threads do not survive a fork: a child creates its own
     if owner not in _pools:
         _pools[owner] = ThreadPoolExecutor(size, thread_name_prefix="lg3d-sparse")
     return _pools[owner]

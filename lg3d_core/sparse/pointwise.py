@@ -1,9 +1,9 @@
-"""Products of rows with one matrix (1x1 convolutions) on CPU, values and gradients, by workers over pieces of rows.
+"""Products of rows with one matrix (1x1 convolutions) on the CPU, with gradients, in parallel over pieces of rows.
 
     output = features @ weight + bias
 
-Reference: `torch.addmm`. Pieces depend on the shape alone, and the gradients of weight and bias are summed piece after
-piece, so that results are bit-equal whatever the number of workers.
+Reference: `torch.addmm`. Pieces depend only on the shape, and the gradients of weight and bias are summed in order of
+the pieces, so that results are bit-equal for any number of workers.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from torch.autograd.function import once_differentiable
 from lg3d_core.sparse.parallel import run_pieces
 
 PIECE_ROWS = 1024
-MAX_PIECES = 32  # each keeps a weight gradient of its own for a while
+MAX_PIECES = 32  # each allocates a temporary weight gradient
 
 
 def multiply_rows(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply rows of shape `(rows, in)` with a matrix `(in, out)` of their dtype, and add a bias `(out,)`.
+    """Multiply rows of shape `(rows, in)` by a matrix `(in, out)` of the same dtype, and add a bias `(out,)`.
 
-    A bias of a wider dtype makes an output of that dtype.
+    A bias of a wider dtype determines the dtype of the output.
     """
     if features.device.type != "cpu":
         return features @ weight if bias is None else features @ weight + bias

@@ -1,4 +1,4 @@
-"""The definition of a sparse convolution, slow and plain.
+"""Reference implementation of sparse convolution: slow and simple.
 
     output[v] = sum over offsets k of input[neighbour(v, k)] @ weight[k]
 
@@ -11,7 +11,7 @@ from lg3d_core.sparse.kernel_maps import KernelMap
 
 
 class ReferenceBackend:
-    """Loops over the offsets; differentiable by autograd; any device and dtype."""
+    """Loop over the offsets; differentiable by autograd; any device and dtype."""
 
     name = "reference"
 

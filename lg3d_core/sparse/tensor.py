@@ -1,4 +1,4 @@
-"""A sparse tensor: features on occupied voxels."""
+"""Sparse tensor: features on occupied voxels."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ from lg3d_core.sparse.coordinates import pack
 
 
 class SparseTensor:
-    """Features on the occupied voxels of a grid, kept in the order of the voxels' sorted keys.
+    """Features on the occupied voxels of a grid, in the order of the sorted voxel keys.
 
     Tensors that a network derives from one another share a cache, so that coordinates and kernel maps of a level are
     built once per forward pass.
 
     Attributes:
-        features: Shape `(voxels, channels)`, floating point, in the level's storage order.
+        features: Features, shape `(voxels, channels)`, floating point, in the level's storage order.
         stride: Distance of adjacent voxels of this level, in input voxels: 1, 2, 4, ...
         cache: Levels and kernel maps that all tensors of the forward pass share.
     """
@@ -27,15 +27,14 @@ class SparseTensor:
     cache: CoordinateCache
 
     def __init__(self, features: Tensor, coordinates: Tensor) -> None:
-        """Build the finest level from voxels in any order.
+        """Create the finest level from voxels in any order.
 
         Args:
-            features: Shape `(voxels, channels)`, floating point, finite.
+            features: Features, shape `(voxels, channels)`, floating point, finite.
             coordinates: Rows `batch, x, y, z`, shape `(voxels, 4)`, integers, all distinct, on the same device.
 
         Raises:
-            ShapeError: Shapes, dtypes, lengths or ranges that do not fit, a voxel that occurs twice, or values that
-                are not finite.
+            ShapeError: Shapes, dtypes, lengths or ranges are invalid, a voxel occurs twice, or values are not finite.
         """
         keys = pack(coordinates)
         if features.dim() != 2 or not features.is_floating_point():
@@ -55,7 +54,7 @@ class SparseTensor:
         num_infinite = torch.isfinite(features.detach()).logical_not().sum()
         num_infinite, num_duplicates = torch.stack([num_infinite, (keys[1:] == keys[:-1]).sum()]).tolist()
         if num_infinite:
-            raise ShapeError("Expected finite features, got NaN or infinity: look at the colours of this batch.")
+            raise ShapeError("Expected finite features, got NaN or infinity: check the colours of this batch.")
         if num_duplicates:
             raise ShapeError(
                 f"Expected distinct voxels, got {num_duplicates} twice among {len(keys)}: voxelize the points first."
@@ -73,7 +72,7 @@ class SparseTensor:
         return self.cache.coordinates(self.stride)
 
     def replace(self, features: Tensor, *, stride: int | None = None) -> "SparseTensor":
-        """Give a tensor that shares this one's cache, with other features, on this level or on another."""
+        """Return a tensor with other features that shares this one's cache, on this level or on another."""
         other = object.__new__(SparseTensor)
         other.features = features
         other.stride = self.stride if stride is None else stride
@@ -82,10 +81,10 @@ class SparseTensor:
         return other
 
     def restore(self, features: Tensor) -> Tensor:
-        """Bring rows from the storage order of the finest level back into the order of the input.
+        """Return rows of the finest level in the order of the input voxels.
 
         Raises:
-            ShapeError: `features` has not one row per voxel of the finest level.
+            ShapeError: `features` does not have one row per voxel of the finest level.
         """
         if len(features) != len(self._to_input):
             raise ShapeError(f"Expected {len(self._to_input)} rows of the finest level, got {len(features)}.")

@@ -1,11 +1,11 @@
-"""Sparse convolution in plain PyTorch, built to be fast on CPU; runs on any device.
+"""Sparse convolution in plain PyTorch, optimised for the CPU; runs on any device.
 
     products[p] = input[source[p]] @ weight[offset[p]]        one matrix product per offset
     output[v]   = sum over p in pairs(v) of products[p]       one `embedding_bag` for all of them
 
 p: pairs of an input and an output voxel, v: output voxels. Reference: `lg3d_core.sparse.reference`.
-The sum reads each product once, needs no zeroed output and no atomics, and always adds in the same order, so that
-repeated runs are bit-equal. Outputs are processed in chunks, so that the products never outgrow the caches.
+The sum reads each product once, needs no zeroed output and no atomics, and has a fixed order, so that repeated runs are
+bit-equal. Outputs are processed in chunks, so that the products fit into the caches.
 """
 
 import threading
@@ -20,8 +20,8 @@ from torch.nn import functional
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.parallel import run_pieces
 
-CHUNK_ROWS = 2048  # 1024 fits the cache better, but takes more and smaller products: slower on two cores
-CHUNK_ROWS_PADDED = 4096  # fewer and larger products, so that less of them is padding
+CHUNK_ROWS = 2048  # 1024 fits the cache better, but needs more and smaller products: slower on two cores
+CHUNK_ROWS_PADDED = 4096  # fewer and larger products have less padding
 NUM_SLOTS = 8
 MAX_SLOT_BYTES = 32 << 20  # weights up to this, all slots together, are summed in more and finer slots
 MAX_KEPT_BYTES = 64 << 20
@@ -29,22 +29,22 @@ MIN_SHARED_WORK = 4_000_000  # multiply-adds; below this, waking a thread costs 
 
 
 class Segment(NamedTuple):
-    """The pairs of one chunk that share a kernel offset."""
+    """Pairs of one chunk that share a kernel offset."""
 
     offset: int
     begin: int
-    """First row of the chunk's products."""
+    """First row in the products of the chunk."""
     end: int
     num_pairs: int
-    """Pairs that count; more rows than that are padding."""
+    """Number of pairs; further rows are padding."""
     source: Tensor | None
-    """Input row per pair, int32; None for the centre of a submanifold kernel, where inputs are the outputs."""
+    """Input row per pair, int32; None for the centre of a submanifold kernel, whose inputs are the outputs."""
     target: Tensor | None
     """Output row per pair, int32; None for the centre."""
 
 
 class Chunk(NamedTuple):
-    """A run of output voxels with all of their pairs."""
+    """Contiguous range of output voxels with all of their pairs."""
 
     first: int
     last: int
@@ -53,19 +53,19 @@ class Chunk(NamedTuple):
     bag: Tensor
     """Rows of the products, voxel by voxel, int32."""
     bag_ends: Tensor
-    """Where each voxel's rows begin in `bag`, and the end of the last: `(last - first + 1,)`, int32."""
+    """Start of each voxel's rows in `bag`, and the end of the last, shape `(last - first + 1,)`, int32."""
     is_permutation: bool
-    """Every voxel has exactly one pair."""
+    """Whether every voxel has exactly one pair."""
 
 
 def plan_chunks(kernel_map: KernelMap, rows: int, *, pad: bool = False) -> tuple[Chunk, ...]:
-    """Lay out the pairs of a map for matrix products, chunk by chunk; no sort, only cumulative sums.
+    """Arrange the pairs of a map for matrix products, chunk by chunk; uses no sort, only cumulative sums.
 
     Args:
-        kernel_map: The map.
-        rows: Output voxels per chunk, about.
-        pad: Round the pairs of a segment up to one of few sizes; padding pairs join row 0 with row 0, and no voxel
-            reads their products.
+        kernel_map: Kernel map.
+        rows: Approximate number of output voxels per chunk.
+        pad: Whether to round the pairs of a segment up to one of few sizes; padding pairs join row 0 with row 0, and
+            their products are not read.
     """
     num_outputs = kernel_map.num_outputs
     num_chunks = min(num_outputs, max(1, round(num_outputs / rows)))
@@ -123,9 +123,9 @@ def _plan_chunk(kernel_map: KernelMap, first: int, last: int, *, centre: int, pa
 
 
 def padded_size(count: int) -> int:
-    """Round a number of rows up to one of eight sizes per octave, at most an eighth more from 512 rows on.
+    """Round a number of rows up to one of eight sizes per octave, i.e. by at most an eighth from 512 rows on.
 
-    In bfloat16, oneDNN prepares a kernel for every height of matrix it meets, which costs more than the product itself.
+    In bfloat16, oneDNN prepares a kernel for every matrix height, which costs more than the product itself.
     """
     if count == 0:
         return 0
@@ -141,7 +141,7 @@ def _reduce(products: Tensor, chunk: Chunk) -> Tensor:
 
 
 class _Scratch(threading.local):
-    """Products of one chunk, kept per thread: fresh memory would be paged in anew for every layer."""
+    """Buffer for the products of one chunk, kept per thread: new memory would cause page faults in every layer."""
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
@@ -161,7 +161,7 @@ _scratch = _Scratch()
 
 
 def _run(task: Callable[[int], None], count: int, *, device: torch.device, work: int) -> None:
-    """Run pieces side by side where that pays: on CPU, and when there is enough work to share."""
+    """Run pieces in parallel if that is faster: on the CPU, with enough work to share."""
     if device.type == "cpu":
         run_pieces(task, count, shared=work >= MIN_SHARED_WORK)
     else:
@@ -181,7 +181,7 @@ def _inputs(features: Tensor, segment: Segment, chunk: Chunk) -> Tensor:
 
 
 def convolve_forward(features: Tensor, weight: Tensor, chunks: tuple[Chunk, ...], num_outputs: int) -> Tensor:
-    """Compute the output features, shape `(outputs, out)`."""
+    """Return the output features, shape `(outputs, out)`."""
     channels = weight.shape[2]
     output = features.new_empty(num_outputs, channels)
     kernels = weight.unbind(0)
@@ -201,7 +201,7 @@ def convolve_forward(features: Tensor, weight: Tensor, chunks: tuple[Chunk, ...]
     if len(chunks) != 1:
         _run(convolve_chunk, len(chunks), device=features.device, work=work)
         return output
-    (only,) = chunks  # a small level: share out its offsets instead
+    (only,) = chunks  # a small level: divide its offsets instead
     products = _scratch.products(only, channels, features)
     _run(
         lambda index: multiply(products, only, only.segments[index]),
@@ -222,11 +222,11 @@ def convolve_backward(
     wants_features: bool,
     wants_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Compute both gradients over the reversed map: its inputs are the outputs of the forward pass.
+    """Return both gradients, computed over the reversed map, whose inputs are the outputs of the forward pass.
 
     Args:
         chunks: Plan of the map from outputs back to inputs.
-        mirrored: The map counts its offsets backwards (a submanifold map serves as its own reverse).
+        mirrored: Whether the map has its offsets in reverse order (a submanifold map is its own reverse).
     """
     num_offsets, in_channels, _ = weight.shape
     grad_features = torch.empty_like(features) if wants_features else None
@@ -280,9 +280,9 @@ def convolve_backward(
 
 
 def _cut_slots(num_chunks: int, weight: Tensor) -> list[int]:
-    """Cut chunks into runs that get shorter towards the end, so that no worker waits long for the last one.
+    """Divide chunks into runs that get shorter towards the end, so that no worker waits long for the last one.
 
-    Large weights are cut into equal runs: each costs the memory of a weight gradient.
+    Large weights get equal runs, because each run costs the memory of a weight gradient.
     """
     bounds = [0]
     while bounds[-1] < num_chunks:

@@ -1,4 +1,4 @@
-"""The HDF5 scene store: what it holds, how it is written, read and prepared, and label budgets."""
+"""HDF5 scene store: file format, preparation, reading, verification, and label budgets."""
 
 from lg3d_core.store.budgets import Budget, ensure_budget
 from lg3d_core.store.prepare import MergeReport, PrepareReport, merge_shards

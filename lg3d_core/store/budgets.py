@@ -1,15 +1,15 @@
-"""Label budgets (limited annotations): which training points keep their label, chosen once and written down.
+"""Label budgets (limited annotations): the training points that keep their label, chosen once and saved.
 
-Of every object in the training scenes `max(5, round(ratio x size))` points keep label and instance, never more than it
-has: a random one and those that farthest-point sampling adds to it. An object is what shares an instance and a label.
-Points without a label, and labelled points that belong to no instance, keep nothing.
+Each object in the training scenes keeps label and instance at `max(5, round(ratio x size))` points, or at all if it has
+fewer: a random point and those that farthest-point sampling adds. Points that share an instance and a label form an
+object. Unlabelled points, and labelled points without an instance, keep nothing.
 
-The file, with `S` training scenes of `C` classes in the order of their ids and `K` kept points in all:
+File format, with `S` training scenes of `C` classes in the order of their ids and `K` kept points in total:
 
     scenes   bytes (S,)       ids
-    offsets  int64 (S + 1,)   where each scene's rows begin and end
+    offsets  int64 (S + 1,)   first and last row of each scene
     rows     int32 (K,)       kept points of each scene, ascending
-    counts   int64 (S * C,)   kept points of each class
+    counts   int64 (S * C,)   number of kept points of each class
 """
 
 import hashlib
@@ -53,15 +53,15 @@ MAX_KEPT = 1 << 34
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """The points of the training scenes that keep their label. It keeps no file open, and may be pickled.
+    """Points of the training scenes that keep their label. Keeps no file open, and can be pickled.
 
     Attributes:
-        ratio: Share of each object's points, above 0 and at most 1.
-        seed: Of the first point of each object.
-        path: Its file.
-        digest: Of ratio, seed and every kept row: two runs saw the same labels exactly when it is equal.
-        train_digest: Of the training scenes that it was made for.
-        extents: Where the rows of each scene lie in the file.
+        ratio: Fraction of each object's points, in (0, 1].
+        seed: Seed of the first point of each object.
+        path: Path of the file.
+        digest: Digest of ratio, seed and kept rows; equal exactly if two runs saw the same labels.
+        train_digest: Digest of the training scenes that the budget was made for.
+        extents: Range of each scene's rows in the file.
         counts: Kept points of each class in each scene, in the order of `extents`, shape `(scenes, classes)`, int64.
     """
 
@@ -74,24 +74,24 @@ class Budget:
     counts: npt.NDArray[np.int64]
 
     def rows(self, scene_id: str) -> npt.NDArray[np.int64]:
-        """Points of a training scene that keep their label, ascending, shape `(kept,)`, int64.
+        """Return the points of a training scene that keep their label, ascending, shape `(kept,)`, int64.
 
         Raises:
-            DataError: No training scene of this budget, or a damaged file.
+            DataError: The scene is not in this budget, or the file is damaged.
         """
         start, stop = self._extent(scene_id)
         with open_hdf5(self.path, again=AGAIN) as file:
             column = open_column(file, "rows", "<i4", 1, path=self.path, max_rows=MAX_KEPT, again=AGAIN)
             rows = read_column(column, slice(start, stop)).astype(np.int64)
         if len(rows) != stop - start or (len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any())):
-            raise DataError(f"{self.path}: the rows of {scene_id} make no sense; {AGAIN}")
+            raise DataError(f"{self.path}: the rows of {scene_id} are invalid; {AGAIN}")
         return rows
 
     def class_counts(self, scene_id: str) -> npt.NDArray[np.int64]:
-        """Kept points of each class in a training scene, shape `(classes,)`, int64.
+        """Return the number of kept points of each class in a training scene, shape `(classes,)`, int64.
 
         Raises:
-            DataError: No training scene of this budget.
+            DataError: The scene is not in this budget.
         """
         self._extent(scene_id)
         counts: npt.NDArray[np.int64] = self.counts[self._row_of[scene_id]]
@@ -107,7 +107,7 @@ class Budget:
         return self.extents[scene_id]
 
 
-AGAIN = "delete the file, it is made again"
+AGAIN = "delete the file; it is created again"
 
 
 def ensure_budget(
@@ -115,14 +115,14 @@ def ensure_budget(
 ) -> Budget:
     """Read a label budget of a store, or choose it and write `STORE/budgets/<ratio>-seed<seed>.h5`.
 
-    One that was made for other training scenes is replaced.
+    A budget that was made for other training scenes is replaced.
 
     Args:
-        store: Whose training scenes are labelled.
-        ratio: Share of each object's points, above 0 and at most 1.
-        seed: Of the choice.
+        store: Store with the training scenes.
+        ratio: Fraction of each object's points, in (0, 1].
+        seed: Random seed of the choice.
         progress: Reports the choice.
-        elsewhere: Folder of the file if the store cannot be written.
+        elsewhere: Folder for the file if the store is read-only.
 
     Raises:
         UsageError: `ratio` or `seed` is out of range.
@@ -140,15 +140,15 @@ def ensure_budget(
         try:
             found = load_budget(path, num_classes=len(store.vocabulary))
         except DataError as error:
-            progress.warn(f"the label budget is made again: {error}")
+            progress.warn(f"creating the label budget again: {error}")
         else:
             if (found.ratio, found.seed, found.train_digest) == (float(ratio), seed, store.train_digest):
                 return found
-            progress.note(f"{path} was made for other training scenes and is made again")
+            progress.note(f"{path} was made for other training scenes and is created again")
     path = places[0]
     if len(places) > 1 and not is_writable(path.parent):
         path = places[1]
-        progress.note(f"{store.path} is read-only: the label budget goes to {path}")
+        progress.note(f"{store.path} is read-only: writing the label budget to {path}")
     if not store.scene_ids("train"):
         raise DataError(f"{store.path} has no training scenes, so there are no labels to limit")
     try:
@@ -161,10 +161,10 @@ def ensure_budget(
 
 
 def load_budget(path: Path, *, num_classes: int) -> Budget:
-    """Read a label budget's file; the rows are read when they are asked for.
+    """Read the file of a label budget; rows are read on demand.
 
     Raises:
-        DataError: Missing, damaged or of another version.
+        DataError: The file is missing, damaged or of another version.
     """
     require_whole(path, again=AGAIN)
     with open_hdf5(path, again=AGAIN) as file:
@@ -195,7 +195,7 @@ def load_budget(path: Path, *, num_classes: int) -> Budget:
 
 
 def _encode_budget(store: "SceneStore", ratio: float, seed: int, progress: Progress) -> bytes:
-    """Choose the rows of every training scene, and make the file's bytes; only one scene's rows are held at a time."""
+    """Choose the rows of every training scene and return the bytes of the file; reads one scene at a time."""
     scene_ids = store.scene_ids("train")
     offsets = np.zeros(len(scene_ids) + 1, dtype=np.int64)
     counts = np.zeros((len(scene_ids), len(store.vocabulary)), dtype=np.int64)
@@ -209,7 +209,7 @@ def _encode_budget(store: "SceneStore", ratio: float, seed: int, progress: Progr
         with progress.task("label budget", total=len(scene_ids), unit="scene") as task:
             for k, (scene_id, rows, labels, stray) in enumerate(_choose_scenes(store, scene_ids, ratio, seed)):
                 if stray:
-                    progress.warn(f"{scene_id}: {stray} labelled points belong to no instance and lose their label")
+                    progress.warn(f"{scene_id}: {stray} labelled points have no instance and lose their label")
                 offsets[k + 1] = offsets[k] + len(rows)
                 kept.resize((int(offsets[k + 1]),))
                 kept[int(offsets[k]) :] = rows
@@ -253,15 +253,15 @@ def choose_rows(
 ) -> npt.NDArray[np.int64]:
     """Choose the points of one scene that keep their label.
 
-    What an object keeps depends on its own points, instance and label, the seed and the scene's name alone.
+    The choice for an object depends only on its own points, instance and label, the seed and the scene's name.
 
     Args:
         xyz: Points in metres, shape `(points, 3)`, float32.
-        label: -1 where there is none, shape `(points,)`.
-        instance: 0 where there is none, shape `(points,)`.
-        ratio: Share of each object, above 0 and at most 1.
-        seed: Equal seeds choose equally.
-        name: The scene's id, so that equal objects of two scenes need not keep equal points.
+        label: Label, -1 for none, shape `(points,)`.
+        instance: Instance, 0 for none, shape `(points,)`.
+        ratio: Fraction of each object's points, in (0, 1].
+        seed: Random seed.
+        name: Id of the scene, so that equal objects of two scenes may keep different points.
 
     Returns:
         Kept rows, ascending, shape `(kept,)`, int64.
@@ -281,19 +281,19 @@ def choose_rows(
 def sample_farthest(
     points: npt.NDArray[np.float32], num_kept: int, *, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Choose a random point and then, again and again, the one farthest from all chosen.
+    """Choose a random point and then, repeatedly, the point farthest from all chosen points.
 
-    fpsample does it exactly, with two traits that this evens out. Its `start_idx` counts in an order of its own, so a
-    random one is a random point but not the point of that row. And where points coincide it may choose one twice; the
-    rest is then drawn at random from those not chosen, all of which coincide with a chosen one.
+    fpsample computes this exactly, with two peculiarities that are handled here. Its `start_idx` counts in an internal
+    order, so a random index gives a random point but not the point of that row. If points coincide, it may choose one
+    twice; the missing rows are then drawn at random from the remaining points, which all coincide with a chosen one.
 
     Args:
         points: Positions, shape `(points, 3)`, float32.
-        num_kept: How many, 1 to `len(points)`.
-        rng: Where the first point comes from.
+        num_kept: Number of points to choose, 1 to `len(points)`.
+        rng: Source of the first point.
 
     Returns:
-        Different rows of `points`, shape `(num_kept,)`, int64.
+        Distinct rows of `points`, shape `(num_kept,)`, int64.
     """
     if num_kept >= len(points):
         return np.arange(len(points))

@@ -1,4 +1,4 @@
-"""Raw scans to a scene store: in parallel, resumable, killable at any moment."""
+"""Preparation of raw scans as a scene store: parallel, resumable and safe to kill."""
 
 import itertools
 import json
@@ -33,19 +33,19 @@ from lg3d_core.vocabulary import (
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
 MAX_NAMED = 10
-"""Raw labels in a warning, the most frequent ones."""
+"""Number of raw labels listed in a warning, most frequent first."""
 NO_TABLE = LabelTable({}, "none")
 
 
 class PrepareReport(NamedTuple):
-    """What became of every scene.
+    """Result of preparing a raw folder.
 
     Attributes:
-        store: The store's folder.
+        store: Folder of the store.
         prepared: Scenes written by this run.
-        skipped: Scenes that were there already, made from the same input.
-        failed: Reason for each scene that could not be prepared; what the store holds of them, if anything, is older.
-        unmapped: Raw labels that the label table lacks, with their number of objects, over prepared and skipped scenes.
+        skipped: Scenes that were already present, made from the same input.
+        failed: Reason for each scene that could not be prepared; an older file of it may remain in the store.
+        unmapped: Raw labels missing from the label table, with their number of objects, in prepared and skipped scenes.
     """
 
     store: Path
@@ -76,19 +76,19 @@ class _Outcome(NamedTuple):
 
 
 def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
-    """Prepare the scans of a raw folder, one HDF5 file each, and then write `store.json`.
+    """Write one HDF5 file per scan of a raw folder, and then `store.json`.
 
-    A scan that cannot be read is reported in `failed` and the others are prepared. A scene is skipped where its file is
-    whole and was made from the same input with the same vocabulary, label table and split. The split comes from the raw
-    folder's own split files, else from the benchmark's; a scene in neither goes to "train", with a warning; everything
-    under `scans_test/` goes to "test".
+    A scan that cannot be read is reported in `failed`, and the others are prepared. A scene is skipped if its file is
+    intact and was made from the same input with the same vocabulary, label table and split. The split comes from the
+    split files of the raw folder, else from the benchmark's; a scene in neither goes to "train", with a warning; scans
+    under `scans_test/` go to "test".
 
-    With `shard="i/n"` only every n-th scene is done, and a file says so instead of `store.json`, which `merge_shards`
-    writes when all shards are done; shards may run at the same time, on several machines.
+    With `shard="i/n"` only every n-th scene is prepared, and a shard file is written instead of `store.json`, which
+    `merge_shards` writes when all shards are done; shards may run at the same time, on several machines.
 
     Raises:
-        DataError: No raw folder, no scans, no label table, a store of another vocabulary or in use, a full disk, or a
-            worker that died; what was prepared until then stays, and the next run continues.
+        DataError: The raw folder, scans or label table are missing, the store has another vocabulary or is in use, the
+            disk is full, or a worker died. Scenes prepared until then remain, and the next run resumes.
     """
     vocabulary = load_vocabulary(settings.vocabulary)
     scans = find_scans(settings.raw_folder)
@@ -111,32 +111,16 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
         )
         for files in own
     ]
-    prepared: list[str] = []
-    skipped: list[str] = []
-    unmapped: dict[str, int] = {}
-    headers: list[SceneHeader] = []
     with _sole_writer(settings.store, index, count, progress):
         if not settings.force:
             _require_vocabulary(settings.store, vocabulary, progress)
         for folder in (settings.store, scenes_folder):
             sweep_temporaries(folder)
-        # From here on what an earlier array job wrote is no longer the last word on this store.
+        # From here on, the shard files of an earlier array job no longer describe this store.
         remove_shards(settings.store, index, count)
-        with progress.task("prepare", total=len(jobs), unit="scene") as task:
-            for job, outcome in run_in_processes(_prepare_scene, jobs, num_processes=settings.jobs):
-                scene_id = job.scene_id
-                for warning in outcome.warnings:
-                    progress.warn(warning)
-                if outcome.state == "failed":
-                    failed[scene_id] = outcome.reason
-                    progress.warn(f"{scene_id} is left out: {outcome.reason}")
-                else:
-                    assert outcome.header is not None
-                    headers.append(outcome.header)
-                    (prepared if outcome.state == "prepared" else skipped).append(scene_id)
-                    for label, objects in outcome.header.unmapped.items():
-                        unmapped[label] = unmapped.get(label, 0) + objects
-                task.advance(status=scene_id)
+        prepared, skipped, headers, errors = _prepare_scenes(jobs, settings.jobs, progress)
+        failed |= errors
+        unmapped = _count_unmapped(headers)
         if count == 1:
             _write_index(settings.store, vocabulary, headers, _provenance(settings.raw_folder, table.digest), progress)
         else:
@@ -152,7 +136,7 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
                 unmapped=dict(sorted(unmapped.items())),
             )
             write_shard(settings.store, shard)
-            progress.note(f"when all {count} shards are done: lg3d prepare --merge --store {settings.store}")
+            progress.note(f"when all {count} shards are done, run: lg3d prepare --merge --store {settings.store}")
     _warn_of_labels(unmapped, headers, progress)
     return PrepareReport(
         store=settings.store,
@@ -163,19 +147,54 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
     )
 
 
+class _Results(NamedTuple):
+    prepared: list[str]
+    skipped: list[str]
+    headers: list[SceneHeader]
+    failed: dict[str, str]
+
+
+def _prepare_scenes(jobs: list[_Job], num_processes: int, progress: Progress) -> _Results:
+    """Prepare scenes in several processes, and warn about those that fail."""
+    results = _Results([], [], [], {})
+    with progress.task("prepare", total=len(jobs), unit="scene") as task:
+        for job, outcome in run_in_processes(_prepare_scene, jobs, num_processes=num_processes):
+            scene_id = job.scene_id
+            for warning in outcome.warnings:
+                progress.warn(warning)
+            if outcome.state == "failed":
+                results.failed[scene_id] = outcome.reason
+                progress.warn(f"{scene_id} could not be prepared: {outcome.reason}")
+            else:
+                assert outcome.header is not None
+                results.headers.append(outcome.header)
+                (results.prepared if outcome.state == "prepared" else results.skipped).append(scene_id)
+            task.advance(status=scene_id)
+    return results
+
+
+def _count_unmapped(headers: list[SceneHeader]) -> dict[str, int]:
+    """Return the unmapped raw labels of scenes with their number of objects."""
+    unmapped: dict[str, int] = {}
+    for header in headers:
+        for label, objects in header.unmapped.items():
+            unmapped[label] = unmapped.get(label, 0) + objects
+    return unmapped
+
+
 def _warn_of_labels(unmapped: dict[str, int], headers: list[SceneHeader], progress: Progress) -> None:
-    """Report raw labels that the label table lacks, and scenes of which no point has a label."""
+    """Warn about raw labels that the label table lacks, and about scenes without any labelled point."""
     if unmapped:
         ranked = sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
         some = ", ".join(f"{label!r} {objects}" for label, objects in ranked[:MAX_NAMED])
         rest = f", and {len(ranked) - MAX_NAMED} more" if len(ranked) > MAX_NAMED else ""
         progress.warn(
-            f"{sum(unmapped.values())} objects have no label, since {LABEL_TABLE_NAME} lacks their raw labels "
+            f"{sum(unmapped.values())} objects have no label, because {LABEL_TABLE_NAME} lacks their raw labels "
             f"({some}{rest})"
         )
     annotated = [header for header in headers if header.split != "test"]
     if annotated and not any(header.class_counts for header in annotated):
-        progress.warn(f"no point of these {len(annotated)} scenes has a label of the vocabulary: training refuses them")
+        progress.warn(f"no point of these {len(annotated)} scenes has a label of the vocabulary: training rejects them")
 
 
 def _repeated(scans: list[ScanFiles]) -> list[ScanFiles]:
@@ -183,7 +202,7 @@ def _repeated(scans: list[ScanFiles]) -> list[ScanFiles]:
 
 
 def _twice(scene_id: str) -> str:
-    return f"{scene_id} lies under both scans/ and scans_test/: remove one"
+    return f"{scene_id} exists in both scans/ and scans_test/: remove one of them"
 
 
 def _assign_splits(scans: list[ScanFiles], raw: Path, progress: Progress) -> dict[str, str]:
@@ -203,16 +222,16 @@ def _make_folders(store: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make the store's folder {folder} ({error.strerror}): choose another --store") from None
+        raise DataError(f"cannot create the folder {folder} ({error.strerror}): choose another --store") from None
     return folder
 
 
 @contextmanager
 def _sole_writer(store: Path, index: int, count: int, progress: Progress) -> Iterator[None]:
-    """Keep out other prepares, but let the shards of one job array run side by side.
+    """Lock the store against other preparations, but allow the shards of one array job in parallel.
 
-    Every file appears whole or not at all and shards write different ones, so locks only save work and spare
-    surprises: on a file system that has none the work goes on, with a warning.
+    Every file is written atomically and shards write different files, so locks only avoid wasted work: on a file system
+    without locks, preparation continues with a warning.
     """
     with ExitStack() as locks:
         held = locks.enter_context(
@@ -223,15 +242,15 @@ def _sole_writer(store: Path, index: int, count: int, progress: Progress) -> Ite
             holder = f"another lg3d prepare of shard {index}/{count}"
             locks.enter_context(lock_file(store / name, holder=holder, optional=True))
         if not held:
-            progress.warn(f"the file system of {store} has no locks: nothing keeps a second lg3d prepare out of it")
+            progress.warn(f"the file system of {store} has no locks: do not start a second lg3d prepare on it")
         yield
 
 
 def _require_vocabulary(store: Path, vocabulary: Vocabulary, progress: Progress) -> None:
-    """Refuse a store of another vocabulary; where its index is damaged, its scene files say which one it has.
+    """Reject a store of another vocabulary; if its index is damaged, use the vocabulary of its scene files.
 
     Raises:
-        DataError: Naming `--force`.
+        DataError: The vocabularies differ; the message names `--force`.
     """
     if not (store / INDEX_NAME).exists():
         return
@@ -239,17 +258,17 @@ def _require_vocabulary(store: Path, vocabulary: Vocabulary, progress: Progress)
         other = SceneStore(store).vocabulary
         name, digest = other.name, other.digest
     except DataError as error:
-        progress.warn(f"{INDEX_NAME} is written again: {error}")
+        progress.warn(f"writing {INDEX_NAME} again: {error}")
         name, digest = "another", _vocabulary_of_scenes(store) or vocabulary.digest
     if digest != vocabulary.digest:
         raise DataError(
-            f"{store} holds scenes of the vocabulary {name}, not {vocabulary.name}: "
+            f"{store} contains scenes of the vocabulary {name}, not {vocabulary.name}: "
             "choose another --store, or replace them with --force"
         )
 
 
 def _vocabulary_of_scenes(store: Path) -> str | None:
-    """Digest of the vocabulary of a store's first readable scene; None where there is none."""
+    """Return the vocabulary digest of a store's first readable scene, or None."""
     for path in sorted((store / SCENES_FOLDER).glob("*.h5")):
         with suppress(DataError):
             return read_scene_header(path).vocabulary
@@ -257,7 +276,7 @@ def _vocabulary_of_scenes(store: Path) -> str | None:
 
 
 def _prepare_scene(job: _Job) -> _Outcome:
-    """Write one scene's file unless it is there; only a failure to write is an error."""
+    """Write the file of a scene unless it is up to date; only a failed write raises."""
     try:
         require_files(job.files)
         stamp = _stamp(job.files)
@@ -273,7 +292,7 @@ def _prepare_scene(job: _Job) -> _Outcome:
 
 
 def _stamp(files: ScanFiles) -> str:
-    """Names, sizes and modification times of a scan's files, in nanoseconds."""
+    """Return names, sizes and modification times (in nanoseconds) of a scan's files."""
     try:
         return json.dumps([[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files.present])
     except OSError as error:
@@ -281,11 +300,11 @@ def _stamp(files: ScanFiles) -> str:
 
 
 def _find_done(job: _Job, stamp: str) -> SceneHeader | None:
-    """The header of the scene's file, if it is whole and made from the same input in the same way.
+    """Return the header of the scene's file if it is intact and was made from the same input in the same way.
 
-    Names, sizes and times of the raw files decide, as `make` and `git` do it: hashing 20 GB again to find nothing
-    changed would take minutes. Where only times differ (a copied folder) the bytes are hashed. The scene's own file is
-    held against its seal; one of before there were seals is read whole and sealed.
+    Names, sizes and times of the raw files are compared, as `make` and `git` do: hashing 20 GB to find nothing changed
+    would take minutes. If only times differ (a copied folder), the bytes are hashed. The scene file is verified by its
+    seal; a file of a version without seals is read completely and sealed.
     """
     try:
         header = read_scene_header(job.target)
@@ -293,7 +312,7 @@ def _find_done(job: _Job, stamp: str) -> SceneHeader | None:
         if not is_sealed:
             read_scene_file(job.target, num_classes=len(job.vocabulary))
     except DataError:
-        return None  # missing, damaged or of another version: prepared again
+        return None  # missing, damaged or of another version: prepare again
     made_so = (header.scene, header.split, header.label_table, header.vocabulary)
     if made_so != (job.files.scene_id, job.split, job.table.digest, job.vocabulary.digest):
         return None
@@ -340,7 +359,7 @@ def _provenance(raw: Path, label_table: str) -> dict[str, str]:
 def _write_index(
     store: Path, vocabulary: Vocabulary, known: list[SceneHeader], provenance: dict[str, str], progress: Progress
 ) -> None:
-    """Make `store.json` from the scene files, which alone are the truth; the headers of some are known already."""
+    """Write `store.json` from the scene files; the headers in `known` are not read again."""
     headers = {header.scene: header for header in known}
     for path in sorted((store / SCENES_FOLDER).glob("*.h5")):
         if path.stem in headers:
@@ -348,10 +367,10 @@ def _write_index(
         try:
             header = read_scene_header(path)
         except DataError as error:
-            progress.warn(f"left out of {INDEX_NAME}: {error}")
+            progress.warn(f"not listed in {INDEX_NAME}: {error}")
             continue
         if header.scene != path.stem or header.vocabulary != vocabulary.digest:
-            progress.warn(f"left out of {INDEX_NAME}: {path} is another scene's or another vocabulary's file")
+            progress.warn(f"not listed in {INDEX_NAME}: {path} belongs to another scene or another vocabulary")
             continue
         headers[header.scene] = header
     if headers:
@@ -359,14 +378,14 @@ def _write_index(
 
 
 class MergeReport(NamedTuple):
-    """What the shards of an array job made.
+    """Result of merging the shards of an array job.
 
     Attributes:
-        store: The store's folder.
-        shards: How many there were.
-        scenes: What they prepared or found prepared.
+        store: Folder of the store.
+        shards: Number of shards.
+        scenes: Scenes that the shards prepared or found up to date.
         failed: Reason for each scene that could not be prepared.
-        unmapped: Raw labels that the label table lacks, with their number of objects.
+        unmapped: Raw labels missing from the label table, with their number of objects.
     """
 
     store: Path
@@ -377,19 +396,19 @@ class MergeReport(NamedTuple):
 
 
 def merge_shards(settings: StoreCheckSettings, progress: Progress) -> MergeReport:
-    """Write `store.json` for what the shards of an array job prepared, after all of it was checked.
+    """Check the scenes of all shards of an array job and write `store.json`.
 
-    Every shard must be done, all of one plan; no scene may be in two; and every scene's file must be byte for byte the
-    one that its shard wrote. The index appears at once or, where anything is wrong, not at all.
+    All shards must be done and belong to one plan; no scene may be in two shards; and every scene file must be byte for
+    byte the one that its shard wrote. The index is written atomically, and not at all if a check fails.
 
     Raises:
-        DataError: A shard is missing, still runs, or was made from other scans; or a scene's file is missing, torn, or
-            another one; the message says which shard to run again.
+        DataError: A shard is missing, still running, or made from other scans; or the file of a scene is missing,
+            truncated or different. The message names the shard to run again.
     """
     store = settings.store
     if not (store / SCENES_FOLDER).is_dir():
-        raise DataError(f"no shards at {store}: run lg3d prepare RAW --store {store} --shard 1/2, and so on, first")
-    with lock_file(store / ".lock", holder="a shard that still runs, or another lg3d prepare", optional=True):
+        raise DataError(f"no shards in {store}: first run lg3d prepare RAW --store {store} --shard 1/2, and so on")
+    with lock_file(store / ".lock", holder="a running shard, or another lg3d prepare", optional=True):
         shards = read_shards(store)
         jobs = [
             _FileCheck(scene_id, store / SCENES_FOLDER / f"{scene_id}.h5", seal_digest)
@@ -407,7 +426,7 @@ def merge_shards(settings: StoreCheckSettings, progress: Progress) -> MergeRepor
         if wrong:
             again = " and ".join(sorted({shards.name_of(scene_id) for scene_id in wrong}))
             reason = wrong[min(wrong)]
-            raise DataError(f"{len(wrong)} scenes are not as their shards wrote them (run {again} again): {reason}")
+            raise DataError(f"{len(wrong)} scenes differ from what their shards wrote (run {again} again): {reason}")
         first = shards.parts[0]
         _write_index(store, first.vocabulary, headers, _provenance(first.raw, first.label_table), progress)
     _warn_of_labels(shards.unmapped, headers, progress)
@@ -427,11 +446,11 @@ class _FileCheck(NamedTuple):
 
 
 def _check_file(job: _FileCheck) -> SceneHeader | str:
-    """The header of a shard's file, or what is wrong with it."""
+    """Return the header of a shard's scene file, or the reason why it is invalid."""
     try:
         header = read_scene_header(job.path)
         if header.scene == job.scene_id and sealed_digest(job.path) == job.expected:
             return header
     except DataError as error:
         return str(error)
-    return f"{job.path} was written by something else since"
+    return f"{job.path} was modified after its shard wrote it"

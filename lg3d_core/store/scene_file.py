@@ -1,6 +1,6 @@
-"""One scene as HDF5: what a file holds, how it is written whole, and how it is read without trusting it.
+"""HDF5 file of one scene: format, atomic writing, and reading with full validation.
 
-The layout, with `N` vertices and `F` faces:
+File format, with `N` vertices and `F` faces:
 
     points/xyz       float32 (N, 3)   metres, axis-aligned, +z up
     points/rgb       uint8   (N, 3)
@@ -10,7 +10,7 @@ The layout, with `N` vertices and `F` faces:
     points/segment   int32   (N,)     -1 none
     mesh/faces       int32   (F, 3)
 
-Attributes of the root: see `SceneHeader`. The file ends with a checksum of all its bytes, see `lg3d_core.seal`.
+The root attributes are those of `SceneHeader`. The file ends with a checksum of all its bytes, see `lg3d_core.seal`.
 """
 
 import json
@@ -33,14 +33,14 @@ from lg3d_core.vocabulary import SPLITS
 FORMAT_VERSION = 1
 CHUNK_ROWS = 65_536
 LIBRARY_VERSIONS = ("v108", "v110")
-"""The oldest form with checksums over the layout too; readable since HDF5 1.8."""
+"""Oldest HDF5 format that also has checksums over the layout; readable since HDF5 1.8."""
 MAX_ROWS = 1 << 26
-"""More vertices or faces than any room has: a file that declares more is damaged or hostile."""
+"""Maximum number of vertices or faces, more than any room has: a file that declares more is damaged or malicious."""
 MAX_INFLATION = 1100
-"""Deflate packs at most 1032 to 1, so a dataset that unpacks to more than this has chunks that were never written."""
+"""Maximum compression ratio of deflate; a dataset that exceeds it has chunks that were never written."""
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
-AGAIN = "prepare this scene again (lg3d prepare does)"
+AGAIN = "prepare this scene again (run lg3d prepare)"
 
 COLUMNS: dict[str, tuple[str, int]] = {
     "points/xyz": ("<f4", 3),
@@ -52,21 +52,21 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "mesh/faces": ("<i4", 3),
 }
 NOT_TRAINED_ON = ("points/normal", "points/segment", "mesh/faces")
-"""More than half of a file, which training has no use for unless objects are put into the scenes."""
+"""Datasets that training does not need unless objects are pasted; more than half of a file."""
 
 
 class Scene(NamedTuple):
-    """One scene of the store, per vertex in the mesh's order.
+    """Scene of the store, with one row per vertex of the mesh.
 
     Attributes:
-        scene_id: Its id.
+        scene_id: Id of the scene.
         split: "train", "val" or "test".
-        xyz: Metres, axis-aligned, +z up, shape `(points, 3)`, float32.
+        xyz: Positions in metres, axis-aligned, +z up, shape `(points, 3)`, float32.
         rgb: Colours, shape `(points, 3)`, uint8.
         normal: Unit normals, zero where a vertex has no face, shape `(points, 3)`, float32.
-        label: Vocabulary index, -1 none, shape `(points,)`, int16.
-        instance: Object, 0 none, shape `(points,)`, int32.
-        segment: Segment of the over-segmentation, -1 none, shape `(points,)`, int32.
+        label: Vocabulary index, -1 for none, shape `(points,)`, int16.
+        instance: Object, 0 for none, shape `(points,)`, int32.
+        segment: Segment of the over-segmentation, -1 for none, shape `(points,)`, int32.
         faces: Corners of the triangles, shape `(faces, 3)`, int32.
     """
 
@@ -82,20 +82,20 @@ class Scene(NamedTuple):
 
 
 class SceneHeader(NamedTuple):
-    """What a scene file says about itself, in the attributes of its root.
+    """Metadata of a scene file, stored as root attributes.
 
     Attributes:
-        scene: Its id.
+        scene: Id of the scene.
         split: "train", "val" or "test".
-        axis_alignment: Applied to the raw coordinates, shape `(4, 4)`, float64.
-        source_digest: Of the raw files' bytes.
-        source_stamp: Names, sizes and times of the raw files, to notice cheaply that nothing has changed.
+        axis_alignment: Transformation applied to the raw coordinates, shape `(4, 4)`, float64.
+        source_digest: Digest of the raw files' bytes.
+        source_stamp: Names, sizes and times of the raw files, for a cheap check whether they changed.
         label_table: Digest of the label table.
         vocabulary: Digest of the vocabulary.
-        num_points: Vertices.
-        num_faces: Triangles.
-        class_counts: Labelled points of each category that occurs.
-        unmapped: Raw labels that the table lacks, with their number of objects.
+        num_points: Number of vertices.
+        num_faces: Number of triangles.
+        class_counts: Number of labelled points of each class that occurs.
+        unmapped: Raw labels missing from the label table, with their number of objects.
     """
 
     scene: str
@@ -112,10 +112,10 @@ class SceneHeader(NamedTuple):
 
 
 def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
-    """The bytes of a scene file; equal input gives equal bytes.
+    """Return the bytes of a scene file; equal input gives equal bytes.
 
-    They are made in memory (some megabytes), so that a full disk can only stop a plain write and never leaves a file
-    that opens but lacks datasets, which HDF5 does when it runs out of space while closing.
+    They are built in memory (a few megabytes), so that a full disk can only stop a plain write. HDF5 itself leaves a
+    file that opens but lacks datasets when it runs out of space while closing.
     """
     image = BytesIO()
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -136,24 +136,24 @@ def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
         file.attrs["format_version"] = FORMAT_VERSION
         for key, value in (header._asdict() | {"checksums": sums}).items():
             text = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-            # Text of fixed length lies in the object header, under its checksum; h5py's own text lies outside.
+            # Fixed-length text is stored in the object header, under its checksum; h5py's variable-length text is not.
             file.attrs[key] = np.bytes_(text.encode()) if isinstance(text, str) else text
     return seal(image.getvalue())
 
 
 def checksum(array: npt.NDArray[Any]) -> int:
-    """Return the CRC-32 of an array's bytes: older versions read it, and this one where a file has no seal."""
+    """Return the CRC-32 of an array's bytes; it verifies files without a seal, and older versions read it."""
     return zlib.crc32(np.ascontiguousarray(array).data)
 
 
 def add_column(file: h5py.File, name: str, array: npt.NDArray[Any], *, fletcher32: bool = True) -> None:
-    """Store an array in compressed chunks; one without rows is stored plainly.
+    """Store an array in compressed chunks; an array without rows is stored contiguously.
 
     Args:
-        file: Open for writing.
-        name: Of the dataset.
-        array: Its values.
-        fletcher32: Add a checksum to each chunk, for files of which parts are read without verifying the seal.
+        file: File, open for writing.
+        name: Name of the dataset.
+        array: Values.
+        fletcher32: Whether to add a checksum to each chunk, for files read in parts without verifying the seal.
     """
     if len(array):
         chunks = (min(CHUNK_ROWS, len(array)), *array.shape[1:])
@@ -165,10 +165,10 @@ def add_column(file: h5py.File, name: str, array: npt.NDArray[Any], *, fletcher3
 
 
 def write_scene_file(path: Path, scene: Scene, header: SceneHeader) -> None:
-    """Write a scene so that `path` is either whole or untouched.
+    """Write the file of a scene atomically.
 
     Raises:
-        DataError: The disk is full or the folder cannot be written.
+        DataError: The disk is full or the folder is not writable.
     """
     data = encode_scene(scene, header)
     with h5py.File(BytesIO(data), "r") as file:
@@ -178,10 +178,10 @@ def write_scene_file(path: Path, scene: Scene, header: SceneHeader) -> None:
 
 
 def read_scene_header(path: Path) -> SceneHeader:
-    """Read the attributes of a scene file and check them.
+    """Read and check the attributes of a scene file.
 
     Raises:
-        DataError: No whole scene file of this version.
+        DataError: The file is not an intact scene file of this version.
     """
     require_whole(path)
     with open_hdf5(path) as file:
@@ -189,7 +189,7 @@ def read_scene_header(path: Path) -> SceneHeader:
 
 
 class SceneContent(NamedTuple):
-    """A scene file as it was read."""
+    """Scene and header of a scene file."""
 
     scene: Scene
     header: SceneHeader
@@ -201,18 +201,18 @@ def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False)
 
 
 def read_scene_content(path: Path, *, num_classes: int, for_training: bool = False) -> SceneContent:
-    """Read a scene and its header after checking the layout, and then the values.
+    """Read a scene and its header, and check layout and values.
 
-    The seal is verified before HDF5 opens the file. A file without one, as older versions wrote it, is verified by the
+    The seal is verified before HDF5 opens the file. A file of an older version, without a seal, is verified by the
     CRC-32 of each dataset that is read.
 
     Args:
-        path: The file.
-        num_classes: Labels are below it.
-        for_training: Leave out normals, segments and faces, which then have no rows: takes 0.4 of the time.
+        path: Path of the file.
+        num_classes: Number of classes; labels must be below it.
+        for_training: Whether to skip normals, segments and faces, which then have no rows; takes 0.4 of the time.
 
     Raises:
-        DataError: Missing, damaged, of another version, or with values that no scene can have.
+        DataError: The file is missing, damaged, of another version, or contains invalid values.
     """
     is_sealed = require_whole(path) is not None
     with open_hdf5(path) as file:
@@ -221,14 +221,14 @@ def read_scene_content(path: Path, *, num_classes: int, for_training: bool = Fal
         for name, column in columns.items():
             rows = header.num_faces if name == "mesh/faces" else header.num_points
             if column.shape[0] != rows:
-                raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header says {rows}; {AGAIN}")
+                raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header records {rows}; {AGAIN}")
         left_out = NOT_TRAINED_ON if for_training else ()
         stored = {name: read_column(column) for name, column in columns.items() if name not in left_out}
         if not is_sealed:
             sums = dict(json.loads(read_attributes(file, ("checksums",), path)["checksums"]))
             wrong = [name for name, array in stored.items() if checksum(array) != sums.get(name)]
             if wrong:
-                raise DataError(f"{path}: {', '.join(wrong)} damaged: another checksum than when written; {AGAIN}")
+                raise DataError(f"{path}: {', '.join(wrong)} damaged: the checksum does not match; {AGAIN}")
     for name in left_out:
         dtype, width = COLUMNS[name]
         stored[name] = np.zeros(0 if width == 1 else (0, width), dtype)
@@ -246,7 +246,7 @@ def require_whole(path: Path, *, again: str = AGAIN) -> str | None:
         The seal's digest; None for an unsealed file of an older version.
 
     Raises:
-        DataError: Missing, or its bytes are not those that were written.
+        DataError: The file is missing, or its bytes are not those that were written.
     """
     if not path.is_file():
         raise DataError(f"{path}: missing; {again}")
@@ -255,15 +255,15 @@ def require_whole(path: Path, *, again: str = AGAIN) -> str | None:
 
 @contextmanager
 def open_hdf5(path: Path, *, again: str = AGAIN) -> Iterator[h5py.File]:
-    """Open a file for reading, for as long as the context is open.
+    """Open a file for reading while the context is open.
 
     Args:
-        path: The file.
-        again: What the user can do about a damaged file, for messages.
+        path: Path of the file.
+        again: Advice on a damaged file, for messages.
 
     Raises:
-        DataError: Missing, or no HDF5; also where anything in the context stumbles over damage, which HDF5 reports in
-            many ways.
+        DataError: The file is missing or not HDF5, or code in the context runs into damage, which HDF5 reports in many
+            ways.
     """
     if not path.is_file():
         raise DataError(f"{path}: missing; {again}")
@@ -273,33 +273,33 @@ def open_hdf5(path: Path, *, again: str = AGAIN) -> Iterator[h5py.File]:
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError) as error:
         size = path.stat().st_size
         raise DataError(
-            f"{path}: damaged, not a whole HDF5 file ({size} bytes; {_first_line(error)}); {again}"
+            f"{path}: damaged, not an intact HDF5 file ({size} bytes; {_first_line(error)}); {again}"
         ) from None
 
 
 def open_column(
     file: h5py.File, name: str, dtype: str, width: int, *, path: Path, max_rows: int = MAX_ROWS, again: str = AGAIN
 ) -> h5py.Dataset:
-    """Find a dataset and check everything about it that can be known without reading its values.
+    """Find a dataset and check everything that can be known without reading its values.
 
-    Links, external storage, virtual datasets, foreign filters, other types and absurd sizes are refused.
+    Links, external storage, virtual datasets, foreign filters, other types and absurd sizes are rejected.
 
     Raises:
-        DataError: Naming the dataset and what is wrong with it.
+        DataError: The dataset is invalid; the message names it and the reason.
     """
     parts = name.split("/")
     for depth in range(1, len(parts) + 1):
         prefix = "/".join(parts[:depth])
         if not isinstance(file.get(prefix, getlink=True), h5py.HardLink):
-            raise DataError(f"{path}: expected a dataset {name} inside the file, found none or a link; {again}")
+            raise DataError(f"{path}: expected a dataset {name} inside the file, got none or a link; {again}")
     column = file[name]
     if not isinstance(column, h5py.Dataset) or column.external is not None or column.is_virtual:
-        raise DataError(f"{path}: {name} is no dataset stored in this file; {again}")
+        raise DataError(f"{path}: {name} is not a dataset stored in this file; {again}")
     expected = "(rows,)" if width == 1 else f"(rows, {width})"
     shape_ends = () if width == 1 else (width,)
     if column.dtype != np.dtype(dtype) or not column.shape or column.shape[1:] != shape_ends:
         found = f"{column.dtype} {column.shape}"
-        raise DataError(f"{path}: expected {name} as {np.dtype(dtype)} {expected}, found {found}; {again}")
+        raise DataError(f"{path}: expected {name} as {np.dtype(dtype)} {expected}, got {found}; {again}")
     if column.shape[0] > max_rows:
         raise DataError(f"{path}: {name} declares {column.shape[0]} rows, expected at most {max_rows}; {again}")
     plist = column.id.get_create_plist()
@@ -312,7 +312,7 @@ def open_column(
 
 
 def read_column(column: h5py.Dataset, part: slice | tuple[()] = ()) -> npt.NDArray[Any]:
-    """Read a dataset whose form was checked, or a part of its rows; to be called within `open_hdf5`."""
+    """Read a checked dataset, or a part of its rows; call it within `open_hdf5`."""
     values: npt.NDArray[Any] = column[part]
     return values
 
@@ -333,26 +333,26 @@ def _parse_header(file: h5py.File, path: Path) -> SceneHeader:
     text = ("scene", "split", "source_digest", "source_stamp", "label_table", "vocabulary")
     wrong = [key for key in text if not isinstance(attributes[key], str)]
     if wrong or attributes["split"] not in SPLITS or min(points, faces) < 0:
-        raise DataError(f"{path}: its attributes {', '.join(wrong) or 'split'} make no sense; {AGAIN}")
+        raise DataError(f"{path}: its attributes {', '.join(wrong) or 'split'} are invalid; {AGAIN}")
     parsed = {"axis_alignment": alignment, "class_counts": counts, "unmapped": unmapped}
     return SceneHeader(**(attributes | parsed | {"num_points": points, "num_faces": faces}))
 
 
 def read_attributes(file: h5py.File, names: tuple[str, ...], path: Path, *, again: str = AGAIN) -> dict[str, Any]:
-    """Read the named attributes of a file's root; to be called within `open_hdf5`.
+    """Read the named root attributes of a file; call it within `open_hdf5`.
 
     Raises:
-        DataError: One is missing.
+        DataError: An attribute is missing.
     """
     missing = [name for name in names if name not in file.attrs]
     if missing:
-        raise DataError(f"{path}: expected the attributes {', '.join(names)}, found no {missing[0]}; {again}")
+        raise DataError(f"{path}: expected the attributes {', '.join(names)}, but {missing[0]} is missing; {again}")
     values = {name: file.attrs[name] for name in names}
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 def _require_values(scene: Scene, num_classes: int, path: Path) -> None:
-    """Refuse what every reader would otherwise have to expect."""
+    """Reject values out of range, so that readers need not check them."""
     for name, values, low, high in (
         ("label", scene.label, -1, num_classes - 1),
         ("instance", scene.instance, 0, None),
@@ -362,6 +362,6 @@ def _require_values(scene: Scene, num_classes: int, path: Path) -> None:
         if values.size and (values.min() < low or (high is not None and values.max() > high)):
             limit = "" if high is None else f" to {high}"
             found = f"{values.min()} to {values.max()}"
-            raise DataError(f"{path}: {name} holds {found}, expected {low}{limit or ' or more'}; {AGAIN}")
+            raise DataError(f"{path}: {name} contains {found}, expected {low}{limit or ' or more'}; {AGAIN}")
     if not (np.isfinite(scene.xyz).all() and np.isfinite(scene.normal).all()):
-        raise DataError(f"{path}: coordinates or normals that are not finite; {AGAIN}")
+        raise DataError(f"{path}: coordinates or normals are not finite; {AGAIN}")

@@ -1,4 +1,4 @@
-"""A prepared store: which scenes it has, and their content, whole or under a label budget."""
+"""Prepared scene store: its scenes and their content, optionally under a label budget."""
 
 import difflib
 import hashlib
@@ -24,14 +24,14 @@ SHARDS_FOLDER = "shards"
 
 
 class SceneEntry(NamedTuple):
-    """What `store.json` says of a scene.
+    """Entry of a scene in `store.json`.
 
     Attributes:
         split: "train", "val" or "test".
-        num_points: Vertices.
-        num_faces: Triangles.
-        digest: Of the raw files, label table and vocabulary that it was made from.
-        class_counts: Labelled points of each category that occurs.
+        num_points: Number of vertices.
+        num_faces: Number of triangles.
+        digest: Digest of the raw files, label table and vocabulary that the scene was made from.
+        class_counts: Number of labelled points of each class that occurs.
     """
 
     split: str
@@ -42,23 +42,23 @@ class SceneEntry(NamedTuple):
 
 
 class SceneStore:
-    """The scenes that `lg3d prepare` wrote.
+    """Scenes written by `lg3d prepare`.
 
-    It keeps no file open, so it may be copied to other processes. Scenes are read whole, one at a time.
+    Keeps no file open, so it can be copied to other processes. Scenes are read one at a time, completely.
     """
 
     path: Path
     vocabulary: Vocabulary
     digest: str
-    """Of the vocabulary and every scene: equal exactly when two stores were made from the same input."""
+    """Digest of the vocabulary and every scene: equal exactly if two stores were made from the same input."""
     train_digest: str
-    """Of the vocabulary and the training scenes: what a label budget is made for."""
+    """Digest of the vocabulary and the training scenes, which identifies what a label budget is made for."""
 
     def __init__(self, path: Path) -> None:
         """Read `store.json`.
 
         Raises:
-            DataError: No store, an unfinished one, or one of another version; the message says what to do.
+            DataError: The store is missing, unfinished or of another version; the message names the command to run.
         """
         self.path = path
         index = _read_index(path)
@@ -79,26 +79,26 @@ class SceneStore:
             raise DataError(f"{path / INDEX_NAME} is damaged ({error!r}): run lg3d prepare again") from None
         wrong = [s for s, entry in self._entries.items() if entry.split not in SPLITS or not SCENE_ID.fullmatch(s)]
         if wrong:
-            raise DataError(f"{path / INDEX_NAME}: scene {wrong[0]!r} makes no sense: run lg3d prepare again")
+            raise DataError(f"{path / INDEX_NAME}: scene {wrong[0]!r} is invalid: run lg3d prepare again")
         self.digest = digest_scenes(self.vocabulary, self._entries)
         train = {scene_id: entry for scene_id, entry in self._entries.items() if entry.split == "train"}
         self.train_digest = digest_scenes(self.vocabulary, train)
 
     def scene_ids(self, split: str | None = None) -> list[str]:
-        """Ids of all scenes, or of those in a split, sorted; perhaps none.
+        """Return the sorted ids of all scenes or of a split; may be empty.
 
         Raises:
-            ChoiceError: No such split.
+            ChoiceError: The split does not exist.
         """
         if split is not None and split not in SPLITS:
             raise ChoiceError(f"no split {split!r}: expected one of {', '.join(SPLITS)}")
         return [scene_id for scene_id, entry in self._entries.items() if split in (None, entry.split)]
 
     def entry(self, scene_id: str) -> SceneEntry:
-        """What is known of a scene without opening its file.
+        """Return the index entry of a scene without opening its file.
 
         Raises:
-            DataError: No such scene; the message names those most like it.
+            DataError: The scene does not exist; the message lists similar ids.
         """
         if scene_id not in self._entries:
             close = difflib.get_close_matches(scene_id, self._entries, n=3)
@@ -107,18 +107,18 @@ class SceneStore:
         return self._entries[scene_id]
 
     def split_of(self, scene_id: str) -> str:
-        """The split of a scene.
+        """Return the split of a scene.
 
         Raises:
-            DataError: No such scene.
+            DataError: The scene does not exist.
         """
         return self.entry(scene_id).split
 
     def scene_path(self, scene_id: str) -> Path:
-        """Where the file of a scene is.
+        """Return the path of a scene's file.
 
         Raises:
-            DataError: No such scene.
+            DataError: The scene does not exist.
         """
         self.entry(scene_id)
         return self.path / SCENES_FOLDER / f"{scene_id}.h5"
@@ -127,13 +127,13 @@ class SceneStore:
         """Read a scene.
 
         Args:
-            scene_id: Which.
-            budget: Whose labels may be seen. Elsewhere in a training scene the label is -1 and the instance 0; geometry
-                and segments stay. Scenes of other splits are not under a budget.
-            for_training: Leave out normals, segments and faces, which then have no rows.
+            scene_id: Id of the scene.
+            budget: Label budget. Other points of a training scene get label -1 and instance 0; geometry and segments
+                are unchanged. Scenes of other splits are not affected.
+            for_training: Whether to skip normals, segments and faces, which then have no rows.
 
         Raises:
-            DataError: No such scene, a damaged file, or a budget made for other scenes.
+            DataError: The scene does not exist, its file is damaged, or the budget was made for other scenes.
         """
         entry = self.entry(scene_id)
         path = self.scene_path(scene_id)
@@ -148,12 +148,13 @@ class SceneStore:
         return scene._replace(label=label, instance=instance)
 
     def class_counts(self, split: str, *, budget: Budget | None = None) -> npt.NDArray[np.int64]:
-        """Labelled points of each category in a split, shape `(classes,)`, int64.
+        """Return the number of labelled points of each class in a split, shape `(classes,)`, int64.
 
-        With a budget the training split counts what it keeps and nothing else.
+        With a budget, the training split only counts the points that the budget keeps.
 
         Raises:
-            DataError: No such split, or a budget made for other scenes.
+            ChoiceError: The split does not exist.
+            DataError: The budget was made for other scenes.
         """
         if budget is not None and split == "train":
             self._require_own(budget)
@@ -166,12 +167,13 @@ class SceneStore:
         return total
 
     def instance_counts(self, split: str, progress: Progress | None = None) -> npt.NDArray[np.int64]:
-        """Return the annotated objects of each category in a split, shape `(classes,)`, int64.
+        """Return the number of annotated objects of each class in a split, shape `(classes,)`, int64.
 
         Reads every scene of the split.
 
         Raises:
-            DataError: No such split, or a damaged file.
+            ChoiceError: The split does not exist.
+            DataError: A file is damaged.
         """
         total = np.zeros(len(self.vocabulary), dtype=np.int64)
         scene_ids = self.scene_ids(split)
@@ -186,13 +188,15 @@ class SceneStore:
 
     def _require_own(self, budget: Budget) -> None:
         if budget.train_digest != self.train_digest:
-            raise DataError(f"the label budget {budget.path} was made for other training scenes than {self.path} has")
+            raise DataError(
+                f"the label budget {budget.path} was made for other training scenes than those of {self.path}"
+            )
 
     def _budgeted_rows(self, scene_id: str, budget: Budget) -> npt.NDArray[np.int64]:
         self._require_own(budget)
         rows = budget.rows(scene_id)
         if len(rows) and int(rows.max()) >= self.entry(scene_id).num_points:
-            raise DataError(f"the label budget {budget.path} names points that {scene_id} does not have")
+            raise DataError(f"the label budget {budget.path} lists points that {scene_id} does not have")
         return rows
 
 
@@ -200,7 +204,7 @@ def write_index(path: Path, vocabulary: Vocabulary, headers: list[SceneHeader], 
     """Write `store.json` for scenes whose files are in place.
 
     Raises:
-        DataError: It cannot be written.
+        DataError: The file cannot be written.
     """
     scenes = {
         header.scene: {
@@ -226,7 +230,7 @@ def write_index(path: Path, vocabulary: Vocabulary, headers: list[SceneHeader], 
 def _read_index(path: Path) -> dict[str, Any]:
     file = path / INDEX_NAME
     if not path.exists():
-        raise DataError(f"no scene store at {path}: make one with lg3d prepare RAW --store {path}")
+        raise DataError(f"no scene store at {path}: create one with lg3d prepare RAW --store {path}")
     if not file.exists():
         begun = (path / SCENES_FOLDER).is_dir()
         if begun and any((path / SHARDS_FOLDER).glob("*.json")):
@@ -234,15 +238,15 @@ def _read_index(path: Path) -> dict[str, Any]:
                 f"{path} is an unfinished scene store (no {INDEX_NAME}): when all shards are done, "
                 f"run lg3d prepare --merge --store {path}"
             )
-        state = "an unfinished scene store" if begun else "no scene store"
-        raise DataError(f"{path} is {state} (no {INDEX_NAME}): run lg3d prepare RAW --store {path}, it continues")
+        state = "an unfinished scene store" if begun else "not a scene store"
+        raise DataError(f"{path} is {state} (no {INDEX_NAME}): run lg3d prepare RAW --store {path}")
     try:
         index = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{file} cannot be read ({reason}): run lg3d prepare again") from None
     if not isinstance(index, dict) or index.get("format") != "lg3d scene store":
-        raise DataError(f"{file} is no index of a scene store: run lg3d prepare again")
+        raise DataError(f"{file} is not the index of a scene store: run lg3d prepare again")
     if index.get("format_version") != FORMAT_VERSION:
         raise DataError(
             f"{file} has format version {index.get('format_version')}, expected {FORMAT_VERSION}: prepare it again"
@@ -251,13 +255,13 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def scene_digest(header: SceneHeader) -> str:
-    """Of everything that a scene file's content follows from."""
+    """Return the digest of all inputs that determine the content of a scene file."""
     parts = (str(FORMAT_VERSION), header.source_digest, header.label_table, header.vocabulary, header.split)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def digest_scenes(vocabulary: Vocabulary, entries: dict[str, SceneEntry]) -> str:
-    """Of a vocabulary and a set of scenes, first 16 hex digits."""
+    """Return the digest of a vocabulary and a set of scenes, 16 hex digits."""
     total = hashlib.sha256(vocabulary.digest.encode())
     for scene_id, entry in sorted(entries.items()):
         total.update(f"\n{scene_id}\t{entry.digest}".encode())
@@ -265,7 +269,7 @@ def digest_scenes(vocabulary: Vocabulary, entries: dict[str, SceneEntry]) -> str
 
 
 def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, Any]:
-    """A vocabulary in full, so that a store does not depend on a file of the user's."""
+    """Return a complete vocabulary as JSON values, so that a store does not depend on the user's file."""
     return {
         "name": vocabulary.name,
         "id_column": vocabulary.id_column,
@@ -275,36 +279,36 @@ def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def vocabulary_from_json(value: dict[str, Any]) -> Vocabulary:
-    """What `vocabulary_to_json` wrote."""
+    """Read a vocabulary from `vocabulary_to_json`."""
     categories = tuple(_category(index, fields) for index, fields in enumerate(value["categories"]))
     if not (isinstance(value["name"], str) and isinstance(value["id_column"], str) and categories):
-        raise ValueError("the vocabulary has no name, no column or no categories")
+        raise ValueError("the vocabulary has no name, no column or no classes")
     vocabulary = Vocabulary(name=value["name"], id_column=value["id_column"], categories=categories)
     if vocabulary.digest != value["digest"]:
-        raise ValueError("the vocabulary does not fit its digest")
+        raise ValueError("the vocabulary does not match its digest")
     return vocabulary
 
 
 def _category(index: int, fields: dict[str, Any]) -> Category:
-    """One category of a file, every field of which is held against its type."""
+    """Read one class of a file and check the type of every field."""
     red, green, blue = fields["color"]
     category = Category(**(fields | {"color": (red, green, blue)}))
     numbers = (category.index, category.id, red, green, blue)
     if not all(type(number) is int for number in numbers) or category.index != index or abs(category.id) >= 1 << 63:
-        raise ValueError(f"category {index} has another index, or numbers that are none")
+        raise ValueError(f"class {index} has another index or an invalid number")
     if not all(isinstance(text, str) for text in (category.name, category.group)) or category.group not in (
         "",
         *GROUPS,
     ):
-        raise ValueError(f"category {index} has a name or group that is none")
+        raise ValueError(f"class {index} has an invalid name or group")
     if type(category.in_validation) is not bool or not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"category {index} has a colour that is none")
+        raise ValueError(f"class {index} has an invalid colour")
     return category
 
 
 def _require_counts(entries: dict[str, SceneEntry], num_classes: int) -> None:
-    """Refuse numbers that no scene can have."""
+    """Reject counts that no scene can have."""
     for scene_id, entry in entries.items():
         fits = all(0 <= index < num_classes and 0 <= n <= entry.num_points for index, n in entry.class_counts.items())
         if not (fits and 0 <= entry.num_points <= MAX_ROWS and 0 <= entry.num_faces <= MAX_ROWS):
-            raise ValueError(f"scene {scene_id} has counts that make no sense")
+            raise ValueError(f"scene {scene_id} has invalid counts")

@@ -1,8 +1,8 @@
-"""What each shard of an array job leaves for the merge: one small file, which no other shard writes.
+"""Shard files: what each shard of an array job records for the merge.
 
-`STORE/shards/3-of-8.json` says what shard 3 found to do, which scenes are in the store by its hand, and the checksum of
-each one's file. Nothing is shared between shards but the folder, so they may run on many machines over a network file
-system, with locks or without: a file is replaced by renaming, and that is all that is asked of the file system.
+`STORE/shards/3-of-8.json` records the plan of shard 3, the scenes that it put into the store, and the checksum of each
+scene file. Shards share nothing but the folder, so they may run on many machines over a network file system, with or
+without locks: the file system only has to replace files by renaming.
 """
 
 import hashlib
@@ -29,18 +29,18 @@ NAME = re.compile(r"([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What one shard did.
+    """Record of one shard.
 
     Attributes:
-        index: Which, from 1.
-        count: Of how many.
-        plan: Of all scenes, their splits, label table and vocabulary: equal for all shards of one job.
-        raw: ScanNet's folder.
+        index: Number of the shard, from 1.
+        count: Number of shards.
+        plan: Digest of all scenes, their splits, label table and vocabulary: equal for all shards of one job.
+        raw: Raw folder.
         label_table: Digest of the label table.
-        vocabulary: Of the labels.
-        seals: Seal of the file of each scene that it prepared or found prepared.
+        vocabulary: Vocabulary of the labels.
+        seals: Seal of the file of each scene that the shard prepared or found up to date.
         failed: Reason for each scene that could not be prepared.
-        unmapped: Raw labels that the label table lacks, with their number of objects.
+        unmapped: Raw labels missing from the label table, with their number of objects.
     """
 
     index: int
@@ -60,17 +60,17 @@ class Shards(NamedTuple):
     parts: list[Shard]
 
     def name_of(self, scene_id: str) -> str:
-        """What to type for the shard that has a scene."""
+        """Return the option that runs the shard of a scene."""
         return next(f"--shard {part.index}/{part.count}" for part in self.parts if scene_id in part.seals)
 
     @property
     def failed(self) -> dict[str, str]:
-        """Of all shards."""
+        """Return the failed scenes of all shards, with reasons."""
         return dict(sorted((scene, reason) for part in self.parts for scene, reason in part.failed.items()))
 
     @property
     def unmapped(self) -> dict[str, int]:
-        """Of all shards, the most frequent first."""
+        """Return the unmapped raw labels of all shards, most frequent first."""
         total: dict[str, int] = {}
         for part in self.parts:
             for label, objects in part.unmapped.items():
@@ -79,10 +79,10 @@ class Shards(NamedTuple):
 
 
 def read_seals(store: Path, headers: Sequence[SceneHeader]) -> dict[str, str]:
-    """The seal of each scene's file, as 64 hex digits.
+    """Return the seal of each scene's file, as 64 hex digits.
 
     Raises:
-        DataError: A file is gone.
+        DataError: A file is missing.
     """
     folder = store / SCENES_FOLDER
     names = sorted(header.scene for header in headers)
@@ -90,16 +90,16 @@ def read_seals(store: Path, headers: Sequence[SceneHeader]) -> dict[str, str]:
 
 
 def digest_plan(splits: Mapping[str, str], vocabulary: Vocabulary, table: LabelTable) -> str:
-    """Of everything that the shards of one job must agree on, 16 hex digits."""
+    """Return the digest of everything that the shards of one job must agree on, 16 hex digits."""
     parts = (vocabulary.digest, table.digest, *(f"{scene_id} {split}" for scene_id, split in sorted(splits.items())))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def write_shard(store: Path, shard: Shard) -> None:
-    """Leave word of a shard that is done.
+    """Write the file of a finished shard.
 
     Raises:
-        DataError: The file system refused.
+        DataError: The file cannot be written.
     """
     body = {
         "format": FORMAT,
@@ -116,28 +116,28 @@ def write_shard(store: Path, shard: Shard) -> None:
 
 
 def remove_shards(store: Path, index: int, count: int) -> None:
-    """Forget what a run is about to make untrue: its own earlier word, and that of jobs cut another way."""
+    """Remove the shard files that a run invalidates: its own earlier one, and those of jobs with another count."""
     for path, (other, total) in _find_files(store).items():
         if total != count or other == index or count == 1:
-            with suppress(FileNotFoundError):  # another shard was faster
+            with suppress(FileNotFoundError):  # another shard removed it first
                 path.unlink()
 
 
 def read_shards(store: Path) -> Shards:
-    """Read what the shards of a job left, all of them.
+    """Read the files of all shards of a job.
 
     Raises:
-        DataError: One is missing or damaged, they were made from different scans, or a scene is in two.
+        DataError: A file is missing or damaged, the shards were made from different scans, or a scene is in two.
     """
     files = _find_files(store)
     if not files:
         raise DataError(
-            f"{store} holds no finished shards to merge: run lg3d prepare RAW --store {store} --shard 1/2, and so on"
+            f"{store} contains no finished shards to merge: run lg3d prepare RAW --store {store} --shard 1/2, and so on"
         )
     counts = sorted({count for _, count in files.values()})
     if len(counts) > 1:
         some = " and ".join(map(str, counts))
-        raise DataError(f"{store / SHARDS_FOLDER} holds parts of jobs of {some} shards: run all shards of one of them")
+        raise DataError(f"{store / SHARDS_FOLDER} mixes shards of jobs of {some} shards: run all shards of one of them")
     done = {index for index, _ in files.values()}
     missing = [f"{index}/{counts[0]}" for index in range(1, min(counts[0], len(done) + 10) + 1) if index not in done]
     if missing:
@@ -148,7 +148,7 @@ def read_shards(store: Path) -> Shards:
     if strangers:
         raise DataError(
             f"shard {strangers[0]}/{counts[0]} of {store} was made from other scans, splits, label table or vocabulary "
-            f"than shard 1/{counts[0]}: run the shards again over one unchanged raw folder"
+            f"than shard 1/{counts[0]}: run the shards again on an unchanged raw folder"
         )
     owner: dict[str, int] = {}
     for part in parts:
@@ -176,7 +176,7 @@ def _read_shard(path: Path, index: int, count: int) -> Shard:
             raise ValueError(f"format {body['format']!r}, expected {FORMAT!r}")
         texts = (body["plan"], body["raw"], body["label_table"], *body["seals"].values(), *body["failed"].values())
         if not all(isinstance(text, str) for text in texts) or not all(SCENE_ID.fullmatch(s) for s in body["seals"]):
-            raise ValueError("values that are no text, or scenes that are no names")
+            raise ValueError("a value is not text, or a scene is not a valid id")
         return Shard(
             index=index,
             count=count,

@@ -1,4 +1,4 @@
-"""Whether a store is still what was written: every scene's file read whole, and held against all its checksums."""
+"""Verification of a store: every scene file is read completely and compared with its checksums."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from lg3d_core.store.scene_store import SCENES_FOLDER, SceneStore, scene_digest
 
 
 class VerifyReport(NamedTuple):
-    """What is wrong with a store.
+    """Result of verifying a store.
 
     Attributes:
-        store: The store's folder.
-        whole: Scenes in order.
-        damaged: Reason for each scene whose file is missing, damaged, or another than `store.json` says.
-        unsealed: Scenes in order whose files an older version wrote, without a checksum of the whole file.
-        strange: Files among the scenes that `store.json` does not name; nothing reads them.
+        store: Folder of the store.
+        whole: Intact scenes, sorted.
+        damaged: Reason for each scene whose file is missing, damaged, or does not match `store.json`.
+        unsealed: Scenes, sorted, written by an older version, without a checksum of the whole file.
+        strange: Files in the scenes folder that `store.json` does not list; nothing reads them.
     """
 
     store: Path
@@ -43,10 +43,10 @@ class _Finding(NamedTuple):
 
 
 def verify_store(settings: StoreCheckSettings, progress: Progress) -> VerifyReport:
-    """Read every scene of a store whole; nothing is written.
+    """Read every scene file of a store completely; nothing is written.
 
     Raises:
-        DataError: No store, or its index is damaged: preparing again writes it anew.
+        DataError: The store is missing, or its index is damaged and must be prepared again.
     """
     store = SceneStore(settings.store)
     jobs = [
@@ -78,7 +78,7 @@ def _verify_scene(job: _Job) -> _Finding:
     try:
         header = read_scene_header(job.path)
         if header.scene != job.scene_id or scene_digest(header) != job.digest:
-            return _Finding(f"{job.path} is another scene, or made from other input, than store.json says", False)
+            return _Finding(f"{job.path} is another scene, or made from other input than store.json records", False)
         read_scene_file(job.path, num_classes=job.num_classes)
         return _Finding("", sealed_digest(job.path) is not None)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Procedural furnished rooms in ScanNet's raw format: the embedded data, and the tests' data."""
+"""Procedural furnished rooms in ScanNet's raw format, for the demo and the tests."""
 
 from lg3d_core.synthetic.rooms import rooms as write_rooms
 

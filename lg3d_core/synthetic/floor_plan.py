@@ -1,4 +1,4 @@
-"""Floor plans of several zones: rectangles that touch, the walls around them, and glimpses of neighbouring rooms."""
+"""Floor plans of several zones: adjacent rectangles, the walls around them, and visible parts of adjacent rooms."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,21 +20,21 @@ from lg3d_core.synthetic.shell import (
 from lg3d_core.synthetic.variety import VariedKit
 
 THICKNESS = 0.12
-"""Of the walls between zones, metres."""
+"""Thickness of the walls between zones in metres."""
 PASSAGE = 0.55
-"""Depth of the strip that stays free before the opening to another zone, metres."""
+"""Depth in metres of the free strip in front of an opening to another zone."""
 
 
 @dataclass
 class Zone:
-    """A rectangle of the floor with a use of its own.
+    """Rectangle of the floor with one use.
 
     Attributes:
         kind: Name of the kind of room.
-        low: Its corner, metres.
-        size: Its width and depth.
-        openings: Wall -> intervals along it, from its start, that are open to other zones.
-        bridges: Wall, start and end of the openings whose floor, ceiling and jambs this zone has to build.
+        low: Low corner in metres.
+        size: Width and depth in metres.
+        openings: Intervals along each wall, from its start, that are open to other zones.
+        bridges: Wall, start and end of the openings whose floor, ceiling and jambs this zone builds.
     """
 
     kind: str
@@ -45,16 +45,16 @@ class Zone:
 
     @property
     def rectangle(self) -> Rectangle:
-        """Low x, low y, high x, high y."""
+        """Low x, low y, high x and high y."""
         return (*self.low, self.low[0] + self.size[0], self.low[1] + self.size[1])
 
 
 def arrange(sizes: list[tuple[str, float, float]], rng: np.random.Generator) -> list[Zone]:
-    """Place rectangles a wall's thickness beside earlier ones, and open the shared sides.
+    """Place rectangles one wall thickness apart, and open their shared sides.
 
     Args:
         sizes: Kind, width and depth of every zone.
-        rng: Random numbers.
+        rng: Random number generator.
 
     Returns:
         Zones whose common low corner is (0, 0).
@@ -105,7 +105,7 @@ def _open_between(zone: Zone, other: Zone, rng: np.random.Generator) -> None:
         start, end = max(a[axis], b[axis]), min(a[axis + 2], b[axis + 2])
         if abs(touch - THICKNESS) > 0.01 or end - start < 0.6:
             continue
-        if rng.random() < 0.35 and end - start > 1.4:  # parts of a wall stay
+        if rng.random() < 0.35 and end - start > 1.4:  # parts of a wall remain
             width = float(rng.uniform(0.9, end - start))
             start = float(rng.uniform(start, end - width))
             end = start + width
@@ -116,7 +116,7 @@ def _open_between(zone: Zone, other: Zone, rng: np.random.Generator) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """Surfaces of a zone: paint of the walls, the accent wall's, the floor's and the ceiling's."""
+    """Surfaces of a zone: paints of the walls, the accent wall, the floor and the ceiling."""
 
     walls: Paint
     accent: Paint
@@ -210,7 +210,7 @@ def _add_bridge(room: Room, wall: str, start: float, end: float, lintel: float, 
 
 
 def bridge_areas(zones: list[Zone]) -> tuple[Rectangle, ...]:
-    """Return the floor between zones as rectangles."""
+    """Return the floor between zones, as rectangles."""
     areas: list[Rectangle] = []
     for zone in zones:
         x0, y0, x1, y1 = zone.rectangle
@@ -227,7 +227,7 @@ def bridge_areas(zones: list[Zone]) -> tuple[Rectangle, ...]:
 
 
 def _across(wall: str, along: float, length: float) -> float:
-    """Coordinate of a place `along` a wall in the wall's panel."""
+    """Return the coordinate of a position `along` a wall in the wall's panel."""
     return along - length / 2 if wall in ("north", "west") else length / 2 - along
 
 
@@ -271,7 +271,7 @@ def _add_opening(
 
 
 def _outside(zone: Zone, origin: Array, yaw: float, width: float) -> Rectangle:
-    """Ground of the neighbouring room behind an opening, in the plan's coordinates."""
+    """Return the ground of the adjacent room behind an opening, in the plan's coordinates."""
     turn = yaw_matrix(yaw)
     corners = np.stack([turn @ np.array(c) for c in ((-width / 2 - 0.9, 0.02, 0), (width / 2 + 0.9, 2.4, 0))]) + origin
     shift = np.array([*zone.low, 0.0])
@@ -280,7 +280,7 @@ def _outside(zone: Zone, origin: Array, yaw: float, width: float) -> Rectangle:
 
 
 def _add_neighbour(room: Room, kit: VariedKit, origin: Array, yaw: float, w: float, top: float, finish: Finish) -> None:
-    """Add the part of another room that an open door shows: jambs, floor, walls and perhaps one thing."""
+    """Add the part of an adjacent room that an open door shows: jambs, floor, walls and perhaps one thing."""
     thick, deep = kit.u(0.08, 0.2), kit.u(0.9, 2.3)
     left, right = -w / 2 - kit.u(0.0, 0.9), w / 2 + kit.u(0.0, 0.9)
     height = room.size[2]

@@ -1,4 +1,4 @@
-"""Kinds of rooms: their size, their hull, and which things they hold how often and where."""
+"""Kinds of rooms: size, shell, and the frequency and place of the things in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from lg3d_core.synthetic.wishes import Wish
 
 GOLDEN = 0.6180339887498949
 MODELLED_SPACE = 1.15
-"""Rooms are longer and wider by this factor when models furnish them, which are larger than the built-in things."""
+"""Factor of rooms that are furnished with models, which are larger than the built-in things."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of room; `scene_type` is what ScanNet's txt calls it."""
+    """Kind of room; `scene_type` is the value in ScanNet's txt."""
 
     scene_type: str
     width: tuple[float, float]
@@ -35,11 +35,11 @@ class Kind:
 
 
 class NothingToPlaceError(Exception):
-    """There is neither a builder nor a sound model of a thing."""
+    """Raised if a thing has neither a builder nor a valid model."""
 
 
 class Furnisher:
-    """Fulfils wishes in one room, with modelled furniture where there is any and built-in things elsewhere."""
+    """Furnisher of one room, with modelled furniture where available and built-in things elsewhere."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Furnisher:
         self.furniture = furniture
 
     def wants(self, name: str, chance: float, place: str = "") -> bool:
-        """Whether this room, the `turn`-th of its kind, holds it: spread evenly over the rooms of a kind."""
+        """Return whether the `turn`-th room of a kind contains a thing; such rooms are spread evenly."""
         if self.allowed is not None and category_of(name) not in (UNANNOTATED, *self.allowed):
             return False
         if chance >= 1.0:
@@ -68,10 +68,10 @@ class Furnisher:
         return (self.turn * GOLDEN + phase) % 1.0 < chance
 
     def model(self, name: str, *, raised: bool = False) -> Model:
-        """Build one; `raised` where a model is to hang as high above the floor as its maker meant.
+        """Build a thing; with `raised`, a model keeps its original height above the floor.
 
         Raises:
-            NothingToPlaceError: Nobody knows how.
+            NothingToPlaceError: The thing has neither a builder nor a valid model.
         """
         found = self.furniture.build(name, self.kit, raised=raised) if self.furniture else None
         if found is not None:
@@ -81,7 +81,7 @@ class Furnisher:
         return build(name, self.kit)
 
     def fulfil(self, wish: Wish) -> None:
-        """Place as many as fit."""
+        """Place as many things of a wish as fit."""
         if not self.wants(wish.name, wish.chance, wish.place):
             return
         try:
@@ -99,7 +99,7 @@ class Furnisher:
             PLACES[wish.place](self, wish)
 
     def hosts(self, wish: Wish, most: int) -> list[Thing]:
-        """Things that the wish may refer to, in random order."""
+        """Return the things that the wish may refer to, in random order."""
         found = self.room.named(*wish.by)
         order = self.room.rng.permutation(len(found))
         return [found[int(n)] for n in order[:most]]
@@ -117,13 +117,13 @@ def _hang(furnisher: Furnisher, wish: Wish) -> None:
 
 
 def _from_ceiling(furnisher: Furnisher, wish: Wish) -> None:
-    """Where the ceiling was scanned: else the thing would hang from nothing."""
+    """Hang a thing from the ceiling, if the ceiling was scanned."""
     if furnisher.room.named("ceiling"):
         furnisher.room.from_ceiling(furnisher.model(wish.name))
 
 
 def _at_window(furnisher: Furnisher, wish: Wish) -> None:
-    """Curtains at both sides of a window, or blinds before its pane."""
+    """Place curtains at both sides of a window, or blinds in front of its pane."""
     room = furnisher.room
     for window in furnisher.hosts(wish, 1):
         low, high = window.model.extent()
@@ -172,7 +172,7 @@ def furnish(
     allowed: frozenset[str] | None = None,
     furniture: Furniture | None = None,
 ) -> Room:
-    """Make the `turn`-th room of a kind; with `allowed`, only things of these categories; with models where given."""
+    """Build the `turn`-th room of a kind, optionally only with things of the `allowed` classes, and with models."""
     space = MODELLED_SPACE if furniture else 1.0
     width, depth = float(rng.uniform(*kind.width)) * space, float(rng.uniform(*kind.depth)) * space
     room = Room((width, depth, float(rng.uniform(2.4, 2.6))), rng)
@@ -180,7 +180,7 @@ def furnish(
     furnisher = Furnisher(kind, room, kit, turn=turn, allowed=allowed, furniture=furniture)
     has_ceiling = furnisher.wants("ceiling", 0.4)
     if not has_ceiling:
-        # Whoever does not point the camera at the ceiling does not see the top of the walls either.
+        # A camera that never points at the ceiling does not see the top of the walls either.
         room.size = (width, depth, float(rng.uniform(2.18, 2.35)))
     windows = kit.count(*kind.windows)
     build_shell(
@@ -206,7 +206,7 @@ def furnish(
 
 
 def _kitchen_run(furnisher: Furnisher) -> None:
-    """Base units side by side along the longest wall, with worktops, a sink, a stove and cabinets above."""
+    """Place base units along the longest wall, with worktops, a sink, a stove and wall cabinets."""
     room = furnisher.room
     units = ["refrigerator", "unit", "sink", "unit", "stove", "unit"]
     if furnisher.wants("dishwasher", 0.6):
@@ -253,7 +253,7 @@ def _run_along(furnisher: Furnisher, wall: str, units: list[str]) -> int:
 def put_unit(furnisher: Furnisher, wall: str, unit: str, model: Model, along: float) -> bool:
     room = furnisher.room
     if unit == "sink":
-        # Only the carcass's foot stays: the basin takes the upper part of the unit.
+        # Only the lower part of the carcass remains: the basin occupies the upper part.
         base = Model("kitchen cabinet")
         paint = furnisher.kit.kitchen
         base.box((-0.3, 0.3), (-0.29, 0.29), (0, 0.68), paint)
@@ -275,7 +275,7 @@ def put_unit(furnisher: Furnisher, wall: str, unit: str, model: Model, along: fl
 
 
 def bath_corner(furnisher: Furnisher) -> None:
-    """A tub in a corner with a rod, a curtain and a shower head; or a shower cabin."""
+    """Place a bathtub in a corner with a rod, a curtain and a shower head, or a shower cabin."""
     room = furnisher.room
     if not furnisher.wants("bathtub", 0.62):
         cabin = (
@@ -307,7 +307,7 @@ def bath_corner(furnisher: Furnisher) -> None:
 
 
 def stalls(furnisher: Furnisher) -> None:
-    """Toilets in a row, each between panels, with a door."""
+    """Place a row of toilets between panels, each with a door."""
     room = furnisher.room
     wall = "north" if room.size[0] >= room.size[1] else "east"
     along = 0.75
@@ -324,7 +324,7 @@ def stalls(furnisher: Furnisher) -> None:
 
 
 def closet_corner(furnisher: Furnisher) -> None:
-    """An open closet with a rail and clothes on it."""
+    """Place an open closet with a rail and clothes."""
     room = furnisher.room
     if not furnisher.wants("closet", 0.45):
         return
@@ -340,7 +340,7 @@ def closet_corner(furnisher: Furnisher) -> None:
 
 
 def class_rows(furnisher: Furnisher) -> None:
-    """Rows of equal tables that face one wall, each with two chairs behind."""
+    """Place rows of equal tables that face one wall, each with two chairs."""
     room = furnisher.room
     table = furnisher.model("table")
     chair = furnisher.model("chair" if furnisher.turn % 3 else "seat")

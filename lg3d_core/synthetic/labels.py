@@ -1,8 +1,8 @@
-"""The raw label table of the rooms: what annotators typed, and the ids it stands for."""
+"""Raw label table of the rooms, with synonyms of the class names and their ids."""
 
 from lg3d_core.vocabulary import load_vocabulary
 
-# Category -> other words that annotators use for it.
+# Synonyms of class names.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "couch": ("sofa",),
     "tv": ("television", "flat screen tv"),
@@ -27,14 +27,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "curtain": ("curtains",),
 }
 
-# Labels whose ids lie outside the 200: raw label, category, id, nyu40id.
+# Labels outside the 200 classes: raw label, category, id, nyu40id.
 OUTSIDE: tuple[tuple[str, str, int, int], ...] = (
     ("globe", "globe", 347, 40),
     ("rug", "rug", 383, 40),
     ("easel", "easel", 389, 39),
 )
 
-# nyu40 ids of categories that are not "otherprop" (40).
+# nyu40 ids of classes other than "otherprop" (40).
 NYU40: dict[int, tuple[str, ...]] = {
     1: ("wall", "closet wall", "shower wall"),
     2: ("floor", "shower floor"),
@@ -85,7 +85,7 @@ OTHER_PROP = 40
 
 
 def label_table() -> str:
-    """The text of `scannetv2-labels.combined.tsv`: all 200 categories, their synonyms, and some outside labels."""
+    """Return the text of `scannetv2-labels.combined.tsv`: all 200 classes, their synonyms, and further labels."""
     nyu_by_name = {name: nyu for nyu, names in NYU40.items() for name in names}
     lines = ["id\traw_category\tcategory\tcount\tnyu40id"]
     for category in load_vocabulary().categories:

@@ -1,4 +1,4 @@
-"""Where things stand: a room with walls, and placement that keeps things from entering each other."""
+"""Layout of a room: walls, and placement of things without overlap."""
 
 from dataclasses import dataclass, field
 
@@ -13,13 +13,13 @@ WALL_YAW = {"south": np.pi, "north": 0.0, "east": -np.pi / 2, "west": np.pi / 2}
 WALLS = tuple(WALL_YAW)
 
 TOUCH = 0.006
-"""How far the boxes of two parts may enter each other, in metres."""
+"""Maximum overlap of the boxes of two parts in metres."""
 TRIES = 14
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A model put into the room: `origin` in room coordinates, `yaw` in radians, the wall it leans on ("" for none)."""
+    """Placed model: `origin` in room coordinates, `yaw` in radians, and the wall at its back ("" for none)."""
 
     model: Model
     origin: Array
@@ -28,30 +28,30 @@ class Thing:
 
     @property
     def label(self) -> str:
-        """Category, as the vocabulary calls it."""
+        """Class name in the vocabulary."""
         return self.model.label
 
     def boxes(self) -> tuple[Array, Array]:
-        """Axis-aligned corners of all parts in room coordinates, shape `(parts, 3)` each."""
+        """Return the axis-aligned corners of all parts in room coordinates, shape `(parts, 3)` each."""
         low, high = part_boxes(self.model, self.yaw)
         return low + self.origin, high + self.origin
 
 
 @dataclass
 class Room:
-    """A rectangular room from (0, 0, 0) to `size`, what stands in it, and what must stay free."""
+    """Rectangular room from (0, 0, 0) to `size`, with its things and reserved spaces."""
 
     size: tuple[float, float, float]
     rng: np.random.Generator
     things: list[Thing] = field(default_factory=list)
     areas: tuple[Rectangle, ...] = ()
-    """Rectangles that make up the floor; none stands for all of it."""
+    """Rectangles of the floor; if empty, the floor is the whole rectangle."""
     _low: Array = field(default_factory=lambda: np.zeros((0, 3)))
     _high: Array = field(default_factory=lambda: np.zeros((0, 3)))
 
     @property
     def middle(self) -> Array:
-        """Middle of the floor."""
+        """Centre of the floor."""
         return np.array(self.size[:2]) / 2
 
     @property
@@ -60,7 +60,7 @@ class Room:
         return sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self._areas())
 
     def contains(self, xy: Array) -> npt.NDArray[np.bool_]:
-        """Return which points, shape `(points, 2)`, lie above the room's floor."""
+        """Return whether points, shape `(points, 2)`, are above the room's floor."""
         inside = np.zeros(len(xy), dtype=bool)
         for x0, y0, x1, y1 in self._areas():
             inside |= ((xy > (x0, y0)) & (xy < (x1, y1))).all(axis=1)
@@ -70,15 +70,15 @@ class Room:
         return self.areas or ((0.0, 0.0, self.size[0], self.size[1]),)
 
     def reserved(self) -> tuple[Array, Array]:
-        """Low and high corners of everything that nothing may enter, shape `(boxes, 3)` each."""
+        """Return the low and high corners of all occupied or reserved boxes, shape `(boxes, 3)` each."""
         return self._low, self._high
 
     def reserve(self, low: Array, high: Array) -> None:
-        """Keep boxes free, shape `(boxes, 3)`: before doors and windows."""
+        """Reserve boxes in front of doors and windows, shape `(boxes, 3)`."""
         self._low, self._high = np.concatenate([self._low, low]), np.concatenate([self._high, high])
 
     def fits(self, model: Model, origin: Array, yaw: float) -> bool:
-        """Whether the model would lie within the walls and enter nothing."""
+        """Return whether a model would be within the walls without overlap."""
         low, high = part_boxes(model, yaw)
         low, high = low + origin, high + origin
         if (low.min(axis=0) < -0.002).any() or (high.max(axis=0) > np.array(self.size) + 0.002).any():
@@ -90,7 +90,7 @@ class Room:
         return not ((low[:, None] < old_high) & (high[:, None] > old_low)).all(axis=2).any()
 
     def put(self, model: Model, origin: Array, yaw: float, wall: str = "") -> Thing | None:
-        """Place the model there if it fits."""
+        """Place a model at a position if it fits."""
         if not self.fits(model, origin, yaw):
             return None
         thing = Thing(model, origin, yaw, wall)
@@ -99,7 +99,7 @@ class Room:
         return thing
 
     def at_wall(self, wall: str, model: Model, along: float, *, z: float = 0.0, gap: float = 0.0) -> Thing | None:
-        """Place with the back to a wall, the middle `along` metres from the wall's start (west or south)."""
+        """Place a model with its back to a wall, its centre `along` metres from the wall's start (west or south)."""
         yaw = WALL_YAW[wall]
         low, high = model.extent(yaw)
         width, depth, _ = self.size
@@ -118,7 +118,7 @@ class Room:
     def along_wall(
         self, model: Model, *, corner: bool = False, z: float = 0.0, gap: float | None = None
     ) -> Thing | None:
-        """Place somewhere along any wall, or near the end of one."""
+        """Place a model somewhere along any wall, or near the end of one."""
         low, high = model.extent()
         half = float(high[0] - low[0]) / 2
         for _ in range(TRIES):
@@ -138,7 +138,7 @@ class Room:
         return None
 
     def on_floor(self, model: Model, *, middle: bool = False) -> Thing | None:
-        """Place freely on the floor; `middle` prefers the room's middle and square angles."""
+        """Place a model freely on the floor; `middle` prefers the room's centre and right angles."""
         width, depth, _ = self.size
         for attempt in range(TRIES):
             if middle:
@@ -154,7 +154,7 @@ class Room:
         return None
 
     def on_top(self, host: Thing, model: Model, *, facing: bool = False, only: int | None = None) -> Thing | None:
-        """Place on one of the host's planes, or on `only` that one; `facing` things look the way the host does."""
+        """Place a model on one of the host's tops, or on `only`; `facing` models face the host's direction."""
         if not host.model.tops:
             return None
         for _ in range(TRIES):
@@ -177,7 +177,7 @@ class Room:
         return None
 
     def beside(self, host: Thing, model: Model, *, gap: float = 0.05) -> Thing | None:
-        """Place at the left or right of the host, backs in line."""
+        """Place a model to the left or right of the host, with aligned backs."""
         low, high = host.model.extent()
         mine_low, mine_high = model.extent()
         for side in self.rng.permutation([-1, 1]):
@@ -192,9 +192,9 @@ class Room:
     def before(
         self, host: Thing, model: Model, *, side: int = 0, shift: float = 0.0, reach: float = 0.5
     ) -> Thing | None:
-        """Place before one of the host's sides (0 front, 1 right, 2 back, 3 left), facing it, as a chair at a table.
+        """Place a model in front of a side of the host (0 front, 1 right, 2 back, 3 left), facing it.
 
-        The model's own front may slide below the host by up to `reach` of its depth.
+        The model's front may reach below the host by up to `reach` of its depth.
         """
         turn = side * np.pi / 2
         low, _ = host.model.extent(-turn)
@@ -211,7 +211,7 @@ class Room:
         return None
 
     def around(self, host: Thing, model: Model, count: int, *, pitch: float = 0.62) -> list[Thing]:
-        """Place copies of a chair around a table, long sides first, spread evenly."""
+        """Place copies of a chair around a table, evenly spaced, long sides first."""
         low, high = host.model.extent()
         size = high - low
         placed: list[Thing] = []
@@ -229,7 +229,7 @@ class Room:
         return placed
 
     def under(self, host: Thing, model: Model) -> Thing | None:
-        """Place on the floor below the host, as a computer below a desk."""
+        """Place a model on the floor below the host, e.g. a computer below a desk."""
         low, high = host.model.extent()
         mine_low, mine_high = model.extent()
         room = np.maximum((high - low - (mine_high - mine_low))[:2], 0)
@@ -241,7 +241,7 @@ class Room:
         return None
 
     def hang(self, model: Model, low: float, high: float) -> Thing | None:
-        """Hang on any wall with the origin between two heights."""
+        """Hang a model on any wall, with its origin between two heights."""
         for _ in range(4):
             thing = self.along_wall(model, z=float(self.rng.uniform(low, high)), gap=0.0)
             if thing:
@@ -249,7 +249,7 @@ class Room:
         return None
 
     def hang_by(self, host: Thing, model: Model, low: float, high: float, *, aside: bool = False) -> Thing | None:
-        """Hang on the wall that the host leans on: above it, or `aside`, just past its ends."""
+        """Hang a model on the host's wall: above it, or `aside` next to its ends."""
         if not host.wall:
             return None
         mine_low, mine_high = model.extent()
@@ -268,7 +268,7 @@ class Room:
         return None
 
     def from_ceiling(self, model: Model) -> Thing | None:
-        """Hang below the ceiling, not too near to the walls."""
+        """Hang a model below the ceiling, away from the walls."""
         width, depth, height = self.size
         _, high = model.extent()
         for _ in range(TRIES):
@@ -280,5 +280,5 @@ class Room:
         return None
 
     def named(self, *labels: str) -> list[Thing]:
-        """Things of these categories, in the order they were placed."""
+        """Return the things of some classes, in the order of placement."""
         return [thing for thing in self.things if thing.label in labels]

@@ -1,4 +1,4 @@
-"""How a thing is put together: `Model` takes parts, `Kit` gives sizes and a room's materials."""
+"""Construction of things: `Model` collects parts, `Kit` provides sizes and a room's materials."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,13 +46,13 @@ WHITES: tuple[Color, ...] = ((226, 226, 222), (232, 228, 216), (214, 216, 218))
 
 
 class Top(tuple[float, float, float, float, float, float]):
-    """Where small things may stand: low x, low y, high x, high y, z and the room above it, in the thing's frame."""
+    """Level area for small things: low x, low y, high x, high y, z and the free height above, in the thing's frame."""
 
     __slots__ = ()
 
 
 class Model:
-    """A thing under construction in its own frame: origin on the ground below its middle, front towards -y."""
+    """Thing under construction in its own frame: origin on the ground below its centre, front towards -y."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -61,7 +61,7 @@ class Model:
         self._bounds: tuple[Array, Array, Array] | None = None
 
     def box(self, x: Interval, y: Interval, z: Interval, paint: Paint, *, lean: float = 0.0, yaw: float = 0.0) -> None:
-        """A box over three intervals, then leant back about its middle by `lean` radians and turned by `yaw`."""
+        """Add a box over three intervals, tilted backwards by `lean` radians about its centre and rotated by `yaw`."""
         self._add("box", x, y, z, paint, lean=lean, yaw=yaw)
 
     def blob(
@@ -75,7 +75,7 @@ class Model:
         lean: float = 0.0,
         yaw: float = 0.0,
     ) -> None:
-        """A rounded box; power 2 is an ellipsoid."""
+        """Add a rounded box; power 2 is an ellipsoid."""
         self._add("blob", x, y, z, paint, lean=lean, yaw=yaw, power=power)
 
     def lathe(
@@ -87,12 +87,12 @@ class Model:
         paint: Paint,
         profile: Sequence[tuple[float, float]] = ((0, -1), (1, -1), (1, 1), (0, 1)),
     ) -> None:
-        """A turned shape about the vertical through (x, y); the default profile is a closed cylinder."""
+        """Add a solid of revolution about the vertical through (x, y), by default a closed cylinder."""
         rx, ry = radius if isinstance(radius, tuple) else (radius, radius)
         self._add("lathe", (x - rx, x + rx), (y - ry, y + ry), z, paint, profile=tuple(profile))
 
     def rod(self, start: Sequence[float], end: Sequence[float], radius: float, paint: Paint) -> None:
-        """A square bar between two points."""
+        """Add a square bar between two points."""
         a, b = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
         half = np.array([radius, radius, float(np.linalg.norm(b - a)) / 2])
         self.parts.append(Part("box", (a + b) / 2, half, frame_along(b - a), paint))
@@ -100,21 +100,21 @@ class Model:
     def disc(
         self, center: Sequence[float], direction: Sequence[float], radius: float, depth: float, paint: Paint
     ) -> None:
-        """A flat cylinder whose axis is `direction`."""
+        """Add a flat cylinder whose axis is `direction`."""
         turn = frame_along(np.asarray(direction, dtype=np.float64))
         half = np.array([radius, radius, depth / 2])
         middle = np.asarray(center, dtype=np.float64)
         self.parts.append(Part("lathe", middle, half, turn, paint, profile=((0, -1), (1, -1), (1, 1), (0, 1))))
 
     def legs(self, w: float, d: float, z: Interval, thickness: float, paint: Paint, *, inset: float = 0.0) -> None:
-        """Four straight legs under a `w` x `d` plate."""
+        """Add four straight legs under a `w` x `d` plate."""
         for sx in (-1, 1):
             for sy in (-1, 1):
                 x, y = sx * (w / 2 - thickness / 2 - inset), sy * (d / 2 - thickness / 2 - inset)
                 self.box((x - thickness / 2, x + thickness / 2), (y - thickness / 2, y + thickness / 2), z, paint)
 
     def top(self, x: Interval, y: Interval, z: float, *, headroom: float = 1.0) -> None:
-        """Declare a plane on which small things may stand."""
+        """Declare a level area for small things."""
         self.tops.append(Top((x[0], y[0], x[1], y[1], z, headroom)))
 
     def _add(
@@ -136,7 +136,7 @@ class Model:
         self.parts.append(Part(shape, (low + high) / 2, half, turn, paint, profile=profile, power=power))
 
     def lift(self) -> None:
-        """Raise everything so that nothing, not the corner of a slanted bar either, lies below the origin."""
+        """Raise all parts so that nothing lies below the origin, including corners of slanted bars."""
         low = float(self.extent()[0][2])
         if low < 0:
             self.parts = [replace(part, center=part.center - (0, 0, low)) for part in self.parts]
@@ -144,11 +144,11 @@ class Model:
             self._bounds = None
 
     def forget_bounds(self) -> None:
-        """Measure the parts anew after a change."""
+        """Invalidate the cached bounds after a change."""
         self._bounds = None
 
     def bounds(self) -> tuple[Array, Array, Array]:
-        """Centres `(parts, 3)`, half sizes `(parts, 3)` and rotations `(parts, 3, 3)` of all parts."""
+        """Return the centres `(parts, 3)`, half sizes `(parts, 3)` and rotations `(parts, 3, 3)` of all parts."""
         if self._bounds is None or len(self._bounds[0]) != len(self.parts):
             self._bounds = (
                 np.stack([part.center for part in self.parts]),
@@ -158,13 +158,13 @@ class Model:
         return self._bounds
 
     def extent(self, yaw: float = 0.0) -> tuple[Array, Array]:
-        """Low and high corner of all parts, turned by `yaw`, relative to the origin."""
+        """Return the low and high corner of all parts, rotated by `yaw`, relative to the origin."""
         low, high = part_boxes(self, yaw)
         return low.min(axis=0), high.max(axis=0)
 
 
 def part_boxes(model: Model, yaw: float) -> tuple[Array, Array]:
-    """Axis-aligned low and high corners of every part, shape `(parts, 3)` each, of a model turned by `yaw`."""
+    """Return the axis-aligned low and high corners of a model's parts, rotated by `yaw`, shape `(parts, 3)` each."""
     center, half, turn = model.bounds()
     rotation = yaw_matrix(yaw)
     reach = (np.abs(rotation @ turn) @ half[:, :, None])[:, :, 0]
@@ -173,7 +173,7 @@ def part_boxes(model: Model, yaw: float) -> tuple[Array, Array]:
 
 
 class Kit:
-    """A room's random numbers and materials, so that its furniture goes together."""
+    """Random numbers and materials of a room, so that its furniture matches."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -186,51 +186,51 @@ class Kit:
         self.kitchen = self.paint(self.choose((*WOODS, *WHITES)), "wood", spread=6)
 
     def u(self, low: float, high: float) -> float:
-        """A uniform number."""
+        """Draw a uniform number."""
         return float(self.rng.uniform(low, high))
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
+        """Return True with a probability."""
         return bool(self.rng.random() < probability)
 
     def count(self, low: int, high: int) -> int:
-        """A whole number, both ends included."""
+        """Draw an integer, both ends included."""
         return int(self.rng.integers(low, high + 1))
 
     def choose(self, options: Sequence[Option]) -> Option:
-        """One of them."""
+        """Choose one of the options."""
         return options[int(self.rng.integers(len(options)))]
 
     def paint(self, rgb: Color, texture: str = "plain", *, spread: float = 8.0) -> Paint:
-        """A paint near a colour."""
+        """Return a paint near a colour."""
         return Paint(self._vary(rgb, spread), texture, int(self.rng.integers(1 << 30)))
 
     def wood(self) -> Paint:
-        """The room's wood, or its second one."""
+        """Return the room's wood, or its second wood."""
         return self.paint(self._wood if self.chance(0.75) else self._second_wood, "wood", spread=6)
 
     def metal(self) -> Paint:
-        """The room's metal."""
+        """Return the room's metal."""
         return self.paint(self._metal, "plain", spread=5)
 
     def fabric(self) -> Paint:
-        """Upholstery: mostly the room's, at times another."""
+        """Return an upholstery fabric, mostly the room's."""
         return self.paint(self._fabric if self.chance(0.5) else self.choose(FABRICS), "fabric", spread=12)
 
     def bright(self, texture: str = "plain") -> Paint:
-        """A saturated colour."""
+        """Return a saturated colour."""
         return self.paint(self.choose(BRIGHTS), texture, spread=18)
 
     def white(self, texture: str = "plain") -> Paint:
-        """White lacquer, enamel or ceramics."""
+        """Return white lacquer, enamel or ceramics."""
         return self.paint(self.choose(WHITES), texture, spread=5)
 
     def dark(self, texture: str = "plain") -> Paint:
-        """Nearly black plastic."""
+        """Return nearly black plastic."""
         return self.paint((44, 44, 48), texture, spread=10)
 
     def grey(self, texture: str = "plain") -> Paint:
-        """Grey plastic or sheet metal."""
+        """Return grey plastic or sheet metal."""
         return self.paint((150, 152, 154), texture, spread=22)
 
     def _vary(self, rgb: Color, spread: float) -> Color:

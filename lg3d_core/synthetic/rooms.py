@@ -1,4 +1,4 @@
-"""Procedural rooms as a raw ScanNet folder: scans, label table and split files."""
+"""The command `rooms`: procedural rooms as a raw ScanNet folder with scans, label table and split files."""
 
 import json
 import shutil
@@ -26,50 +26,50 @@ from lg3d_core.synthetic.varied_rooms import furnish_varied
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
 MARKER = "rooms.json"
-"""Says that a folder is one of ours, and of which settings."""
+"""File that marks a folder of rooms and records their settings."""
 WORKSHOP = ".unfinished"
-"""Hidden folder for rooms under way, and for what the finished ones hold."""
+"""Hidden folder for unfinished rooms, and for reports on finished ones."""
 FORMAT = 1
-"""Counts changes of what equal settings give."""
+"""Version of the generator; equal settings and versions give equal rooms."""
 SCANNED_FORMAT = 1
-"""Counts changes of what equal settings give with `--scanned`."""
+"""Version of the generator with `--scanned`."""
 MODEL_SPACING = 0.018
-"""Distance of the vertices of modelled furniture that a camera scans, metres."""
+"""Vertex distance in metres of modelled furniture for the simulated camera."""
 WELL_SEEN = 10
-"""A room holds a category from so many annotated vertices."""
+"""Minimum number of annotated vertices for a class to count as present in a room."""
 FEW_ROOMS = 12
-"""With fewer training rooms, validation may hold what a single one of them has."""
+"""With fewer training rooms, validation rooms may contain classes of a single training room."""
 
 
 def rooms(settings: RoomsSettings, progress: Progress) -> Path:
     """Write furnished rooms in ScanNet's raw format into `settings.out`, in parallel.
 
-    Rooms that a previous run with equal settings has finished are kept, so a second run does nothing and an interrupted
-    one continues. Training rooms are made first; a validation room then holds only categories that some training room
-    has (two of them, from twelve training rooms on). Every room depends on the seed, its index, the number of rooms of
-    each split and (in validation) the set of those categories, never on `jobs`.
+    Finished rooms of a previous run with equal settings are kept, so that an interrupted run can be resumed. Training
+    rooms are created first; validation rooms contain only classes that occur in a training room (in two of them, from
+    twelve training rooms on). Each room depends on the seed, its index, the number of rooms per split and, in
+    validation, on the set of these classes, but not on `jobs`.
 
     Returns:
-        `settings.out`, which then holds `scans/`, the label table, `scannetv2_train.txt` and `scannetv2_val.txt`.
+        `settings.out`, which contains `scans/`, the label table, `scannetv2_train.txt` and `scannetv2_val.txt`.
 
     Raises:
-        SettingsError: `settings.out` is a file, or a folder with other content, or has rooms of other settings.
-        DataError: It cannot be written (a full disk, no permission), or a worker process died; or there is no furniture
-            library, or no table of names.
+        SettingsError: `settings.out` is a file, a folder with other content, or has rooms of other settings.
+        DataError: The folder cannot be written, a worker process died, or a furniture library or the table of names is
+            missing.
         MissingDependencyError: `settings.scanned` without open3d.
     """
     if settings.scanned:
         from lg3d_core.synthetic.camera.raycasting import import_open3d
 
-        import_open3d()  # fails before anything is written
+        import_open3d()  # before anything is written
     catalog = None
     if settings.furniture is not None:
         catalog = read_catalog(settings.furniture, read_names(settings.furniture_names))
         for problem in catalog.problems:
-            progress.warn(f"left out {problem}")
+            progress.warn(f"skipped {problem}")
         progress.note(
             f"{len(catalog.models)} models of {len({model.thing for model in catalog.models})} things; "
-            f"{catalog.unnamed} have no name in the table, or are too large or small"
+            f"{catalog.unnamed} are skipped: they have no name in the table, or are too large or too small"
         )
     try:
         _claim(settings.out, settings, catalog)
@@ -79,7 +79,7 @@ def rooms(settings: RoomsSettings, progress: Progress) -> Path:
             _write_all(settings, catalog, progress)
     except OSError as error:
         where = error.filename or settings.out
-        raise DataError(f"cannot write rooms: {where}: {error.strerror or error}; what is finished is kept") from None
+        raise DataError(f"cannot write rooms: {where}: {error.strerror or error}; finished rooms are kept") from None
     return settings.out
 
 
@@ -119,7 +119,7 @@ def _write_all(settings: RoomsSettings, catalog: Catalog | None, progress: Progr
                 seen.update(label for label, count in report.counts.items() if count >= WELL_SEEN)
                 models.update(report.models)
                 for problem in sorted(set(report.problems) - malformed):
-                    progress.warn(f"left out {problem}")
+                    progress.warn(f"skipped {problem}")
                 malformed.update(report.problems)
                 task.advance(status=job.scene_id)
             write_text(out / f"scannetv2_{split}.txt", "".join(f"{job.scene_id}\n" for job in jobs))
@@ -134,7 +134,7 @@ def _scan_all(
     split_models: dict[str, frozenset[str]],
     progress: Progress,
 ) -> None:
-    """Write scanned rooms in the order of their indices; the split files list what is finished at any time."""
+    """Write scanned rooms in the order of their indices; the split files always list the finished ones."""
     out = settings.out
     plans = {
         split: catalog.plan(split_models[split], spacing=MODEL_SPACING, cache=out / WORKSHOP / "models")
@@ -167,23 +167,23 @@ def _scan_all(
             if catalog and new:
                 write_attribution(out, catalog, split_models, models)
             for problem in sorted(set(report.problems) - malformed):
-                progress.warn(f"left out {problem}")
+                progress.warn(f"skipped {problem}")
             malformed.update(report.problems)
             task.advance(status=job.scene_id)
 
 
 def _well_known(seen: Counter[str], num_rooms: int) -> frozenset[str]:
-    """Categories that two training rooms hold, or one where there are only a few rooms."""
+    """Return the classes that occur in two training rooms, or in one if there are only a few rooms."""
     return frozenset(label for label, rooms in seen.items() if rooms >= (2 if num_rooms >= FEW_ROOMS else 1))
 
 
 def scene_id_of(index: int) -> str:
-    """scene9000_00, scene9001_00, ...: the benchmark's own ids end at scene0806."""
+    """Return the id of a room, scene9000_00, scene9001_00, ...; the benchmark's ids end at scene0806."""
     return f"scene9{index % 1000:03d}_{index // 1000:02d}"
 
 
 def plan_splits(scenes: int, validation: float) -> list[str]:
-    """Split of each room: validation rooms evenly between the training rooms, and never all of them."""
+    """Return the split of each room: validation rooms are spread evenly, and at least one room is for training."""
     splits = [
         "val" if int((index + 1) * validation + 1e-9) > int(index * validation + 1e-9) else "train"
         for index in range(scenes)
@@ -194,19 +194,19 @@ def plan_splits(scenes: int, validation: float) -> list[str]:
 
 
 def kind_of(splits: Sequence[str], index: int) -> tuple[str, int]:
-    """Kind of a room, and the how-manieth of its kind it is: kinds take turns within each split.
+    """Return the kind of a room, and its number within the kind; kinds alternate within each split.
 
-    Validation rooms count on from a far number, so that they are no repetition of training rooms.
+    Numbers of validation rooms start far higher, so that they do not repeat training rooms.
     """
     place = list(splits[:index]).count(splits[index])
-    # Few rooms: fewer kinds, so that training sees each of them about three times.
+    # With few rooms, there are fewer kinds, so that training sees each of them about three times.
     names = tuple(KINDS)[: max(3, len(splits) // 4)]
     return names[place % len(names)], place // len(names) + (1000 if splits[index] == "val" else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class RoomJob:
-    """One room to write: `allowed` are the categories that it may hold, None for all; `spacing` beats `vertices`.
+    """Job of one room: `allowed` classes (None for all) and `spacing`, which overrides `vertices`.
 
     The split of a `scanned` room is the only one in `splits`.
     """
@@ -223,17 +223,17 @@ class RoomJob:
 
     @property
     def scene_id(self) -> str:
-        """Name of its folder."""
+        """Name of the room's folder."""
         return scene_id_of(self.index)
 
 
 class RoomReport(NamedTuple):
-    """What a written room holds.
+    """Content of a written room.
 
     Attributes:
-        counts: Category -> annotated vertices.
-        models: Keys of the modelled furniture.
-        problems: One line for every malformed model that was met.
+        counts: Number of annotated vertices by class.
+        models: Keys of the models in the room.
+        problems: One message per malformed model.
     """
 
     counts: dict[str, int]
@@ -242,7 +242,7 @@ class RoomReport(NamedTuple):
 
 
 def write_room(job: RoomJob) -> RoomReport:
-    """Make one room and write it, unless it is there already."""
+    """Create and write one room, unless it exists already."""
     folder = job.out / "scans" / job.scene_id
     counts_file = job.out / WORKSHOP / f"{job.scene_id}.json"
     models_file = job.out / WORKSHOP / f"{job.scene_id}.models.json"
@@ -281,7 +281,7 @@ def write_room(job: RoomJob) -> RoomReport:
 
 
 def _read_report(counts_file: Path, models_file: Path) -> RoomReport | None:
-    """The report of a room that was written before; None where it is missing or damaged: the room is made again."""
+    """Read the report of an existing room; return None if it is missing or damaged, and the room is created again."""
     try:
         counts = json.loads(counts_file.read_bytes())
         models = json.loads(models_file.read_bytes()) if models_file.exists() else {}
@@ -299,7 +299,7 @@ def _read_report(counts_file: Path, models_file: Path) -> RoomReport | None:
 
 
 def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
-    """Make the folder ours, or check that it is."""
+    """Create the marker of the folder, or check the existing one."""
     mine: dict[str, int | float | str] = {
         "format": FORMAT,
         "scenes": settings.scenes,
@@ -308,7 +308,7 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
         "validation": settings.validation,
     }
     if settings.scanned:
-        # Every room depends on the seed and its index alone, so that --scenes may be raised.
+        # Rooms depend only on the seed and their index, so that --scenes may be increased.
         mine = {"scanned": SCANNED_FORMAT, "seed": settings.seed, "validation": settings.validation}
     elif settings.mesh_spacing is not None:
         mine["spacing"] = settings.mesh_spacing
@@ -316,7 +316,7 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
         mine["furniture"] = catalog.digest
     marker = out / MARKER
     if out.exists() and not out.is_dir():
-        raise SettingsError(f"{out} is a file; expected a folder to write rooms into: name another one")
+        raise SettingsError(f"{out} is a file; expected a folder for the rooms: pass another --out")
     if marker.is_file():
         try:
             theirs = json.loads(marker.read_text(encoding="utf-8"))
@@ -324,11 +324,14 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
             theirs = None
         if theirs != mine:
             raise SettingsError(
-                f"{out} holds rooms of other settings ({_differences(theirs, mine)}): name another folder, or remove it"
+                f"{out} contains rooms of other settings ({_differences(theirs, mine)}): "
+                "pass another --out, or remove the folder"
             )
         return
     if out.is_dir() and any(not TEMPORARY_NAME.fullmatch(entry.name) for entry in out.iterdir()):
-        raise SettingsError(f"{out} is not empty and holds no rooms of lg3d: name another folder, or empty it")
+        raise SettingsError(
+            f"{out} is not empty and contains no rooms of lg3d: pass another --out, or empty the folder"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_text(marker, json.dumps(mine, indent=1) + "\n")
 

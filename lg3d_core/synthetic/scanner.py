@@ -1,4 +1,4 @@
-"""What a depth camera makes of a room: only seen surfaces, welded, noisy, with holes, over-segmented."""
+"""Simple simulation of a scan: visible surfaces only, welded, with noise, holes and over-segmentation."""
 
 from typing import NamedTuple
 
@@ -10,19 +10,19 @@ from lg3d_core.synthetic.shapes import Array, IntArray, Part, triangulate, yaw_m
 from lg3d_core.synthetic.textures import TEXTURE_NAMES, paint_vertices
 
 WELD = 0.6
-"""Vertices within a cell of this share of the spacing become one."""
+"""Share of the spacing: vertices within a cell of this size are merged."""
 PANORAMA = (288, 144)
 POSITION_NOISE = 0.003
-"""Standard deviation along each axis, metres."""
+"""Standard deviation of the noise along each axis in metres."""
 COLOR_NOISE = 4.0
 SEGMENT_SIZE = 0.34
-"""Edge of the cells that cut surfaces into segments, metres."""
+"""Edge in metres of the cells that split surfaces into segments."""
 FEW = 9
-"""Segments with fewer vertices are merged with others of their thing."""
+"""Minimum number of vertices of a segment; smaller ones are merged with others of their thing."""
 
 
 class Surfaces(NamedTuple):
-    """All surfaces of a room before it is seen."""
+    """All surfaces of a room, before visibility is computed."""
 
     xyz: Array
     normal: Array
@@ -34,15 +34,15 @@ class Surfaces(NamedTuple):
 
 
 class ScannedRoom(NamedTuple):
-    """A room as it was scanned.
+    """Scanned room.
 
     Attributes:
-        xyz: Metres in room coordinates, shape `(vertices, 3)`, float32.
-        rgb: Shape `(vertices, 3)`, uint8.
-        faces: Shape `(faces, 3)`, int32.
-        thing: Row of `Room.things` that each vertex came from, shape `(vertices,)`.
-        segment: Segment id of each vertex, not contiguous, shape `(vertices,)`. A segment lies within one thing.
-        spacing: Distance of neighbouring vertices, about, metres.
+        xyz: Positions in room coordinates in metres, shape `(vertices, 3)`, float32.
+        rgb: Colours, shape `(vertices, 3)`, uint8.
+        faces: Triangles, shape `(faces, 3)`, int32.
+        thing: Row of `Room.things` of each vertex, shape `(vertices,)`.
+        segment: Segment id of each vertex, not contiguous, shape `(vertices,)`. Each segment belongs to one thing.
+        spacing: Approximate distance of neighbouring vertices in metres.
     """
 
     xyz: npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ class ScannedRoom(NamedTuple):
 def scan_room(
     room: Room, *, vertices: int, rng: np.random.Generator, fixed_spacing: float | None = None
 ) -> ScannedRoom:
-    """Scan a furnished room into about that many vertices, or into vertices about `fixed_spacing` metres apart."""
+    """Scan a room with about `vertices` vertices, or with vertices about `fixed_spacing` metres apart."""
     stations = _stations(room, rng)
     holes = _hole_seeds(room, rng)
     spacing = fixed_spacing or 1.9 * float(np.sqrt(_area(room) * 0.5 / vertices))
@@ -98,7 +98,7 @@ def sample_surfaces(room: Room, spacing: float) -> Surfaces:
 
 
 def _stations(room: Room, rng: np.random.Generator) -> Array:
-    """Where the camera was: free spots at eye height and below, spread over the room, shape `(stations, 3)`."""
+    """Return camera positions: free places at eye height and below, spread over the room, shape `(stations, 3)`."""
     width, depth, _ = room.size
     low, high = (np.concatenate(corners) for corners in zip(*(t.boxes() for t in room.things), strict=True))
     wanted, found = 14, []
@@ -114,10 +114,10 @@ def _stations(room: Room, rng: np.random.Generator) -> Array:
 
 
 def _hole_seeds(room: Room, rng: np.random.Generator) -> Array:
-    """Centres and radii of missing patches, shape `(holes, 4)`."""
+    """Return centres and radii of missing patches, shape `(holes, 4)`."""
     count = int(rng.integers(10, 24))
     centers = rng.uniform(0, 1, size=(count, 3)) * room.size
-    # Half of them lie on walls and the floor, where a scan's gaps are most often.
+    # Half of them are on walls and the floor, where real scans have most gaps.
     snap = rng.integers(0, 5, size=count)
     centers[snap == 0, 2] = 0.0
     centers[snap == 1, 0] = 0.0
@@ -136,7 +136,7 @@ def _seen_mesh(room: Room, spacing: float, stations: Array, holes: Array) -> Sur
 
 
 def _visible(surfaces: Surfaces, spacing: float, stations: Array) -> npt.NDArray[np.bool_]:
-    """Which vertices some station sees: facing it, and nearest in its panorama but for a tolerance."""
+    """Return which vertices are visible from a station: facing it, and nearest in its panorama within a tolerance."""
     columns, rows = PANORAMA
     pixel = max(2 * np.pi / columns, spacing / 1.6)
     columns, rows = int(2 * np.pi / pixel), int(np.pi / pixel)
@@ -159,9 +159,9 @@ def _visible(surfaces: Surfaces, spacing: float, stations: Array) -> npt.NDArray
 
 
 def _weld(surfaces: Surfaces, keep: npt.NDArray[np.bool_], spacing: float) -> Surfaces:
-    """Merge kept vertices that share a small cell; drop faces that lose a corner, and vertices without a face.
+    """Merge kept vertices within a small cell, and remove degenerate faces and unused vertices.
 
-    The last of them stays: parts and things are listed from the carrier to what it carries.
+    The last vertex of a cell is kept: supporting parts and things come before those on top of them.
     """
     cell = np.floor(surfaces.xyz / (WELD * spacing) + 0.25).astype(np.int64)
     cell -= cell.min(axis=0)
@@ -195,11 +195,11 @@ def _weld(surfaces: Surfaces, keep: npt.NDArray[np.bool_], spacing: float) -> Su
 
 
 def base_colors(room: Room, surfaces: Surfaces) -> Array:
-    """Return colours of vertices in 0..255 without light, shape `(vertices, 3)`."""
+    """Return colours of vertices in 0..255 without lighting, shape `(vertices, 3)`."""
     parts: list[Part] = [part for thing in room.things for part in thing.model.parts]
     texture = np.array([TEXTURE_NAMES.index(part.paint.texture) for part in parts])[surfaces.part]
     seed = np.array([part.paint.seed for part in parts])[surfaces.part]
-    # Grain runs along a board: its longest axis comes first.
+    # Grain follows a board: its longest axis comes first.
     order = np.argsort([-part.half for part in parts], axis=1, kind="stable")[surfaces.part]
     grained = (texture == TEXTURE_NAMES.index("wood"))[:, None]
     local = np.where(grained, np.take_along_axis(surfaces.local, order, axis=1), surfaces.local)
@@ -207,7 +207,7 @@ def base_colors(room: Room, surfaces: Surfaces) -> Array:
 
 
 def _color(room: Room, seen: Surfaces, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Texture, then light from above and one side, darker near corners, then the camera's white balance and noise."""
+    """Return textures with light from above and one side, dark corners, white balance and noise."""
     colors = base_colors(room, seen)
     angle = rng.uniform(0, 2 * np.pi)
     sun = np.array([np.cos(angle) * 0.6, np.sin(angle) * 0.6, 0.55])
@@ -223,7 +223,7 @@ def _color(room: Room, seen: Surfaces, rng: np.random.Generator) -> npt.NDArray[
 
 
 def _segments(seen: Surfaces, rng: np.random.Generator) -> IntArray:
-    """Cut every thing into small segments by part, direction and place; merge the tiniest."""
+    """Split every thing into small segments by part, direction and position, and merge the smallest."""
     axis = np.abs(seen.normal).argmax(axis=1)
     facing = 2 * axis + (np.take_along_axis(seen.normal, axis[:, None], axis=1)[:, 0] > 0)
     place = np.floor((seen.xyz + rng.uniform(0, 1, size=3)) / SEGMENT_SIZE).astype(np.int64)
@@ -238,13 +238,13 @@ def _segments(seen: Surfaces, rng: np.random.Generator) -> IntArray:
         fine = _group(
             np.stack([few, *(np.where(few, column, 0) for column in columns), np.where(few, 0, fine)], axis=1)
         )
-    # Real ids are scattered, being the row of one of the segment's vertices.
+    # Real ids are scattered; each is the row of one of the segment's vertices.
     _, first = np.unique(fine, return_index=True)
     return first[fine]
 
 
 def _group(rows: IntArray) -> IntArray:
-    """Number equal rows alike, from 0."""
+    """Number groups of equal rows, from 0."""
     rows = rows - rows.min(axis=0)
     key = np.zeros(len(rows), dtype=np.int64)
     for column in rows.T:

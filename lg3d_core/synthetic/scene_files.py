@@ -1,4 +1,4 @@
-"""One scanned room as ScanNet's four files."""
+"""Writer of a scanned room as ScanNet's four files."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,9 @@ from lg3d_core.synthetic.scanner import ScannedRoom
 from lg3d_core.synthetic.shapes import Array, yaw_matrix
 
 ALIGNED_SHARE = 0.85
-"""Share of the rooms that are stored turned and shifted, with the `axisAlignment` that rights them."""
+"""Share of the rooms that are stored rotated and shifted, with the inverse as `axisAlignment`."""
 FORGOTTEN_SHARE = 0.025
-"""Share of the segments that no annotator painted."""
+"""Share of the segments that are unannotated."""
 SYNONYM_SHARE = 0.3
 
 
@@ -24,7 +24,7 @@ def write_scene(
     """Write a room into an existing folder.
 
     Returns:
-        Annotated vertices of each category's own name, so far as it has any.
+        Number of annotated vertices by class, for classes that have any.
     """
     alignment = _random_alignment(rng) if rng.random() < ALIGNED_SHARE else None
     xyz = scanned.xyz
@@ -57,7 +57,7 @@ def write_scene(
 
 
 def _random_alignment(rng: np.random.Generator) -> Array:
-    """A rigid motion about +z, 4x4; rounded as the txt stores it, so that reading it rights the mesh exactly."""
+    """Return a rigid motion about +z, 4x4, rounded as in the txt file, so that reading inverts it exactly."""
     alignment = np.eye(4)
     alignment[:3, :3] = yaw_matrix(float(rng.uniform(-np.pi, np.pi)))
     alignment[:3, 3] = [*rng.uniform(-3.0, 3.0, size=2), rng.normal(0.0, 0.1)]

@@ -1,4 +1,4 @@
-"""Parts of things: boxes, rounded blobs, turned shapes and panels, and how each becomes a grid of triangles."""
+"""Parts of things: boxes, rounded boxes, solids of revolution and panels, and their triangulation."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,11 +12,11 @@ Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Interval = tuple[float, float]
 Rectangle = tuple[float, float, float, float]
-"""Low x, low y, high x, high y."""
+"""Low x, low y, high x and high y."""
 
 
 class Paint(NamedTuple):
-    """What a part looks like: a base colour in 0..255, a texture of `textures.TEXTURES`, and the texture's seed."""
+    """Appearance of a part: a base colour in 0..255, a texture of `textures.TEXTURES`, and the texture's seed."""
 
     rgb: tuple[float, float, float]
     texture: str = "plain"
@@ -24,13 +24,13 @@ class Paint(NamedTuple):
 
 
 class SampledMesh(NamedTuple):
-    """A surface that is already cut into triangles, in its thing's frame.
+    """Surface of triangles, in its thing's frame.
 
     Attributes:
-        xyz: Metres, shape `(vertices, 3)`.
-        normal: Outward unit vectors, shape `(vertices, 3)`.
-        rgb: In 0..255, shape `(vertices, 3)`.
-        faces: Shape `(faces, 3)`.
+        xyz: Positions in metres, shape `(vertices, 3)`.
+        normal: Outward unit normals, shape `(vertices, 3)`.
+        rgb: Colours in 0..255, shape `(vertices, 3)`.
+        faces: Triangles, shape `(faces, 3)`.
     """
 
     xyz: Array
@@ -41,20 +41,20 @@ class SampledMesh(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One convex or turned piece of a thing, in the thing's frame (metres, +z up, front towards -y).
+    """Part of a thing, in the thing's frame (metres, +z up, front towards -y).
 
     Attributes:
-        shape: "box", "blob" (a superquadric), "lathe" (turned about its z), "panel" (one-sided, facing its +z), "mesh".
-        center: Middle, shape `(3,)`.
+        shape: "box", "blob" (a superquadric), "lathe" (a solid of revolution about its z), "panel" (one-sided,
+            facing its +z), "mesh".
+        center: Centre, shape `(3,)`.
         half: Half sizes along the part's own axes, shape `(3,)`.
         turn: Rotation from the part's axes to the thing's, shape `(3, 3)`.
         paint: Colour and texture.
-        profile: Of a lathe: (radius, height) from bottom to top on the outside, then perhaps down the inside; radius as
-            a share of `half`, height in -1..1.
-        power: Of a blob: 2 is an ellipsoid, large is a box.
-        openings: Of a panel: rectangles in its own x, y that are cut out.
-        mesh: Of a mesh: the surface about the part's centre, with colours of its own that `paint.rgb` multiplies (255
-            leaves them as they are).
+        profile: Profile of a lathe: (radius, height) from bottom to top on the outside, then optionally down the
+            inside; radius relative to `half`, height in -1..1.
+        power: Power of a blob: 2 is an ellipsoid, large values are boxes.
+        openings: Rectangles in a panel's x and y that are cut out.
+        mesh: Surface of a mesh around the part's centre; its colours are multiplied by `paint.rgb` / 255.
     """
 
     shape: str
@@ -68,13 +68,13 @@ class Part:
     mesh: SampledMesh | None = None
 
     def colors(self) -> Array:
-        """Base colours in 0..255: a row for each vertex of a mesh, else one row, the paint's."""
+        """Return base colours in 0..255: one row per vertex for a mesh, else one row."""
         rgb = np.array([self.paint.rgb])
         return rgb if self.mesh is None else self.mesh.rgb * rgb / 255.0
 
 
 class Surface(NamedTuple):
-    """Triangles of one part in the thing's frame: `local` are the same vertices in the part's own axes (metres)."""
+    """Triangles of one part in the thing's frame; `local` holds the same vertices in the part's axes (metres)."""
 
     xyz: Array
     normal: Array
@@ -83,19 +83,19 @@ class Surface(NamedTuple):
 
 
 def yaw_matrix(angle: float) -> Array:
-    """Rotation about +z, counter-clockwise, in radians."""
+    """Return the rotation about +z, counter-clockwise, in radians."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def pitch_matrix(angle: float) -> Array:
-    """Rotation about x: a positive angle leans the top of an upright thing backwards, towards +y."""
+    """Return the rotation about x; a positive angle tilts the top backwards, towards +y."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
 
 
 def frame_along(direction: Array) -> Array:
-    """A rotation whose z axis is `direction`."""
+    """Return a rotation whose z axis is `direction`."""
     z = direction / np.linalg.norm(direction)
     helper = np.array([1.0, 0.0, 0.0]) if abs(z[0]) < 0.9 else np.array([0.0, 1.0, 0.0])
     x = np.cross(helper, z)
@@ -104,7 +104,7 @@ def frame_along(direction: Array) -> Array:
 
 
 def triangulate(part: Part, spacing: float) -> Surface:
-    """Cut the surface of a part into triangles whose edges are about `spacing` metres."""
+    """Triangulate the surface of a part, with edges of about `spacing` metres."""
     local, normal, faces = SAMPLERS[part.shape](part, spacing)
     return Surface(local @ part.turn.T + part.center, normal @ part.turn.T, local, faces)
 
@@ -115,7 +115,7 @@ def _count(length: float, spacing: float) -> int:
 
 @lru_cache(maxsize=1024)
 def _box_lattice(nx: int, ny: int, nz: int) -> tuple[Array, Array, IntArray]:
-    """Vertices in -1..1, outward directions and triangles of a closed box with that many cells along its edges."""
+    """Return vertices in -1..1, outward directions and triangles of a closed box of `nx` x `ny` x `nz` cells."""
     counts = np.array([nx, ny, nz])
     grid = np.stack(np.meshgrid(*(np.arange(n + 1) for n in counts), indexing="ij"), axis=-1)
     low, high = grid == 0, grid == counts
@@ -124,7 +124,7 @@ def _box_lattice(nx: int, ny: int, nz: int) -> tuple[Array, Array, IntArray]:
     index[on_surface] = np.arange(on_surface.sum())
     unit = grid[on_surface] / counts * 2.0 - 1.0
     normal = high[on_surface].astype(np.float64) - low[on_surface]
-    # A single cell between two opposite sides leaves every vertex on an edge, never on both sides at once.
+    # With a single cell between opposite sides, a vertex is on one edge, never on both sides at once.
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     quads = []
     for axis in range(3):
@@ -137,7 +137,7 @@ def _box_lattice(nx: int, ny: int, nz: int) -> tuple[Array, Array, IntArray]:
 
 
 def _quads(index: IntArray) -> IntArray:
-    """Two triangles for each cell of a grid of vertex rows, facing the side from which the grid's axes turn left."""
+    """Return two triangles for each cell of a grid of vertex rows, facing the side from which the axes turn left."""
     a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
     return np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)])
 
@@ -196,7 +196,7 @@ def _sample_lathe(part: Part, spacing: float) -> tuple[Array, Array, IntArray]:
 
 
 def _breaks(half: float, cuts: list[float], spacing: float) -> Array:
-    """Grid lines over -half..half, about `spacing` apart, with a line at each cut."""
+    """Return grid lines over -half..half, about `spacing` apart, with a line at each cut."""
     stops = sorted({-half, half, *(min(max(cut, -half), half) for cut in cuts)})
     pieces = [np.linspace(low, high, _count(high - low, spacing) + 1)[:-1] for low, high in pairwise(stops)]
     return np.append(np.concatenate(pieces), half)
@@ -220,7 +220,7 @@ def _sample_panel(part: Part, spacing: float) -> tuple[Array, Array, IntArray]:
 
 
 def _sample_mesh(part: Part, spacing: float) -> tuple[Array, Array, IntArray]:
-    del spacing  # it was sampled before
+    del spacing  # sampled already
     assert part.mesh is not None
     return part.mesh.xyz, part.mesh.normal, part.mesh.faces
 

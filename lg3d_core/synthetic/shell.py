@@ -18,9 +18,9 @@ FLOORS: dict[str, tuple[tuple[float, float, float], ...]] = {
 
 
 def build_shell(room: Room, kit: Kit, *, floor: str, doors: int, windows: int, ceiling: bool, tiled: bool) -> None:
-    """Add the room's hull to it: openings first, then walls around them, floor, and at times the ceiling.
+    """Add the room's shell: openings first, then walls around them, floor, and sometimes the ceiling.
 
-    Space before doors and windows is reserved, so that tall furniture keeps away from it.
+    The space in front of doors and windows is reserved, so that no tall furniture blocks it.
     """
     openings: dict[str, list[Rectangle]] = {wall: [] for wall in WALLS}
     for n in range(doors + windows):
@@ -43,22 +43,22 @@ def build_shell(room: Room, kit: Kit, *, floor: str, doors: int, windows: int, c
 
 
 def add_surface(room: Room, label: str, part: Part, yaw: float = 0.0) -> None:
-    """Add one part to the room as a thing that takes no place."""
+    """Add one part to the room as a thing that occupies no space."""
     model = Model(label)
     model.parts.append(part)
     room.things.append(Thing(model, np.zeros(3), yaw))
 
 
 def wall_part(length: float, height: float, openings: tuple[Rectangle, ...], paint: Paint) -> Part:
-    """Return a wall's panel with openings; coordinates of openings start in its middle."""
-    # The panel's x runs along the wall as one looks at it from inside, left to right; its z points into the room (-y).
+    """Return a wall's panel with openings, whose coordinates start at its centre."""
+    # The panel's x runs along the wall from left to right as seen from inside; its z points into the room (-y).
     turn = pitch_matrix(-np.pi / 2)
     half = np.array([length / 2, height / 2, 0.0])
     return Part("panel", np.array([0.0, 0.0, height / 2]), half, turn, paint, openings=openings)
 
 
 def wall_frame(room: Room, wall: str, along: float) -> tuple[Array, float]:
-    """Origin on the wall's plane `along` metres from its start, and the yaw of things with their back to it."""
+    """Return a point on the wall's plane, `along` metres from its start, and the yaw of things at the wall."""
     width, depth, _ = room.size
     origin = {
         "south": (along, 0.0, 0.0),
@@ -78,14 +78,14 @@ def add_sheet(room: Room, label: str, part: Part, wall: str, length: float) -> N
 
 
 def _open(room: Room, kit: Kit, wall: str, openings: list[Rectangle], *, door: bool) -> bool:
-    """Cut a door or a window into a wall and furnish it; False where there is no room for it."""
+    """Cut a door or a window into a wall and furnish it; return False if there is not enough space."""
     length, height = room.wall_length(wall), room.size[2]
     w = kit.u(0.8, 0.95) if door else kit.u(0.9, 1.5)
     if length < w + 0.6:
         return False
     along = kit.u(w / 2 + 0.25, length - w / 2 - 0.25)
     sill, top = (0.0, 2.02) if door else (kit.u(0.85, 1.0), min(kit.u(1.95, 2.15), height - 0.2))
-    # In the panel's own axes x runs against "along" on the walls that are seen with their start at the right.
+    # The panel's x runs against "along" on the walls whose start is on the right as seen from inside.
     x = along - length / 2 if wall in ("north", "west") else length / 2 - along
     mine = (x - w / 2, sill - height / 2, x + w / 2, top - height / 2)
     if any(mine[0] < other[2] + 0.2 and mine[2] > other[0] - 0.2 for other in openings):
@@ -98,7 +98,7 @@ def _open(room: Room, kit: Kit, wall: str, openings: list[Rectangle], *, door: b
 
 
 def add_fixture(room: Room, model: Model, origin: Array, yaw: float, wall: str) -> None:
-    """Add a door, a window or a part of one, and keep its place free."""
+    """Add a door, a window or a part of one, and reserve its space."""
     thing = Thing(model, origin, yaw, wall)
     room.things.append(thing)
     room.reserve(*thing.boxes())
@@ -142,7 +142,7 @@ def _add_window(room: Room, kit: Kit, origin: Array, yaw: float, wall: str, w: f
 
 
 def keep_free(room: Room, origin: Array, yaw: float, low: Point, high: Point) -> None:
-    """Keep a box free that is given in the frame of a wall."""
+    """Reserve a box in the frame of a wall."""
     turn = yaw_matrix(yaw)
     corners = np.stack([turn @ np.array(low), turn @ np.array(high)]) + origin
     room.reserve(corners.min(axis=0)[None], corners.max(axis=0)[None])

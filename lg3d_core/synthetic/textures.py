@@ -1,4 +1,4 @@
-"""Colours of surfaces: what each texture does with a base colour, at positions in a part's own axes (metres)."""
+"""Colours of surfaces: textures as functions of a base colour and positions in a part's axes (metres)."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Bits = npt.NDArray[np.uint32]
 
 
 def hash_cells(cells: IntArray, seed: IntArray) -> Array:
-    """A number in 0..1 for every row of integer `cells` `(rows, k)`, equal for equal rows and `seed`s."""
+    """Return a number in 0..1 for every row of integer `cells` `(rows, k)`, equal for equal rows and `seed`s."""
     bits: Bits = seed.astype(np.uint32)
     for axis in range(cells.shape[1]):
         bits = (bits ^ cells[:, axis].astype(np.uint32)) * np.uint32(0x9E3779B1)
@@ -222,7 +222,7 @@ TEXTURE_NAMES = tuple(TEXTURES)
 
 
 def paint_vertices(rgb: Array, texture: IntArray, local: Array, seed: IntArray) -> Array:
-    """Colours 0..255 of vertices from base `rgb`, row of `TEXTURE_NAMES`, part coordinates and part's seed."""
+    """Return colours 0..255 of vertices from base `rgb`, row of `TEXTURE_NAMES`, part coordinates and part's seed."""
     colors = np.empty_like(rgb)
     for code in np.unique(texture):
         rows = np.flatnonzero(texture == code)

@@ -1,4 +1,4 @@
-"""Rooms for scans: several zones, varied furniture and clutter, and what is kept for validation."""
+"""Rooms for simulated scans: several zones, varied furniture and clutter, and compositions reserved for validation."""
 
 from typing import NamedTuple
 
@@ -32,31 +32,31 @@ from lg3d_core.synthetic.variety import VariedKit, pick, resize
 from lg3d_core.synthetic.wishes import Wish
 
 MODELLED_SHARE = 0.45
-"""Share of the things that are models where there are models of them."""
+"""Share of models among the things for which models exist."""
 PARAMETRIC_SHARE = 0.8
-"""Share of the other things that are built from independent choices where they can be."""
+"""Share of parametric furniture among the other things, where possible."""
 SEATS = ("bed", "chair", "couch", "armchair", "sofa chair", "office chair", "ottoman", "bench")
 COUNTERS = ("kitchen counter", "kitchen cabinet")
 
 
 class VariedFurnisher(Furnisher):
-    """Fulfils wishes by chance, with models, parametric and built-in furniture mixed."""
+    """Furnisher that draws wishes at random and mixes modelled, parametric and built-in furniture."""
 
     kit: VariedKit
     density = 1.0
 
     def wants(self, name: str, chance: float, place: str = "") -> bool:
-        """Return whether this zone holds it."""
+        """Return whether this zone contains a thing."""
         del place
         if name == "rug":
-            chance *= 0.35  # the vocabulary has none
+            chance *= 0.35  # outside of the vocabulary
         return chance >= 1.0 or self.kit.chance(min(0.95, chance * self.density))
 
     def model(self, name: str, *, raised: bool = False) -> Model:
-        """Build one of any make and size.
+        """Build a thing of any style and size.
 
         Raises:
-            NothingToPlaceError: Nobody knows how.
+            NothingToPlaceError: The thing has neither a builder nor a valid model.
         """
         if self.furniture and self.furniture.has(name) and self.kit.chance(MODELLED_SHARE):
             found = self.furniture.build(name, self.kit, raised=raised)
@@ -83,7 +83,7 @@ class VariedFurnisher(Furnisher):
 
 
 def _kitchen(furnisher: Furnisher) -> None:
-    """Base and wall units along one wall or around a corner, with appliances between them."""
+    """Place base and wall units along one wall or around a corner, with appliances between them."""
     assert isinstance(furnisher, VariedFurnisher)
     room, kit = furnisher.room, furnisher.kit
     walls = [("north", "east"), ("east", "south"), ("south", "west"), ("west", "north")][kit.count(0, 3)]
@@ -96,7 +96,7 @@ def _kitchen(furnisher: Furnisher) -> None:
     pending = [pending[int(n)] for n in order]
     high, bottom = kit.u(0.5, 0.95), kit.u(1.32, 1.5)
     for n, wall in enumerate(walls[: 2 if kit.chance(0.6) else 1]):
-        # Walls meet at the end of the first one, or at its start.
+        # The corner is at the end of the first wall, or at its start.
         length = room.wall_length(wall)
         along = kit.u(0.0, 0.4) if n == 0 else 0.02
         end = length - 0.02 if kit.chance(0.6) else length * kit.u(0.6, 1.0)
@@ -178,7 +178,7 @@ def _appliance(
 
 
 def _counter(furnisher: VariedFurnisher, wall: str, run: list[float]) -> None:
-    """Put one worktop on a run of base units, and empty the run."""
+    """Place one worktop on a row of base units, and empty the row."""
     if len(run) < 2:
         return
     start, end = run[0], run[-1]
@@ -193,7 +193,7 @@ def _counter(furnisher: VariedFurnisher, wall: str, run: list[float]) -> None:
 
 
 def _toppings(furnisher: Furnisher) -> None:
-    """Columns and ledges of old buildings."""
+    """Add columns and ledges of old buildings."""
     room, kit = furnisher.room, furnisher.kit
     if kit.chance(0.1):
         column = Model("column")
@@ -270,7 +270,7 @@ FURNITURE = (
     Wish("chair", "wall", 0.4, (1, 2)),
     Wish("chair", "floor", 0.55, (1, 4)),
 )
-"""What most dry rooms hold, whatever their use."""
+"""Wishes of most dry rooms."""
 
 DINING = Kind(
     "Dining Room",
@@ -438,7 +438,7 @@ COOKING_EXTRA = (
 
 
 class ZoneKind(NamedTuple):
-    """A kind of room, what it holds beyond the kind's own wishes, and how it starts."""
+    """Kind of room, its additional wishes, and its initial step."""
 
     kind: Kind
     extra: tuple[Wish, ...] = ()
@@ -489,11 +489,11 @@ HELD_OUT: tuple[tuple[float, str], ...] = (
     (2, "office + lounge"),
     (2, "bedroom + bathroom"),
 )
-"""Compositions that only validation rooms have."""
+"""Compositions that are reserved for validation rooms."""
 
 
 class FurnishedRoom(NamedTuple):
-    """A furnished room and what ScanNet's txt calls it."""
+    """Furnished room, and its scene type in ScanNet's txt."""
 
     room: Room
     scene_type: str
@@ -503,9 +503,9 @@ def furnish_varied(rng: np.random.Generator, *, furniture: Furniture | None, hel
     """Return a random room of one to three zones.
 
     Args:
-        rng: Random numbers.
-        furniture: Models to furnish with, beside built furniture.
-        held_out: Take half of the compositions from those that are kept for validation.
+        rng: Random number generator.
+        furniture: Models to use beside built furniture.
+        held_out: Whether half of the compositions come from those reserved for validation.
     """
     names = pick(HELD_OUT if held_out and rng.random() < 0.5 else COMPOSITIONS, rng).split(" + ")
     shrink = {1: 1.0, 2: 0.9, 3: 0.82}[len(names)]
@@ -556,6 +556,6 @@ def _fulfil_all(furnisher: VariedFurnisher, name: str, kind: Kind, extra: tuple[
     if furnisher.furniture:
         wishes += [wish for wish in MODELLED_WISHES.get(name, ()) if furnisher.furniture.has(wish.name)]
     wishes += [*EVERYWHERE, *EXTRAS]
-    # What stands on the floor comes first, since other things refer to it.
+    # Things on the floor come first, since others refer to them.
     for wish in sorted(wishes, key=lambda wish: wish.place in ("on", "at head", "back of")):
         furnisher.fulfil(wish)

@@ -1,4 +1,4 @@
-"""Materials that say little about what a thing is: colours and textures are drawn for every room anew."""
+"""Random materials per room, so that colours and textures reveal little about a thing."""
 
 import colorsys
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from lg3d_core.synthetic.modelling import Color, Kit, Model, Top
 from lg3d_core.synthetic.shapes import Paint
 
 FIXED = ("screen", "leaves", "keys", "piano", "text", "scribble", "spines", "as it is")
-"""Textures that belong to what they are on."""
+"""Textures that are specific to their thing."""
 CLOTHS = ("fabric", "fabric", "fabric", "weave", "plain", "plain", "stripes", "checks", "floral", "print")
 PANELS = ("wood", "wood", "wood", "plain", "plain", "marble", "granite")
 
 
 class VariedKit(Kit):
-    """A kit whose palette is random: woods of any tone, cloth of any colour and pattern, painted furniture."""
+    """Kit with a random palette: woods of any tone, cloth of any colour and pattern, painted furniture."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.odd = float(rng.uniform(0.02, 0.2))
@@ -31,7 +31,7 @@ class VariedKit(Kit):
         )
 
     def random_color(self, *, saturation: float = 0.6, value: tuple[float, float] = (0.15, 0.95)) -> Color:
-        """Return a colour of any hue; most are dull."""
+        """Return a random colour of any hue, mostly dull."""
         r, g, b = colorsys.hsv_to_rgb(self.u(0, 1), saturation * self.u(0, 1) ** 1.5, self.u(*value))
         return (255 * r, 255 * g, 255 * b)
 
@@ -48,7 +48,7 @@ class VariedKit(Kit):
         return self.random_color(saturation=0.8)
 
     def paint(self, rgb: Color, texture: str = "plain", *, spread: float = 8.0) -> Paint:
-        """Return a paint near a colour, or at times of another colour."""
+        """Return a paint near a colour, or sometimes of another colour."""
         if texture == "print":
             texture = self.choose(("painting", "painting", "painting", "floral", "text", "print"))
             rgb = self.random_color(saturation=0.7)
@@ -82,14 +82,14 @@ class VariedKit(Kit):
         return super().paint(self.random_color(saturation=1.0, value=(0.25, 1.0)), texture, spread=8)
 
     def white(self, texture: str = "plain") -> Paint:
-        """Return white or cream; now and then grey, or any colour."""
+        """Return white or cream, sometimes grey or any colour."""
         if self.chance(0.12):
             return self.any_plain(texture)
         value = self.u(190, 245)
         return super().paint((value, value - self.u(0, 6), value - self.u(0, 28)), texture, spread=3)
 
     def dark(self, texture: str = "plain") -> Paint:
-        """Return black; now and then grey, or any colour."""
+        """Return black, sometimes grey or any colour."""
         return self.any_plain(texture) if self.chance(0.15) else super().paint((46, 46, 50), texture, spread=14)
 
     def grey(self, texture: str = "plain") -> Paint:
@@ -99,7 +99,7 @@ class VariedKit(Kit):
 
 
 def resize(model: Model, factor: float) -> None:
-    """Scale a built thing about its origin."""
+    """Scale a thing about its origin."""
     model.parts = [
         replace(
             part,
@@ -114,6 +114,6 @@ def resize(model: Model, factor: float) -> None:
 
 
 def pick(options: Sequence[tuple[float, str]], rng: np.random.Generator) -> str:
-    """Return one of weighted names."""
+    """Return one of several weighted names."""
     weights = np.array([weight for weight, _ in options])
     return options[int(rng.choice(len(options), p=weights / weights.sum()))][1]

@@ -1,20 +1,20 @@
-"""What rooms may hold, and where: the words that kinds of rooms are described in."""
+"""Wishes: the vocabulary that describes the content of kinds of rooms."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Something that a kind of room may hold.
+    """Thing that a kind of room may contain.
 
     Attributes:
         name: Builder's name.
         place: "wall", "corner", "floor", "middle", "hang", "ceiling", or a relation to an earlier thing: "on",
             "at head", "back of", "under", "beside", "before", "facing", "around", "above", "near", "window".
-        chance: Share of the rooms of this kind that hold it.
-        count: Fewest and most.
-        by: Labels that a relation may refer to.
-        z: Heights between which a hung thing's origin lies.
+        chance: Share of the rooms of this kind that contain the thing.
+        count: Minimum and maximum number.
+        by: Labels of the things that a relation may refer to.
+        z: Range of the height of a hung thing's origin in metres.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""The one training loop, and the two commands that run it: pre-training and fine-tuning."""
+"""Training loop and the two commands that use it: pre-training and fine-tuning."""

@@ -1,4 +1,4 @@
-"""Which scenes meet in which batch: a plan that depends on the seed alone, so that an interrupted run can go on."""
+"""Training batches: a plan that depends only on the seed, so that an interrupted run can be resumed."""
 
 import itertools
 import shutil
@@ -20,39 +20,39 @@ from lg3d_core.stopping import leave_stopping_to_parent
 
 
 class TrainingBatch(Protocol):
-    """What the training loop asks of a batch, whatever else it holds for the loss."""
+    """A batch as the training loop needs it, independent of what the loss reads."""
 
     @property
     def scene_ids(self) -> tuple[str, ...]:
-        """One per scene."""
+        """Scene ids, one per scene."""
         ...
 
     @property
     def coordinates(self) -> Tensor:
-        """Rows `batch, x, y, z`, shape `(voxels, 4)`, int32."""
+        """Voxel coordinates as rows `batch, x, y, z`, shape `(voxels, 4)`, int32."""
         ...
 
     @property
     def features(self) -> Tensor:
-        """Colour / 255 - 0.5, shape `(voxels, 3)`, float32."""
+        """Colours / 255 - 0.5, shape `(voxels, 3)`, float32."""
         ...
 
     @property
     def scene_sizes(self) -> tuple[int, ...]:
-        """Voxels of each scene."""
+        """Number of voxels of each scene."""
         ...
 
     @property
     def cut(self) -> tuple[str, ...]:
-        """Scenes that were too large for one pass."""
+        """Ids of the scenes that were too large for one forward pass."""
         ...
 
     def select(self, first: int, last: int) -> Self:
-        """Scenes `first` to `last - 1` as a batch of their own."""
+        """Return scenes `first` to `last - 1` as a separate batch."""
         ...
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch on a device."""
+        """Return the batch on a device."""
         ...
 
 
@@ -63,30 +63,30 @@ SHARED_MEMORY = "/dev/shm"
 
 
 class BatchSource(Protocol[B]):
-    """Scenes that come as batches."""
+    """Scenes that are loaded as batches."""
 
     max_voxels: int | None
-    """Voxels of one forward pass, at most; None sets no limit."""
+    """Maximum number of voxels per forward pass; None sets no limit."""
 
     def __len__(self) -> int:
-        """Number of scenes."""
+        """Return the number of scenes."""
         ...
 
     def load(self, rows: Sequence[int], *, epoch: int, rng: np.random.Generator | None) -> B:
-        """These scenes of an epoch as one batch, translated by what `rng` draws."""
+        """Load scenes of an epoch as one batch; `rng` draws a random translation."""
         ...
 
     def facts(self, batch: B) -> dict[str, int]:
-        """Counts of what was done to a batch, for the log."""
+        """Return counts for the log that describe how the batch was made."""
         ...
 
     def describe_cut(self, batch: B) -> str:
-        """What was done to the first of `batch.cut`, in a sentence."""
+        """Describe in a sentence how the first scene of `batch.cut` was reduced."""
         ...
 
 
 class SceneBatches:
-    """Batches of labelled scenes; one of more than `max_voxels` voxels is cut into parts."""
+    """Batches of labelled scenes; a scene with more than `max_voxels` voxels is cut into parts."""
 
     def __init__(self, scenes: SceneDataset, *, max_voxels: int | None = None) -> None:
         self.scenes = scenes
@@ -106,7 +106,7 @@ class SceneBatches:
         return collate(parts, rng=rng)._replace(cut=cut)
 
     def facts(self, batch: Batch) -> dict[str, int]:
-        """Objects of other scenes that found a place and those that did not, passes, and scenes that were cut."""
+        """Count forward passes, cut scenes, and pasted objects that were placed or skipped."""
         counts = _count_passes(self.max_voxels, batch.cut)
         if self.scenes.pasting is not None:
             counts |= {"instances_placed": batch.placed, "instances_skipped": batch.skipped}
@@ -117,12 +117,12 @@ class SceneBatches:
         parts = [size for scene, size in zip(batch.scene_ids, batch.scene_sizes, strict=True) if scene == batch.cut[0]]
         return (
             f"{batch.cut[0]} has {sum(parts)} voxels, more than --max-voxels {self.max_voxels}: it is cut into "
-            f"{len(parts)} parts, as is every such scene; all of it counts, but what lies by a cut does not see beyond"
+            f"{len(parts)} parts, as is every scene above the limit; all voxels are used, but context ends at the cuts"
         )
 
 
 class ViewBatches:
-    """Batches of pairs of views; a pair of more than `max_voxels` voxels is cropped about a place that both show."""
+    """Batches of pairs of views; a pair with more than `max_voxels` voxels is cropped around a shared place."""
 
     def __init__(self, views: ViewDataset, *, max_voxels: int | None = None) -> None:
         self.views = views
@@ -145,14 +145,14 @@ class ViewBatches:
         return collate_views(cropped, rng=rng)._replace(cut=cut)
 
     def facts(self, batch: ViewBatch) -> dict[str, int]:
-        """Places that are matched in both views, passes, and scenes whose views were cropped."""
+        """Count the places that are matched in both views, forward passes, and cropped scenes."""
         return {"matches": len(batch.matches)} | _count_passes(self.max_voxels, batch.cut)
 
     def describe_cut(self, batch: ViewBatch) -> str:
         """See `BatchSource`."""
         return (
             f"the two views of {batch.cut[0]} have more voxels than --max-voxels {self.max_voxels}: they are cropped "
-            "about a place that both show, as are all such views"
+            "around a place that both contain, as are all views above the limit"
         )
 
 
@@ -161,7 +161,7 @@ def _count_passes(max_voxels: int | None, cut: tuple[str, ...]) -> dict[str, int
 
 
 def split_batch(batch: B, max_voxels: int | None) -> list[B]:
-    """Batches of whole scenes, in order, of at most `max_voxels` voxels each; a scene larger than that is alone."""
+    """Split a batch into batches of whole scenes with at most `max_voxels` voxels; a larger scene stays alone."""
     sizes = batch.scene_sizes
     if max_voxels is None or sum(sizes) <= max_voxels:
         return [batch]
@@ -175,20 +175,20 @@ def split_batch(batch: B, max_voxels: int | None) -> list[B]:
 
 
 def without_scenes(batch: B) -> B:
-    """A batch of the same kind with no scene in it."""
+    """Return a batch of the same type without scenes."""
     return batch.select(len(batch.scene_sizes), len(batch.scene_sizes))
 
 
 class BatchPlan(NamedTuple):
-    """One forward pass of one epoch.
+    """One forward pass of an epoch.
 
     Attributes:
-        epoch: From 0.
+        epoch: Epoch, from 0.
         step: Optimiser step within the epoch, from 0.
         part: Forward pass within the step, from 0.
-        last: Whether the optimiser steps after it.
-        scenes: Rows of the dataset.
-        piece: Of the forward pass, where its scenes have too many voxels for one, from 0.
+        last: Whether the optimiser steps after this pass.
+        scenes: Dataset rows.
+        piece: Index of the piece, from 0, if the scenes have too many voxels for one pass.
     """
 
     epoch: int
@@ -200,7 +200,7 @@ class BatchPlan(NamedTuple):
 
 
 def steps_per_epoch(num_scenes: int, batch_size: int) -> int:
-    """Optimiser steps of an epoch; the last one may see fewer scenes."""
+    """Return the number of optimiser steps per epoch; the last step may use fewer scenes."""
     return -(-num_scenes // batch_size)
 
 
@@ -216,20 +216,20 @@ def plan_batches(
     rank: int = 0,
     size: int = 1,
 ) -> Iterator[BatchPlan]:
-    """Every scene once an epoch in a fresh random order, from any step on.
+    """Yield every scene once per epoch in a new random order, starting at any step.
 
-    Of several processes each plans its own share, a run of every batch's scenes; shares differ by one scene at most. A
-    process that gets none of the last few scenes of an epoch takes part in the step without any.
+    With several processes, each process plans its own contiguous share of every batch; shares differ by at most one
+    scene. A process without scenes in the last step of an epoch takes part in that step with an empty batch.
 
     Args:
         num_scenes: Size of the dataset.
         batch_size: Scenes per optimiser step.
-        micro_batch: Scenes per forward pass of a process, at most.
-        seed: Of the order.
-        epochs: Where to end.
-        start_epoch: Epoch to begin with.
-        start_step: Optimiser step of that epoch to begin with.
-        rank: Of the process, from 0.
+        micro_batch: Maximum number of scenes per forward pass of a process.
+        seed: Seed of the scene order.
+        epochs: Total number of epochs.
+        start_epoch: First epoch.
+        start_step: First optimiser step of that epoch.
+        rank: Rank of this process, from 0.
         size: Number of processes.
     """
     for epoch in range(start_epoch, epochs):
@@ -243,7 +243,7 @@ def plan_batches(
 
 
 class _PlannedBatches(Dataset[tuple[BatchPlan, B | Exception]], Generic[B]):
-    """Serves a whole batch per plan, so that a worker process does all of a batch's work."""
+    """Dataset with one whole batch per plan, so that a worker process does all the work for a batch."""
 
     def __init__(self, source: BatchSource[B], *, seed: int, shift: bool) -> None:
         self.source = source
@@ -251,7 +251,7 @@ class _PlannedBatches(Dataset[tuple[BatchPlan, B | Exception]], Generic[B]):
         self.shift = shift
 
     def __getitem__(self, plan: BatchPlan) -> tuple[BatchPlan, B | Exception]:
-        # An error is a value: raised in a worker, it would reach the training process as the text of a traceback.
+        # Errors are returned: if raised in a worker, they would reach the training process as a traceback in text form.
         try:
             batch = self._load(plan)
             if get_worker_info() is not None:
@@ -261,7 +261,7 @@ class _PlannedBatches(Dataset[tuple[BatchPlan, B | Exception]], Generic[B]):
         return plan, batch
 
     def _load(self, plan: BatchPlan) -> B:
-        # One translation a step, so that it does not depend on how the step is split into passes and processes.
+        # One translation per step, independent of how the step is split into passes and processes.
         rng = np.random.default_rng([self.seed, plan.epoch, plan.step, 0]) if self.shift else None
         batch = self.source.load(plan.scenes or (0,), epoch=plan.epoch, rng=rng)
         return batch if plan.scenes else without_scenes(batch)
@@ -270,10 +270,10 @@ class _PlannedBatches(Dataset[tuple[BatchPlan, B | Exception]], Generic[B]):
 def _share(batch: TrainingBatch) -> None:
     """Move a batch into shared memory here, where a failure can be reported.
 
-    PyTorch does it later in a thread of the worker, where a failure is printed and the training waits forever.
+    PyTorch would do this later in a thread of the worker, where a failure is only printed and training waits forever.
 
     Raises:
-        DataError: There is no room.
+        DataError: Shared memory is full.
     """
     try:
         for value in vars(batch).values() if not isinstance(batch, tuple) else batch:
@@ -284,15 +284,15 @@ def _share(batch: TrainingBatch) -> None:
 
 
 def _describe_shared_memory(reason: str) -> str:
-    """What to do about shared memory that is full."""
+    """Return the error message for full shared memory."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
         room = f", {usage.free >> 10} of {usage.total >> 10} KiB free"
     except OSError:
         room = ""
     return (
-        f"no room in shared memory ({SHARED_MEMORY}{room}) for batches of worker processes ({reason}): pass --jobs 0, "
-        "or give the container more (docker run --shm-size 8g)"
+        f"shared memory is full ({SHARED_MEMORY}{room}): batches of worker processes do not fit ({reason}); pass "
+        "--jobs 0, or give the container more shared memory (docker run --shm-size 8g)"
     )
 
 
@@ -305,15 +305,15 @@ def load_batches(
     shift: bool,
     progress: Progress | None = None,
 ) -> Iterator[tuple[BatchPlan, B]]:
-    """Load planned batches in order, `jobs` processes working ahead; one of too many voxels comes in several pieces.
+    """Load planned batches in order with `jobs` worker processes; oversized batches are split into several pieces.
 
     Args:
         source: The scenes.
-        plans: What to load; may be a generator, of which a few plans at a time are taken.
-        jobs: Worker processes; 0 loads in this one.
-        seed: Of the random translation of a batch's coordinates.
-        shift: Whether to translate at all.
-        progress: Told of the first scene that is too large for one pass.
+        plans: Batches to load; a generator is consumed a few plans at a time.
+        jobs: Number of worker processes; 0 loads in this process.
+        seed: Seed of the random translation of the coordinates.
+        shift: Whether to translate the coordinates.
+        progress: Receives a note on the first scene that is too large for one pass.
 
     Raises:
         DataError: A worker process died, shared memory is full, or a scene is damaged.
@@ -325,16 +325,16 @@ def load_batches(
         num_workers=jobs,
         worker_init_fn=_start_worker if jobs else None,
     )
-    told = False
+    reported = False
     try:
         loaded = iter(loader)
-    except OSError as error:  # the locks of the workers' queues are in shared memory, too
+    except OSError as error:  # the locks of the worker queues are in shared memory, too
         raise DataError(_describe_shared_memory(error.strerror or str(error))) from None
     for plan, batch in _watch_workers(loaded):
         if isinstance(batch, Exception):
             raise batch
-        if batch.cut and not told and progress is not None:
-            told = True
+        if batch.cut and not reported and progress is not None:
+            reported = True
             progress.note(source.describe_cut(batch))
         pieces = split_batch(batch, source.max_voxels)
         for piece, part in enumerate(pieces):
@@ -342,7 +342,7 @@ def load_batches(
 
 
 def _watch_workers(items: Iterator[T]) -> Iterator[T]:
-    """Pass items on; that a process died becomes one line."""
+    """Yield the items, and report a worker process that died as an error in one line."""
     while True:
         try:
             item = next(items, None)
@@ -350,7 +350,7 @@ def _watch_workers(items: Iterator[T]) -> Iterator[T]:
             if not str(error).startswith("DataLoader worker (pid"):
                 raise
             raise DataError(
-                f"a process that loads scenes died, perhaps for want of memory ({error}): try fewer --jobs, or "
+                f"a data loading process died, possibly because memory ran out ({error}): pass a smaller --jobs, or "
                 "--jobs 0; if shared memory (/dev/shm) is full, give the container more (docker run --shm-size 8g)"
             ) from None
         if item is None:
@@ -359,6 +359,6 @@ def _watch_workers(items: Iterator[T]) -> Iterator[T]:
 
 
 def _start_worker(_: int) -> None:
-    """Leave stopping to the training process, which ends its workers itself, and its cores to the network."""
+    """Leave signal handling to the training process, which ends its workers, and the CPU cores to the network."""
     leave_stopping_to_parent()
     torch.set_num_threads(1)

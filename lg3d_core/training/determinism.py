@@ -1,8 +1,7 @@
-"""The same answer twice: seeds, and algorithms whose result does not depend on chance.
+"""Reproducibility: seeds and deterministic algorithms.
 
-Every random draw of a run comes from its seed and its position, never from a process or the clock, and on the CPU all
-sums are added in one order. What is left to chance is the order in which some of PyTorch's kernels add on CUDA, and
-MinkowskiEngine's.
+Every random draw of a run depends only on its seed and its position, not on a process or the clock, and sums on the CPU
+have a fixed order. Only some of PyTorch's CUDA kernels and MinkowskiEngine add in an order that varies.
 """
 
 import os
@@ -22,33 +21,33 @@ NO_REPEATABLE_FORM = "does not have a deterministic implementation"
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch, CUDA included; PyTorch's loaders seed their worker processes from it.
+    """Seed Python, NumPy and PyTorch, including CUDA; PyTorch's data loaders seed their workers from it.
 
-    What is drawn for samples and losses depends on the run's seed alone anyway: this is for code of others.
+    lg3d draws for samples and losses from the run's seed alone; this function covers third-party code.
     """
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  code of others draws from there
+    np.random.seed(seed % 2**32)  # noqa: NPY002  third-party code may draw from the global generator
     torch.manual_seed(seed)
 
 
 @contextmanager
 def repeatable(settings: TrainSettings) -> Iterator[None]:
-    """With `settings.deterministic`, let PyTorch take repeatable algorithms inside, and refuse what has none.
+    """Use deterministic PyTorch algorithms within the context if `settings.deterministic` is set.
 
     Raises:
-        UsageError: An engine, a workspace or an operation whose results differ from run to run.
+        UsageError: The backend, the cuBLAS workspace or an operation is not deterministic.
     """
     if not settings.deterministic:
         yield
         return
     if settings.backend == "minkowski":
         raise UsageError(
-            "--deterministic: MinkowskiEngine adds in no fixed order; take --backend auto, whose weights are the same"
+            "--deterministic: MinkowskiEngine adds in no fixed order; pass --backend auto, which loads the same weights"
         )
     workspace = os.environ.setdefault(CUBLAS_WORKSPACE, REPEATABLE_WORKSPACES[0])  # read when CUDA is first used
     if workspace not in REPEATABLE_WORKSPACES:
         raise UsageError(
-            f"--deterministic: {CUBLAS_WORKSPACE} is {workspace!r} in the environment; leave it out, or set it to "
+            f"--deterministic: {CUBLAS_WORKSPACE} is {workspace!r} in the environment: unset it, or set it to "
             f"{' or '.join(REPEATABLE_WORKSPACES)}"
         )
     enabled, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
@@ -62,8 +61,8 @@ def repeatable(settings: TrainSettings) -> Iterator[None]:
         if NO_REPEATABLE_FORM not in str(error):
             raise
         raise UsageError(
-            f"--deterministic: PyTorch has no repeatable form of an operation on {settings.device} "
-            f"({str(error).partition('.')[0]}): leave out --deterministic, or take --device cpu"
+            f"--deterministic: PyTorch has no deterministic version of an operation on {settings.device} "
+            f"({str(error).partition('.')[0]}): omit --deterministic, or pass --device cpu"
         ) from None
     finally:
         torch.use_deterministic_algorithms(enabled)

@@ -1,8 +1,8 @@
-"""Processes that train one network together, as `torchrun` starts them: who they are, and what they tell each other.
+"""Distributed training with processes that `torchrun` starts.
 
-Every process holds the whole network and takes its share of every effective batch. The first one, the leader, writes
-and reports; the others are silent. What they exchange, apart from gradients and statistics, are a few numbers a step,
-over the CPU: so a process that is gone is noticed by the others at their next step.
+Every process holds the whole network and computes its share of every effective batch. Rank 0, the leader, writes files
+and reports progress. Besides gradients and batch statistics, processes exchange a few numbers per step over the CPU,
+so a lost process is noticed at the next step.
 """
 
 import datetime
@@ -36,21 +36,21 @@ from lg3d_core.training.watch import BEAT_SECONDS, MISSED_BEATS, Watch, speaks_f
 OWN_GPU = "own-gpu"
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 POLL_SECONDS = 0.05
-"""How often a process looks whether the first one has called it."""
+"""Seconds between checks whether the leader has called this process."""
 SLACK_SECONDS = 10.0
-"""How much longer PyTorch waits than the watch: what ends the run then says less."""
+"""Seconds that PyTorch waits longer than the watch, because the message of the watch is more precise."""
 
 
 class Launch(NamedTuple):
-    """What `torchrun` told this process.
+    """Environment that `torchrun` sets for a process.
 
     Attributes:
-        rank: Of all processes, from 0.
+        rank: Rank among all processes, from 0.
         size: Number of processes.
-        local_rank: Of those on this machine, from 0.
+        local_rank: Rank among the processes of this machine, from 0.
         local_size: Processes on this machine.
         run_id: The job's id (`--rdzv-id`), or None.
-        max_restarts: How often the job is started again after an error.
+        max_restarts: Number of restarts after an error.
     """
 
     rank: int
@@ -62,10 +62,10 @@ class Launch(NamedTuple):
 
 
 def read_launch(environ: Mapping[str, str]) -> Launch | None:
-    """What the environment says of this process, or None where no `torchrun` started it.
+    """Read the launch from environment variables; return None if `torchrun` did not start this process.
 
     Raises:
-        SettingsError: A variable that is no number.
+        SettingsError: A variable is not a number.
     """
     if not all(name in environ for name in TORCHRUN):
         return None
@@ -82,7 +82,7 @@ def read_launch(environ: Mapping[str, str]) -> Launch | None:
 
 
 class World:
-    """The processes of a run; a single one where no `torchrun` started it."""
+    """The processes of a run; a single one without `torchrun`."""
 
     def __init__(self, device: torch.device, launch: Launch | None = None) -> None:
         self.device = device
@@ -93,11 +93,11 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes and reports."""
+        """Whether this process writes files and reports progress."""
         return self.rank == 0
 
     def doing(self, what: str) -> None:
-        """Note what this process is at, for the others to say if it never ends."""
+        """Record the current activity of this process, which others report if it never ends."""
         if self.watch is not None:
             self.watch.doing(what)
 
@@ -105,7 +105,7 @@ class World:
         return nullcontext() if self.watch is None else self.watch.waiting()
 
     def gather(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
-        """Every process's numbers in the order of ranks, shape `(size, len(values))`; all give equally many."""
+        """Gather equally many numbers from every process, shape `(size, len(values))`, in rank order."""
         own = torch.tensor(list(values), dtype=torch.float64)
         if self.size == 1:
             return own.numpy()[None]
@@ -115,7 +115,7 @@ class World:
         return torch.stack(parts).numpy()
 
     def add_up(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The sum of all processes' arrays of one shape."""
+        """Return the sum of the arrays of all processes, which have the same shape."""
         if self.size == 1:
             return counts
         total = torch.from_numpy(counts.copy())
@@ -124,11 +124,11 @@ class World:
         return total.numpy()
 
     def total(self, count: int) -> int:
-        """The sum of all processes' counts."""
+        """Return the sum of the counts of all processes."""
         return int(self.gather([count]).sum())
 
-    def tell(self, text: str, *, source: int = 0) -> str:
-        """The text of one process, in all of them."""
+    def broadcast(self, text: str, *, source: int = 0) -> str:
+        """Broadcast a text from one process to all."""
         if self.size == 1:
             return text
         data = torch.tensor(list(text.encode()), dtype=torch.uint8)
@@ -142,14 +142,14 @@ class World:
         return bytes(data.numpy()).decode()
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Return when every process has reached this point."""
         self.gather([0.0])
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The leader runs the block, then the first process of every other machine does, then all that are left.
+        """Run the block in the leader first, then in the first process of every other machine, then in the rest.
 
-        So each finds what was written before, whether machines share a file system or have copies of their own.
+        Later processes find the files of earlier ones, whether or not the machines share a file system.
         """
         turn = 0 if self.leads else 1 if self.launch is not None and self.launch.local_rank == 0 else 2
         for _ in range(turn):
@@ -159,72 +159,74 @@ class World:
             self.wait()
 
     def require_equal(self, facts: Mapping[str, str], advice: str) -> None:
-        """Refuse processes that were given, or have found, something else than the first.
+        """Require the same facts in all processes.
 
         Args:
-            facts: What must be equal everywhere, by the name that the user knows; all processes give the same names.
-            advice: What to do.
+            facts: Values that must be equal, by a name that the user knows; all processes pass the same names.
+            advice: What the user should do if they differ.
 
         Raises:
-            SettingsError: In all processes, where one differs; the line names it.
+            SettingsError: A process differs; raised in all processes.
         """
         own = "\0".join(f"{name} {value}" for name, value in facts.items())
-        first = self.tell(own)
+        first = self.broadcast(own)
         different = np.flatnonzero(self.gather([own != first])[:, 0])
         if not len(different):
             return
         pairs = zip(own.split("\0"), first.split("\0"), strict=True)
         named = ", ".join(f"{mine} instead of {theirs}" for mine, theirs in pairs if mine != theirs)
         other = int(different[0])
-        raise SettingsError(self.tell(f"process {other} on {socket.gethostname()} has {named}: {advice}", source=other))
+        raise SettingsError(
+            self.broadcast(f"process {other} on {socket.gethostname()} has {named}: {advice}", source=other)
+        )
 
     def find_name(self, settings: TrainSettings) -> str | None:
-        """The name of a run that processes which `torchrun` starts again find by themselves; None leaves it open.
+        """Return the run name by which restarted processes find their run; None if `--name` is not needed.
 
         Raises:
-            SettingsError: There will be restarts, and nothing to name the run after.
+            SettingsError: Restarts are enabled and there is no name to use.
         """
         if settings.name is not None or self.launch is None or self.launch.max_restarts == 0:
             return settings.name
         if self.launch.run_id is None:
             raise SettingsError(
-                "torchrun --max-restarts needs a name by which the processes find their run again: give --name, or "
+                "torchrun --max-restarts needs a run name, so that restarted processes find their run: pass --name, or "
                 "torchrun's --rdzv-id"
             )
         return f"{settings.command}-{re.sub(r'[^A-Za-z0-9._-]+', '-', self.launch.run_id)}"
 
     def share_of(self, batch_size: int) -> int:
-        """Scenes that each process takes of an effective batch.
+        """Return the number of scenes of an effective batch that each process takes.
 
         Raises:
-            SettingsError: They cannot be shared out equally.
+            SettingsError: The batch cannot be divided equally.
         """
         if batch_size % self.size:
             lower = batch_size // self.size * self.size
             others = " or ".join(str(size) for size in (lower, lower + self.size) if size)
             raise SettingsError(
-                f"--batch-size {batch_size}, the effective batch, cannot be shared equally by {self.size} processes: "
-                f"take {others}, or another --nproc-per-node"
+                f"--batch-size {batch_size}, the effective batch, is not divisible by {self.size} processes: "
+                f"pass {others}, or another --nproc-per-node to torchrun"
             )
         return batch_size // self.size
 
     def together(self, module: nn.Module, network: nn.Module, *, deterministic: bool) -> nn.Module:
-        """Make the processes train one network.
+        """Wrap a module for distributed training.
 
         Args:
-            module: What is called forward, with `network` inside; on the device.
-            network: Its batch normalisation measures over all processes from now on.
-            deterministic: Add gradients in the order of ranks, so that the sum does not depend on how they are packed.
+            module: Module on the device whose `forward` is called; contains `network`.
+            network: Network whose batch normalisation becomes synchronised over all processes.
+            deterministic: Whether to add gradients in rank order, so that sums do not depend on how they are packed.
 
         Returns:
-            The module to call forward. Its gradients are the sums, not the means, of those of all processes.
+            Module whose `forward` to call. Its gradients are sums, not means, over all processes.
         """
         if self.size == 1:
             return module
         group = distributed.group.WORLD
         assert group is not None
         share_statistics(network, group)
-        # Statistics are the same everywhere already. PyTorch renamed the option in 2.13.
+        # Statistics are already equal in all processes. PyTorch renamed the option in 2.13.
         names = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         options: dict[str, Any] = {"gradient_as_bucket_view": True, option: False}
@@ -253,14 +255,14 @@ def _add_in_order(group: distributed.ProcessGroup, bucket: GradBucket) -> Future
 
 @contextmanager
 def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
-    """The processes that `torchrun` started, or this one alone, for as long as the context is open.
+    """Join the processes that `torchrun` started, or yield a world of one process.
 
-    Inside, an error of one process ends all of them, and only one says why: the others raise `EndedElsewhere`.
+    Within the context, an error in one process ends all; one process reports it, the others raise `EndedElsewhere`.
 
     Raises:
-        SettingsError: A device that is not there, or processes that do not find each other.
-        LostProcessError: Another process is gone, or was not heard of for `rank_timeout` seconds.
-        EndedElsewhere: Another process says why the run ends.
+        SettingsError: A device is missing, or the processes do not find each other.
+        LostProcessError: Another process is gone, or sent no heartbeat for `rank_timeout` seconds.
+        EndedElsewhere: Another process reports why the run ends.
     """
     launch = read_launch(os.environ)
     if launch is None:
@@ -291,7 +293,7 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
         )
     except RuntimeError as error:
         raise SettingsError(
-            f"process {launch.rank} of {launch.size} did not find the others at {os.environ['MASTER_ADDR']}:"
+            f"process {launch.rank} of {launch.size} could not connect to the others at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']} within {settings.rank_timeout:g} s: {_first_line(error)}"
         ) from None
     world.watch = watch = Watch(
@@ -315,7 +317,7 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
         if not watch.speaks:
             raise EndedElsewhere from None
         if hosts and world.leads:
-            time.sleep(MISSED_BEATS * BEAT_SECONDS)  # the store goes with this process: let the others read the word
+            time.sleep(MISSED_BEATS * BEAT_SECONDS)  # the store ends with this process: let the others read the reason
         raise
     except Interrupted:
         _ignore_termination()
@@ -327,7 +329,7 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
 
 
 def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.device:
-    """A GPU for each process of a machine; where there are too few, they share."""
+    """Choose one GPU per process of a machine; processes share GPUs if there are too few."""
     device = resolve_device(name)
     if device.type != "cuda":
         return device
@@ -335,8 +337,8 @@ def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.devic
     if launch.local_size > count and launch.local_rank == 0:
         gpus = f"{count} GPU{'s' if count > 1 else ''}"
         progress.warn(
-            f"{launch.local_size} processes share {gpus} on {socket.gethostname()}: slow, and good for trying out "
-            f"alone; take --nproc-per-node {count}"
+            f"{launch.local_size} processes share {gpus} on {socket.gethostname()}: this is slow and only useful for "
+            f"testing; pass --nproc-per-node {count} to torchrun"
         )
     device = torch.device("cuda", launch.local_rank % count)
     torch.cuda.set_device(device)
@@ -344,15 +346,15 @@ def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.devic
 
 
 def _choose_backend(kinds: Sequence[str], launch: Launch) -> str:
-    """What all processes exchange gradients by: NCCL where each has a GPU of its own, on whatever machine.
+    """Choose the backend for gradients: NCCL if every process has its own GPU, on any machine.
 
     Args:
-        kinds: Of every process the kind of its device, `OWN_GPU`, `cuda` or `cpu`, and its machine.
-        launch: Of this process.
+        kinds: Device kind (`OWN_GPU`, `cuda` or `cpu`) and machine of every process.
+        launch: Launch of this process.
 
     Raises:
-        SettingsError: Some train on a GPU and some do not; in the leader.
-        EndedElsewhere: The same, in the others.
+        SettingsError: Only some processes train on a GPU; raised in the leader.
+        EndedElsewhere: The same, in the other processes.
     """
     on_cpu = [line for line in kinds if line.startswith("cpu ")]
     if not on_cpu or len(on_cpu) == len(kinds):
@@ -362,21 +364,21 @@ def _choose_backend(kinds: Sequence[str], launch: Launch) -> str:
         raise EndedElsewhere
     machines = ", ".join(dict.fromkeys(line.split()[1] for line in on_cpu))
     raise SettingsError(
-        f"{len(on_cpu)} of {len(kinds)} processes would train on the CPU ({machines}), the others on GPUs: give all "
-        "machines GPUs, or --device cpu"
+        f"{len(on_cpu)} of {len(kinds)} processes would train on the CPU ({machines}), the others on GPUs: use "
+        "machines that all have GPUs, or pass --device cpu"
     )
 
 
 @contextmanager
 def _lost_processes(watch: Watch) -> Iterator[None]:
-    """Turn what PyTorch says when it misses another process into one line."""
+    """Turn PyTorch's error about a lost process into one line."""
     try:
         yield
     except RuntimeError as error:
         text = str(error).lower()
         if not (isinstance(error, distributed.DistError) or "gloo" in text or "nccl" in text):
             raise
-        _ignore_termination()  # another machine may start again already, and torchrun end this process for it
+        _ignore_termination()  # another machine may already restart, and torchrun would end this process for it
         timed_out = "timed out" in text or "timeout" in text
         raise LostProcessError(f"{watch.describe_loss(timed_out=timed_out)} ({_first_line(error)})") from None
 
@@ -387,13 +389,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _ignore_termination() -> None:
-    """Let this process end its own way: torchrun terminates the processes that are left as soon as the first ended."""
+    """Let this process end by itself: torchrun terminates the remaining processes as soon as one has ended."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _open_store(launch: Launch, timeout: datetime.timedelta, *, hosts: bool) -> Any:
-    """What processes find each other by: the store of torchrun's agent, or that which the leader hosts."""
+    """Open the key-value store of the rendezvous, which torchrun's agent or the leader hosts."""
     return distributed.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -404,14 +406,14 @@ def _open_store(launch: Launch, timeout: datetime.timedelta, *, hosts: bool) -> 
 
 
 def _agree_on_attempt(store: Any, launch: Launch, timeout: datetime.timedelta) -> str:
-    """A word that is new in every attempt and the same in all processes, before which all keys of the attempt stand.
+    """Return an id of this attempt, the same in all processes, that prefixes all keys of the attempt.
 
-    The store may be older than this attempt, and hold what processes wrote that are gone. torchrun's own count of
-    restarts is of one machine: where one agent starts its processes again because another did, or is itself a new one,
-    the counts differ. So the leader makes up the word, and a process takes it when it is called by its own.
+    The store may be older than this attempt and hold keys of ended processes. torchrun counts restarts per machine: if
+    one agent restarts its processes because another did, or is itself new, the counts differ. Therefore the leader
+    makes up the id, and a process accepts it when the leader calls it by the id of the process.
 
     Raises:
-        RuntimeError: A process does not come.
+        RuntimeError: A process did not answer.
     """
     own = uuid.uuid4().hex
     if launch.rank == 0:

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written step by step in this thread, so that a full disk is an error like any other."""
+"""TensorBoard event files, written synchronously, so that a full disk raises an error."""
 
 import os
 import platform
@@ -10,17 +10,17 @@ from lg3d_core.errors import DataError
 
 
 class EventFile:
-    """One event file of a run; a run that is gone on with has several."""
+    """Event file of a run; a resumed run has several."""
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
-        """Begin a file.
+        """Create a file.
 
         Args:
-            folder: The run's.
-            purge_step: Step from which on what earlier files hold is not to be shown.
+            folder: Folder of the run.
+            purge_step: First step whose values in earlier files are hidden.
 
         Raises:
-            DataError: The file system refused.
+            DataError: The file cannot be written.
         """
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -40,13 +40,13 @@ class EventFile:
         """Write one value.
 
         Raises:
-            DataError: The file system refused.
+            DataError: The file cannot be written.
         """
         scalar = self._summaries.Summary.Value(tag=name, simple_value=float(value))
         self._write(summary=self._summaries.Summary(value=[scalar]), step=step)
 
     def close(self) -> None:
-        """Close the file; everything is written already."""
+        """Close the file; all values are already written."""
         self._stream.close()
 
     def _write(self, **fields: Any) -> None:
@@ -59,5 +59,5 @@ class EventFile:
 
 def _refusal(path: Path, error: OSError) -> DataError:
     return DataError(
-        f"cannot write {path} ({error.strerror or error}): make room, and go on with --resume {path.parent}"
+        f"cannot write {path} ({error.strerror or error}): free disk space, then resume with --resume {path.parent}"
     )

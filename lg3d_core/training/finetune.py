@@ -1,4 +1,4 @@
-"""Fine-tuning: a classifier on the features, from a pre-trained network or from scratch."""
+"""Fine-tuning of a classifier and its backbone, from a pre-trained network or from scratch."""
 
 import dataclasses
 import json
@@ -30,15 +30,15 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     """Fine-tune a network and return the path of its last checkpoint.
 
     Args:
-        settings: Of a new run, or with `resume` the folder of one to continue.
+        settings: Settings of a new run, or with `resume` the folder of the run to resume.
         progress: Reports epochs and scores.
 
     Raises:
-        SettingsError: Settings that cannot work together, such as anchors of another width than the features; or a
-            label budget, and a start that was trained with other labels.
-        DataError: The store is missing, damaged or empty, or the anchors are, or they are of another vocabulary.
-        CheckpointError: Nothing to start from, or a checkpoint of another network, vocabulary or anchors.
-        Interrupted: A signal came; the run can be continued with `--resume`.
+        SettingsError: Settings are incompatible, e.g. the width of the anchors and of the features, or a label budget
+            and a start checkpoint that was trained with other labels.
+        DataError: The store is missing, damaged or empty, or the anchors are missing, damaged or of another vocabulary.
+        CheckpointError: The start checkpoint is missing, or has another network, vocabulary or anchors.
+        Interrupted: A signal arrived; the run can be resumed with `--resume`.
     """
     with open_run(settings, progress) as opened:
         settings, data = opened.settings, opened.data
@@ -55,12 +55,12 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
             anchors = load_fitting_anchors(settings, network, data.store.vocabulary)
             if anchors_digest not in (None, anchors.digest):
                 raise CheckpointError(
-                    f"{settings.anchors} holds anchors {anchors.digest}, {settings.start} was pre-trained with "
-                    f"{anchors_digest}: say --anchors FILE"
+                    f"{settings.anchors} holds anchors {anchors.digest}, but {settings.start} was pre-trained with "
+                    f"{anchors_digest}: pass --anchors FILE"
                 )
             _start_as_anchors(network, anchors)
             anchors_digest = anchors.digest
-        # What "latest" means is settled once: a resumed run starts from the same checkpoint.
+        # "latest" is resolved once, so that a resumed run starts from the same checkpoint.
         settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
         counts = data.store.class_counts("train", budget=data.budget)
         learner = Classification(
@@ -87,7 +87,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     newest = newest_checkpoint(settings.runs, "pretrain")
     if newest is None:
         raise CheckpointError(
-            f"no pre-training run in {settings.runs}: run lg3d pretrain, or say --from CHECKPOINT, or --from scratch"
+            f"no pre-training run in {settings.runs}: run lg3d pretrain, or pass --from CHECKPOINT or --from scratch"
         )
     progress.note(f"starting from the newest pre-training run: {newest}")
     return newest
@@ -96,13 +96,13 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
 def _load_start(start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData) -> MinkUNet:
     if info.network != settings.network:
         raise CheckpointError(
-            f"{start} holds a {info.network} network, this run wants {settings.network}: say --network {info.network}"
+            f"{start} holds a {info.network} network, not {settings.network}: pass --network {info.network}"
         )
     if info.vocabulary_digest not in ("", data.store.vocabulary.digest):
         raise CheckpointError(
-            f"{start} was trained with the vocabulary {info.vocabulary} ({info.vocabulary_digest}), the store "
+            f"{start} was trained with the vocabulary {info.vocabulary} ({info.vocabulary_digest}), but the store "
             f"{settings.store} has {data.store.vocabulary.name} ({data.store.vocabulary.digest}): prepare a store with "
-            "the vocabulary of the checkpoint, or pre-train on this one"
+            "the vocabulary of the checkpoint, or pre-train on this store"
         )
     network = info.build_network(num_classes=len(data.store.vocabulary))
     load_weights(network, start, fresh_classifier=True)
@@ -110,7 +110,7 @@ def _load_start(start: Path, info: CheckpointInfo, settings: FinetuneSettings, d
 
 
 def _labels_seen(info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData) -> str | None:
-    """Which labels a checkpoint depends on; of one of an older version as its run's settings say."""
+    """Return which labels a checkpoint depends on; older checkpoints get it from the settings of their run."""
     if info.labels_seen is not None:
         return info.labels_seen
     try:
@@ -130,18 +130,18 @@ def _labels_seen(info: CheckpointInfo, settings: FinetuneSettings, data: Trainin
 def _require_no_leak(
     start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData, progress: Progress
 ) -> None:
-    """Refuse a label budget after training with other labels: the network has seen what the budget hides.
+    """Reject a label budget if the start checkpoint was trained with labels outside the budget.
 
     Raises:
-        SettingsError: Unless `allow_leak` is set.
+        SettingsError: The checkpoint has seen other labels and `allow_leak` is not set.
     """
     if data.budget is None or settings.allow_leak:
         return
     seen = _labels_seen(info, settings, data)
     if seen is None:
         progress.warn(
-            f"{start} does not say which labels it was trained with: --limited {settings.limited:g} limits those of "
-            "this run alone"
+            f"{start} does not record which labels it was trained with: --limited {settings.limited:g} only limits the "
+            "labels of this run"
         )
         return
     others = {*seen.split(",")} - {"", data.budget.digest}
@@ -149,14 +149,14 @@ def _require_no_leak(
         return
     what = "all labels" if ALL_LABELS in others else "another label budget"
     raise SettingsError(
-        f"{start} was trained with {what}, so --limited {settings.limited:g} would hide labels that the network has "
-        f"seen: start from a run with the same --limited {settings.limited:g} and --limited-seed "
+        f"{start} was trained with {what}, so --limited {settings.limited:g} would not hide labels that the network "
+        f"has already seen: start from a run with the same --limited {settings.limited:g} and --limited-seed "
         f"{settings.limited_seed}, or pass --allow-leak"
     )
 
 
 def _start_as_anchors(network: MinkUNet, anchors: Anchors) -> None:
-    """Make the anchors the classifier's weights: a voxel's first logits are its cosines, times its feature's length."""
+    """Initialise the classifier with the anchors: the first logits are cosines times the norm of the feature."""
     assert network.final is not None
     assert network.final.bias is not None
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share around the loop: opening a run, or the one that goes on, and training it."""
+"""Opening and starting a training run, shared by pre-training and fine-tuning."""
 
 import dataclasses
 import os
@@ -46,12 +46,12 @@ S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
 
 OWN_OF_A_START = ("recipe", "name", "runs", "resume", "start", "jobs", "rank_timeout", "store", "anchors", *FIT_MEMORY)
-"""Settings that may differ where a start of `torchrun` goes on with a run that is there."""
+"""Settings that may change when `torchrun` restarts and resumes an existing run."""
 
 OF_A_MACHINE = ("recipe", "store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
-"""Settings that may differ between the machines of a run: where things lie, and how many processes load them."""
+"""Settings that may differ between the machines of a run: paths and the number of loading processes."""
 SEEN_SECONDS = 10.0
-"""What a network file system has time for, to show one machine a folder that another has made."""
+"""Seconds that a network file system may take to show a folder that another machine has made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,41 +59,41 @@ class OpenedRun(Generic[S]):
     """A run before its network is built."""
 
     settings: S
-    """Those that were given, or those of the run that goes on."""
+    """Settings that were passed, or those of the resumed run."""
     run: Run | None
-    """The run that goes on; None for a new one, whose folder is made when nothing can be refused any more."""
+    """Run to resume; None for a new run, whose folder is made after all checks have passed."""
     world: World
-    """The processes that train it."""
+    """Processes that train the run."""
     data: TrainingData
-    """What it trains on."""
+    """Training data."""
     progress: Progress
-    """What is told of it: nothing by any process but the first."""
+    """Progress reports; silent in all processes but the leader."""
 
     @property
     def device(self) -> torch.device:
-        """Where it trains."""
+        """Device of the network."""
         return self.world.device
 
 
 @contextmanager
 def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
-    """Open data and device of a run for as long as the context is open, and seed what its network is drawn from.
+    """Open data and device of a run, and set the seed from which the network is initialised.
 
-    Where `torchrun` started this process, the others of the run are joined, and a run of the given name that is there
-    already goes on.
+    If `torchrun` started this process, join the other processes, and resume the run of the given name if it already
+    exists.
 
     Args:
-        settings: Of a new run; or with `resume`, where the fields in `RESUMABLE` that are not the default, and those
-            named in `overrides`, replace the run's.
+        settings: Settings of a new run. With `resume`, the fields in `RESUMABLE` that are not at their default and
+            those named in `overrides` replace the settings of the resumed run.
         progress: Reports what happens.
 
     Raises:
-        SettingsError: A device that is not there, processes that do not fit the batch, or a run that is there and has
-            other settings.
+        SettingsError: A device is missing, the processes do not divide the batch, or a run of this name has other
+            settings.
         DataError: The store is missing, damaged or empty.
-        CheckpointError: `settings.resume` is no run's folder.
+        CheckpointError: `settings.resume` is not the folder of a run.
         LostProcessError: Another process of this run is gone.
-        EndedElsewhere: Another process of this run says why it ends.
+        EndedElsewhere: Another process of this run reports why it ends.
     """
     run = None
     if settings.resume is not None:
@@ -112,7 +112,7 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
         world.share_of(settings.batch_size)
         shared = [name for name in settings.saved_fields() if name not in OF_A_MACHINE]
         options = {option_name(type(settings), field): str(getattr(settings, field)) for field in shared}
-        world.require_equal(options, "give all machines the same options, environment and lg3d.toml")
+        world.require_equal(options, "use the same options, environment and lg3d.toml on all machines")
         with repeatable(settings):
             world.doing("opening the data")
             with world.leader_first():
@@ -124,20 +124,20 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
 
 
 def _not_default(settings: TrainSettings) -> set[str]:
-    """The fields in `RESUMABLE` whose value is not the default."""
+    """Return the fields in `RESUMABLE` whose value is not the default."""
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     return {field for field in RESUMABLE if getattr(settings, field) != defaults[field]}
 
 
 def _override(run: Run, settings: S, fields: Collection[str]) -> S:
-    """The settings of a run, with some fields replaced; None replaces nothing."""
+    """Return the settings of a run with some fields replaced; None replaces nothing."""
     given = {field: getattr(settings, field) for field in fields}
     changes = {field: value for field, value in given.items() if value is not None}
     return dataclasses.replace(run.read_settings(type(settings)), **changes)
 
 
 def _save_overrides(run: Run, settings: S, world: World, progress: Progress) -> None:
-    """Write settings that were overridden beside the run, so that they hold from now on."""
+    """Write overridden settings to the run's folder, so that they apply from now on."""
     if not world.leads:
         return
     own = run.read_settings(type(settings))
@@ -145,11 +145,11 @@ def _save_overrides(run: Run, settings: S, world: World, progress: Progress) -> 
     if changed:
         write_text(run.folder / SETTINGS_NAME, settings.to_json())
         values = ", ".join(f"{option_name(type(settings), field)} {getattr(settings, field)}" for field in changed)
-        progress.note(f"from here on with {values}")
+        progress.note(f"resuming with {values}")
 
 
 def _open_data(settings: S, run: Run | None, progress: Progress, *, num_processes: int) -> TrainingData:
-    """Open the data of a run; where the store of a resumed run is gone, say how to name the new place.
+    """Open the data of a run; if the store of a resumed run is missing, name the option for its new path.
 
     Raises:
         DataError: The store is missing, damaged or empty.
@@ -162,15 +162,15 @@ def _open_data(settings: S, run: Run | None, progress: Progress, *, num_processe
 
 
 def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
-    """The run of this name, if an earlier start of `torchrun` made it; the same in all processes.
+    """Return the run of this name if an earlier start of `torchrun` made it; the same in all processes.
 
     Raises:
-        SettingsError: It has other settings.
+        SettingsError: The run has other settings.
     """
     if settings.name is None:
         return None
     folder = settings.runs / settings.name
-    if world.tell("there" if (folder / SETTINGS_NAME).is_file() else "") == "":
+    if world.broadcast("there" if (folder / SETTINGS_NAME).is_file() else "") == "":
         return None
     run = _see_folder(folder, world)
     own = run.read_settings(type(settings))
@@ -178,40 +178,40 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
     other = [field for field in fields if getattr(own, field) != getattr(settings, field)]
     if other:
         values = ", ".join(f"{option_name(type(settings), field)} {getattr(own, field)}" for field in other)
-        raise SettingsError(f"{folder} exists and was trained with {values}: take another --name, or these settings")
-    progress.note(f"going on with {folder}")
+        raise SettingsError(f"{folder} exists and was trained with {values}: pass another --name, or these settings")
+    progress.note(f"resuming {folder}")
     return run
 
 
 def resolve_training_precision(
     settings: PretrainSettings | FinetuneSettings, device: torch.device, run: Run | None
 ) -> str:
-    """Return `fp32` or `bf16`; `auto` is what a resumed run began with, else bf16 where that trains faster."""
+    """Return `fp32` or `bf16`; `auto` keeps the precision of a resumed run, else picks bf16 if it trains faster."""
     if settings.precision != "auto":
         return settings.precision
     recorded = None if run is None else run.card().get("precision")
     if recorded in ("fp32", "bf16"):
         return str(recorded)
-    if run is not None:  # begun before the precision was recorded
+    if run is not None:  # started before the precision was recorded
         return resolve_precision("auto", device)
     return "bf16" if trains_faster_in_bf16(settings.backend, device) else "fp32"
 
 
 def _see_folder(folder: Path, world: World) -> Run:
-    """A run's folder that the leader sees.
+    """Return the run in a folder that the leader has made.
 
     Raises:
-        SettingsError: This process does not.
+        SettingsError: This process cannot see the folder.
     """
     deadline = time.monotonic() + SEEN_SECONDS
     while not (folder / SETTINGS_NAME).is_file() and time.monotonic() < deadline:
         with suppress(OSError):
-            os.listdir(folder.parent)  # makes a network file system look again
+            os.listdir(folder.parent)  # makes a network file system refresh its cache
         time.sleep(0.1)
     if not (folder / SETTINGS_NAME).is_file():
         raise SettingsError(
-            f"process {world.rank} on {socket.gethostname()} does not see {folder.absolute()}: put --runs on a file "
-            "system that all machines share"
+            f"process {world.rank} on {socket.gethostname()} cannot see {folder.absolute()}: pass --runs with a folder "
+            "on a file system that all machines share"
         )
     return Run.open(folder)
 
@@ -225,19 +225,19 @@ def train_run(
     anchors_digest: str | None,
     labels_before: str | None = "",
 ) -> Path:
-    """Make the run's folder where it has none, train, and return the path of the last checkpoint.
+    """Make the run's folder if it is new, train, and return the path of the last checkpoint.
 
     Args:
-        opened: By `open_run`.
+        opened: Run from `open_run`.
         learner: Network, on the run's device, and loss.
-        source: Training scenes as the learner wants them.
-        facts: For the run's card, beside those on its data.
-        anchors_digest: Of the text anchors that features lie by, if any.
-        labels_before: Labels that the weights depend on before the first step, as `CheckpointInfo.labels_seen`.
+        source: Training scenes in the form that the learner needs.
+        facts: Facts for the run's card, in addition to those on its data.
+        anchors_digest: Digest of the text anchors that the features are trained towards, if any.
+        labels_before: Labels on which the initial weights depend, as in `CheckpointInfo.labels_seen`.
 
     Raises:
-        SettingsError: A folder of that name exists, or the loss is no longer finite.
-        Interrupted: A signal came; the state is saved.
+        SettingsError: A folder of that name exists, or the loss became non-finite.
+        Interrupted: A signal arrived; the state is saved.
     """
     settings, data, run, world = opened.settings, opened.data, opened.run, opened.world
     world.require_equal(
@@ -245,12 +245,12 @@ def train_run(
         "copy --anchors and --from of the first machine to this one",
     )
     precision = resolve_training_precision(settings, world.device, run)
-    precision = world.tell(precision)  # the machines of a run may have unlike processors
+    precision = world.broadcast(precision)  # the machines of a run may have different processors
     if run is None:
         if world.leads:
             about = {**describe_data(data, settings), **facts, "processes": world.size, "precision": precision}
             run = Run.create(settings, about)
-        run = _see_folder(Path(world.tell(str(run.folder) if run is not None else "")), world)
+        run = _see_folder(Path(world.broadcast(str(run.folder) if run is not None else "")), world)
     info = CheckpointInfo(
         kind=settings.command,
         network=settings.network,

@@ -1,4 +1,4 @@
-"""What is learnt: a network with its loss and its way to name a voxel."""
+"""Learners: a network with its loss and, if it can classify, its class scores."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -25,33 +25,33 @@ B_contra = TypeVar("B_contra", bound=TrainingBatch, contravariant=True)
 
 
 class LossParts(NamedTuple):
-    """A loss to minimise, and named parts of it for the log."""
+    """Loss to minimise and its named parts for the log."""
 
     total: Tensor
     parts: dict[str, Tensor]
 
 
 class Learner(Protocol[B_contra]):
-    """Turns features into a loss while training and, where it can, into class scores while validating."""
+    """Objective that turns features into a loss and, if it can classify, into class scores."""
 
     network: MinkUNet
 
     def weight(self, batch: B_contra) -> int:
-        """What the loss of a batch is a mean over: labelled voxels, sources, matches."""
+        """Return the number of elements that the loss averages over: labelled voxels, sources or matches."""
         ...
 
     def loss(self, features: Tensor, batch: B_contra, *, seeds: Sequence[int]) -> LossParts:
-        """The loss of one forward pass; `seeds`, one for each scene of the batch, fix whatever it draws."""
+        """Return the loss of one forward pass; `seeds`, one per scene, fix all random draws."""
         ...
 
     @property
     def scores(self) -> Callable[[Tensor], Tensor] | None:
-        """Class scores `(voxels, classes)` of features: the largest names the voxel. None: it has no names."""
+        """Function from features to class scores `(voxels, classes)`; None if the learner cannot classify."""
         ...
 
 
 class LanguageGrounding:
-    """Features are pulled to the text anchor of their category; the nearest anchor names a voxel.
+    """Loss that pulls features towards the text anchor of their class; the nearest anchor classifies a voxel.
 
     Source: section 3.1, equations 1 to 3.
     """
@@ -80,11 +80,11 @@ class LanguageGrounding:
         self.negative_weight = negative_weight
 
     def weight(self, batch: Batch) -> int:
-        """Labelled voxels."""
+        """Return the number of labelled voxels."""
         return _count_labelled(batch)
 
     def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
-        """The language contrastive loss; a scene's negatives do not depend on what else is in the batch."""
+        """Return the language contrastive loss; a scene's negatives do not depend on the rest of the batch."""
         negatives = [
             draw_negatives(
                 labels[labels >= 0].long(),
@@ -111,12 +111,12 @@ class LanguageGrounding:
         return LossParts(loss.total, {"positive": loss.positive, "negative": loss.negative})
 
     def scores(self, features: Tensor) -> Tensor:
-        """Nearness to the anchors, in the distance that is trained."""
+        """Return the similarity to each anchor, in the distance used for training."""
         return anchor_scores(features, self.anchors, distance=self.distance)
 
 
 class LanguageSoftmax:
-    """Every voxel's own text anchor is told from all others; the nearest anchor names a voxel."""
+    """Softmax over the text anchors; the nearest anchor classifies a voxel."""
 
     def __init__(self, network: MinkUNet, anchors: Tensor, *, temperature: float) -> None:
         self.network = network
@@ -124,21 +124,21 @@ class LanguageSoftmax:
         self.temperature = temperature
 
     def weight(self, batch: Batch) -> int:
-        """Labelled voxels."""
+        """Return the number of labelled voxels."""
         return _count_labelled(batch)
 
     def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
-        """Cross entropy over the cosines with all anchors."""
+        """Return the cross entropy over the cosines with all anchors."""
         del seeds
         return LossParts(language_softmax_loss(features, batch.labels, self.anchors, temperature=self.temperature), {})
 
     def scores(self, features: Tensor) -> Tensor:
-        """Cosines with the anchors."""
+        """Return the cosines with the anchors."""
         return anchor_scores(features, self.anchors)
 
 
 class SupervisedContrast:
-    """Voxels of one category are drawn together, within each scene. Source: section 5, SupCon."""
+    """Supervised contrast between voxels of the same class within each scene. Source: section 5, SupCon."""
 
     scores = None
 
@@ -150,11 +150,11 @@ class SupervisedContrast:
         self.temperature = temperature
 
     def weight(self, batch: Batch) -> int:
-        """Source voxels."""
+        """Return the number of source voxels."""
         return sum(count_sources(labels, num_sources=self.sources) for labels in _split_scenes(batch))
 
     def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
-        """The supervised contrastive loss; what a source is compared with comes from its own scene."""
+        """Return the supervised contrastive loss; a source is only compared with voxels of its own scene."""
         draws: list[ContrastDraw] = []
         first = 0
         for labels, seed in zip(_split_scenes(batch), seeds, strict=True):
@@ -174,7 +174,7 @@ class SupervisedContrast:
 
 
 class SceneContexts:
-    """Two views of one place are drawn together, without labels. Source: section 5, CSC."""
+    """Contrast between two views of one place, without labels. Source: section 5, CSC."""
 
     scores = None
 
@@ -188,11 +188,11 @@ class SceneContexts:
         self.partition: Partition = partition
 
     def weight(self, batch: ViewBatch) -> int:
-        """Matched places."""
+        """Return the number of matched places."""
         return len(batch.matches)
 
     def loss(self, features: Tensor, batch: ViewBatch, *, seeds: Sequence[int]) -> LossParts:
-        """The scene contexts loss, scene by scene."""
+        """Return the loss over scene contexts, computed scene by scene."""
         del seeds
         total = features[:0].float().sum()
         sizes = list(batch.scene_matches)
@@ -212,22 +212,22 @@ class SceneContexts:
 
 
 class Classification:
-    """A linear classifier on the features. Source: section 3.2, equations 4 and 5."""
+    """Linear classifier on the features. Source: section 3.2, equations 4 and 5."""
 
     def __init__(self, network: MinkUNet, *, loss: Loss, gamma: float, alpha: Tensor | None) -> None:
-        """Classify with one of four losses; `alpha`, shape `(classes,)`, is for the two that weigh classes."""
-        assert (alpha is not None) == (loss in WEIGHTED_LOSSES), "class weights go with the weighted losses"
+        """Create a classifier with one of four losses; the two weighted ones need `alpha`, shape `(classes,)`."""
+        assert (alpha is not None) == (loss in WEIGHTED_LOSSES), "class weights require a weighted loss"
         self.network = network
         self.kind = loss
         self.gamma = gamma
         self.alpha = alpha
 
     def weight(self, batch: Batch) -> int:
-        """Labelled voxels."""
+        """Return the number of labelled voxels."""
         return _count_labelled(batch)
 
     def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
-        """Cross entropy or focal loss, plain or with class weights."""
+        """Return the cross entropy or focal loss, optionally with class weights."""
         del seeds
         logits = self.network.classify(features)
         if self.kind == "cross-entropy":
@@ -238,7 +238,7 @@ class Classification:
         return LossParts(focal_loss(logits, batch.labels, gamma=self.gamma, alpha=self.alpha), {})
 
     def scores(self, features: Tensor) -> Tensor:
-        """The classifier's logits."""
+        """Return the logits of the classifier."""
         return self.network.classify(features)
 
 
@@ -250,7 +250,7 @@ def _count_labelled(batch: Batch) -> int:
 
 
 def _split_scenes(batch: Batch) -> tuple[Tensor, ...]:
-    """The labels of each scene."""
+    """Return the labels of each scene."""
     return torch.split(batch.labels, list(batch.scene_sizes)) if batch.scene_sizes else ()
 
 

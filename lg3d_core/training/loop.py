@@ -1,7 +1,7 @@
-"""The one training loop: accumulation, schedule, validation, checkpoints, and going on after a stop.
+"""Training loop: gradient accumulation, schedule, validation, checkpoints and resuming.
 
-Several processes run it side by side, as `lg3d_core.training.distributed` has it: each takes its share of every batch
-and of the validation scenes, all take the same steps, and the first of them writes.
+Several processes may run it together (see `lg3d_core.training.distributed`): each computes its share of every batch and
+of the validation scenes, all take the same steps, and the leader writes.
 """
 
 import dataclasses
@@ -52,13 +52,13 @@ T = TypeVar("T")
 
 
 FEW_VOXELS = 10
-"""A pass over fewer has no variance that batch normalisation could divide by: gradients grow 300 times."""
+"""Voxels below which batch normalisation has no usable variance: gradients grow about 300 times."""
 
 
 class _Position(NamedTuple):
-    """How far a run is: whole epochs, optimiser steps into the next one, and the best validation so far.
+    """Position of a run: complete epochs, optimiser steps in the next one, and the best validation score.
 
-    An epoch is whole when it was validated and its checkpoint written; until then all of its steps are done.
+    An epoch is complete when it is validated and its checkpoint is written.
     """
 
     epoch: int
@@ -67,12 +67,12 @@ class _Position(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What an optimiser step tells, of the shares of all processes together.
+    """Result of an optimiser step, summed over all processes.
 
     Attributes:
-        losses: The loss first, and its parts.
-        voxels: That were seen.
-        facts: Counts of what was done to the scenes.
+        losses: Loss first, then its parts.
+        voxels: Number of voxels.
+        facts: Counts that describe how the batch was made.
         stopping: Whether any of several processes was asked to stop.
     """
 
@@ -83,7 +83,7 @@ class _Step(NamedTuple):
 
 
 class ForwardPass(nn.Module, Generic[B]):
-    """From a batch to its loss, as a module: what is wrapped when several processes share the work."""
+    """Loss of a batch as a module, which is wrapped for distributed training."""
 
     def __init__(self, learner: Learner[B]) -> None:
         super().__init__()
@@ -110,31 +110,31 @@ def train(
 ) -> Evaluation | None:
     """Minimise a learner's loss over its scenes.
 
-    The gradient of a step is that of the mean over all that the loss compares (labelled voxels, sources, matches) in
-    its `batch_size` scenes, however many forward passes they are split into. Everything random is drawn from the seed
-    and the position, so a run that is stopped and resumed takes the same steps as one that is not.
+    The gradient of a step is that of the mean over all elements of the loss (labelled voxels, sources, matches) in its
+    `batch_size` scenes, independent of how many forward passes they are split into. All random draws depend on the seed
+    and the position, so a run that is stopped and resumed takes the same steps as an uninterrupted one.
 
     Args:
         learner: Network and loss; the network is trained in place.
         source: Augmented training scenes.
-        store: Validation scenes come from here.
-        run: Where metrics and checkpoints go; a state to resume from is taken up.
-        settings: Of the run.
-        info: What checkpoints say of themselves; `epoch` is filled in.
-        world: The processes that train together, or this one alone, and the device where the network is.
+        store: Store with the validation scenes.
+        run: Folder for metrics and checkpoints; a saved state in it is resumed.
+        settings: Settings of the run.
+        info: Metadata of the checkpoints; `epoch` is filled in.
+        world: The processes that train together, and the device of the network.
         precision: `fp32`, or `bf16` for autocast.
-        digests: Of what the run learns from, by name; saved with the state, and compared when it is resumed.
-        progress: Told of epochs and scores.
+        digests: Digests of the inputs, by name; saved with the state and compared when it is resumed.
+        progress: Reports epochs and scores.
 
     Returns:
-        The last validation, or None where the store has no validation scenes or the learner gives voxels no names.
+        The last validation, or None if the store has no validation scenes or the learner cannot classify.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the state is saved.
-        SettingsError: Loss, weights or running statistics are no longer finite; the last finite state is kept.
-        CheckpointError: The state to resume from is damaged, or does not fit the settings.
-        DataError: The run to resume learnt from other data or anchors.
-        MemoryLimitError: A pass did not fit into memory.
+        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        SettingsError: Loss, weights or running statistics are not finite; the last finite state is kept.
+        CheckpointError: The saved state is damaged or does not fit the settings.
+        DataError: The resumed run was trained with other data or anchors.
+        MemoryLimitError: A forward pass did not fit into memory.
     """
     network = learner.network
     set_norm_momentum(network, settings.norm_momentum)
@@ -143,10 +143,10 @@ def train(
     position = _restore(run, network, optimiser, world, settings=settings, per_epoch=per_epoch, digests=digests)
     world.require_equal(
         {"the state of epoch": str(position.epoch), "and step": str(position.step)},
-        f"its file system does not show {run.resume_file} as it is; start the job again",
+        f"its file system shows an outdated {run.resume_file}; start the job again",
     )
     if world.leads and not run.resume_file.is_file():
-        # A state without tensors, so that one that is missing later is known to be lost.
+        # A state without tensors, so that a state that is missing later is known to be lost.
         run.save_resume({"network": None, "optimiser": None, **position._asdict(), "digests": dict(digests)})
     forward = world.together(ForwardPass(learner), network, deterministic=settings.deterministic)
     share = world.share_of(settings.batch_size)
@@ -165,7 +165,7 @@ def train(
     if not validation_ids:
         progress.warn(f"{store.path} has no validation scenes: training without validation")
     elif learner.scores is None:
-        progress.note("this method gives voxels no names: nothing to validate before fine-tuning")
+        progress.note("this method does not predict classes: training without validation")
         validation_ids = []
     evaluation: Evaluation | None = None
     meter = _Meter()
@@ -186,7 +186,7 @@ def train(
         outlook = Outlook(settings, steps=total_steps, on_cpu=world.device.type == "cpu", progress=progress)
 
         def end_epoch(losses: dict[str, float] | None) -> None:
-            """Validate where that is due, and write checkpoint and state."""
+            """Validate if it is due, and write checkpoint and state."""
             nonlocal evaluation, position, saved
             epoch = position.epoch + 1
             last = epoch == settings.epochs
@@ -230,7 +230,7 @@ def train(
             meter.restart()
 
         try:
-            if position.step == per_epoch:  # stopped in the validation of an epoch
+            if position.step == per_epoch:  # stopped during the validation of an epoch
                 end_epoch(None)
             step_parts: list[tuple[BatchPlan, B]] = []
             world.doing("loading scenes")
@@ -286,7 +286,9 @@ def train(
                 _require_finite(network, optimiser, settings, run, epoch=position.epoch + 1, cause=few)
                 _save_state(run, network, optimiser, position, digests)
             world.wait()
-            raise Interrupted(f"stopped and saved; go on with: lg3d {settings.command} --resume {run.folder}") from None
+            raise Interrupted(
+                f"stopped and saved; resume with: lg3d {settings.command} --resume {run.folder}"
+            ) from None
     return evaluation
 
 
@@ -299,25 +301,25 @@ def accumulate_gradients(
     precision: str,
     forward: nn.Module | None = None,
 ) -> dict[str, float]:
-    """Add the gradient of the mean loss over a whole effective batch to the network's gradients.
+    """Add the gradient of the mean loss over an effective batch to the network's gradients.
 
     Args:
-        learner: Network and loss, a mean over what its `weight` counts.
-        parts: The forward passes that this process's share of the effective batch is split into.
-        seed: Of what the loss draws.
-        world: The processes that share the batch, and the device where the network is.
+        learner: Network and loss, which is a mean over the elements that `weight` counts.
+        parts: Forward passes of this process's share of the effective batch.
+        seed: Seed of the loss's random draws.
+        world: The processes that share the batch, and the device of the network.
         precision: `fp32`, or `bf16` for autocast.
-        forward: From a batch and its seeds to the loss, as `World.together` gives it; None runs the learner alone.
+        forward: Module from batch and seeds to the loss, as from `World.together`; None calls the learner directly.
 
     Returns:
-        The loss and its parts: this process's contribution to the means over the same.
+        The loss and its parts: this process's contributions to the means over the effective batch.
     """
     forward = forward or ForwardPass(learner)
     weights = [learner.weight(batch) for _, batch in parts]
-    told = world.gather([sum(weights), len(parts)])
-    total = max(1, int(told[:, 0].sum()))
-    # Passes are taken in step by all processes, whose shares may have been split into more or fewer of them.
-    missing = int(told[:, 1].max()) - len(parts)
+    shares = world.gather([sum(weights), len(parts)])
+    total = max(1, int(shares[:, 0].sum()))
+    # All processes do the same number of passes, although their shares may be split differently.
+    missing = int(shares[:, 1].max()) - len(parts)
     batches = [batch for _, batch in parts] + [without_scenes(parts[0][1])] * missing
     weights += [0] * missing
     drawn: dict[str, int] = {}
@@ -350,10 +352,10 @@ def _take_step(
     world: World,
     precision: str,
 ) -> _Step:
-    """One optimiser step over the forward passes of an effective batch; where it is dropped, the network is as before.
+    """Take one optimiser step over an effective batch; if it is aborted, the network is unchanged.
 
     Raises:
-        _Dropped: A stop was asked for before the optimiser stepped.
+        _Dropped: A stop was requested before the optimiser stepped.
     """
     statistics = [(buffer, buffer.clone()) for buffer in learner.network.buffers()]
     with memory_limits(world.device, lambda: _describe_step(parts, settings, run)):
@@ -364,23 +366,23 @@ def _take_step(
                     learner, parts, seed=settings.seed, world=world, precision=precision, forward=forward
                 )
         except _Dropped:
-            for buffer, before in statistics:  # those of batch normalisation move with every forward pass
+            for buffer, before in statistics:  # the batch normalisation statistics change with every forward pass
                 buffer.copy_(before)
             raise
         voxels = sum(len(batch.features) for _, batch in parts)
         facts = _sum_facts(source, parts)
-        told = world.gather([*losses.values(), voxels, *facts.values(), stop.asked])
-        diverged = np.flatnonzero(~np.isfinite(told[:, 0]))
+        shares = world.gather([*losses.values(), voxels, *facts.values(), stop.asked])
+        diverged = np.flatnonzero(~np.isfinite(shares[:, 0]))
         if len(diverged):
             scenes = ", ".join(dict.fromkeys(scene for _, batch in parts for scene in batch.scene_ids))
             causes = [_describe_few(batch, settings) for _, batch in parts if 0 < len(batch.features) < FEW_VOXELS]
             cause = f"{causes[0]}; or " if causes else ""
             line = f"the loss became {losses['loss']} on scenes {scenes}: {cause}{_describe_way_out(settings, run)}"
-            raise SettingsError(world.tell(line, source=int(diverged[0])))
+            raise SettingsError(world.broadcast(line, source=int(diverged[0])))
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(learner.network.parameters(), settings.clip_norm)
         optimiser.step()
-    sums = told.sum(axis=0).tolist()
+    sums = shares.sum(axis=0).tolist()
     counts = [int(count) for count in sums[len(losses) :]]
     return _Step(
         losses=dict(zip(losses, sums, strict=False)),
@@ -391,17 +393,17 @@ def _take_step(
 
 
 def _describe_step(parts: list[tuple[BatchPlan, B]], settings: TrainSettings, run: Run) -> tuple[str, str]:
-    """What a step that did not fit into memory had to hold, and what to change."""
+    """Return what a step that ran out of memory contained, and what to change."""
     largest = max((batch for _, batch in parts), key=lambda batch: len(batch.features))
     voxels, scenes = len(largest.features), list(dict.fromkeys(largest.scene_ids))
     names = ", ".join(scenes[:3]) + (f" and {len(scenes) - 3} more" if len(scenes) > 3 else "")
     what = f"in a pass of {voxels} voxels of {names}"
     if voxels < 2000:
-        return what, "take a smaller --network, or a machine with more memory"
+        return what, "pass a smaller --network, or use a machine with more memory"
     fewer = f"--max-voxels {voxels // 2000 * 1000}"
     or_scenes = f" or --micro-batch {len(scenes) // 2}" if len(scenes) > 1 else ""
     again = f"lg3d {settings.command} --resume {run.folder} {fewer}"
-    return what, f"{fewer}{or_scenes} splits a batch into smaller passes; go on with: {again}"
+    return what, f"{fewer}{or_scenes} splits a batch into smaller passes; resume with: {again}"
 
 
 def _sum_facts(source: BatchSource[B], parts: list[tuple[BatchPlan, B]]) -> dict[str, int]:
@@ -437,7 +439,7 @@ def _validate(
     progress: Progress,
     show: Callable[[int], None],
 ) -> Evaluation:
-    """Scores on scenes, of which each process predicts every n-th; `show` is told how many are done.
+    """Return the scores on scenes, divided among the processes; `show` receives the number of finished scenes.
 
     Raises:
         _Dropped: One of several processes was asked to stop.
@@ -475,7 +477,7 @@ def _validate(
 
 
 class _Remarks(Progress):
-    """Passes notes and warnings on, and no tasks: for work within a task."""
+    """Progress that passes on notes and warnings but no tasks, for work within a task."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -497,11 +499,11 @@ def _restore(
     per_epoch: int,
     digests: Mapping[str, str],
 ) -> _Position:
-    """Load the saved state of a run, where it has one, and return the position.
+    """Load the saved state of a run, if it has one, and return the position.
 
     Raises:
-        CheckpointError: The state is damaged, or does not fit the settings.
-        DataError: It was saved by a run on other data or anchors.
+        CheckpointError: The state is damaged or does not fit the settings.
+        DataError: The state was saved by a run with other data or anchors.
     """
     state = run.load_resume()
     if state is None:
@@ -527,12 +529,12 @@ def _restore(
 
 
 def _require_equal_inputs(run: Run, saved: object, current: Mapping[str, str], settings: TrainSettings) -> None:
-    """Refuse to resume on other data: the store, its split, the label budget or the text anchors.
+    """Reject resuming with another store, split, label budget or text anchors.
 
-    A state of an older version has no digests, and passes.
+    States of older versions have no digests and are accepted.
 
     Raises:
-        DataError: Naming what differs.
+        DataError: The inputs differ; the message names them.
     """
     if not isinstance(saved, dict):
         return
@@ -544,7 +546,7 @@ def _require_equal_inputs(run: Run, saved: object, current: Mapping[str, str], s
     if different != ["text anchors"]:
         advice.append(f"pass --store with the folder of an equal store (now {settings.store})")
     if "text anchors" in different:
-        advice.append("pass --anchors with the file that it was trained with")
+        advice.append("pass --anchors with the file that the run was trained with")
     raise DataError(f"{run.folder} was trained with other data ({named}): {', '.join(advice)}, or start a new run")
 
 
@@ -562,10 +564,10 @@ def _save_state(
 def _require_finite(
     network: nn.Module, optimiser: torch.optim.Optimizer, settings: TrainSettings, run: Run, *, epoch: int, cause: str
 ) -> None:
-    """Refuse to save weights, running statistics or momenta that are not finite: the saved state is the last that is.
+    """Reject weights, running statistics or momenta that are not finite, so that the saved state stays finite.
 
     Raises:
-        SettingsError: Naming the first such tensor.
+        SettingsError: A tensor is not finite; the message names the first one.
     """
     named = {**network.state_dict()}
     for name, parameter in network.named_parameters():
@@ -582,7 +584,7 @@ def _require_finite(
 
 
 def _describe_few(batch: TrainingBatch, settings: TrainSettings) -> str:
-    """What is wrong with a pass that has hardly any voxels, and what to do about it."""
+    """Return the error message for a forward pass with too few voxels."""
     scenes, count = ", ".join(dict.fromkeys(batch.scene_ids)), len(batch.features)
     return (
         f"{scenes} has {count} voxel{'s' if count > 1 else ''} of {settings.voxel_size:g} m, too few for batch "
@@ -591,21 +593,21 @@ def _describe_few(batch: TrainingBatch, settings: TrainSettings) -> str:
 
 
 def _describe_way_out(settings: TrainSettings, run: Run) -> str:
-    """What to do about a run that diverges."""
+    """Return the advice for a run that diverges."""
     return (
-        "lower --learning-rate, or set --clip-norm 1 in a new run; the last finite state is kept, so go on with: "
+        "lower --learning-rate, or set --clip-norm 1 in a new run; the last finite state is kept, resume it with: "
         f"lg3d {settings.command} --resume {run.folder} --learning-rate {settings.learning_rate / 10:g}"
     )
 
 
 def _draw_seeds(seed: int, epoch: int, scene_ids: Sequence[str], drawn: dict[str, int]) -> list[int]:
-    """What each scene's draws start from: its own, however a batch is split, and the same when a run is resumed.
+    """Derive one seed per scene, independent of how a batch is split and of whether the run is resumed.
 
     Args:
-        seed: Of the run.
-        epoch: Of the pass.
-        scene_ids: Of a forward pass; a scene that is cut into parts occurs several times.
-        drawn: How often each scene occurred in this step so far; counted up.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        scene_ids: Scene ids of a forward pass; a scene that is cut into parts occurs several times.
+        drawn: Number of earlier occurrences of each scene in this step; updated in place.
     """
     seeds = []
     for scene in scene_ids:
@@ -636,7 +638,7 @@ def _validation_line(evaluation: Evaluation, *, epoch: int, epochs: int) -> str:
 
 
 def _group_scores(evaluation: Evaluation) -> dict[str, float]:
-    """Mean IoU at vertices over the categories present in each group, and over all."""
+    """Return the mean IoU at vertices over the classes present in each group, and over all."""
     return {group: means.iou for group, means in evaluation.vertex.means_present.items()}
 
 
@@ -645,14 +647,14 @@ def _status(epoch: int, settings: TrainSettings, losses: dict[str, float]) -> st
 
 
 class _Meter:
-    """Seconds a step takes, and how many of them the training waits for data."""
+    """Timer of training steps and of the time that they wait for data."""
 
     def __init__(self) -> None:
         self.waited = 0.0
         self.start = time.perf_counter()
 
     def waiting_for(self, items: Iterator[tuple[BatchPlan, B]]) -> Iterator[tuple[BatchPlan, B]]:
-        """Pass items on, and count the time until each arrives."""
+        """Yield the items and add up the time until each arrives."""
         while True:
             before = time.perf_counter()
             item = next(items, None)
@@ -662,24 +664,24 @@ class _Meter:
             yield item
 
     def restart(self) -> None:
-        """Begin with the next step: validation and saving belong to none."""
+        """Start timing the next step, without validation and saving."""
         self.start, self.waited = time.perf_counter(), 0.0
 
     def report(self, voxels: int) -> dict[str, float]:
-        """Figures since the last report."""
+        """Return the figures since the last report."""
         seconds, waited = time.perf_counter() - self.start, self.waited
         self.restart()
         return {"seconds": seconds, "data_wait": waited, "voxels_per_second": voxels / max(seconds, 1e-9)}
 
 
 class _Dropped(BaseException):
-    """Leaves what is under way, which is repeated when the run goes on. No handler of errors is meant to see it."""
+    """Raised to abort work that is repeated after a resume. Error handlers must not catch it."""
 
 
 class _Stop:
-    """Whether someone asked the run to stop, and whether what is under way may be dropped for it.
+    """Stop request, and whether the current work may be aborted for it.
 
-    One of several processes may not drop what the others are at: they agree on a stop at the end of a step.
+    With several processes, none may abort alone: they agree on a stop at the end of a step.
     """
 
     asked = False
@@ -690,7 +692,7 @@ class _Stop:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Leave the block by `_Dropped` as soon as a stop is asked for: it changes nothing that is saved."""
+        """Raise `_Dropped` in the block as soon as a stop is requested; the block must not change saved state."""
         if not self.alone:
             yield
             return
@@ -703,7 +705,7 @@ class _Stop:
             self.droppable = False
 
     def at_once_in(self, items: Iterator[T]) -> Iterator[T]:
-        """Pass items on; waiting for one may be dropped, what is done with it may not."""
+        """Yield the items; waiting for an item may be aborted, processing it may not."""
         while True:
             with self.at_once():
                 item = next(items, None)
@@ -714,9 +716,9 @@ class _Stop:
 
 @contextmanager
 def _stop_signals(task: Task, *, alone: bool) -> Iterator[_Stop]:
-    """Turn SIGINT or SIGTERM into a request to stop, honoured as soon as what is under way may be dropped.
+    """Turn SIGINT or SIGTERM into a stop request, which takes effect as soon as the current work may be aborted.
 
-    A second Ctrl-C acts at once. A second SIGTERM means nothing new: schedulers send it to a group and to its members.
+    A second Ctrl-C acts at once. A second SIGTERM is ignored: schedulers send it to a process group and its members.
     """
     stop = _Stop(alone=alone)
     if threading.current_thread() is not threading.main_thread():
@@ -746,7 +748,7 @@ def _stop_signals(task: Task, *, alone: bool) -> Iterator[_Stop]:
 
 @contextmanager
 def _event_writer(run: Run, world: World, *, purge_step: int) -> Iterator[Any]:
-    """TensorBoard's event file in the run's folder; on a resumed run, steps from `purge_step` on are replaced."""
+    """Open the TensorBoard event file of a run; in a resumed run, steps from `purge_step` on are replaced."""
     if not world.leads:
         yield None
         return

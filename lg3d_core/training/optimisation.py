@@ -10,7 +10,7 @@ from lg3d_core.settings import Schedule, TrainSettings
 
 
 def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """SGD with momentum and dampening on all parameters (section 3.3), or AdamW, each in one pass over the weights."""
+    """Create SGD with momentum and dampening (section 3.3) or AdamW over all parameters, as a fused optimiser."""
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -26,7 +26,7 @@ def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.O
 
 
 def set_norm_momentum(network: nn.Module, momentum: float | None) -> None:
-    """Give all batch normalisation one momentum of its running statistics; None leaves each layer its own."""
+    """Set the momentum of the running statistics of all batch normalisation layers; None changes nothing."""
     for module in network.modules():
         if momentum is not None and isinstance(module, nn.BatchNorm1d | nn.SyncBatchNorm):
             module.momentum = momentum
@@ -35,14 +35,14 @@ def set_norm_momentum(network: nn.Module, momentum: float | None) -> None:
 def learning_rate_factor(
     done: float, *, schedule: Schedule, decay: float, milestones: Sequence[float], warmup: float
 ) -> float:
-    """What the base learning rate is multiplied by.
+    """Return the factor of the base learning rate.
 
     Args:
-        done: Share of the training that is done, in 0..1.
+        done: Completed fraction of the training, in 0..1.
         schedule: `step` multiplies by `decay` at each milestone passed; `cosine` falls from 1 to 0.
         decay: Factor at each milestone.
-        milestones: Shares of the training.
-        warmup: Share over which the factor rises linearly, on top of the schedule.
+        milestones: Fractions of the training, in 0..1.
+        warmup: Fraction of the training over which the factor rises linearly, multiplied with the schedule.
     """
     rise = min(1.0, done / warmup) if warmup > 0 else 1.0
     if schedule == "cosine":

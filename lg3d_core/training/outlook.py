@@ -1,24 +1,24 @@
-"""What a training run on a CPU will take: said before the first step, and estimated after it."""
+"""Estimate of the duration of a training run on a CPU."""
 
 from lg3d_core.progress import Progress
 from lg3d_core.settings import TrainSettings
 
 LARGE_NETWORKS = ("34D", "34C", "18C")
 FINE_VOXELS = 0.05
-"""Metres below which a step on a CPU takes long."""
+"""Voxel size in metres below which a step on a CPU takes long."""
 LONG_SECONDS = 6 * 3600.0
-"""Length of a run from which a smaller one is suggested."""
+"""Duration in seconds from which a smaller run is suggested."""
 SMALLER = "a smaller run: --recipe demo (14A, 14 cm), or --network 14A --voxel-size 0.1 --epochs 20"
 
 
 class Outlook:
-    """Reports the first step of a run on a CPU and what the rest will take; silent on a GPU.
+    """Reports the first step of a run on a CPU and the estimated remaining time; silent on a GPU.
 
     Args:
-        settings: Of the run.
+        settings: Settings of the run.
         steps: Optimiser steps of the whole run.
-        on_cpu: Whether it trains on a CPU.
-        progress: Told of it.
+        on_cpu: Whether the run trains on a CPU.
+        progress: Receives the reports.
     """
 
     def __init__(self, settings: TrainSettings, *, steps: int, on_cpu: bool, progress: Progress) -> None:
@@ -30,7 +30,7 @@ class Outlook:
         self._is_large = settings.network in LARGE_NETWORKS or settings.voxel_size < FINE_VOXELS
 
     def before_step(self, *, scenes: int, voxels: int) -> None:
-        """Report the size of the first step before it is computed, where it may take minutes."""
+        """Report the size of the first step before it is computed, if it may take minutes."""
         if self._has_begun or not (self._speaks and self._is_large):
             return
         self._has_begun = True
@@ -41,7 +41,7 @@ class Outlook:
         )
 
     def after_step(self, *, seconds: float, left: int) -> None:
-        """Report what the rest will take, by the first step, and suggest a smaller run where that is long."""
+        """Report the remaining time estimated from the first step, and suggest a smaller run if it is long."""
         if not self._speaks:
             return
         self._speaks = False
@@ -56,7 +56,7 @@ class Outlook:
 
 
 def format_span(seconds: float) -> str:
-    """Return a length of time in its largest unit, such as `40 minutes` or `12 days`."""
+    """Format a duration in its largest unit, such as `40 minutes` or `12 days`."""
     for name, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:,.0f} {name}s"

@@ -1,4 +1,4 @@
-"""Pre-training: grounding features in language, or one of the baselines with the same backbone."""
+"""Pre-training with language grounding, or with one of the baselines on the same backbone."""
 
 from pathlib import Path
 
@@ -15,20 +15,20 @@ from lg3d_core.training.run_anchors import load_fitting_anchors
 
 SOFTMAX_TEMPERATURE = 0.05
 TEMPERATURES = {"supcon": 0.1, "csc": 0.4}
-"""Where the settings name none: those of the two publications."""
+"""Default temperatures, from the two publications."""
 
 
 def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
     """Pre-train a network and return the path of its last checkpoint.
 
     Args:
-        settings: Of a new run, or with `resume` the folder of one to continue.
+        settings: Settings of a new run, or with `resume` the folder of the run to resume.
         progress: Reports epochs and scores.
 
     Raises:
-        SettingsError: Settings that cannot work together, such as anchors of another width than the features.
+        SettingsError: Settings are incompatible, e.g. the width of the anchors and of the features.
         DataError: Store or anchors are missing, damaged, or of different vocabularies.
-        Interrupted: A signal came; the run can be continued with `--resume`.
+        Interrupted: A signal arrived; the run can be resumed with `--resume`.
     """
     with open_run(settings, progress) as opened:
         return METHODS[opened.settings.method](opened)
@@ -84,7 +84,7 @@ def _contrast_categories(opened: OpenedRun[PretrainSettings]) -> Path:
 def _contrast_views(opened: OpenedRun[PretrainSettings]) -> Path:
     settings, scenes = opened.settings, opened.data.dataset
     if settings.limited is not None:
-        opened.progress.note("csc learns without labels: --limited changes nothing here")
+        opened.progress.note("csc does not use labels: --limited has no effect")
     inner, outer = settings.partition_radii
     learner = SceneContexts(
         MinkUNet(settings.network).to(opened.device),

@@ -1,4 +1,4 @@
-"""A run's folder: settings, card, metrics, checkpoints, and the state to resume from."""
+"""Folder of a training run: settings, card, metrics, checkpoints, and the state to resume from."""
 
 import itertools
 import json
@@ -28,11 +28,11 @@ S = TypeVar("S", PretrainSettings, FinetuneSettings)
 RESUME_NAME = "resume.pt"
 SETTINGS_NAME = "settings.json"
 PATIENCE = 5.0
-"""Seconds that a run waits for the end of another process that was killed while it trained it."""
+"""Seconds to wait for another process that was killed while it trained the run."""
 
 
 class Run:
-    """One training run's folder and what is written there."""
+    """Folder of one training run and the files in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,15 +43,15 @@ class Run:
 
     @classmethod
     def create(cls, settings: PretrainSettings | FinetuneSettings, facts: Mapping[str, Any] | None = None) -> "Run":
-        """Make a new run's folder with its settings and its card in it; it appears with both, or not at all.
+        """Create the folder of a new run with its settings and card, atomically.
 
         Args:
-            settings: Of the run.
-            facts: For its card.
+            settings: Settings of the run.
+            facts: Facts for the run's card.
 
         Raises:
             SettingsError: A folder of that name exists.
-            DataError: The file system refused.
+            DataError: The folder cannot be written.
         """
         name = settings.name or f"{settings.command}-{time.strftime('%Y%m%d-%H%M%S')}"
         sweep_temporaries(settings.runs)
@@ -65,26 +65,26 @@ class Run:
                     write_text(unfinished / "card.json", _card(settings.command, facts or {}))
                 break
             except FileExistsError:
-                if settings.name is None:  # another run that started in this second was faster
+                if settings.name is None:  # another run was created in the same second
                     continue
                 raise SettingsError(
-                    f"{folder} exists: take another --name, or continue it with --resume {folder}"
+                    f"{folder} exists: pass another --name, or resume it with --resume {folder}"
                 ) from None
         return cls(folder)
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """An existing run's folder.
+        """Open the folder of an existing run.
 
         Raises:
-            CheckpointError: Nothing there to resume.
+            CheckpointError: The folder is not that of a run.
         """
         if not (folder / SETTINGS_NAME).is_file():
-            raise CheckpointError(f"--resume {folder}: no settings.json there, so it is no run's folder")
+            raise CheckpointError(f"--resume {folder}: no settings.json there, so it is not the folder of a run")
         return cls(folder)
 
     def card(self) -> dict[str, Any]:
-        """Return what is recorded about the start of the run; empty if the run has no card.
+        """Return the recorded facts on the start of the run; empty if the run has no card.
 
         Raises:
             CheckpointError: The card is damaged or cannot be read.
@@ -99,14 +99,14 @@ class Run:
         except (ValueError, RecursionError):
             card = None
         if not isinstance(card, dict):
-            raise CheckpointError(f"{path} is damaged (no JSON object): restore it, or pass --precision")
+            raise CheckpointError(f"{path} is damaged (not a JSON object): restore it, or pass --precision")
         return card
 
     def read_settings(self, kind: type[S]) -> S:
         """Read the run's settings.
 
         Raises:
-            SettingsError: The file cannot be read, is damaged, or holds other settings.
+            SettingsError: The file is unreadable or damaged, or holds settings of another command.
         """
         path = self.folder / SETTINGS_NAME
         try:
@@ -114,19 +114,19 @@ class Run:
         except OSError as error:
             raise SettingsError(f"cannot read {path} ({error.strerror})") from None
         except UnicodeDecodeError:
-            raise SettingsError(f"{path} is damaged: no UTF-8 text; restore it, or start a new run") from None
+            raise SettingsError(f"{path} is damaged: not UTF-8 text; restore it, or start a new run") from None
         except SettingsError as error:
             raise SettingsError(f"{path}: {error}") from None
 
     @contextmanager
     def sole_writer(self) -> Iterator[None]:
-        """Keep other processes from going on with this run for as long as the context is open, and tidy up first.
+        """Lock the run against other processes while the context is open, and remove leftover temporary files.
 
         Raises:
-            DataError: Another process trains it.
+            DataError: Another process is training the run.
         """
         lock = self.folder / ".lock"
-        with lock_file(lock, patience=PATIENCE, holder="another lg3d that trains this run", optional=True):
+        with lock_file(lock, patience=PATIENCE, holder="another lg3d process that trains this run", optional=True):
             sweep_temporaries(self.folder)
             yield
 
@@ -134,19 +134,19 @@ class Run:
         """Append one line to metrics.jsonl.
 
         Raises:
-            DataError: The file system refused.
+            DataError: The file cannot be written.
         """
         try:
             with self.metrics_file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
         except OSError as error:
             raise DataError(
-                f"cannot write {self.metrics_file} ({error.strerror or error}): make room, and go on with "
+                f"cannot write {self.metrics_file} ({error.strerror or error}): free disk space, then resume with "
                 f"--resume {self.folder}"
             ) from None
 
     def drop_metrics_after(self, step: int, *, validated: bool = True) -> None:
-        """Forget what an interrupted run logged beyond the step that is resumed from, or beside it of a validation."""
+        """Remove records after the step that is resumed from and, unless `validated`, the validation at that step."""
         if not self.metrics_file.is_file():
             return
         kept = []
@@ -161,35 +161,35 @@ class Run:
                 keeps = done < step or (done == step and (validated or "loss" in record))
             except (ValueError, RecursionError, TypeError, KeyError):
                 if number == len(lines):
-                    continue  # the last line of a killed run may be cut short
+                    continue  # the last line of a killed run may be truncated
                 raise DataError(
-                    f"{self.metrics_file}: line {number} is damaged (no JSON object with a step): mend or remove it, "
-                    "then resume"
+                    f"{self.metrics_file}: line {number} is damaged (not a JSON object with a step): repair or delete "
+                    "the line, then resume"
                 ) from None
             if keeps:
                 kept.append(line + b"\n")
         write_bytes(self.metrics_file, b"".join(kept))
 
     def save_resume(self, state: Mapping[str, Any]) -> None:
-        """Write the state to continue from, whole or not at all.
+        """Write the state to resume from, atomically.
 
         Raises:
-            DataError: The file system refused; the older state is untouched.
+            DataError: The file cannot be written; the previous state is unchanged.
         """
         with atomic_path(self.resume_file) as temporary:
-            if self.metrics_file.is_file():  # a state whose steps are not in the log would never be mended
+            if self.metrics_file.is_file():  # the metrics of a saved step must be on disk before its state
                 with self.metrics_file.open("rb+") as stream:
                     os.fsync(stream.fileno())
             try:
                 torch.save(dict(state), temporary)
             except RuntimeError as error:  # torch's zip writer hides the reason of a failed write
-                raise OSError(f"no room for the state to resume from ({error})") from None
+                raise OSError(f"no space for the state to resume from ({error})") from None
             seal_zip(temporary)
 
     def load_resume(self) -> dict[str, Any] | None:
-        """The state to continue from, or None where the run was stopped before its first step.
+        """Return the state to resume from, or None if the run was stopped before its first step.
 
-        A run writes a state before its first step, so one that has taken steps and has no state has lost it.
+        A run writes a state before its first step, so a run with steps and without a state has lost it.
 
         Raises:
             CheckpointError: The file is damaged, or missing although the run has taken steps.
@@ -197,12 +197,12 @@ class Run:
         if not self.resume_file.is_file():
             if self.checkpoint.exists() or (self.metrics_file.is_file() and self.metrics_file.stat().st_size):
                 raise CheckpointError(
-                    f"{self.resume_file} is missing, so this run cannot go on: restore it, or start a new run"
+                    f"{self.resume_file} is missing, so this run cannot be resumed: restore it, or start a new run"
                 )
             return None
         try:
             require_sealed_zip(self.resume_file, again="restore it from a copy, or start a new run")
-            read_torch_file(self.resume_file)  # refuses what asks for more memory or time than the file has bytes
+            read_torch_file(self.resume_file)  # rejects files that would need more memory or time than their size
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state: Any = torch.load(self.resume_file, map_location="cpu", weights_only=True)
@@ -213,12 +213,12 @@ class Run:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"{self.resume_file} is damaged: {reason or type(error).__name__}") from None
         if not isinstance(state, dict):
-            raise CheckpointError(f"{self.resume_file} is damaged: expected a dict, found a {type(state).__name__}")
+            raise CheckpointError(f"{self.resume_file} is damaged: expected a dict, got {type(state).__name__}")
         return state
 
 
 def _card(kind: str, facts: Mapping[str, Any]) -> str:
-    """How a run was made, as JSON."""
+    """Return the facts on how a run was made, as JSON."""
     card = {
         "kind": kind,
         "command": sys.argv,

@@ -10,11 +10,11 @@ from lg3d_core.vocabulary import Vocabulary
 def load_fitting_anchors(
     settings: PretrainSettings | FinetuneSettings, network: MinkUNet, vocabulary: Vocabulary
 ) -> Anchors:
-    """Load a run's anchors; those of an encoder with narrower features are padded with zeros to the network's width.
+    """Load the anchors of a run; narrower anchors are padded with zeros to the width of the network's features.
 
     Raises:
-        DataError: They are missing, damaged, of another vocabulary, or have two equal rows.
-        SettingsError: They are wider than the network's features, or were projected to fewer dimensions than it has.
+        DataError: The anchors are missing, damaged, of another vocabulary, or have two equal rows.
+        SettingsError: The anchors are wider than the network's features, or were projected to fewer dimensions.
     """
     anchors = load_anchors(settings.anchors)
     require_vocabulary(anchors, vocabulary)
@@ -27,7 +27,7 @@ def load_fitting_anchors(
     anchors = anchors.padded(network.num_features)
     if anchors.dim != network.num_features:
         raise SettingsError(
-            f"the anchors {settings.anchors} are {anchors.dim}-d, network {settings.network} gives "
-            f"{network.num_features}-d features: run lg3d anchors --dim {network.num_features}{anchors.encoder_option}"
+            f"the anchors {settings.anchors} have {anchors.dim} dimensions, but features of network {settings.network} "
+            f"have {network.num_features}: run lg3d anchors --dim {network.num_features}{anchors.encoder_option}"
         )
     return anchors

@@ -1,4 +1,4 @@
-"""The training scenes of a run, and what its card says of them."""
+"""Training scenes of a run, and their description for its card."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ ALL_LABELS = "all"
 
 
 class TrainingData(NamedTuple):
-    """What a run trains on."""
+    """Store, scenes, label budget and pasted objects of a training run."""
 
     store: SceneStore
     budget: Budget | None
@@ -25,20 +25,20 @@ class TrainingData(NamedTuple):
 
 
 def open_training_data(settings: TrainSettings, progress: Progress, *, num_processes: int = 1) -> TrainingData:
-    """Open the store, the label budget that was asked for, and the augmented training scenes.
+    """Open the store, the label budget if one is set, and the augmented training scenes.
 
     Args:
-        settings: Of the run.
-        progress: Told how large batches are.
-        num_processes: How many share each batch equally.
+        settings: Settings of the run.
+        progress: Reports the batch sizes.
+        num_processes: Number of processes that share each batch equally.
 
     Raises:
-        DataError: No store, or one without training scenes.
+        DataError: The store is missing or has no training scenes.
     """
     store = SceneStore(settings.store)
     scene_ids = store.scene_ids("train")
     if not scene_ids:
-        raise DataError(f"{settings.store} has no training scenes: prepare a raw folder whose split files name some")
+        raise DataError(f"{settings.store} has no training scenes: prepare a raw folder whose split files list some")
     budget = None
     if settings.limited is not None:
         budget = ensure_budget(
@@ -75,7 +75,7 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
 def _open_pasting(
     settings: TrainSettings, store: SceneStore, budget: Budget | None, progress: Progress
 ) -> InstancePasting | None:
-    """What instance sampling puts into the scenes, where these settings have it and ask for it."""
+    """Return the instance sampling of these settings, or None if they do not use it."""
     if not isinstance(settings, FinetuneSettings) or not settings.augment or settings.instances == 0:
         return None
     return open_pasting(
@@ -84,43 +84,43 @@ def _open_pasting(
 
 
 def uses_labels(settings: TrainSettings) -> bool:
-    """Whether a run learns from labels: contrastive scene contexts alone does not."""
+    """Return whether a run learns from labels; only contrastive scene contexts does not."""
     return not (isinstance(settings, PretrainSettings) and settings.method == "csc")
 
 
 def _require_labels(store: SceneStore, budget: Budget | None) -> None:
-    """Refuse training scenes of which no point has a label.
+    """Reject training scenes without any labelled point.
 
     Raises:
-        DataError: Naming the vocabulary.
+        DataError: No point is labelled; the message names the vocabulary.
     """
     if store.class_counts("train", budget=budget).any():
         return
     scenes = f"the {len(store.scene_ids('train'))} training scenes of {store.path}"
     if budget is not None and store.class_counts("train").any():
-        raise DataError(f"{scenes} have labels, but none in an annotated object, and a label budget keeps no others")
+        raise DataError(f"{scenes} have labels, but none in an annotated object, and a label budget keeps only those")
     raise DataError(
         f"no point of {scenes} has a label of the vocabulary {store.vocabulary.name}: lg3d prepare RAW --check lists "
-        "the raw labels that the label table lacks; mend the table or pass another --vocabulary, and prepare again"
+        "the raw labels that the label table lacks; correct the table or pass another --vocabulary, and prepare again"
     )
 
 
 def digest_labels(data: TrainingData, settings: TrainSettings) -> str:
-    """Which labels of the training scenes a run sees: empty, `all`, or the digest of its label budget."""
+    """Return which labels of the training scenes a run sees: empty, `all`, or the digest of its label budget."""
     if not uses_labels(settings):
         return ""
     return ALL_LABELS if data.budget is None else data.budget.digest
 
 
 def join_labels(before: str | None, own: str) -> str | None:
-    """Labels that weights depend on, of what was seen before and by this run; None where the former is unknown."""
+    """Combine the labels seen before and by this run; None if the former are unknown."""
     if before is None and own != ALL_LABELS:
         return None
     return ",".join(sorted({*(before or "").split(","), own} - {""}))
 
 
 def digest_inputs(data: TrainingData, anchors_digest: str | None) -> dict[str, str]:
-    """What must be equal when a run is resumed, by names for a message."""
+    """Return the values that must be equal when a run is resumed, by their name in messages."""
     split = "\n".join(f"{scene_id} {data.store.split_of(scene_id)}" for scene_id in data.store.scene_ids())
     return {
         "store": data.store.digest,
@@ -131,7 +131,7 @@ def digest_inputs(data: TrainingData, anchors_digest: str | None) -> dict[str, s
 
 
 def digest_data(data: TrainingData) -> dict[str, str]:
-    """What must be equal wherever a run's data is read, by names for a message."""
+    """Return the values that must be equal on all machines, by their name in messages."""
     pasting = data.dataset.pasting
     return {
         "a store of digest": data.store.digest,
@@ -141,7 +141,7 @@ def digest_data(data: TrainingData) -> dict[str, str]:
 
 
 def describe_data(data: TrainingData, settings: TrainSettings) -> dict[str, Any]:
-    """The part of a run's card that concerns its data."""
+    """Describe the training data for the run's card."""
     counts = data.store.class_counts("train", budget=data.budget)
     return {
         "store": {"path": str(settings.store), "digest": data.store.digest},

@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other beside the training: that they are alive, and what each is at.
+"""Heartbeats of the processes of a run, and what each process is doing.
 
-A thread of its own in every process gives a sign of life every second, in the store by which `torchrun` lets processes
-find each other. So those that wait can say for whom, and a process that hangs can be ended: it cannot do so itself.
+A thread in every process sends a heartbeat every second to the store in which `torchrun`'s processes find each other.
+Waiting processes can therefore name the process they wait for, and the thread can end a process that hangs.
 """
 
 import datetime
@@ -19,30 +19,30 @@ from typing import Any, NamedTuple
 from lg3d_core.progress import Progress
 
 BEAT_SECONDS = 1.0
-"""Between two signs of life."""
+"""Seconds between two heartbeats."""
 MISSED_BEATS = 3
-"""So many of them missed tell who is gone, once it is known that somebody is."""
+"""Number of missed heartbeats that identify the lost process, once it is known that one is lost."""
 QUIET_SECONDS = (MISSED_BEATS - 0.5) * BEAT_SECONDS
 END_SECONDS = 5.0
-"""What a process has to end by itself when another one has said why the run ends."""
+"""Seconds that a process has to end by itself after another one has reported why the run ends."""
 ANSWER_SECONDS = 5.0
-"""How long a process asks the store before it goes on without an answer."""
+"""Seconds that a process waits for an answer of the store before it continues without one."""
 PACKAGE = "lg3d_core."
-AGAIN = "start the job again to go on from the last checkpoint, or give torchrun --max-restarts"
+AGAIN = "start the job again to resume from the last checkpoint, or pass --max-restarts to torchrun"
 
 
 class Sign(NamedTuple):
-    """A sign of life.
+    """Heartbeat of a process.
 
     Attributes:
-        rank: Of the process.
+        rank: Rank of the process.
         size: Number of processes.
-        host: Its machine.
-        pid: On that machine.
-        beat: How many signs it gave.
-        doing: What it is at, in a few words.
-        seconds: For how long.
-        place: Where in the code it is.
+        host: Name of its machine.
+        pid: Process id on that machine.
+        beat: Number of heartbeats so far.
+        doing: Current activity, in a few words.
+        seconds: Seconds since that activity started.
+        place: Current position in the code.
         waits: Whether it waits for the others.
     """
 
@@ -58,21 +58,21 @@ class Sign(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Which process it is."""
+        """Rank, machine and process id, for messages."""
         return f"process {self.rank} of {self.size} ({self.host}, pid {self.pid})"
 
 
 class Watch:
-    """Gives signs of life, looks for those of the others, and ends this process where it cannot do so itself.
+    """Thread that sends heartbeats, checks those of the other processes, and ends this process if it hangs.
 
     Args:
         connect: Opens a connection to the store, used by the thread alone.
-        rank: Of this process.
+        rank: Rank of this process.
         size: Number of processes.
-        patience: Seconds without a sign of life, or of waiting, after which the run ends.
-        passes_wait: Whether forward and backward passes may wait for others without an end of their own, as with NCCL.
-        progress: Told why this process ends itself.
-        end: Ends it.
+        patience: Seconds without a heartbeat, or of waiting, after which the run ends.
+        passes_wait: Whether forward and backward passes may wait for other processes without a timeout, as with NCCL.
+        progress: Receives the reason why this process ends itself.
+        end: Ends the process.
     """
 
     def __init__(
@@ -93,36 +93,36 @@ class Watch:
         self.progress = progress or Progress()
         self.end = end
         self.speaks = False
-        """Whether this process is the one to say why the run ends."""
+        """Whether this process reports why the run ends."""
         self.heard = False
-        """Whether another process has said so."""
+        """Whether another process has reported why the run ends."""
         self._connect = connect
         self._doing = ("starting", time.monotonic())
         self._waits = 0.0
         self._over = threading.Event()
         self._silence = {other: 0.0 for other in range(size) if other != rank}
-        """Seconds for which each of the others gave no sign of life while this process looked for one."""
+        """Seconds without a heartbeat of each other process, while this process was checking."""
         self._looked = 0.0
         self._signs: dict[int, Sign] = {}
         self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._run, name="lg3d-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin; all processes are there."""
+        """Start the thread; all processes must be connected."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, not the process."""
+        """End the thread."""
         self._over.set()
         self._thread.join(BEAT_SECONDS + ANSWER_SECONDS)
 
     def doing(self, what: str) -> None:
-        """Note what this process is at from now on, in a few words."""
+        """Record the current activity of this process, in a few words."""
         self._doing = (what, time.monotonic())
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While the block runs, this process waits for the others."""
+        """Mark this process as waiting for the others while the block runs."""
         self._waits = time.monotonic()
         try:
             yield
@@ -131,44 +131,44 @@ class Watch:
             self._doing = (self._doing[0], time.monotonic())
 
     def describe_loss(self, *, timed_out: bool) -> str:
-        """Why the run ends, once PyTorch has missed another process: which one, and what was last known of it.
+        """Return why the run ends after PyTorch has lost another process: which one, and its last known activity.
 
         Args:
-            timed_out: Whether it was waited for; otherwise its connection is closed.
+            timed_out: Whether waiting for it timed out; otherwise its connection was closed.
         """
         if timed_out:
             return self._describe_late()
         if self.size > 2 and self._thread.is_alive():
-            time.sleep(MISSED_BEATS * BEAT_SECONDS)  # then those that are left have given signs
+            time.sleep(MISSED_BEATS * BEAT_SECONDS)  # by then all remaining processes have sent heartbeats
         silent = self._find_silent(QUIET_SECONDS)
         if self.size == 2:
             silent = [1 - self.rank]
         who = " and ".join(self._last(rank) for rank in silent) or f"another of the {self.size} processes"
         be = "are" if len(silent) > 1 else "is"
-        return f"{who} {be} gone; if the system or a person did not kill it, its own output says why; {AGAIN}"
+        return f"{who} {be} gone; unless the system or a user killed it, its own output has the reason; {AGAIN}"
 
     def _last(self, rank: int) -> str:
         sign = self._signs.get(rank)
         return f"process {rank} of {self.size}" if sign is None else f"{sign.name}, last seen {sign.doing},"
 
     def _find_silent(self, seconds: float) -> list[int]:
-        """Processes that have given no sign of life for so long."""
+        """Return the processes without a heartbeat for `seconds`."""
         return [rank for rank, silence in self._silence.items() if silence >= seconds]
 
     def _describe_late(self) -> str:
-        """For whom this process has waited too long."""
+        """Describe the process that this one has waited too long for."""
         limit = f"{self.patience:g} s (--rank-timeout)"
         silent = self._find_silent(min(QUIET_SECONDS, self.patience))
         if silent:
             who = " and ".join(self._last(rank) for rank in silent)
-            return f"{who} gave no sign of life for {limit}: it is stopped, or its machine or network is; {AGAIN}"
+            return f"{who} sent no heartbeat for {limit}: it is suspended, or its machine or network is down; {AGAIN}"
         late = [sign for sign in self._signs.values() if not sign.waits] or list(self._signs.values())
         if not late:
-            return f"another of the {self.size} processes was not heard of for {limit}; {AGAIN}"
+            return f"another of the {self.size} processes sent no heartbeat for {limit}; {AGAIN}"
         late.sort(key=lambda sign: -sign.seconds)
-        more = f", and so have others ({len(late)} in all)" if len(late) > 1 else ""
+        more = f", as do other processes ({len(late)} in all)" if len(late) > 1 else ""
         return (
-            f"{late[0].name} has let the others wait for {limit}: it has been {late[0].doing} for "
+            f"{late[0].name} keeps the other processes waiting for {limit}: it has been {late[0].doing} for "
             f"{late[0].seconds:.0f} s, in {late[0].place}{more}; {AGAIN}"
         )
 
@@ -183,11 +183,11 @@ class Watch:
             beat += 1
             if os.getppid() != parent:
                 parent = os.getppid()
-                self.progress.warn("torchrun, which started this process, is gone: stopping")
+                self.progress.warn("torchrun, which started this process, has ended: stopping")
                 os.kill(os.getpid(), signal.SIGTERM)  # the processes agree on a stop, and save
             if store is None:
                 continue
-            with suppress(RuntimeError):  # the store is with torchrun, which ends this process when it ends
+            with suppress(RuntimeError):  # the store ends with torchrun, which then ends this process
                 store.set(f"sign/{self.rank}", json.dumps(self._sign(beat)))
                 self._look(store)
                 if not ending and store.check(["word"]):
@@ -212,12 +212,12 @@ class Watch:
         return since > 0 and now - since >= self.patience
 
     def _look(self, store: Any) -> None:
-        """Read the signs of the others."""
+        """Read the heartbeats of the others."""
         keys = [f"sign/{rank}" for rank in self._silence]
         if len(self._signs) < len(keys):
             keys = [key for key in keys if store.check([key])]
         signs = [Sign(*json.loads(data)) for data in store.multi_get(keys)] if keys else []
-        # While this process was itself stopped, or had no answer, it cannot say that others were silent.
+        # If this process was suspended or got no answer itself, it cannot tell whether others were silent.
         now = time.monotonic()
         elapsed, self._looked = min(now - self._looked, 2 * BEAT_SECONDS), now
         for rank in self._silence:
@@ -238,11 +238,11 @@ class Watch:
 
 
 PASS = "computing"
-"""How what a process is at begins, where that is a step's passes."""
+"""Prefix of the activities that are forward and backward passes."""
 
 
 def speaks_first(store: Any) -> bool:
-    """Whether no other process has said why the run ends; where nobody answers, this one speaks."""
+    """Return whether no other process has reported why the run ends; also true if the store does not answer."""
     with suppress(RuntimeError):
         store.set_timeout(datetime.timedelta(seconds=ANSWER_SECONDS))
         return int(store.add("word", 1)) == 1
@@ -250,7 +250,7 @@ def speaks_first(store: Any) -> bool:
 
 
 def _find_place(thread: int | None) -> str:
-    """Module and line of this package that a thread is at, or of whatever it is at."""
+    """Return the innermost module and line of this package that a thread is executing, else of any module."""
     frame = innermost = sys._current_frames().get(thread or 0)
     while frame is not None and not frame.f_globals.get("__name__", "").startswith(PACKAGE):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""Scenes as pictures, pages and windows: one set of layers, three faces."""
+"""Pictures, web pages and windows of scenes, which share one set of layers."""
 
 from lg3d_core.viewing.layers import LegendEntry, SceneView, build_view
 from lg3d_core.viewing.page import write_page

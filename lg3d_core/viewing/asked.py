@@ -1,4 +1,4 @@
-"""Heat of texts on what was asked about: layers of a view, and of a page that is open while somebody asks on."""
+"""Heat of text queries, as layers of a view and on an open page that accepts further queries."""
 
 import threading
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from lg3d_core.viewing.server import publish_heat, serve_view
 from lg3d_core.vocabulary import Vocabulary
 
 GREY = 170
-"""Of a scan without colours: light, so that its shape is seen."""
+"""Colour of a scan without colours: light, so that its shape is visible."""
 MOST_POINTS = 1_500_000
-"""Vertices of a page. Of a larger scan every k-th is shown, without its triangles."""
+"""Maximum number of vertices on a page; a larger scan is subsampled and shown without its triangles."""
 
 
 class ShownScan(NamedTuple):
-    """A scan as it is shown.
+    """Displayable form of a scan.
 
     Attributes:
-        scene: In metres with +z up.
-        rows: Vertices of the scan that are shown, shape `(points,)`, int64.
+        scene: Scene in metres with +z up.
+        rows: Rows of the scan's vertices that are shown, shape `(points,)`, int64.
     """
 
     scene: Scene
@@ -38,14 +38,14 @@ class ShownScan(NamedTuple):
 
 
 def scene_of_scan(scan: Input, progress: Progress) -> ShownScan:
-    """A scan of any origin as a scene without annotation; positions that are not usable are left out.
+    """Convert a scan of any origin to a scene without annotation; unusable positions are dropped.
 
     Raises:
-        DataError: None is usable.
+        DataError: No position is usable.
     """
     step = -(-scan.surface.num_vertices // MOST_POINTS)
     if step > 1:
-        progress.note(f"{scan.name}: {scan.surface.num_vertices} vertices: one of {step} is shown, as points")
+        progress.note(f"{scan.name}: {scan.surface.num_vertices} vertices: every {step}th is shown, as points")
     rows, xyz, rgb = [], [], []
     for start, stop in scan.surface.chunks():
         raw = scan.surface.positions(start, stop)
@@ -57,7 +57,7 @@ def scene_of_scan(scan: Input, progress: Progress) -> ShownScan:
         rgb.append(np.full((len(usable), 3), GREY, np.uint8) if colors is None else colors(start, stop)[usable])
     kept, positions = np.concatenate(rows), np.concatenate(xyz)
     if len(kept) == 0:
-        raise DataError(f"{scan.name}: none of its {scan.surface.num_vertices} vertices can be shown")
+        raise DataError(f"{scan.name}: none of the {scan.surface.num_vertices} vertices can be shown")
     faces = np.zeros((0, 3), dtype=np.int32)
     if step == 1 and len(scan.surface.faces):
         place = np.full(scan.surface.num_vertices, -1, dtype=np.int32)
@@ -80,7 +80,7 @@ def scene_of_scan(scan: Input, progress: Progress) -> ShownScan:
 
 
 def view_answers(conversation: Conversation, answers: Sequence[Answer], progress: Progress) -> SceneView:
-    """What was asked about, with the heat of each text as a layer."""
+    """Return a view of the queried scene or scan, with the heat of each text as a layer."""
     view, _ = _view(conversation, answers, progress)
     return view
 
@@ -98,10 +98,10 @@ def _view(
 
 
 def heat_of_scene(settings: ViewSettings, progress: Progress) -> dict[str, npt.NDArray[np.float32]]:
-    """Heat of the texts of `settings.heat` at a scene's vertices, from the newest pre-training run.
+    """Return the heat of the texts of `settings.heat` at a scene's vertices, from the newest pre-training run.
 
     Raises:
-        CheckpointError: There is no such run, or its anchors or their encoder are not at hand.
+        CheckpointError: There is no such run, or its anchors or their encoder are missing.
     """
     asked = AskSettings(
         scan=settings.scene,
@@ -116,13 +116,13 @@ def heat_of_scene(settings: ViewSettings, progress: Progress) -> dict[str, npt.N
 
 
 class AskedPage:
-    """A served page of what is asked about, with a text box: `show`, and what is typed there, move its heat.
+    """Served page of a queried scan, with a text box; `show` and phrases typed on the page update its heat.
 
     Args:
-        conversation: With the scan.
-        answers: That the page has from the start.
-        progress: Told how to reach it.
-        port: To serve on; 0 takes any that is free.
+        conversation: Queries about the scan.
+        answers: Initial answers on the page.
+        progress: Receives the instructions for opening the page.
+        port: Port to serve on; 0 chooses a free port.
 
     Raises:
         DataError: The port is in use.
@@ -139,14 +139,14 @@ class AskedPage:
 
     @property
     def address(self) -> str:
-        """Where the page is, for a browser on this machine."""
+        """Return the address of the page for a browser on this machine."""
         return self._server.address
 
     def ask(self, texts: Sequence[str]) -> list[Answer]:
-        """Answer texts, one question at a time whoever asks, and show their heat on all pages that are open.
+        """Answer texts, one question at a time, and show their heat on all open pages.
 
         Raises:
-            UsageError: A text that says nothing.
+            UsageError: A text is empty.
             DataError: The heat cannot be written.
         """
         with self._lock:
@@ -155,20 +155,20 @@ class AskedPage:
         return answers
 
     def _answer(self, phrase: str) -> str:
-        """Answer a phrase that was typed on the page, in a line for the page."""
+        """Answer a phrase that was typed on the page, as one line for the page."""
         (answer,) = self.ask([phrase])
         near = ", ".join(name for name, _ in answer.nearest[:3])
         return f"“{answer.text}”: highest heat {answer.highest:.2f}; nearest names: {near}"
 
     def show(self, answers: Sequence[Answer]) -> None:
-        """Show heat on all pages that are open, and keep the latest for those that are opened later."""
+        """Show heat on all open pages, and keep the latest for pages that are opened later."""
         for answer in answers:
             self._number += 1
             heat = self._conversation.at_vertices(answer)[self._rows]
             publish_heat(self._server, f"{HEAT}{self._number}", answer.text, heat)
 
     def wait(self) -> None:
-        """Return when the user presses Ctrl-C."""
+        """Wait until the user presses Ctrl-C."""
         self._server.wait()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What a training sample looks like: a scene augmented, with objects put into it, and what was done marked."""
+"""Visualization of a training sample: a scene after augmentation, with inserted objects marked."""
 
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 def build_augmented_view(
     store: "SceneStore", scene_id: str, *, voxel_size: float, instances: int, seed: int, progress: Progress
 ) -> SceneView:
-    """A scene's voxels as the first epoch of training sees them, coloured by what is known and by what was done.
+    """Return a scene's voxels as the first epoch of training sees them, coloured by annotation and by augmentation.
 
-    The layer `augmentation` shows objects that were put in, and how far the elastic distortion shifted the rest.
+    The layer `augmentation` shows inserted objects, and the shift of other points by the elastic distortion.
 
     Args:
-        store: Holds the scene, and the training scenes that objects come from.
-        scene_id: Which; of any split.
+        store: Store with the scene, and with the training scenes that objects come from.
+        scene_id: Id of a scene of any split.
         voxel_size: Edge of a voxel in metres.
-        instances: Objects to put in; 0 for none.
-        seed: Of training: a training scene looks as it does in the first epoch of a run with this seed.
-        progress: Told what was put in.
+        instances: Number of objects to insert.
+        seed: Random seed of training; a training scene looks as in the first epoch of a run with this seed.
+        progress: Receives a summary of the inserted objects.
 
     Raises:
-        DataError: No such scene, or a damaged file.
+        DataError: The scene does not exist, or a file is damaged.
     """
     scene = store.read(scene_id)
     train = store.scene_ids("train")
@@ -66,7 +66,7 @@ def build_augmented_view(
         faces=np.zeros((0, 3), dtype=np.int32),
     )
     view = build_view(sample, store.vocabulary)
-    # What may be cut away is told by the room as it was: a distorted wall is no longer flat.
+    # The cutaway uses the original room: a distorted wall is no longer flat.
     outward = find_outward(before, normal, instance) @ motion.turn.T
     layer = ramp_colors(motion.shifted / FULL_SHIFT, SHIFT_STOPS)
     layer[pasted] = PASTED
@@ -77,12 +77,12 @@ def _tell_pasted(furnished: FurnishedScene, names: tuple[str, ...]) -> str:
     numbers, first = np.unique(furnished.instance[furnished.num_own :], return_index=True)
     labels = furnished.label[furnished.num_own :][first]
     listed = ", ".join(names[label] for number, label in zip(numbers, labels, strict=True) if number > 0)
-    left_out = f"; {furnished.skipped} found no place" if furnished.skipped else ""
+    left_out = f"; {furnished.skipped} did not fit" if furnished.skipped else ""
     return f"put in: {listed or 'nothing'}{left_out}"
 
 
 def _round_normals(xyz: npt.NDArray[np.float32], part: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Directions from the middle of each part: a bank keeps no normals, and these are enough to shade its objects."""
+    """Return directions from the centre of each part, as shading normals: the object bank stores no normals."""
     count = np.maximum(np.bincount(part), 1)
     middle = np.stack([np.bincount(part, weights=xyz[:, axis]) / count for axis in range(3)], axis=1)
     away = xyz - middle[part]
@@ -91,11 +91,11 @@ def _round_normals(xyz: npt.NDArray[np.float32], part: npt.NDArray[np.int64]) ->
 
 
 class Motion(NamedTuple):
-    """A motion as one turn and what is left.
+    """Decomposition of a motion into a rotation and a remainder.
 
     Attributes:
-        turn: Rotation, perhaps with a mirroring, shape `(3, 3)`.
-        shifted: How far each point is from where turning and scaling lead, metres, shape `(points,)`.
+        turn: Rotation, possibly with a reflection, shape `(3, 3)`.
+        shifted: Distance of each point from its rotated and scaled position in metres, shape `(points,)`.
     """
 
     turn: npt.NDArray[np.float32]
@@ -103,13 +103,13 @@ class Motion(NamedTuple):
 
 
 def split_motion(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> Motion:
-    """Find the rotation, mirroring and scale that explain most of a motion, and what they leave.
+    """Find the rotation, reflection and scale that explain a motion best, and the remaining shift.
 
     Args:
-        before: Metres, at least one point, shape `(points, 3)`.
-        after: The same points, likewise.
+        before: Positions in metres, at least one point, shape `(points, 3)`.
+        after: Positions of the same points after the motion.
 
-    Source: the orthogonal Procrustes problem, by singular values.
+    Source: the orthogonal Procrustes problem, solved by singular value decomposition.
     """
     centred, target = before - before.mean(axis=0), after - after.mean(axis=0)
     u, _, v = np.linalg.svd((target.T @ centred).astype(np.float64))

@@ -1,4 +1,4 @@
-"""The first look into a room, the same for the picture, the page and the window."""
+"""Initial camera of a room, shared by pictures, pages and windows."""
 
 from typing import NamedTuple
 
@@ -10,17 +10,17 @@ from lg3d_core.viewing.cutaway import hidden_from
 FIELD_OF_VIEW = 30.0  # degrees, vertical
 ELEVATION = 48.0  # degrees above the horizon
 ASPECT = 4 / 3
-TURNS = (25.0, 65.0, 115.0, 155.0, 205.0, 245.0, 295.0, 335.0)  # never flat onto a wall of an axis-aligned room
+TURNS = (25.0, 65.0, 115.0, 155.0, 205.0, 245.0, 295.0, 335.0)  # not perpendicular to a wall of an axis-aligned room
 
 
 class Camera(NamedTuple):
-    """An orbit camera: it looks at `target` from `distance` metres away, +z up.
+    """Orbit camera that looks at `target`, with +z up.
 
     Attributes:
-        target: Point in the middle of the picture, metres.
+        target: Point in the centre of the picture in metres.
         azimuth: Direction from the target to the camera in the floor plane, degrees from +x towards +y.
-        elevation: Of the camera above the target's horizon, degrees.
-        distance: Metres.
+        elevation: Angle of the camera above the horizon in degrees.
+        distance: Distance of the camera from the target in metres.
     """
 
     target: tuple[float, float, float]
@@ -30,31 +30,31 @@ class Camera(NamedTuple):
 
     @property
     def eye(self) -> npt.NDArray[np.float64]:
-        """Position of the camera, shape `(3,)`."""
+        """Return the position of the camera, shape `(3,)`."""
         eye: npt.NDArray[np.float64] = np.array(self.target) + self.distance * self.axes[2]
         return eye
 
     @property
     def axes(self) -> npt.NDArray[np.float64]:
-        """Right, up and backward (towards the camera) in the world, as rows of a rotation, shape `(3, 3)`."""
+        """Return the right, up and backward directions in world coordinates, as rows of a rotation, shape `(3, 3)`."""
         a, e = np.deg2rad([self.azimuth, self.elevation])
         backward = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
         right = np.array([-np.sin(a), np.cos(a), 0.0])
         return np.stack([right, np.cross(backward, right), backward])
 
     def to_view(self, xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """World to camera axes: x right, y up, z towards the viewer (negative in front), shape `(points, 3)`."""
+        """Convert world to camera coordinates: x right, y up, z towards the viewer, shape `(points, 3)`."""
         view: npt.NDArray[np.float64] = (xyz - self.eye) @ self.axes.T
         return view
 
 
 def part_camera(middle: tuple[float, float, float], radius: float, xyz: npt.NDArray[np.float32]) -> Camera:
-    """Look at one object from the middle of its room, so that a wall is behind it and not before it.
+    """Return a camera that looks at one object from the centre of its room.
 
     Args:
-        middle: Of the object, metres.
-        radius: Half the diagonal of its box, metres.
-        xyz: Positions of the whole room, shape `(points, 3)`.
+        middle: Centre of the object in metres.
+        radius: Half the diagonal of the object's bounding box in metres.
+        xyz: Positions of the whole room in metres, shape `(points, 3)`.
     """
     away = (xyz.min(axis=0) + xyz.max(axis=0)).astype(np.float64)[:2] / 2 - np.array(middle[:2])
     azimuth = float(np.rad2deg(np.arctan2(away[1], away[0]))) if np.linalg.norm(away) > 0.25 else TURNS[0]
@@ -65,12 +65,12 @@ def part_camera(middle: tuple[float, float, float], radius: float, xyz: npt.NDAr
 def first_camera(
     xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32], instance: npt.NDArray[np.int32]
 ) -> Camera:
-    """Look from above at an angle, from the side on which the furniture hides the least of itself.
+    """Return a camera that looks down at an angle, from the side with the least occlusion.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
-        outward: As `find_outward` gives it, same shape.
-        instance: Object number, 0 for none, shape `(points,)`. A small object in sight is worth more than its area.
+        outward: Result of `find_outward`, shape `(points, 3)`.
+        instance: Object number, 0 for none, shape `(points,)`. A visible small object counts more than its area.
     """
     if len(xyz) == 0:
         return Camera((0.0, 0.0, 0.0), TURNS[0], ELEVATION, 1.0)
@@ -84,7 +84,7 @@ def first_camera(
 
 
 def _fit(xyz: npt.NDArray[np.float32], azimuth: float) -> Camera:
-    """The camera from one side that holds all points with a small margin, whatever a few outliers do."""
+    """Return the camera from one side that shows all points except a few outliers, with a small margin."""
     low, high = np.percentile(xyz.astype(np.float64), [0.1, 99.9], axis=0)
     corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
     target = (low + high) / 2
@@ -108,7 +108,7 @@ def _rate_view(
     outward: npt.NDArray[np.float32],
     worth: npt.NDArray[np.float64],
 ) -> float:
-    """What the points away from floor and hull are worth that no other point hides, on a coarse raster."""
+    """Return the total weight of the visible points away from the floor and the hull, on a coarse raster."""
     keep = ~hidden_from(camera.eye, xyz, outward)
     view = camera.to_view(xyz[keep])
     scale = 60 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))

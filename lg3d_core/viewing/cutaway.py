@@ -1,33 +1,33 @@
-"""Which surfaces hide the room from outside: the doll's house view takes the near walls and the ceiling away."""
+"""Detection of surfaces that hide a room from outside: the cutaway view removes near walls and the ceiling."""
 
 import numpy as np
 import numpy.typing as npt
 
-NEAR_HULL = 0.2  # metres: plaster, pictures, doors and window frames lie this close to the room's hull
+NEAR_HULL = 0.2  # metres: plaster, pictures, doors and window frames are this close to the room's hull
 NUM_AZIMUTHS = 72
 TILT = 0.75  # |cosine| from which a noisy vertex normal counts as vertical
-ALIGNED = 0.5  # |cosine| from which it counts as facing out of the hull or into it
-TRUSTED = 0.9  # share of the shell that must face inwards before the winding of all faces is believed
+ALIGNED = 0.5  # minimum |cosine| of a normal that faces out of the hull or into it
+TRUSTED = 0.9  # share of the shell that must face inwards for the face orientation to be trusted
 
 
 def find_outward(
     xyz: npt.NDArray[np.float32], normal: npt.NDArray[np.float32], instance: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Tell which way out of the room each vertex of its shell faces.
+    """Return the outward direction of each vertex of a room's shell.
 
-    The shell is what lies on the hull of the floor plan, or under its top, and faces that way or the opposite one.
-    Labels are not needed, nor normals that all point inwards: CAD models wind their faces either way. Where the shell
-    shows that the winding is sound, as in real scans, every surface seen from behind is cut too. Objects are cut whole
-    (a door in its wall) or not at all (a cupboard that leans on it).
+    The shell consists of the vertices on the hull of the floor plan or at its top whose normals are parallel to the
+    hull's. Neither labels nor consistent normals are needed: CAD models orient faces arbitrarily. If the shell's faces
+    are oriented consistently, as in real scans, every surface seen from behind is cut too. An object is cut completely
+    (a door in its wall) or not at all (a cupboard at the wall).
 
     Args:
         xyz: Positions in metres, +z up, shape `(points, 3)`.
-        normal: Unit normals, or zeros where there are none, same shape.
+        normal: Unit normals, or zeros for missing ones, same shape.
         instance: Object number, 0 for none, shape `(points,)`.
 
     Returns:
-        Unit vectors out of the room, zeros for what is never cut, shape `(points, 3)`. A vertex is hidden while its
-        vector points to the camera's side.
+        Unit vectors out of the room, zeros for vertices that are never cut, shape `(points, 3)`. A vertex is hidden
+        while its vector points towards the camera.
     """
     outward = np.zeros((len(xyz), 3), dtype=np.float32)
     if len(xyz) < 3:
@@ -40,7 +40,7 @@ def find_outward(
     angles = np.arange(NUM_AZIMUTHS) * (2 * np.pi / NUM_AZIMUTHS)
     directions = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
     reach = np.percentile(sample[:, :2] @ directions, 99.8, axis=0).astype(np.float32)
-    # Per vertex, the closest part of the hull that its normal agrees with, and the closest part of all.
+    # For each vertex: the closest part of the hull with a matching normal, and the closest part of all.
     facing_gap, facing, any_gap, closest = (
         np.full(len(xyz), np.inf, dtype=np.float32),
         np.zeros(len(xyz), dtype=np.int64),
@@ -52,7 +52,7 @@ def find_outward(
         gap = reach[k] - xyz[:, :2] @ directions[:, k]
         nearer = gap < any_gap
         any_gap[nearer], closest[nearer] = gap[nearer], k
-        # A corner is near two walls: the distance decides, unless the normal speaks for the other one.
+        # A corner is near two walls: the closer one is used, unless the normal matches the other one.
         gap += 0.3 * (1 - aligned)
         nearer = (gap < facing_gap) & (aligned > ALIGNED)
         facing_gap[nearer], facing[nearer] = gap[nearer], k
@@ -75,7 +75,7 @@ def find_outward(
 
 
 def _majority(mask: npt.NDArray[np.bool_], instance: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """Whether the mask holds for most vertices of each vertex's object."""
+    """Return whether the mask holds for most vertices of each vertex's object."""
     _, part = np.unique(instance, return_inverse=True)
     part = part.reshape(-1)
     share = np.bincount(part, weights=mask) / np.bincount(part)
@@ -85,6 +85,6 @@ def _majority(mask: npt.NDArray[np.bool_], instance: npt.NDArray[np.int32]) -> n
 def hidden_from(
     eye: npt.NDArray[np.float64], xyz: npt.NDArray[np.floating], outward: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.bool_]:
-    """Rows that a camera at `eye` looks at from outside, shape `(points,)`."""
+    """Return the mask of rows that a camera at `eye` sees from outside, shape `(points,)`."""
     hidden: npt.NDArray[np.bool_] = ((eye - xyz) * outward).sum(axis=1) > 0
     return hidden

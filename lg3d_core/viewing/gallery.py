@@ -1,4 +1,4 @@
-"""The objects of a scene one by one, the rarest groups of categories first: where to look for the long tail."""
+"""Gallery of a scene's objects, tail classes first."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 
 GROUP_ORDER = ("tail", "common", "head", "")
 CELL = 0.08
-"""Metres: predicted vertices of one category whose cells touch are one region."""
+"""Cell size in metres: predicted vertices of one class whose cells touch form one region."""
 MIN_VERTICES = 20
-"""A predicted region of fewer vertices is noise, and is left out."""
+"""Minimum number of vertices of a predicted region; smaller regions are noise."""
 MAX_PARTS = 400
-"""At most so many, the largest of the rarest groups: a poor network predicts thousands of specks."""
+"""Maximum number of parts, the largest of the rarest groups: a poor network predicts thousands of small regions."""
 
 
 class Part(NamedTuple):
-    """One object, or one region of a predicted category.
+    """Object, or region of a predicted class.
 
     Attributes:
-        number: In `Gallery.number`, from 1.
+        number: Number of the part in `Gallery.number`, from 1.
         category: Vocabulary index.
-        name: Category name.
+        name: Class name.
         group: "head", "common", "tail", or "".
-        middle: Centre of its box, metres.
-        radius: Half the box's diagonal, metres.
-        vertices: How many.
-        right: Share of its vertices that are predicted as its category, 0..1; None without annotation or prediction.
-        predicted: Name of the category that most of its vertices are predicted as; None without a prediction.
-        confidence: Mean of the prediction's, 0..1; None without a prediction.
+        middle: Centre of the bounding box in metres.
+        radius: Half the diagonal of the bounding box in metres.
+        vertices: Number of vertices.
+        right: Share of correctly predicted vertices, 0..1; None without annotation or prediction.
+        predicted: Name of the most frequently predicted class; None without a prediction.
+        confidence: Mean confidence of the prediction, 0..1; None without a prediction.
     """
 
     number: int
@@ -51,9 +51,9 @@ class Gallery(NamedTuple):
     """All parts of a scene.
 
     Attributes:
-        parts: By group (tail first), then name, then size.
-        number: Part of each vertex, 0 none, int32 `(points,)`.
-        annotated: Whether the parts are annotated objects; otherwise they are predicted regions.
+        parts: Parts, sorted by group (tail first), then name, then size.
+        number: Part number of each vertex, 0 for none, int32 `(points,)`.
+        annotated: Whether the parts are annotated objects rather than predicted regions.
     """
 
     parts: tuple[Part, ...]
@@ -62,7 +62,7 @@ class Gallery(NamedTuple):
 
 
 def find_gallery(view: "SceneView") -> Gallery:
-    """List the annotated objects of a scene; where there are none, the connected regions of each predicted category."""
+    """Return the annotated objects of a scene, or without annotation the connected regions of each predicted class."""
     annotated = bool(((view.instance > 0) & (view.label >= 0)).any())
     if annotated:
         category, number = view.label, np.where(view.label >= 0, view.instance, 0)
@@ -124,9 +124,9 @@ def _describe(
 
 
 def _connect(xyz: npt.NDArray[np.float32], category: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
-    """Number the connected regions of equal category, from 1; category -1 is 0. Shape `(points,)`.
+    """Number the connected regions of equal class, from 1; class -1 is 0. Shape `(points,)`.
 
-    Vertices are connected through cells of `CELL` metres that touch, at a corner at least.
+    Vertices are connected through cells of `CELL` metres that share at least a corner.
     """
     rows = np.flatnonzero(category >= 0)
     if len(rows) == 0:

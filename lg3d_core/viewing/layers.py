@@ -1,4 +1,4 @@
-"""What there is to see of a scene: one colour per vertex and layer, and a legend of the categories in sight."""
+"""Layers of a scene: one colour per vertex and layer, and a legend of the visible classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,41 +25,42 @@ LAYER_TITLES = {
     "errors": "Errors",
     "confidence": "Confidence",
     "instances": "Instances",
-    "augmentation": "What augmentation did",
+    "augmentation": "Augmentation",
 }
 HEAT = "heat-"
 """Layers of heat are named `heat-1`, `heat-2`, ... and titled by their texts."""
 
 MAX_REACH = 1e8
-"""Metres from the origin: more than any map projection has, and less than a square overflows."""
+"""Maximum distance from the origin in metres: above any map projection, and small enough to be squared."""
 
-NEUTRAL = (214, 216, 220)  # no annotation: light, without a hue
+NEUTRAL = (214, 216, 220)  # unannotated: light, without a hue
 RIGHT = (158, 190, 178)  # muted green-grey
-WRONG = (200, 66, 12)  # vermilion, darker than RIGHT: told apart in greyscale and by colour-blind eyes
+WRONG = (200, 66, 12)  # vermilion, darker than RIGHT, for greyscale printing and colour-blind readers
 ERROR_COLORS = {"right": RIGHT, "wrong": WRONG, "unannotated": NEUTRAL}
 
-# Dark blue over grey to yellow: lightness rises evenly, and blue against yellow is seen by nearly all eyes.
+# Dark blue over grey to yellow: lightness rises evenly, and most colour-blind readers distinguish the ends.
 CONFIDENCE_STOPS = ((20, 38, 92), (74, 86, 122), (124, 126, 128), (182, 168, 112), (250, 228, 88))
-PASTED = (206, 40, 110)  # objects that were put in: a hue that the ramp below does not have
-# Light grey over teal to dark blue: the farther a point was shifted, the darker.
+PASTED = (206, 40, 110)  # inserted objects: a hue that the ramp below does not contain
+# Light grey over teal to dark blue: a larger shift is darker.
 SHIFT_STOPS = ((226, 228, 230), (150, 190, 196), (66, 128, 158), (24, 62, 110))
 FULL_SHIFT = 0.4
-"""Metres of elastic distortion at the end of that ramp."""
-# Light grey over amber and red to dark plum: the hotter, the darker, so that it prints in grey too.
+"""Elastic distortion in metres at the end of the ramp."""
+# Light grey over amber and red to dark plum: more heat is darker, also in greyscale.
 HEAT_STOPS = ((226, 228, 231), (240, 208, 140), (236, 146, 62), (198, 54, 46), (98, 14, 66))
 
 
 class LegendEntry(NamedTuple):
-    """One category in sight.
+    """Legend entry of a visible class.
 
     Attributes:
         category: Vocabulary index.
-        name: Category name.
+        name: Class name.
         group: "head", "common", "tail", or "".
         color: Display colour, 0..255.
-        share: Of the scene's vertices that are annotated as this (predicted as this, where nothing is annotated), 0..1.
-        predicted_share: Of the scene's vertices that are predicted as this, 0..1; None without a prediction.
-        iou: Intersection over union in this scene's annotated vertices, 0..1; None unless both are there.
+        share: Share of the scene's vertices that are annotated as this class (predicted, without annotation), 0..1.
+        predicted_share: Share of the scene's vertices that are predicted as this class, 0..1; None without a
+            prediction.
+        iou: Intersection over union in this scene's annotated vertices, 0..1; None without annotation or prediction.
     """
 
     category: int
@@ -72,12 +73,12 @@ class LegendEntry(NamedTuple):
 
 
 class SceneScores(NamedTuple):
-    """How a prediction does in one scene, over its annotated vertices.
+    """Scores of a prediction in one scene, over its annotated vertices.
 
     Attributes:
-        accuracy: Share of annotated vertices that are right, 0..1.
-        miou: Mean IoU of the categories annotated in this scene, 0..1.
-        num_categories: How many those are.
+        accuracy: Share of annotated vertices that are predicted correctly, 0..1.
+        miou: Mean IoU of the classes annotated in this scene, 0..1.
+        num_categories: Number of classes annotated in this scene.
     """
 
     accuracy: float
@@ -86,13 +87,13 @@ class SceneScores(NamedTuple):
 
 
 class LayerKey(NamedTuple):
-    """What the colours of a layer mean, beyond those of the categories.
+    """Legend of a layer's colours, apart from class colours.
 
     Attributes:
         swatches: Colour, meaning, and share of the vertices in 0..1 or None.
-        ramp: Stops of a ramp of colours, equally spaced, or none.
-        low: What the ramp's first colour means.
-        high: What its last colour means.
+        ramp: Equally spaced stops of a colour ramp; may be empty.
+        low: Meaning of the ramp's first colour.
+        high: Meaning of the ramp's last colour.
     """
 
     swatches: tuple[tuple[tuple[int, int, int], str, float | None], ...] = ()
@@ -106,23 +107,23 @@ HEAT_KEY = LayerKey(ramp=HEAT_STOPS, low="cold 0", high="1 hot")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SceneView:
-    """A scene ready to be shown.
+    """Scene with its layers.
 
     Attributes:
         scene_id: Name of the scene.
         xyz: Positions in metres, +z up, float32 `(points, 3)`.
         normal: Unit normals or zeros, float32 `(points, 3)`.
-        faces: Triangles, int32 `(faces, 3)`; none for a point cloud.
-        layers: Colours per layer in the order of `LAYER_TITLES`, then heat, uint8 `(points, 3)` each; those there are.
-        names: Category names by vocabulary index.
-        label: Annotated category, int16 `(points,)`, -1 none.
-        predicted: Predicted category likewise, or None.
-        confidence: Of the prediction, float32 `(points,)` in 0..1, or None.
-        instance: Object number, int32 `(points,)`, 0 none.
-        legend: Categories in sight, the largest share first.
-        scores: Of the prediction in this scene; None unless there are both annotation and prediction.
-        outward: As `find_outward` gives it, float32 `(points, 3)`.
-        heat: How well each vertex fits a text, float32 `(points,)` in 0..1, by text.
+        faces: Triangles, int32 `(faces, 3)`; empty for a point cloud.
+        layers: Colours of the available layers in the order of `LAYER_TITLES`, then heat, uint8 `(points, 3)` each.
+        names: Class names by vocabulary index.
+        label: Annotated class, int16 `(points,)`, -1 for none.
+        predicted: Predicted class, int16 `(points,)`, -1 for none; or None.
+        confidence: Confidence of the prediction, float32 `(points,)` in 0..1, or None.
+        instance: Object number, int32 `(points,)`, 0 for none.
+        legend: Visible classes, largest share first.
+        scores: Scores of the prediction in this scene; None without annotation or prediction.
+        outward: Result of `find_outward`, float32 `(points, 3)`.
+        heat: Heat of each vertex by text, float32 `(points,)` in 0..1.
     """
 
     scene_id: str
@@ -141,20 +142,20 @@ class SceneView:
     heat: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def title(self, layer: str) -> str:
-        """What a person calls a layer; heat is called by its text, in quotation marks."""
+        """Return the title of a layer; the title of heat is its text in quotation marks."""
         text = self.heat_text(layer)
         return LAYER_TITLES[layer] if text is None else heat_title(text)
 
     def heat_text(self, layer: str) -> str | None:
-        """The text of a layer of heat, None for other layers."""
+        """Return the text of a heat layer, None for other layers."""
         return list(self.heat)[int(layer.removeprefix(HEAT)) - 1] if layer.startswith(HEAT) else None
 
     def is_smooth(self, layer: str) -> bool:
-        """Whether colours may blend between vertices; elsewhere a blend would be the colour of a third category."""
+        """Return whether colours may be interpolated between vertices; class colours may not."""
         return layer in ("colours", "confidence") or layer.startswith(HEAT)
 
     def key(self, layer: str) -> LayerKey:
-        """What a layer's colours mean, beyond those of the categories."""
+        """Return the legend of a layer's colours, apart from class colours."""
         if layer.startswith(HEAT):
             return HEAT_KEY
         if layer == "confidence":
@@ -167,7 +168,7 @@ class SceneView:
         return LayerKey()
 
     def describe(self, row: int) -> tuple[str, ...]:
-        """Facts on a vertex: what it is, what it was taken for and how surely, and which object it belongs to."""
+        """Return lines about a vertex: annotated and predicted class, confidence, heat and object number."""
         own, group = int(self.label[row]), {entry.category: entry.group for entry in self.legend}
         words = [self.names[own] if own >= 0 else "not annotated"]
         if self.predicted is not None and self.confidence is not None:
@@ -179,22 +180,22 @@ class SceneView:
             words.append(f"instance {self.instance[row]}")
         words += [f"{self.title(f'{HEAT}{k}')} {heat[row]:.2f}" for k, heat in enumerate(self.heat.values(), start=1)]
         if own >= 0 and group.get(own):
-            words.append(f"{group[own]} category")
+            words.append(f"{group[own]} class")
         return tuple(words)
 
     @cached_property
     def gallery(self) -> Gallery:
-        """Every object of the scene, or every connected region of one predicted category, the rarest groups first."""
+        """Return the gallery of the scene; see `find_gallery`."""
         return find_gallery(self)
 
     @cached_property
     def camera(self) -> Camera:
-        """The first look into the room."""
+        """Return the initial camera of the room."""
         return first_camera(self.xyz, self.outward, self.instance)
 
     @cached_property
     def spacing(self) -> float:
-        """Typical distance of neighbouring vertices in metres: how large a point must be drawn to close the surface."""
+        """Return the typical distance of neighbouring vertices in metres, for the size of drawn points."""
         if len(self.faces):
             some = self.faces[:: max(1, len(self.faces) // 20_000)]
             edges = np.linalg.norm(self.xyz[some[:, 0]] - self.xyz[some[:, 1]], axis=1)
@@ -204,7 +205,7 @@ class SceneView:
 
     @cached_property
     def error_shares(self) -> dict[str, float]:
-        """Share of all vertices that are right, wrong and unannotated; empty without the layer `errors`."""
+        """Return the shares of vertices that are right, wrong and unannotated; empty without the layer `errors`."""
         if self.predicted is None or "errors" not in self.layers:
             return {}
         known, right = self.label >= 0, self.label == self.predicted
@@ -213,7 +214,7 @@ class SceneView:
 
 
 def heat_title(text: str) -> str:
-    """What a person calls the heat of a text: the text in quotation marks."""
+    """Return the title of a text's heat: the text in quotation marks."""
     return f"\u201c{text}\u201d"
 
 
@@ -224,18 +225,17 @@ def build_view(
     *,
     heat: Mapping[str, npt.NDArray[np.floating]] | None = None,
 ) -> SceneView:
-    """Colour a scene by everything that is known about it.
+    """Build the layers of a scene.
 
     Args:
-        scene: From a store.
-        vocabulary: Whose indices the scene and the prediction use.
-        prediction: Of this scene by a network.
-        heat: How well each vertex fits a text, shape `(points,)` in 0..1, by text; each becomes a layer.
+        scene: Scene of a store.
+        vocabulary: Vocabulary of the scene and the prediction.
+        prediction: Prediction of this scene by a network.
+        heat: Heat of each vertex by text, shape `(points,)` in 0..1; each text becomes a layer.
 
     Raises:
-        ShapeError: The prediction or a heat is of another number of vertices, a label lies outside the vocabulary, a
-            heat outside 0..1, a face names a vertex that is not there, or a coordinate is not finite or above
-            `MAX_REACH`.
+        ShapeError: The prediction or a heat has another number of vertices, a label is outside the vocabulary, a heat
+            is outside 0..1, a face refers to a missing vertex, or a coordinate is not finite or above `MAX_REACH`.
     """
     num_points = len(scene.xyz)
     if num_points == 0:
@@ -246,7 +246,7 @@ def build_view(
     if reach > MAX_REACH:
         raise ShapeError(f"{scene.scene_id} reaches {reach:.3g} m from the origin, expected at most {MAX_REACH:g} m")
     if len(scene.faces) and not (scene.faces.min() >= 0 and scene.faces.max() < num_points):
-        raise ShapeError(f"{scene.scene_id} has faces of vertices beyond its {num_points}: prepare it again")
+        raise ShapeError(f"{scene.scene_id} has faces that refer to vertices beyond {num_points}: prepare it again")
     label = np.asarray(scene.label, dtype=np.int16)
     _require_labels(label, vocabulary, f"the labels of {scene.scene_id}")
     predicted = confidence = None
@@ -294,7 +294,7 @@ def _require_heat(values: npt.NDArray[np.floating], num_points: int, text: str) 
 def _require_labels(label: npt.NDArray[np.int16], vocabulary: Vocabulary, what: str) -> None:
     if label.min() < -1 or label.max() >= len(vocabulary):
         raise ShapeError(
-            f"{what} reach from {label.min()} to {label.max()}, outside -1..{len(vocabulary) - 1} of "
+            f"{what} range from {label.min()} to {label.max()}, expected -1..{len(vocabulary) - 1} of "
             f"{vocabulary.name}: were they made with another vocabulary?"
         )
 
@@ -307,7 +307,7 @@ def _color(
     instance: npt.NDArray[np.int32],
     vocabulary: Vocabulary,
 ) -> dict[str, npt.NDArray[np.uint8]]:
-    palette = np.concatenate([vocabulary.colors, np.array([NEUTRAL], dtype=np.uint8)])  # index -1 is the last row
+    palette = np.concatenate([vocabulary.colors, np.array([NEUTRAL], dtype=np.uint8)])  # index -1 selects the last row
     annotated = bool((label >= 0).any())
     layers = {"colours": rgb}
     if annotated:
@@ -324,7 +324,7 @@ def _color(
 
 
 def ramp_colors(values: npt.NDArray[np.floating], colors: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.uint8]:
-    """Colours along a ramp of equally spaced stops, for values of 0..1, shape `(points, 3)`."""
+    """Interpolate along a colour ramp of equally spaced stops, for values in 0..1, shape `(points, 3)`."""
     position = np.clip(np.nan_to_num(values), 0, 1)
     stops = np.linspace(0, 1, len(colors))
     channels = [np.interp(position, stops, stop) for stop in zip(*colors, strict=True)]
@@ -332,7 +332,7 @@ def ramp_colors(values: npt.NDArray[np.floating], colors: tuple[tuple[int, int, 
 
 
 def _instance_colors(instance: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """Neighbouring numbers get hues a golden angle apart, and three lightnesses in turn."""
+    """Return instance colours: hues of consecutive numbers differ by the golden angle, in three lightnesses."""
     numbers, row = np.unique(instance, return_inverse=True)
     hue = (numbers * 0.6180339887) % 1 * 6
     channels = [np.clip(np.abs((hue + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2)]

@@ -1,4 +1,4 @@
-"""What a graphics card is needed for: which triangle or point is seen in each pixel, and how far away it is."""
+"""Off-screen rendering with open3d: the triangle or point of each pixel, and its depth."""
 
 import contextlib
 import os
@@ -12,16 +12,16 @@ import numpy.typing as npt
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
 
-BY_PAGE = "or use --html FILE, which needs neither"
+BY_PAGE = "or pass --html FILE, which does not need it"
 
 
 class Buffers(NamedTuple):
-    """One view of a scene.
+    """Buffers of a rendered view.
 
     Attributes:
-        primitive: Row of the triangle or point seen in each pixel, -1 for none, int32 `(height, width)`.
-        depth: Metres in front of the camera, infinite for none, float32 `(height, width)`.
-        blends: Per-vertex quantities interpolated over what is seen, in 0..1, float32 `(height, width, 3)` each.
+        primitive: Row of the triangle or point visible in each pixel, -1 for none, int32 `(height, width)`.
+        depth: Distance in front of the camera in metres, infinite for none, float32 `(height, width)`.
+        blends: Interpolated per-vertex quantities in 0..1, float32 `(height, width, 3)` each.
     """
 
     primitive: npt.NDArray[np.int32]
@@ -30,10 +30,10 @@ class Buffers(NamedTuple):
 
 
 def import_open3d() -> Any:
-    """Load open3d, silently.
+    """Import open3d without its output.
 
     Raises:
-        MissingDependencyError: It is not installed, or a library of the system is missing.
+        MissingDependencyError: open3d is not installed, or a system library is missing.
     """
     try:
         with quiet_output():
@@ -54,14 +54,14 @@ def import_open3d() -> Any:
 
 @contextlib.contextmanager
 def quiet_output(*, stderr: bool = True) -> Iterator[None]:
-    """Drop what libraries write to stdout, and to stderr, below Python: stdout carries results alone."""
+    """Discard what libraries write to stdout and stderr below Python, as stdout is reserved for results."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
     saved: list[tuple[int, int]] = []
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
         for descriptor in (1, 2) if stderr else (1,):
-            with contextlib.suppress(OSError):  # a descriptor that is closed needs no silence
+            with contextlib.suppress(OSError):  # a closed descriptor needs no redirection
                 saved.append((descriptor, os.dup(descriptor)))
                 os.dup2(sink, descriptor)
         yield
@@ -82,21 +82,21 @@ def render_buffers(
     point_size: float,
     blends: list[npt.NDArray[np.floating]],
 ) -> Buffers:
-    """See a mesh, or points where there are no faces, through an off-screen window.
+    """Render a mesh, or points if there are no faces, in an off-screen window.
 
-    Colours are numbers here: every triangle is drawn in its own, without light, and read back exactly.
+    Colours encode row numbers: each triangle is drawn without lighting, and its colour is read back exactly.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
         faces: Triangles, shape `(faces, 3)`.
-        camera: From where.
-        width: Of the picture in pixels.
-        height: Of the picture in pixels.
+        camera: Camera of the view.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
         point_size: Diameter of a point in pixels.
-        blends: Per-vertex quantities in 0..1 to be interpolated, shape `(points, 3)` each.
+        blends: Per-vertex quantities in 0..1 to interpolate, shape `(points, 3)` each.
 
     Raises:
-        MissingDependencyError: open3d is missing, or finds no way to draw off screen.
+        MissingDependencyError: open3d is missing, or cannot render off screen.
     """
     o3d = import_open3d()
     corners = faces.reshape(-1) if len(faces) else np.arange(len(xyz))
@@ -123,9 +123,9 @@ def render_buffers(
         try:
             window.create_window("lg3d", width=width, height=height, visible=False)
             option = window.get_render_option()
-            if option is None:  # create_window itself reports success even so
+            if option is None:  # create_window reports success even if it failed
                 raise MissingDependencyError(
-                    f"open3d finds no OpenGL to draw with: apt-get install libegl1 libgl1-mesa-dri, {BY_PAGE}"
+                    f"open3d finds no OpenGL: apt-get install libegl1 libgl1-mesa-dri, {BY_PAGE}"
                 )
             option.light_on = False
             option.background_color = np.zeros(3)
@@ -155,7 +155,7 @@ def _capture(window: Any) -> npt.NDArray[np.float32]:
 
 
 def place_camera(o3d: Any, window: Any, camera: Camera, width: int, height: int) -> float:
-    """Give a window of open3d the pose and the field of view of a camera; returns from how many metres on it draws."""
+    """Set the pose and field of view of an open3d window, and return its near plane in metres."""
     focal = height / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
     right, up, backward = camera.axes
     rotation = np.stack([right, -up, -backward])  # a pinhole camera looks along +z with y down

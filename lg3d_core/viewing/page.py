@@ -1,4 +1,4 @@
-"""A scene as one HTML file that opens from disk: plain WebGL2, no library, nothing fetched."""
+"""Interactive HTML page of a scene: one file with plain WebGL2, no library and no network access."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ from lg3d_core.viewing.camera import FIELD_OF_VIEW
 from lg3d_core.viewing.layers import ERROR_COLORS, HEAT, NEUTRAL, SceneView
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
-# One script, cut by what its parts are about; later ones use what earlier ones declare.
+# Parts of one script, concatenated in this order.
 SCRIPTS = (
     "scene",
     "arrays",
@@ -41,7 +41,7 @@ LIVE_SCRIPTS = ("live",)
 def write_page(view: SceneView, path: Path) -> None:
     """Write the interactive page of a scene: layers, legend, isolation, hover, comparison, gallery, screenshot.
 
-    A vertex costs about 20 bytes. The file appears under its name only when it is whole.
+    A vertex takes about 20 bytes. The file is written atomically.
 
     Raises:
         DataError: The file cannot be written.
@@ -50,16 +50,15 @@ def write_page(view: SceneView, path: Path) -> None:
 
 
 def build_page(view: SceneView, *, live: bool = False, asks: bool = False) -> str:
-    """The page's text; names from files enter it only as JSON with `<` escaped, and as an escaped title.
+    """Return the HTML of a page; names from files are inserted only as JSON with `<` escaped, and as an escaped title.
 
-    Its policy lets the page's own style and script run, which bear a random number that a scene cannot know, and
-    nothing else.
+    The content security policy allows only the page's own style and script, which carry a random nonce.
 
     Args:
-        view: What it shows.
-        live: Whether it listens to the server that it came from for heat of further texts. Such a page may connect to
-            that server and to nothing else; any other page asks nothing of any network.
-        asks: Whether a page that listens has a text box, whose phrases it sends to that server.
+        view: Scene to show.
+        live: Whether the page receives heat of further texts from its server. Such a page may connect to that server
+            only; other pages have no network access.
+        asks: Whether a live page has a text box, whose phrases it sends to its server.
     """
     manifest, data = pack_arrays(page_arrays(view))
     described = describe(view) | {"arrays": manifest, "asks": asks}
@@ -71,7 +70,7 @@ def build_page(view: SceneView, *, live: bool = False, asks: bool = False) -> st
         f"base-uri 'none'; form-action 'none'{connect}"
     )
     parts, rest = [], _part("page.html")
-    for mark, text in (  # in the template's order, so that a name which looks like a mark stays a name
+    for mark, text in (  # in the template's order, so that inserted text is never replaced again
         ("__POLICY__", policy),
         ("__TITLE__", html.escape(f"{view.scene_id} · lg3d")),
         ("__NONCE__", nonce),
@@ -92,7 +91,7 @@ def _part(name: str) -> str:
 
 
 def describe(view: SceneView) -> dict[str, Any]:
-    """Everything on the page that is not an array, ready for JSON."""
+    """Return the description of the page, all but the arrays, ready for JSON."""
     low, high = view.xyz.min(axis=0).astype(float), view.xyz.max(axis=0).astype(float)
     return {
         "scene": view.scene_id,
@@ -113,7 +112,7 @@ def describe(view: SceneView) -> dict[str, Any]:
     }
 
 
-# How the page makes a layer's colours, and from which array; categories are coloured by the legend.
+# Kind and array of each layer's colours; class colours come from the legend.
 DRAWN_FROM = {
     "colours": ("rgb", "rgb"),
     "truth": ("category", "label"),
@@ -140,9 +139,9 @@ def _describe_layer(view: SceneView, name: str) -> dict[str, Any]:
 
 
 def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of the page, small types: positions as 16 bits of the scene's box, normals as signed bytes.
+    """Return the arrays of the page in small types: positions as 16 bits of the bounding box, normals as signed bytes.
 
-    Layers made of categories or instances are not stored: the page colours them by number.
+    Layers of classes or instances are not stored: the page computes their colours from the numbers.
     """
     low, high = view.xyz.min(axis=0), view.xyz.max(axis=0)
     scaled = (view.xyz - low).astype(np.float64) / np.maximum(high - low, 1e-6).astype(np.float64)
@@ -168,17 +167,17 @@ def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
         arrays["instance_number"] = numbers.astype(np.int32)
         arrays["instance_color"] = view.layers["instances"][first]
     if len(view.faces):
-        # Neighbouring triangles name neighbouring vertices: differences are small, and small numbers compress.
+        # Consecutive triangles share or neighbour vertices, so differences are small and compress well.
         flat = view.faces.reshape(-1).astype(np.int64)
         arrays["face_steps"] = np.diff(flat, prepend=0).astype(np.int32)
     return arrays
 
 
 def pack_arrays(arrays: dict[str, npt.NDArray[Any]]) -> tuple[list[dict[str, Any]], bytes]:
-    """Lay arrays one after the other, each with equal bytes of its numbers together (little endian), and deflate.
+    """Concatenate and deflate arrays, each with the equal-significance bytes of its numbers together (little endian).
 
     Returns:
-        Name, type, shape and place of each array in the inflated bytes, and the deflated bytes (zlib's format).
+        Name, type, shape and offset of each array in the inflated bytes, and the deflated bytes (zlib's format).
     """
     manifest, parts, offset = [], [], 0
     for name, array in arrays.items():

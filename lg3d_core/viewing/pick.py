@@ -1,4 +1,4 @@
-"""What is under the pointer: the nearest surface that the ray through a pixel meets."""
+"""Picking: the nearest surface on the ray through a pixel."""
 
 from typing import Any, NamedTuple
 
@@ -10,14 +10,14 @@ from lg3d_core.viewing.open3d_buffers import import_open3d
 
 
 class Pose(NamedTuple):
-    """How a window looks at the world, with square pixels and the optical axis in its middle.
+    """Pose of a window's camera, with square pixels and the optical axis in the centre.
 
     Attributes:
-        width: Pixels.
-        height: Pixels.
-        focal: Pixels.
+        width: Width of the window in pixels.
+        height: Height of the window in pixels.
+        focal: Focal length in pixels.
         rotation: World to camera (x right, y down, z forward), shape `(3, 3)`.
-        eye: Position in the world, metres, shape `(3,)`.
+        eye: Position in world coordinates in metres, shape `(3,)`.
     """
 
     width: int
@@ -27,14 +27,14 @@ class Pose(NamedTuple):
     eye: npt.NDArray[np.float64]
 
     def to_world(self, pixels: npt.NDArray[np.floating], depth: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Points that are seen at places in the window.
+        """Convert pixels and depths to world coordinates.
 
         Args:
-            pixels: Right and down from the window's upper left corner, shape `(points, 2)`.
-            depth: Metres in front of the eye, shape `(points,)`.
+            pixels: Pixel coordinates from the window's upper left corner, shape `(points, 2)`.
+            depth: Distance in front of the eye in metres, shape `(points,)`.
 
         Returns:
-            Metres, shape `(points, 3)`.
+            Positions in metres, shape `(points, 3)`.
         """
         across = (pixels - np.array([self.width, self.height]) / 2) / self.focal
         world: npt.NDArray[np.float64] = (
@@ -43,18 +43,18 @@ class Pose(NamedTuple):
         return world
 
     def direction(self, x: float, y: float) -> npt.NDArray[np.float64]:
-        """Unit vector from the eye through a place in the window, in pixels from its upper left corner."""
+        """Return the unit vector from the eye through a pixel, counted from the window's upper left corner."""
         ahead = self.to_world(np.array([[x, y]]), np.ones(1))[0] - self.eye
         unit: npt.NDArray[np.float64] = ahead / np.linalg.norm(ahead)
         return unit
 
 
 class Hit(NamedTuple):
-    """What a ray meets first.
+    """First intersection of a ray.
 
     Attributes:
-        row: Vertex: of a triangle the last corner, whose category the triangle shows.
-        distance: From the ray's origin, metres.
+        row: Row of the vertex; for a triangle its last corner, whose class the triangle shows.
+        distance: Distance from the ray's origin in metres.
     """
 
     row: int
@@ -62,11 +62,11 @@ class Hit(NamedTuple):
 
 
 class Picker:
-    """Finds what a ray meets first in a scene.
+    """Ray caster for a scene.
 
     Args:
         xyz: Positions in metres, shape `(points, 3)`.
-        faces: Triangles, shape `(faces, 3)`; with none, the points themselves are met.
+        faces: Triangles, shape `(faces, 3)`; if empty, rays intersect the points.
     """
 
     def __init__(self, xyz: npt.NDArray[np.float32], faces: npt.NDArray[np.int32]) -> None:
@@ -84,17 +84,17 @@ class Picker:
         nearest: float = 0.0,
         slack: float = 0.0,
     ) -> Hit | None:
-        """The nearest thing on a ray, None where it meets nothing.
+        """Return the nearest hit on a ray, or None.
 
         Args:
-            origin: Metres, shape `(3,)`.
-            direction: Unit vector, shape `(3,)`.
-            hidden: Vertices that are not drawn, nor triangles whose last corner they are, shape `(points,)`.
-            nearest: Metres from the origin from which on things are drawn.
-            slack: Tangent of the angle within which the ray meets a point; triangles are met exactly.
+            origin: Origin of the ray in metres, shape `(3,)`.
+            direction: Unit vector of the ray, shape `(3,)`.
+            hidden: Mask of hidden vertices, shape `(points,)`; triangles with a hidden last corner are hidden too.
+            nearest: Distance of the near plane in metres.
+            slack: Tangent of the angular tolerance for points; triangles need an exact hit.
 
         Raises:
-            MissingDependencyError: There are triangles, and open3d is missing.
+            MissingDependencyError: The scene has triangles, and open3d is missing.
         """
         if len(self.faces):
             rows, distance = self._triangles(origin, direction)
@@ -109,7 +109,7 @@ class Picker:
     def _triangles(
         self, origin: npt.NDArray[np.floating], direction: npt.NDArray[np.floating]
     ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float32]]:
-        """Every triangle on the ray: those that are hidden are sorted out afterwards, so one tree serves all looks."""
+        """Return every triangle on the ray; hidden ones are removed later, so that one tree serves all views."""
         if self._caster is None:
             self._o3d = o3d = import_open3d()
             self._caster = o3d.t.geometry.RaycastingScene()
@@ -129,9 +129,9 @@ class Picker:
 
 
 def category_shown(view: SceneView, layer: str, row: int) -> int:
-    """The category that a layer is about at a vertex, -1 for none.
+    """Return the class that a layer shows at a vertex, -1 for none.
 
-    Layers of the prediction and of heat tell the predicted one; others the annotated one, where there is one.
+    Layers of the prediction and of heat show the predicted class, others the annotated class if there is one.
     """
     predicted = -1 if view.predicted is None else int(view.predicted[row])
     of_prediction = layer in ("prediction", "confidence") or layer.startswith(HEAT)

@@ -1,4 +1,4 @@
-"""A scene as one picture for a paper: its layers in a grid from one camera, with titles and a legend."""
+"""Picture of a scene for a paper: its layers in a grid from one camera, with titles and a legend."""
 
 import math
 from pathlib import Path
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 PICTURE_LAYERS = ("colours", "truth", "prediction", "errors")
 SAMPLE_LAYERS = ("colours", "truth", "instances", "augmentation")
-"""Of a training sample."""
+"""Layers of a picture of a training sample."""
 MAX_LEGEND = 30
-"""Categories in the legend: a poor network predicts many more, on specks that nobody can see."""
-SUPERSAMPLING = 2  # each pixel of the picture is the mean of 2 x 2 rendered ones
+"""Maximum number of classes in the legend: a poor network predicts many more, in invisible regions."""
+SUPERSAMPLING = 2  # each pixel is the mean of 2 x 2 rendered pixels
 EDGE_STRENGTH = 14.0
 LegendLine = tuple[tuple[int, int, int] | None, str, str]
-"""Colour or none, name, note."""
+"""Optional colour, name and note."""
 INK, QUIET = (29, 36, 48), (93, 103, 120)
 
 
@@ -37,19 +37,19 @@ def render_picture(
 ) -> None:
     """Write a PNG of a scene's layers.
 
-    The near walls and the ceiling are cut away. Categories keep their exact display colours but for the shading.
+    The near walls and the ceiling are cut away. Class colours are exact, except for the shading.
 
     Args:
-        view: What to draw.
-        path: PNG file to write; it appears only when it is whole.
-        layers: Names of layers in reading order; None takes those of `PICTURE_LAYERS` (of `SAMPLE_LAYERS`, for a
-            training sample) that the view has; for a view with heat, the colours and each heat.
-        panel_width: Of one layer, in pixels, before white margins are trimmed.
+        view: Scene to draw.
+        path: PNG file, written atomically.
+        layers: Names of layers in reading order; by default the view's layers among `PICTURE_LAYERS` (`SAMPLE_LAYERS`
+            for a training sample), or the colours and each heat if the view has heat.
+        panel_width: Width of a panel in pixels, before white margins are trimmed.
 
     Raises:
-        SettingsError: A layer that the view does not have.
+        SettingsError: The view does not have a layer.
         DataError: The file cannot be written.
-        MissingDependencyError: open3d or Pillow is missing, or nothing to draw with.
+        MissingDependencyError: open3d, Pillow or OpenGL is missing.
     """
     usual: tuple[str, ...] = SAMPLE_LAYERS if "augmentation" in view.layers else PICTURE_LAYERS
     if view.heat:
@@ -67,13 +67,13 @@ def render_picture(
 
 
 def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, height: int) -> list[npt.NDArray[np.uint8]]:
-    """Draw layers from the view's first camera on white, trimmed alike, shape `(rows, columns, 3)` each.
+    """Draw layers from the view's first camera on white, cropped to the same size, shape `(rows, columns, 3)` each.
 
-    The scene is rendered once, as numbers of triangles; every layer is then coloured from that.
+    The scene is rendered once as triangle numbers, from which every layer is coloured.
     """
     camera = view.camera
     hidden = hidden_from(camera.eye, view.xyz, view.outward)
-    # The last corner decides for its triangle what is cut and which category it shows, as on the page.
+    # The last corner of a triangle decides its class and whether it is cut, as on the page.
     faces = view.faces[~hidden[view.faces[:, 2]]]
     kept = np.flatnonzero(~hidden) if len(faces) == 0 else np.arange(len(view.xyz))
     smooth = [name for name in layers if view.is_smooth(name)]
@@ -97,7 +97,7 @@ def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, heigh
     panels = []
     for name in layers:
         if name in blended:
-            strength = np.float32(0.6 if name == "colours" else 1.0)  # colours carry the light of the room already
+            strength = np.float32(0.6 if name == "colours" else 1.0)  # scanned colours contain the lighting already
             color = blended[name] * (1 - strength * (1 - shade[..., None]))
         else:
             color = view.layers[name][corner[buffers.primitive]] / np.float32(255) * shade[..., None]
@@ -107,14 +107,14 @@ def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, heigh
 
 
 def shade_normals(normal: npt.NDArray[np.floating], camera: Camera) -> npt.NDArray[np.float32]:
-    """Brightness under a lamp over the left shoulder and some light from above; surfaces may be wound either way.
+    """Return the brightness under a lamp above the viewer's left shoulder and some light from above.
 
     Args:
-        normal: Of any length, shape `(..., 3)`; a length near zero means that there is none, and full brightness.
-        camera: Whose shoulder.
+        normal: Normals of any length and sign, shape `(..., 3)`; zero vectors get full brightness.
+        camera: Camera of the view.
 
     Returns:
-        About 0.7 to 1, float32, shape `(...)`.
+        Brightness of about 0.7 to 1, float32, shape `(...)`.
     """
     length = np.linalg.norm(normal, axis=-1)
     unit = normal / np.maximum(length, 1e-3)[..., None]
@@ -127,7 +127,7 @@ def shade_normals(normal: npt.NDArray[np.floating], camera: Camera) -> npt.NDArr
 
 
 def _darken_edges(depth: npt.NDArray[np.float32], *, radius: int) -> npt.NDArray[np.float32]:
-    """Darken where something nearer is next to a pixel, so that things stand out from what is behind them.
+    """Darken pixels next to nearer surfaces, so that objects stand out from their background.
 
     Source: eye-dome lighting (Boucheny, 2009), two rings of eight neighbours.
     """
@@ -145,7 +145,7 @@ def _darken_edges(depth: npt.NDArray[np.float32], *, radius: int) -> npt.NDArray
 
 
 def _content(seen: npt.NDArray[np.bool_], *, margin: int) -> tuple[slice, slice]:
-    """Rows and columns that hold everything seen, with a margin, in whole blocks of the supersampling."""
+    """Return the rows and columns of the visible scene, with a margin, in multiples of the supersampling."""
     slices = []
     for axis in (0, 1):
         filled = np.flatnonzero(seen.any(axis=1 - axis))
@@ -165,7 +165,7 @@ def _shrink(color: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 
 
 def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image":
-    """Set panels in a grid of two columns, three panels in one row, with titles above and the legend below.
+    """Arrange panels in two columns (three panels in one row), with titles above and the legend below.
 
     Raises:
         MissingDependencyError: Pillow is not installed.
@@ -173,9 +173,9 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
-        raise MissingDependencyError("pictures need Pillow: pip install pillow, or use --html FILE") from None
+        raise MissingDependencyError("pictures need Pillow: pip install pillow, or pass --html FILE") from None
     height, width = next(iter(panels.values())).shape[:2]
-    unit = max(12, round((width + 200) / 50))  # of text and gaps, so that a larger picture reads alike
+    unit = max(12, round((width + 200) / 50))  # size of text and gaps, proportional to the picture
     font, bold = ImageFont.load_default(unit), ImageFont.load_default(round(unit * 1.25))
     columns = len(panels) if len(panels) <= 3 else 2
     rows = -(-len(panels) // columns)
@@ -183,7 +183,7 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     noted = {name: width - _draw_note(scratch, view, name, (width, 0), font=font, unit=unit) for name in panels}
     stacked = any(bold.getlength(view.title(name)) + noted[name] + unit > width for name in panels)
-    note_top = round(1.75 * unit) if stacked else 0  # below the titles where a title leaves it no room
+    note_top = round(1.75 * unit) if stacked else 0  # below the titles if a title leaves no space
     title_height = 2 * unit + note_top
     page_width = columns * width + (columns + 1) * gap
     entries = legend_lines(view, panels)
@@ -197,7 +197,7 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
         _draw_note(draw, view, name, (left + width, top + note_top), font=font, unit=unit)
         draw.text((left, top), shorten(view.title(name), bold, width), font=bold, fill=INK)
         picture.paste(Image.fromarray(panel), (left, top + title_height))
-    # Down the columns, as people read a legend that is sorted.
+    # Column by column, as a sorted legend is read.
     per_column = -(-len(entries) // per_row)
     for k, (color, name, note) in enumerate(entries):
         left, top = gap + k // max(per_column, 1) * cell, grid_bottom + gap + k % max(per_column, 1) * line
@@ -206,7 +206,7 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
 
 
 def shorten(text: str, font: "FreeTypeFont | PlainFont", available: float) -> str:
-    """The text, with its end left out where it does not fit."""
+    """Shorten a text with an ellipsis if it is too wide."""
     if font.getlength(text) <= available:
         return text
     while text and font.getlength(text + "…") > available:
@@ -223,7 +223,7 @@ def _draw_note(
     font: "FreeTypeFont | PlainFont",
     unit: int,
 ) -> int:
-    """What is worth knowing about a layer, flush right above its panel; returns where it begins."""
+    """Draw the note of a layer, flush right above its panel, and return its left edge."""
     right, top = corner
     key = view.key(layer)
     notes = [(color, name if share is None else f"{name} {_percent(share)}") for color, name, share in key.swatches]
@@ -253,12 +253,12 @@ def _draw_note(
 
 
 def legend_lines(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> list[LegendLine]:
-    """Colour, name and note: the categories by share, the largest, then what is not annotated."""
+    """Return colour, name and note of the legend's lines: the largest classes by share, then unannotated vertices."""
     entries: list[LegendLine] = []
     if {"truth", "prediction"} & set(panels):
         guessed = "prediction" in panels or not view.scores
         legend = [entry for entry in view.legend if guessed or entry.share > 0]
-        # One more line than the limit would be a waste: "and 1 more" takes as much room as its name.
+        # "and 1 more" would take as much space as the name itself
         most = MAX_LEGEND if len(legend) > MAX_LEGEND + 1 else len(legend)
         for entry in legend[:most]:
             note = _percent(entry.share) if entry.iou is None else f"IoU {100 * entry.iou:.0f}"
@@ -275,7 +275,7 @@ def _percent(share: float) -> str:
 
 
 def _cell_width(entries: list[LegendLine], font: "FreeTypeFont | PlainFont", unit: int, available: int) -> int:
-    """Wide enough for the longest entry, then stretched so that whole columns fill the line."""
+    """Return the width of the widest entry, extended so that whole columns fill the line."""
     longest = max((font.getlength(name) + font.getlength(note) for _, name, note in entries), default=0)
     wanted = longest + 4.5 * unit
     return int(available / max(1, available // wanted))

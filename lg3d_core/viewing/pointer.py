@@ -1,22 +1,22 @@
-"""What a hand does with a mouse: a click, a drag that turns the scene, or one that moves it."""
+"""Mouse gestures: click, rotate and pan."""
 
 from typing import NamedTuple
 
 STILL = 4.0
-"""Pixels that a hand may shake while it clicks."""
+"""Distance in pixels that the pointer may move during a click."""
 LEFT = 0
 PRESSED = 1
 SHIFT_OR_CONTROL = 1 | 2
-"""Numbers as GLFW gives them."""
+"""Button and modifier numbers of GLFW."""
 
 
 class Drag(NamedTuple):
-    """One step of a drag.
+    """Step of a drag.
 
     Attributes:
-        turns: Whether it turns the scene; otherwise it moves it.
-        dx: Pixels to the right.
-        dy: Pixels down.
+        turns: Whether the step rotates the scene rather than moves it.
+        dx: Movement to the right in pixels.
+        dy: Movement down in pixels.
     """
 
     turns: bool
@@ -25,22 +25,23 @@ class Drag(NamedTuple):
 
 
 class Pointer:
-    """Tells clicks from drags. A drag begins only when the pointer has left the place of the press.
+    """State of the mouse that distinguishes clicks from drags; a drag begins when the pointer leaves the place of the
+    press.
 
-    The left button turns; with Shift or Ctrl, or with another button, the scene is moved.
+    The left button rotates; another button, or Shift or Ctrl, moves the scene.
     """
 
     def __init__(self) -> None:
         self.place: tuple[float, float] | None = None
-        """Pixels from the window's upper left corner; None before the pointer first moved."""
+        """Pixels from the window's upper left corner; None before the first movement."""
         self.held: int | None = None
-        """The button that is down."""
+        """Pressed button, if any."""
         self._from = (0.0, 0.0)
         self._turns = False
         self._dragging = False
 
     def move(self, x: float, y: float) -> Drag | None:
-        """The pointer is at a new place; the step of a drag that this is, if any."""
+        """Record a new position, and return the step of a drag if there is one."""
         self.place = x, y
         if self.held is None:
             return None
@@ -52,7 +53,7 @@ class Pointer:
         return Drag(self._turns, dx, dy)
 
     def button(self, button: int, action: int, modifiers: int) -> bool:
-        """A button went down or up; whether this completes a click. Of several buttons the first one counts."""
+        """Record a press or release, and return whether it completes a click. The first of several buttons counts."""
         if action == PRESSED:
             if self.held is None and self.place is not None:
                 self.held, self._from, self._dragging = button, self.place, False

@@ -1,4 +1,4 @@
-"""The page over HTTP, for a browser at the other end of an SSH connection: this machine alone, behind a token."""
+"""HTTP server of a page, bound to this machine and protected by a token, for use through an SSH tunnel."""
 
 import base64
 import contextlib
@@ -36,31 +36,31 @@ EVENTS = "events"
 QUESTIONS = "ask"
 MAX_QUESTION_BYTES = 2000
 REQUEST_SECONDS = 10.0
-"""A request that has not arrived as a whole after this time is dropped, however steadily its sender sends."""
+"""Time limit in seconds for receiving a request, however steadily its sender sends."""
 MAX_CONNECTIONS = 64
-"""Further connections are closed at once."""
+"""Maximum number of connections; further ones are closed at once."""
 CHUNK_BYTES = 1 << 16
-"""Bytes that a slow reader has the handler's timeout for."""
+"""Bytes that a slow reader must accept within the handler's timeout."""
 KEPT_EVENTS = 6
-"""Of which a page that opens late is told."""
+"""Number of past events that a page which opens late receives."""
 HEARTBEAT_SECONDS = 10.0
-"""After which a silent stream says something, so that a browser that has gone is noticed."""
+"""Interval in seconds of keep-alive messages on a silent stream, which detect a closed browser."""
 
 
 class Event(NamedTuple):
-    """What open pages are told: a number that grows, a kind, and one line of text."""
+    """Event for open pages: an increasing number, a kind, and one line of text."""
 
     number: int
     kind: str
     data: str
 
     def encode(self) -> bytes:
-        """As server-sent events are written."""
+        """Return the event in the format of server-sent events."""
         return f"id: {self.number}\nevent: {self.kind}\ndata: {self.data}\n\n".encode()
 
 
 class Feed:
-    """Hands what is published to every page that listens, from any thread; the latest is kept for late ones."""
+    """Thread-safe queue of events for every listening page; the latest are kept for late ones."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -69,11 +69,11 @@ class Feed:
         self._closed = False
 
     def publish(self, kind: str, data: str) -> None:
-        """Tell all pages.
+        """Publish an event to all pages.
 
         Args:
             kind: Name of the event.
-            data: One line.
+            data: One line of text.
         """
         assert "\n" not in data
         with self._changed:
@@ -82,32 +82,32 @@ class Feed:
             self._changed.notify_all()
 
     def after(self, number: int, *, seconds: float) -> tuple[Event, ...] | None:
-        """Wait for events later than a number; none came in time: empty; none will ever come: None."""
+        """Wait for events later than a number; return an empty list after a timeout, None once the feed is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._number > number, timeout=seconds)
             later = tuple(event for event in self._events if event.number > number)
             return None if self._closed and not later else later
 
     def close(self) -> None:
-        """Let everyone who waits go."""
+        """Close the feed and release all waiting threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
 class PageServer:
-    """Serves one page at `address` from a thread of its own, until it is closed, and what is published in `feed`.
+    """Server of one page at `address`, in a thread of its own, and of the events that are published in `feed`.
 
-    Whoever does not know the token gets 403 and nothing else; there are no files behind it, so no path leads anywhere.
+    Requests without the token get status 403. No files are served.
 
     Args:
-        page: HTML.
-        port: To listen on; 0 takes any that is free.
-        answer: Called, from any thread, with a phrase that was typed on the page; returns a line for the page, and
-            raises `Lg3dError` with one where it cannot answer. None takes no phrases.
+        page: HTML of the page.
+        port: Port to listen on; 0 chooses a free port.
+        answer: Function that is called, from any thread, with a phrase that was typed on the page; it returns a line
+            for the page or raises `Lg3dError`. None accepts no phrases.
 
     Raises:
-        DataError: The port is in use, or may not be used.
+        DataError: The port is in use or not permitted.
     """
 
     def __init__(self, page: str, *, port: int = 0, answer: Callable[[str], str] | None = None) -> None:
@@ -119,31 +119,29 @@ class PageServer:
         try:
             self._server = _LoopbackServer((LOOPBACK, port), self._handler())
         except OSError as error:
-            reason = "in use" if error.errno == errno.EADDRINUSE else f"not to be had ({error.strerror})"
-            raise DataError(
-                f"port {port} is {reason}: choose another with --port, or --port 0 for any that is free"
-            ) from None
+            reason = "in use" if error.errno == errno.EADDRINUSE else f"unavailable ({error.strerror})"
+            raise DataError(f"port {port} is {reason}: pass another --port, or --port 0 for any free port") from None
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
 
     @property
     def address(self) -> str:
-        """Where the page is, for a browser on this machine."""
+        """Return the address of the page for a browser on this machine."""
         return f"http://{LOOPBACK}:{self.port}/{self.token}/"
 
     @property
     def ssh_command(self) -> str:
-        """What to type on another machine, so that `address` holds there too."""
+        """Return the command for another machine that makes `address` reachable there."""
         return ssh_command(self.port, dict(os.environ))
 
     def wait(self) -> None:
-        """Return when the user presses Ctrl-C."""
+        """Wait until the user presses Ctrl-C."""
         with contextlib.suppress(KeyboardInterrupt):
             self._thread.join()
 
     def close(self) -> None:
-        """Stop listening, and tell open pages so."""
+        """Stop listening, and notify open pages."""
         self.feed.publish("end", "{}")
         self.feed.close()
         self._server.shutdown()
@@ -160,14 +158,14 @@ class PageServer:
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            """Answers for `owner`."""
+            """HTTP request handler of `owner`."""
 
             server_version, sys_version = "lg3d", ""
             error_content_type, error_message_format = "text/plain; charset=utf-8", "%(code)d: %(message)s\n"
-            timeout = 30  # seconds: a connection that says nothing is dropped
+            timeout = 30  # seconds after which a silent connection is dropped
 
             def handle(self) -> None:
-                """Answer one request, unless its sender takes too long to send it."""
+                """Answer one request, unless it takes too long to arrive."""
                 self._deadline = threading.Timer(REQUEST_SECONDS, self._drop)
                 self._deadline.daemon = True
                 self._deadline.start()
@@ -181,17 +179,17 @@ class PageServer:
                     self.connection.shutdown(socket.SHUT_RDWR)
 
             def end_headers(self) -> None:
-                """Send the same headers with every answer, errors of the library among them."""
+                """Send the same headers with every response, also with errors of the library."""
                 for name, value in HEADERS.items():
                     self.send_header(name, value)
                 super().end_headers()
 
             def do_GET(self) -> None:
-                """Send the page to who knows the token."""
+                """Send the page if the token is correct."""
                 self._answer(body=True)
 
             def do_HEAD(self) -> None:
-                """The same without the page."""
+                """Send the headers of the page."""
                 self._answer(body=False)
 
             def do_POST(self) -> None:
@@ -231,7 +229,7 @@ class PageServer:
 
             def _is_local(self, *, body: bool = True) -> bool:
                 if is_local(self.headers.get("Host", LOOPBACK)):
-                    return True  # otherwise: a name that was made to mean this machine
+                    return True  # otherwise a host name that resolves to this machine, as in DNS rebinding
                 self._send(403, b"403: open this page as 127.0.0.1 or localhost\n", "text/plain", body=body)
                 return False
 
@@ -265,7 +263,7 @@ class PageServer:
                         self.wfile.write(content[start : start + CHUNK_BYTES])
 
             def log_message(self, *_: Any) -> None:
-                """Nothing: the token would be in the log."""
+                """Log nothing, as the log would contain the token."""
 
         return Handler
 
@@ -278,7 +276,7 @@ class _LoopbackServer(http.server.ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection in a thread of its own, if there are not too many."""
+        """Handle a connection in a new thread, unless there are too many."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
@@ -292,21 +290,21 @@ class _LoopbackServer(http.server.ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, *_: Any) -> None:
-        """A browser that hangs up in the middle is nobody's concern."""
+        """Ignore errors of closed connections."""
 
 
 def is_local(host: str) -> bool:
-    """Whether the `Host` of a request names this machine itself; the port may be any, at the other end of a tunnel."""
+    """Return whether the `Host` of a request is this machine; any port is allowed, as tunnels may change it."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     return name.lower() in (LOOPBACK, "localhost", "[::1]")
 
 
 def ssh_command(port: int, environ: dict[str, str]) -> str:
-    """The tunnel to this machine, by what the SSH session here says of itself, else by the machine's name.
+    """Return the SSH command for a tunnel to this machine, from the current SSH session or else the host name.
 
     Args:
-        port: On this machine, and on the other.
-        environ: Environment; `SSH_CONNECTION` holds client, its port, this machine as the client sees it, and its port.
+        port: Port on both machines.
+        environ: Environment; `SSH_CONNECTION` holds the client's address and port, then the server's.
     """
     user = environ.get("USER") or environ.get("LOGNAME") or ""
     connection = environ.get("SSH_CONNECTION", "").split()
@@ -318,33 +316,33 @@ def ssh_command(port: int, environ: dict[str, str]) -> str:
 def serve_view(
     view: SceneView, progress: Progress, *, port: int = 0, answer: Callable[[str], str] | None = None
 ) -> PageServer:
-    """Serve a scene's page and say how to reach it; to be closed by the caller.
+    """Serve a scene's page and report its address; the caller closes the server.
 
     Args:
-        view: What it shows.
-        progress: Told how to reach it.
-        port: To serve on; 0 takes any that is free.
-        answer: Of phrases that are typed on the page, as `PageServer` calls it; such a page takes heat that is
+        view: Scene to show.
+        progress: Receives the instructions for opening the page.
+        port: Port to serve on; 0 chooses a free port.
+        answer: Function for phrases that are typed on the page, see `PageServer`; such a page accepts heat that is
             published while it is open. None makes a page without a text box.
 
     Raises:
         DataError: The port is in use.
     """
     server = PageServer(build_page(view, live=answer is not None, asks=answer is not None), port=port, answer=answer)
-    progress.note(f"from another machine, first: {server.ssh_command}")
+    progress.note(f"to open it on another machine, run there first: {server.ssh_command}")
     if answer is None:
         progress.note("open the address in a browser; Ctrl-C ends")
     return server
 
 
 def publish_heat(server: PageServer, name: str, text: str, heat: npt.NDArray[np.float32]) -> None:
-    """Show heat of a text on the pages that are open, at once.
+    """Show the heat of a text on the open pages.
 
     Args:
-        server: Of a page that listens.
-        name: Of the layer, `heat-` and a number that the page does not have yet.
-        text: Titles it.
-        heat: At the page's vertices, shape `(points,)`, 0..1.
+        server: Server of a live page.
+        name: Name of the layer, `heat-` and an unused number.
+        text: Text of the heat, used as title.
+        heat: Heat at the page's vertices, shape `(points,)`, 0..1.
     """
     layer = {
         "name": name,

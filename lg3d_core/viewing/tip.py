@@ -1,4 +1,4 @@
-"""A few lines of text beside the pointer, as geometry just before the eye: open3d's window draws nothing else."""
+"""Text box at the pointer, as geometry in front of the camera: open3d's basic window draws no text."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from lg3d_core.viewing.pick import Pose
 FONT_SIZE = 15
 PADDING = 7
 ASIDE = (14, 16)
-"""Pixels from the pointer to the box, right and down."""
+"""Offset in pixels from the pointer to the box, right and down."""
 INK, PAPER, BORDER = (29, 36, 48), (255, 255, 255), (141, 152, 171)
 
 
 class Tip(NamedTuple):
-    """A box with text, as rectangles.
+    """Text box, as rectangles.
 
     Attributes:
-        corners: Pixels right and down from the box's corner, float32 `(rectangles, 4, 2)`, in order around each.
-        colors: In 0..1, float32 `(rectangles, 3)`.
-        behind: What is to be drawn behind what: 0 ink, 1 paper, 2 border, int64 `(rectangles,)`.
-        width: Pixels.
-        height: Pixels.
+        corners: Pixel offsets from the box's upper left corner, float32 `(rectangles, 4, 2)`, in order around each.
+        colors: Colours in 0..1, float32 `(rectangles, 3)`.
+        behind: Drawing order from front to back: 0 ink, 1 paper, 2 border, int64 `(rectangles,)`.
+        width: Width of the box in pixels.
+        height: Height of the box in pixels.
     """
 
     corners: npt.NDArray[np.float32]
@@ -35,7 +35,7 @@ class Tip(NamedTuple):
 
 @lru_cache(maxsize=64)
 def draw_tip(lines: tuple[str, ...]) -> Tip:
-    """Set lines of text in a box, one rectangle for each pixel of ink."""
+    """Draw lines of text in a box, with one rectangle per inked pixel."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(FONT_SIZE)
@@ -66,16 +66,16 @@ def draw_tip(lines: tuple[str, ...]) -> Tip:
 
 
 def place_tip(tip: Tip, pointer: tuple[float, float], pose: Pose, near: float) -> npt.NDArray[np.float64]:
-    """Set a box beside the pointer and within the window.
+    """Place a box next to the pointer and within the window.
 
     Args:
-        tip: What to set.
-        pointer: Pixels right and down from the window's upper left corner.
-        pose: Of the window.
-        near: Metres before the eye from which on things are drawn.
+        tip: Box to place.
+        pointer: Pixel position from the window's upper left corner.
+        pose: Pose of the window's camera.
+        near: Distance of the near plane in metres.
 
     Returns:
-        Four corners for each rectangle in turn, metres, shape `(4 * rectangles, 3)`.
+        Four corners of each rectangle in metres, shape `(4 * rectangles, 3)`.
     """
     rooms = (pose.width - tip.width - 4, pose.height - tip.height - 4)
     corner = [max(4, min(round(at) + aside, room)) for at, aside, room in zip(pointer, ASIDE, rooms, strict=True)]

@@ -1,4 +1,4 @@
-"""One scene of a store, with the prediction of a checkpoint, as a window, a picture or a page."""
+"""The command `view`: one scene of a store, with a checkpoint's prediction, as a window, picture or page."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,28 +19,28 @@ from lg3d_core.viewing.window import has_display, open_window
 
 
 def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None) -> list[Path]:
-    """Show a scene's colours, ground truth, prediction and errors, or a training sample; returns the files written.
+    """Show a scene's colours, ground truth, prediction and errors, or a training sample, and return the written files.
 
-    Where neither a picture nor a page is asked for, a window opens; without a display `<scene>.png` and `<scene>.html`
-    are written to the working directory instead. With `serve` this returns when the user interrupts.
+    Without a picture or a page in the settings, a window opens; without a display, `<scene>.png` and `<scene>.html` are
+    written to the working directory. With `serve`, the function returns when the user interrupts it.
 
     Args:
-        settings: What to show, and how.
-        progress: Told about everything else.
-        announce: Told the path of each file as it is written, and the address of the page that is served.
+        settings: Settings of the command.
+        progress: Receives all other messages.
+        announce: Called with the path of each written file, and with the address of a served page.
 
     Raises:
-        DataError: No store, no such scene, or a port that is in use.
-        SettingsError: A layer that the scene does not have, or a text that says nothing.
-        CheckpointError: The checkpoint that was asked for cannot be used, or none can tell the heat of a text.
-        MissingDependencyError: A picture or window was asked for and open3d is not there.
+        DataError: The store or the scene does not exist, or the port is in use.
+        SettingsError: The scene does not have a layer, or a text is empty.
+        CheckpointError: The checkpoint cannot be used, or none can compute the heat of a text.
+        MissingDependencyError: A picture or window needs open3d, which is missing.
     """
     store = SceneStore(settings.store)
     if settings.augmented:
         if settings.checkpoint is not None:
-            progress.note("a training sample is shown without a prediction: --checkpoint is not used")
+            progress.note("a training sample is shown without a prediction: --checkpoint is ignored")
         if settings.heat:
-            progress.note("a training sample is shown without heat: --heat is not used")
+            progress.note("a training sample is shown without heat: --heat is ignored")
         view = build_augmented_view(
             store,
             settings.scene,
@@ -55,12 +55,12 @@ def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str]
 
 
 def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress) -> SceneView:
-    """The scene itself, with a prediction where there is a checkpoint."""
+    """Return the view of a scene without augmentation, with a prediction if there is a checkpoint."""
     scene = store.read(settings.scene)
     prediction = None
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
-        progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth alone")
+        progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth only")
     else:
         predictor, info = Predictor.load(
             path, device=settings.device, backend=settings.backend, final_relu=settings.final_relu
@@ -74,7 +74,7 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
 def show_view(
     view: SceneView, settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None
 ) -> list[Path]:
-    """Show what `build_view` made, as `view` does; returns the files written, if any."""
+    """Show the result of `build_view` as `view` does, and return the written files."""
     png, html = settings.png, settings.html
     if png is None and html is None and not settings.serve:
         if _opened_window(view, progress):
@@ -91,7 +91,7 @@ def show_view(
         except MissingDependencyError as error:
             if settings.png is not None:
                 raise
-            progress.warn(f"no picture: {error}")
+            progress.warn(f"cannot write a picture: {error}")
         else:
             written.append(png)
             announce(str(png))
@@ -103,13 +103,13 @@ def show_view(
 
 
 def _opened_window(view: SceneView, progress: Progress) -> bool:
-    """Show the scene in a window until it is closed; False, with the reason told, where there can be none."""
+    """Show the scene in a window until it is closed, and return whether that was possible."""
     if not has_display():
         progress.note("no display: writing a picture and a page instead of opening a window")
         return False
     try:
         open_window(view, progress)
     except MissingDependencyError as error:
-        progress.warn(f"no window: {error}")
+        progress.warn(f"cannot open a window: {error}")
         return False
     return True

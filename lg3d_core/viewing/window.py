@@ -1,4 +1,4 @@
-"""A scene in a window on the desktop: the pointer tells and isolates, keys switch layers."""
+"""Desktop window of a scene: hovering shows details, clicking isolates a class, keys switch layers."""
 
 import os
 import socket
@@ -23,14 +23,14 @@ from lg3d_core.viewing.tip import draw_tip, place_tip
 WIDTH, HEIGHT = 1280, 960
 CONNECT_SECONDS = 1.0
 FADED = 0.3
-"""How much of its darkness something keeps that is faded."""
-TURN_TO_RECUT = 0.02  # squared length between unit view directions: about 8 degrees
+"""Share of its darkness that a faded vertex keeps."""
+TURN_TO_RECUT = 0.02  # squared distance of unit view directions: about 8 degrees
 
 
 def has_display() -> bool:
-    """Whether a window can open: a display is named, and something answers there.
+    """Return whether a window can open: a display is set and accepts connections.
 
-    A display forwarded over SSH counts as none: it lacks the OpenGL that the window needs, and would be slow.
+    A display forwarded over SSH does not count: it lacks the necessary OpenGL and would be slow.
     """
     if sys.platform in ("darwin", "win32"):
         return True
@@ -64,23 +64,23 @@ def _answers(address: str | Path) -> bool:
 
 
 def open_window(view: SceneView, progress: Progress | None = None) -> None:
-    """Show a scene until its window is closed; the pointer tells and isolates, keys 1, 2, ... switch layers, H helps.
+    """Show a scene until its window is closed. Keys 1, 2, ... switch layers; H prints help.
 
     Raises:
         MissingDependencyError: There is no display, open3d is missing, or the display has no OpenGL.
     """
     if not has_display():
-        raise MissingDependencyError("no display answers, so no window can open: use --html FILE or --png FILE")
+        raise MissingDependencyError("no display is available: pass --html FILE or --png FILE")
     SceneWindow(view, progress or Progress()).run()
 
 
 class SceneWindow:
-    """The window of one scene.
+    """Window of one scene.
 
     Args:
-        view: What to show.
-        progress: Told about the keys and the saved pictures.
-        visible: False draws off screen.
+        view: Scene to show.
+        progress: Receives messages about keys and saved pictures.
+        visible: Whether the window is on screen.
     """
 
     def __init__(self, view: SceneView, progress: Progress, *, visible: bool = True) -> None:
@@ -108,10 +108,10 @@ class SceneWindow:
             self._window = self._o3d.visualization.VisualizerWithKeyCallback()
             self._window.create_window(f"{view.scene_id} · lg3d", width=WIDTH, height=HEIGHT, visible=visible)
         option = self._window.get_render_option()
-        if option is None:  # create_window itself reports success even so
+        if option is None:  # create_window reports success even if it failed
             self._window.destroy_window()
-            raise MissingDependencyError("open3d finds no OpenGL 3.3 on this display: use --html FILE or --png FILE")
-        option.light_on = False  # shading is in the colours, so that categories keep their own
+            raise MissingDependencyError("open3d finds no OpenGL 3.3 on this display: pass --html FILE or --png FILE")
+        option.light_on = False  # shading is part of the colours, so that class colours stay exact
         option.mesh_show_back_face = True
         option.background_color = np.ones(3)
         self._point_size = max(
@@ -123,12 +123,12 @@ class SceneWindow:
         self.reset_view()
         for name, action in self.actions().items():
             self._window.register_key_callback(ord(name), lambda _window, act=action: self._on_key(act))
-        # open3d turns and moves the scene itself only where nobody else listens to the mouse.
+        # open3d rotates and moves the scene itself only if no mouse callbacks are registered.
         self._window.register_mouse_move_callback(lambda _window, x, y: self._on_move(x, y))
         self._window.register_mouse_button_callback(lambda _window, *pressed: self._on_button(*pressed))
 
     def actions(self) -> dict[str, Callable[[], None]]:
-        """What each key does."""
+        """Return the action of each key."""
         layers = {str(k + 1): lambda name=name: self.show_layer(name) for k, name in enumerate(self.view.layers)}
         return layers | {
             "B": self.toggle_beside,
@@ -144,7 +144,7 @@ class SceneWindow:
         }
 
     def run(self) -> None:
-        """Hand over to the user until the window is closed."""
+        """Process events until the window is closed."""
         self.tell_keys()
         self._window.register_animation_callback(lambda _window: self._on_frame())
         try:
@@ -154,7 +154,7 @@ class SceneWindow:
             self.close()
 
     def close(self) -> None:
-        """Give the window back."""
+        """Close the window."""
         self._window.close()
         self._window.destroy_window()
 
@@ -165,25 +165,25 @@ class SceneWindow:
         self.progress.note(self.view.title(layer))
 
     def toggle_beside(self) -> None:
-        """Show the ground truth and, to its right, the prediction; or one layer again."""
+        """Show ground truth and prediction side by side, or one layer again."""
         if self.beside or not {"truth", "prediction"} <= set(self.view.layers):
             self.beside = ""
         else:
             self.layer, self.beside = "truth", "prediction"
-            self.progress.note("ground truth, and to its right the prediction")
+            self.progress.note("ground truth on the left, prediction on the right")
         span = float((self.view.xyz.max(axis=0) - self.view.xyz.min(axis=0))[:2].sum())
         self._shift = self.view.camera.axes[0] * 0.8 * span if self.beside else np.zeros(3)
         self.refill()
         self.reset_view()
 
     def isolate(self, step: int) -> None:
-        """Fade all but the next category of the legend."""
+        """Fade all but the next class of the legend."""
         count = len(self.view.legend)
         if count:
             self._isolate((0 if step > 0 else count - 1) if self.only is None else (self.only + step) % count)
 
     def isolate_at(self, found: tuple[Hit, str] | None) -> None:
-        """Fade all but the category that a layer shows somewhere; all again where it is alone already, or is none."""
+        """Fade all but the class shown at a place; unfade all if it is isolated already or there is none."""
         category = -1 if found is None else category_shown(self.view, found[1], found[0].row)
         entry = next((k for k, entry in enumerate(self.view.legend) if entry.category == category), None)
         if entry is None or entry == self.only:
@@ -200,7 +200,7 @@ class SceneWindow:
         self.progress.note(f"{shown.name}: {100 * shown.share:.1f} % of the vertices{predicted}")
 
     def jump(self, step: int) -> None:
-        """Go to the next object of the gallery, tail categories first, and fade everything else."""
+        """Move to the next object of the gallery, tail classes first, and fade everything else."""
         parts = self.view.gallery.parts
         if parts:
             self.part = (
@@ -210,18 +210,18 @@ class SceneWindow:
             part = parts[self.part - 1]
             camera = part_camera(part.middle, part.radius, self.view.xyz)
             self._look(camera)
-            self._eye = camera.eye  # the walls are cut for this look at once
+            self._eye = camera.eye  # the walls are cut for this view at once
             self.refill()
             taken = "" if part.predicted is None else f", most of it predicted {part.predicted}"
             self.progress.note(f"{self.part} of {len(parts)}: {part.name}{taken}")
 
     def show_all(self) -> None:
-        """Fade nothing."""
+        """Unfade everything."""
         self.only, self.part = None, 0
         self.refill()
 
     def pose(self) -> Pose | None:
-        """How the window looks at the scene now; None while open3d draws without perspective, which it cannot tell."""
+        """Return the pose of the window's camera; None while open3d uses an orthographic projection."""
         parameters = self._window.get_view_control().convert_to_pinhole_camera_parameters()
         lens = parameters.intrinsic
         if lens.width <= 0:
@@ -231,11 +231,11 @@ class SceneWindow:
         return Pose(lens.width, lens.height, float(lens.intrinsic_matrix[1, 1]), rotation, eye)
 
     def find(self, x: float, y: float) -> tuple[Hit, str] | None:
-        """What is seen at a place in the window, and in which layer; None where nothing is.
+        """Return what is visible at a place in the window, and its layer; None for the background.
 
         Args:
-            x: Pixels from the left.
-            y: Pixels from the top.
+            x: Distance from the left edge in pixels.
+            y: Distance from the top edge in pixels.
         """
         pose = self.pose()
         if pose is None:
@@ -252,7 +252,7 @@ class SceneWindow:
         return min(found, key=lambda each: each[0].distance, default=None)
 
     def hover(self) -> None:
-        """Tell what is under the pointer, beside it and in the terminal, while no button is held."""
+        """Describe the vertex under the pointer, beside it and in the terminal, while no button is pressed."""
         pose = None if self.pointer.held is not None else self.pose()
         if pose is None or self.pointer.place is None:
             self._hovered, self._told = (), ""
@@ -295,9 +295,9 @@ class SceneWindow:
         self.refill()
 
     def reset_view(self) -> None:
-        """Go back to the first look."""
+        """Restore the initial view."""
         camera = self.view.camera
-        if self.beside:  # both rooms in sight
+        if self.beside:  # both rooms visible
             x, y, z = np.array(camera.target) + self._shift / 2
             camera = camera._replace(target=(float(x), float(y), float(z)), distance=2.1 * camera.distance)
         self._look(camera)
@@ -308,7 +308,7 @@ class SceneWindow:
         self._near = place_camera(self._o3d, self._window, camera, width, height)
 
     def save_picture(self) -> None:
-        """Write what is seen to a new PNG in the working directory."""
+        """Write the visible picture to a new PNG in the working directory."""
         stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{self.view.scene_id}-{self.layer}")
         path = next(path for k in range(1, 10_000) if not (path := Path(f"{stem}-{k}.png")).exists())
         self._hide_tip()
@@ -320,21 +320,21 @@ class SceneWindow:
             self.progress.warn(f"could not write {path.absolute()}")
 
     def tell_keys(self) -> None:
-        """Say what the keys do."""
+        """Print the keys and mouse gestures."""
         view = self.view
         titles = [view.title(name) if view.heat_text(name) else view.title(name).lower() for name in view.layers]
         layers = ", ".join(f"{k} {title}" for k, title in enumerate(titles, start=1))
         self.progress.note(
-            "mouse: point at something to be told what it is, click to see its category alone, again for all; "
-            "drag turns, with Shift moves, the wheel zooms"
+            "mouse: hover for details, click to isolate a class, click again to show all; drag rotates, Shift-drag "
+            "moves, the wheel zooms"
         )
         self.progress.note(
-            f"keys: {layers}, B truth beside prediction, I and U next and previous category alone, N and P next and "
-            "previous object, A all again, C cut the near walls, R reset the view, S save a picture, H help, Q quit"
+            f"keys: {layers}, B truth and prediction, I and U isolate the next and previous class, N and P next and "
+            "previous object, A show all, C cut the near walls, R reset the view, S save a picture, H help, Q quit"
         )
 
     def follow_camera(self) -> bool:
-        """Cut other walls after the camera has gone round; whether anything changed."""
+        """Update the cut walls after the camera has moved, and return whether anything changed."""
         pose = self.pose()
         if pose is None:
             return False
@@ -349,13 +349,13 @@ class SceneWindow:
         return True
 
     def refill(self) -> None:
-        """Hand the current layer and cut to the graphics card."""
+        """Send the current layer and cut to the graphics card."""
         self._fill()
         self._window.update_geometry(self._geometry)
 
     def _on_key(self, action: Callable[[], None]) -> bool:
         action()
-        return False  # the geometry has been updated where needed
+        return False  # the geometry was updated where needed
 
     def _on_frame(self) -> bool:
         changed = self.follow_camera()
@@ -375,7 +375,7 @@ class SceneWindow:
         return False
 
     def _lit(self) -> npt.NDArray[np.bool_]:
-        """Vertices that are not faded."""
+        """Return the vertices that are not faded."""
         lit = np.ones(len(self.view.xyz), dtype=np.bool_)
         if self.part:
             lit = np.equal(self.view.gallery.number, self.part)
@@ -387,9 +387,9 @@ class SceneWindow:
         return lit
 
     def _fill(self) -> None:
-        """Triangles with their own corners, so that each shows one category and no blend of two."""
+        """Give triangles vertices of their own, so that each shows one class without interpolation."""
         view = self.view
-        self._hovered = ()  # something else may be under the pointer now
+        self._hovered = ()  # the pointer may be over another vertex now
         hidden = self._hidden = hidden_from(self._eye, view.xyz, view.outward) & self.cuts
         faces = view.faces[~hidden[view.faces[:, 2]]]
         corners = faces.reshape(-1) if self._is_mesh else np.flatnonzero(~hidden)

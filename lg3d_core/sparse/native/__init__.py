@@ -1,4 +1,4 @@
-"""Sparse convolution on CPU by kernels that are compiled for the processor at hand."""
+"""Sparse convolution on the CPU with kernels that are compiled for the local processor."""
 
 from lg3d_core.sparse.native.backend import NativeBackend
 

@@ -1,10 +1,10 @@
-"""Sparse convolution on CPU by compiled kernels: nothing is gathered or scattered on its own.
+"""Sparse convolution on the CPU with compiled kernels, without separate gather and scatter steps.
 
     output[v] = sum over pairs p of v of input[source[p]] @ weight[offset[p]]
 
-v: output voxels. Reference: `lg3d_core.sparse.reference`; the kernels' own account is in `kernels.c`. Workers share
-out the chunks of voxels and the panels of channels; every output is summed in one order, so that results are bit-equal
-whatever the number of workers.
+v: output voxels. Reference: `lg3d_core.sparse.reference`; the kernels are documented in `kernels.c`. Workers share the
+chunks of voxels and the panels of channels; every output is summed in a fixed order, so that results are bit-equal for
+any number of workers.
 """
 
 import ctypes
@@ -27,20 +27,20 @@ from lg3d_core.sparse.torch_backend import TorchBackend
 MAX_SLOTS = 8
 MAX_SLOT_BYTES = 32 << 20  # partial weight gradients of one layer, all slots together
 WANTED_PIECES = 24
-PANEL_WIDTH = 64  # widest panel of output channels, floats
+PANEL_WIDTH = 64  # maximum width of a panel of output channels, floats
 MIN_SHARED_WORK = 1_000_000  # multiply-adds; below this, waking a thread costs more than it saves
 
 
 class NativeBackend:
-    """Compiled kernels for float32 and, where the processor multiplies it, bfloat16; the rest goes to `torch`."""
+    """Compiled kernels for float32 and, if the processor supports it, bfloat16; other dtypes use `torch`."""
 
     name = "native"
 
     def __init__(self, kernels: ctypes.CDLL | None = None) -> None:
-        """Take kernels that were compiled already, or those of `load_kernels()`.
+        """Create the backend with compiled kernels, by default those of `load_kernels()`.
 
         Raises:
-            MissingDependencyError: They cannot be compiled here.
+            MissingDependencyError: The kernels cannot be compiled.
         """
         self._kernels = kernels = load_kernels() if kernels is None else kernels
         self._lanes: int = kernels.lg3d_lanes()
@@ -51,7 +51,7 @@ class NativeBackend:
     rounds_weights = True
 
     def computes(self, dtype: torch.dtype) -> bool:
-        """Return whether the kernels, and not plain PyTorch, multiply rows of this dtype."""
+        """Return whether the kernels, rather than plain PyTorch, multiply rows of this dtype."""
         return dtype in self._dtypes
 
     def convolve(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -101,7 +101,7 @@ class NativeBackend:
         return features.dtype in self._dtypes and features.device.type == "cpu"
 
     def _pad(self, features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Widen channels with zeros to what the kernels take: whole vectors of outputs, pairs of bfloat16 inputs."""
+        """Pad channels with zeros to the widths of the kernels: whole vectors of outputs, pairs of bfloat16 inputs."""
         in_channels, out_channels = weight.shape[1:]
         more_out = -out_channels % self._lanes
         more_in = -in_channels % (self._lanes if features.requires_grad else 2)
@@ -112,7 +112,7 @@ class NativeBackend:
 
 
 class _After(NamedTuple):
-    """What follows a convolution at inference: relu(output * scale + shift + residual)."""
+    """Operations after a convolution at inference: relu(output * scale + shift + residual)."""
 
     scale: Tensor
     shift: Tensor
@@ -173,7 +173,7 @@ class _WeightGradient(ctypes.Structure):
 
 
 class _Scratch(threading.local):
-    """Floats of one thread, kept: fresh memory would be paged in anew for every piece."""
+    """Buffer of floats, kept per thread: new memory would cause page faults for every piece."""
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0)
@@ -199,12 +199,12 @@ def _multiply(
     mirrored: bool = False,
     after: _After | None = None,
 ) -> Tensor:
-    """Compute the output rows.
+    """Return the output rows.
 
     Args:
-        transposed: Multiply with the transposed weights.
-        mirrored: Count the offsets of the weights backwards.
-        after: What follows in the same pass.
+        transposed: Whether to multiply by the transposed weights.
+        mirrored: Whether the offsets of the weights are in reverse order.
+        after: Operations fused into the same pass.
     """
     width = weight.shape[1] if transposed else weight.shape[2]
     output = features.new_empty(num_outputs, width)
@@ -244,7 +244,7 @@ def _multiply(
 def _differentiate_weight(
     kernels: ctypes.CDLL, features: Tensor, gradient: Tensor, weight: Tensor, plan: PairPlan
 ) -> Tensor:
-    """Compute the gradient of the weights, `(offsets, in, out)`, in the dtype of the weights."""
+    """Return the gradient of the weights, `(offsets, in, out)`, in the dtype of the weights."""
     num_offsets, depth, width = weight.shape
     call = _WeightGradient(
         input=features.data_ptr(),
@@ -258,7 +258,7 @@ def _differentiate_weight(
     slots = _cut_slots(plan.num_chunks, 4 * weight.numel())
     num_groups = min(num_offsets, -(-WANTED_PIECES // max(1, len(slots))))
     groups = list(pairwise(num_offsets * group // num_groups for group in range(num_groups + 1)))
-    # The first slot is the result, with memory of its own: the others go when this function returns.
+    # The first slot is the result, in separate memory: the others are freed when this function returns.
     sums = [weight.new_empty(weight.shape, dtype=torch.float32) for _ in range(max(1, len(slots)))]
     size: int = kernels.lg3d_gradient_scratch(ctypes.c_int64(depth), ctypes.c_int64(width))
 
@@ -284,7 +284,7 @@ def _differentiate_weight(
 
 
 def _cut_slots(num_chunks: int, weight_bytes: int) -> list[tuple[int, int]]:
-    """Cut chunks into a few runs, each of which keeps a weight gradient of its own for a while."""
+    """Divide chunks into a few runs, each of which allocates a temporary weight gradient."""
     num_slots = min(num_chunks, MAX_SLOTS, max(1, MAX_SLOT_BYTES // max(1, weight_bytes)))
     return list(pairwise(num_chunks * slot // num_slots for slot in range(num_slots + 1))) if num_slots else []
 

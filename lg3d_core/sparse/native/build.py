@@ -1,4 +1,4 @@
-"""Compile the kernels for this processor, once, with the C compiler of the machine."""
+"""Compilation of the kernels for the local processor, once, with the machine's C compiler."""
 
 import ctypes
 import functools
@@ -15,25 +15,25 @@ from lg3d_core.files import atomic_path
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "normalization.c"))
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
-TUNINGS = ("-march=native", "-mcpu=native", "")  # the first two are each unknown to some compiler
+TUNINGS = ("-march=native", "-mcpu=native", "")  # some compilers do not support the first or the second
 COMPILE_SECONDS = 120
 
 
 @functools.cache
 def load_kernels() -> ctypes.CDLL:
-    """Give the compiled kernels; the first call on a machine compiles them, in a few seconds.
+    """Return the compiled kernels; the first call on a machine compiles them in a few seconds.
 
-    They are kept in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`), one file per source, compiler
-    and processor, since folders of users are often shared between unlike machines.
+    They are cached in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`), one file per source, compiler
+    and processor, because home folders are often shared between different machines.
 
     Raises:
-        MissingDependencyError: There is no C compiler (`CC`, or else cc, gcc, clang), or it could not compile them.
+        MissingDependencyError: There is no C compiler (`CC`, or else cc, gcc, clang), or the compilation failed.
     """
     compiler = find_compiler()
     if compiler is None:
         raise MissingDependencyError(
-            "backend native needs a C compiler, and neither CC nor cc, gcc or clang was found: install one "
-            "(Debian: apt install gcc), or take --backend torch"
+            "backend native needs a C compiler, but neither CC nor cc, gcc or clang was found: install one "
+            "(Debian: apt install gcc), or pass --backend torch"
         )
     path = _cache_folder() / f"kernels-{_fingerprint(compiler)}.so"
     if not path.exists():
@@ -51,7 +51,7 @@ def open_kernels(path: Path) -> ctypes.CDLL:
         kernels = ctypes.CDLL(str(path))
     except OSError as error:
         raise MissingDependencyError(
-            f"cannot load {path} ({error}): remove it and run again, or take --backend torch"
+            f"cannot load {path} ({error}): delete it and run again, or pass --backend torch"
         ) from None
     for name in ("lg3d_lanes", "lg3d_has_bf16", "lg3d_num_panels", "lg3d_gradient_scratch"):
         getattr(kernels, name).restype = ctypes.c_int64
@@ -59,7 +59,7 @@ def open_kernels(path: Path) -> ctypes.CDLL:
 
 
 def find_compiler() -> str | None:
-    """Give the path of the C compiler: that of `CC`, or else the first of cc, gcc and clang."""
+    """Return the path of the C compiler: that of `CC`, or else the first of cc, gcc and clang."""
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
         if name and (path := shutil.which(name)):
             return path
@@ -67,10 +67,10 @@ def find_compiler() -> str | None:
 
 
 def compile_kernels(compiler: str, path: Path, tunings: Sequence[str] = TUNINGS) -> None:
-    """Compile the kernels with the first of some flags that the compiler takes.
+    """Compile the kernels with the first flags that the compiler accepts.
 
     Raises:
-        MissingDependencyError: It takes none of them, or the file cannot be written.
+        MissingDependencyError: The compiler accepts none of them, or the file cannot be written.
     """
     try:
         with atomic_path(path) as temporary:
@@ -81,12 +81,12 @@ def compile_kernels(compiler: str, path: Path, tunings: Sequence[str] = TUNINGS)
                     return
             reason = (result.stderr.strip().splitlines() or ["no message"])[0]
             raise MissingDependencyError(
-                f"{compiler} cannot compile {SOURCES[0].name} ({reason}): take --backend torch"
+                f"{compiler} cannot compile {SOURCES[0].name} ({reason}): pass --backend torch"
             )
     except DataError as error:
-        raise MissingDependencyError(f"{error.args[0]}; XDG_CACHE_HOME sets where compiled kernels are kept") from None
+        raise MissingDependencyError(f"{error.args[0]}; XDG_CACHE_HOME sets the folder of compiled kernels") from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingDependencyError(f"{compiler} did not run ({error}): take --backend torch") from None
+        raise MissingDependencyError(f"{compiler} did not run ({error}): pass --backend torch") from None
 
 
 def _cache_folder() -> Path:
@@ -100,7 +100,7 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _processor() -> bytes:
-    """What `-march=native` depends on."""
+    """Return a description of the processor, on which `-march=native` depends."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:

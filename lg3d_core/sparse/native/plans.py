@@ -1,4 +1,4 @@
-"""The pairs of a kernel map as the kernels read them."""
+"""Pairs of a kernel map in the layout of the compiled kernels."""
 
 import ctypes
 from typing import NamedTuple
@@ -22,9 +22,9 @@ class PairPlan(NamedTuple):
     target: Tensor
     """Output row per pair, int32."""
     bounds: Tensor
-    """Where the pairs of each chunk's offsets begin, `(chunks * offsets + 1,)`, int64."""
+    """Start of the pairs of each chunk's offsets, shape `(chunks * offsets + 1,)`, int64."""
     rows: Tensor
-    """Where the output rows of each chunk begin, `(chunks + 1,)`, int64."""
+    """Start of the output rows of each chunk, shape `(chunks + 1,)`, int64."""
 
     @property
     def num_chunks(self) -> int:
@@ -36,7 +36,7 @@ class PairPlan(NamedTuple):
 
 
 def pair_plan(kernel_map: KernelMap, kernels: ctypes.CDLL) -> PairPlan:
-    """Give the plan of a map, made on first use and kept with the map."""
+    """Return the plan of a map, which is made on first use and cached with the map."""
     wanted = ("native", kernel_map.is_reversed)
     plan = kernel_map.plans.get(wanted)
     if plan is None:

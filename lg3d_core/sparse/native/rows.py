@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class RowKernels:
-    """The steps of a batch normalisation on contiguous rows of bfloat16, with everything else in float32.
+    """Steps of a batch normalisation on contiguous bfloat16 rows; all other values are float32.
 
-    Reference: the steps in plain PyTorch of `lg3d_core.sparse.normalization`, which calls these.
+    Reference: the same steps in plain PyTorch in `lg3d_core.sparse.normalization`, which calls these.
     """
 
     dtype = torch.bfloat16

@@ -1,1 +1,1 @@
-"""The sparse engine's kernels in Triton, for CUDA. Loaded only when the backend `triton` is chosen."""
+"""Triton kernels of the sparse engine, for CUDA. Imported only when the backend `triton` is selected."""

@@ -1,4 +1,4 @@
-"""The backend `triton`: validated tensors in, kernels launched, gradients by hand."""
+"""Backend `triton`: kernel launches with hand-written gradients."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class TritonBackend:
-    """Sparse convolution on CUDA, or anywhere in Triton's interpreter, which is for tests.
+    """Sparse convolution on CUDA, or on any device in Triton's interpreter, for tests.
 
-    bfloat16 and float16 are summed in float32. float32 is multiplied as float32, or as TF32 where the process allows
-    that with `torch.set_float32_matmul_precision("high")`.
+    bfloat16 and float16 are accumulated in float32. float32 is multiplied as float32, or as TF32 if
+    `torch.set_float32_matmul_precision("high")` allows it.
 
     Raises:
-        MissingDependencyError: There is neither CUDA nor the interpreter.
+        MissingDependencyError: Neither CUDA nor the interpreter is available.
     """
 
     name = "triton"
@@ -33,7 +33,7 @@ class TritonBackend:
     def __init__(self) -> None:
         if not INTERPRETED and not torch.cuda.is_available():
             raise MissingDependencyError(
-                "--backend triton: expected a CUDA device, and this torch sees none; use --backend auto."
+                "--backend triton: expected a CUDA device, but PyTorch finds none; use --backend auto."
             )
 
     def convolve(self, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -67,7 +67,7 @@ class TritonBackend:
         return neighbours.build_submanifold_map(keys, kernel_size, stride)
 
     def build_levels(self, keys: Tensor, stride: int, num_levels: int) -> list[tuple[Tensor, Tensor]]:
-        """See `lg3d_core.sparse.backends.MappingBackend`."""
+        """See `lg3d_core.sparse.backends.LevelingBackend`."""
         return levels.build_levels(keys, stride, num_levels)
 
 
@@ -129,7 +129,7 @@ def _precision(features: Tensor) -> str:
 def _check(features: Tensor) -> None:
     if not features.is_cuda and not INTERPRETED:
         raise SettingsError(
-            f"--backend triton: computes on CUDA, and these tensors are on {features.device}; use --backend auto."
+            f"--backend triton: expected CUDA tensors, got tensors on {features.device}; use --backend auto."
         )
     if features.dtype not in DTYPES:
         raise ShapeError(

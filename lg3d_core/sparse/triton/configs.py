@@ -1,6 +1,6 @@
-"""How the kernels cut a layer into blocks: what lg3d ships, by the shape of the layer.
+"""Default block sizes of the kernels, by the shape of the layer.
 
-`lg3d_core.sparse.triton.tuning` takes what was measured on a device in its place, where there is such a measurement.
+`lg3d_core.sparse.triton.tuning` replaces them by sizes that were measured on a device, if there are any.
 """
 
 from typing import NamedTuple
@@ -9,45 +9,45 @@ import torch
 
 from lg3d_core.sparse.triton.launch import ceil_div
 
-NUM_PROCESSORS = 132  # of an H100 or H200; how finely small levels are cut, whatever the device, so that sums agree
+NUM_PROCESSORS = 132  # of an H100 or H200; determines the split of small levels on all devices, so that sums agree
 MAX_PARTIAL_BYTES = 256 << 20
-MAX_WIDTH = 272  # output channels whose sums a program of 128 rows can hold
-GATHER_COST = 64  # gathering a row costs as much as this many of its output channels: an estimate
+MAX_WIDTH = 272  # maximum number of output channels for which a program of 128 rows can hold the sums
+GATHER_COST = 64  # estimated cost of gathering a row, in output channels
 
 
 class ConvolutionConfig(NamedTuple):
-    """Blocks of the convolution kernel."""
+    """Block sizes of the convolution kernel."""
 
     block_m: int
     """Outputs per program."""
     block_n: int
     """Output channels per program."""
     block_rest: int
-    """More output channels per program, 0 for none: for widths that are no multiple of a power of two."""
+    """Additional output channels per program, 0 for none: for widths that are not multiples of a power of two."""
     block_k: int
     """Input channels per step."""
     split: int
     """Programs that share the steps of a tile."""
     num_warps: int
     num_stages: int
-    """Loads in flight; two of them wait for indices, so that three to four real buffers take five or six."""
+    """Loads in flight; two of them wait for indices, so that three to four real buffers need five or six."""
 
 
 class WeightGradientConfig(NamedTuple):
-    """Blocks of the kernel for the gradient of the weight."""
+    """Block sizes of the kernel for the gradient of the weight."""
 
     block_in: int
     block_out: int
     block_pairs: int
     """Pairs per step."""
     split: int
-    """Runs that the pairs of an offset are cut into."""
+    """Number of runs that the pairs of an offset are divided into."""
     num_warps: int
     num_stages: int
 
 
 class Layer(NamedTuple):
-    """What decides about the blocks of a layer."""
+    """Properties of a layer that determine its block sizes."""
 
     num_outputs: int
     num_offsets: int
@@ -55,13 +55,13 @@ class Layer(NamedTuple):
     channels_out: int
     dtype: torch.dtype
     tf32: bool = False
-    """float32 is multiplied as TF32."""
+    """Whether float32 is multiplied as TF32."""
     backwards: bool = False
-    """The weight is transposed: the gradient of the input."""
+    """Whether the weight is transposed, as for the gradient of the input."""
 
 
 def default_convolution(layer: Layer) -> ConvolutionConfig:
-    """The shipped blocks of a layer: by arithmetic and by what the compiler made of them, not by time on a device."""
+    """Return the default block sizes of a layer, derived from arithmetic and compiler output, not from timings."""
     half = layer.dtype != torch.float32
     on_tensor_cores = half or layer.tf32
     block_m = 128 if on_tensor_cores and layer.num_outputs > 128 * NUM_PROCESSORS else 64
@@ -78,7 +78,7 @@ def default_convolution(layer: Layer) -> ConvolutionConfig:
 
 
 def default_weight_gradient(layer: Layer) -> WeightGradientConfig:
-    """The shipped blocks of a layer's weight gradient, chosen as `default_convolution`."""
+    """Return the default block sizes of a layer's weight gradient, chosen as in `default_convolution`."""
     half = layer.dtype != torch.float32
     widest = 128 if half else 64
     block_in = _power_of_two(layer.channels_in, 16, widest)
@@ -96,7 +96,7 @@ def default_weight_gradient(layer: Layer) -> WeightGradientConfig:
 
 
 def _cover(channels: int, widest: int) -> tuple[int, int]:
-    """Choose one or two blocks of output channels per program: little padding, and rows gathered few times over."""
+    """Choose one or two blocks of output channels per program, with little padding and few repeated gathers."""
     covers = []
     for block in (16, 32, 64, 128, 256):
         for rest in (0, 16, 32, 64):

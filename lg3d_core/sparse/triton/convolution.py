@@ -1,13 +1,13 @@
-"""Sparse convolution as a matrix product that gathers its rows: values, and the gradient of the input.
+"""Sparse convolution as a matrix product with gathered rows: values, and the gradient of the input.
 
     output[v, o] = sum over k, c of input[neighbours[k, v], c] * weight[k, c, o]
     fused:  output[v, o] = max(0, (that sum) * scale[o] + shift[o] + residual[v, o])
 
 v: output voxels, k: kernel offsets, c: input channels, o: output channels. Reference: `lg3d_core.sparse.reference`.
 One program computes a tile of outputs, BLOCK_M rows by BLOCK_N (+ BLOCK_REST) channels, in float32. The offsets that
-the tile needs and the blocks of input channels form one flat loop: Triton overlaps loads with products inside a single
-loop only. A tile is computed by one program in one order: repeated runs are bit-equal. For small levels the loop is cut
-into SPLIT parts, each with a program and float32 sums of its own, which a second kernel adds in order.
+the tile needs and the blocks of input channels form one flat loop, because Triton only overlaps loads with products
+inside a single loop. A tile is computed by one program in a fixed order: repeated runs are bit-equal. For small levels
+the loop is divided into SPLIT parts with separate programs and float32 sums, which a second kernel adds in order.
 """
 
 from typing import NamedTuple
@@ -24,16 +24,16 @@ from lg3d_core.sparse.triton.tiles import tile_table
 
 
 class Epilogue(NamedTuple):
-    """What is done to the sums before they are stored: batch norm with known statistics, residual, ReLU."""
+    """Operations on the sums before they are stored: batch norm with known statistics, residual, ReLU."""
 
     scale: Tensor
-    """Per output channel, float32."""
+    """Scale per output channel, float32."""
     shift: Tensor
-    """As `scale`."""
+    """Shift per output channel, float32."""
     residual: Tensor | None
-    """Shape and dtype of the output, contiguous; added after scale and shift."""
+    """Residual with shape and dtype of the output, contiguous; added after scale and shift."""
     relu: bool
-    """Clip at zero, last."""
+    """Whether to apply a ReLU last."""
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def _store_rows(
     if HAS_RESIDUAL:
         sums += tl.load(residual + place, mask=stored, other=0).to(tl.float32)
     if RELU:
-        sums = tl.maximum(sums, 0, propagate_nan=tl.PropagateNan.ALL)  # what diverged must show
+        sums = tl.maximum(sums, 0, propagate_nan=tl.PropagateNan.ALL)  # divergence must remain visible
     tl.store(output + place, sums.to(output.dtype.element_ty), mask=stored)
 
 
@@ -111,8 +111,8 @@ def _convolve_tiles(
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    # 1. Programs that share a tile's gathered rows are neighbours in the grid. A program may have two blocks of output
-    #    channels, because the sizes of blocks are powers of two, and many layers' widths are not: 96 = 64 + 32.
+    # 1. Programs that share a tile's gathered rows are adjacent in the grid. A program may have two blocks of output
+    #    channels, because block sizes are powers of two, and the widths of many layers are not: 96 = 64 + 32.
     WIDTH: tl.constexpr = BLOCK_N + BLOCK_REST
     COLUMNS: tl.constexpr = (OUT + WIDTH - 1) // WIDTH
     CHANNEL_BLOCKS: tl.constexpr = (IN + BLOCK_K - 1) // BLOCK_K
@@ -156,7 +156,7 @@ def _convolve_tiles(
             if WIDEN:
                 kernel_rest = kernel_rest.to(tl.float32)
             sums_rest = tl.dot(rows, kernel_rest, sums_rest, input_precision=PRECISION)
-    # 3. Outputs lie where the order of the tiles puts them; partial sums stay in that order.
+    # 3. Outputs are stored in the order of the voxels; partial sums stay in the order of the tiles.
     if SPLIT == 1:
         row = tl.load(tile_rows + tile * BLOCK_M + lane).to(tl.int64)
         _store_rows(sums, row, channel, output, scale, shift, residual, OUT, HAS_SCALE, HAS_RESIDUAL, RELU)
@@ -209,16 +209,16 @@ def convolve(
     epilogue: Epilogue | None = None,
     precision: str = "ieee",
 ) -> Tensor:
-    """Launch the kernel over a map, shape `(outputs, out)`.
+    """Launch the kernel over a map and return the output, shape `(outputs, out)`.
 
     Args:
-        features: Shape `(inputs, in)`, contiguous.
+        features: Input features, shape `(inputs, in)`, contiguous.
         weight: Shape `(offsets, in, out)`, same dtype, any strides: transposed for the gradient of the input.
-        kernel_map: Which input meets which output.
-        config: Sizes of the blocks.
-        mirrored: The weight counts its offsets backwards: a map onto its own voxels, on the way back.
-        epilogue: What follows at inference.
-        precision: `ieee` or `tf32`, how float32 is multiplied.
+        kernel_map: Neighbours of every output voxel.
+        config: Block sizes.
+        mirrored: Whether the weight has its offsets in reverse order: a map onto its own voxels in the backward pass.
+        epilogue: Operations after the convolution, at inference.
+        precision: Multiplication of float32, `ieee` or `tf32`.
     """
     num_outputs, num_offsets, channels = kernel_map.num_outputs, kernel_map.num_offsets, weight.shape[2]
     output = features.new_empty(num_outputs, channels)

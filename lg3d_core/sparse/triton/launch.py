@@ -1,4 +1,4 @@
-"""What every kernel launch needs: the right device, and whether kernels are interpreted instead of compiled."""
+"""Helpers for kernel launches: device context and detection of Triton's interpreter."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,14 +14,14 @@ def _probe():
 
 
 INTERPRETED = isinstance(_probe, InterpretedFunction)
-"""TRITON_INTERPRET was set when Triton was loaded: kernels run in NumPy, on the CPU, very slowly."""
+"""Whether TRITON_INTERPRET was set when Triton was imported: kernels then run in NumPy, on the CPU, very slowly."""
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[object]:
-    """The context in which kernels are launched on a tensor's device."""
+    """Return the context in which kernels are launched on a tensor's device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def ceil_div(amount: int, size: int) -> int:
-    """Count the blocks of a size that cover an amount."""
+    """Return the number of blocks of a size that cover an amount."""
     return -(-amount // size)

@@ -1,7 +1,7 @@
-"""The coarser levels of a voxel set, all of them with one trip to the host.
+"""Construction of all coarser levels of a voxel set with one synchronisation.
 
 Reference: `torch.unique` of the coarsened keys, level by level. Here every level stays as long as the finest one,
-filled up with a guard, until the lengths of all levels are read at once.
+padded with a guard, until the lengths of all levels are read together.
 """
 
 import torch
@@ -18,10 +18,10 @@ def build_levels(keys: Tensor, stride: int, num_levels: int) -> list[tuple[Tenso
     Args:
         keys: Sorted, distinct keys of one level, shape `(voxels,)`, int64.
         stride: Tensor stride of that level.
-        num_levels: How many coarser levels to build.
+        num_levels: Number of coarser levels.
 
     Returns:
-        Per level its sorted, distinct keys, and the row of the parent of each voxel of the next finer one, int64.
+        For each level its sorted, distinct keys, and the parent row of each voxel of the next finer level, int64.
     """
     padded, lengths, levels = keys, [], []
     for level in range(num_levels):
@@ -31,7 +31,7 @@ def build_levels(keys: Tensor, stride: int, num_levels: int) -> list[tuple[Tenso
         is_first[1:] = in_order[1:] != in_order[:-1]
         row = torch.cumsum(is_first, dim=0) - 1
         parents = torch.empty_like(row).scatter_(0, order, row)
-        padded = torch.full_like(keys, GUARD).scatter_(0, row, in_order)  # equal keys meet in one row
+        padded = torch.full_like(keys, GUARD).scatter_(0, row, in_order)  # equal keys go to the same row
         lengths.append((is_first & (in_order != GUARD)).sum())
         levels.append((padded, parents))
     if not levels:

@@ -1,6 +1,6 @@
-"""Kernel maps of odd kernels, searched on the GPU.
+"""Neighbour search on the GPU for kernel maps of odd kernels.
 
-    neighbours[k, v] = row of (voxel v + offset k) among the sorted keys, -1 where it is not occupied
+    neighbours[k, v] = row of (voxel v + offset k) among the sorted keys, -1 if it is not occupied
 
 k: kernel offsets, first axis fastest; v: voxels. Reference: `lg3d_core.sparse.kernel_maps.build_submanifold_map`.
 The voxels of one (x, y) column of the kernel are adjacent in the sorted keys: one binary search serves a run along z.
@@ -30,7 +30,7 @@ def _find_neighbours(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # 1. This program's voxels, and its column of the kernel: programs along axis 1 go through (dx, dy).
+    # 1. Voxels of this program, and its column of the kernel: programs along axis 1 iterate over (dx, dy).
     voxel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = voxel < num_voxels
     column = tl.program_id(1)
@@ -39,7 +39,7 @@ def _find_neighbours(
     own = tl.load(keys + voxel, mask=exists, other=0)  # (BLOCK,)
     step = dx.to(tl.int64) * X_STEP + dy.to(tl.int64) * Y_STEP - SIZE // 2
     wanted = own + step * stride
-    # 2. First row whose key is not below the column's lowest: `low <= row < high` shrinks by half each time.
+    # 2. First row whose key is not below the column's lowest: each step halves `low <= row < high`.
     low = tl.zeros([BLOCK], dtype=tl.int32)
     high = low + num_voxels
     for _ in range(num_halvings):
@@ -48,7 +48,7 @@ def _find_neighbours(
         below = (key < wanted) & (low < high)
         low = tl.where(below, middle + 1, low)
         high = tl.where(below, high, middle)
-    # 3. The run along z: the row moves on whenever it is met.
+    # 3. The run along z: the row advances after each match.
     for dz in tl.static_range(SIZE):
         key = tl.load(keys + low, mask=(low < num_voxels) & exists, other=-1)
         found = key == wanted
@@ -60,11 +60,11 @@ def _find_neighbours(
 
 
 def build_submanifold_map(keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
-    """Find the neighbours of every voxel within an odd, centred kernel, without a trip to the host.
+    """Find the neighbours of every voxel within an odd, centred kernel, without a synchronisation.
 
     Args:
         keys: Sorted, distinct keys of one level, shape `(voxels,)`, int64.
-        kernel_size: Edge of the kernel, odd.
+        kernel_size: Edge length of the kernel, odd.
         stride: Tensor stride of the level.
     """
     num_voxels = len(keys)

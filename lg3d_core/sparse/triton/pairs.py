@@ -2,7 +2,7 @@
 
     outputs[k] = the rows v with neighbours[k, v] >= 0, ascending;  inputs[k] = their neighbours[k, v]
 
-Lists have room for every output, and `counts` says how many pairs there are: no size has to be read from the device.
+Lists have space for every output, and `counts` is the number of pairs: no size has to be read from the device.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ BLOCK = 1024
 
 
 class PairLists(NamedTuple):
-    """The pairs of every offset."""
+    """Pairs of every offset."""
 
     inputs: Tensor
     """Input rows, `(offsets, capacity)`, int32; undefined from the offset's count on."""
@@ -47,7 +47,7 @@ def _count_pairs(
 @triton.jit(do_not_specialize=["num_outputs", "num_blocks", "capacity"])
 def _fill_pairs(
     neighbours,  # (offsets, outputs) int32
-    block_ends,  # (offsets, blocks) int32: pairs up to and with each block
+    block_ends,  # (offsets, blocks) int32: pairs up to and including each block
     inputs,  # (offsets, capacity) int32
     outputs,  # (offsets, capacity) int32
     num_outputs,
@@ -68,7 +68,7 @@ def _fill_pairs(
 
 
 def pair_lists(kernel_map: KernelMap) -> PairLists:
-    """Give a map's pairs, made once per map; none of its steps waits for the device."""
+    """Return a map's pairs, which are made once per map, without a synchronisation."""
     wanted = ("triton pairs", kernel_map.is_reversed)
     if wanted not in kernel_map.plans:
         kernel_map.plans[wanted] = _build_pairs(kernel_map)

@@ -1,11 +1,11 @@
-"""The layout over which the convolution kernel runs: tiles of outputs that miss the same offsets.
+"""Layout of the convolution kernel: tiles of outputs that lack the same offsets.
 
     order = rows sorted by (window, occupancy mask), the rarest offset in the highest bit
     tile t = rows order[t * BLOCK : (t + 1) * BLOCK], with a list of the offsets that any of its rows has
 
-Rows with the same neighbours end up together, so that a tile skips the offsets that none of its rows needs. Windows of
-consecutive voxels keep the gathers of a tile close together in memory. All sizes are known without a look at the
-device: each tile's list has room for all offsets, and `counts` says how many are in use.
+Rows with the same neighbours are grouped, so that a tile skips the offsets that none of its rows needs. Windows of
+consecutive voxels keep the gathers of a tile close together in memory. All sizes are known without a synchronisation:
+each tile's list has space for all offsets, and `counts` is the number in use.
 """
 
 from typing import NamedTuple
@@ -19,21 +19,21 @@ from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.triton.launch import ceil_div, device_of
 
 WINDOW_BITS = 16  # outputs per window, as a power of two
-MASK_BITS = 47  # what is left of an int64 for the mask; windows need 15 bits, for 2^31 voxels
+MASK_BITS = 47  # remaining bits of an int64 for the mask; windows need 15 bits, for 2^31 voxels
 BLOCK = 256
 
 
 class TileTable(NamedTuple):
-    """Neighbours tile by tile, without the offsets that a tile does not need."""
+    """Neighbours by tile, without the offsets that a tile does not need."""
 
     rows: Tensor
-    """Output row per place, -1 behind the last: `(tiles, block)`, int32."""
+    """Output row per position, -1 after the last, shape `(tiles, block)`, int32."""
     counts: Tensor
-    """Offsets in use: `(tiles,)`, int32."""
+    """Number of offsets in use, shape `(tiles,)`, int32."""
     offsets: Tensor
-    """Which offsets those are, ascending: `(tiles, offsets)`, int32; undefined from the tile's count on."""
+    """Indices of those offsets, ascending, shape `(tiles, offsets)`, int32; undefined from the tile's count on."""
     neighbours: Tensor
-    """Input row per place, -1 where there is none: `(tiles, offsets, block)`, int32; undefined as `offsets`."""
+    """Input row per position, -1 for none, shape `(tiles, offsets, block)`, int32; undefined as `offsets`."""
 
 
 @triton.jit(do_not_specialize=["num_outputs"])
@@ -89,10 +89,10 @@ def _compact_tiles(
 
 
 def tile_table(kernel_map: KernelMap, block: int) -> TileTable:
-    """Give a map's tiles of a size, made once per map; none of its steps waits for the device.
+    """Return a map's tiles of a size, which are made once per map, without a synchronisation.
 
     Args:
-        kernel_map: The map, with at least one output.
+        kernel_map: Kernel map with at least one output.
         block: Outputs per tile, a power of two.
     """
     wanted = ("triton tiles", kernel_map.is_reversed, block)
@@ -127,7 +127,7 @@ def _order(kernel_map: KernelMap) -> Tensor:
 
 
 def order_by_mask(neighbours: Tensor) -> Tensor:
-    """Sort outputs by window and by which offsets they have, shape `(outputs,)`, int64.
+    """Sort outputs by window and by the offsets that they have, shape `(outputs,)`, int64.
 
     Kernels with more offsets than bits are sorted by their rarest offsets.
     """

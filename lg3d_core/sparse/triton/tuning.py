@@ -1,8 +1,8 @@
-"""Blocks measured on a device, kept in a file, and taken from there in place of the shipped ones.
+"""Block sizes measured on a device and saved in a file, which replace the default ones.
 
-A layer belongs to a class: its channels, kernel, dtype and direction, and the power of two of its outputs. Each device
-has a file, named after it and after Triton's version. Reading the file costs nothing on the device, and `tune` alone
-measures: no process of a distributed run ever waits for another one's measurements.
+Layers are grouped by channels, kernel, dtype, direction, and number of outputs rounded to a power of two. Each device
+has a file, named after it and after Triton's version. Reading the file costs nothing on the device, and only `tune`
+measures: no process of a distributed run ever waits for the measurements of another one.
 """
 
 import json
@@ -40,7 +40,7 @@ Measure = Callable[[Callable[[], object]], float]
 
 
 class LayerCall(NamedTuple):
-    """One layer to tune: what a network convolves, and with how many channels."""
+    """Layer to tune: a kernel map and numbers of channels."""
 
     kernel_map: KernelMap
     channels_in: int
@@ -50,24 +50,24 @@ class LayerCall(NamedTuple):
 
 
 class TunedBlocks(NamedTuple):
-    """What was measured, by class of layer."""
+    """Measured block sizes, by group of layers."""
 
     convolutions: dict[str, ConvolutionConfig]
     weight_gradients: dict[str, WeightGradientConfig]
 
 
 def choose_convolution(layer: Layer, device: torch.device) -> ConvolutionConfig:
-    """Give the blocks measured for a layer's class on this device, or else the shipped ones."""
+    """Return the block sizes measured for a layer's group on this device, or else the default ones."""
     return _tuned(device).convolutions.get(layer_class(layer)) or default_convolution(layer)
 
 
 def choose_weight_gradient(layer: Layer, device: torch.device) -> WeightGradientConfig:
-    """As `choose_convolution`, for the gradient of the weight."""
+    """Return the block sizes for the gradient of the weight, as `choose_convolution`."""
     return _tuned(device).weight_gradients.get(layer_class(layer)) or default_weight_gradient(layer)
 
 
 def layer_class(layer: Layer) -> str:
-    """Name the class of a layer: layers of one class share their blocks."""
+    """Return the name of the group of a layer: layers of one group share their block sizes."""
     dtype = "tf32" if layer.tf32 else str(layer.dtype).removeprefix("torch.")
     way = "back" if layer.backwards else "forth"
     size = max(0, layer.num_outputs - 1).bit_length()
@@ -75,14 +75,14 @@ def layer_class(layer: Layer) -> str:
 
 
 def blocks_path(device: torch.device) -> Path:
-    """The file of a device, in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
+    """Return the path of a device's file, in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lg3d" / "triton"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return folder / (re.sub(r"[^a-z0-9.]+", "-", f"{name} triton {triton.__version__}".lower()) + ".json")
 
 
 def read_blocks(path: Path) -> TunedBlocks:
-    """Read a device's file; without one, nothing was measured.
+    """Read a device's file; empty if it does not exist.
 
     Raises:
         DataError: The file is damaged.
@@ -98,12 +98,14 @@ def read_blocks(path: Path) -> TunedBlocks:
     except FileNotFoundError:
         return TunedBlocks({}, {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"cannot use the measured blocks in {path}: {error}; delete the file to do without") from None
+        raise DataError(
+            f"cannot use the measured blocks in {path}: {error}; delete the file to use the defaults"
+        ) from None
 
 
 def _sizes(sizes: Any) -> list[int]:
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
-        raise ValueError(f"expected whole numbers, got {sizes}")
+        raise ValueError(f"expected integers, got {sizes}")
     return list(sizes)
 
 
@@ -115,18 +117,18 @@ def _tuned(device: torch.device) -> TunedBlocks:
 def tune(
     calls: Iterable[LayerCall], device: torch.device, progress: Progress, *, measure: Measure | None = None
 ) -> Path:
-    """Measure blocks for layers, forward and both gradients, and add the quickest to the device's file.
+    """Measure block sizes for layers, forward and both gradients, and save the fastest in the device's file.
 
-    Blocks that need more than the device has are left out. Each class is measured once.
+    Block sizes that exceed the device's resources are skipped. Each group is measured once.
 
     Args:
-        calls: The layers, with maps on the device.
-        device: Where to measure.
-        progress: Told of every class.
-        measure: Gives the milliseconds of a call; by default the median of ten runs, by the device's clock.
+        calls: Layers, with kernel maps on the device.
+        device: Device to measure on.
+        progress: Reports every group.
+        measure: Returns the milliseconds of a call; by default the median of ten runs, by the device's clock.
 
     Returns:
-        The file.
+        Path of the file.
     """
     path, measure = blocks_path(device), measure or time_on_device
     blocks = read_blocks(path)
@@ -143,7 +145,7 @@ def tune(
                 done.add(kind + name)
                 times = {config: _time(run, config, measure) for config in candidates}
                 best = min(times, key=lambda config: times[config])
-                progress.note(f"{kind}, {name}: {times[best]:.3f} ms, shipped blocks {times[default]:.3f} ms")
+                progress.note(f"{kind}, {name}: {times[best]:.3f} ms, default blocks {times[default]:.3f} ms")
                 (convolutions if kind == "convolution" else weight_gradients)[name] = best
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, "convolutions": convolutions, "weight gradients": weight_gradients}
@@ -182,7 +184,7 @@ def _tasks(call: LayerCall, device: torch.device) -> Iterable[tuple[Layer, str, 
 
 
 def convolution_candidates(default: ConvolutionConfig) -> list[ConvolutionConfig]:
-    """The shipped blocks, and those that differ in one size, or in the rows or columns with the warps."""
+    """Return the default blocks, and those that differ in one size, or in rows or columns together with the warps."""
     _, n, _, k, split, warps, stages = default
     others = [
         *(default._replace(block_m=size, num_warps=count) for size in (64, 128, 256) for count in (4, 8)),
@@ -196,7 +198,7 @@ def convolution_candidates(default: ConvolutionConfig) -> list[ConvolutionConfig
 
 
 def weight_gradient_candidates(default: WeightGradientConfig) -> list[WeightGradientConfig]:
-    """As `convolution_candidates`."""
+    """Return the candidates for the weight gradient, as `convolution_candidates`."""
     block_in, block_out, pairs, split, warps, stages = default
     others = [
         *(default._replace(block_in=size) for size in (block_in // 2, 2 * block_in) if 16 <= size <= 256),
@@ -217,7 +219,7 @@ def _time(run: Callable[[Any], object], config: Any, measure: Measure) -> float:
 
 
 def time_on_device(call: Callable[[], object]) -> float:
-    """Give the median of ten runs in milliseconds, by the device's clock, after two runs that compile and warm up."""
+    """Return the median of ten runs in milliseconds, by the device's clock, after two runs that compile and warm up."""
     call()
     call()
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(NUM_RUNS)]  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""The gradient of a sparse convolution's weight.
+"""Gradient of a sparse convolution's weight.
 
     grad_weight[k, c, o] = sum over p in pairs(k) of input[in(p), c] * grad_output[out(p), o]
 
 k: kernel offsets, p: pairs of an input and an output row, c: input channels, o: output channels. Reference: autograd of
-`lg3d_core.sparse.reference`. The pairs of an offset are cut into `split` runs, each summed in float32 by programs of
-its own; the runs are added in order, without atomics, so that repeated runs are bit-equal.
+`lg3d_core.sparse.reference`. The pairs of an offset are divided into `split` runs, each summed in float32 by separate
+programs; the runs are added in order, without atomics, so that repeated runs are bit-equal.
 """
 
 import torch
@@ -37,12 +37,12 @@ def _multiply_pairs(
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    # 1. Programs that read the same pairs are neighbours in the grid.
+    # 1. Programs that read the same pairs are adjacent in the grid.
     COLUMNS: tl.constexpr = (OUT + BLOCK_OUT - 1) // BLOCK_OUT
     channel_in = tl.program_id(0) // COLUMNS * BLOCK_IN + tl.arange(0, BLOCK_IN)
     channel_out = tl.program_id(0) % COLUMNS * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     part, offset = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    # 2. This part's run of the offset's pairs.
+    # 2. Run of the offset's pairs of this part.
     count = tl.load(pair_counts + offset)
     blocks = (count + BLOCK_PAIRS - 1) // BLOCK_PAIRS
     first = blocks * part // SPLIT
@@ -84,14 +84,14 @@ def weight_gradient(
     *,
     precision: str = "ieee",
 ) -> Tensor:
-    """Launch the kernel over a map: `(offsets, in, out)`, float32.
+    """Launch the kernel over a map and return the gradient, shape `(offsets, in, out)`, float32.
 
     Args:
         features: Input of the forward pass, `(inputs, in)`, contiguous.
-        gradient: Of its output, `(outputs, out)`, contiguous, same dtype.
-        kernel_map: That of the forward pass.
-        config: Sizes of the blocks.
-        precision: `ieee` or `tf32`, how float32 is multiplied.
+        gradient: Gradient of its output, `(outputs, out)`, contiguous, same dtype.
+        kernel_map: Kernel map of the forward pass.
+        config: Block sizes.
+        precision: Multiplication of float32, `ieee` or `tf32`.
     """
     num_offsets, channels_in, channels_out = kernel_map.num_offsets, features.shape[1], gradient.shape[1]
     if kernel_map.num_outputs == 0 or kernel_map.num_inputs == 0:

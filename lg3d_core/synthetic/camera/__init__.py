@@ -1,1 +1,1 @@
-"""A hand-held depth camera in a synthetic room: its path, its frames, and their fusion into a mesh."""
+"""Simulation of a hand-held depth camera in a synthetic room: path, frames, and fusion into a mesh."""

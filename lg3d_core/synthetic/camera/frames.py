@@ -12,19 +12,19 @@ from lg3d_core.synthetic.camera.raycasting import import_open3d
 from lg3d_core.synthetic.shapes import Array, IntArray
 
 NEAR = 0.4
-"""Depth below which nothing is measured, metres."""
+"""Minimum measured depth in metres."""
 LEAST_VALID = 0.12
-"""Frames with a smaller share of valid depth are dropped."""
+"""Minimum share of valid depth; other frames are dropped."""
 
 Float32 = npt.NDArray[np.float32]
 
 
 class Source(NamedTuple):
-    """The surfaces that the camera sees.
+    """Surfaces that the camera sees.
 
     Attributes:
-        xyz: Metres, shape `(vertices, 3)`.
-        faces: Shape `(faces, 3)`.
+        xyz: Positions in metres, shape `(vertices, 3)`.
+        faces: Triangles, shape `(faces, 3)`.
         rgb: Lit colours in 0..1, shape `(vertices, 3)`, float32.
         dropout: Probability that a vertex returns no depth, shape `(vertices,)`, float32.
     """
@@ -36,12 +36,12 @@ class Source(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One frame as the fusion receives it.
+    """Frame in the form that the fusion receives.
 
     Attributes:
-        depth: Metres, 0 where nothing was measured, shape `(rows, columns)`, float32.
-        rgb: In 0..1, shape `(rows, columns, 3)`, float32.
-        extrinsic: Estimated matrix, world to camera, shape `(4, 4)`.
+        depth: Depth in metres, 0 for missing values, shape `(rows, columns)`, float32.
+        rgb: Colours in 0..1, shape `(rows, columns, 3)`, float32.
+        extrinsic: Estimated world-to-camera matrix, shape `(4, 4)`.
         faces: Row of the face of every pixel with valid depth.
     """
 
@@ -61,7 +61,7 @@ def intrinsic_matrix(profile: CameraProfile) -> Array:
 def take_frames(
     source: Source, scene: Any, path: CameraPath, profile: CameraProfile, rng: np.random.Generator
 ) -> Iterator[Frame]:
-    """Yield the frames along a path that were not dropped."""
+    """Yield the frames along a path, except dropped ones."""
     open3d = import_open3d()
     core = open3d.core
     columns, rows = profile.frame_size
@@ -142,7 +142,7 @@ def _measure(
     moved = np.roll(depth, tuple(int(s) for s in shift), axis=(0, 1))
     depth = np.asarray(
         np.where(np.abs(moved - depth) < 0.3, moved, depth), dtype=np.float32
-    )  # edges tremble by a pixel
+    )  # edges are displaced by up to a pixel
     sigma = profile.noise * (0.0012 + 0.0019 * np.square(depth - NEAR)) / np.clip(facing, 0.3, 1.0)
     noise = rng.standard_normal(depth.shape, dtype=np.float32)
     noise = 0.6 * noise + 0.8 * np.repeat(np.repeat(noise[::3, ::3], 3, 0), 3, 1)[:rows, :columns]
@@ -169,7 +169,7 @@ def _average_blocks(depth: Float32, valid: npt.NDArray[np.bool_], edge: int) -> 
 
 
 def _interpolation(fine: int, coarse: int) -> Array:
-    """Return the matrix that interpolates `coarse` values linearly at `fine` places, shape `(fine, coarse)`."""
+    """Return the matrix that interpolates `coarse` values linearly at `fine` positions, shape `(fine, coarse)`."""
     place = np.linspace(0, coarse - 1, fine)
     return np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(coarse)))
 
@@ -182,17 +182,17 @@ def _smooth_field(rng: np.random.Generator, rows: int, columns: int, waves: int)
 
 
 def _expose(rgb: Array, gain: Array, brightness: float, vignette: Array, misaligned: IntArray) -> Array:
-    """Expose for the mean of the frame, half-heartedly, as automatic exposure does."""
+    """Apply an imperfect automatic exposure for the mean of the frame."""
     mean = float(rgb.mean())
     rgb = np.roll(rgb, tuple(int(s) for s in misaligned), axis=(0, 1))
     rgb = rgb * (gain * (brightness / max(mean, 0.05)) ** 0.7) * vignette
-    knee = 0.7  # highlights are compressed, not cut off
+    knee = 0.7  # highlights are compressed, not clipped
     compressed = knee + (1 - knee) * np.tanh((rgb - knee) / (1 - knee))
     return np.where(rgb > knee, compressed, rgb)
 
 
 def _smear(rgb: Array, turn: Array, focal: float, blur: float) -> Array:
-    """Average over the motion of the image, and over neighbours for the lens."""
+    """Blur by the motion of the image, and by the lens."""
     length = int(np.clip(abs(float(turn[0])) * focal * blur, 0, 16))
     steps = range(-(length // 2), length // 2 + 1, max(1, length // 6))
     moved: Array = np.sum([np.roll(rgb, s, axis=1) for s in steps], axis=0) / len(steps)
@@ -200,7 +200,7 @@ def _smear(rgb: Array, turn: Array, focal: float, blur: float) -> Array:
 
 
 class _ColorDrift:
-    """Exposure and white balance that wander from frame to frame."""
+    """Drift of exposure and white balance from frame to frame."""
 
     def __init__(self, profile: CameraProfile, rng: np.random.Generator) -> None:
         self.rng, self.sigma = rng, profile.exposure
@@ -213,7 +213,7 @@ class _ColorDrift:
 
 
 class _PoseError:
-    """Errors of the estimated poses: a slow walk, small noise and a few jumps."""
+    """Errors of the estimated poses: slow drift, small noise and a few jumps."""
 
     def __init__(self, frames: int, profile: CameraProfile, rng: np.random.Generator) -> None:
         keep = 0.97

@@ -1,4 +1,4 @@
-"""Fusion of frames into one mesh, and the things that its vertices belong to."""
+"""Fusion of frames into a mesh, and assignment of its vertices to things."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from lg3d_core.synthetic.camera.raycasting import build_scene, import_open3d
 from lg3d_core.synthetic.shapes import Array, IntArray
 
 BLOCK = 8
-"""Voxels along an edge of a block of the volume: small blocks waste less."""
+"""Voxels along an edge of a block of the volume: small blocks waste less memory."""
 MOST_BLOCKS = 60_000
 CLOSE = 0.1
-"""Vertices farther than this from every surface belong to nothing, metres."""
+"""Distance in metres from every surface beyond which a vertex belongs to no thing."""
 
 
 class FusedMesh(NamedTuple):
-    """A mesh: `xyz` in metres `(vertices, 3)`, `rgb` in 0..1 `(vertices, 3)`, `faces` `(faces, 3)`."""
+    """Mesh with `xyz` in metres `(vertices, 3)`, `rgb` in 0..1 `(vertices, 3)`, `faces` `(faces, 3)`."""
 
     xyz: Array
     rgb: Array
@@ -31,11 +31,11 @@ def fuse(frames: Iterable[Frame], profile: CameraProfile, num_faces: int) -> tup
     Args:
         frames: Depth, colours and poses.
         profile: Camera of the frames.
-        num_faces: Faces of the scene that was seen.
+        num_faces: Number of faces of the observed scene.
 
     Returns:
-        mesh: The surface, without small components.
-        seen: Rows of the faces of the scene that some frame measured.
+        mesh: Fused mesh without small components.
+        seen: Rows of the scene's faces that at least one frame measured.
     """
     open3d = import_open3d()
     core = open3d.core
@@ -83,7 +83,7 @@ def remove_small_components(mesh: FusedMesh, smallest: int) -> FusedMesh:
 
 
 def simplify(mesh: FusedMesh, spacing: float) -> FusedMesh:
-    """Merge the vertices in every cell of an edge of `spacing` metres into their mean."""
+    """Merge the vertices within each cell of `spacing` metres into their mean."""
     cell = np.floor(mesh.xyz / spacing).astype(np.int64)
     cell -= cell.min(axis=0)
     span = cell.max(axis=0) + 1
@@ -102,7 +102,7 @@ def simplify(mesh: FusedMesh, spacing: float) -> FusedMesh:
 
 
 def nearest_things(xyz: Array, source_xyz: Array, source_faces: IntArray, face_thing: IntArray) -> IntArray:
-    """Return the thing of the nearest face of every vertex, -1 where none is close, shape `(vertices,)`."""
+    """Return the thing of the face nearest to each vertex, -1 if none is close, shape `(vertices,)`."""
     core = import_open3d().core
     scene = build_scene(source_xyz, source_faces)
     answer = scene.compute_closest_points(core.Tensor(xyz.astype(np.float32)))

@@ -1,4 +1,4 @@
-"""Light baked into the vertices of a room: ambient occlusion, windows, lamps and their shadows."""
+"""Lighting baked into the vertices of a room: ambient occlusion, windows, lamps and their shadows."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ LIGHTS = ("window", "ceiling light", "lamp", "light")
 MOST_LIGHTS = 4
 OCCLUSION_RAYS = 6
 OCCLUSION_REACH = 0.9
-"""Surfaces nearer than this darken each other, metres."""
+"""Distance in metres below which surfaces darken each other."""
 
 
 def bake_light(room: Room, xyz: Array, normal: Array, faces: IntArray, scene: Any, rng: np.random.Generator) -> Array:
-    """Return the light on every vertex, about 1, for each colour channel, shape `(vertices, 3)`.
+    """Return the light on every vertex per colour channel, about 1, shape `(vertices, 3)`.
 
-    Values of vertices are noisy; they are averaged with their neighbours along the edges of the mesh.
+    The sampled values are noisy and are averaged along the edges of the mesh.
     """
     core = import_open3d().core
     start = xyz + 0.012 * normal
@@ -62,7 +62,7 @@ def bake_light(room: Room, xyz: Array, normal: Array, faces: IntArray, scene: An
 
 
 def _near(normal: Array, rng: np.random.Generator) -> Array:
-    """Cosine-distributed directions about normals."""
+    """Draw cosine-distributed directions around normals."""
     ball = rng.normal(size=normal.shape)
     direction = normal + 0.98 * ball / np.linalg.norm(ball, axis=1, keepdims=True).clip(1e-9)
     unit: Array = direction / np.linalg.norm(direction, axis=1, keepdims=True).clip(1e-6)

@@ -1,4 +1,4 @@
-"""Where a person holds the camera while walking through a room, and where they look."""
+"""Path of a hand-held camera through a room."""
 
 from typing import Any, NamedTuple
 
@@ -11,31 +11,31 @@ from lg3d_core.synthetic.shapes import Array, IntArray
 
 CELL = 0.1
 CLEARANCE = 0.27
-"""Distance of the camera from every surface, metres."""
+"""Minimum distance of the camera from every surface in metres."""
 PROBES = 3000
 CEILING = 2.15
-"""Looks above this height go to the ceiling, metres."""
+"""Height in metres above which a view direction is aimed at the ceiling."""
 HIGH = 1.7
-"""Looks above this height are rarer, metres."""
+"""Height in metres above which view directions are rarer."""
 FRAMES = (240, 460)
 
 
 class CameraPath(NamedTuple):
-    """Eyes in metres, shape `(frames, 3)`, and yaw, pitch and roll in radians, shape `(frames, 3)`."""
+    """Eye positions in metres, shape `(frames, 3)`, and yaw, pitch and roll in radians, shape `(frames, 3)`."""
 
     eye: Array
     angles: Array
 
 
 def walk(room: Room, xyz: Array, scene: Any, profile: CameraProfile, rng: np.random.Generator) -> CameraPath:
-    """Return a path between random free spots; looks go to what was seen least.
+    """Return a path between random free positions; the camera turns to the least observed surfaces.
 
     Args:
-        room: The room.
+        room: Room to scan.
         xyz: Vertices of its surfaces, evenly spaced.
         scene: Ray casting scene of these surfaces.
-        profile: The camera.
-        rng: Random numbers.
+        profile: Properties of the camera.
+        rng: Random number generator.
     """
     core = import_open3d().core
     cells, neighbours = _free_cells(room, scene)
@@ -78,7 +78,7 @@ def walk(room: Room, xyz: Array, scene: Any, profile: CameraProfile, rng: np.ran
 
 
 def camera_matrix(eye: Array, angles: Array) -> Array:
-    """Return the extrinsic matrix, world to camera (x right, y down, z forward), shape `(4, 4)`."""
+    """Return the world-to-camera matrix (x right, y down, z forward), shape `(4, 4)`."""
     yaw, pitch, roll = angles
     forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
     right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
@@ -92,7 +92,7 @@ def camera_matrix(eye: Array, angles: Array) -> Array:
 
 
 def _free_cells(room: Room, scene: Any) -> tuple[Array, list[list[int]]]:
-    """Middles of the cells of the largest connected free area, shape `(cells, 2)`, and the neighbours of each."""
+    """Return the cells' centres in the largest connected free area, shape `(cells, 2)`, and each one's neighbours."""
     core = import_open3d().core
     counts = np.maximum(1, (np.array(room.size[:2]) / CELL).astype(int))
     grid = (np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), axis=-1) + 0.5) * CELL
@@ -139,7 +139,7 @@ def _largest_component(links: list[list[int]]) -> list[int]:
 
 
 def _route(neighbours: list[list[int]], start: int, end: int) -> list[int]:
-    """Cells of a shortest path, without the start."""
+    """Return the cells of a shortest path, without the start."""
     came = {start: start}
     front = [start]
     while front and end not in came:
@@ -172,7 +172,7 @@ def _look(
 
 
 def _remember(position: Array, yaw: float, pitch: float, probes: Array, seen: Array, scene: Any, core: Any) -> None:
-    """Count the probes in the middle of a view that nothing hides."""
+    """Count the visible probes in the centre of a view."""
     ray = probes - position
     distance = np.linalg.norm(ray, axis=1)
     forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])

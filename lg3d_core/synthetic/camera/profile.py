@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class CameraProfile:
-    """A camera and the person who holds it. Lengths in metres, angles in radians, colours in 0..1."""
+    """Camera and its user. Lengths in metres, angles in radians, colours in 0..1."""
 
     field_of_view: float
     """Horizontal opening angle."""
@@ -38,25 +38,25 @@ class CameraProfile:
     tilt: float
     """Standard deviation of the rotation error."""
     jumps: int
-    """Sudden changes of the position error, which double surfaces that are seen before and after."""
+    """Number of jumps of the position error; surfaces that are seen before and after a jump are doubled."""
     looks_up: float
-    """Weight of looks to the ceiling, 1 for that of any other surface."""
+    """Weight of views to the ceiling, relative to any other surface."""
     exposure: float
     """Standard deviation of the drifting exposure and white balance."""
     brightness: float
-    """Mean that the automatic exposure aims at."""
+    """Target mean of the automatic exposure."""
     blur: float
     """Share of the motion between two frames over which colours are smeared."""
     vignette: float
     """Loss of brightness in the corners of a frame."""
     min_weight: float
-    """Frames that must have seen a voxel."""
+    """Minimum number of frames that have seen a voxel."""
     smallest_component: int
-    """Connected components of fewer vertices are removed."""
+    """Minimum number of vertices of a connected component."""
 
 
 def draw_profile(rng: np.random.Generator, *, held_out: bool) -> CameraProfile:
-    """Return a random camera; `held_out` ones differ from the others in opening angle, noise, drift and resolution."""
+    """Return a random camera; `held_out` cameras have another opening angle, noise, drift and resolution."""
 
     def u(low: float, high: float) -> float:
         return float(rng.uniform(low, high))

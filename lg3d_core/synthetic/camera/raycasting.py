@@ -1,4 +1,4 @@
-"""The only place of the generator that loads open3d."""
+"""Ray casting with open3d, which no other module of the generator imports."""
 
 from typing import Any
 
@@ -7,22 +7,22 @@ from lg3d_core.synthetic.shapes import Array, IntArray
 
 
 def import_open3d() -> Any:
-    """Return the module open3d.
+    """Import open3d.
 
     Raises:
-        MissingDependencyError: It is not installed, or a library of the system is missing.
+        MissingDependencyError: open3d is not installed, or a system library is missing.
     """
     try:
         import open3d
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"--scanned needs open3d, and {error.name} is not installed: pip install 'lg3d[view-cpu]' "
-            "(or 'lg3d[view]' where there is no open3d-cpu), or leave --scanned out"
+            "(or 'lg3d[view]' where there is no open3d-cpu), or omit --scanned"
         ) from None
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise MissingDependencyError(
-            f"open3d cannot load ({reason}): apt-get install libusb-1.0-0 libgl1 libegl1, or leave --scanned out"
+            f"open3d cannot load ({reason}): apt-get install libusb-1.0-0 libgl1 libegl1, or omit --scanned"
         ) from None
     open3d.utility.set_verbosity_level(open3d.utility.VerbosityLevel.Error)
     return open3d

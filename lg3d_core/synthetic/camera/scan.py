@@ -1,4 +1,4 @@
-"""A room as a hand-held depth camera scans it."""
+"""Scan of a room with a simulated hand-held depth camera."""
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from lg3d_core.synthetic.shapes import Array
 from lg3d_core.synthetic.textures import hash_cells
 
 SOURCE_SPACING = 0.02
-"""Distance of the vertices that the camera sees, metres: colours and light are kept at vertices."""
-# Probability that a thing returns no depth, because it is transparent, a mirror or polished.
+"""Vertex distance in metres of the scene that the camera sees; colours and light are stored per vertex."""
+# Probability that a transparent, reflective or polished thing returns no depth.
 SHINY = {
     "window": 0.75,
     "mirror": 0.7,
@@ -36,7 +36,7 @@ SHINY = {
     "ceiling light": 0.4,
 }
 DARK = 45.0
-"""Colours below this return less depth, 0..255."""
+"""Colour value in 0..255 below which surfaces return less depth."""
 
 
 def scan_with_camera(
@@ -45,13 +45,13 @@ def scan_with_camera(
     """Scan a furnished room with a random camera.
 
     Args:
-        room: The room.
-        rng: Random numbers.
-        held_out: Draw the camera from the settings that are kept for validation.
-        profile: The camera; None draws one.
+        room: Room to scan.
+        rng: Random number generator.
+        held_out: Whether to draw the camera from the settings reserved for validation.
+        profile: Camera; None draws a random one.
 
     Raises:
-        DataError: No frame showed anything.
+        DataError: No frame contains valid depth.
     """
     profile = profile or draw_profile(rng, held_out=held_out)
     surfaces = sample_surfaces(room, SOURCE_SPACING)
@@ -64,7 +64,7 @@ def scan_with_camera(
     path = walk(room, surfaces.xyz, scene, profile, rng)
     mesh, seen = fuse(take_frames(source, scene, path, profile, rng), profile, len(surfaces.faces))
     if not len(mesh.faces):
-        raise DataError("the camera saw nothing of a room")
+        raise DataError("no frame of the camera contains valid depth")
     faces = surfaces.faces[seen]
     thing = nearest_things(mesh.xyz, surfaces.xyz, faces, surfaces.thing[faces[:, 0]])
     segment, thing = split_by_thing(segment_mesh(mesh.xyz, mesh.faces), thing)
@@ -75,7 +75,7 @@ def scan_with_camera(
 
 
 def _dropout(room: Room, surfaces: Surfaces, base: Array, rng: np.random.Generator) -> Array:
-    """Return the probability that each vertex returns no depth; it varies in patches that stay where they are."""
+    """Return the probability that each vertex returns no depth; it varies in patches that are fixed in space."""
     shiny = np.array([SHINY.get(thing.label, 0.0) * rng.uniform(0.3, 1.3) for thing in room.things])
     polished = np.where(rng.random(len(room.things)) < 0.08, rng.uniform(0.2, 0.7, size=len(room.things)), 0.0)
     dark = np.clip((DARK - base.mean(axis=1)) / DARK, 0, 1) * rng.uniform(0.1, 0.8)

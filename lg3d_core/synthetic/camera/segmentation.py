@@ -1,4 +1,4 @@
-"""Over-segmentation of a mesh by its normals, as ScanNet's segment files are made."""
+"""Over-segmentation of a mesh by its normals, as in ScanNet's segment files."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from lg3d_core.synthetic.shapes import Array, IntArray
 
 THRESHOLD = 0.01
 SMALLEST = 20
-"""Segments of fewer vertices are merged with a neighbour."""
+"""Minimum number of vertices of a segment; smaller ones are merged with a neighbour."""
 SMALLEST_PIECE = 8
-"""Pieces of a segment with fewer vertices take the thing that most of the segment belongs to."""
+"""Minimum number of vertices of a piece of a segment; smaller pieces get the thing of most of the segment."""
 
 
 def segment_mesh(xyz: Array, faces: IntArray, *, threshold: float = THRESHOLD, smallest: int = SMALLEST) -> IntArray:
@@ -18,8 +18,8 @@ def segment_mesh(xyz: Array, faces: IntArray, *, threshold: float = THRESHOLD, s
     segments are joined by an edge whose weight is at most `threshold` / size above the largest weight inside either.
 
     Args:
-        xyz: Metres, shape `(vertices, 3)`.
-        faces: Shape `(faces, 3)`.
+        xyz: Positions in metres, shape `(vertices, 3)`.
+        faces: Triangles, shape `(faces, 3)`.
         threshold: Larger values give larger segments.
         smallest: Segments with fewer vertices are merged with a neighbour.
 
@@ -64,11 +64,11 @@ def segment_mesh(xyz: Array, faces: IntArray, *, threshold: float = THRESHOLD, s
 
 
 def split_by_thing(segment: IntArray, thing: IntArray) -> tuple[IntArray, IntArray]:
-    """Cut segments where things meet, so that each segment lies within one thing.
+    """Split segments at the borders of things, so that each segment belongs to one thing.
 
     Returns:
         segment: Row of one vertex of the segment, shape `(vertices,)`.
-        thing: As passed, but for pieces of few vertices, which take the thing of most of their segment.
+        thing: Thing of each vertex; small pieces get the thing of most of their segment.
     """
     key = segment * np.int64(thing.max() + 2) + thing + 1
     _, first, piece, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""How every kind of thing is built, by category name."""
+"""Builders of all kinds of things, by class name."""
 
 from lg3d_core.synthetic.furniture.catalog import BUILDERS, Builder, build
 

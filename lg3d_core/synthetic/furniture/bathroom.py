@@ -1,11 +1,11 @@
-"""Ceramics, fittings and what stands around in bathrooms. Wall-hung things have their origin at their bottom."""
+"""Bathroom furniture. Wall-mounted things have their origin at their bottom."""
 
 from lg3d_core.synthetic.modelling import Kit, Model
 from lg3d_core.synthetic.shapes import Paint
 
 
 def toilet(m: Model, k: Kit) -> None:
-    """A foot, an oval bowl with a seat, and a cistern at the back."""
+    """Build a foot, an oval bowl with a seat, and a cistern at the back."""
     white = k.white("glaze")
     m.lathe(0, -0.05, (0, 0.2), (0.13, 0.19), white, ((0, -1), (1, -1), (0.8, 1)))
     m.lathe(
@@ -20,7 +20,7 @@ def toilet(m: Model, k: Kit) -> None:
 
 
 def sink(m: Model, k: Kit) -> None:
-    """A basin on a column against the wall."""
+    """Build a basin on a column against the wall."""
     white = k.white("glaze")
     w, d, high = k.u(0.5, 0.6), k.u(0.42, 0.48), k.u(0.8, 0.86)
     m.lathe(0, d * 0.2, (0, high - 0.15), 0.09, white)
@@ -28,7 +28,7 @@ def sink(m: Model, k: Kit) -> None:
 
 
 def basin(m: Model, k: Kit, w: float, d: float, high: float) -> None:
-    """The bowl and tap of a sink whose rim is at `high`; a rim of four boards around a sunken oval."""
+    """Build the bowl and tap of a sink with its rim at `high`: four boards around a sunken oval."""
     white = k.white("glaze")
     m.lathe(
         0,
@@ -44,7 +44,7 @@ def basin(m: Model, k: Kit, w: float, d: float, high: float) -> None:
 
 
 def bathroom_vanity(m: Model, k: Kit) -> None:
-    """A cabinet with doors below a stone plate; the basin is a thing of its own."""
+    """Build a cabinet with doors below a stone plate; the basin is a separate thing."""
     w, d, high = k.u(0.8, 1.2), k.u(0.5, 0.56), k.u(0.78, 0.84)
     paint = k.wood() if k.chance(0.6) else k.white()
     m.box((-w / 2, w / 2), (-d / 2 + 0.05, d / 2), (0, 0.08), paint)
@@ -65,12 +65,12 @@ def bathroom_vanity(m: Model, k: Kit) -> None:
 
 
 def vessel_sink(m: Model, k: Kit) -> None:
-    """A bowl that stands on a vanity."""
+    """Build a bowl that stands on a vanity."""
     basin(m, k, k.u(0.4, 0.46), k.u(0.34, 0.4), 0.17)
 
 
 def bathtub(m: Model, k: Kit) -> None:
-    """A tub with a rim, hollow."""
+    """Build a tub with a rim, hollow."""
     w, d, high = k.u(1.5, 1.7), k.u(0.7, 0.78), k.u(0.46, 0.54)
     white = k.white("glaze")
     rim = 0.07
@@ -83,7 +83,7 @@ def bathtub(m: Model, k: Kit) -> None:
 
 
 def shower_curtain(m: Model, k: Kit) -> None:
-    """Folds that hang from the rod almost to the floor."""
+    """Build folds that hang from the rod almost to the floor."""
     _folds(m, k.u(0.7, 1.2), 1.62, k.bright("weave") if k.chance(0.4) else k.white("weave"))
 
 
@@ -96,13 +96,13 @@ def _folds(m: Model, w: float, high: float, paint: Paint) -> None:
 
 
 def shower_curtain_rod(m: Model, k: Kit) -> None:
-    """A straight tube between two walls."""
+    """Build a straight tube between two walls."""
     w = k.u(1.42, 1.5)
     m.box((-w / 2, w / 2), (-0.014, 0.014), (0, 0.028), k.paint((196, 198, 202), spread=5))
 
 
 def shower(m: Model, k: Kit) -> None:
-    """A corner cabin: tray, two glazed sides with metal edges, and a mixer on the wall."""
+    """Build a corner cabin: tray, two glazed sides with metal edges, and a mixer on the wall."""
     w, high = k.u(0.85, 0.95), k.u(1.9, 2.0)
     metal, glass = k.metal(), k.paint((188, 206, 208), spread=5)
     m.box((-w / 2, w / 2), (-w / 2, w / 2), (0, 0.12), k.white("glaze"))
@@ -114,7 +114,7 @@ def shower(m: Model, k: Kit) -> None:
 
 
 def shower_door(m: Model, k: Kit) -> None:
-    """A glass leaf in a metal frame, at the front of a shower."""
+    """Build a glass leaf in a metal frame, at the front of a shower."""
     w, high = 0.82, 1.75
     metal = k.metal()
     m.box((-w / 2, w / 2), (-0.006, 0.006), (0.03, high - 0.03), k.paint((176, 202, 206), spread=5))
@@ -126,19 +126,19 @@ def shower_door(m: Model, k: Kit) -> None:
 
 
 def shower_wall(m: Model, k: Kit) -> None:
-    """Tiles from the tub's rim upwards."""
+    """Build a shower wall: tiles from the tub's rim upwards."""
     m.box((-0.78, 0.78), (-0.008, 0.008), (0, 1.4), k.paint((188, 204, 210), "tiles", spread=10))
 
 
 def shower_head(m: Model, k: Kit) -> None:
-    """An arm from the wall and a tilted rose."""
+    """Build an arm from the wall and a tilted rose."""
     metal = k.paint((190, 192, 196), spread=5)
     m.rod((0, 0.12, 0.12), (0, -0.06, 0.07), 0.014, metal)
     m.disc((0, -0.09, 0.05), (0, -0.5, -1), 0.075, 0.04, metal)
 
 
 def towel(m: Model, k: Kit) -> None:
-    """A towel over a bar: two hanging layers."""
+    """Build a towel over a bar: two hanging layers."""
     w, high = k.u(0.4, 0.6), k.u(0.5, 0.75)
     paint = k.paint(k.choose(((214, 200, 176), (96, 140, 170), (190, 90, 96), (226, 226, 222))), "fabric", spread=14)
     m.box((-w / 2, w / 2), (-0.04, -0.02), (0, high), paint)
@@ -148,12 +148,12 @@ def towel(m: Model, k: Kit) -> None:
 
 
 def toilet_paper(m: Model, k: Kit) -> None:
-    """A white roll standing on end."""
+    """Build a white roll standing on end."""
     m.lathe(0, 0, (0, 0.1), 0.055, k.white("fabric"))
 
 
 def toilet_paper_holder(m: Model, k: Kit) -> None:
-    """A bracket on the wall with a roll's bar."""
+    """Build a bracket on the wall with a roll's bar."""
     metal = k.metal()
     m.box((-0.08, 0.08), (0.04, 0.06), (0, 0.08), metal)
     m.box((-0.08, -0.06), (-0.05, 0.04), (0.02, 0.05), metal)
@@ -162,26 +162,26 @@ def toilet_paper_holder(m: Model, k: Kit) -> None:
 
 
 def toilet_paper_dispenser(m: Model, k: Kit) -> None:
-    """A large dark drum on the wall."""
+    """Build a large dark drum on the wall."""
     m.disc((0, 0, 0.15), (0, 1, 0), 0.15, 0.12, k.paint((70, 74, 80), spread=10))
     m.box((-0.1, 0.1), (-0.06, 0.06), (-0.02, 0.08), k.paint((70, 74, 80), spread=6))
 
 
 def toilet_seat_cover_dispenser(m: Model, k: Kit) -> None:
-    """A flat white box of paper on the wall."""
+    """Build a flat white box of paper on the wall."""
     m.box((-0.21, 0.21), (-0.03, 0.03), (0, 0.28), k.white())
     m.box((-0.12, 0.12), (-0.035, -0.03), (0.02, 0.12), k.white("fabric"))
 
 
 def paper_towel_dispenser(m: Model, k: Kit) -> None:
-    """A tall grey box with a slot, on the wall."""
+    """Build a tall grey box with a slot, on the wall."""
     m.box((-0.14, 0.14), (-0.1, 0.1), (0.06, 0.42), k.paint((126, 130, 136), spread=12))
     m.box((-0.14, 0.14), (-0.06, 0.1), (0, 0.06), k.dark())
     m.box((-0.08, 0.08), (-0.085, -0.075), (-0.06, 0.06), k.white())
 
 
 def soap_dispenser(m: Model, k: Kit) -> None:
-    """A small bottle with a pump."""
+    """Build a small bottle with a pump."""
     color = k.choose((k.white(), k.bright()))
     m.lathe(0, 0, (0, 0.12), 0.035, color)
     m.box((-0.008, 0.008), (-0.008, 0.008), (0.12, 0.17), k.metal())
@@ -189,7 +189,7 @@ def soap_dispenser(m: Model, k: Kit) -> None:
 
 
 def soap_dish(m: Model, k: Kit) -> None:
-    """A shallow dish with a piece of soap."""
+    """Build a shallow dish with a piece of soap."""
     m.lathe(
         0,
         0,
@@ -202,20 +202,20 @@ def soap_dish(m: Model, k: Kit) -> None:
 
 
 def plunger(m: Model, k: Kit) -> None:
-    """A rubber cup on a stick."""
+    """Build a rubber cup on a stick."""
     m.lathe(0, 0, (0, 0.1), 0.075, k.paint((150, 50, 40), spread=10), ((1, -1), (0.95, 0.2), (0.4, 1), (0, 1)))
     m.box((-0.012, 0.012), (-0.012, 0.012), (0.1, 0.52), k.paint((206, 176, 120), "wood"))
 
 
 def scale(m: Model, k: Kit) -> None:
-    """A flat square on the floor with a dial."""
+    """Build a flat square on the floor with a dial."""
     m.box((-0.15, 0.15), (-0.15, 0.15), (0.01, 0.045), k.choose((k.dark(), k.white())))
     m.box((-0.05, 0.05), (0.06, 0.12), (0.045, 0.05), k.grey())
     m.legs(0.28, 0.28, (0, 0.01), 0.04, k.dark())
 
 
 def mat(m: Model, k: Kit) -> None:
-    """A thick small rug."""
+    """Build a thick small rug."""
     w, d = k.u(0.6, 0.9), k.u(0.42, 0.6)
     m.blob(
         (-w / 2, w / 2),
@@ -227,14 +227,14 @@ def mat(m: Model, k: Kit) -> None:
 
 
 def hair_dryer(m: Model, k: Kit) -> None:
-    """A barrel and a handle, lying."""
+    """Build a barrel and a handle, lying."""
     color = k.choose((k.dark(), k.bright()))
     m.disc((0, 0, 0.045), (1, 0, 0), 0.042, 0.2, color)
     m.box((0.0, 0.045), (-0.17, -0.02), (0.02, 0.06), color)
 
 
 def handicap_bar(m: Model, k: Kit) -> None:
-    """A grab rail, a hand's breadth before the wall."""
+    """Build a grab rail, some centimetres in front of the wall."""
     metal = k.paint((198, 200, 204), spread=5)
     w = k.u(0.7, 0.95)
     m.box((-w / 2, w / 2), (-0.045, -0.012), (0, 0.034), metal)
@@ -243,7 +243,7 @@ def handicap_bar(m: Model, k: Kit) -> None:
 
 
 def bathroom_stall(m: Model, k: Kit) -> None:
-    """Two side panels and a front post around a toilet's place, raised from the floor."""
+    """Build two side panels and a front post around a toilet's place, raised from the floor."""
     w, d = k.u(1.0, 1.15), k.u(1.35, 1.5)
     paint, metal = k.paint(k.choose(((120, 140, 150), (176, 160, 130), (110, 112, 116))), spread=8), k.metal()
     for x in (-w / 2, w / 2):
@@ -253,7 +253,7 @@ def bathroom_stall(m: Model, k: Kit) -> None:
 
 
 def bathroom_stall_door(m: Model, k: Kit) -> None:
-    """A raised leaf with a latch; its origin is the floor."""
+    """Build a raised leaf with a latch; its origin is the floor."""
     m.box((-0.33, 0.33), (-0.014, 0.014), (0.25, 1.88), k.paint(k.choose(((96, 118, 128), (150, 132, 104))), spread=8))
     m.box((-0.28, -0.2), (-0.03, -0.014), (1.0, 1.06), k.metal())
     m.box((0.31, 0.35), (-0.016, 0.016), (0, 1.9), k.metal())

@@ -6,7 +6,7 @@ from lg3d_core.synthetic.modelling import Kit, Model
 
 
 def book(m: Model, k: Kit) -> None:
-    """One to three closed books in a pile."""
+    """Build one to three closed books in a pile."""
     z = 0.0
     for _ in range(k.count(1, 3)):
         w, d, high = k.u(0.15, 0.22), k.u(0.21, 0.28), k.u(0.02, 0.045)
@@ -15,13 +15,13 @@ def book(m: Model, k: Kit) -> None:
 
 
 def books(m: Model, k: Kit) -> None:
-    """A row of books on a shelf, told apart by their spines."""
+    """Build a row of books on a shelf, with different spines."""
     w, d, high = k.u(0.25, 0.5), k.u(0.17, 0.21), k.u(0.22, 0.27)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), k.bright("spines"))
 
 
 def paper(m: Model, k: Kit) -> None:
-    """A few white sheets."""
+    """Build a few white sheets."""
     z = 0.0
     for _ in range(k.count(1, 2)):
         m.box((-0.105, 0.105), (-0.148, 0.148), (z, z + 0.006), k.white("text"), yaw=k.u(-0.5, 0.5))
@@ -29,7 +29,7 @@ def paper(m: Model, k: Kit) -> None:
 
 
 def backpack(m: Model, k: Kit) -> None:
-    """A soft upright body, a front pocket and straps."""
+    """Build a soft upright body, a front pocket and straps."""
     color = k.choose((k.bright("fabric"), k.dark("fabric")))
     m.blob((-0.16, 0.16), (-0.09, 0.1), (0, 0.44), color, power=4)
     m.blob((-0.12, 0.12), (-0.15, -0.06), (0.03, 0.24), color, power=4)
@@ -39,7 +39,7 @@ def backpack(m: Model, k: Kit) -> None:
 
 
 def bag(m: Model, k: Kit) -> None:
-    """A soft bag with two loops."""
+    """Build a soft bag with two loops."""
     color = k.bright("fabric")
     m.blob((-0.19, 0.19), (-0.09, 0.09), (0, 0.28), color, power=3.5)
     for y in (-0.06, 0.06):
@@ -49,7 +49,7 @@ def bag(m: Model, k: Kit) -> None:
 
 
 def paper_bag(m: Model, k: Kit) -> None:
-    """An upright open bag of brown paper."""
+    """Build an upright open bag of brown paper."""
     paint = k.paint((190, 152, 104), spread=8)
     m.box((-0.15, 0.15), (-0.08, 0.08), (0, 0.01), paint)
     for side in (-1, 1):
@@ -58,7 +58,7 @@ def paper_bag(m: Model, k: Kit) -> None:
 
 
 def suitcase(m: Model, k: Kit) -> None:
-    """A ribbed hard shell on wheels with a handle."""
+    """Build a ribbed hard shell on wheels with a handle."""
     color = k.choose((k.bright("weave"), k.dark("weave")))
     w, d, high = k.u(0.4, 0.48), k.u(0.22, 0.28), k.u(0.58, 0.72)
     m.blob((-w / 2, w / 2), (-d / 2, d / 2), (0.05, high), color, power=10)
@@ -69,7 +69,7 @@ def suitcase(m: Model, k: Kit) -> None:
 
 
 def shoe(m: Model, k: Kit) -> None:
-    """A pair, side by side."""
+    """Build a pair of shoes, side by side."""
     color = k.choose((k.dark("fabric"), k.bright("fabric"), k.white("fabric")))
     for x in (-0.06, 0.06):
         m.blob((x - 0.048, x + 0.048), (-0.14, 0.14), (0, 0.06), color, power=3)
@@ -77,14 +77,14 @@ def shoe(m: Model, k: Kit) -> None:
 
 
 def clothes(m: Model, k: Kit) -> None:
-    """A crumpled heap."""
+    """Build a crumpled heap of clothes."""
     for _ in range(k.count(2, 4)):
         x, y, r = k.u(-0.15, 0.15), k.u(-0.12, 0.12), k.u(0.1, 0.2)
         m.blob((x - r, x + r), (y - r, y + r), (0, k.u(0.06, 0.16)), k.bright("fabric"), power=2.4, yaw=k.u(0, 3))
 
 
 def hanging_clothes(m: Model, k: Kit) -> None:
-    """Garments close together on a rail; its origin is their lowest hem."""
+    """Build garments close together on a rail; its origin is their lowest hem."""
     n = k.count(5, 9)
     for i in range(n):
         x, high = -0.07 * n / 2 + 0.07 * i, k.u(0.75, 1.05)
@@ -92,7 +92,7 @@ def hanging_clothes(m: Model, k: Kit) -> None:
 
 
 def jacket(m: Model, k: Kit) -> None:
-    """A jacket that hangs on a wall: body and two sleeves."""
+    """Build a jacket that hangs on a wall: body and two sleeves."""
     color = k.fabric()
     m.blob((-0.21, 0.21), (-0.06, 0.06), (0, 0.7), color, power=5)
     for side in (-1, 1):
@@ -101,17 +101,17 @@ def jacket(m: Model, k: Kit) -> None:
 
 
 def hat(m: Model, k: Kit) -> None:
-    """A crown with a brim."""
+    """Build a crown with a brim."""
     m.lathe(0, 0, (0, 0.12), 0.15, k.fabric(), ((0, -1), (1, -1), (1, -0.8), (0.62, -0.7), (0.55, 1), (0, 1)))
 
 
 def plant(m: Model, k: Kit) -> None:
-    """A large plant in a floor pot."""
+    """Build a large plant in a floor pot."""
     _plant(m, k, k.u(0.15, 0.2), k.u(0.28, 0.36), k.u(0.9, 1.4), leaves=14)
 
 
 def potted_plant(m: Model, k: Kit) -> None:
-    """A small plant in a pot for a table or a sill."""
+    """Build a small plant in a pot for a table or a sill."""
     _plant(m, k, k.u(0.06, 0.09), k.u(0.1, 0.14), k.u(0.26, 0.4), leaves=9)
 
 
@@ -136,7 +136,7 @@ def _plant(m: Model, k: Kit, r: float, pot: float, high: float, *, leaves: int) 
 
 
 def guitar(m: Model, k: Kit) -> None:
-    """Leaning upright: body, waist, neck and head."""
+    """Build a guitar that leans upright: body, waist, neck and head."""
     wood = k.paint((190, 120, 56), "wood", spread=14)
     m.blob((-0.19, 0.19), (-0.05, 0.05), (0, 0.4), wood, power=2.6)
     m.blob((-0.14, 0.14), (-0.05, 0.05), (0.3, 0.54), wood, power=2.6)
@@ -146,7 +146,7 @@ def guitar(m: Model, k: Kit) -> None:
 
 
 def piano(m: Model, k: Kit) -> None:
-    """An upright piano: tall body, a keyboard shelf with white and dark keys, pedals."""
+    """Build an upright piano: tall body, a keyboard shelf with white and dark keys, pedals."""
     dark = k.paint((52, 32, 26), "wood", spread=10)
     m.box((-0.74, 0.74), (-0.02, 0.3), (0, 1.18), dark)
     m.box((-0.74, 0.74), (-0.3, -0.02), (0.58, 0.7), dark)
@@ -158,7 +158,7 @@ def piano(m: Model, k: Kit) -> None:
 
 
 def keyboard_piano(m: Model, k: Kit) -> None:
-    """A long flat keyboard on crossed legs."""
+    """Build a long flat keyboard on crossed legs."""
     dark = k.dark()
     for y in (-0.1, 0.1):
         m.rod((-0.4, y, 0), (0.4, y, 0.68), 0.015, dark)
@@ -168,13 +168,13 @@ def keyboard_piano(m: Model, k: Kit) -> None:
 
 
 def ball(m: Model, k: Kit) -> None:
-    """A ball on the floor."""
+    """Build a ball on the floor."""
     r = k.choose((0.11, 0.12, 0.3))
     m.blob((-r, r), (-r, r), (0, 2 * r), k.bright(), power=2)
 
 
 def dumbbell(m: Model, k: Kit) -> None:
-    """Two weights and a bar."""
+    """Build two weights and a bar."""
     dark = k.dark()
     for x in (-0.11, 0.11):
         m.disc((x, 0, 0.065), (1, 0, 0), 0.065, 0.07, dark)
@@ -182,7 +182,7 @@ def dumbbell(m: Model, k: Kit) -> None:
 
 
 def bicycle(m: Model, k: Kit) -> None:
-    """Two wheels, a frame, a saddle and handlebars, along x."""
+    """Build two wheels, a frame, a saddle and handlebars, along x."""
     frame, dark = k.bright(), k.dark()
     for x in (-0.5, 0.5):
         for n in range(12):
@@ -204,7 +204,7 @@ def bicycle(m: Model, k: Kit) -> None:
 
 
 def ironing_board(m: Model, k: Kit) -> None:
-    """A long padded board on crossed legs."""
+    """Build a long padded board on crossed legs."""
     metal = k.metal()
     m.blob((-0.6, 0.6), (-0.16, 0.16), (0.84, 0.88), k.paint((150, 176, 206), "weave", spread=14), power=4)
     for y in (-0.1, 0.1):
@@ -213,7 +213,7 @@ def ironing_board(m: Model, k: Kit) -> None:
 
 
 def vacuum_cleaner(m: Model, k: Kit) -> None:
-    """An upright cleaner: a wide head, a body and a handle."""
+    """Build an upright cleaner: a wide head, a body and a handle."""
     color = k.bright()
     m.box((-0.16, 0.16), (-0.22, 0.08), (0, 0.1), k.dark())
     m.blob((-0.11, 0.11), (-0.02, 0.16), (0.08, 0.68), color, power=4, lean=0.12)
@@ -221,13 +221,13 @@ def vacuum_cleaner(m: Model, k: Kit) -> None:
 
 
 def broom(m: Model, k: Kit) -> None:
-    """A stick with bristles, upright."""
+    """Build a stick with bristles, upright."""
     m.box((-0.015, 0.015), (-0.015, 0.015), (0.2, 1.32), k.paint((206, 176, 120), "wood"))
     m.box((-0.14, 0.14), (-0.03, 0.03), (0, 0.2), k.paint((214, 186, 80), "fabric", spread=14))
 
 
 def dustpan(m: Model, k: Kit) -> None:
-    """A shallow pan with a handle on the floor."""
+    """Build a shallow pan with a handle on the floor."""
     color = k.bright()
     m.box((-0.13, 0.13), (-0.12, 0.12), (0, 0.015), color)
     m.box((-0.13, 0.13), (0.1, 0.12), (0.015, 0.06), color)
@@ -237,7 +237,7 @@ def dustpan(m: Model, k: Kit) -> None:
 
 
 def ladder(m: Model, k: Kit) -> None:
-    """A step ladder of metal, folded out."""
+    """Build a step ladder of metal, folded out."""
     metal, high = k.paint((186, 188, 190), spread=6), k.u(1.2, 1.6)
     for x in (-0.22, 0.22):
         m.rod((x * 1.15, -0.32, 0), (x * 0.85, 0, high), 0.02, metal)
@@ -251,24 +251,24 @@ def ladder(m: Model, k: Kit) -> None:
 
 
 def laundry_detergent(m: Model, k: Kit) -> None:
-    """A fat bright bottle with a cap and a handle."""
+    """Build a fat bright bottle with a cap and a handle."""
     m.blob((-0.1, 0.1), (-0.06, 0.06), (0, 0.22), k.bright(), power=5)
     m.lathe(-0.03, 0, (0.2, 0.27), 0.035, k.bright())
 
 
 def tissue_box(m: Model, k: Kit) -> None:
-    """A patterned box with a tuft of tissue."""
+    """Build a patterned box with a tuft of tissue."""
     m.box((-0.12, 0.12), (-0.06, 0.06), (0, 0.09), k.bright("print"))
     m.blob((-0.04, 0.04), (-0.02, 0.02), (0.08, 0.15), k.white(), power=2)
 
 
 def candle(m: Model, k: Kit) -> None:
-    """A stout candle."""
+    """Build a stout candle."""
     m.lathe(0, 0, (0, k.u(0.1, 0.16)), 0.04, k.paint((236, 222, 190), spread=10))
 
 
 def person(m: Model, k: Kit) -> None:
-    """Someone standing: legs, trunk, arms and head."""
+    """Build a standing person: legs, trunk, arms and head."""
     skin, shirt, trousers = k.paint((206, 160, 130), spread=22), k.bright("fabric"), k.fabric()
     for x in (-0.09, 0.09):
         m.blob((x - 0.075, x + 0.075), (-0.08, 0.08), (0.06, 0.86), trousers, power=5)
@@ -282,14 +282,14 @@ def person(m: Model, k: Kit) -> None:
 
 
 def object_(m: Model, k: Kit) -> None:
-    """Something that nobody could name: two odd pieces."""
+    """Build an unidentifiable object of two irregular pieces."""
     w = k.u(0.1, 0.25)
     m.blob((-w / 2, w / 2), (-w * 0.4, w * 0.4), (0, k.u(0.08, 0.24)), k.bright(), power=k.u(2, 8), yaw=k.u(0, 1))
     m.box((-w * 0.2, w * 0.5), (-w * 0.3, w * 0.2), (0, k.u(0.05, 0.15)), k.grey(), yaw=k.u(0, 1))
 
 
 def decoration(m: Model, k: Kit) -> None:
-    """A turned vase or figure with a glaze."""
+    """Build a turned vase or figure with a glaze."""
     high = k.u(0.18, 0.34)
     m.lathe(
         0,
@@ -302,20 +302,20 @@ def decoration(m: Model, k: Kit) -> None:
 
 
 def globe(m: Model, k: Kit) -> None:
-    """A terrestrial globe on a foot; its label lies outside the 200 categories."""
+    """Build a terrestrial globe on a foot; its label lies outside the 200 categories."""
     m.lathe(0, 0, (0, 0.03), 0.09, k.wood())
     m.box((-0.01, 0.01), (-0.01, 0.01), (0.03, 0.08), k.wood())
     m.blob((-0.13, 0.13), (-0.13, 0.13), (0.07, 0.33), k.paint((60, 110, 170), "print", spread=8), power=2)
 
 
 def rug(m: Model, k: Kit) -> None:
-    """A large flat rug; its label lies outside the 200 categories."""
+    """Build a large flat rug; its label lies outside the 200 categories."""
     w, d = k.u(1.3, 1.9), k.u(0.9, 1.3)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, 0.005), k.bright("weave"))
 
 
 def easel(m: Model, k: Kit) -> None:
-    """Three legs and a canvas; its label lies outside the 200 categories."""
+    """Build three legs and a canvas; its label lies outside the 200 categories."""
     wood = k.wood()
     for x in (-0.3, 0.3):
         m.rod((x, -0.2, 0), (x * 0.2, 0, 1.6), 0.018, wood)

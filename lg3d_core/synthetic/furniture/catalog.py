@@ -1,4 +1,4 @@
-"""Every builder by name. A variant has a name of its own and the label of its family."""
+"""All builders by name. A variant has its own name and the label of its family."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ BUILDERS: dict[str, Builder] = {
 
 UNANNOTATED = ""
 
-# name -> (label, builder): other shapes of a category that already has one, and things that nobody annotated.
+# name -> (label, builder): further shapes of classes that have a builder, and unannotated things.
 VARIANTS: dict[str, tuple[str, Builder]] = {
     "clutter": (UNANNOTATED, object_),
     "row of books": ("book", books),
@@ -45,12 +45,12 @@ VARIANTS: dict[str, tuple[str, Builder]] = {
 
 
 def label_of(name: str) -> str:
-    """The category that a builder's name stands for."""
+    """Return the class of a builder's name."""
     return VARIANTS[name][0] if name in VARIANTS else name
 
 
 def build(name: str, kit: Kit) -> Model:
-    """Build one thing of that name with the room's materials."""
+    """Build a thing by name with the room's materials."""
     model = Model(label_of(name))
     builder = VARIANTS[name][1] if name in VARIANTS else BUILDERS[name]
     builder(model, kit)

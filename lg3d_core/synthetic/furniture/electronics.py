@@ -4,7 +4,7 @@ from lg3d_core.synthetic.modelling import Kit, Model
 
 
 def monitor(m: Model, k: Kit) -> None:
-    """A screen on a foot."""
+    """Build a screen on a foot."""
     w, high = k.u(0.48, 0.62), k.u(0.3, 0.37)
     dark = k.dark()
     m.lathe(0, 0, (0, 0.02), (0.13, 0.1), dark)
@@ -14,7 +14,7 @@ def monitor(m: Model, k: Kit) -> None:
 
 
 def tv(m: Model, k: Kit) -> None:
-    """Larger than a monitor, on a low wide foot."""
+    """Build a TV: larger than a monitor, on a low wide foot."""
     w = k.u(0.95, 1.3)
     high, dark = w * 0.58, k.paint((24, 24, 28), spread=5)
     m.box((-w * 0.2, w * 0.2), (-0.11, 0.11), (0, 0.02), dark)
@@ -26,7 +26,7 @@ def tv(m: Model, k: Kit) -> None:
 
 
 def laptop(m: Model, k: Kit) -> None:
-    """A keyboard half and a screen half, opened."""
+    """Build a keyboard half and a screen half, opened."""
     w, d = k.u(0.31, 0.37), k.u(0.22, 0.26)
     body = k.choose((k.grey(), k.dark()))
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, 0.02), body)
@@ -42,17 +42,17 @@ def laptop(m: Model, k: Kit) -> None:
 
 
 def keyboard(m: Model, k: Kit) -> None:
-    """A flat board of keys."""
+    """Build a flat board of keys."""
     m.box((-0.22, 0.22), (-0.075, 0.075), (0, 0.022), k.choose((k.dark("keys"), k.grey("keys"), k.white("keys"))))
 
 
 def mouse(m: Model, k: Kit) -> None:
-    """A small rounded thing beside a keyboard."""
+    """Build a small rounded thing beside a keyboard."""
     m.blob((-0.034, 0.034), (-0.058, 0.058), (0, 0.042), k.choose((k.dark(), k.white())), power=2.5)
 
 
 def computer_tower(m: Model, k: Kit) -> None:
-    """An upright dark case with drive bays."""
+    """Build an upright dark case with drive bays."""
     w, d, high = k.u(0.18, 0.22), k.u(0.42, 0.5), k.u(0.4, 0.48)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0.01, high), k.dark())
     m.legs(w, d, (0, 0.01), 0.03, k.dark())
@@ -62,7 +62,7 @@ def computer_tower(m: Model, k: Kit) -> None:
 
 
 def printer(m: Model, k: Kit) -> None:
-    """A pale box with a paper tray before and one behind."""
+    """Build a pale box with a paper tray before and one behind."""
     w, d, high = k.u(0.42, 0.5), k.u(0.34, 0.4), k.u(0.22, 0.3)
     body = k.choose((k.white(), k.grey()))
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), body)
@@ -73,7 +73,7 @@ def printer(m: Model, k: Kit) -> None:
 
 
 def copier(m: Model, k: Kit) -> None:
-    """Waist-high, with paper drawers, a slot in the middle and a lid."""
+    """Build a copier: waist-high, with paper drawers, a slot in the middle and a lid."""
     w, d = k.u(0.62, 0.75), k.u(0.58, 0.66)
     body, dark = k.paint((206, 206, 200), spread=8), k.dark()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0.05, 0.68), body)
@@ -90,7 +90,7 @@ def copier(m: Model, k: Kit) -> None:
 
 
 def telephone(m: Model, k: Kit) -> None:
-    """A desk set with a receiver across it."""
+    """Build a desk set with a receiver across it."""
     dark = k.dark()
     m.box((-0.1, 0.1), (-0.1, 0.1), (0, 0.05), dark)
     m.box((-0.03, 0.09), (-0.08, 0.04), (0.05, 0.056), k.grey("keys"))
@@ -98,7 +98,7 @@ def telephone(m: Model, k: Kit) -> None:
 
 
 def speaker(m: Model, k: Kit) -> None:
-    """An upright dark box with two round cones."""
+    """Build an upright dark box with two round cones."""
     w, d, high = k.u(0.16, 0.22), k.u(0.18, 0.24), k.u(0.3, 0.42)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), k.paint((50, 40, 36), "wood", spread=10))
     m.disc((0, -d / 2 - 0.006, high * 0.32), (0, -1, 0), w * 0.38, 0.012, k.grey())
@@ -106,7 +106,7 @@ def speaker(m: Model, k: Kit) -> None:
 
 
 def headphones(m: Model, k: Kit) -> None:
-    """Two cups and a bow, lying."""
+    """Build two cups and a bow, lying."""
     color = k.choose((k.dark(), k.bright()))
     for x in (-0.08, 0.08):
         m.lathe(x, 0, (0, 0.045), 0.045, color)
@@ -116,20 +116,20 @@ def headphones(m: Model, k: Kit) -> None:
 
 
 def power_strip(m: Model, k: Kit) -> None:
-    """A long flat bar of sockets."""
+    """Build a long flat bar of sockets."""
     m.box((-0.19, 0.19), (-0.028, 0.028), (0, 0.035), k.white())
     for n in range(5):
         m.box((-0.165 + n * 0.07, -0.115 + n * 0.07), (-0.018, 0.018), (0.035, 0.039), k.dark())
 
 
 def paper_cutter(m: Model, k: Kit) -> None:
-    """A ruled board with a long arm at one side."""
+    """Build a ruled board with a long arm at one side."""
     m.box((-0.22, 0.22), (-0.17, 0.17), (0, 0.03), k.paint((96, 120, 96), "tiles", spread=10))
     m.rod((0.225, 0.16, 0.04), (0.225, -0.22, 0.1), 0.014, k.dark())
 
 
 def projector(m: Model, k: Kit) -> None:
-    """A white box with a lens, on a pole from the ceiling; its origin is its bottom and its pole 0.45 m long."""
+    """Build a white box with a lens, on a pole from the ceiling; its origin is its bottom and its pole 0.45 m long."""
     white = k.white()
     m.box((-0.18, 0.18), (-0.14, 0.14), (0, 0.12), white)
     m.disc((0.08, -0.155, 0.06), (0, -1, 0), 0.045, 0.04, k.dark())
@@ -137,7 +137,7 @@ def projector(m: Model, k: Kit) -> None:
 
 
 def fan(m: Model, k: Kit) -> None:
-    """A round cage on a pole with a foot."""
+    """Build a round cage on a pole with a foot."""
     body = k.choose((k.white(), k.dark()))
     high = k.u(1.0, 1.2)
     m.lathe(0, 0, (0, 0.04), 0.19, body)
@@ -147,7 +147,7 @@ def fan(m: Model, k: Kit) -> None:
 
 
 def lamp(m: Model, k: Kit) -> None:
-    """A table lamp: foot, stem and a lit shade."""
+    """Build a table lamp: foot, stem and a lit shade."""
     high, r = k.u(0.4, 0.55), k.u(0.13, 0.18)
     foot = k.choose((k.metal(), k.bright("glaze"), k.wood()))
     m.lathe(
@@ -158,7 +158,7 @@ def lamp(m: Model, k: Kit) -> None:
 
 
 def floor_lamp(m: Model, k: Kit) -> None:
-    """A lamp as high as a person."""
+    """Build a lamp as high as a person."""
     high = k.u(1.45, 1.7)
     metal = k.metal()
     m.lathe(0, 0, (0, 0.03), 0.15, metal)
@@ -167,13 +167,13 @@ def floor_lamp(m: Model, k: Kit) -> None:
 
 
 def alarm_clock(m: Model, k: Kit) -> None:
-    """A small dark box with a lit face."""
+    """Build a small dark box with a lit face."""
     m.box((-0.09, 0.09), (-0.04, 0.04), (0, 0.08), k.dark())
     m.box((-0.075, 0.075), (-0.046, -0.04), (0.015, 0.065), k.paint((150, 40, 40), "screen"))
 
 
 def washing_machine(m: Model, k: Kit) -> None:
-    """A white cube with a dark round door."""
+    """Build a white cube with a dark round door."""
     white = k.white()
     m.box((-0.3, 0.3), (-0.28, 0.28), (0.02, 0.85), white)
     m.box((-0.28, 0.28), (-0.26, 0.26), (0, 0.02), k.dark())
@@ -184,7 +184,7 @@ def washing_machine(m: Model, k: Kit) -> None:
 
 
 def clothes_dryer(m: Model, k: Kit) -> None:
-    """A white cube with a square door and a raised panel at the back."""
+    """Build a white cube with a square door and a raised panel at the back."""
     white = k.white()
     m.box((-0.33, 0.33), (-0.3, 0.3), (0, 0.92), white)
     m.box((-0.22, 0.22), (-0.325, -0.3), (0.3, 0.75), white)
@@ -195,7 +195,7 @@ def clothes_dryer(m: Model, k: Kit) -> None:
 
 
 def machine(m: Model, k: Kit) -> None:
-    """A vending machine: a bright front with a window of goods."""
+    """Build a vending machine: a bright front with a window of goods."""
     w, d, high = k.u(0.85, 1.0), k.u(0.7, 0.8), k.u(1.75, 1.85)
     body = k.bright()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), body)

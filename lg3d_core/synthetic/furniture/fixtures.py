@@ -1,4 +1,4 @@
-"""What is fixed to walls and ceilings. The origin is the bottom, the back (+y) touches the wall."""
+"""Fixtures on walls and ceilings. The origin is at the bottom; the back (+y) touches the wall."""
 
 from lg3d_core.synthetic.modelling import FABRICS, Kit, Model
 
@@ -13,24 +13,24 @@ def _framed(m: Model, k: Kit, w: float, high: float, texture: str, rgb: tuple[fl
 
 
 def picture(m: Model, k: Kit) -> None:
-    """A framed painting of blurred patches."""
+    """Build a framed painting of blurred patches."""
     w = k.u(0.35, 0.8)
     _framed(m, k, w, w * k.u(0.65, 1.2), "print", k.choose(((150, 120, 90), (90, 120, 150), (120, 140, 90))))
 
 
 def poster(m: Model, k: Kit) -> None:
-    """A sheet without a frame, upright and vivid."""
+    """Build a sheet without a frame, upright and vivid."""
     w = k.u(0.45, 0.6)
     m.box((-w / 2, w / 2), (-0.006, 0.006), (0, w * 1.4), k.bright("print"))
 
 
 def mirror(m: Model, k: Kit) -> None:
-    """A pale bluish pane in a frame."""
+    """Build a pale bluish pane in a frame."""
     _framed(m, k, k.u(0.5, 0.8), k.u(0.6, 0.9), "screen", (176, 190, 200))
 
 
 def clock(m: Model, k: Kit) -> None:
-    """A round white face with a dark rim and hands."""
+    """Build a round white face with a dark rim and hands."""
     r = k.u(0.13, 0.17)
     m.disc((0, 0, r), (0, -1, 0), r, 0.04, k.dark())
     m.disc((0, -0.022, r), (0, -1, 0), r * 0.85, 0.01, k.white())
@@ -38,13 +38,13 @@ def clock(m: Model, k: Kit) -> None:
 
 
 def calendar(m: Model, k: Kit) -> None:
-    """A picture above a grid of days."""
+    """Build a picture above a grid of days."""
     m.box((-0.15, 0.15), (-0.008, 0.008), (0.24, 0.46), k.bright("print"))
     m.box((-0.15, 0.15), (-0.008, 0.008), (0, 0.24), k.white("tiles"))
 
 
 def whiteboard(m: Model, k: Kit) -> None:
-    """White in a metal frame, with scribbles and a ledge."""
+    """Build a whiteboard: white in a metal frame, with scribbles and a ledge."""
     w = k.u(1.3, 2.2)
     m.box((-w / 2, w / 2), (-0.005, 0.02), (0, 1.05), k.paint((240, 242, 244), "scribble", spread=3))
     for z in (-0.025, 1.05):
@@ -53,7 +53,7 @@ def whiteboard(m: Model, k: Kit) -> None:
 
 
 def blackboard(m: Model, k: Kit) -> None:
-    """Dark green slate in a wooden frame."""
+    """Build a blackboard: dark green slate in a wooden frame."""
     w = k.u(1.8, 2.6)
     wood = k.wood()
     m.box((-w / 2, w / 2), (-0.005, 0.02), (0, 1.1), k.paint((44, 66, 56), "scribble", spread=6))
@@ -62,7 +62,7 @@ def blackboard(m: Model, k: Kit) -> None:
 
 
 def bulletin_board(m: Model, k: Kit) -> None:
-    """Cork with papers pinned on it."""
+    """Build a bulletin board: cork with papers pinned on it."""
     w, high = k.u(0.9, 1.3), k.u(0.6, 0.85)
     _framed(m, k, w, high, "granite", (188, 146, 96))
     for _ in range(k.count(3, 6)):
@@ -71,13 +71,13 @@ def bulletin_board(m: Model, k: Kit) -> None:
 
 
 def board(m: Model, k: Kit) -> None:
-    """A plain panel of a pale colour, felt or pegboard."""
+    """Build a plain panel of a pale colour, felt or pegboard."""
     w = k.u(0.8, 1.2)
     m.box((-w / 2, w / 2), (-0.012, 0.012), (0, k.u(0.6, 0.9)), k.paint((172, 160, 150), "weave", spread=20))
 
 
 def projector_screen(m: Model, k: Kit) -> None:
-    """A white sheet below a roller case."""
+    """Build a white sheet below a roller case."""
     w = k.u(1.5, 2.0)
     m.box((-w / 2 - 0.05, w / 2 + 0.05), (-0.05, 0.05), (1.2, 1.3), k.dark())
     m.box((-w / 2, w / 2), (-0.006, 0.006), (0, 1.2), k.paint((244, 244, 246), spread=2))
@@ -85,39 +85,39 @@ def projector_screen(m: Model, k: Kit) -> None:
 
 
 def light_switch(m: Model, k: Kit) -> None:
-    """A small white plate with a rocker."""
+    """Build a small white plate with a rocker."""
     m.box((-0.045, 0.045), (-0.008, 0.008), (0, 0.125), k.white())
     m.box((-0.018, 0.018), (-0.016, -0.008), (0.035, 0.09), k.white())
 
 
 def power_outlet(m: Model, k: Kit) -> None:
-    """A small plate near the floor with two dark sockets."""
+    """Build a small plate near the floor with two dark sockets."""
     m.box((-0.045, 0.045), (-0.008, 0.008), (0, 0.125), k.white())
     for z in (0.02, 0.075):
         m.box((-0.02, 0.02), (-0.012, -0.008), (z, z + 0.03), k.dark())
 
 
 def vent(m: Model, k: Kit) -> None:
-    """A grille of slats."""
+    """Build a grille of slats."""
     m.box((-0.2, 0.2), (-0.01, 0.01), (0, 0.26), k.paint((186, 186, 182), "weave", spread=8))
     for n in range(4):
         m.box((-0.18, 0.18), (-0.018, -0.01), (0.03 + n * 0.06, 0.05 + n * 0.06), k.grey())
 
 
 def fire_alarm(m: Model, k: Kit) -> None:
-    """A small red box with a white bar."""
+    """Build a small red box with a white bar."""
     m.box((-0.06, 0.06), (-0.03, 0.03), (0, 0.13), k.paint((196, 34, 34), spread=6))
     m.box((-0.04, 0.04), (-0.04, -0.03), (0.05, 0.08), k.white())
 
 
 def sign(m: Model, k: Kit) -> None:
-    """A small coloured plate with writing."""
+    """Build a small coloured plate with writing."""
     w = k.u(0.2, 0.34)
     m.box((-w / 2, w / 2), (-0.01, 0.01), (0, w * 0.6), k.bright("text"))
 
 
 def fire_extinguisher(m: Model, k: Kit) -> None:
-    """A red cylinder with a black head and hose, on a bracket."""
+    """Build a red cylinder with a black head and hose, on a bracket."""
     m.lathe(0, 0, (0, 0.42), 0.075, k.paint((196, 28, 30), spread=8), ((0, -1), (1, -1), (1, 0.75), (0.4, 1), (0, 1)))
     m.box((-0.03, 0.03), (-0.03, 0.03), (0.42, 0.5), k.dark())
     m.rod((0.03, 0, 0.46), (0.1, -0.02, 0.2), 0.012, k.dark())
@@ -125,7 +125,7 @@ def fire_extinguisher(m: Model, k: Kit) -> None:
 
 
 def radiator(m: Model, k: Kit) -> None:
-    """White ribs between two tubes, on feet."""
+    """Build a radiator: white ribs between two tubes, on feet."""
     w, high = k.u(0.8, 1.3), k.u(0.55, 0.65)
     white = k.white()
     ribs = round(w / 0.1)
@@ -139,7 +139,7 @@ def radiator(m: Model, k: Kit) -> None:
 
 
 def fireplace(m: Model, k: Kit) -> None:
-    """A surround of stone, a mantel and a dark opening."""
+    """Build a surround of stone, a mantel and a dark opening."""
     stone = k.paint((166, 100, 80), "brick", spread=14) if k.chance(0.6) else k.paint((206, 202, 194), "granite")
     for x in (-0.55, 0.55):
         m.box((x - 0.15, x + 0.15), (-0.18, 0.18), (0, 1.0), stone)
@@ -150,24 +150,24 @@ def fireplace(m: Model, k: Kit) -> None:
 
 
 def pipe(m: Model, k: Kit) -> None:
-    """A vertical pipe along a wall."""
+    """Build a vertical pipe along a wall."""
     m.lathe(0, 0, (0, 2.15), 0.045, k.paint((196, 190, 178), spread=12), ((1, -1), (1, 1)))
 
 
 def ceiling_light(m: Model, k: Kit) -> None:
-    """A round lit dome below the ceiling; its top is its origin plus 0.12."""
+    """Build a round lit dome below the ceiling; its top is its origin plus 0.12."""
     m.blob((-0.19, 0.19), (-0.19, 0.19), (0, 0.22), k.paint((250, 246, 226), spread=2), power=2.4)
 
 
 def light(m: Model, k: Kit) -> None:
-    """A long fluorescent fitting below the ceiling."""
+    """Build a long fluorescent fitting below the ceiling."""
     m.box((-0.6, 0.6), (-0.09, 0.09), (0.04, 0.1), k.white())
     for y in (-0.04, 0.04):
         m.box((-0.57, 0.57), (y - 0.016, y + 0.016), (0, 0.04), k.paint((250, 250, 244), spread=2))
 
 
 def curtain(m: Model, k: Kit) -> None:
-    """Folds from above a window to below it; the origin is the lower hem."""
+    """Build folds from above a window to below it; the origin is the lower hem."""
     w, high = k.u(0.4, 0.7), k.u(1.65, 1.95)
     paint = k.paint(k.choose(FABRICS), "weave", spread=16)
     folds = max(3, round(w / 0.1))
@@ -178,7 +178,7 @@ def curtain(m: Model, k: Kit) -> None:
 
 
 def blinds(m: Model, k: Kit) -> None:
-    """Slats before a window; the origin is the lowest one."""
+    """Build slats before a window; the origin is the lowest one."""
     w, high = k.blind_width, k.u(0.6, 1.1)
     paint = k.white("slats")
     m.box((-w / 2, w / 2), (-0.02, 0.02), (high, high + 0.05), paint)
@@ -186,7 +186,7 @@ def blinds(m: Model, k: Kit) -> None:
 
 
 def wall_shelf(m: Model, k: Kit) -> None:
-    """A board on two brackets."""
+    """Build a board on two brackets."""
     w = k.u(0.6, 1.0)
     wood = k.wood()
     m.box((-w / 2, w / 2), (-0.11, 0.11), (0.1, 0.125), wood)
@@ -196,7 +196,7 @@ def wall_shelf(m: Model, k: Kit) -> None:
 
 
 def wall_tv(m: Model, k: Kit) -> None:
-    """A television on a wall bracket."""
+    """Build a television on a wall bracket."""
     w = k.u(1.0, 1.35)
     m.box((-w / 2, w / 2), (-0.045, 0.0), (0, w * 0.57), k.paint((24, 24, 28), spread=5))
     m.box(
@@ -209,7 +209,7 @@ def wall_tv(m: Model, k: Kit) -> None:
 
 
 def mailbox(m: Model, k: Kit) -> None:
-    """A bank of small metal doors."""
+    """Build a bank of small metal doors."""
     m.box((-0.5, 0.5), (-0.15, 0.15), (0, 0.8), k.paint((170, 160, 130), "tiles", spread=10))
 
 

@@ -1,4 +1,4 @@
-"""Appliances, large and small, and what is eaten and drunk from."""
+"""Kitchen appliances and tableware."""
 
 from lg3d_core.synthetic.modelling import Kit, Model
 from lg3d_core.synthetic.shapes import Paint
@@ -9,7 +9,7 @@ def _appliance(k: Kit) -> Paint:
 
 
 def kitchen_sink(m: Model, k: Kit) -> None:
-    """A steel basin with a high tap, for the hole in a worktop; its origin is the basin's floor."""
+    """Build a steel basin with a high tap, for the hole in a worktop; its origin is the basin's floor."""
     steel = k.paint((172, 174, 178), spread=6)
     for side in (-1, 1):
         x = sorted((side * 0.27, side * 0.25))
@@ -22,13 +22,13 @@ def kitchen_sink(m: Model, k: Kit) -> None:
 
 
 def kitchen_counter(m: Model, k: Kit) -> None:
-    """One module of worktop, at its own height."""
+    """Build one module of worktop, at its own height."""
     m.box((-0.3, 0.3), (-0.31, 0.29), (0, 0.04), k.worktop)
     m.top((-0.3, 0.3), (-0.3, 0.28), 0.04)
 
 
 def sink_counter(m: Model, k: Kit) -> None:
-    """A module of worktop with a hole for the basin."""
+    """Build a module of worktop with a hole for the basin."""
     for x in ((-0.3, -0.271), (0.271, 0.3)):
         m.box(x, (-0.31, 0.29), (0, 0.04), k.worktop)
     for y in ((-0.31, -0.221), (0.221, 0.29)):
@@ -36,7 +36,7 @@ def sink_counter(m: Model, k: Kit) -> None:
 
 
 def stove(m: Model, k: Kit) -> None:
-    """A range: oven door with a window, a bar handle, four dark plates and a panel with knobs."""
+    """Build a range: oven door with a window, a bar handle, four dark plates and a panel with knobs."""
     body = _appliance(k)
     m.box((-0.3, 0.3), (-0.3, 0.3), (0.05, 0.9), body)
     m.box((-0.28, 0.28), (-0.24, 0.28), (0, 0.05), k.dark())
@@ -51,7 +51,7 @@ def stove(m: Model, k: Kit) -> None:
 
 
 def oven(m: Model, k: Kit) -> None:
-    """Built in: a black glass front with a bar, in a tall cupboard."""
+    """Build a built-in oven in a tall cupboard: a black glass front with a bar."""
     body, dark = k.kitchen, k.dark()
     m.box((-0.3, 0.3), (-0.28, 0.3), (0, 1.6), body)
     m.box((-0.28, 0.28), (-0.31, -0.28), (0.75, 1.3), dark)
@@ -60,7 +60,7 @@ def oven(m: Model, k: Kit) -> None:
 
 
 def refrigerator(m: Model, k: Kit) -> None:
-    """Tall, two doors one above the other, long handles."""
+    """Build a refrigerator: tall, two doors one above the other, long handles."""
     w, d, high = k.u(0.62, 0.76), k.u(0.62, 0.7), k.u(1.65, 1.85)
     body = _appliance(k)
     m.box((-w / 2, w / 2), (-d / 2 + 0.05, d / 2), (0.03, high), body)
@@ -74,7 +74,7 @@ def refrigerator(m: Model, k: Kit) -> None:
 
 
 def mini_fridge(m: Model, k: Kit) -> None:
-    """Knee-high, one door."""
+    """Build a mini fridge: knee-high, one door."""
     w, high = k.u(0.44, 0.5), k.u(0.5, 0.85)
     body = k.choose((k.dark(), k.white()))
     m.box((-w / 2, w / 2), (-w / 2 + 0.04, w / 2), (0, high), body)
@@ -84,7 +84,7 @@ def mini_fridge(m: Model, k: Kit) -> None:
 
 
 def dishwasher(m: Model, k: Kit) -> None:
-    """A worktop-high front with a panel."""
+    """Build a worktop-high front with a panel."""
     body = _appliance(k)
     m.box((-0.3, 0.3), (-0.28, 0.28), (0.1, 0.86), body)
     m.box((-0.3, 0.3), (-0.2, 0.28), (0, 0.1), k.dark())
@@ -94,7 +94,7 @@ def dishwasher(m: Model, k: Kit) -> None:
 
 
 def range_hood(m: Model, k: Kit) -> None:
-    """A flared hood with a chimney; its origin is its bottom."""
+    """Build a flared hood with a chimney; its origin is its bottom."""
     metal = k.paint((158, 160, 164), spread=8)
     m.box((-0.3, 0.3), (-0.24, 0.24), (0, 0.06), metal)
     m.box((-0.22, 0.22), (-0.12, 0.24), (0.06, 0.16), metal)
@@ -102,7 +102,7 @@ def range_hood(m: Model, k: Kit) -> None:
 
 
 def microwave(m: Model, k: Kit) -> None:
-    """A box with a dark window at the left and keys at the right."""
+    """Build a box with a dark window at the left and keys at the right."""
     w, d, high = k.u(0.46, 0.54), k.u(0.32, 0.38), k.u(0.26, 0.31)
     body = k.choose((k.white(), k.dark(), k.grey()))
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0.01, high), body)
@@ -112,7 +112,7 @@ def microwave(m: Model, k: Kit) -> None:
 
 
 def toaster(m: Model, k: Kit) -> None:
-    """A rounded box with two dark slots and a lever."""
+    """Build a rounded box with two dark slots and a lever."""
     body = k.choose((k.metal(), k.bright()))
     m.blob((-0.14, 0.14), (-0.09, 0.09), (0, 0.19), body, power=7)
     for y in (-0.035, 0.035):
@@ -121,7 +121,7 @@ def toaster(m: Model, k: Kit) -> None:
 
 
 def toaster_oven(m: Model, k: Kit) -> None:
-    """A low box with a glass door and knobs in a column."""
+    """Build a low box with a glass door and knobs in a column."""
     metal = k.metal()
     m.box((-0.21, 0.21), (-0.15, 0.15), (0.02, 0.24), metal)
     m.legs(0.4, 0.28, (0, 0.02), 0.03, k.dark())
@@ -132,7 +132,7 @@ def toaster_oven(m: Model, k: Kit) -> None:
 
 
 def coffee_maker(m: Model, k: Kit) -> None:
-    """A foot, a column, a head, and a glass jug between."""
+    """Build a foot, a column, a head, and a glass jug between."""
     dark = k.dark()
     m.box((-0.1, 0.1), (-0.12, 0.12), (0, 0.03), dark)
     m.box((-0.1, 0.1), (0.03, 0.12), (0.03, 0.33), dark)
@@ -148,7 +148,7 @@ def coffee_maker(m: Model, k: Kit) -> None:
 
 
 def coffee_kettle(m: Model, k: Kit) -> None:
-    """A belly with a spout, a handle and a knob."""
+    """Build a belly with a spout, a handle and a knob."""
     body = k.choose((k.metal(), k.bright()))
     m.lathe(0, 0, (0, 0.17), 0.09, body, ((0, -1), (1, -1), (1, -0.4), (0.5, 0.9), (0.15, 1), (0, 1)))
     m.rod((0.07, 0, 0.07), (0.15, 0, 0.16), 0.016, body)
@@ -157,7 +157,7 @@ def coffee_kettle(m: Model, k: Kit) -> None:
 
 
 def dish_rack(m: Model, k: Kit) -> None:
-    """Wires with plates standing in them."""
+    """Build wires with plates standing in them."""
     metal = k.paint((196, 198, 200), spread=6)
     m.legs(0.42, 0.3, (0, 0.12), 0.012, metal)
     m.box((-0.21, 0.21), (-0.15, 0.15), (0.02, 0.03), metal)
@@ -168,7 +168,7 @@ def dish_rack(m: Model, k: Kit) -> None:
 
 
 def plate(m: Model, k: Kit) -> None:
-    """A shallow round dish."""
+    """Build a shallow round dish."""
     m.lathe(
         0,
         0,
@@ -180,7 +180,7 @@ def plate(m: Model, k: Kit) -> None:
 
 
 def bowl(m: Model, k: Kit) -> None:
-    """A deep round dish."""
+    """Build a deep round dish."""
     color = k.bright("glaze")
     m.lathe(
         0,
@@ -193,14 +193,14 @@ def bowl(m: Model, k: Kit) -> None:
 
 
 def cup(m: Model, k: Kit) -> None:
-    """A mug with a handle."""
+    """Build a mug with a handle."""
     color = k.bright("glaze") if k.chance(0.6) else k.white("glaze")
     m.lathe(0, 0, (0, 0.1), 0.042, color, ((0, -1), (1, -1), (1, 1), (0.88, 1), (0.88, -0.8), (0, -0.8)))
     m.box((0.042, 0.07), (-0.008, 0.008), (0.02, 0.08), color)
 
 
 def bottle(m: Model, k: Kit) -> None:
-    """Dark glass with a neck and a label."""
+    """Build a bottle: dark glass with a neck and a label."""
     glass = k.paint(k.choose(((40, 80, 48), (92, 52, 28), (150, 40, 44))), spread=10)
     high, r = k.u(0.26, 0.32), k.u(0.036, 0.042)
     m.lathe(0, 0, (0, high), r, glass, ((0, -1), (1, -1), (1, 0.2), (0.4, 0.5), (0.36, 1), (0, 1)))
@@ -208,7 +208,7 @@ def bottle(m: Model, k: Kit) -> None:
 
 
 def water_bottle(m: Model, k: Kit) -> None:
-    """Clear blue plastic with a cap."""
+    """Build a water bottle: clear blue plastic with a cap."""
     m.lathe(
         0,
         0,
@@ -221,7 +221,7 @@ def water_bottle(m: Model, k: Kit) -> None:
 
 
 def water_pitcher(m: Model, k: Kit) -> None:
-    """A wide jug with a large handle."""
+    """Build a wide jug with a large handle."""
     color = k.paint((168, 198, 210), spread=12)
     m.lathe(0, 0, (0, 0.25), 0.075, color, ((0, -1), (0.8, -1), (0.9, 0), (1, 1), (0.9, 1), (0.75, -0.9), (0, -0.9)))
     m.box((0.07, 0.13), (-0.012, 0.012), (0.19, 0.215), color)
@@ -229,14 +229,14 @@ def water_pitcher(m: Model, k: Kit) -> None:
 
 
 def paper_towel_roll(m: Model, k: Kit) -> None:
-    """A tall white roll on a peg."""
+    """Build a tall white roll on a peg."""
     m.lathe(0, 0, (0, 0.015), 0.08, k.wood())
     m.lathe(0, 0, (0.015, 0.28), 0.062, k.white("fabric"))
     m.lathe(0, 0, (0.28, 0.32), 0.012, k.wood())
 
 
 def tray(m: Model, k: Kit) -> None:
-    """A flat board with a raised rim."""
+    """Build a flat board with a raised rim."""
     paint = k.bright() if k.chance(0.5) else k.wood()
     m.box((-0.21, 0.21), (-0.15, 0.15), (0, 0.012), paint)
     for side in (-1, 1):
@@ -245,7 +245,7 @@ def tray(m: Model, k: Kit) -> None:
 
 
 def water_cooler(m: Model, k: Kit) -> None:
-    """A white column with taps and a blue bottle on its head."""
+    """Build a white column with taps and a blue bottle on its head."""
     white = k.white()
     m.box((-0.16, 0.16), (-0.16, 0.16), (0, 0.98), white)
     m.box((-0.1, 0.1), (-0.175, -0.16), (0.68, 0.84), k.dark())
@@ -262,7 +262,7 @@ def water_cooler(m: Model, k: Kit) -> None:
 
 
 def case_of_water_bottles(m: Model, k: Kit) -> None:
-    """Shrink-wrapped bottles: a low block with a grid of caps."""
+    """Build shrink-wrapped bottles: a low block with a grid of caps."""
     m.box((-0.2, 0.2), (-0.13, 0.13), (0, 0.19), k.paint((164, 200, 222), "weave", spread=8))
     for x in (-0.15, -0.05, 0.05, 0.15):
         for y in (-0.085, 0.0, 0.085):

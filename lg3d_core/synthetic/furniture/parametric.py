@@ -1,4 +1,4 @@
-"""Furniture put together from independent random choices, so that no two pieces of a category are the same."""
+"""Furniture from independent random choices, so that no two pieces of a class are the same."""
 
 import numpy as np
 
@@ -84,31 +84,31 @@ def _table(m: Model, k: Kit, w: float, d: float, high: float) -> None:
 
 
 def table(m: Model, k: Kit) -> None:
-    """A table of any shape."""
+    """Build a table of any shape."""
     w = k.u(0.7, 2.0)
     _table(m, k, w, min(w, k.u(0.6, 1.1)), k.u(0.68, 0.79))
 
 
 def dining_table(m: Model, k: Kit) -> None:
-    """A table for two to eight."""
+    """Build a table for two to eight."""
     w = k.u(0.85, 2.1)
     _table(m, k, w, min(w, k.u(0.75, 1.05)), k.u(0.71, 0.79))
 
 
 def coffee_table(m: Model, k: Kit) -> None:
-    """Low, of any shape."""
+    """Build a coffee table: low, of any shape."""
     w = k.u(0.6, 1.35)
     _table(m, k, w, min(w, k.u(0.45, 0.8)), k.u(0.3, 0.5))
 
 
 def end_table(m: Model, k: Kit) -> None:
-    """Small, of any shape."""
+    """Build an end table: small, of any shape."""
     w = k.u(0.35, 0.62)
     _table(m, k, w, w * k.u(0.85, 1.1), k.u(0.42, 0.66))
 
 
 def _drawers(m: Model, k: Kit, x: Interval, y: float, z: Interval, columns: int, rows: int, paint: Paint) -> None:
-    """Fronts before the plane `y`: drawers or doors with handles of one style, or gaps alone."""
+    """Add fronts before the plane `y`: drawers or doors with handles of one style, or only gaps."""
     handle = k.choose(("bar", "bar", "knob", "none", "long"))
     metal = k.metal() if k.chance(0.7) else k.dark()
     wide, tall = (x[1] - x[0]) / columns, (z[1] - z[0]) / rows
@@ -129,7 +129,7 @@ def _drawers(m: Model, k: Kit, x: Interval, y: float, z: Interval, columns: int,
 
 
 def _chest(m: Model, k: Kit, w: float, d: float, high: float, columns: int, rows: int, paint: Paint) -> None:
-    """A carcass on a plinth or on feet with fronts, and a plate of another colour at times."""
+    """Build a carcass with fronts on a plinth or feet, sometimes with a plate of another colour."""
     foot = k.u(0.0, 0.16)
     if foot > 0.07:
         m.legs(w, d, (0, foot), k.u(0.03, 0.06), paint, inset=0.02)
@@ -148,7 +148,7 @@ def _chest(m: Model, k: Kit, w: float, d: float, high: float, columns: int, rows
 
 
 def cabinet(m: Model, k: Kit) -> None:
-    """Doors, drawers or both, from low and wide to tall."""
+    """Build a cabinet: doors, drawers or both, from low and wide to tall."""
     high = k.u(0.65, 1.1) if k.chance(0.6) else k.u(1.2, 2.1)
     w = k.u(0.5, 1.6) if high < 1.2 else k.u(0.5, 1.1)
     columns = max(1, round(w / k.u(0.35, 0.55)))
@@ -156,7 +156,7 @@ def cabinet(m: Model, k: Kit) -> None:
 
 
 def dresser(m: Model, k: Kit) -> None:
-    """Drawers in one to three columns."""
+    """Build a dresser: drawers in one to three columns."""
     columns = k.count(1, 3)
     high = k.u(0.72, 1.0) if columns > 1 else k.u(0.85, 1.25)
     w = columns * k.u(0.42, 0.6) + (0.2 if columns == 1 else 0)
@@ -164,7 +164,7 @@ def dresser(m: Model, k: Kit) -> None:
 
 
 def nightstand(m: Model, k: Kit) -> None:
-    """A small chest, or a small table with a drawer."""
+    """Build a small chest, or a small table with a drawer."""
     w, d, high = k.u(0.36, 0.6), k.u(0.33, 0.46), k.u(0.45, 0.7)
     paint = k.wood() if k.chance(0.7) else _any_material(k)
     if k.chance(0.6):
@@ -178,7 +178,7 @@ def nightstand(m: Model, k: Kit) -> None:
 
 
 def tv_stand(m: Model, k: Kit) -> None:
-    """Low and wide, with doors, drawers or open boards."""
+    """Build a TV stand: low and wide, with doors, drawers or open boards."""
     w, d, high = k.u(1.0, 2.0), k.u(0.36, 0.5), k.u(0.38, 0.68)
     if k.chance(0.5):
         _chest(m, k, w, d, high, k.count(2, 4), k.count(1, 2), _any_material(k))
@@ -187,7 +187,7 @@ def tv_stand(m: Model, k: Kit) -> None:
 
 
 def wardrobe(m: Model, k: Kit) -> None:
-    """As high as a door or higher."""
+    """Build a wardrobe: as high as a door or higher."""
     doors = k.count(2, 4)
     paint = k.wood() if k.chance(0.6) else _any_material(k)
     _chest(m, k, doors * k.u(0.4, 0.55), k.u(0.5, 0.66), k.u(1.75, 2.25), doors, 1, paint)
@@ -232,7 +232,7 @@ def _fill(m: Model, k: Kit, share: float) -> None:
 
 
 def bookshelf(m: Model, k: Kit) -> None:
-    """Closed or open at the back, one to three columns, half or full height; often full of books."""
+    """Build a bookshelf: closed or open at the back, one to three columns, half or full height; often full of books."""
     boards = k.count(3, 7)
     columns = k.choose((1, 1, 2, 3))
     high = (boards - 1) * k.u(0.28, 0.4)
@@ -243,7 +243,7 @@ def bookshelf(m: Model, k: Kit) -> None:
 
 
 def shelf(m: Model, k: Kit) -> None:
-    """Open boards, at times on metal posts, at times with boxes that belong to it."""
+    """Build a shelf: open boards, at times on metal posts, at times with boxes that belong to it."""
     boards = k.count(2, 5)
     high = (boards - 1) * k.u(0.35, 0.5)
     _boards(m, k, k.u(0.6, 1.6), k.u(0.26, 0.5), high, boards, _any_material(k), back=k.chance(0.3))
@@ -252,7 +252,7 @@ def shelf(m: Model, k: Kit) -> None:
 
 
 def desk(m: Model, k: Kit) -> None:
-    """A plate with drawers at one side, both or neither, a back panel, an L shape or a hutch at times."""
+    """Build a plate with drawers at one side, both or neither, a back panel, an L shape or a hutch at times."""
     w, d, high = k.u(0.95, 1.9), k.u(0.5, 0.85), k.u(0.70, 0.78)
     plate = _any_material(k)
     leg = plate if k.chance(0.6) else _any_material(k)
@@ -295,7 +295,7 @@ def desk(m: Model, k: Kit) -> None:
 
 
 def chair(m: Model, k: Kit) -> None:
-    """Any seat, support and back."""
+    """Build a chair: any seat, support and back."""
     w, d, seat, high = k.u(0.37, 0.52), k.u(0.37, 0.5), k.u(0.4, 0.5), k.u(0.74, 1.08)
     frame = k.choose((k.wood, k.wood, k.metal, k.metal, k.dark, k.white))()
     cover = frame if k.chance(0.3) else k.choose((k.fabric, k.fabric, k.bright, k.dark, k.wood, k.white))()
@@ -388,18 +388,18 @@ def _sofa(m: Model, k: Kit, w: float, seats: int) -> None:
 
 
 def couch(m: Model, k: Kit) -> None:
-    """Two to four seats, with any arms, back and cushions, or a chaise longue."""
+    """Build two to four seats, with any arms, back and cushions, or a chaise longue."""
     seats = k.count(2, 4)
     _sofa(m, k, seats * k.u(0.52, 0.74) + k.u(0.15, 0.5), seats)
 
 
 def sofa_chair(m: Model, k: Kit) -> None:
-    """One seat of any couch."""
+    """Build one seat of any couch."""
     _sofa(m, k, k.u(0.7, 1.1), 1)
 
 
 def armchair(m: Model, k: Kit) -> None:
-    """An upholstered chair with arms: a small sofa or a wooden frame with pads."""
+    """Build an upholstered chair with arms: a small sofa or a wooden frame with pads."""
     if k.chance(0.5):
         _sofa(m, k, k.u(0.62, 0.85), 1)
         return
@@ -417,7 +417,7 @@ def armchair(m: Model, k: Kit) -> None:
 
 
 def bed(m: Model, k: Kit) -> None:
-    """Any frame and head; made, half made or rumpled; a bunk bed at times."""
+    """Build a bed: any frame and head; made, half made or rumpled; a bunk bed at times."""
     w, d = k.choose((0.92, 0.98, 1.2, 1.4, 1.55, 1.65, 1.85)) + k.u(-0.03, 0.03), k.u(1.9, 2.12)
     frame = k.wood() if k.chance(0.6) else _any_material(k)
     base = k.choose(("legs", "box", "drawers", "metal"))
@@ -502,7 +502,7 @@ def _bedding(m: Model, k: Kit, w: float, d: float, high: float, thick: float) ->
 
 
 def clothes(m: Model, k: Kit) -> None:
-    """A heap of soft lumps."""
+    """Build a heap of soft lumps."""
     size = k.u(0.2, 0.45)
     paint = k.fabric()
     for _ in range(k.count(2, 6)):
@@ -513,7 +513,7 @@ def clothes(m: Model, k: Kit) -> None:
 
 
 def bag(m: Model, k: Kit) -> None:
-    """A soft bag with a strap."""
+    """Build a soft bag with a strap."""
     w, d, high = k.u(0.2, 0.5), k.u(0.1, 0.26), k.u(0.18, 0.42)
     cloth = k.fabric() if k.chance(0.5) else k.bright()
     m.blob((-w / 2, w / 2), (-d / 2, d / 2), (0, high), cloth, power=k.u(2.5, 6))
@@ -525,7 +525,7 @@ def bag(m: Model, k: Kit) -> None:
 
 
 def box(m: Model, k: Kit) -> None:
-    """A carton or a case, closed or with open flaps."""
+    """Build a carton or a case, closed or with open flaps."""
     w, d, high = k.u(0.15, 0.6), k.u(0.15, 0.45), k.u(0.08, 0.5)
     card = k.paint((176, 138, 92), "plain", spread=16) if k.chance(0.6) else _any_material(k)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), card)
@@ -538,7 +538,7 @@ def box(m: Model, k: Kit) -> None:
 
 
 def ottoman(m: Model, k: Kit) -> None:
-    """Round or square, padded."""
+    """Build an ottoman: round or square, padded."""
     w, d, high = k.u(0.38, 0.9), k.u(0.38, 0.7), k.u(0.33, 0.48)
     cloth = k.fabric()
     if k.chance(0.3):
@@ -549,7 +549,7 @@ def ottoman(m: Model, k: Kit) -> None:
 
 
 def lamp(m: Model, k: Kit) -> None:
-    """A foot, a stem and a shade of any profile."""
+    """Build a foot, a stem and a shade of any profile."""
     high, r = k.u(0.28, 0.65), k.u(0.08, 0.2)
     body = k.choose((k.metal, k.wood, k.white, k.bright, k.dark))()
     m.lathe(0, 0, (0, 0.03), r * k.u(0.4, 0.8), body)
@@ -561,7 +561,7 @@ def lamp(m: Model, k: Kit) -> None:
 
 
 def kitchen_base(m: Model, k: Kit, width: float) -> None:
-    """A base cabinet of a width: a drawer above a door, drawers alone, or doors alone."""
+    """Build a base cabinet of a width: a drawer above a door, drawers alone, or doors alone."""
     w, d, high = width, 0.58, 0.86
     m.box((-w / 2, w / 2), (-d / 2 + 0.06, d / 2), (0, 0.1), k.dark())
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0.1, high), k.kitchen)
@@ -575,7 +575,7 @@ def kitchen_base(m: Model, k: Kit, width: float) -> None:
 
 
 def kitchen_wall_unit(m: Model, k: Kit, width: float, high: float) -> None:
-    """A wall cabinet of a width; its origin is its bottom."""
+    """Build a wall cabinet of a width; its origin is its bottom."""
     w, d = width, 0.34
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), k.kitchen)
     _drawers(m, k, (-w / 2, w / 2), -d / 2, (0, high), max(1, round(w / 0.42)), 1, k.kitchen)
@@ -606,4 +606,4 @@ PARAMETRIC: dict[str, Builder] = {
     "ottoman": ottoman,
     "lamp": lamp,
 }
-"""Category -> its builder; the others are built as in plain rooms."""
+"""Builder by class; the other classes are built as in plain rooms."""

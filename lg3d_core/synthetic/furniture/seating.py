@@ -1,4 +1,4 @@
-"""What people sit on: one shape, a seat with a back, varied the way the words are."""
+"""Seating: similar shapes for the different words."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from lg3d_core.synthetic.shapes import Paint
 
 
 def chair(m: Model, k: Kit) -> None:
-    """Four legs, a seat and an upright back of slats or a board."""
+    """Build four legs, a seat and an upright back of slats or a board."""
     w, d, seat, high = k.u(0.40, 0.47), k.u(0.40, 0.46), k.u(0.43, 0.47), k.u(0.80, 0.95)
     frame = k.wood() if k.chance(0.7) else k.metal()
     cushion = k.fabric() if k.chance(0.35) else frame
@@ -25,7 +25,7 @@ def chair(m: Model, k: Kit) -> None:
 
 
 def office_chair(m: Model, k: Kit) -> None:
-    """A five-armed base on castors, a column, an upholstered seat, back and perhaps arm rests."""
+    """Build a five-armed base on castors, a column, an upholstered seat, back and perhaps arm rests."""
     w, seat, high = k.u(0.46, 0.52), k.u(0.44, 0.52), k.u(0.90, 1.10)
     dark = k.dark()
     cloth = k.paint((52, 54, 62), "fabric", spread=14) if k.chance(0.75) else k.fabric()
@@ -47,7 +47,7 @@ def office_chair(m: Model, k: Kit) -> None:
 
 
 def folded_chair(m: Model, k: Kit) -> None:
-    """A folded metal chair that leans against a wall: two tubes, a flat seat and a flat back, all in one plane."""
+    """Build a folded metal chair that leans against a wall: two tubes, a flat seat and a flat back in one plane."""
     w, high = k.u(0.44, 0.48), k.u(0.95, 1.05)
     frame = k.paint((112, 112, 116), spread=8)
     plate = k.paint((164, 150, 124), spread=14) if k.chance(0.5) else frame
@@ -77,7 +77,7 @@ def _upholstered(m: Model, k: Kit, w: float, *, cloth: Paint, seats: int, arm: f
 
 
 def couch(m: Model, k: Kit) -> None:
-    """Two or three seats between arms."""
+    """Build two or three seats between arms."""
     seats = k.count(2, 3)
     _upholstered(
         m, k, 0.68 * seats + k.u(0.2, 0.4), cloth=k.fabric(), seats=seats, arm=k.u(0.14, 0.22), high=k.u(0.76, 0.9)
@@ -85,12 +85,12 @@ def couch(m: Model, k: Kit) -> None:
 
 
 def sofa_chair(m: Model, k: Kit) -> None:
-    """One seat of a couch, low and wide."""
+    """Build one seat of a couch, low and wide."""
     _upholstered(m, k, k.u(0.92, 1.08), cloth=k.fabric(), seats=1, arm=k.u(0.16, 0.22), high=k.u(0.74, 0.86))
 
 
 def armchair(m: Model, k: Kit) -> None:
-    """A chair with open wooden arms and a padded, high back."""
+    """Build a chair with open wooden arms and a padded, high back."""
     w, d, seat, high = k.u(0.60, 0.70), k.u(0.62, 0.72), k.u(0.41, 0.46), k.u(0.92, 1.06)
     frame, cloth = k.wood(), k.fabric()
     m.legs(w, d, (0, seat + 0.18), 0.045, frame)
@@ -103,7 +103,7 @@ def armchair(m: Model, k: Kit) -> None:
 
 
 def stool(m: Model, k: Kit) -> None:
-    """A round seat on three or four legs, at times as high as a bar."""
+    """Build a round seat on three or four legs, at times as high as a bar."""
     high, r = (k.u(0.62, 0.76) if k.chance(0.4) else k.u(0.42, 0.5)), k.u(0.16, 0.2)
     frame = k.wood() if k.chance(0.6) else k.metal()
     legs = k.count(3, 4)
@@ -115,7 +115,7 @@ def stool(m: Model, k: Kit) -> None:
 
 
 def bench(m: Model, k: Kit) -> None:
-    """A long seat without a back."""
+    """Build a long seat without a back."""
     w, d, high = k.u(1.0, 1.6), k.u(0.34, 0.44), k.u(0.42, 0.48)
     wood = k.wood()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (high - 0.05, high), wood)
@@ -127,7 +127,7 @@ def bench(m: Model, k: Kit) -> None:
 
 
 def ottoman(m: Model, k: Kit) -> None:
-    """A padded block to put one's feet on."""
+    """Build a padded block to put one's feet on."""
     w, d, high = k.u(0.5, 0.75), k.u(0.45, 0.6), k.u(0.38, 0.45)
     cloth = k.fabric()
     m.legs(w, d, (0, 0.06), 0.05, k.wood(), inset=0.04)
@@ -136,7 +136,7 @@ def ottoman(m: Model, k: Kit) -> None:
 
 
 def seat(m: Model, k: Kit) -> None:
-    """Joined moulded shells on a beam, as in waiting rooms."""
+    """Build joined moulded shells on a beam, as in waiting rooms."""
     shells = k.count(3, 4)
     color = k.bright()
     metal = k.metal()
@@ -153,7 +153,7 @@ def seat(m: Model, k: Kit) -> None:
 
 
 def cushion(m: Model, k: Kit) -> None:
-    """A square throw cushion that lies on a seat."""
+    """Build a square throw cushion that lies on a seat."""
     w = k.u(0.34, 0.44)
     m.blob((-w / 2, w / 2), (-w / 2, w / 2), (0, 0.13), k.bright("weave"), power=2.8)
 

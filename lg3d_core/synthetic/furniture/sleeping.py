@@ -1,10 +1,10 @@
-"""Beds and what lies on them."""
+"""Beds and bedding."""
 
 from lg3d_core.synthetic.modelling import FABRICS, Kit, Model
 
 
 def bed(m: Model, k: Kit) -> None:
-    """A frame with head and foot board, a mattress and a bedspread; its head is at the back."""
+    """Build a frame with head and foot board, a mattress and a bedspread; its head is at the back."""
     w, d = k.choose((0.95, 1.25, 1.45, 1.6)) + k.u(-0.03, 0.03), k.u(1.98, 2.1)
     wood = k.wood()
     high = k.u(0.48, 0.58)
@@ -20,14 +20,14 @@ def bed(m: Model, k: Kit) -> None:
 
 
 def pillow(m: Model, k: Kit) -> None:
-    """White or pale, wide, lying flat."""
+    """Build a pillow: white or pale, wide, lying flat."""
     w, d = k.u(0.55, 0.68), k.u(0.36, 0.42)
     paint = k.white("fabric") if k.chance(0.7) else k.paint((196, 200, 214), "fabric", spread=14)
     m.blob((-w / 2, w / 2), (-d / 2, d / 2), (0, k.u(0.12, 0.16)), paint, power=2.8)
 
 
 def blanket(m: Model, k: Kit) -> None:
-    """A folded blanket: two soft layers."""
+    """Build a folded blanket: two soft layers."""
     w, d = k.u(0.5, 0.8), k.u(0.38, 0.5)
     paint = k.bright("weave")
     m.blob((-w / 2, w / 2), (-d / 2, d / 2), (0, 0.05), paint, power=9)
@@ -35,7 +35,7 @@ def blanket(m: Model, k: Kit) -> None:
 
 
 def mattress(m: Model, k: Kit) -> None:
-    """A bare mattress on the floor."""
+    """Build a bare mattress on the floor."""
     w, d = k.u(0.9, 1.2), k.u(1.9, 2.0)
     m.blob(
         (-w / 2, w / 2), (-d / 2, d / 2), (0, k.u(0.18, 0.24)), k.paint((212, 208, 200), "weave", spread=8), power=14
@@ -44,7 +44,7 @@ def mattress(m: Model, k: Kit) -> None:
 
 
 def stuffed_animal(m: Model, k: Kit) -> None:
-    """A sitting bear: body, head, ears, limbs."""
+    """Build a sitting bear: body, head, ears, limbs."""
     s = k.u(0.9, 1.3)
     fur = k.paint((164, 116, 70), "fabric", spread=20)
     m.blob((-0.09 * s, 0.09 * s), (-0.07 * s, 0.07 * s), (0, 0.2 * s), fur, power=2.2)

@@ -1,4 +1,4 @@
-"""What things are kept in: carcasses with doors or drawers, open boards, and boxes to carry."""
+"""Storage: carcasses with doors or drawers, open shelves, and portable boxes."""
 
 from lg3d_core.synthetic.modelling import Kit, Model
 from lg3d_core.synthetic.shapes import Paint
@@ -22,7 +22,7 @@ def _fronts(
     *,
     upright: bool,
 ) -> None:
-    """Doors or drawers before the plane `y`: slightly proud boards, each with a handle."""
+    """Add doors or drawers in front of the plane `y`: protruding boards, each with a handle."""
     wide, tall = (x[1] - x[0]) / columns, (z[1] - z[0]) / rows
     for c in range(columns):
         for r in range(rows):
@@ -38,7 +38,7 @@ def _fronts(
 
 
 def cabinet(m: Model, k: Kit) -> None:
-    """Half as high as a person, two doors."""
+    """Build a cabinet: half as high as a person, two doors."""
     w, d, high = k.u(0.7, 1.1), k.u(0.38, 0.5), k.u(0.8, 1.25)
     paint = k.wood() if k.chance(0.6) else k.grey()
     _carcass(m, w, d, high, paint)
@@ -46,7 +46,7 @@ def cabinet(m: Model, k: Kit) -> None:
 
 
 def kitchen_cabinet(m: Model, k: Kit) -> None:
-    """A base unit below a worktop: a drawer above a door."""
+    """Build a base unit below a worktop: a drawer above a door."""
     w, d = 0.6, 0.58
     paint = k.kitchen
     m.box((-w / 2, w / 2), (-d / 2 + 0.06, d / 2), (0, 0.09), k.dark())
@@ -56,7 +56,7 @@ def kitchen_cabinet(m: Model, k: Kit) -> None:
 
 
 def wall_cabinet(m: Model, k: Kit) -> None:
-    """A kitchen cabinet that hangs on the wall; its origin is its bottom."""
+    """Build a kitchen cabinet that hangs on the wall; its origin is its bottom."""
     w, d, high = 0.6, 0.34, 0.68
     paint = k.kitchen
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), paint)
@@ -64,7 +64,7 @@ def wall_cabinet(m: Model, k: Kit) -> None:
 
 
 def bathroom_cabinet(m: Model, k: Kit) -> None:
-    """A small white cabinet on the bathroom's wall; its origin is its bottom."""
+    """Build a small white cabinet on the bathroom's wall; its origin is its bottom."""
     w, d, high = k.u(0.4, 0.6), k.u(0.14, 0.2), k.u(0.5, 0.7)
     paint = k.white()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), paint)
@@ -72,7 +72,7 @@ def bathroom_cabinet(m: Model, k: Kit) -> None:
 
 
 def file_cabinet(m: Model, k: Kit) -> None:
-    """Sheet metal, narrow and deep, two to four drawers with label holders."""
+    """Build a file cabinet: sheet metal, narrow and deep, two to four drawers with label holders."""
     drawers = k.count(2, 4)
     w, d, high = k.u(0.38, 0.46), k.u(0.5, 0.64), 0.04 + 0.31 * drawers
     paint = k.paint(k.choose(((150, 152, 150), (92, 94, 98), (190, 182, 160))), spread=8)
@@ -85,7 +85,7 @@ def file_cabinet(m: Model, k: Kit) -> None:
 
 
 def dresser(m: Model, k: Kit) -> None:
-    """A wide chest of drawers in two columns."""
+    """Build a wide chest of drawers in two columns."""
     w, d, high = k.u(1.1, 1.5), k.u(0.44, 0.52), k.u(0.78, 0.95)
     paint = k.wood() if k.chance(0.8) else k.white()
     _carcass(m, w, d, high, paint)
@@ -93,7 +93,7 @@ def dresser(m: Model, k: Kit) -> None:
 
 
 def wardrobe(m: Model, k: Kit) -> None:
-    """As high as a door, two or three doors."""
+    """Build a wardrobe: as high as a door, two or three doors."""
     doors = k.count(2, 3)
     w, d, high = 0.48 * doors + k.u(0, 0.1), k.u(0.54, 0.62), k.u(1.85, 2.1)
     paint = k.wood() if k.chance(0.7) else k.white()
@@ -103,7 +103,7 @@ def wardrobe(m: Model, k: Kit) -> None:
 
 
 def closet(m: Model, k: Kit) -> None:
-    """Built in and open: side walls, a board and a rail with clothes."""
+    """Build an open built-in closet: side walls, a board and a rail with clothes."""
     w, d, high = k.u(1.3, 1.7), k.u(0.58, 0.64), k.u(2.05, 2.2)
     paint = k.white()
     for x in (-w / 2 + 0.015, w / 2 - 0.015):
@@ -116,7 +116,7 @@ def closet(m: Model, k: Kit) -> None:
 
 
 def closet_rod(m: Model, k: Kit) -> None:
-    """The rail in a closet; its origin is its own height."""
+    """Build the rail of a closet; its origin is at its own height."""
     w = k.u(1.1, 1.2)
     m.box((-w / 2, w / 2), (-0.014, 0.014), (0, 0.028), k.metal())
 
@@ -136,20 +136,20 @@ def _open_boards(m: Model, w: float, d: float, high: float, boards: int, paint: 
 
 
 def bookshelf(m: Model, k: Kit) -> None:
-    """Tall, wooden, closed at the back."""
+    """Build a bookshelf: tall, wooden, closed at the back."""
     boards = k.count(5, 6)
     _open_boards(m, k.u(0.75, 1.1), k.u(0.27, 0.33), 0.36 * (boards - 1) + 0.05, boards, k.wood(), back=True)
 
 
 def shelf(m: Model, k: Kit) -> None:
-    """Open boards without a back, lower or wider than a bookshelf, often painted."""
+    """Build a shelf: open boards without a back, lower or wider than a bookshelf, often painted."""
     paint = k.white() if k.chance(0.5) else k.grey()
     boards = k.count(3, 4)
     _open_boards(m, k.u(0.9, 1.3), k.u(0.34, 0.44), 0.42 * (boards - 1) + 0.05, boards, paint, back=False)
 
 
 def rack(m: Model, k: Kit) -> None:
-    """Wire boards on four metal posts."""
+    """Build a rack: wire boards on four metal posts."""
     w, d, high = k.u(0.7, 1.0), k.u(0.36, 0.45), k.u(1.3, 1.7)
     metal = k.paint((92, 94, 98), spread=8)
     m.legs(w, d, (0, high), 0.028, metal)
@@ -161,7 +161,7 @@ def rack(m: Model, k: Kit) -> None:
 
 
 def coat_rack(m: Model, k: Kit) -> None:
-    """A pole with hooks and crossed feet."""
+    """Build a pole with hooks and crossed feet."""
     wood, high = k.wood(), k.u(1.65, 1.8)
     m.box((-0.02, 0.02), (-0.02, 0.02), (0.03, high), wood)
     for dx, dy in ((1, 0), (0, 1), (-1, 0), (0, -1)):
@@ -170,7 +170,7 @@ def coat_rack(m: Model, k: Kit) -> None:
 
 
 def cart(m: Model, k: Kit) -> None:
-    """Three trays on wheels with a push bar."""
+    """Build three trays on wheels with a push bar."""
     w, d, high = k.u(0.6, 0.8), k.u(0.4, 0.5), k.u(0.8, 0.92)
     metal, tray = k.metal(), k.bright() if k.chance(0.5) else k.grey()
     m.legs(w, d, (0.08, high), 0.028, metal)
@@ -193,7 +193,7 @@ def _open_box(m: Model, w: float, d: float, high: float, paint: Paint, *, wall: 
 
 
 def box(m: Model, k: Kit) -> None:
-    """A cardboard box, closed, with tape."""
+    """Build a cardboard box, closed, with tape."""
     w, d, high = k.u(0.28, 0.5), k.u(0.24, 0.4), k.u(0.2, 0.38)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high), k.paint((176, 138, 92), "plain", spread=8))
     m.box((-0.025, 0.025), (-d / 2 - 0.002, d / 2 + 0.002), (high * 0.6, high + 0.003), k.paint((206, 182, 136)))
@@ -201,7 +201,7 @@ def box(m: Model, k: Kit) -> None:
 
 
 def crate(m: Model, k: Kit) -> None:
-    """A slatted open crate."""
+    """Build a slatted open crate."""
     w, d, high = k.u(0.42, 0.52), k.u(0.32, 0.38), k.u(0.26, 0.32)
     paint = k.wood() if k.chance(0.5) else k.bright()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, 0.02), paint)
@@ -214,7 +214,7 @@ def crate(m: Model, k: Kit) -> None:
 
 
 def storage_bin(m: Model, k: Kit) -> None:
-    """A translucent plastic tub with a coloured lid."""
+    """Build a translucent plastic tub with a coloured lid."""
     w, d, high = k.u(0.4, 0.58), k.u(0.3, 0.4), k.u(0.26, 0.36)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high - 0.03), k.paint((178, 186, 192), spread=8))
     m.box((-w / 2 - 0.015, w / 2 + 0.015), (-d / 2 - 0.015, d / 2 + 0.015), (high - 0.03, high), k.bright())
@@ -222,7 +222,7 @@ def storage_bin(m: Model, k: Kit) -> None:
 
 
 def container(m: Model, k: Kit) -> None:
-    """A small closed box of plastic, for a table or a shelf."""
+    """Build a small closed box of plastic, for a table or a shelf."""
     w, d, high = k.u(0.16, 0.26), k.u(0.12, 0.18), k.u(0.1, 0.18)
     color = k.bright()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (0, high - 0.02), color)
@@ -230,21 +230,21 @@ def container(m: Model, k: Kit) -> None:
 
 
 def basket(m: Model, k: Kit) -> None:
-    """A round wicker basket."""
+    """Build a round wicker basket."""
     r, high = k.u(0.15, 0.21), k.u(0.2, 0.3)
     wicker = k.paint((166, 124, 76), "weave", spread=10)
     m.lathe(0, 0, (0, high), r, wicker, ((0, -1), (0.8, -1), (1, 1), (0.9, 1), (0.72, -0.85), (0, -0.85)))
 
 
 def laundry_basket(m: Model, k: Kit) -> None:
-    """A wide plastic basket with holes, heaped with clothes."""
+    """Build a wide plastic basket with holes, heaped with clothes."""
     w, d, high = k.u(0.52, 0.62), k.u(0.36, 0.44), k.u(0.26, 0.34)
     _open_box(m, w, d, high, k.paint((226, 228, 232), "weave", spread=8))
     m.blob((-w / 2 + 0.03, w / 2 - 0.03), (-d / 2 + 0.03, d / 2 - 0.03), (0.02, high + 0.1), k.bright("weave"), power=3)
 
 
 def laundry_hamper(m: Model, k: Kit) -> None:
-    """A tall closed hamper of cloth or wicker with a lid."""
+    """Build a tall closed hamper of cloth or wicker with a lid."""
     w, d, high = k.u(0.38, 0.46), k.u(0.32, 0.38), k.u(0.56, 0.66)
     m.blob((-w / 2, w / 2), (-d / 2, d / 2), (0, high), k.paint((196, 172, 132), "weave", spread=12), power=9)
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (high - 0.005, high + 0.03), k.wood())
@@ -256,14 +256,14 @@ def _bin(m: Model, r: float, high: float, paint: Paint, lining: Paint) -> None:
 
 
 def trash_can(m: Model, k: Kit) -> None:
-    """Round, dark, with the rim of a liner."""
+    """Build a trash can: round, dark, with the rim of a liner."""
     r, high = k.u(0.14, 0.19), k.u(0.3, 0.42)
     paint = k.dark() if k.chance(0.6) else k.grey()
     _bin(m, r, high, paint, k.white() if k.chance(0.5) else k.dark())
 
 
 def trash_bin(m: Model, k: Kit) -> None:
-    """Tall and square with a swing lid."""
+    """Build a trash bin: tall and square with a swing lid."""
     w, d, high = k.u(0.34, 0.42), k.u(0.3, 0.38), k.u(0.66, 0.82)
     paint = k.paint((84, 88, 92), spread=12)
     m.blob((-w / 2, w / 2), (-d / 2, d / 2), (0, high * 0.8), paint, power=12)
@@ -271,20 +271,20 @@ def trash_bin(m: Model, k: Kit) -> None:
 
 
 def bin_(m: Model, k: Kit) -> None:
-    """A square open bin of light plastic."""
+    """Build a square open bin of light plastic."""
     w, high = k.u(0.26, 0.32), k.u(0.34, 0.42)
     _open_box(m, w, w * 0.8, high, k.paint((196, 190, 174), spread=10))
 
 
 def recycling_bin(m: Model, k: Kit) -> None:
-    """Blue, square, with a white mark."""
+    """Build a recycling bin: blue, square, with a white mark."""
     w, d, high = k.u(0.36, 0.42), k.u(0.28, 0.34), k.u(0.42, 0.56)
     _open_box(m, w, d, high, k.paint((34, 84, 168), spread=10), wall=0.025)
     m.box((-0.08, 0.08), (-d / 2 - 0.004, -d / 2), (high * 0.4, high * 0.4 + 0.16), k.white())
 
 
 def bucket(m: Model, k: Kit) -> None:
-    """Small, round, flared and bright, with a bail."""
+    """Build a bucket: small, round, flared and bright, with a bail."""
     r, high = k.u(0.13, 0.16), k.u(0.24, 0.29)
     color = k.bright()
     _bin(m, r, high, color, color)

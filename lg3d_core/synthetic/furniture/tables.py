@@ -1,4 +1,4 @@
-"""What things stand on: plates on legs, from end tables to counters."""
+"""Tables, from end tables to counters."""
 
 from lg3d_core.synthetic.modelling import Kit, Model
 from lg3d_core.synthetic.shapes import Paint
@@ -12,7 +12,7 @@ def _plate_on_legs(m: Model, k: Kit, w: float, d: float, high: float, paint: Pai
 
 
 def table(m: Model, k: Kit) -> None:
-    """A plain table: a light plate on metal legs, as in offices and classrooms."""
+    """Build a plain table: a light plate on metal legs, as in offices and classrooms."""
     w, d, high = k.u(1.0, 1.5), k.u(0.6, 0.8), k.u(0.70, 0.76)
     plate, leg = k.paint((208, 196, 172), "wood", spread=14), k.metal()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (high - 0.03, high), plate)
@@ -23,7 +23,7 @@ def table(m: Model, k: Kit) -> None:
 
 
 def dining_table(m: Model, k: Kit) -> None:
-    """A wooden table with an apron and strong legs, or a round one on a foot."""
+    """Build a wooden table with an apron and strong legs, or a round one on a foot."""
     wood = k.wood()
     high = k.u(0.72, 0.77)
     if k.chance(0.3):
@@ -40,7 +40,7 @@ def dining_table(m: Model, k: Kit) -> None:
 
 
 def coffee_table(m: Model, k: Kit) -> None:
-    """Low and long, with a shelf below the plate."""
+    """Build a coffee table: low and long, with a shelf below the plate."""
     w, d, high = k.u(0.9, 1.2), k.u(0.5, 0.65), k.u(0.38, 0.46)
     wood = k.wood()
     _plate_on_legs(m, k, w, d, high, wood, leg=0.055)
@@ -48,7 +48,7 @@ def coffee_table(m: Model, k: Kit) -> None:
 
 
 def end_table(m: Model, k: Kit) -> None:
-    """Small, as high as the arm of a couch."""
+    """Build an end table: small, as high as the arm of a couch."""
     if k.chance(0.4):
         r, high = k.u(0.22, 0.28), k.u(0.5, 0.6)
         wood = k.wood()
@@ -64,7 +64,7 @@ def end_table(m: Model, k: Kit) -> None:
 
 
 def desk(m: Model, k: Kit) -> None:
-    """A plate with a drawer block at one side, legs or a board at the other, and a modesty panel."""
+    """Build a plate with a drawer block at one side, legs or a board at the other, and a modesty panel."""
     w, d, high = k.u(1.2, 1.6), k.u(0.62, 0.78), k.u(0.72, 0.76)
     wood, metal = k.wood(), k.metal()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (high - 0.035, high), wood)
@@ -82,7 +82,7 @@ def desk(m: Model, k: Kit) -> None:
 
 
 def nightstand(m: Model, k: Kit) -> None:
-    """A small chest beside a bed, with one or two drawers."""
+    """Build a small chest beside a bed, with one or two drawers."""
     w, d, high = k.u(0.42, 0.52), k.u(0.36, 0.44), k.u(0.48, 0.6)
     wood, knob = k.wood(), k.metal()
     drawers = k.count(1, 2)
@@ -97,7 +97,7 @@ def nightstand(m: Model, k: Kit) -> None:
 
 
 def tv_stand(m: Model, k: Kit) -> None:
-    """Low and wide, open in the middle."""
+    """Build a TV stand: low and wide, open in the middle."""
     w, d, high = k.u(1.2, 1.6), k.u(0.38, 0.46), k.u(0.45, 0.56)
     wood = k.paint((58, 46, 42), "wood", spread=10) if k.chance(0.5) else k.wood()
     m.box((-w / 2, w / 2), (-d / 2, d / 2), (high - 0.03, high), wood)
@@ -113,7 +113,7 @@ def tv_stand(m: Model, k: Kit) -> None:
 
 
 def stand(m: Model, k: Kit) -> None:
-    """A slim open frame of metal with two boards, on castors."""
+    """Build a slim open frame of metal with two boards, on castors."""
     w, d, high = k.u(0.5, 0.65), k.u(0.4, 0.5), k.u(0.65, 0.85)
     metal, board = k.metal(), k.grey()
     m.legs(w, d, (0, high - 0.02), 0.03, metal)
@@ -124,7 +124,7 @@ def stand(m: Model, k: Kit) -> None:
 
 
 def counter(m: Model, k: Kit) -> None:
-    """A tall closed block with a plate that juts out, for standing at."""
+    """Build a tall closed block with a plate that juts out, for standing at."""
     w, d, high = k.u(1.2, 1.8), k.u(0.5, 0.65), k.u(0.95, 1.08)
     body, plate = k.white() if k.chance(0.4) else k.wood(), k.paint((96, 90, 88), "granite", spread=14)
     m.box((-w / 2, w / 2), (-d / 2 + 0.08, d / 2), (0, high - 0.04), body)
@@ -133,7 +133,7 @@ def counter(m: Model, k: Kit) -> None:
 
 
 def bar(m: Model, k: Kit) -> None:
-    """A high narrow counter with a foot rail."""
+    """Build a high narrow counter with a foot rail."""
     w, d, high = k.u(1.2, 1.7), k.u(0.4, 0.5), k.u(1.05, 1.15)
     wood = k.paint((92, 52, 34), "wood", spread=8)
     m.box((-w / 2, w / 2), (-d / 2 + 0.12, d / 2), (0, high - 0.05), wood)

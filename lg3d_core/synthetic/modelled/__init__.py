@@ -1,1 +1,1 @@
-"""Modelled furniture: `.sh3f` libraries read, named, sampled, split and put into rooms."""
+"""Modelled furniture: reading, naming, sampling, splitting and placing models of `.sh3f` libraries."""

@@ -1,4 +1,4 @@
-"""Who made the models that a folder of rooms shows, and under which licence."""
+"""Attribution of the models in a folder of rooms: authors and licences."""
 
 import json
 from collections.abc import Iterable
@@ -13,16 +13,16 @@ LICENCES = "licences"
 
 
 def write_attribution(out: Path, catalog: Catalog, split: dict[str, frozenset[str]], used: Iterable[str]) -> None:
-    """Write author, licence and source of every model that the rooms hold, and the libraries' licence texts.
+    """Write author, licence and source of every used model, and the libraries' licence texts.
 
     Args:
         out: Folder of the rooms.
         catalog: All models.
         split: Keys of each split's models.
-        used: Keys of the models that some room holds.
+        used: Keys of the models in at least one room.
 
     Raises:
-        DataError: The file system refused.
+        DataError: A file cannot be written.
     """
     shown = set(used)
     models = [model for model in catalog.models if model.entry.key in shown]

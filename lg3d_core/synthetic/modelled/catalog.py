@@ -1,4 +1,4 @@
-"""Which models furnish which split, and a model as a thing that can be placed."""
+"""Catalog of models: their split, and placement of a model as a thing."""
 
 import hashlib
 import json
@@ -19,20 +19,20 @@ from lg3d_core.synthetic.modelling import Kit, Model, Top
 from lg3d_core.synthetic.shapes import Array, Paint, Part, SampledMesh
 
 HELD_OUT = 0.3
-"""Share of a thing's models that only validation rooms hold, where it has two or more."""
+"""Share of a thing's models that are reserved for validation rooms, if it has two or more."""
 LARGEST = 3.6
-"""Models with a longer side do not fit into a room, metres."""
+"""Maximum side length of a model in metres."""
 SMALLEST = 0.05
-"""Models with no longer side are not seen by a scanner, metres."""
+"""Minimum longest side of a model in metres; a scanner would not see smaller ones."""
 SCALES = (0.93, 1.07)
-"""Every placed model is scaled by a factor between."""
+"""Range of the random scale of a placed model."""
 SAMPLER = 4
-"""Counts changes of what sampling gives, so that older samples are not reused."""
+"""Version of the sampling; samples of other versions are not reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A model of a library and the thing that it stands for."""
+    """Model of a library, and the thing that it represents."""
 
     library: Path
     entry: CatalogEntry
@@ -42,10 +42,10 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class FurniturePlan:
-    """The models that one split's rooms are furnished with; small enough to be handed to every worker.
+    """Models of one split's rooms; small enough to be sent to every worker.
 
     Attributes:
-        models: Thing -> its models, in the libraries' order.
+        models: Models by thing, in the libraries' order.
         spacing: Distance of neighbouring vertices in metres.
         cache: Folder of sampled models.
     """
@@ -57,13 +57,13 @@ class FurniturePlan:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All models that have a name.
+    """All models that have a name in the table.
 
     Attributes:
-        models: In the libraries' order.
-        libraries: As they were read.
-        unnamed: Models that the table leaves out.
-        problems: One line for every entry that cannot be used.
+        models: Models in the libraries' order.
+        libraries: Libraries in the order of reading.
+        unnamed: Number of models that the table skips.
+        problems: One message per unusable entry.
     """
 
     models: tuple[NamedModel, ...]
@@ -72,10 +72,10 @@ class Catalog:
     problems: tuple[str, ...]
 
     def split(self, seed: int) -> dict[str, frozenset[str]]:
-        """Keys of the models of each split: those of things with one model are in both, the others in one.
+        """Return the keys of the models of each split; the only model of a thing is in both splits.
 
-        Of a thing's n >= 2 models, max(1, round(0.3 n)) go to validation alone, by a random order of the seed and the
-        thing's name.
+        Of a thing's n >= 2 models, max(1, round(0.3 n)) are used for validation only, in a random order that depends on
+        the seed and the thing's name.
         """
         by_thing: dict[str, list[str]] = {}
         for model in self.models:
@@ -94,7 +94,7 @@ class Catalog:
         return {split: frozenset(own) for split, own in keys.items()}
 
     def plan(self, keys: frozenset[str], *, spacing: float, cache: Path) -> FurniturePlan:
-        """The plan of the models with these keys."""
+        """Return the plan of the models with some keys."""
         models: dict[str, tuple[NamedModel, ...]] = {}
         for model in self.models:
             if model.entry.key in keys:
@@ -103,7 +103,7 @@ class Catalog:
 
     @property
     def digest(self) -> str:
-        """Changes with the libraries and with the names."""
+        """Digest of the libraries and the names."""
         text = json.dumps([[model.digest, model.entry.key, model.thing] for model in self.models])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -112,7 +112,7 @@ def read_catalog(folder: Path, names: Names) -> Catalog:
     """Read all libraries of a folder and name their models.
 
     Raises:
-        DataError: No library, one that is no library, or no model that the names know.
+        DataError: There is no library, a library is invalid, or no model has a name in the table.
     """
     libraries = tuple(read_library(path) for path in find_libraries(folder))
     if len({library.name for library in libraries}) < len(libraries):
@@ -128,18 +128,18 @@ def read_catalog(folder: Path, names: Names) -> Catalog:
                 continue
             models.append(NamedModel(library.path, entry, thing, digest))
     if not models:
-        raise DataError(f"--furniture {folder}: the table of names knows none of its models; see --furniture-names")
+        raise DataError(f"--furniture {folder}: the table of names contains none of its models; see --furniture-names")
     problems = tuple(problem for library in libraries for problem in library.problems)
     return Catalog(tuple(models), libraries, unnamed, problems)
 
 
 @dataclass
 class Furniture:
-    """Builds modelled things for one room, and remembers which.
+    """Builder of modelled things for one room.
 
     Attributes:
         used: Keys of the models that were built, in the order of their first use.
-        problems: Key of each model that turned out malformed -> what is wrong.
+        problems: Messages about malformed models, by key.
     """
 
     plan: FurniturePlan
@@ -147,16 +147,16 @@ class Furniture:
     problems: dict[str, str] = field(default_factory=dict)
 
     def has(self, thing: str) -> bool:
-        """Whether there are models of it."""
+        """Return whether the thing has models."""
         return thing in self.plan.models
 
     def build(self, thing: str, kit: Kit, *, raised: bool) -> Model | None:
-        """Build one of a thing's models, of a size and tint of its own; None where there is no sound one.
+        """Build one of a thing's models with a random size and tint; return None if no model is valid.
 
         Args:
             thing: Name of the thing.
-            kit: The room's random numbers.
-            raised: Whether it starts at the height above the floor at which its maker hangs it.
+            kit: Random numbers of the room.
+            raised: Whether the model keeps its original height above the floor.
         """
         models: Sequence[NamedModel] = self.plan.models.get(thing, ())
         while models:
@@ -177,7 +177,7 @@ class Furniture:
 
 
 class ModelledThing(Model):
-    """A sampled model as a thing: one part to draw, many boxes that nothing may enter."""
+    """Sampled model as a thing: one part for drawing, many boxes for collisions."""
 
     def __init__(self, label: str, sampled: SampledModel, *, scale: Array, tint: float, lift: float) -> None:
         super().__init__(label)
@@ -203,12 +203,12 @@ class ModelledThing(Model):
         ]
 
     def bounds(self) -> tuple[Array, Array, Array]:
-        """Centres, half sizes and rotations of its boxes."""
+        """Return centres, half sizes and rotations of the boxes."""
         return self._boxes
 
 
 def load_sampled(model: NamedModel, spacing: float, cache: Path) -> SampledModel:
-    """A sampled model from the cache, or sampled and put there.
+    """Load a sampled model from the cache, or sample it and add it to the cache.
 
     Raises:
         DataError: The model is malformed.
@@ -224,7 +224,7 @@ def _load(library: Path, entry: CatalogEntry, digest: str, spacing: float, cache
         _write(path, sample_model(library, entry, spacing=spacing))
     try:
         return _read(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # cut short by a full disk
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # truncated by a full disk
         _write(path, sample_model(library, entry, spacing=spacing))
     return _read(path)
 
@@ -252,7 +252,7 @@ def _read(path: Path) -> SampledModel:
 
 
 def _digest(path: Path) -> str:
-    """Of a library's content."""
+    """Return the digest of a library's content."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):

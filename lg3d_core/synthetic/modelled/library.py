@@ -1,6 +1,6 @@
-"""One `.sh3f` furniture library: a zip with a catalogue in Java's properties format, and OBJ models in folders.
+"""Reader of `.sh3f` furniture libraries: a zip with a catalogue in Java's properties format, and OBJ models.
 
-Nothing is unpacked: members are read into memory, by plain relative names only, up to a size.
+Members are read into memory by plain relative names, with a size limit; nothing is unpacked to disk.
 """
 
 import posixpath
@@ -15,27 +15,27 @@ from lg3d_core.errors import DataError, one_line
 CATALOG_NAME = "PluginFurnitureCatalog.properties"
 LICENCE_NAMES = ("LICENSE.TXT", "LICENSE.txt", "LICENSE", "COPYING")
 LARGEST_MEMBER = 64 << 20
-"""Members that unpack to more bytes are refused."""
+"""Maximum unpacked size of a member in bytes."""
 CENTIMETRE = 0.01
 FIELD = re.compile(r"(\w+)#(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """One model as its library lists it.
+    """Catalogue entry of a model.
 
     Attributes:
-        library: Name of the library's file, without its suffix.
-        number: Place in the catalogue, from 1.
-        id: As the catalogue has it, or `<library>#<folder>`.
+        library: File name of the library without its suffix.
+        number: Number in the catalogue, from 1.
+        id: Id in the catalogue, or `<library>#<folder>`.
         name: English name.
-        section: Catalogue's category, such as "Kitchen".
+        section: Category in the catalogue, e.g. "Kitchen".
         member: Path of the OBJ file in the zip.
         size: Width, depth and height in metres.
-        elevation: Height of its bottom above the floor where the maker would hang it, metres.
-        rotation: Row-major 3x3 matrix to apply to the OBJ file's axes first.
+        elevation: Original height of its bottom above the floor in metres.
+        rotation: Row-major 3x3 matrix that is applied to the OBJ file's axes first.
         creator: Author.
-        licence: The entry's own licence, else the library's.
+        licence: Licence of the entry, or else of the library.
     """
 
     library: str
@@ -52,22 +52,22 @@ class CatalogEntry:
 
     @property
     def key(self) -> str:
-        """Names the model among all libraries, also as a file name."""
+        """Unique key of the model in all libraries, also used as a file name."""
         return f"{self.library}-{self.number:03d}"
 
     def describe(self) -> str:
-        """How messages call it."""
+        """Return the description of the model for messages."""
         return f"{self.library}: {self.name!r} ({self.member})"
 
 
 @dataclass(frozen=True)
 class Library:
-    """A library's catalogue.
+    """Catalogue of a library.
 
     Attributes:
-        path: The `.sh3f` file.
+        path: `.sh3f` file.
         entries: Usable entries in the catalogue's order.
-        problems: One line for every entry that cannot be used.
+        problems: One message per unusable entry.
         licence_text: Content of the licence file in the zip, or "".
     """
 
@@ -78,15 +78,15 @@ class Library:
 
     @property
     def name(self) -> str:
-        """File's name without the suffix."""
+        """File name without the suffix."""
         return self.path.stem
 
 
 def find_libraries(folder: Path) -> list[Path]:
-    """The `.sh3f` files of a folder by name; a file stands for itself.
+    """Return the `.sh3f` files of a folder, sorted by name, or the file itself.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no library.
     """
     if folder.is_file():
         return [folder]
@@ -100,10 +100,10 @@ def find_libraries(folder: Path) -> list[Path]:
 
 
 def read_library(path: Path) -> Library:
-    """Read a library's catalogue; entries that cannot be used are listed as problems.
+    """Read a library's catalogue; unusable entries are listed as problems.
 
     Raises:
-        DataError: No zip file, or one without a catalogue.
+        DataError: The file is not a zip file, or has no catalogue.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,7 +112,7 @@ def read_library(path: Path) -> Library:
             licence = next((name for name in LICENCE_NAMES if name in members), None)
             text = read_member(archive, licence).decode("utf-8", errors="replace") if licence else ""
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise DataError(f"{path} is no readable .sh3f library ({error}): leave it out, or fetch it again") from None
+        raise DataError(f"{path} is not a readable .sh3f library ({error}): remove it, or download it again") from None
     fields: dict[int, dict[str, str]] = {}
     for key, value in table.items():
         match = FIELD.fullmatch(key)
@@ -133,10 +133,10 @@ def read_library(path: Path) -> Library:
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Content of one member.
+    """Read one member.
 
     Raises:
-        DataError: No such member, damaged, encrypted, or larger than `LARGEST_MEMBER`.
+        DataError: The member is missing, damaged, encrypted, or larger than `LARGEST_MEMBER`.
     """
     try:
         size = archive.getinfo(name).file_size
@@ -150,7 +150,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def inside(folder: str, reference: str) -> str | None:
-    """Member that a file in `folder` refers to, or None where the reference leaves the folder."""
+    """Return the member that a file in `folder` refers to, or None if the path leaves the folder."""
     reference = reference.strip().replace("\\", "/")
     if not reference or reference.startswith("/") or ":" in reference or "\0" in reference:
         return None
@@ -159,7 +159,7 @@ def inside(folder: str, reference: str) -> str | None:
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """Keys and values of Java's properties format: comments, continued lines, `\\uXXXX` and `\\:` escapes."""
+    r"""Parse Java's properties format, with comments, continued lines, `\uXXXX` and `\:` escapes."""
     table: dict[str, str] = {}
     lines = iter(text.splitlines())
     for line in lines:
@@ -169,7 +169,7 @@ def parse_properties(text: str) -> dict[str, str]:
         while (len(line) - len(line.rstrip("\\"))) % 2:
             line = line[:-1] + next(lines, "").lstrip()
         match = re.match(r"((?:\\.|[^=:\s\\])*)\s*[=:]?\s*(.*)", line)
-        assert match is not None  # every part of the pattern may be empty
+        assert match is not None  # every part of the pattern is optional
         table[_unescape(match[1])] = _unescape(match[2]).strip()
     return table
 
@@ -186,7 +186,7 @@ def _unescape(text: str) -> str:
 def _entry(library: str, number: int, values: dict[str, str], *, default_licence: str) -> CatalogEntry:
     member = inside("", values.get("model", "").removeprefix("/"))
     if member is None:
-        raise DataError(f"its path {values.get('model')!r} is no plain path within the library")
+        raise DataError(f"its path {values.get('model')!r} is not a plain path within the library")
     size = tuple(CENTIMETRE * _number(values, name) for name in ("width", "depth", "height"))
     if min(size) <= 0 or max(size) > 100:
         raise DataError(f"its size {size} is not between 0 and 100 m")

@@ -1,4 +1,4 @@
-"""The table that says which thing of the rooms a model stands for."""
+"""Table of names: the thing that each model represents."""
 
 import posixpath
 from importlib import resources
@@ -11,21 +11,21 @@ from lg3d_core.vocabulary import load_vocabulary
 
 COLUMNS = ["model", "section", "thing"]
 MODEL_ONLY = {"base unit": "kitchen cabinet"}
-"""Things that exist as models alone -> their category."""
+"""Class of things that exist only as models."""
 
 
 class Names:
-    """Which thing each model is.
+    """Names of models.
 
     Attributes:
-        by_model: (folder or lower-case name, lower-case section or "") -> thing.
+        by_model: Thing by (folder or lower-case name, lower-case section or "").
     """
 
     def __init__(self, by_model: dict[tuple[str, str], str]) -> None:
         self.by_model = by_model
 
     def thing_of(self, entry: CatalogEntry) -> str | None:
-        """The thing that a model stands for, by folder, by name and section, or by name; None leaves it out."""
+        """Return the thing of a model by folder, by name and section, or by name; None skips the model."""
         name, section = entry.name.lower(), entry.section.lower()
         for key in ((posixpath.dirname(entry.member), ""), (name, section), (name, "")):
             if key in self.by_model:
@@ -34,18 +34,18 @@ class Names:
 
 
 def category_of(thing: str) -> str:
-    """Category that a thing is labelled with; "" for what nobody annotates."""
+    """Return the class label of a thing; "" for unannotated things."""
     return VARIANTS[thing][0] if thing in VARIANTS else MODEL_ONLY.get(thing, thing)
 
 
 def read_names(path: Path | None) -> Names:
-    """Read a table of the user's, or the shipped one.
+    """Read a user's table, or the shipped one.
 
     Args:
-        path: Tab-separated with the columns `model`, `section` and `thing`; lines that start with # are comments.
+        path: Tab-separated file with the columns `model`, `section` and `thing`; lines that start with # are comments.
 
     Raises:
-        DataError: It cannot be read, has other columns, or names a thing that does not exist.
+        DataError: The table cannot be read, has other columns, or contains an unknown thing.
     """
     where = str(path) if path else "things.tsv"
     try:
@@ -61,7 +61,7 @@ def read_names(path: Path | None) -> Names:
         if line.strip() and not line.startswith("#")
     ]
     if not rows or rows[0][1] != COLUMNS:
-        raise DataError(f"--furniture-names {where}: expected a first row of the columns {', '.join(COLUMNS)}")
+        raise DataError(f"--furniture-names {where}: expected a header with the columns {', '.join(COLUMNS)}")
     known = {*BUILDERS, *VARIANTS, *MODEL_ONLY, *load_vocabulary().names}
     table: dict[tuple[str, str], str] = {}
     for number, row in rows[1:]:
@@ -72,7 +72,7 @@ def read_names(path: Path | None) -> Names:
         model, section, thing = row
         if thing not in known:
             raise DataError(
-                f"--furniture-names {where}, line {number}: {thing!r} is neither a category nor a thing of the rooms"
+                f"--furniture-names {where}, line {number}: {thing!r} is neither a class nor a thing of the rooms"
             )
         folder = "/" in model
         table[(model if folder else model.lower(), "" if folder else section.lower())] = thing

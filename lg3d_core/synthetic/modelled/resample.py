@@ -1,4 +1,4 @@
-"""From a designer's triangles to a mesh as a scanner gives it: even spacing, vertex colours, only what can be seen."""
+"""Conversion of a designer's triangles to a scan-like mesh: even spacing, vertex colours, visible surfaces only."""
 
 import io
 import posixpath
@@ -17,27 +17,27 @@ from lg3d_core.synthetic.modelled.wavefront import Material, Triangles, parse_ma
 from lg3d_core.synthetic.shapes import Array, IntArray, SampledMesh
 
 CLUSTER = 0.7
-"""Vertices within a cell of this share of the spacing become one."""
+"""Share of the spacing: vertices within a cell of this size are merged."""
 OPAQUE = 0.15
-"""A surface whose opacity is less, such as a window pane, lets the camera see through it, and is left out."""
+"""Minimum opacity of a surface; more transparent ones, such as window panes, are removed."""
 SOLID = 0.35
-"""Where a texture's opacity is less there is nothing, as between the leaves on a picture of a twig."""
+"""Minimum opacity of a texture; more transparent places are empty, e.g. between the leaves of a plant."""
 DIRECTIONS = 46
-"""From so many sides a model is looked at, to find what is inside it."""
+"""Number of directions from which a model is rendered to find its interior."""
 LEAST_FACING = 0.6
-"""Cosine of the largest angle between a surface's normal and a look that tells whether it is hidden."""
+"""Minimum cosine between a surface's normal and a direction that decides about its visibility."""
 MOST_PIXELS = 64_000_000
 MOST_PIECES = 4_000_000
 
 
 class SampledModel(NamedTuple):
-    """A model ready to be placed: origin on the ground below its middle, metres, +z up, front towards -y.
+    """Sampled model: origin on the ground below its centre, in metres, +z up, front towards -y.
 
     Attributes:
-        mesh: Its surface.
-        low: Low corners of the boxes that nothing may enter, shape `(boxes, 3)`.
-        high: High corners of the same.
-        tops: Where things may stand: low x, low y, high x, high y, z and the room above it, shape `(tops, 6)`.
+        mesh: Surface of the model.
+        low: Low corners of the collision boxes, shape `(boxes, 3)`.
+        high: High corners of the collision boxes, shape `(boxes, 3)`.
+        tops: Tops for other things: low x, low y, high x, high y, z and the free height above, shape `(tops, 6)`.
     """
 
     mesh: SampledMesh
@@ -47,7 +47,7 @@ class SampledModel(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """A texture: RGB in 0..255, shape `(rows, columns, 3)`, and opacity in 0..1, shape `(rows, columns)`."""
+    """Texture: RGB in 0..255, shape `(rows, columns, 3)`, and opacity in 0..1, shape `(rows, columns)`."""
 
     rgb: Array
     opacity: Array
@@ -57,9 +57,9 @@ def sample_model(library: Path, entry: CatalogEntry, *, spacing: float) -> Sampl
     """Read a model and sample it.
 
     Args:
-        library: The `.sh3f` file.
-        entry: Which model of it.
-        spacing: Distance of neighbouring vertices, about, in metres.
+        library: `.sh3f` file.
+        entry: Catalogue entry of the model.
+        spacing: Approximate distance of neighbouring vertices in metres.
 
     Raises:
         DataError: The model is malformed; the message does not name it.
@@ -80,19 +80,19 @@ def sample_model(library: Path, entry: CatalogEntry, *, spacing: float) -> Sampl
     xyz = fit_to_size(triangles.xyz, entry)
     mesh = sample_surface(triangles._replace(xyz=xyz), images, spacing=spacing)
     if not len(mesh.faces):
-        raise DataError("nothing of it can be seen")
+        raise DataError("it has no visible surface")
     low, high = fill_boxes(mesh.xyz, spacing=spacing)
     return SampledModel(mesh, low, high, find_tops(mesh.xyz, mesh.normal, spacing=spacing))
 
 
 def fit_to_size(xyz: Array, entry: CatalogEntry) -> Array:
-    """Turn a file's axes (x right, y up, z to the front) into a thing's, and scale it to the catalogue's size."""
+    """Convert a file's axes (x right, y up, z to the front) to a thing's axes, and scale it to the catalogue's size."""
     turned = xyz @ np.array(entry.rotation).reshape(3, 3).T
     turned = np.stack([turned[..., 0], -turned[..., 2], turned[..., 1]], axis=-1)
     low, high = turned.reshape(-1, 3).min(axis=0), turned.reshape(-1, 3).max(axis=0)
     extent = high - low
     if (extent > 0).sum() < 2:
-        raise DataError("all its vertices lie on one line")
+        raise DataError("all its vertices are on one line")
     scale = np.array(entry.size) / np.where(extent > 0, extent, 1.0)
     middle = (low + high) / 2
     middle[2] = low[2]
@@ -101,15 +101,15 @@ def fit_to_size(xyz: Array, entry: CatalogEntry) -> Array:
 
 
 def sample_surface(triangles: Triangles, images: "dict[str, _Image | None]", *, spacing: float) -> SampledMesh:
-    """Cut triangles to the spacing, colour their corners, weld them, and drop what no look from outside reaches.
+    """Subdivide triangles to the spacing, colour their corners, weld them, and remove surfaces invisible from outside.
 
-    Both sides of a thin board stay apart: each cell keeps one vertex for each of the six directions that its surfaces
-    face, all at one place.
+    Both sides of a thin board stay separate: each cell keeps one vertex per main direction of its surfaces (of six),
+    all at the same position.
     """
     xyz, uv, owner = triangles.xyz, triangles.uv, triangles.material
     opacity = np.array([material.opacity for material in triangles.materials])
     opaque = opacity[owner] >= OPAQUE
-    if opaque.any():  # else a thing all of glass stays as it is
+    if opaque.any():  # an all-glass thing is not changed
         xyz, uv, owner = xyz[opaque], uv[opaque], owner[opaque]
     textures = [
         _footprint(images.get(m.texture), xyz[owner == k], uv[owner == k], spacing) if m.texture else None
@@ -120,7 +120,7 @@ def sample_surface(triangles: Triangles, images: "dict[str, _Image | None]", *, 
     area = np.linalg.norm(normal, axis=1)
     solid = area > 1e-12
     if not solid.any():
-        raise DataError("nothing of it can be seen")
+        raise DataError("it has no visible surface")
     corners, owner, normal = corners[solid], owner[solid], normal[solid] / area[solid, None]
     rgb, alpha = _colors(corners, owner, triangles.materials, textures)
     seen = alpha.mean(axis=1) >= SOLID
@@ -131,7 +131,7 @@ def sample_surface(triangles: Triangles, images: "dict[str, _Image | None]", *, 
 
 
 def _find(archive: zipfile.ZipFile, folder: str, reference: str) -> str | None:
-    """Member that a reference means: the named one, or one of that file name in the model's folder."""
+    """Return the member of a reference: the exact path, or a file of the same name in the model's folder."""
     plain = inside(folder, reference)
     names = set(archive.namelist())
     if plain in names:
@@ -141,7 +141,7 @@ def _find(archive: zipfile.ZipFile, folder: str, reference: str) -> str | None:
 
 
 def _read_image(archive: zipfile.ZipFile, folder: str, reference: str) -> _Image | None:
-    """A texture; None where it is not in the model's folder, or is no image."""
+    """Read a texture; return None if it is not in the model's folder or not an image."""
     member = _find(archive, folder, reference)
     if member is None:
         return None
@@ -156,7 +156,7 @@ def _read_image(archive: zipfile.ZipFile, folder: str, reference: str) -> _Image
 
 
 def _footprint(image: _Image | None, xyz: Array, uv: Array, spacing: float) -> _Image | None:
-    """Average a texture over blocks as large as a vertex's share of the surface, so that sampling is no noise."""
+    """Average a texture over blocks of a vertex's share of the surface, to avoid aliasing."""
     if image is None or not len(xyz):
         return None
     rows, columns = image.opacity.shape
@@ -174,15 +174,15 @@ def _footprint(image: _Image | None, xyz: Array, uv: Array, spacing: float) -> _
 
 
 def _split_edges(corners: Array, owner: IntArray, longest: float) -> tuple[Array, IntArray]:
-    """Halve every edge that is too long until none is; neighbours agree on where, so no gap opens.
+    """Halve edges until none is too long; neighbours split shared edges alike, so that no gap opens.
 
     Args:
-        corners: Shape `(triangles, 3, 5)`: x, y, z, u, v.
-        owner: Shape `(triangles,)`.
+        corners: Corners with x, y, z, u and v, shape `(triangles, 3, 5)`.
+        owner: Original triangle, shape `(triangles,)`.
         longest: Longest edge in metres.
 
     Raises:
-        DataError: It would take more than `MOST_PIECES` triangles.
+        DataError: The result would have more than `MOST_PIECES` triangles.
     """
     done: list[tuple[Array, IntArray]] = []
     while len(corners):
@@ -193,8 +193,8 @@ def _split_edges(corners: Array, owner: IntArray, longest: float) -> tuple[Array
         keep = count > 0
         corners, owner, long, count = corners[keep], owner[keep], long[keep], count[keep]
         if sum(len(o) for _, o in done) + 4 * len(owner) > MOST_PIECES:
-            raise DataError(f"it would take more than {MOST_PIECES} triangles of {longest} m")
-        # Turn each triangle so that its one long edge is the first, or its one short edge the last.
+            raise DataError(f"it would need more than {MOST_PIECES} triangles of {longest} m")
+        # Rotate the corners of each triangle so that a single long edge comes first, or a single short edge last.
         shift = np.where(count == 1, long.argmax(axis=1), np.where(count == 2, (~long).argmax(axis=1) + 1, 0))
         order = (np.arange(3) + shift[:, None]) % 3
         corners = np.take_along_axis(corners, order[:, :, None], axis=1)
@@ -217,7 +217,7 @@ def _split_edges(corners: Array, owner: IntArray, longest: float) -> tuple[Array
 def _colors(
     corners: Array, owner: IntArray, materials: tuple[Material, ...], textures: "list[_Image | None]"
 ) -> tuple[Array, Array]:
-    """Colour in 0..255 and opacity of every corner, shapes `(triangles, 3, 3)` and `(triangles, 3)`."""
+    """Return colour in 0..255 and opacity of each corner, shapes `(triangles, 3, 3)` and `(triangles, 3)`."""
     rgb = np.array([material.rgb for material in materials])[owner][:, None].repeat(3, axis=1)
     alpha = np.ones(rgb.shape[:2])
     for row, image in enumerate(textures):
@@ -225,7 +225,7 @@ def _colors(
             continue
         mine = np.flatnonzero(owner == row)
         height, width = image.opacity.shape
-        # A hair inwards, so that a corner on the border of its patch does not read the neighbouring one.
+        # Sample slightly inside, so that a corner on the border of its patch does not read the neighbouring one.
         uv = corners[mine, :, 3:]
         uv = uv + (uv.mean(axis=1, keepdims=True) - uv) * 1e-3
         column = np.floor((uv[..., 0] % 1.0) * width).astype(np.int64).clip(0, width - 1)
@@ -236,7 +236,7 @@ def _colors(
 
 
 def _cluster(xyz: Array, normal: Array, rgb: Array, cell: float) -> SampledMesh:
-    """Weld corners by cell and facing; positions are means over the cell, colours and normals over the facing too."""
+    """Weld corners by cell and direction: average positions per cell, colours and normals per cell and direction."""
     points = xyz.reshape(-1, 3)
     normals = normal.repeat(3, axis=0)
     index = np.floor(points / cell).astype(np.int64)
@@ -270,7 +270,7 @@ def _means(values: Array, group: IntArray, size: int) -> Array:
 
 
 def _outside(mesh: SampledMesh, spacing: float) -> SampledMesh:
-    """Keep the faces that someone around the model can see, so that drawers, engines and linings go."""
+    """Keep the faces that are visible from outside, so that interiors are removed."""
     seen = np.zeros(len(mesh.xyz), dtype=bool)
     cell, slack = 1.6 * spacing, 0.8 * spacing
     for direction in _directions():
@@ -280,11 +280,11 @@ def _outside(mesh: SampledMesh, spacing: float) -> SampledMesh:
         flat = np.stack([mesh.xyz @ right, mesh.xyz @ np.cross(direction, right)], axis=1)
         pixel = np.floor((flat - flat.min(axis=0)) / cell).astype(np.int64)
         pixel = pixel[:, 0] * (int(pixel[:, 1].max()) + 1) + pixel[:, 1]
-        depth = -(mesh.xyz @ direction)  # small is near to who looks from there
+        depth = -(mesh.xyz @ direction)  # smaller is nearer to the viewer
         nearest = np.full(int(pixel.max()) + 1, np.inf)
         np.minimum.at(nearest, pixel, depth)
         facing = mesh.normal @ direction
-        # Only looks that are not too slanted count: within one pixel of those, depth differs too much to tell.
+        # Only views near the normal count: in grazing views the depth within one pixel varies too much.
         steep = np.sqrt(np.clip(1.0 - facing**2, 0.0, 1.0)) / np.clip(facing, LEAST_FACING, 1.0)
         seen |= (facing > LEAST_FACING) & (depth < nearest[pixel] + slack + cell * steep)
     faces = mesh.faces[seen[mesh.faces].sum(axis=1) >= 2]
@@ -295,7 +295,7 @@ def _outside(mesh: SampledMesh, spacing: float) -> SampledMesh:
 
 
 def _directions() -> Array:
-    """Unit vectors spread evenly over the sphere (a golden spiral)."""
+    """Return unit vectors spread evenly over the sphere (a golden spiral)."""
     n = np.arange(DIRECTIONS) + 0.5
     z = 1 - 2 * n / DIRECTIONS
     angle = np.pi * (1 + 5**0.5) * n

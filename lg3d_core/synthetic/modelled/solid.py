@@ -1,4 +1,4 @@
-"""What a mesh fills, and where things can stand on it."""
+"""Collision boxes of a mesh, and tops on which things can stand."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,25 +6,25 @@ import numpy.typing as npt
 from lg3d_core.synthetic.shapes import Array
 
 COLUMNS = 14
-"""The longer side of a footprint is cut into about so many columns."""
+"""Approximate number of columns along the longer side of a footprint."""
 FINEST = 0.03
-"""Smallest edge of a column, metres."""
+"""Minimum edge of a column in metres."""
 GAP = 0.09
-"""Empty heights of less than this within a column are filled, metres."""
+"""Empty heights below this value within a column are filled, in metres."""
 LEVEL = 0.015
-"""Columns whose ends differ by less are joined into one box, metres."""
+"""Maximum difference in metres between the ends of columns that are joined into one box."""
 TOP_CELL = 0.04
-"""Smallest edge of the cells that planes are looked for in, metres."""
+"""Minimum edge in metres of the cells in which tops are searched."""
 TOP_STEP = 0.025
-"""Heights of a plane that things stand on differ by at most this, metres."""
+"""Maximum height difference within a top in metres."""
 TOP_AREA = 0.008
-"""Smallest plane that things may stand on, square metres."""
+"""Minimum area of a top in square metres."""
 MOST_TOPS = 8
 NO_ROOF = 1.0
 
 
 def fill_boxes(xyz: Array, *, spacing: float = 0.0) -> tuple[Array, Array]:
-    """Boxes that cover a surface tightly in height and by columns in its footprint, none narrower than the `spacing`.
+    """Return boxes that enclose a surface tightly in height, by columns of its footprint of at least the `spacing`.
 
     Returns:
         Low and high corners, shape `(boxes, 3)` each.
@@ -56,7 +56,7 @@ def fill_boxes(xyz: Array, *, spacing: float = 0.0) -> tuple[Array, Array]:
 def _join(
     runs: list[tuple[int, int, float, float]],
 ) -> list[tuple[tuple[int, int], tuple[int, int], float, float]]:
-    """Join runs of equal height along y, then strips of equal height and width along x."""
+    """Join columns of equal height along y, then strips of equal height and width along x."""
     strips: list[list[float]] = []
     x: float
     for x, y, bottom, top in sorted(
@@ -86,7 +86,7 @@ def _join(
 
 
 def find_tops(xyz: Array, normal: Array, *, spacing: float = 0.0) -> Array:
-    """Level rectangles of a surface that faces up and has vertices about `spacing` apart, the largest first.
+    """Return level rectangles of upward surfaces with vertices about `spacing` apart, largest first.
 
     Returns:
         Low x, low y, high x, high y, z and the free height above, shape `(tops, 6)`, metres.
@@ -128,7 +128,7 @@ def find_tops(xyz: Array, normal: Array, *, spacing: float = 0.0) -> Array:
 
 
 def _largest_rectangle(ground: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Rows and columns (each low, high) of the largest rectangle of true cells."""
+    """Return rows and columns (low and high each) of the largest rectangle of true cells."""
     best, result = 0, (0, 0, 0, 0)
     height = np.zeros(ground.shape[1], dtype=np.int64)
     for row, line in enumerate(ground):

@@ -1,4 +1,4 @@
-"""Wavefront OBJ and MTL text as triangles with materials."""
+"""Parser of Wavefront OBJ and MTL text into triangles with materials."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ PLAIN = (200.0, 200.0, 200.0)
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a surface looks like.
+    """Appearance of a surface.
 
     Attributes:
         rgb: Diffuse colour in 0..255.
-        opacity: In 0..1.
+        opacity: Opacity in 0..1.
         texture: File name of the image that multiplies the colour, or "".
     """
 
@@ -31,13 +31,13 @@ class Material:
 
 
 class Triangles(NamedTuple):
-    """A model's surface in its file's axes and units.
+    """Surface of a model in its file's axes and units.
 
     Attributes:
         xyz: Corners, shape `(triangles, 3, 3)`, counter-clockwise as seen from outside.
-        uv: Texture coordinates of the corners, shape `(triangles, 3, 2)`; 0 where there are none.
-        material: Row of `materials`, shape `(triangles,)`.
-        materials: At least one.
+        uv: Texture coordinates of the corners, shape `(triangles, 3, 2)`; 0 if missing.
+        material: Row in `materials`, shape `(triangles,)`.
+        materials: Materials, at least one.
     """
 
     xyz: Array
@@ -47,14 +47,14 @@ class Triangles(NamedTuple):
 
 
 def parse_wavefront(text: str, read_materials: Callable[[str], dict[str, Material]]) -> Triangles:
-    """Read an OBJ file; polygons are cut into triangles.
+    """Parse an OBJ file; polygons are split into triangles.
 
     Args:
-        text: The file.
-        read_materials: Gives the materials of an MTL file named in it.
+        text: Content of the file.
+        read_materials: Function that returns the materials of an MTL file by its name.
 
     Raises:
-        DataError: No faces, an index that does not exist, or numbers that are none.
+        DataError: The file has no faces, refers to a missing vertex, or contains an invalid number.
     """
     materials: list[Material] = [Material()]
     rows: dict[str, int] = {}
@@ -83,12 +83,12 @@ def parse_wavefront(text: str, read_materials: Callable[[str], dict[str, Materia
     if not polygons:
         raise DataError("it has no faces")
     xyz = _table(positions, 3)
-    uv = np.concatenate([_table(texture, 2), np.zeros((1, 2))])  # the last row stands for no coordinate
+    uv = np.concatenate([_table(texture, 2), np.zeros((1, 2))])  # the last row represents a missing coordinate
     corners, corner_uv, sizes = _corners(polygons, seen)
     if len(corners) > 3 * MOST_TRIANGLES:
         raise DataError(f"it has {len(corners)} corners, expected at most {3 * MOST_TRIANGLES}")
     if corners.min() < 0 or corners.max() >= len(xyz) or corner_uv.max(initial=-1) >= len(uv) - 1:
-        raise DataError("a face names a vertex that does not exist")
+        raise DataError("a face refers to a vertex that does not exist")
     rows_of_corners, polygon = _triangulate(sizes, xyz[corners])
     if not len(polygon):
         raise DataError("its faces have fewer than three corners")
@@ -101,10 +101,10 @@ def parse_wavefront(text: str, read_materials: Callable[[str], dict[str, Materia
 
 
 def parse_materials(text: str) -> dict[str, Material]:
-    """Materials of an MTL file by name; what it does not say keeps its default.
+    """Return the materials of an MTL file by name, with defaults for missing values.
 
     Raises:
-        DataError: A number that is none.
+        DataError: A number is invalid.
     """
     found: dict[str, Material] = {}
     name, rgb, opacity, texture = "", PLAIN, 1.0, ""
@@ -138,17 +138,17 @@ def _numbers(lines: list[str]) -> Array:
 
 
 def _table(lines: list[str], columns: int) -> Array:
-    """The first `columns` numbers of every line."""
+    """Return the first `columns` numbers of every line."""
     if not lines:
         return np.zeros((0, columns))
-    rows = [line.split()[:columns] for line in lines]  # some have a weight or a colour behind
+    rows = [line.split()[:columns] for line in lines]  # some lines have a weight or a colour at the end
     if any(len(row) < columns for row in rows):
         raise DataError(f"a vertex has fewer than {columns} numbers")
     return _numbers([word for row in rows for word in row]).reshape(-1, columns)
 
 
 def _corners(polygons: list[str], seen: list[tuple[int, int]]) -> tuple[IntArray, IntArray, IntArray]:
-    """Rows of vertices and of texture coordinates (-1 for none) of all polygons' corners, and corners per polygon."""
+    """Return all polygons' rows of vertices and texture coordinates (-1 for none), and their numbers of corners."""
     corners: list[int] = []
     texture: list[int] = []
     sizes: list[int] = []
@@ -165,16 +165,16 @@ def _corners(polygons: list[str], seen: list[tuple[int, int]]) -> tuple[IntArray
                 texture.append(row - 1 if row > 0 else num_uv + row if row else -1)
         return np.array(corners, dtype=np.int64), np.array(texture, dtype=np.int64), np.array(sizes, dtype=np.int64)
     except ValueError:
-        raise DataError(f"a face reads {line!r}") from None
+        raise DataError(f"invalid face {line!r}") from None
     except OverflowError:
-        raise DataError("a face names a vertex of more than 64 bits") from None
+        raise DataError("a face refers to a vertex of more than 64 bits") from None
 
 
 def _triangulate(sizes: IntArray, xyz: Array) -> tuple[IntArray, IntArray]:
-    """Cut polygons into triangles: fans where they are convex, ears where they are not.
+    """Split polygons into triangles: fans for convex polygons, ears for others.
 
     Returns:
-        Rows of the corner list, shape `(triangles, 3)`, and each triangle's polygon.
+        Rows of the corner list, shape `(triangles, 3)`, and the polygon of each triangle.
     """
     start = np.cumsum(sizes) - sizes
     pieces: list[npt.NDArray[np.int64]] = []
@@ -202,7 +202,7 @@ def _triangulate(sizes: IntArray, xyz: Array) -> tuple[IntArray, IntArray]:
 
 
 def _ears(points: Array) -> IntArray:
-    """Cut ears off one polygon with dents, shape `(corners, 3)`; what is left at the end becomes a fan."""
+    """Triangulate a concave polygon by ear clipping, shape `(corners, 3)`; an unclippable rest becomes a fan."""
     normal = np.cross(points, np.roll(points, -1, axis=0)).sum(axis=0)
     drop = int(np.abs(normal).argmax())
     flat = np.delete(points, drop, axis=1) * (1.0, 1.0 if (normal[drop] > 0) != (drop == 1) else -1.0)

@@ -1,4 +1,4 @@
-"""What rooms hold beyond the built-in wishes when there are models of it."""
+"""Additional wishes of rooms for which models are available."""
 
 from lg3d_core.synthetic.wishes import Wish
 
@@ -64,4 +64,4 @@ MODELLED_WISHES: dict[str, tuple[Wish, ...]] = {
     "classroom": (Wish("piano", "wall", 0.25), Wish("divider", "wall", 0.3), Wish("ball", "floor", 0.3)),
     "laundry": (Wish("machine", "wall", 0.35), Wish("ladder", "wall", 0.4), Wish("ball", "floor", 0.3)),
 }
-"""Kind of room -> its further wishes."""
+"""Additional wishes by kind of room."""

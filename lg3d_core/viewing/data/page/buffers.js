@@ -17,7 +17,7 @@ function link(vertex, fragment) {
   return linked;
 }
 
-// Where the scene is drawn before it is finished: colours and depths of so many pixels.
+// Framebuffer of the first pass: colours and depths.
 function makeTarget(width, height) {
   if (target && target.width === width && target.height === height) return;
   if (target) { gl.deleteTexture(target.color); gl.deleteTexture(target.depth); gl.deleteFramebuffer(target.frame); }

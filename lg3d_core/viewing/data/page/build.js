@@ -67,7 +67,7 @@ function readAddress() {
 
 function resetView() { stopFlight(); state.camera = { ...scene.camera, target: [...scene.camera.target] }; redraw(); }
 
-// Twice as fine as the screen, on white.
+// At twice the resolution of the screen, on white.
 function savePicture() {
   const shown = [canvas.width, canvas.height];
   resize(2);

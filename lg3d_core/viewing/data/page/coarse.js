@@ -1,4 +1,4 @@
-// A coarser stand-in while things move on a slow machine: one vertex of each cell, and the triangles that are left.
+// Coarse version for motion on a slow machine: one vertex per cell, and the remaining triangles.
 function makeCoarse(factor = 1) {
   if (coarse) { gl.deleteBuffer(coarse.pointBuffer); gl.deleteBuffer(coarse.faceBuffer); }
   const cell = factor * Math.max(3 * scene.spacing, Math.max(...scene.size) / 180), grid = scene.size.map(size => Math.floor(size / cell) + 1);

@@ -1,4 +1,4 @@
-// Three bytes for each value that a layer's array can take.
+// Three bytes per value of a layer's array.
 const tables = new Map();
 function tableOf(layer) {
   if (!tables.has(layer.name)) {
@@ -24,7 +24,7 @@ function rowOfInstance() {
   return instanceRows;
 }
 
-// One colour per vertex, and in alpha whether the vertex is lit or faded by an isolation.
+// One colour per vertex; alpha holds whether the vertex is faded by an isolation.
 function recolor(side, name, part, only) {
   if (!name) return;
   const layer = layerOf.get(name), { label, predicted } = arrays, values = arrays[layer.array], target = colors[side], count = scene.points;

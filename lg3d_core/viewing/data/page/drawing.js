@@ -14,7 +14,7 @@ function drawSide(side, { layer, camera, aspect, height, isolating, fade = 0.16,
   gl.bindVertexArray(vertexArrays[side]);
   if (few) gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, state.mesh ? coarse.faceBuffer : coarse.pointBuffer);
   for (const pass of isolating ? [1, 2] : [0]) {
-    if (pass === 2) gl.clear(gl.DEPTH_BUFFER_BIT);  // what is isolated shines through the faded rest
+    if (pass === 2) gl.clear(gl.DEPTH_BUFFER_BIT);  // the isolated part is visible through the faded rest
     gl.uniform1i(at.Pass, pass);
     if (state.mesh) gl.drawElements(gl.TRIANGLES, 3 * (few ? coarse.faces : scene.faces), gl.UNSIGNED_INT, 0);
     else if (few) gl.drawElements(gl.POINTS, coarse.points, gl.UNSIGNED_INT, 0);
@@ -53,7 +53,7 @@ function render(views, { camera, width, height, fine, isolating, fade, frame = n
   gl.drawArrays(gl.TRIANGLES, 0, 3);
 }
 
-// While things move each pixel is drawn once; when they rest, four times and averaged.
+// Each pixel is drawn once during motion, and otherwise four times and averaged.
 function draw(fine = 2, few = false) {
   if (Math.max(canvas.width, canvas.height) * fine > gl.getParameter(gl.MAX_TEXTURE_SIZE)) fine = 1;
   render(viewsOf(), { camera: state.camera, width: canvas.width, height: canvas.height, fine, isolating: isolating(), fade: state.part ? CONTEXT : undefined, few });
@@ -61,9 +61,9 @@ function draw(fine = 2, few = false) {
 const viewsOf = () => state.beside ? [["left", state.layer], ["right", state.beside]] : [["left", state.layer]];
 const isolating = () => state.only.size > 0 || state.part > 0;
 
-// The first frames of a motion are timed to their end. A machine that needs long for them gets a coarse stand-in at half
-// the resolution from then on, and a coarser one where that is not enough.
-const SLOW = [45, 100, 100];  // milliseconds a frame: whole, and of the first stand-ins
+// The first frames of a motion are timed. A slow machine then uses a coarse version at half the resolution, and an even
+// coarser one if necessary.
+const SLOW = [45, 100, 100];  // milliseconds per frame: complete scene, first coarse versions
 let level = 0, timed = [];
 function drawMoving() {
   const started = performance.now();
@@ -96,7 +96,7 @@ function resize(factor = 1) {
   numbersStale = true;
 }
 
-// The numbers of vertices as colours: drawn when somebody points at something, and kept until the picture changes.
+// Vertex numbers as colours: drawn for picking, and kept until the picture changes.
 let numbers = null, numbersStale = true;
 function drawNumbers() {
   const { width, height } = canvas, views = viewsOf(), each = views.length > 1 ? Math.floor(width / 2) : width;

@@ -1,4 +1,4 @@
-// The camera travels, so that one sees where it went; a hand on the scene stops it.
+// Animates the camera to its new position; user input stops it.
 let flight = 0;
 function fly(goal) {
   const from = state.camera, number = ++flight, start = performance.now(), turn = ((goal.azimuth - from.azimuth) % 360 + 540) % 360 - 180;

@@ -1,8 +1,8 @@
-const CARD = [264, 198], MOST_CARDS = 80, CONTEXT = 0.42;  // how much of an object's surroundings is seen
+const CARD = [264, 198], MOST_CARDS = 80, CONTEXT = 0.42;  // visibility of an object's surroundings
 const GROUPS = [...new Set(parts.map(part => part.group))];  // tail first: the parts come in that order
 let cardGroup = null, cardFrame = null, waiting = [];
 
-// From the middle of the room, so that a wall is behind it.
+// From the centre of the room, so that a wall is behind the object.
 function partCamera(part, room = 2) {
   const [x, y] = [0, 1].map(k => scene.low[k] + scene.size[k] / 2 - part.middle[k]);
   const azimuth = Math.hypot(x, y) > 0.25 ? Math.atan2(y, x) * 180 / Math.PI : scene.camera.azimuth;
@@ -28,7 +28,7 @@ function drawCard(part, card) {
   card.querySelector("canvas").getContext("2d").putImageData(image, 0, 0);
   card.dataset.drawn = "yes";
 }
-// One after the other, those in sight first, so that the page stays at hand.
+// One at a time, visible ones first, so that the page stays responsive.
 function drawCards() {
   if (!page.ready || state.tab !== "gallery" || waiting.length === 0) return;
   const box = $("cards").getBoundingClientRect();
@@ -41,7 +41,7 @@ function drawCards() {
 }
 
 function describePart(part) {
-  if (part.right !== null) return part.predicted === part.name ? ["rightly", `${percent(part.right)} right`] : ["wrongly", `seen as ${part.predicted}`];
+  if (part.right !== null) return part.predicted === part.name ? ["rightly", `${percent(part.right)} right`] : ["wrongly", `predicted ${part.predicted}`];
   return part.confidence !== null ? ["quiet", `confidence ${part.confidence.toFixed(2)}`] : ["quiet", `${part.vertices.toLocaleString("en")} vertices`];
 }
 
@@ -79,7 +79,7 @@ function showTab() {
 }
 function openTab(tab) { if (tab === "legend" || parts.length) { state.tab = tab; refresh({ colors: false }); } }
 
-// Go to one object, and fade everything else; to none: back to the whole room.
+// Move to one object and fade everything else, or without an object show the whole room.
 function jump(number) {
   const part = parts.find(one => one.number === number);
   state.only.clear();

@@ -44,7 +44,7 @@ function release(event) {
   if (held.size === 0) canvas.classList.remove("held");
   if (event.type !== "pointerup" || travelled > 4 || held.size || event.button !== 0 || !page.ready) return;
   const [x, y] = local(event), { vertex, side } = pick(x, y);
-  if (event.pointerType !== "mouse") { askHover(x, y); return; }  // a finger cannot hover: a tap tells
+  if (event.pointerType !== "mouse") { askHover(x, y); return; }  // touch has no hover: a tap shows the details
   if (vertex < 0) return;
   const layer = side === "left" ? state.layer : state.beside;
   const category = layer === "prediction" || layer === "confidence" || layer.startsWith("heat-") || arrays.label[vertex] < 0 ? arrays.predicted?.[vertex] : arrays.label[vertex];
@@ -52,7 +52,7 @@ function release(event) {
 }
 canvas.addEventListener("pointerup", release);
 canvas.addEventListener("pointercancel", release);
-canvas.addEventListener("pointerleave", event => { if (event.pointerType === "mouse") askHover(); });  // a finger leaves whenever it is lifted
+canvas.addEventListener("pointerleave", event => { if (event.pointerType === "mouse") askHover(); });  // touch input leaves whenever a finger is lifted
 canvas.addEventListener("contextmenu", event => event.preventDefault());
 canvas.addEventListener("wheel", event => {
   event.preventDefault();

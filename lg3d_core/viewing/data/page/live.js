@@ -1,5 +1,5 @@
-// Heat of texts that are asked while the page is open, pushed by the server that the page came from.
-const ASKED_AT_ONCE = 6, asked = [];  // names of such layers, the latest last
+// Heat of queries while the page is open, pushed by the server of the page.
+const ASKED_AT_ONCE = 6, asked = [];  // names of these layers, oldest first
 
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
@@ -36,7 +36,7 @@ async function takeHeat({ layer, data }) {
   refresh();
 }
 
-// One after the other, and not before there is a scene to colour.
+// In order, and not before the scene is ready.
 let turnOf = Promise.resolve();
 function listen() {
   const source = new EventSource("events");
@@ -44,19 +44,19 @@ function listen() {
     turnOf = turnOf.then(() => takeHeat(JSON.parse(event.data))).catch(error => console.error(error));
   });
   source.addEventListener("end", () => { source.close(); page.listening = false; $("ask").hidden = true; tell(scene.asks ? "lg3d ask has ended." : "The prompt has ended."); });
-  source.onopen = () => { page.listening = true; tell(scene.asks ? "Type what you look for, here or at the prompt of lg3d ask." : "Type at the prompt of lg3d ask: the heat moves here."); };
+  source.onopen = () => { page.listening = true; tell(scene.asks ? "Type a query here or at the prompt of lg3d ask." : "Type a query at the prompt of lg3d ask to see its heat here."); };
   source.onerror = () => tell("No connection to lg3d ask.", true);
   $("live").hidden = false;
   $("ask").hidden = !scene.asks;
 }
 function tell(text, wrong = false) { $("live").textContent = text; $("live").classList.toggle("wrong", wrong); }
 
-// A phrase goes to the server; its heat comes back to every page that is open, this one among them.
+// The server sends the heat of a phrase to every open page, including this one.
 async function askServer() {
   const text = $("phrase").value.trim();
   if (!text || $("find").disabled) return;
   $("find").disabled = true;
-  tell("Looking …");
+  tell("Searching …");
   try {
     const answer = await fetch("ask", { method: "POST", headers: { "Content-Type": "text/plain;charset=utf-8" }, body: text });
     const words = (await answer.text()).trim();

@@ -1,4 +1,4 @@
-// The vertex under a place of the canvas (CSS pixels), or -1.
+// Vertex at a position on the canvas (CSS pixels), or -1.
 function pick(x, y) {
   if (numbersStale) drawNumbers();
   const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width, read = new Uint8Array(100);
@@ -21,7 +21,7 @@ const categoryName = category => entryOf.get(category)?.name;
 let hoverAt = null;
 function hover() {
   const tip = $("tip");
-  if (!hoverAt || !page.ready || (page.slow && numbersStale && page.moving)) { tip.hidden = true; return; }  // told when it rests
+  if (!hoverAt || !page.ready || (page.slow && numbersStale && page.moving)) { tip.hidden = true; return; }  // shown when the motion ends
   const { vertex } = pick(...hoverAt);
   if (vertex < 0) { tip.hidden = true; return; }
   const { label, predicted, confidence, instance } = arrays;
@@ -31,7 +31,7 @@ function hover() {
   if (instance && instance[vertex] > 0) lines.push(element("div", "", `instance ${instance[vertex]}`));
   for (const layer of scene.layers) if (layer.name.startsWith("heat-")) lines.push(element("div", "", `${layer.title} ${(arrays[layer.array][vertex] / 255).toFixed(2)}`));
   const group = entryOf.get(known ? label[vertex] : predicted?.[vertex])?.group;
-  if (group) lines.push(element("div", "", `${group} category`));
+  if (group) lines.push(element("div", "", `${group} class`));
   tip.replaceChildren(...lines);
   tip.hidden = false;
   const stage = $("stage").getBoundingClientRect();

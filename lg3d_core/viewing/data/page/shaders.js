@@ -28,7 +28,7 @@ void main() {
   vec3 c = mix(fColor, vColor, uSmooth) * vShade;
   color = vec4(uPass == 1 ? mix(vec3(1.0), vec3(dot(c, vec3(0.33))), uFade) : c, 1.0);
 }`;
-// What has something nearer beside it is darkened, so that things stand out (eye-dome lighting); then pixels are averaged.
+// Pixels next to nearer surfaces are darkened (eye-dome lighting); then pixels are averaged.
 const FINISH_VERTEX = `#version 300 es
 void main() { gl_Position = vec4(gl_VertexID == 1 ? 3.0 : -1.0, gl_VertexID == 2 ? 3.0 : -1.0, 0.0, 1.0); }`;
 const FINISH_FRAGMENT = `#version 300 es

@@ -1,9 +1,9 @@
 const started = (async () => {
   buildPanel();
   readAddress();
-  if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old: it has no DecompressionStream (2023 or newer is needed).");
+  if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old: it lacks DecompressionStream (available since 2023).");
   gl = canvas.getContext("webgl2", { antialias: false, alpha: false });
-  if (!gl) throw new Error("This browser shows no WebGL2: allow hardware acceleration, or use another browser.");
+  if (!gl) throw new Error("This browser has no WebGL2: enable hardware acceleration, or use another browser.");
   arrays = await unpack();
   page.arrays = arrays;
   prepareDrawing();
