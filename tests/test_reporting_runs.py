@@ -287,8 +287,8 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (lambda run: (run / "settings.json").unlink(), CheckpointError, "no settings.json there"),
-        (lambda run: shutil.rmtree(run), CheckpointError, "no run .*: expected a run's folder"),
+        (lambda run: (run / "settings.json").unlink(), CheckpointError, "it has no settings.json"),
+        (lambda run: shutil.rmtree(run), CheckpointError, "no such run: .*; expected a run's folder"),
         (lambda run: (run / "settings.json").write_text("{"), DataError, r"cannot read .*settings\.json"),
         (lambda run: (run / "settings.json").write_text("[]"), DataError, "expected a JSON object"),
         (lambda run: (run / "settings.json").write_text("{}"), DataError, "to name the command pretrain or finetune"),
@@ -300,7 +300,7 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
         (
             lambda run: [(run / name).unlink() for name in ("metrics.jsonl", "checkpoint.safetensors")],
             CheckpointError,
-            "nothing to report",
+            "not finished a step yet",
         ),
         (lambda run: (run / "checkpoint.safetensors").write_bytes(b"x"), CheckpointError, "cannot read the checkpoint"),
     ],

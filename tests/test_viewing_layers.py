@@ -180,8 +180,8 @@ def test_spacing_is_the_distance_of_neighbours() -> None:
         ({"xyz": np.full((10, 3), np.nan, dtype=np.float32)}, "not finite"),
         ({"faces": np.array([[0, 1, 10]], dtype=np.int32)}, "faces that refer to vertices beyond 10"),
         ({"faces": np.array([[0, 1, -1]], dtype=np.int32)}, "faces that refer to vertices beyond 10"),
-        ({"label": np.full(10, 6, dtype=np.int16)}, r"outside -1\.\.5 of six"),
-        ({"label": np.full(10, -2, dtype=np.int16)}, r"outside -1\.\.5 of six"),
+        ({"label": np.full(10, 6, dtype=np.int16)}, r"expected -1\.\.5 of six"),
+        ({"label": np.full(10, -2, dtype=np.int16)}, r"expected -1\.\.5 of six"),
     ],
 )
 def test_a_scene_that_cannot_be_shown_is_refused(change: dict[str, np.ndarray], message: str) -> None:

@@ -276,9 +276,8 @@ def test_a_title_leaves_out_nothing_for_the_note_beside_it(monkeypatch: pytest.M
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
     compose(view, {"augmentation": np.zeros((30, width, 3), dtype=np.uint8)})
-    (title,) = [one for one in drawn if one[0].startswith("What")]
-    assert title[0] == "Augmentation"
-    notes = [one for one in drawn if one[0] in ("put in", "shifted 0", "40 cm")]
+    (title,) = [one for one in drawn if one[0] == "Augmentation"]
+    notes = [one for one in drawn if one[0] in ("inserted", "shifted 0", "40 cm")]
     assert len(notes) == 3
     font = ImageFont.load_default(round(max(12, round((width + 200) / 50)) * 1.25))
     beside = [left for _, left, top in notes if abs(top - title[2]) < font.size]
