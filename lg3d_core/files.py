@@ -113,13 +113,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         FileExistsError: `path` exists and is not an empty folder.
         DataError: Writing failed (full disk, no permission).
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
-    mark = -1
+    temporary, mark = None, -1
     try:
-        temporary.mkdir(parents=True)
-        mark = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-        with suppress(OSError):  # without locks, `sweep_temporaries` uses the age
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary, mark = _make_temporary_folder(path)
         yield temporary
         temporary.rename(path)
     except OSError as error:
@@ -129,8 +125,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             f"cannot create the folder {path} ({error.strerror or error}): free some space or choose another place"
         ) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if mark >= 0:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(mark)
+
+
+def _make_temporary_folder(path: Path) -> tuple[Path, int]:
+    """Create a folder beside a path; return its path and a locked descriptor that marks it as in use.
+
+    Another process may sweep the folder before it is locked; then a new one is made.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+        temporary.mkdir(parents=True)
+        with suppress(FileNotFoundError):
+            mark = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                swept = False
+            except BlockingIOError:
+                swept = True
+            except OSError:  # without locks, `sweep_temporaries` uses the age
+                swept = False
+            if not swept and temporary.exists():
+                return temporary, mark
             os.close(mark)
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +104,26 @@ def test_a_lock_is_waited_for_as_long_as_patience_lasts(tmp_path: Path) -> None:
     threading.Timer(0.2, held.__exit__, (None, None, None)).start()
     with lock_file(tmp_path / "lock", patience=10):
         pass
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, swept = os.open, []
+
+    def sweep_first(path: Any, flags: int, *arguments: Any) -> int:
+        if str(path).endswith(".tmp") and len(swept) < 3:
+            swept.append(path)
+            if len(swept) % 2:
+                os.rmdir(path)
+            else:  # between opening and locking
+                descriptor = opened(path, flags, *arguments)
+                os.rmdir(path)
+                return descriptor
+        return opened(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", sweep_first)
+    with atomic_folder(tmp_path / "run") as folder:
+        (folder / "a").touch()
+    assert len(swept) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -152,7 +152,7 @@ def test_when_no_scene_can_be_prepared_there_is_no_store(raw: Path, tmp_path: Pa
 def test_the_same_id_in_both_folders_is_prepared_from_neither(raw: Path, tmp_path: Path) -> None:
     shutil.copytree(raw / "scans" / IDS[0], raw / "scans_test" / IDS[0])
     report = prepare(raw, tmp_path / "data")
-    assert "is under both" in report.failed[IDS[0]]
+    assert "exists in both" in report.failed[IDS[0]]
     assert report.prepared == IDS[1:]
 
 

@@ -424,13 +424,14 @@ def test_runs_without_a_name_that_start_at_once_all_get_a_folder(tmp_path: Path)
         except Lg3dError as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=create) for _ in range(12)]
+    threads = [threading.Thread(target=create) for _ in range(40)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failed
-    assert len(set(made)) == 12
+    assert len(set(made)) == 40
+    assert len(list(tmp_path.iterdir())) == 40
 
 
 def test_a_read_only_store_has_its_budgets_and_banks_in_the_runs_folder(

@@ -87,7 +87,7 @@ def test_heat_that_does_not_fit_is_refused(heat: np.ndarray, message: str) -> No
         build_view(make_scene(TRUTH), VOCABULARY, heat={"sofa": heat})
 
 
-def test_keys_tell_what_colours_mean() -> None:
+def test_layer_keys_describe_the_colours() -> None:
     view = build_view(make_scene(TRUTH), VOCABULARY, make_prediction(GUESS))
     shares = {name: share for _, name, share in view.key("errors").swatches}
     assert shares == pytest.approx({"right": 0.5, "wrong": 0.2, "unannotated": 0.3})

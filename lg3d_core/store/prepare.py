@@ -202,7 +202,7 @@ def _repeated(scans: list[ScanFiles]) -> list[ScanFiles]:
 
 
 def _twice(scene_id: str) -> str:
-    return f"{scene_id} is under both scans/ and scans_test/: remove one"
+    return f"{scene_id} exists in both scans/ and scans_test/: remove one of them"
 
 
 def _assign_splits(scans: list[ScanFiles], raw: Path, progress: Progress) -> dict[str, str]:
