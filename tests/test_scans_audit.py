@@ -103,7 +103,7 @@ def test_coordinates_that_are_not_finite_and_foreign_annotations_are_found(rooms
 
 def test_one_id_in_both_folders_is_found(rooms: Path) -> None:
     shutil.copytree(rooms / "scans/scene9000_00", rooms / "scans_test/scene9000_00")
-    assert "is under both scans/ and scans_test/" in audit(rooms).problems[0].reason
+    assert "exists in both scans/ and scans_test/" in audit(rooms).problems[0].reason
 
 
 def test_a_missing_table_a_leaking_split_and_a_bad_name_are_found(rooms: Path) -> None:

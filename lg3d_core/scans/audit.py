@@ -120,7 +120,7 @@ def audit_scans(raw: Path, vocabulary: Vocabulary, *, jobs: int, progress: Progr
         counts[files.scene_id] = counts.get(files.scene_id, 0) + 1
     for scene_id, count in counts.items():
         if count > 1:
-            reason = f"{scene_id} is under both scans/ and scans_test/: remove one of them"
+            reason = f"{scene_id} exists in both scans/ and scans_test/: remove one of them"
             problems.append(Problem(scene_id, str(raw), reason, True))
     num_vertices = 0
     unmapped: dict[str, int] = {}
