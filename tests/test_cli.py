@@ -115,7 +115,7 @@ def test_synthetic_come_in_the_raw_format(tmp_path: Path) -> None:
     assert lg3d("prepare", "rooms", "--check", "--quiet", cwd=tmp_path).returncode == 0
 
 
-def test_doctor_tells_versions() -> None:
+def test_doctor_reports_versions() -> None:
     facts = json.loads(lg3d("doctor", "--json", cwd=ROOT).stdout)
     assert facts["torch"]
     assert "numpy\t" in lg3d("doctor", cwd=ROOT).stdout

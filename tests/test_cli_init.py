@@ -139,7 +139,7 @@ def test_flags_alone_suffice_in_a_script(raw_rooms: Path, tmp_path: Path) -> Non
     assert lg3d("prepare", "--jobs", "1", "-q", cwd=tmp_path).stdout == "data\n"  # RAW comes from the file
 
 
-def test_without_a_terminal_one_line_says_what_to_give(tmp_path: Path) -> None:
+def test_without_a_terminal_one_line_lists_the_missing_options(tmp_path: Path) -> None:
     done = lg3d("init", "--device", "cpu", cwd=tmp_path, code=2)
     assert done.stderr == ("lg3d: error: no terminal to ask on: pass --raw, --recipe, or --yes for the defaults\n")
     assert "RAW is missing" in lg3d("prepare", cwd=tmp_path, code=2).stderr

@@ -45,7 +45,7 @@ def a_training(clock: Clock, *, steps: int = 100) -> DrawnTask:
     return task
 
 
-def test_the_panel_says_all_that_training_tells() -> None:
+def test_the_panel_shows_all_values_of_the_training() -> None:
     task = a_training(Clock())
     task.show("validation", {"epoch": 2, "head": 0.212, "common": 0.169, "tail": math.nan, "all": 0.165})
     text = drawn(task)
@@ -78,7 +78,7 @@ def test_speed_is_that_of_the_latest_steps() -> None:
     assert "10 voxels/s, 1.00 s per step, 0\N{NO-BREAK SPACE}% waiting" in drawn(task)
 
 
-def test_a_request_to_stop_and_the_end_are_told() -> None:
+def test_a_request_to_stop_and_the_end_are_shown() -> None:
     clock = Clock()
     task = a_training(clock)
     task.stopping()
@@ -177,7 +177,7 @@ def test_a_silent_progress_takes_everything() -> None:
         task.stopping()
 
 
-def test_training_on_a_terminal_stops_on_ctrl_c_and_goes_on(
+def test_training_on_a_terminal_stops_on_ctrl_c_and_resumes(
     store_path: Path, anchors_path: Path, tmp_path: Path
 ) -> None:
     words: list[object] = ["pretrain", "--store", store_path, "--anchors", anchors_path, "--recipe", "demo"]

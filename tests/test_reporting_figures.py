@@ -76,7 +76,7 @@ def test_pairs_are_led_by_the_largest_share_of_a_category() -> None:
     assert most_confused(COUNTS, VOCABULARY, count=1) == pairs[:1]
 
 
-def test_a_handful_of_vertices_leads_no_list() -> None:
+def test_a_handful_of_vertices_does_not_top_the_list() -> None:
     counts = np.zeros((4, 5), dtype=np.int64)
     counts[0, 0], counts[0, 1], counts[1, 0] = 99_980, 15, 5  # 5 of 100,000 vertices are fewer than 0.05 %
     assert [pair.truth for pair in most_confused(counts, VOCABULARY)] == ["a"]

@@ -287,8 +287,8 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (lambda run: (run / "settings.json").unlink(), CheckpointError, "no settings.json there"),
-        (lambda run: shutil.rmtree(run), CheckpointError, "no run .*: expected a run's folder"),
+        (lambda run: (run / "settings.json").unlink(), CheckpointError, "it has no settings.json"),
+        (lambda run: shutil.rmtree(run), CheckpointError, "no such run: .*; expected a run's folder"),
         (lambda run: (run / "settings.json").write_text("{"), DataError, r"cannot read .*settings\.json"),
         (lambda run: (run / "settings.json").write_text("[]"), DataError, "expected a JSON object"),
         (lambda run: (run / "settings.json").write_text("{}"), DataError, "to name the command pretrain or finetune"),
@@ -300,7 +300,7 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
         (
             lambda run: [(run / name).unlink() for name in ("metrics.jsonl", "checkpoint.safetensors")],
             CheckpointError,
-            "nothing to report",
+            "not finished a step yet",
         ),
         (lambda run: (run / "checkpoint.safetensors").write_bytes(b"x"), CheckpointError, "cannot read the checkpoint"),
     ],
@@ -325,7 +325,7 @@ def test_no_run_twice_the_same_and_an_empty_split_are_refused(tuned: Path, store
         report(tuned, split="nosuch", store=store_path)
 
 
-def test_a_damaged_line_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_damaged_line_is_skipped_with_a_warning(tmp_path: Path) -> None:
     lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "lo', '{"loss": 3}', "[]", '{"step": 3, "loss": NaN, "lr": 1}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     listener = Listener()
@@ -352,7 +352,7 @@ def test_a_run_without_metrics_shows_its_scores(tuned: Path, tmp_path: Path) -> 
     assert "omits its learning curves" in listener.warnings[0]
 
 
-def test_runs_of_one_name_are_told_apart() -> None:
+def test_runs_with_the_same_name_get_distinct_names() -> None:
     assert distinct_names([Path("/a/runs/t0"), Path("/b/runs/t0"), Path("/b/runs/t1")]) == [
         "a/runs/t0",
         "b/runs/t0",
@@ -360,7 +360,7 @@ def test_runs_of_one_name_are_told_apart() -> None:
     ]
 
 
-def test_a_missing_matplotlib_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_is_reported_before_any_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match="pip install matplotlib scikit-learn"), style.drawing():
         pass

@@ -110,7 +110,7 @@ def test_options_scale_and_move_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mtl", "expected"),
     [
-        (None, "no file a.mtl beside it"),
+        (None, "the folder has no file a.mtl"),
         ("newmtl m\nmap_Kd gone.png\n", "the picture gone.png is missing"),
         ("newmtl m\nmap_Kd /x/gone.png\n", "the picture gone.png is missing"),
         ("newmtl m\nmap_Kd a.obj\n", "picture a.obj cannot be decoded"),
@@ -260,7 +260,7 @@ def test_meshes_outside_of_the_scene_are_reported(tmp_path: Path) -> None:
     [
         ({"nodes": [{"children": [0], "mesh": 0}], "scenes": [{"nodes": [0]}]}, "in the scene twice"),
         ({"nodes": [{"mesh": 0, "translation": [{}] * 3} for _ in range(9)]}, "expected 3 numbers"),
-        ({"nodes": [{"mesh": 0} for _ in range(70_000)]}, "more than 65536 parts"),
+        ({"nodes": [{"mesh": 0} for _ in range(70_000)]}, "more than 65536 primitives"),
         ({"meshes": [{"primitives": [{"attributes": {"POSITION": 7}}]}]}, r"no accessors\[7\]"),
         ({"meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "mode": 9}]}]}, "unknown mode 9"),
         ({"meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 0}]}]}, "indices are not integers"),

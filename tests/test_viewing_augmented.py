@@ -125,7 +125,7 @@ def test_the_command_writes_a_page_of_the_sample(store: SceneStore, tmp_path: Pa
     assert [layer["name"] for layer in description["layers"]][-1] == "augmentation"
 
 
-def test_a_checkpoint_beside_a_sample_is_told_to_be_unused(store: SceneStore, tmp_path: Path) -> None:
+def test_a_checkpoint_beside_a_sample_is_reported_as_ignored(store: SceneStore, tmp_path: Path) -> None:
     notes = Notes()
     settings = ViewSettings(
         scene=store.scene_ids("train")[0],

@@ -99,7 +99,7 @@ def test_keys_and_buttons_switch_layers(browser: Browser, page: Path) -> None:
         assert (browser.pixels() != before).any()
 
 
-def test_hover_tells_category_prediction_confidence_and_instance(browser: Browser, page: Path) -> None:
+def test_hover_shows_class_prediction_confidence_and_instance(browser: Browser, page: Path) -> None:
     browser.open(page, "#layer=truth")
     browser.mouse("mouseMoved", *browser.place(TABLE_TOP))
     browser.frame()
@@ -359,7 +359,7 @@ def phone(browser: Browser) -> Iterator[Browser]:
     browser.be_a_desktop()
 
 
-def test_a_tap_tells_what_is_under_the_finger_until_the_next_one(phone: Browser, page: Path) -> None:
+def test_a_tap_shows_details_until_the_next_tap(phone: Browser, page: Path) -> None:
     phone.open(page, "#layer=truth")
     phone.tap(*phone.place(TABLE_TOP))
     assert not phone.run("tip.hidden")
@@ -449,7 +449,7 @@ def test_save_gives_a_picture_twice_as_fine(browser: Browser, page: Path) -> Non
     assert browser.run("[canvas.width, canvas.height]") == size
 
 
-def test_an_old_browser_is_told_what_it_lacks(browser: Browser, page: Path, tmp_path: Path) -> None:
+def test_an_old_browser_gets_a_message_with_the_missing_feature(browser: Browser, page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     old = tmp_path / "old.html"
     old.write_text(text.replace('"use strict";', '"use strict"; delete window.DecompressionStream;'), encoding="utf-8")

@@ -55,7 +55,7 @@ def test_a_part_is_where_its_box_is() -> None:
     assert table.radius == pytest.approx(np.linalg.norm([1.0, 0.8, 0.7]) / 2, rel=0.03)
 
 
-def test_a_part_tells_how_it_is_predicted() -> None:
+def test_a_part_has_its_share_of_correct_predictions() -> None:
     parts = {part.name: part for part in gallery(table=DOOR).parts}
     assert (parts["table"].right, parts["table"].predicted) == (0.0, "door")
     assert parts["table"].confidence == pytest.approx(0.3)
@@ -63,7 +63,7 @@ def test_a_part_tells_how_it_is_predicted() -> None:
     assert parts["door"].confidence == pytest.approx(0.9)
 
 
-def test_without_a_prediction_there_is_nothing_to_tell_of_it() -> None:
+def test_without_a_prediction_its_facts_are_none() -> None:
     parts = build_view(make_room(), VOCABULARY).gallery.parts
     assert {(part.right, part.predicted, part.confidence) for part in parts} == {(None, None, None)}
 

@@ -87,7 +87,7 @@ def test_heat_that_does_not_fit_is_refused(heat: np.ndarray, message: str) -> No
         build_view(make_scene(TRUTH), VOCABULARY, heat={"sofa": heat})
 
 
-def test_keys_tell_what_colours_mean() -> None:
+def test_layer_keys_describe_the_colours() -> None:
     view = build_view(make_scene(TRUTH), VOCABULARY, make_prediction(GUESS))
     shares = {name: share for _, name, share in view.key("errors").swatches}
     assert shares == pytest.approx({"right": 0.5, "wrong": 0.2, "unannotated": 0.3})
@@ -180,8 +180,8 @@ def test_spacing_is_the_distance_of_neighbours() -> None:
         ({"xyz": np.full((10, 3), np.nan, dtype=np.float32)}, "not finite"),
         ({"faces": np.array([[0, 1, 10]], dtype=np.int32)}, "faces that refer to vertices beyond 10"),
         ({"faces": np.array([[0, 1, -1]], dtype=np.int32)}, "faces that refer to vertices beyond 10"),
-        ({"label": np.full(10, 6, dtype=np.int16)}, r"outside -1\.\.5 of six"),
-        ({"label": np.full(10, -2, dtype=np.int16)}, r"outside -1\.\.5 of six"),
+        ({"label": np.full(10, 6, dtype=np.int16)}, r"expected -1\.\.5 of six"),
+        ({"label": np.full(10, -2, dtype=np.int16)}, r"expected -1\.\.5 of six"),
     ],
 )
 def test_a_scene_that_cannot_be_shown_is_refused(change: dict[str, np.ndarray], message: str) -> None:

@@ -152,7 +152,7 @@ def test_heat_is_drawn_beside_the_colours(tmp_path: Path) -> None:
 
 
 @needs_open3d
-def test_the_legend_ends_and_says_how_much_it_leaves_out() -> None:
+def test_the_legend_is_limited_and_counts_omitted_classes() -> None:
     names = [f"thing {k}" for k in range(50)]
     categories = tuple(Category(k, k + 1, names[k], "", True, (k, 2 * k, 3 * k)) for k in range(50))
     room = make_room(spacing=0.15)
@@ -213,7 +213,7 @@ class Refuse(MetaPathFinder):
             raise ImportError("libusb-1.0.so.0: cannot open shared object file: No such file or directory")
 
 
-def test_without_open3d_the_message_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_open3d_the_message_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "open3d", None)
     with pytest.raises(MissingDependencyError, match=r"open3d.*pip install 'lg3d\[view-cpu\]'.*--html FILE"):
         render_picture(build_view(make_room(spacing=0.3), VOCABULARY), tmp_path / "room.png")
@@ -227,7 +227,7 @@ def test_without_libusb_the_message_names_the_package(monkeypatch: pytest.Monkey
         import_open3d()
 
 
-def test_without_pillow_the_message_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pillow_the_message_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     from lg3d_core.viewing.picture import compose
 
     monkeypatch.setitem(sys.modules, "PIL", None)
@@ -276,9 +276,8 @@ def test_a_title_leaves_out_nothing_for_the_note_beside_it(monkeypatch: pytest.M
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
     compose(view, {"augmentation": np.zeros((30, width, 3), dtype=np.uint8)})
-    (title,) = [one for one in drawn if one[0].startswith("What")]
-    assert title[0] == "Augmentation"
-    notes = [one for one in drawn if one[0] in ("put in", "shifted 0", "40 cm")]
+    (title,) = [one for one in drawn if one[0] == "Augmentation"]
+    notes = [one for one in drawn if one[0] in ("inserted", "shifted 0", "40 cm")]
     assert len(notes) == 3
     font = ImageFont.load_default(round(max(12, round((width + 200) / 50)) * 1.25))
     beside = [left for _, left, top in notes if abs(top - title[2]) < font.size]

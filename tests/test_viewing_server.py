@@ -81,7 +81,7 @@ def test_head_has_no_body(server: PageServer) -> None:
         "/x/events",
     ],
 )
-def test_another_path_is_refused_and_tells_nothing(server: PageServer, path: str) -> None:
+def test_another_path_is_rejected_without_content(server: PageServer, path: str) -> None:
     status, body, _ = ask(server, path.format(token=server.token))
     assert status == 403
     assert server.token.encode() not in body
@@ -121,13 +121,13 @@ def test_heat_reaches_pages_that_listen_and_those_that_come_later(server: PageSe
     assert read_events(server, Last_Event_ID="-1; DROP").readline() == b"id: 1\n"
 
 
-def test_open_pages_are_told_that_it_ends() -> None:
+def test_open_pages_are_notified_of_the_end() -> None:
     with PageServer(PAGE) as server:
         stream = read_events(server)
     assert b"event: end\n" in stream.read()
 
 
-def test_a_page_that_comes_late_is_told_the_latest_six(server: PageServer) -> None:
+def test_a_late_page_receives_the_latest_six_events(server: PageServer) -> None:
     for k in range(9):
         server.feed.publish("heat", str(k))
     assert [event.data for event in server.feed.after(0, seconds=0) or ()] == ["3", "4", "5", "6", "7", "8"]
@@ -153,13 +153,13 @@ def test_it_listens_on_the_loopback_interface_alone(server: PageServer) -> None:
     assert server._server.server_address[0] == "127.0.0.1"
 
 
-def test_a_port_in_use_is_one_line_that_says_what_to_do(server: PageServer) -> None:
+def test_a_port_in_use_gives_one_line_with_the_remedy(server: PageServer) -> None:
     with pytest.raises(DataError, match=rf"^port {server.port} is in use: pass another --port.*--port 0") as error:
         PageServer(PAGE, port=server.port)
     assert "\n" not in str(error.value)
 
 
-def test_a_port_that_is_none_is_refused() -> None:
+def test_an_invalid_port_is_rejected() -> None:
     with pytest.raises(SettingsError, match="--port must be between 0 and 65535, got 70000"):
         ViewSettings(scene="x", port=70000)
 
@@ -178,7 +178,7 @@ def test_a_browser_that_hangs_up_is_passed_over(server: PageServer, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_tunnel_is_told_by_what_ssh_says_of_this_machine() -> None:
+def test_the_tunnel_uses_the_address_of_the_ssh_session() -> None:
     environ = {"USER": "ada", "SSH_CONNECTION": "10.0.0.9 50000 192.0.2.7 22"}
     assert ssh_command(8731, environ) == "ssh -N -L 8731:127.0.0.1:8731 ada@192.0.2.7"
     environ["SSH_CONNECTION"] = "10.0.0.9 50000 192.0.2.7 2222"

@@ -41,7 +41,7 @@ def listening(address: object, family: socket.AddressFamily = socket.AF_UNIX) ->
 
 
 @pytest.mark.parametrize("display", ["", "nonsense", ":", ":x", ":8765", ":8765.0", "unix:8765", "localhost:59000"])
-def test_a_display_that_does_not_answer_is_none(no_display: pytest.MonkeyPatch, display: str) -> None:
+def test_a_display_that_does_not_answer_does_not_count(no_display: pytest.MonkeyPatch, display: str) -> None:
     no_display.setenv("DISPLAY", display)
     no_display.setenv("WAYLAND_DISPLAY", "wayland-none")
     assert not has_display()
@@ -266,7 +266,7 @@ def test_what_is_found_is_what_the_picture_shows_side_by_side(window: SceneWindo
     assert window.view.legend[window.only].name == "door"
 
 
-def test_the_pointer_is_told_what_is_there_and_not_while_it_drags(window: SceneWindow) -> None:
+def test_hover_describes_vertices_except_during_a_drag(window: SceneWindow) -> None:
     told: list[str] = []
     window._tell = told.append
     window.actions()["2"]()
@@ -365,7 +365,7 @@ def test_drags_turn_and_move_as_open3d_does_itself(window: SceneWindow) -> None:
     assert window.only is None  # a drag is no click
 
 
-def test_without_perspective_nothing_is_told(window: SceneWindow) -> None:
+def test_without_perspective_nothing_is_described(window: SceneWindow) -> None:
     window._window.get_view_control().change_field_of_view(-1000)
     assert window.pose() is None
     assert window.find(WIDTH // 2, HEIGHT // 2) is None
@@ -466,7 +466,7 @@ def test_a_window_opens_on_a_virtual_display(window: SceneWindow) -> None:
 
 @needs_virtual_display
 @pytest.mark.skipif(shutil.which("xdotool") is None, reason="nothing moves the pointer here: apt-get install xdotool")
-def test_a_mouse_tells_isolates_turns_moves_and_zooms(window: SceneWindow) -> None:
+def test_the_mouse_describes_isolates_rotates_moves_and_zooms(window: SceneWindow) -> None:
     del window
     printed = on_virtual_display("""
         import subprocess

@@ -238,20 +238,20 @@ def _decide_range(found: _Statistics, kind: np.dtype[Any], doubts: list[str]) ->
     """Return the values of black and white, and append warnings about uncertain guesses."""
     is_float = kind.kind == "f"
     if is_float and found.low < -0.05 and found.low >= -ROUNDING and found.high <= ROUNDING:
-        doubts.append(f"colours from {found.low:.4g} to {found.high:.4g}: the range is assumed to be -1 to 1")
+        doubts.append(f"colours from {found.low:.4g} to {found.high:.4g}: a range of -1 to 1 is assumed")
         return -1.0, 1.0
     candidates = [white for white in WHITE_VALUES if white > 1 or is_float]
     allowed = OVERSHOOT_SHARE * found.num_lit
     white = next((white for white in candidates if found.num_above[white] <= allowed), None)
     if white is None:
         white = 2.0 ** math.ceil(math.log2(found.high + 1)) - 1
-        doubts.append(f"colours up to {found.high:.6g}: the range is assumed to be 0 to {white:.6g}")
+        doubts.append(f"colours up to {found.high:.6g}: a range of 0 to {white:.6g} is assumed")
     elif white == 255 and is_float and not found.is_whole and found.high <= HIGHEST_OVERSHOOT:
         white = 1.0
     if white == 1 and found.is_whole:
-        doubts.append("all colours are 0 or 1: the range is assumed to be 0 to 1")
+        doubts.append("all colours are 0 or 1: a range of 0 to 1 is assumed")
     if white in UNUSUAL_WHITE:
-        doubts.append(f"colours up to {found.high:g}: the range is assumed to be 0 to {white:g}")
+        doubts.append(f"colours up to {found.high:g}: a range of 0 to {white:g} is assumed")
     if found.num_above.get(white):
         doubts.append(
             f"{found.num_above[white]} of {found.num_rows} colours exceed {white:g} (up to {found.high:.4g}): clipped"

@@ -164,7 +164,7 @@ class SceneView:
             shares = self.error_shares
             return LayerKey(tuple((ERROR_COLORS[name], name, shares[name]) for name in shares if shares[name] > 0))
         if layer == "augmentation":
-            return LayerKey(((PASTED, "put in", None),), SHIFT_STOPS, "shifted 0", f"{100 * FULL_SHIFT:.0f} cm")
+            return LayerKey(((PASTED, "inserted", None),), SHIFT_STOPS, "shifted 0", f"{100 * FULL_SHIFT:.0f} cm")
         return LayerKey()
 
     def describe(self, row: int) -> tuple[str, ...]:

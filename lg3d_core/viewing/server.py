@@ -114,10 +114,10 @@ class PageServer:
         self.token = secrets.token_urlsafe(24)
         self.answer = answer
         self.feed = Feed()
-        self._plain = page.encode()
-        self._packed = gzip.compress(self._plain, compresslevel=1)
+        self.plain_page = page.encode()
+        self.packed_page = gzip.compress(self.plain_page, compresslevel=1)
         try:
-            self._server = _LoopbackServer((LOOPBACK, port), self._handler())
+            self._server = _LoopbackServer(self, port)
         except OSError as error:
             reason = "in use" if error.errno == errno.EADDRINUSE else f"unavailable ({error.strerror})"
             raise DataError(f"port {port} is {reason}: pass another --port, or --port 0 for any free port") from None
@@ -154,125 +154,127 @@ class PageServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
-        owner = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            """HTTP request handler of `owner`."""
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """HTTP request handler of the page of `server.owner`."""
 
-            server_version, sys_version = "lg3d", ""
-            error_content_type, error_message_format = "text/plain; charset=utf-8", "%(code)d: %(message)s\n"
-            timeout = 30  # seconds after which a silent connection is dropped
+    server_version, sys_version = "lg3d", ""
+    error_content_type, error_message_format = "text/plain; charset=utf-8", "%(code)d: %(message)s\n"
+    timeout = 30  # seconds after which a silent connection is dropped
 
-            def handle(self) -> None:
-                """Answer one request, unless it takes too long to arrive."""
-                self._deadline = threading.Timer(REQUEST_SECONDS, self._drop)
-                self._deadline.daemon = True
-                self._deadline.start()
-                try:
-                    super().handle()
-                finally:
-                    self._deadline.cancel()
+    @property
+    def _owner(self) -> PageServer:
+        assert isinstance(self.server, _LoopbackServer)
+        return self.server.owner
 
-            def _drop(self) -> None:
-                with contextlib.suppress(OSError):
-                    self.connection.shutdown(socket.SHUT_RDWR)
+    def handle(self) -> None:
+        """Answer one request, unless it takes too long to arrive."""
+        self._deadline = threading.Timer(REQUEST_SECONDS, self._drop)
+        self._deadline.daemon = True
+        self._deadline.start()
+        try:
+            super().handle()
+        finally:
+            self._deadline.cancel()
 
-            def end_headers(self) -> None:
-                """Send the same headers with every response, also with errors of the library."""
-                for name, value in HEADERS.items():
-                    self.send_header(name, value)
-                super().end_headers()
+    def _drop(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
-            def do_GET(self) -> None:
-                """Send the page if the token is correct."""
-                self._answer(body=True)
+    def end_headers(self) -> None:
+        """Send the same headers with every response, also with errors of the library."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
 
-            def do_HEAD(self) -> None:
-                """Send the headers of the page."""
-                self._answer(body=False)
+    def do_GET(self) -> None:
+        """Send the page if the token is correct."""
+        self._answer(body=True)
 
-            def do_POST(self) -> None:
-                """Answer a phrase that was typed on the page."""
-                if not self._is_local():
-                    return
-                if owner.answer is None or not self._asks_for(QUESTIONS):
-                    self._refuse()
-                    return
-                length = self.headers.get("Content-Length", "")
-                if not (length.isascii() and length.isdigit() and int(length[:9]) <= MAX_QUESTION_BYTES):
-                    self._send(413, b"413: expected a phrase of at most 500 characters\n", "text/plain")
-                    return
-                phrase = self.rfile.read(int(length)).decode("utf-8", "replace").strip()
-                self._deadline.cancel()
-                try:
-                    self._send(200, f"{one_line(owner.answer(phrase))}\n".encode(), "text/plain")
-                except Lg3dError as error:
-                    self._send(422, f"{error}\n".encode(), "text/plain")
+    def do_HEAD(self) -> None:
+        """Send the headers of the page."""
+        self._answer(body=False)
 
-            def _answer(self, *, body: bool) -> None:
-                if not self._is_local(body=body):
-                    return
-                self._deadline.cancel()
-                if self._asks_for(EVENTS):
-                    self._stream(body=body)
-                elif self._asks_for(""):
-                    packs = "gzip" in self.headers.get("Accept-Encoding", "")
-                    content = owner._packed if packs else owner._plain
-                    self._send(200, content, "text/html", body=body, encoding="gzip" if packs else "")
-                else:
-                    self._refuse(body=body)
+    def do_POST(self) -> None:
+        """Answer a phrase that was typed on the page."""
+        if not self._is_local():
+            return
+        if self._owner.answer is None or not self._asks_for(QUESTIONS):
+            self._refuse()
+            return
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit() and int(length[:9]) <= MAX_QUESTION_BYTES):
+            self._send(413, b"413: expected a phrase of at most 500 characters\n", "text/plain")
+            return
+        phrase = self.rfile.read(int(length)).decode("utf-8", "replace").strip()
+        self._deadline.cancel()
+        try:
+            self._send(200, f"{one_line(self._owner.answer(phrase))}\n".encode(), "text/plain")
+        except Lg3dError as error:
+            self._send(422, f"{error}\n".encode(), "text/plain")
 
-            def _asks_for(self, name: str) -> bool:
-                path = self.path.partition("?")[0].encode("utf-8", "surrogateescape")
-                return hmac.compare_digest(path, f"/{owner.token}/{name}".encode())
+    def _answer(self, *, body: bool) -> None:
+        if not self._is_local(body=body):
+            return
+        self._deadline.cancel()
+        if self._asks_for(EVENTS):
+            self._stream(body=body)
+        elif self._asks_for(""):
+            packs = "gzip" in self.headers.get("Accept-Encoding", "")
+            content = self._owner.packed_page if packs else self._owner.plain_page
+            self._send(200, content, "text/html", body=body, encoding="gzip" if packs else "")
+        else:
+            self._refuse(body=body)
 
-            def _is_local(self, *, body: bool = True) -> bool:
-                if is_local(self.headers.get("Host", LOOPBACK)):
-                    return True  # otherwise a host name that resolves to this machine, as in DNS rebinding
-                self._send(403, b"403: open this page as 127.0.0.1 or localhost\n", "text/plain", body=body)
-                return False
+    def _asks_for(self, name: str) -> bool:
+        path = self.path.partition("?")[0].encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(path, f"/{self._owner.token}/{name}".encode())
 
-            def _refuse(self, *, body: bool = True) -> None:
-                self._send(403, b"403: the token in this address is wrong or missing\n", "text/plain", body=body)
+    def _is_local(self, *, body: bool = True) -> bool:
+        if is_local(self.headers.get("Host", LOOPBACK)):
+            return True  # otherwise a host name that resolves to this machine, as in DNS rebinding
+        self._send(403, b"403: open this page as 127.0.0.1 or localhost\n", "text/plain", body=body)
+        return False
 
-            def _stream(self, *, body: bool) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                self.send_header("X-Accel-Buffering", "no")
-                self.end_headers()
-                last = self.headers.get("Last-Event-ID", "")
-                number = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
-                while body:
-                    events = owner.feed.after(number, seconds=HEARTBEAT_SECONDS)
-                    if events is None:
-                        return
-                    self.wfile.write(b"".join(event.encode() for event in events) or b": still here\n\n")
-                    self.wfile.flush()
-                    number = events[-1].number if events else number
+    def _refuse(self, *, body: bool = True) -> None:
+        self._send(403, b"403: the token in this address is wrong or missing\n", "text/plain", body=body)
 
-            def _send(self, status: int, content: bytes, kind: str, *, body: bool = True, encoding: str = "") -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", f"{kind}; charset=utf-8")
-                self.send_header("Content-Length", str(len(content)))
-                if encoding:
-                    self.send_header("Content-Encoding", encoding)
-                self.end_headers()
-                if body:
-                    for start in range(0, len(content), CHUNK_BYTES):
-                        self.wfile.write(content[start : start + CHUNK_BYTES])
+    def _stream(self, *, body: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("X-Accel-Buffering", "no")
+        self.end_headers()
+        last = self.headers.get("Last-Event-ID", "")
+        number = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
+        while body:
+            events = self._owner.feed.after(number, seconds=HEARTBEAT_SECONDS)
+            if events is None:
+                return
+            self.wfile.write(b"".join(event.encode() for event in events) or b": still here\n\n")
+            self.wfile.flush()
+            number = events[-1].number if events else number
 
-            def log_message(self, *_: Any) -> None:
-                """Log nothing, as the log would contain the token."""
+    def _send(self, status: int, content: bytes, kind: str, *, body: bool = True, encoding: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        if encoding:
+            self.send_header("Content-Encoding", encoding)
+        self.end_headers()
+        if body:
+            for start in range(0, len(content), CHUNK_BYTES):
+                self.wfile.write(content[start : start + CHUNK_BYTES])
 
-        return Handler
+    def log_message(self, *_: Any) -> None:
+        """Log nothing, as the log would contain the token."""
 
 
 class _LoopbackServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, owner: PageServer, port: int) -> None:
+        super().__init__((LOOPBACK, port), _Handler)
+        self.owner = owner
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
