@@ -23,7 +23,7 @@ check: lint types
 # On a machine with a GPU: kernels compiled, at sizes that fill it. GPU_PYTHON=python3 takes another Python's packages.
 GPU_PYTHON ?= $(BIN)/python
 test-gpu:
-	LG3D_TEST_GPU=1 TRITON_INTERPRET=0 PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py
+	LG3D_TEST_GPU=1 TRITON_INTERPRET=0 PYTHONPATH=.:$$PYTHONPATH $(GPU_PYTHON) -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py
 
 # Bad bytes, ten thousand files of every format: half an hour or more of a processor. FUZZ="--cases 500 --format ply" takes less.
 FUZZ ?= --cases 10000

@@ -161,7 +161,10 @@ def test_a_name_outside_the_terminals_characters_is_spelled_out(
 
 def test_bytes_that_are_no_text_come_back_as_they_were(workplace: Path, tmp_path: Path) -> None:
     os.rename(points_ply(tmp_path / "a.ply", *_cube()), os.path.join(os.fsencode(tmp_path), b"k\xfcche.ply"))
-    done = run(["predict", "k$'\\xfc'che.ply", "--up", "z", "--quiet", "--checkpoint", f"'{workplace / 'runs' / 'f'}'"], tmp_path)
+    done = run(
+        ["predict", "k$'\\xfc'che.ply", "--up", "z", "--quiet", "--checkpoint", f"'{workplace / 'runs' / 'f'}'"],
+        tmp_path,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"k\xfcche.labelled.ply\n", b"")
 
 

@@ -254,3 +254,31 @@ def test_unsupported_network_calls_are_rejected(small: MinkUNet):
 def test_every_plan_has_its_stages():
     assert list(NETWORK_PLANS) == ["34D", "34C", "18C", "18A", "14A"]
     assert all(len(plan.widths) == len(plan.depths) == 8 for plan in NETWORK_PLANS.values())
+
+
+@pytest.mark.parametrize("on_workers", [True, False], ids=["own", "pytorch's, as on CUDA"])
+def test_inference_between_training_steps_uses_the_current_weights_and_statistics(
+    on_workers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not on_workers:
+        monkeypatch.setattr("lg3d_core.sparse.modules._runs_on_workers", lambda *_: False)
+    torch.manual_seed(0)
+    network = MinkUNet("14A", num_classes=5)
+    cells = torch.stack(torch.meshgrid(*[torch.arange(5)] * 3, indexing="ij"), dim=-1).reshape(-1, 3)
+    coordinates = torch.cat([torch.zeros(len(cells), 1, dtype=torch.long), cells], dim=1).int()
+    colors, labels = torch.rand(len(cells), 3), torch.randint(5, (len(cells),))
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, fused=True)  # raises no tensor's version
+
+    def predict(network: MinkUNet) -> Tensor:
+        with torch.inference_mode():
+            return network.eval().classify(network(SparseTensor(colors, coordinates)))
+
+    for _ in range(3):
+        network.train()
+        optimiser.zero_grad()
+        logits = network.classify(network(SparseTensor(colors, coordinates)))
+        nn.functional.cross_entropy(logits, labels).backward()
+        optimiser.step()
+        fresh = MinkUNet("14A", num_classes=5)
+        fresh.load_state_dict(network.state_dict())
+        torch.testing.assert_close(predict(network), predict(fresh))

@@ -4,6 +4,7 @@ Memory that the kernels get uninitialised is poisoned: NaN, and indices that lie
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -444,8 +445,10 @@ def test_a_training_step_on_sized_levels_never_waits_for_the_device(miniature: M
         fresh = SparseTensor(draw(63, 3), scatter_voxels(63))
         fresh.cache.keys(2)
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch warns that the mode is a prototype
+                torch.cuda.set_sync_debug_mode("error")
             miniature(fresh).features.sum().backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -78,6 +78,7 @@ class SparseBatchNorm(nn.Module):
 
         A single voxel has no variance: it is normalised by the running statistics, which are not updated.
         """
+        self._folded = None  # fused optimisers and PyTorch's batch norm change tensors without raising their versions
         if self.training and self.group is not None:
             return self._normalize_together(features, self.group, residual=residual, relu=relu)
         bn = self.bn
@@ -144,7 +145,7 @@ class SparseBatchNorm(nn.Module):
     def fold(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift per channel that normalise with the running statistics, float32, without gradients.
 
-        They are cached until a parameter or a statistic changes.
+        They are cached until a parameter or a statistic changes, or until `normalize` is called.
         """
         bn = self.bn
         assert bn.running_mean is not None

@@ -20,7 +20,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fpsample
 import h5py
 import numpy as np
 import numpy.typing as npt
@@ -297,6 +296,8 @@ def sample_farthest(
     """
     if num_kept >= len(points):
         return np.arange(len(points))
+    import fpsample  # has no wheel for every platform, and only label budgets need it
+
     start = int(rng.integers(len(points)))
     height = min(TREE_HEIGHT, len(points).bit_length() - 1)
     centred = points - points.mean(axis=0)
