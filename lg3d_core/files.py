@@ -120,7 +120,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise FileExistsError(error.errno, "it exists already", str(path)) from None
+            raise FileExistsError(error.errno, "it already exists", str(path)) from None
         raise DataError(
             f"cannot create the folder {path} ({error.strerror or error}): free some space or choose another place"
         ) from None

@@ -127,7 +127,7 @@ def require_free(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise SettingsError(f"{path} is a folder: the settings file needs that name")
     if path.exists() and not force:
-        raise SettingsError(f"{path} is there already: edit it, or replace it with --force")
+        raise SettingsError(f"{path} exists: edit it, or replace it with --force")
 
 
 def count_lost(report: AuditReport) -> int:

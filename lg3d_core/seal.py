@@ -77,7 +77,7 @@ def require_seal(path: Path, *, again: str) -> str | None:
         return None
     expected = end[len(MARK) :].hex()
     if different or _digest_start(path, path.stat().st_size - SEAL_BYTES) != expected:
-        raise DataError(f"{path}: damaged: another checksum than when it was written; {again}")
+        raise DataError(f"{path}: damaged (checksum mismatch); {again}")
     return expected
 
 
@@ -86,13 +86,13 @@ def seal_zip(path: Path) -> None:
 
     Raises:
         OSError: The file system refused.
-        ValueError: The file does not end as a zip archive without a comment does.
+        ValueError: The file is not a complete zip archive.
     """
     with path.open("rb+") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - END_OF_ZIP.size))
         if not _is_plain_end(stream.read()):
-            raise ValueError(f"{path} does not end as a zip archive without a comment does")
+            raise ValueError(f"{path} is not a complete zip archive")
         stream.seek(size - 2)
         stream.write(struct.pack("<H", SEAL_BYTES))
         stream.seek(0)
@@ -168,7 +168,7 @@ def require_sealed_safetensors(path: Path, *, again: str) -> bool:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if total.hexdigest().encode() != expected:
-        raise DataError(f"{path}: damaged: another checksum than when it was written; {again}")
+        raise DataError(f"{path}: damaged (checksum mismatch); {again}")
     if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
         _verified.add(identity)
     return True

@@ -83,7 +83,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
             (unfinished / "a.txt").write_text("a")
             assert not (tmp_path / name / "a.txt").exists()
         assert (tmp_path / name / "a.txt").read_text() == "a"
-    with pytest.raises(FileExistsError, match="it exists already"), atomic_folder(tmp_path / "new") as again:
+    with pytest.raises(FileExistsError, match="it already exists"), atomic_folder(tmp_path / "new") as again:
         (again / "b.txt").write_text("b")
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "failed"):
         raise ZeroDivisionError

@@ -110,7 +110,7 @@ def test_a_later_call_replaces_its_own_files_and_no_others(checkpoint: Path, tmp
         notes = Notes()
         (labels,) = predict_scans(settings_of(start, tmp_path / "o", scan, formats=forms), notes).labelled
         if labels.files[0].name != "room.labelled.ply":
-            assert any("room.labelled is in use by another scan or checkpoint" in note for note in notes.notes)
+            assert any("room.labelled belongs to another scan or checkpoint" in note for note in notes.notes)
         return [path.name for path in labels.files]
 
     assert names_of(first) == ["room.labelled.ply", "room.labelled.txt"]

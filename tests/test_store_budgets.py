@@ -268,7 +268,7 @@ def test_a_store_without_training_scenes_has_nothing_to_limit(tmp_path: Path) ->
 
 def test_a_folder_that_cannot_be_made_is_an_error(store: SceneStore) -> None:
     (store.path / "budgets").write_text("in the way")
-    with pytest.raises(DataError, match="cannot make the folder"):
+    with pytest.raises(DataError, match="cannot create the folder"):
         budget_of(store)
 
 

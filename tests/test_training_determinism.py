@@ -69,7 +69,7 @@ def test_nondeterministic_operations_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv(CUBLAS_WORKSPACE, raising=False)
     with pytest.raises(SettingsError, match=r"no deterministic version of an operation on cpu .some_cuda_kernel"):
         enter(device="cpu")
-    with pytest.raises(SettingsError, match="MinkowskiEngine adds in no fixed order"):
+    with pytest.raises(SettingsError, match="MinkowskiEngine has no fixed order of summation"):
         enter(backend="minkowski")
     monkeypatch.setenv(CUBLAS_WORKSPACE, ":0:0")
     with pytest.raises(SettingsError, match="CUBLAS_WORKSPACE_CONFIG is ':0:0' in the environment"):

@@ -357,7 +357,7 @@ def test_a_damaged_scene_is_the_same_line_with_and_without_workers(store_path: P
     path.write_bytes(bytes(data))
     with pytest.raises(DataError) as caught:
         finetune(scratch(tmp_path / "data", tmp_path / "runs", jobs=jobs, batch_size=3), Progress())
-    assert str(caught.value).startswith(f"{path}: damaged: another checksum than when it was written")
+    assert str(caught.value).startswith(f"{path}: damaged (checksum mismatch)")
     assert "Traceback" not in str(caught.value)
 
 

@@ -72,7 +72,7 @@ def _answer(question: str, typed: object | None, default: object | None, check: 
     if asks:
         return console.ask(question, default=None if default is None else str(default), check=check)
     if default is None:
-        raise SettingsError("no folder with scans/ found nearby: pass --raw FOLDER")
+        raise SettingsError("found no folder with scans/ here or nearby: pass --raw FOLDER")
     return check(str(default))
 
 

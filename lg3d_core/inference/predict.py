@@ -132,7 +132,7 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
     names = file_names(stems, files, settings.out, ENDING, origins=origins)
     for stem, name in zip(stems, names, strict=True):
         if name != f"{stem}{ENDING}":
-            progress.note(f"{stem}{ENDING} is in use by another scan or checkpoint: writing {name}")
+            progress.note(f"{stem}{ENDING} belongs to another scan or checkpoint: writing {name} instead")
     sweep_temporaries(settings.out)
     report = PredictReport(path, [], {})
     with progress.task("predict", total=len(names), unit="scan") as task:

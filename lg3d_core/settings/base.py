@@ -251,7 +251,7 @@ def _table_values(cls: type[Settings], table: dict[str, Any], *, source: str) ->
     for key, value in table.items():
         if isinstance(value, dict):
             if key not in COMMANDS:
-                raise SettingsError(f"{source}: [{key}] is no command{_did_you_mean(key, COMMANDS)}")
+                raise SettingsError(f"{source}: [{key}] is not a command{_did_you_mean(key, COMMANDS)}")
             names = _names(COMMANDS[key])
             unknown = [name for name in value if _plain(name) not in names]
             if unknown:

@@ -153,7 +153,7 @@ def ensure_budget(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make the folder {path.parent} ({error.strerror})") from None
+        raise DataError(f"cannot create the folder {path.parent} ({error.strerror})") from None
     sweep_temporaries(path.parent)
     write_bytes(path, _encode_budget(store, float(ratio), seed, progress))
     return load_budget(path, num_classes=len(store.vocabulary))

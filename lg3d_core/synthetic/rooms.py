@@ -330,7 +330,7 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
         return
     if out.is_dir() and any(not TEMPORARY_NAME.fullmatch(entry.name) for entry in out.iterdir()):
         raise SettingsError(
-            f"{out} is not empty and contains no rooms of lg3d: pass another --out, or empty the folder"
+            f"{out} is not empty and was not written by lg3d rooms: pass another --out, or empty the folder"
         )
     out.mkdir(parents=True, exist_ok=True)
     write_text(marker, json.dumps(mine, indent=1) + "\n")

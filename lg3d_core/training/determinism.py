@@ -42,7 +42,8 @@ def repeatable(settings: TrainSettings) -> Iterator[None]:
         return
     if settings.backend == "minkowski":
         raise UsageError(
-            "--deterministic: MinkowskiEngine adds in no fixed order; pass --backend auto, which loads the same weights"
+            "--deterministic: MinkowskiEngine has no fixed order of summation; "
+            "pass --backend auto, which loads the same weights"
         )
     workspace = os.environ.setdefault(CUBLAS_WORKSPACE, REPEATABLE_WORKSPACES[0])  # read when CUDA is first used
     if workspace not in REPEATABLE_WORKSPACES:

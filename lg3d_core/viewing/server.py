@@ -331,9 +331,9 @@ def serve_view(
         DataError: The port is in use.
     """
     server = PageServer(build_page(view, live=answer is not None, asks=answer is not None), port=port, answer=answer)
-    progress.note(f"to open it on another machine, run there first: {server.ssh_command}")
+    progress.note(f"to open it on another machine, first run there: {server.ssh_command}")
     if answer is None:
-        progress.note("open the address in a browser; Ctrl-C ends")
+        progress.note("open the address in a browser; press Ctrl-C to stop the server")
     return server
 
 
