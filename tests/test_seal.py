@@ -112,7 +112,7 @@ def test_files_without_a_seal_pass(tmp_path: Path) -> None:
 
 def test_an_archive_with_a_comment_cannot_be_sealed(tmp_path: Path) -> None:
     write_zip(tmp_path / "state.pt")
-    with pytest.raises(ValueError, match="archive without a comment"):
+    with pytest.raises(ValueError, match="not a complete zip archive"):
         seal_zip(tmp_path / "state.pt")
 
 
@@ -132,5 +132,5 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     changed = io.BytesIO(data).getvalue()[:-1] + bytes([data[-1] ^ 1])
     path.unlink()
     path.write_bytes(changed)
-    with pytest.raises(DataError, match="another checksum"):
+    with pytest.raises(DataError, match="checksum mismatch"):
         require_sealed_safetensors(path, again="")

@@ -185,7 +185,7 @@ def test_a_recipe_may_be_named_for_one_command(tmp_path: Path) -> None:
         ({"voxel_size": float("nan")}, "--voxel-size must be a finite number"),
         ({"rank_timeout": float("inf")}, "--rank-timeout must be a finite number"),
         ({"learning_rate": 0.0}, "--learning-rate must be positive, got 0.0"),
-        ({"seed": -1}, "--seed must be a whole number from 0 to 4294967295, got -1"),
+        ({"seed": -1}, "--seed must be 0 or more, got -1"),
         ({"norm_momentum": 1.5}, "--norm-momentum must be above 0 and at most 1, got 1.5"),
         ({"partition_radii": (0.5, 0.05)}, "--partition-radii must be two rising lengths"),
         ({"contrast": "softmax", "distance": "l1"}, "--distance must be cosine with --contrast softmax"),
