@@ -143,7 +143,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "a damaged scene": (
         lambda _, store: scene_file(store, 2).write_bytes(b"x" + scene_file(store, 2).read_bytes()[1:]),
-        r"run --shard 3/3 again.*another checksum",
+        r"run --shard 3/3 again.*checksum mismatch",
     ),
     "another scene's file": (
         lambda _, store: shutil.copy(scene_file(store, 0), scene_file(store, 1)),
