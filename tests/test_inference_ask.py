@@ -354,4 +354,4 @@ def test_very_large_scans_are_shown_in_part(workplace: Path, monkeypatch: pytest
     shown = scene_of_scan(scan, notes)
     assert len(shown.rows) == -(-len(XYZ) // 4)
     assert (shown.rows % 4 == 0).all()
-    assert any("one of 4 is shown" in note for note in notes.notes)
+    assert any("every 4th is shown" in note for note in notes.notes)

@@ -113,7 +113,7 @@ def test_a_rim_that_would_be_most_of_the_tile_is_narrowed(corridor: ScanVoxels) 
 def test_too_little_memory_names_the_flag(network: MinkUNet, corridor: ScanVoxels) -> None:
     with pytest.raises(SettingsError, match=r"--memory .* is too small"):
         predictor_of(network, voxels=10).max_voxels()
-    with pytest.raises(SettingsError, match=r"too few for a tile with a rim of 30\.00 m .*--overlap"):
+    with pytest.raises(SettingsError, match=r"too few for a tile with a rim of 30\.00 m; .*--overlap"):
         tile_voxels(corridor.cells, max_voxels=500, reach=106, rim=300, voxel_size=0.1)
 
 

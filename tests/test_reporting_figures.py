@@ -162,12 +162,9 @@ def test_drawn_voxels_are_as_many_of_every_category_and_keep_their_features() ->
     import torch
 
     draw = _Draw(3, seed=0)
-    names = draw.watching(lambda features: features)
     for first, truth in ((0, [0] * 10 + [1] * 2), (100, [0] * 10 + [-1] * 5)):
         features = torch.arange(first, first + len(truth)).float()[:, None]
-        names(features[:4])  # in chunks, as prediction does
-        names(features[4:])
-        draw.add(np.array(truth, dtype=np.int16))
+        draw.add(np.array(truth, dtype=np.int16), features)
     sample = draw.sample()
     assert sample.label.tolist() == [0, 0, 0, 1, 1]
     values = sample.features[:, 0].astype(int)

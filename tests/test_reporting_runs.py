@@ -341,7 +341,7 @@ def test_a_run_in_its_first_epoch_shows_its_curves(tuned: Path, tmp_path: Path) 
     run = Path(shutil.copytree(tuned, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint*", "report*")))
     found = report(run)
     assert [path.name for path in found.figures] == ["curves.png"]
-    assert "holds no checkpoint.safetensors yet" in found.notes[0]
+    assert "has no checkpoint.safetensors yet" in found.notes[0]
 
 
 def test_a_run_without_metrics_shows_its_scores(tuned: Path, tmp_path: Path) -> None:

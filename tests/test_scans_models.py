@@ -182,7 +182,7 @@ def test_pictures_beyond_the_limit_are_reported(tmp_path: Path, monkeypatch: pyt
     assert "2 x 2 pixels, expected at most 3" in open_scan(write_obj(tmp_path, text)).doubts[0]
     monkeypatch.undo()
     monkeypatch.setattr("lg3d_core.scans.pictures.MAX_PIXELS", 3)
-    assert "exceeds the 3 pixels" in open_scan(tmp_path / "a.obj").doubts[0]
+    assert "exceeds the limit of 3 pixels" in open_scan(tmp_path / "a.obj").doubts[0]
 
 
 def test_dropped_pictures_are_decoded_again_when_triangles_are_painted(
@@ -309,7 +309,7 @@ def test_gltf_takes_its_buffers_from_its_own_folder_alone(tmp_path: Path) -> Non
     for uri in ("a.bin", "../a.bin", str(tmp_path / "a.bin")):
         tree["buffers"][0]["uri"] = uri
         (folder / "a.gltf").write_text(json.dumps(tree))
-        with pytest.raises(DataError, match=r"no buffer .* beside it"):
+        with pytest.raises(DataError, match=r"the buffer .* is missing"):
             open_scan(folder / "a.gltf")
 
 

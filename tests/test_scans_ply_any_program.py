@@ -73,7 +73,10 @@ def test_not_a_number_is_kept_for_the_caller(tmp_path: Path) -> None:
         (lambda data: data.replace(b"vertex 5", b"vertex 1000000000000"), "truncated"),
         (lambda data: data.replace(b"float x", b"float u"), "found no x"),
         (lambda data: data.replace(b"element vertex", b"element vertox"), "no element vertex"),
-        (lambda data: data.replace(b"format binary_little_endian", b"format binary_middle_endian"), "understood"),
+        (
+            lambda data: data.replace(b"format binary_little_endian", b"format binary_middle_endian"),
+            "invalid header line",
+        ),
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, damage, expected: str) -> None:  # type: ignore[no-untyped-def]
@@ -155,7 +158,7 @@ def test_colours_of_faces_are_averaged_at_their_vertices(tmp_path: Path) -> None
     surface = open_ply(write_text(tmp_path / "a.ply", lines))
     assert surface.colors is not None
     assert surface.colors(0, 4).tolist() == [[150, 50, 26]] * 3 + [[128, 128, 128]]
-    assert any("mean of the faces" in doubt for doubt in surface.doubts)
+    assert any("mean of its faces" in doubt for doubt in surface.doubts)
     assert any("1 of 4 vertices belong to no face" in doubt for doubt in surface.doubts)
 
 

@@ -90,7 +90,7 @@ def test_files_that_are_no_libraries_are_refused(tmp_path: Path) -> None:
         find_libraries(tmp_path)
     (tmp_path / "a.sh3f").write_bytes(b"no zip")
     assert find_libraries(tmp_path) == find_libraries(tmp_path / "a.sh3f") == [tmp_path / "a.sh3f"]
-    with pytest.raises(DataError, match="no readable"):
+    with pytest.raises(DataError, match="not a readable"):
         read_library(tmp_path / "a.sh3f")
     with zipfile.ZipFile(tmp_path / "b.sh3f", "w") as archive:
         archive.writestr("x", "y")

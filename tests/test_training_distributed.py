@@ -31,7 +31,20 @@ from lg3d_core.training.scenes import open_training_data
 from tests import lost_rank, ranks
 
 CPU = torch.device("cpu")
-WORDS = ["--network", "14A", "--voxel-size", "0.25", "--recipe", "demo", "--jobs", "0", "--device", "cpu"]
+WORDS = [
+    "--network",
+    "14A",
+    "--voxel-size",
+    "0.25",
+    "--recipe",
+    "demo",
+    "--jobs",
+    "0",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+]
 WORDS += [
     "--batch-size",
     "4",

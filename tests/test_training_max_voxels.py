@@ -157,7 +157,9 @@ def test_a_split_run_resumes_with_the_same_steps(
 ) -> None:
     values = json.loads(training(store_path, tmp_path, "x", batch_size=2, epochs=2, max_voxels=1100).to_json())
     own = {key: value for key, value in values.items() if key in PretrainSettings.__dataclass_fields__}
-    base = PretrainSettings.from_json(json.dumps(own | {"method": method, "anchors": str(anchors_path)}))
+    base = PretrainSettings.from_json(
+        json.dumps(own | {"command": "pretrain", "method": method, "anchors": str(anchors_path)})
+    )
     whole = pretrain(dataclasses.replace(base, name="whole"), Progress())
     stopped = dataclasses.replace(base, name="stopped", jobs=1)
     with pytest.raises(Interrupted):

@@ -143,5 +143,5 @@ def test_a_checkpoint_beside_a_sample_is_reported_as_ignored(store: SceneStore, 
 def test_senseless_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match="--instances must be 0 or more"):
         ViewSettings(scene="x", instances=-1)
-    with pytest.raises(SettingsError, match="--voxel-size must be positive"):
+    with pytest.raises(SettingsError, match="--voxel-size must be above 0"):
         ViewSettings(scene="x", voxel_size=0)
