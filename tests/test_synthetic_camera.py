@@ -10,7 +10,7 @@ from lg3d_core.errors import SettingsError
 from lg3d_core.progress import Progress
 from lg3d_core.settings import RoomsSettings
 from lg3d_core.synthetic import write_rooms
-from lg3d_core.synthetic.camera.fusion import FusedMesh, remove_small_components, simplify
+from lg3d_core.synthetic.camera.fusion import FusedMesh, remove_small_components, simplify, sort_mesh
 from lg3d_core.synthetic.camera.path import camera_matrix
 from lg3d_core.synthetic.camera.profile import CameraProfile, draw_profile
 from lg3d_core.synthetic.camera.raycasting import build_scene
@@ -174,3 +174,18 @@ def test_scanned_rooms_can_be_extended_and_list_what_is_finished(
         write_rooms(RoomsSettings(out=out, scenes=4, seed=1, scanned=True, validation=0.5, jobs=1), Progress())
     with pytest.raises(SettingsError, match="spacing"):
         RoomsSettings(out=out, scanned=True, spacing=0.02)
+
+
+def test_meshes_of_other_orders_are_sorted_to_the_same_one() -> None:
+    rng = np.random.default_rng(0)
+    xyz, rgb = rng.random((30, 3)), rng.random((30, 3))
+    faces = np.array([rng.choice(30, 3, replace=False) for _ in range(40)])
+    order, rank = rng.permutation(30), np.empty(30, dtype=np.int64)
+    rank[order] = np.arange(30)
+    turned = np.array([np.roll(face, rng.integers(3)) for face in rank[faces][rng.permutation(40)]])
+    one, other = sort_mesh(FusedMesh(xyz, rgb, faces)), sort_mesh(FusedMesh(xyz[order], rgb[order], turned))
+    for mine, theirs in zip(one, other, strict=True):
+        assert np.array_equal(mine, theirs)
+    assert (np.diff(one.xyz[:, 0]) >= 0).all()
+    same = {tuple(np.roll(face, -face.argmin())) for face in np.argsort(np.lexsort(xyz.T[::-1]))[faces]}
+    assert {tuple(face) for face in one.faces} == same  # the orientation of every face is kept

@@ -242,7 +242,7 @@ def test_a_second_run_changes_nothing_and_an_interrupted_one_continues(tmp_path:
 
 def test_folders_of_others_are_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(SettingsError, match="not empty and contains no rooms"):
+    with pytest.raises(SettingsError, match="not empty and was not written by lg3d rooms"):
         write_rooms(RoomsSettings(out=tmp_path, scenes=1), Progress())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(SettingsError, match="is a file"):

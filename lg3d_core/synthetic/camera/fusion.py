@@ -62,8 +62,19 @@ def fuse(frames: Iterable[Frame], profile: CameraProfile, num_faces: int) -> tup
     faces = np.asarray(mesh.triangles).astype(np.int64)
     if not len(faces):
         return FusedMesh(xyz, rgb.reshape(-1, 3), faces.reshape(-1, 3)), np.flatnonzero(seen)
-    fused = simplify(FusedMesh(xyz, rgb, faces), profile.spacing)
+    fused = simplify(sort_mesh(FusedMesh(xyz, rgb, faces)), profile.spacing)
     return remove_small_components(fused, profile.smallest_component), np.flatnonzero(seen)
+
+
+def sort_mesh(mesh: FusedMesh) -> FusedMesh:
+    """Sort vertices by position and faces by their corners; open3d's threads return both in any order."""
+    order = np.lexsort(mesh.xyz.T[::-1])
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    faces = rank[mesh.faces]
+    first = faces.argmin(axis=1)[:, None]
+    faces = np.take_along_axis(faces, (first + np.arange(3)) % 3, axis=1)  # rotated, so that the orientation stays
+    return FusedMesh(mesh.xyz[order], mesh.rgb[order], faces[np.lexsort(faces.T[::-1])])
 
 
 def remove_small_components(mesh: FusedMesh, smallest: int) -> FusedMesh:
