@@ -134,3 +134,10 @@ def test_packed_colours_that_a_text_lost_as_nan_are_reported() -> None:
 def test_splats_store_a_colour_over_the_constant_harmonic() -> None:
     read = splat_rows([np.array([0.0, 1.0, 9.0])] * 3)
     np.testing.assert_allclose(read(0, 3)[:, 0], [0.5, 0.5 + 0.5 / np.sqrt(np.pi), 1.0])
+
+
+def test_the_largest_float_is_a_colour_like_any_other() -> None:
+    rgb, doubts = colors_as_bytes(np.array([[0.0, 1.7e308, 0.5e308]] * 20))
+    assert rgb is not None
+    assert rgb[0, 1] == 255  # white is 2^1023 = 9e307, and brighter values are clipped
+    assert any("a range of 0 to" in line for line in doubts)

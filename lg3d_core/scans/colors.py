@@ -244,7 +244,7 @@ def _decide_range(found: _Statistics, kind: np.dtype[Any], doubts: list[str]) ->
     allowed = OVERSHOOT_SHARE * found.num_lit
     white = next((white for white in candidates if found.num_above[white] <= allowed), None)
     if white is None:
-        white = 2.0 ** math.ceil(math.log2(found.high + 1)) - 1
+        white = 2.0 ** min(math.ceil(math.log2(found.high + 1)), 1023) - 1  # 1024 exceeds float64
         doubts.append(f"colours up to {found.high:.6g}: a range of 0 to {white:.6g} is assumed")
     elif white == 255 and is_float and not found.is_whole and found.high <= HIGHEST_OVERSHOOT:
         white = 1.0
