@@ -77,7 +77,8 @@ def test_without_anchors_before_the_classifier_may_start_as_any_that_fit(
     assert read_info(checkpoint).anchors_digest == anchors.digest
     wide = tmp_path / "wide.safetensors"
     make_anchors(AnchorsSettings(anchors=wide, encoder="bundled", dim=32), Progress())
-    with pytest.raises(SettingsError, match=r"wide\.safetensors have 32 dimensions, but .* 14A have 96: .* --dim 96"):
+    line = r"wide\.safetensors have 32 dimensions, but features of network 14A have 96: .* --dim 96"
+    with pytest.raises(SettingsError, match=line):
         finetune(replace(settings, anchors=wide, name="w"), Progress())
 
 
