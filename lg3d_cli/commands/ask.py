@@ -20,7 +20,7 @@ HEADER = ["text", "heat", "position", "size in m", "classes"]
 def ask(settings: AskSettings) -> None:
     """Find the places that a text describes, as heat from 0 to 1.
 
-    Heat compares the text with the vocabulary's names: at 0.5 it fits a place as well as the best name.
+    Heat compares the text with the vocabulary's names: at 0.5 it fits a place as well as they do on average.
 
     Without a text, a terminal prompts for one after the other.
 
