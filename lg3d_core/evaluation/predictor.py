@@ -352,7 +352,7 @@ class Predictor:
 
 def voxel_centres(cells: npt.NDArray[np.integer], voxel_size: float) -> npt.NDArray[np.float64]:
     """Return the centres of cells in metres, shape `(voxels, 3)`."""
-    centres: npt.NDArray[np.float64] = (cells + 0.5) * voxel_size
+    centres: npt.NDArray[np.float64] = (cells.astype(np.float64) + 0.5) * voxel_size
     return centres
 
 
