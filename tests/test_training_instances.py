@@ -22,14 +22,15 @@ from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
 from lg3d_core.settings import EvalSettings, FinetuneSettings
+from lg3d_core.sparse import SparseTensor
 from lg3d_core.store.scene_file import read_scene_header, write_scene_file
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
 from lg3d_core.training.distributed import World
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, InstanceSegmentation
-from lg3d_core.training.loop import accumulate_gradients
 from lg3d_core.training.scenes import TrainingData, open_training_data
+from lg3d_core.training.step import accumulate_gradients
 from tests.notes import Notes
 from tests.test_training_methods import Stopper
 
@@ -59,8 +60,8 @@ def batch_of(cells: list[list[int]], labels: list[int], instances: list[int], sc
     return Batch(ids, coordinates, torch.zeros(len(cells), 3), torch.tensor(labels), torch.tensor(instances), sizes)
 
 
-# A chair of two voxels 0.2 m apart, with id 5 in two scenes; then voxels that belong to no object: of a wall with an id,
-# of a table without one, and unlabelled with an id.
+# A chair of two voxels 0.2 m apart, with id 5 in two scenes; then voxels that belong to no object: of a wall with an
+# id, of a table without one, and unlabelled with an id.
 BATCH = batch_of(
     [[10, 3, 3], [12, 3, 3], [50, 3, 3], [0, 0, 0], [1, 0, 0], [2, 0, 0]],
     [CHAIR, CHAIR, CHAIR, WALL, TABLE, -1],
@@ -194,16 +195,12 @@ def test_each_term_is_the_mean_over_its_elements_in_the_effective_batch(
     learner = real_learner(data)
     source = SceneBatches(data.dataset, with_instances=True)
     whole = source.load([0, 1, 2], epoch=0, rng=None)
-    from lg3d_core.sparse import SparseTensor
-
     with torch.no_grad():
         features = learner.network(SparseTensor(whole.features, whole.coordinates))
         semantic, offsets = learner.loss(features, whole, seeds=[0, 0, 0])
     plans = plan_batches(3, batch_size=3, micro_batch=1, seed=0, epochs=1)
     parts = list(load_batches(source, plans, jobs=0, seed=0, shift=False))
-    losses = accumulate_gradients(
-        learner, parts, seed=0, world=World(torch.device("cpu")), precision="fp32"
-    )
+    losses = accumulate_gradients(learner, parts, seed=0, world=World(torch.device("cpu")), precision="fp32")
     assert losses["semantic"] == pytest.approx(semantic.total.item(), rel=1e-5)
     assert losses["distance"] == pytest.approx(offsets.parts["distance"].item(), rel=1e-5)
     assert losses["loss"] == pytest.approx(semantic.total.item() + offsets.total.item(), rel=1e-5)

@@ -83,7 +83,7 @@ class _Counter(Task):
     def advance(self, steps: int = 1, *, status: str = "") -> None:
         del status
         self.done += steps
-        if self.done == self.owner.steps:
+        if steps and self.done == self.owner.steps:
             signal.raise_signal(signal.SIGINT)
 
 

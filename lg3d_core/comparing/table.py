@@ -202,7 +202,7 @@ def score_table(comparison: Comparison, metrics: Sequence[str] | None = None) ->
 
 
 def instance_summary(comparison: Comparison) -> Table:
-    """Return one row per recipe with the columns of the paper's Table 3, over all classes, mean ± deviation in percent."""
+    """Return one row per recipe with the columns of the paper's Table 3, over all classes, in percent."""
     rows = [[row.label, *(_spread(row.scores[metric]["all"]) for metric in INSTANCE_TITLES)] for row in comparison.rows]
     return Table(["", *INSTANCE_TITLES.values()], rows)
 
