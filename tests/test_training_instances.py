@@ -16,21 +16,27 @@ from torch import Tensor
 
 from lg3d_core.errors import DataError, Interrupted
 from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
-from lg3d_core.evaluation.instances import scored_classes
+from lg3d_core.evaluation.instances import SceneMatches, match_scene, score_instances, scored_classes
+from lg3d_core.evaluation.objects import Grouping, find_objects
+from lg3d_core.evaluation.predictor import VoxelLabels, voxel_centres
 from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.networks.minkunet import MinkUNet
+from lg3d_core.objectives.offsets import number_objects, true_offsets
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
+from lg3d_core.sampling.voxels import voxelize
 from lg3d_core.settings import EvalSettings, FinetuneSettings
 from lg3d_core.sparse import SparseTensor
 from lg3d_core.store.scene_file import read_scene_header, write_scene_file
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
-from lg3d_core.training.distributed import World
+from lg3d_core.training.distributed import World, join
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, InstanceSegmentation
 from lg3d_core.training.scenes import TrainingData, open_training_data
 from lg3d_core.training.step import accumulate_gradients
+from lg3d_core.training.validation import NO_MATCHES, gather_matches
+from tests import ranks
 from tests.notes import Notes
 from tests.test_training_methods import Stopper
 
@@ -304,6 +310,66 @@ def test_eval_without_an_offset_head_groups_connected_components(furnished_store
     assert any("no offset head: objects are connected components of each class" in note for note in notes.notes)
 
 
+def random_matches(seed: int) -> SceneMatches:
+    """Return matches of random sizes, one of which may be 0."""
+    rng = np.random.default_rng(seed)
+    objects, predictions, pairs = (int(count) for count in rng.integers(0, 5, 3))
+    return SceneMatches(
+        rng.integers(0, 200, objects),
+        rng.integers(0, 200, predictions),
+        rng.random(predictions),
+        rng.random(predictions),
+        rng.integers(0, 2**40, pairs),
+        rng.integers(0, 9, pairs),
+        rng.random(pairs),
+    )
+
+
+NUM_SCENES = 7
+
+
+def write_gathered(out: Path) -> None:
+    """Write the matches that each process has after exchanging those of its own scenes."""
+    settings = FinetuneSettings(device="cpu", rank_timeout=60)
+    with join(settings, Progress()) as world:
+        own = [NO_MATCHES] * NUM_SCENES
+        for row in range(world.rank, NUM_SCENES, world.size):
+            own[row] = random_matches(row)
+        torch.save([tuple(scene) for scene in gather_matches(tuple(own), world)], out / f"{world.size}.{world.rank}")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_all_processes_have_the_matches_of_all_scenes(size: int, tmp_path: Path) -> None:
+    processes = ranks.start(size, write_gathered, tmp_path, log=tmp_path / "log")
+    assert ranks.finish(processes) == [0] * size
+    for rank in range(size):
+        gathered = torch.load(tmp_path / f"{size}.{rank}", weights_only=False)
+        for row, scene in enumerate(gathered):
+            for one, other in zip(scene, random_matches(row), strict=True):
+                np.testing.assert_array_equal(one, other)
+                assert one.dtype == other.dtype
+
+
+def test_two_processes_train_and_validate_as_one_does(furnished_store_path: Path, tmp_path: Path) -> None:
+    words = ["finetune", "--task", "instance", "--from", "scratch", "--store", str(furnished_store_path)]
+    words += ["--runs", str(tmp_path), "--recipe", "demo", "--network", "14A", "--voxel-size", "0.25", "--jobs", "0"]
+    words += ["--batch-size", "2", "--epochs", "1", "--device", "cpu", "--precision", "fp32", "--optimiser", "sgd"]
+    words += ["--learning-rate", "0.001"]
+    for size in (1, 2):
+        processes = ranks.start(size, ranks.run_command, [*words, "--name", str(size)], log=tmp_path / f"log{size}")
+        assert ranks.finish(processes) == [0] * size
+    one, two = (read_metrics(tmp_path / name) for name in ("1", "2"))
+    for name in ("loss", "semantic", "distance", "direction"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-5)
+    for name in ("val_ap", "val_ap50", "val_ap25"):
+        assert two[-1][name] == pytest.approx(one[-1][name], abs=0.01)
+    evaluation = evaluate_checkpoint(
+        EvalSettings(store=furnished_store_path, checkpoint=tmp_path / "2", device="cpu", precision="fp32"), Progress()
+    )
+    assert evaluation.instances is not None
+    assert two[-1]["val_ap25"] == pytest.approx(evaluation.instances.mean("ap25"), abs=0.01)
+
+
 def copy_without_objects(source: Path, target: Path) -> Path:
     """Copy a store with the instance ids of all scenes set to 0."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("instances", "budgets"))
@@ -334,10 +400,6 @@ def test_a_store_without_objects_is_rejected_before_anything_is_written(
 
 def perfect(store: SceneStore, scene_id: str, voxel_size: float) -> tuple[Any, ...]:
     """Return true classes and offsets of the voxels of a scene."""
-    from lg3d_core.evaluation.predictor import VoxelLabels, voxel_centres
-    from lg3d_core.objectives.offsets import number_objects, true_offsets
-    from lg3d_core.sampling.voxels import voxelize
-
     scene = store.read(scene_id)
     voxels = voxelize(scene.xyz, voxel_size)
     labels, instances = scene.label[voxels.point], scene.instance[voxels.point]
@@ -359,9 +421,6 @@ def test_true_classes_and_offsets_are_grouped_into_the_true_objects(
     furnished_store_path: Path, voxel_size: float
 ) -> None:
     """The score of grouping is above 95 % when classes and offsets are right."""
-    from lg3d_core.evaluation.instances import match_scene, score_instances
-    from lg3d_core.evaluation.objects import Grouping, find_objects
-
     store = SceneStore(furnished_store_path)
     scored = scored_classes(store.vocabulary)
     matches = []
