@@ -13,10 +13,10 @@ from safetensors.torch import load, save
 
 from lg3d_core.errors import DataError
 from lg3d_core.seal import (
-    SealError,
     MARK,
     NO_SEAL,
     SEAL_BYTES,
+    SealError,
     require_seal,
     require_sealed_safetensors,
     require_sealed_zip,

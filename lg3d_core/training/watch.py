@@ -113,6 +113,7 @@ class Watch:
         self._looked = 0.0
         self._signs: dict[int, Sign] = {}
         self._main = threading.main_thread().ident
+        self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="lg3d-watch", daemon=True)
 
     def start(self) -> None:
@@ -187,15 +188,15 @@ class Watch:
 
     def _run(self) -> None:
         store: Any = None
-        parent, beat, ending = os.getppid(), 0, 0.0
+        beat, ending = 0, 0.0
         with suppress(RuntimeError):
             store = self._connect()
             store.set_timeout(datetime.timedelta(seconds=ANSWER_SECONDS))
         self._looked = time.monotonic()
         while not self._over.wait(BEAT_SECONDS if beat else 0.0):
             beat += 1
-            if os.getppid() != parent:
-                parent = os.getppid()
+            if os.getppid() != self._parent:
+                self._parent = os.getppid()
                 self.progress.warn("torchrun, which started this process, has ended: stopping")
                 os.kill(os.getpid(), signal.SIGTERM)  # the processes agree on a stop, and save
             if store is None:
