@@ -374,7 +374,7 @@ class Predictor:
     def _offsets(self, features: Tensor, vote: Vote) -> Tensor:
         """Return the offsets of all voxels in the axes of the scan, in chunks because the head copies its features."""
         assert self.network.offset_head is not None
-        parts = [self.network.offset_head(part.float()) for part in features.split(CHUNK)]
+        parts = [self.network.offset_head(part.float()) for part in torch.split(features, CHUNK)]
         return vote.restore(torch.cat(parts))
 
     def _run(self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic]) -> Tensor | None:
