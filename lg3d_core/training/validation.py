@@ -32,9 +32,9 @@ class Validation:
 
     @property
     def score(self) -> float:
-        """The score by which the best checkpoint is chosen: AP50 of objects if they are predicted, else mean IoU."""
-        instances = self.evaluation.instances
-        return self.evaluation.vertex.miou_present if instances is None else instances.mean("ap50")
+        """The score by which the best checkpoint is chosen: AP50 if it is defined, else mean IoU."""
+        ap50 = self.precisions.get("ap50", math.nan)
+        return self.evaluation.vertex.miou_present if math.isnan(ap50) else ap50
 
     @property
     def precisions(self) -> dict[str, float]:
