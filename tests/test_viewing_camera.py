@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, TURNS, Camera, first_camera
+from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera, first_camera
 from lg3d_core.viewing.cutaway import find_outward, hidden_from
 from lg3d_core.viewing.layers import build_view
 from tests.viewing_rooms import (

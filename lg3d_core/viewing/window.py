@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.progress import Progress
