@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lg3d_cli.__main__ import app
 from lg3d_core.errors import SettingsError
+from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import SceneDataset
@@ -18,7 +19,7 @@ from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.viewing import view as show
 from lg3d_core.viewing.augmented import build_augmented_view, split_motion
-from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS, ramp_colors
+from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS
 from lg3d_core.viewing.page import build_page, page_arrays
 from lg3d_core.viewing.picture import compose
 
