@@ -19,6 +19,7 @@ from lg3d_core.viewing.camera import Camera
 from lg3d_core.viewing.layers import build_view
 from lg3d_core.viewing.open3d_buffers import import_open3d, place_camera
 from lg3d_core.viewing.window import HEIGHT, WIDTH, SceneWindow, has_display, open_window
+from tests.notes import Notes
 from tests.viewing_rooms import COLORS, DOOR, VOCABULARY, make_room, predict
 
 needs_socket_names = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
@@ -83,19 +84,6 @@ def test_without_a_display_no_window_opens(no_display: pytest.MonkeyPatch) -> No
         open_window(build_view(make_room(spacing=0.3), VOCABULARY))
 
 
-class Notes(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
-    def warn(self, message: str) -> None:
-        self.said.append(f"warning: {message}")
-
-
 @pytest.fixture
 def notes() -> Notes:
     return Notes()
@@ -129,7 +117,7 @@ def test_number_keys_show_each_layer(window: SceneWindow, notes: Notes) -> None:
         assert window._on_key(window.actions()[key]) is False
         seen.append(picture(window))
     assert len({image.tobytes() for image in seen}) == 6
-    assert notes.said == ["Colours", "Ground truth", "Errors", "Confidence", "Instances"]
+    assert notes.messages == ["Colours", "Ground truth", "Errors", "Confidence", "Instances"]
 
 
 def test_the_cut_can_be_taken_back_and_follows_the_camera(window: SceneWindow) -> None:
@@ -158,10 +146,10 @@ def test_pictures_are_saved_beside_each_other(
     window.actions()["S"]()
     names = ["a_b_scene-prediction-1.png", "a_b_scene-prediction-2.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert notes.said == [f"saved {name}" for name in names]
+    assert notes.messages == [f"saved {name}" for name in names]
     monkeypatch.setattr(type(window._window), "capture_screen_image", lambda *_, **__: None)
     window.actions()["S"]()
-    assert notes.said[-1].startswith("warning: could not write")
+    assert notes.warnings[-1].startswith("could not write")
 
 
 def spot(window: SceneWindow, name: str) -> tuple[int, int]:
@@ -253,7 +241,7 @@ def test_without_perspective_nothing_is_described(window: SceneWindow) -> None:
 
 def test_help_names_every_key(window: SceneWindow, notes: Notes) -> None:
     window.actions()["H"]()
-    mouse, text = notes.said
+    mouse, text = notes.messages
     assert "point at a surface for its class" in mouse
     assert "1 colours, 2 ground truth, 3 prediction, 4 errors, 5 confidence, 6 instances" in text
     for key in "CRSHQ":
@@ -281,7 +269,7 @@ def test_a_window_runs_until_it_is_closed(window: SceneWindow, notes: Notes, mon
     monkeypatch.setattr(window, "follow_camera", follow_then_close)
     window.run()
     assert len(frames) >= 3
-    assert [said.partition(":")[0] for said in notes.said] == ["mouse", "keys"]
+    assert [said.partition(":")[0] for said in notes.messages] == ["mouse", "keys"]
 
 
 def test_a_display_without_opengl_is_one_line(window: SceneWindow, monkeypatch: pytest.MonkeyPatch) -> None:
