@@ -16,6 +16,7 @@ from torch import Tensor
 from lg3d_core.errors import DataError, Interrupted
 from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.evaluation.instances import InstanceScores, SceneMatches, scored_classes
+from lg3d_core.evaluation.packed_matches import NO_MATCHES, pack_matches, unpack_matches
 from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
@@ -30,7 +31,7 @@ from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, InstanceSegmentation
 from lg3d_core.training.scenes import TrainingData, open_training_data
 from lg3d_core.training.step import accumulate_gradients
-from lg3d_core.training.validation import NO_MATCHES, Validation, gather_matches
+from lg3d_core.training.validation import Validation, gather_matches
 from tests import ranks
 from tests.notes import Notes
 from tests.test_evaluation_table import EVALUATION, LETTERS
@@ -331,6 +332,23 @@ def random_matches(seed: int) -> SceneMatches:
     )
 
 
+def assert_equal_matches(one: SceneMatches, other: SceneMatches) -> None:
+    for own, expected in zip(one, other, strict=True):
+        np.testing.assert_array_equal(own, expected)
+        assert own.dtype == expected.dtype
+
+
+def test_packed_matches_come_back_and_truncated_ones_are_rejected() -> None:
+    scenes = [random_matches(seed) for seed in range(20)]
+    packed = pack_matches(scenes)
+    for one, other in zip(unpack_matches(np.append(packed, 0.0), 20), scenes, strict=True):
+        assert_equal_matches(one, other)
+    for length in (len(packed) - 1, 3):
+        with pytest.raises(ValueError, match="truncated"):
+            unpack_matches(packed[:length], 20)
+    assert len(pack_matches([])) == 0
+
+
 NUM_SCENES = 7
 
 
@@ -351,9 +369,7 @@ def test_all_processes_have_the_matches_of_all_scenes(size: int, tmp_path: Path)
     for rank in range(size):
         gathered = torch.load(tmp_path / f"{size}.{rank}", weights_only=False)
         for row, scene in enumerate(gathered):
-            for one, other in zip(scene, random_matches(row), strict=True):
-                np.testing.assert_array_equal(one, other)
-                assert one.dtype == other.dtype
+            assert_equal_matches(SceneMatches(*scene), random_matches(row))
 
 
 def test_two_processes_train_and_validate_as_one_does(furnished_store_path: Path, tmp_path: Path) -> None:
