@@ -133,7 +133,7 @@ def _execute_training(step: Step, progress: Progress) -> None:
             correct=counts.correct,
             support=counts.support,
             predicted=counts.predicted,
-            **({} if evaluation.matches is None else {"matches": pack_matches(evaluation.matches)}),
+            matches=pack_matches(evaluation.matches or ()),
         )
     write_text(step.folder / SCORES_NAME, json.dumps(evaluation.to_dict(), indent=1) + "\n")
 

@@ -44,10 +44,10 @@ def read_record(folder: Path) -> Record:
                 stored["support"],
                 stored["predicted"],
             )
+            scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
             matches = None
-            if "matches" in stored:
+            if "instances" in scores:
                 matches = tuple(unpack_matches(stored["matches"], len(counts.scene_ids)))
-        scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{folder} has no readable scores ({error}): remove the folder and compare again") from None
     return Record(counts, scores, matches)
