@@ -44,5 +44,5 @@ def test_a_run_of_the_instance_task_has_the_matches_of_its_scenes(tmp_path: Path
 @pytest.mark.parametrize("arrays", [{}, {"matches": pack_matches([ONE])}])
 def test_missing_or_truncated_matches_are_reported(tmp_path: Path, arrays: dict[str, Any]) -> None:
     write_run(tmp_path, {"instances": {}}, **arrays)
-    with pytest.raises(DataError, match="has no readable scores .* remove the folder and compare again"):
+    with pytest.raises(DataError, match=r"has no readable scores .* remove the folder and compare again"):
         read_record(tmp_path)
