@@ -48,7 +48,7 @@ def compile_convolution(layer: Layer, *, backwards: bool, fused: bool = False) -
         "BLOCK_N": config.block_n,
         "BLOCK_REST": config.block_rest,
         "BLOCK_K": config.block_k,
-        "SPLIT": config.split,
+        "IS_SPLIT": config.split > 1,
         "HAS_SCALE": fused,
         "HAS_RESIDUAL": fused,
         "RELU": fused,
@@ -70,7 +70,6 @@ def compile_weight_gradient(layer: Layer) -> dict[str, Any]:
         "BLOCK_IN": config.block_in,
         "BLOCK_OUT": config.block_out,
         "BLOCK_PAIRS": config.block_pairs,
-        "SPLIT": config.split,
         "PRECISION": "ieee",
         "WIDEN": False,
     }
@@ -94,10 +93,10 @@ def compile_the_rest() -> list[str]:
         (
             convolution._add_parts,
             {"partials": "*fp32", "output": "*bf16", "scale": "*fp32", "shift": "*fp32", "residual": "*bf16"},
-            {"OUT": 96, "BLOCK_M": 32, "BLOCK_N": 128, "SPLIT": 8, **fused},
+            {"OUT": 96, "BLOCK_M": 32, "BLOCK_N": 128, **fused},
         ),
     ]
-    numbers = ("num_voxels", "num_halvings", "stride", "num_outputs", "num_blocks", "capacity", "num_places")
+    numbers = ("num_voxels", "num_halvings", "stride", "num_outputs", "num_blocks", "capacity", "num_places", "num_parts")
     for kernel, types, constants in jobs:
         names = kernel.arg_names
         signature = {name: types.get(name, "i32" if name in numbers else "*i32") for name in names}
