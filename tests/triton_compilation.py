@@ -96,7 +96,16 @@ def compile_the_rest() -> list[str]:
             {"OUT": 96, "BLOCK_M": 32, "BLOCK_N": 128, **fused},
         ),
     ]
-    numbers = ("num_voxels", "num_halvings", "stride", "num_outputs", "num_blocks", "capacity", "num_places", "num_parts")
+    numbers = (
+        "num_voxels",
+        "num_halvings",
+        "stride",
+        "num_outputs",
+        "num_blocks",
+        "capacity",
+        "num_places",
+        "num_parts",
+    )
     for kernel, types, constants in jobs:
         names = kernel.arg_names
         signature = {name: types.get(name, "i32" if name in numbers else "*i32") for name in names}
