@@ -204,7 +204,8 @@ def _predict(
     scan = refine_input(scan, predictor.voxel_size, progress)
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
     voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
-    label, confidence = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
+    found = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
+    label, confidence = found.label, found.confidence
     strays = voxels.num_outside
     if strays:
         progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")
