@@ -20,6 +20,11 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def copies_without_waiting(device: torch.device) -> bool:
+    """Return whether copies to a device from page-locked memory overlap with other work."""
+    return device.type == "cuda"
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
     """Return the precision of a name; `auto` is bf16 on CUDA and fp32 on the CPU."""
     if name == "auto":

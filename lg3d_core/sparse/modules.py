@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from lg3d_core.sparse import normalization
+from lg3d_core.sparse import normalization, parallel
 from lg3d_core.sparse.functional import fused_convolution, sparse_convolution
 from lg3d_core.sparse.tensor import SparseTensor
 
@@ -242,7 +242,7 @@ def convolve_and_normalize(
 
 def _runs_on_workers(features: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
     """Return whether rows are normalised by this package (CPU, common dtypes) rather than by PyTorch's batch norm."""
-    return features.device.type == "cpu" and _fits(features, weight, residual)
+    return parallel.runs_on_workers(features) and _fits(features, weight, residual)
 
 
 def _fits(features: Tensor, weight: Tensor, residual: Tensor | None) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
+from lg3d_core.sparse import parallel
 from lg3d_core.sparse.backends import RowKernels, current_backend
 from lg3d_core.sparse.parallel import run_pieces
 
@@ -313,7 +314,7 @@ def _row_kernels(features: Tensor) -> RowKernels | None:
 
 def _cut_rows(features: Tensor) -> list[int]:
     num_rows, channels = features.shape
-    if features.device.type != "cpu":
+    if not parallel.runs_on_workers(features):
         return [0, num_rows] if num_rows else [0]
     num_pieces = min(-(-features.numel() // PIECE_VALUES), max(1, MAX_SUMS // max(1, channels)))
     return [num_rows * piece // num_pieces for piece in range(num_pieces + 1)] if num_pieces else [0]
