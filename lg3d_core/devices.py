@@ -10,14 +10,25 @@ from lg3d_core.errors import SettingsError
 def resolve_device(name: str) -> torch.device:
     """Return the device of a name; `auto` is CUDA if available, otherwise the CPU.
 
+    A numbered GPU becomes the current one, because libraries launch on that.
+
     Raises:
-        SettingsError: CUDA was requested but is not available.
+        SettingsError: CUDA was requested but is not available, or has no GPU of that number.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise SettingsError(f"--device {name}: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build")
+    if device.index is not None:
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            others = "cuda:0 alone" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise SettingsError(f"--device {name}: this machine has {count} GPU{'s' * (count > 1)}, {others}")
+        torch.cuda.set_device(device)
+    return device
 
 
 def copies_without_waiting(device: torch.device) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lg3d_core.sparse_benchmark.workload as workload_module
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
 from lg3d_core.networks import MinkUNet
+from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.progress import Progress
 from lg3d_core.sparse import SparseConvolution, SparseTensor, sparse_convolution, use_backend
 from lg3d_core.sparse_benchmark.agreement import (
@@ -33,7 +34,7 @@ from lg3d_core.sparse_benchmark.peers import (
     SpconvPeer,
     find_peers,
 )
-from lg3d_core.sparse_benchmark.placement import Voxelization, Work, place_convolutions
+from lg3d_core.sparse_benchmark.placement import Voxelization, Work
 from lg3d_core.sparse_benchmark.workload import Cloud, Workload, gather_clouds, make_workload
 from tests import fake_engines
 from tests.box_rooms import write_room

@@ -17,10 +17,10 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from lg3d_core.networks.minkunet import MinkUNet
+from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.sparse import KernelMap
 from lg3d_core.sparse.triton import convolution, pairs, tiles, weight_gradient
 from lg3d_core.sparse.triton.configs import Layer, default_convolution, default_weight_gradient
-from lg3d_core.sparse_benchmark.placement import place_convolutions
 
 LEVEL_SHARES = (1, 0.271, 0.064, 0.0146, 0.0034)  # voxels per level of a furnished room at 2 cm
 MODULES = (convolution, pairs, tiles, weight_gradient)

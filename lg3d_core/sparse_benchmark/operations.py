@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.networks import MinkUNet
+from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.sparse import SparseConvolution, SparseTensor
 from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Rows, Trial
 from lg3d_core.sparse_benchmark.machine import DTYPES, Rates
-from lg3d_core.sparse_benchmark.placement import NUM_LEVELS, Voxelization, Work, place_convolutions
+from lg3d_core.sparse_benchmark.placement import NUM_LEVELS, Voxelization, Work
 from lg3d_core.sparse_benchmark.workload import Workload
 
 NUM_CLASSES = 200
