@@ -31,7 +31,7 @@ def run_compiled(module: str, *arguments: str, cache: Path) -> dict[str, Any]:
 
 
 def test_training_on_rooms_of_varying_size_compiles_few_kernels(tmp_path: Path):
-    kernels = run_compiled("tests.triton_launches", "34C", "400", cache=tmp_path)
+    kernels = run_compiled("benchmarks.gpu.launches", "--network", "34C", "--steps", "400", cache=tmp_path)
     # Measured: 74 of the products, and 8 others. When block sizes followed the number of voxels closely, it was 301.
     assert kernels.pop("_convolve_tiles") + kernels.pop("_multiply_pairs") <= 80
     assert sum(kernels.values()) <= 10

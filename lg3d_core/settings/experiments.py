@@ -67,6 +67,9 @@ class BenchSettings(SeedFields, DeviceFields, PrecisionFields, StoreFields):
     ] = ()
     voxel_size: Annotated[tuple[Metres, ...], NonEmpty(), Doc("Voxel edges in metres.")] = (0.05,)
     batch: Annotated[tuple[AtLeastOne, ...], NonEmpty(), Doc("Scenes per batch.")] = (1,)
+    max_voxels: Annotated[int, Ge(1000), Doc("Voxels per batch; larger scenes are cropped to their centre.")] = (
+        1_000_000
+    )
     backends: Annotated[
         tuple[BenchBackend, ...],
         NonEmpty(),

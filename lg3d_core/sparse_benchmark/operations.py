@@ -53,6 +53,10 @@ LAYERS = (
 )
 
 
+WIDE_LAYERS = (LayerPlan(512, 512, 3), LayerPlan(544, 512, 3))
+"""Layers with most of the work of 34D, which take a CPU minutes: timed on CUDA, and where 34D is."""
+
+
 class Cost(NamedTuple):
     """Minimum work of an operation: matrix products, and other bytes moved."""
 
@@ -113,7 +117,8 @@ def plan_operations(
         yield _maps(workload, voxelization, seed)
     for kind in ("layers", "layers-train"):
         if kind in what:
-            for plan in LAYERS:
+            wide = WIDE_LAYERS if workload.device.type == "cuda" or "34D" in networks else ()
+            for plan in (*LAYERS, *wide):
                 yield _layer(plan, kind, workload, voxelization, seed)
     for plan_name in networks:
         if "forward" in what or "train" in what:

@@ -147,6 +147,13 @@ def modelled_step(network: str, voxels: int, *, flops_per_second: float, device:
     return max(LAUNCH_SECONDS[device.type], products + moved)
 
 
+def model_step(network: str, voxels: int, *, precision: str, device: torch.device) -> tuple[float, int]:
+    """Return the modelled seconds of a training step on a device, and its memory in bytes."""
+    speed = matrix_speed(device, precision)
+    seconds = modelled_step(network, voxels, flops_per_second=speed, device=device)
+    return seconds, step_bytes(network, voxels, precision=precision, device=device)
+
+
 def matrix_speed(device: torch.device, precision: str) -> float:
     """Return the FLOP/s of a dense matrix product, the best of five."""
     size, dtype = (8192 if device.type == "cuda" else 768), torch.bfloat16 if precision == "bf16" else torch.float32
@@ -225,8 +232,7 @@ def choose_jobs(
     before = time.perf_counter()
     voxels = load()
     seconds = time.perf_counter() - before
-    speed = matrix_speed(device, precision)
-    step = modelled_step(network, scenes * voxels, flops_per_second=speed, device=device)
+    step, _ = model_step(network, scenes * voxels, precision=precision, device=device)
     return needed_jobs(seconds, scenes, step, cores=cores)
 
 
@@ -251,8 +257,7 @@ def forecast(settings: TrainSettings, progress: Progress, *, measure: bool = Tru
         progress.note(f"measuring a training step of {settings.network} on {device}")
         seconds = measured_step(settings.network, voxels, device=device, precision=precision, backend=settings.backend)
     else:
-        speed = matrix_speed(device, precision)
-        seconds = modelled_step(settings.network, voxels, flops_per_second=speed, device=device)
+        seconds, _ = model_step(settings.network, voxels, precision=precision, device=device)
     steps = settings.epochs * steps_per_epoch(scenes.count, settings.batch_size)
     jobs = settings.jobs
     if jobs is None:

@@ -1,9 +1,14 @@
-"""Counts the kernels that training on rooms of varying size would compile, without compiling or computing any.
+"""Kernels that training on rooms of varying size launches, found without a GPU: counted, or compiled into a cache.
 
-Run as a program of its own, with TRITON_INTERPRET=0. A stand-in for the driver lets Triton bind the arguments of every
-launch on CPU tensors that are never written to; what Triton would compile is what it looks up and does not find.
+python -m benchmarks.gpu.launches --network 34C --steps 400
+TRITON_CACHE_DIR=/tmp/tc python -m benchmarks.gpu.launches --network 34D --compile
+
+A stand-in for the driver lets Triton bind the arguments of every launch on CPU tensors that are never written to; what
+Triton would compile is what it looks up and does not find. A cache that was compiled with the versions of PyTorch,
+Triton and Python of a GPU machine, and with the same TRITON_CACHE_DIR, is valid there.
 """
 
+import argparse
 import json
 import sys
 from contextlib import nullcontext
@@ -53,7 +58,9 @@ class Kernel:
         assert 0 < layers < 1 << 16
 
 
-def count_kernels(network: str, *, voxels: int, spread: float, steps: int) -> dict[str, int]:
+def count_kernels(
+    network: str, *, voxels: int, spread: float, steps: int, compiles: bool = False
+) -> tuple[dict[str, int], list[str]]:
     """Count the kernels of a network's convolutions and their gradients over training steps.
 
     Args:
@@ -61,15 +68,27 @@ def count_kernels(network: str, *, voxels: int, spread: float, steps: int) -> di
         voxels: Median number of voxels of a step.
         spread: Standard deviation of the logarithm of that number.
         steps: Number of steps.
-    """
-    compiled: dict[str, int] = {}
+        compiles: Whether to compile the kernels.
 
-    def compile_nothing(kernel: Any, key: str, _: Any, device: int, *__: Any, **___: Any) -> Kernel:
-        compiled[kernel.fn.__name__] = compiled.get(kernel.fn.__name__, 0) + 1
+    Returns:
+        Number of kernels by name, and the errors of those that did not compile.
+    """
+    counts: dict[str, int] = {}
+    failures: list[str] = []
+    compile_kernel: Any = JITFunction._do_compile
+
+    def note(kernel: Any, key: str, signature: Any, device: int, *rest: Any, **more: Any) -> Kernel:
+        name = kernel.fn.__name__
+        counts[name] = counts.get(name, 0) + 1
+        if compiles:
+            try:
+                compile_kernel(kernel, key, signature, device, *rest, **more)
+            except Exception as error:  # noqa: BLE001  # one of many: report it, and go on with the others
+                failures.append(f"{name}: {type(error).__name__}: {error}"[:300])
         kernel.device_caches[device][0][key] = Kernel()
         return kernel.device_caches[device][0][key]
 
-    JITFunction._do_compile = compile_nothing
+    JITFunction._do_compile = note
     driver.set_active(Driver())
     for module in MODULES:
         module.device_of = lambda _: nullcontext()
@@ -88,7 +107,7 @@ def count_kernels(network: str, *, voxels: int, spread: float, steps: int) -> di
             level = stride.bit_length() - 1
             kernel_map = maps[level, "up" if transposed else "same" if convolved.stride == 1 else "down"]
             step(kernel_map, *convolved.kernel.shape, wants_input=convolved.kernel.shape[1] > 3)
-    return compiled
+    return counts, failures
 
 
 def make_maps(sizes: list[int]) -> dict[tuple[int, str], KernelMap]:
@@ -122,5 +141,20 @@ def step(kernel_map: KernelMap, num_offsets: int, channels_in: int, channels_out
     weight_gradient.weight_gradient(features, gradient, kernel_map, default_weight_gradient(forth))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="34C")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--voxels", type=int, default=800_000, help="median of a step")
+    parser.add_argument("--spread", type=float, default=0.15, help="deviation of their logarithm")
+    parser.add_argument("--compile", action="store_true", help="compile the kernels into Triton's cache")
+    choices = parser.parse_args()
+    counts, failures = count_kernels(
+        choices.network, voxels=choices.voxels, spread=choices.spread, steps=choices.steps, compiles=choices.compile
+    )
+    json.dump(counts, sys.stdout)
+    sys.exit("\n".join(failures) or 0)
+
+
 if __name__ == "__main__":
-    json.dump(count_kernels(sys.argv[1], voxels=800_000, spread=0.15, steps=int(sys.argv[2])), sys.stdout)
+    main()
