@@ -1,6 +1,7 @@
 """Devices and numeric precision."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -41,6 +42,24 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     return name
+
+
+@contextmanager
+def training_products(device: torch.device, precision: str) -> Iterator[None]:
+    """Multiply float32 matrices as TF32 within a training step in bf16 on CUDA, forward and backward.
+
+    These are products of features with text anchors in a loss: bfloat16 features are exact in TF32, and anchors keep 10
+    bits. Scores of classes are not computed here and stay exact.
+    """
+    if device.type != "cuda" or precision != "bf16":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

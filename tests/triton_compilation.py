@@ -85,7 +85,7 @@ def compile_the_rest() -> list[str]:
         (
             tiles._mask_rows,
             {"bits": "*i64", "masks": "*i64"},
-            {"NUM_OFFSETS": 27, "WINDOW_BITS": tiles.WINDOW_BITS, "MASK_BITS": tiles.MASK_BITS, "BLOCK": tiles.BLOCK},
+            {"NUM_OFFSETS": 27, "BLOCK": tiles.BLOCK},
         ),
         (tiles._compact_tiles, {"order": "*i64"}, {"NUM_OFFSETS": 27, "BLOCK": 128}),
         (pairs._count_pairs, {}, {"BLOCK": pairs.BLOCK}),

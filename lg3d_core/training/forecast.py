@@ -21,6 +21,7 @@ from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.processes import num_cores
 from lg3d_core.progress import Progress
+from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.settings import CONFIG_NAME, FinetuneSettings, PretrainSettings, TrainSettings
 from lg3d_core.sparse import SparseTensor, owned_threads, trains_faster_in_bf16, use_backend
@@ -324,7 +325,14 @@ def _look_at_scenes(settings: TrainSettings) -> Scenes:
     if not scene_ids:
         voxels = int(SCANNET_VOXELS * (SCANNET_VOXEL_SIZE / settings.voxel_size) ** 2)
         return Scenes(SCANNET_SCENES, voxels, SAMPLE_SECONDS * SCANNET_VOXELS, True)
-    dataset = SceneDataset(store, scene_ids, voxel_size=settings.voxel_size, crop=settings.crop, seed=settings.seed)
+    dataset = SceneDataset(
+        store,
+        scene_ids,
+        voxel_size=settings.voxel_size,
+        augmentation=Augmentation() if settings.augment else None,
+        crop=settings.crop,
+        seed=settings.seed,
+    )
     few = sorted({0, len(scene_ids) // 2, len(scene_ids) - 1})
     voxels, seconds = [], []
     for row in few:

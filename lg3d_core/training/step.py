@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lg3d_core.devices import autocast
+from lg3d_core.devices import autocast, training_products
 from lg3d_core.errors import SettingsError
 from lg3d_core.memory import memory_limits
 from lg3d_core.settings import TrainSettings
@@ -239,7 +239,10 @@ def accumulate_gradients(
         seeds = _draw_seeds(seed, parts[0][0].epoch, batch.scene_ids, drawn)
         batch = batch.to(world.device)
         waits = isinstance(forward, DistributedDataParallel) and number + 1 < len(batches)
-        with forward.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        with (
+            forward.no_sync() if waits else nullcontext(),  # type: ignore[operator]
+            training_products(world.device, precision),
+        ):
             with autocast(world.device, precision):
                 loss = forward(batch, seeds)
             share = weight / total
