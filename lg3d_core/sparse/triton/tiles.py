@@ -3,9 +3,9 @@
     order = rows sorted by occupancy mask, the rarest offset in the highest bit
     tile t = rows order[t * BLOCK : (t + 1) * BLOCK], with a list of the offsets that any of its rows has
 
-Rows with the same neighbours are grouped, so that a tile skips the offsets that none of its rows needs; equal masks keep
-the order of the voxels, and so their closeness in memory. All sizes are known without a synchronisation: each tile's
-list has space for all offsets, and `counts` is the number in use.
+Rows with the same neighbours are grouped, so that a tile skips the offsets that none of its rows needs. Rows with equal
+masks keep the order of the voxels, and so their closeness in memory. All sizes are known without a synchronisation:
+each tile's list has space for all offsets, and `counts` is the number in use.
 """
 
 from typing import NamedTuple
