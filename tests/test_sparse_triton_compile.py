@@ -58,6 +58,17 @@ def test_shipped_blocks_overlap_loads_with_products_and_spill_nothing(compiled: 
 
 
 @pytest.mark.slow
+def test_normalisation_moves_whole_vectors_and_spills_nothing(everything: dict[str, Any]):
+    for kernels in everything["norms"].values():
+        assert len(kernels) == 7
+        for name, facts in kernels.items():
+            assert facts["spilled"] == 0, f"{name}: registers spill, {facts}"
+            assert facts["shared"] <= MAX_SHARED, f"{name}: too much shared memory, {facts}"
+            if name.endswith("_rows"):
+                assert facts["vectors"] > 0, f"{name}: loads of single values, {facts}"
+
+
+@pytest.mark.slow
 def test_wide_layers_use_the_matrix_instructions_of_a_warp_group(compiled: dict[str, dict[str, Any]]):
     for name, facts in compiled.items():
         if not name.startswith("down"):  # 32 x 32 weight gradients are too small for them

@@ -7,6 +7,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from lg3d_core.sparse import normalization, parallel
+from lg3d_core.sparse.backends import current_backend
 from lg3d_core.sparse.functional import fused_convolution, sparse_convolution
 from lg3d_core.sparse.tensor import SparseTensor
 
@@ -79,6 +80,10 @@ class SparseBatchNorm(nn.Module):
         A single voxel has no variance: it is normalised by the running statistics, which are not updated.
         """
         self._folded = None  # fused optimisers and PyTorch's batch norm change tensors without raising their versions
+        if self.training and (self.group is not None or len(features) > 1):
+            output = self._normalize_by_backend(features, residual=residual, relu=relu)
+            if output is not None:
+                return output
         if self.training and self.group is not None:
             return self._normalize_together(features, self.group, residual=residual, relu=relu)
         bn = self.bn
@@ -110,6 +115,16 @@ class SparseBatchNorm(nn.Module):
             residual=residual,
             relu=relu,
         )
+
+    def _normalize_by_backend(self, features: Tensor, *, residual: Tensor | None, relu: bool) -> Tensor | None:
+        """Normalise with the kernels of the backend for GPUs; None if it has none for these rows."""
+        if parallel.runs_on_workers(features) or not _fits(features, self.bn.weight, residual):
+            return None
+        normalize_rows = getattr(current_backend(features.device), "normalize_rows", None)
+        if normalize_rows is None:
+            return None
+        output: Tensor | None = normalize_rows(features, self.bn, residual=residual, relu=relu, group=self.group)
+        return output
 
     def _normalize_together(
         self, features: Tensor, group: distributed.ProcessGroup, *, residual: Tensor | None, relu: bool

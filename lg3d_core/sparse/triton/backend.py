@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lg3d_core.errors import MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.sparse.kernel_maps import KernelMap
-from lg3d_core.sparse.triton import levels, neighbours
+from lg3d_core.sparse.triton import levels, neighbours, normalization
 from lg3d_core.sparse.triton.configs import Layer
 from lg3d_core.sparse.triton.convolution import Epilogue, convolve
 from lg3d_core.sparse.triton.launch import INTERPRETED
@@ -63,6 +63,16 @@ class TritonBackend:
             relu,
         )
         return _convolve(features, weight.to(features.dtype), kernel_map, epilogue=epilogue)
+
+    def normalize_rows(self, features: Tensor, bn: nn.BatchNorm1d, **choices: Any) -> Tensor | None:
+        """See `lg3d_core.sparse.backends.NormalizingBackend`."""
+        if bn.momentum is None or features.dtype not in DTYPES:
+            return None
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        assert bn.num_batches_tracked is not None
+        running = normalization.Running(bn.running_mean, bn.running_var, bn.num_batches_tracked, bn.momentum)
+        return normalization.normalize(features, bn.weight, bn.bias, running, eps=bn.eps, **choices)
 
     def build_submanifold_map(self, keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
         """See `lg3d_core.sparse.backends.MappingBackend`."""
