@@ -353,7 +353,7 @@ def test_an_ended_benchmark_leaves_the_operations_that_it_has_measured(
         out=tmp_path / "out.json",
     )
     with pytest.raises(KeyboardInterrupt):
-        run_benchmarks(settings, Progress())
+        run_benchmarks(settings, Notes())
     saved = json.loads((tmp_path / "out.json").read_text())
     assert [result["operation"] for result in saved["results"]] == done
     assert all(one["floor_seconds"] > 0 for result in saved["results"] for one in result["engines"])

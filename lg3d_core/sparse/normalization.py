@@ -171,7 +171,12 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(features, weight, *statistics, *([output] if relu else []))
         ctx.kernels = kernels
         ctx.eps, ctx.statistics_are_own, ctx.has_residual = eps, statistics_are_own, residual is not None
-        ctx.num_rows, ctx.group = (len(features), None) if together is None else (together.num_rows, together.group)
+        ctx.num_rows, ctx.group = len(features), None
+        if (
+            together is not None
+        ):  # statistics of fewer than two rows were not measured on them: no gradient flows through
+            ctx.num_rows = torch.where(together.num_rows > 1, together.num_rows, torch.inf)
+            ctx.group = together.group
         return output
 
     @staticmethod
@@ -237,10 +242,8 @@ class _Normalize(torch.autograd.Function):
             grad_features = clipped if is_spare else torch.empty_like(gradient)
             slope = weight * inverse_deviation
             if ctx.statistics_are_own:
-                # Statistics of fewer than two rows were not measured on them: no gradient flows through.
-                rows = ctx.num_rows if ctx.group is None else torch.where(ctx.num_rows > 1, ctx.num_rows, torch.inf)
-                by_features = -slope * inverse_deviation * sum_weight / rows
-                constant = -slope * sum_bias / rows - by_features * mean
+                by_features = -slope * inverse_deviation * sum_weight / ctx.num_rows
+                constant = -slope * sum_bias / ctx.num_rows - by_features * mean
             else:
                 by_features = constant = torch.zeros_like(slope)
             terms = _Terms(slope, by_features.to(wide), constant.to(wide))

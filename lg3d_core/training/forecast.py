@@ -189,12 +189,17 @@ def measured_step(network: str, voxels: int, *, device: torch.device, precision:
 
 
 def room_voxels(count: int) -> Tensor:
-    """Return about so many voxels of a room: floor, ceiling and walls, two voxels thick, shape `(voxels, 4)`, int32."""
-    edge = max(6, round(math.sqrt(count / 8)))
-    height = max(6, edge // 2)
+    """Return about so many voxels of a room, shape `(voxels, 4)`, int32.
+
+    The floor is two voxels thick, ceiling and walls are one: on average a voxel then has as many neighbours as in
+    furnished rooms.
+    """
+    edge = height = 6
+    while 3 * edge**2 + 4 * (edge - 1) * (height - 3) < count:
+        edge += 1
+        height = max(6, edge // 2)
     room = torch.zeros(edge, edge, height, dtype=torch.bool)
-    for axis in range(3):
-        room.movedim(axis, 0)[[0, 1, -2, -1]] = True
+    room[:, :, [0, 1, -1]] = room[[0, -1]] = room[:, [0, -1]] = True
     cells = room.nonzero().to(torch.int32)
     return torch.cat([torch.zeros_like(cells[:, :1]), cells], dim=1)
 
