@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,52 @@ class Answer:
         }
 
 
+class Grounded(NamedTuple):
+    """Language-grounded model.
+
+    Attributes:
+        checkpoint: Path of the checkpoint.
+        predictor: Network and how it is run.
+        anchors: Text anchors that the features were trained towards.
+        reader: Encoder of texts in the space of the anchors.
+    """
+
+    checkpoint: Path
+    predictor: Predictor
+    anchors: Anchors
+    reader: QuestionReader
+
+
+def load_grounded(settings: AskSettings, progress: Progress) -> Grounded:
+    """Load a checkpoint, its anchors and their encoder.
+
+    Raises:
+        CheckpointError: The checkpoint is not language-grounded, or the anchors or the encoder are not its own.
+        MissingDependencyError: The encoder is not available.
+        DataError: The anchors cannot be read.
+    """
+    path = find_grounded(settings.checkpoint, settings.runs, progress)
+    info = read_info(path)
+    require_grounded(path, info)
+    anchors = find_anchors(path, info, settings.anchors)
+    predictor, _ = Predictor.load(
+        path,
+        device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
+        memory=settings.memory_bytes,
+        overlap=settings.overlap,
+    )
+    reader = open_reader(
+        anchors,
+        encoder=settings.encoder,
+        checkpoint=settings.encoder_checkpoint,
+        device=predictor.device,
+        progress=progress,
+    )
+    return Grounded(path, predictor, anchors, reader)
+
+
 class Conversation:
     """Scan with its features, which answers any number of texts.
 
@@ -96,8 +142,21 @@ class Conversation:
         checkpoint: Path of the checkpoint.
     """
 
-    def __init__(self, settings: AskSettings, progress: Progress) -> None:
-        """Load the checkpoint, its anchors and their encoder, read the scan, and run the network once.
+    def __init__(
+        self,
+        settings: AskSettings,
+        progress: Progress,
+        *,
+        model: Grounded | None = None,
+        scan: Input | None = None,
+    ) -> None:
+        """Load the model, read the scan, and run the network once.
+
+        Args:
+            settings: Settings of the command.
+            progress: Receives notes and warnings.
+            model: Model that is already loaded; None loads that of the settings.
+            scan: Scan that is already open; None opens that of the settings.
 
         Raises:
             CheckpointError: The checkpoint is not language-grounded, or the anchors or the encoder are not its own.
@@ -108,28 +167,14 @@ class Conversation:
             _require_words(text)
         self._settings = settings
         self._progress = progress
-        self.checkpoint = find_grounded(settings.checkpoint, settings.runs, progress)
-        info = read_info(self.checkpoint)
-        require_grounded(self.checkpoint, info)
-        self._anchors = find_anchors(self.checkpoint, info, settings.anchors)
-        self._predictor, _ = Predictor.load(
-            self.checkpoint,
-            device=settings.device,
-            precision=settings.precision,
-            backend=settings.backend,
-            memory=settings.memory_bytes,
-            overlap=settings.overlap,
-        )
-        self._reader: QuestionReader = open_reader(
-            self._anchors,
-            encoder=settings.encoder,
-            checkpoint=settings.encoder_checkpoint,
-            device=self._predictor.device,
-            progress=progress,
-        )
-        scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
-        self.scan: Input = refine_input(scan, info.voxel_size, progress)
-        self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, info.voxel_size)
+        model = model or load_grounded(settings, progress)
+        self.checkpoint = model.checkpoint
+        self._anchors, self._predictor, self._reader = model.anchors, model.predictor, model.reader
+        if scan is None:
+            scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+        voxel_size = self._predictor.voxel_size
+        self.scan: Input = refine_input(scan, voxel_size, progress)
+        self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, voxel_size)
         if self._voxels.num_outside:
             progress.warn(
                 f"{self.scan.name}: {self._voxels.num_outside} vertices have no usable position: their heat is 0"
@@ -141,8 +186,13 @@ class Conversation:
         size = len(self._voxels.keys) * self._predictor.network.num_features * 4
         self._keeps = size <= min(KEPT_FEATURES, self._predictor.memory or KEPT_FEATURES)
 
-    def ask(self, texts: Sequence[str]) -> list[Answer]:
+    def ask(self, texts: Sequence[str], *, threshold: float | None = None, regions: int | None = None) -> list[Answer]:
         """Return an answer per text.
+
+        Args:
+            texts: Texts.
+            threshold: Minimum heat of a place, 0..1; None takes that of the settings.
+            regions: Maximum number of places per text; None takes that of the settings.
 
         Raises:
             SettingsError: A text is empty.
@@ -152,7 +202,12 @@ class Conversation:
             _require_words(text)
         vectors = self._reader.read(texts)
         heat = self._heat(torch.from_numpy(vectors).to(self._predictor.device))
-        return [self._answer(text, vectors[k], heat[:, k]) for k, text in enumerate(texts)]
+        threshold = self._settings.threshold if threshold is None else threshold
+        regions = self._settings.regions if regions is None else regions
+        return [
+            self._answer(text, vectors[k], heat[:, k], threshold=threshold, count=regions)
+            for k, text in enumerate(texts)
+        ]
 
     def at_vertices(self, answer: Answer) -> npt.NDArray[np.float32]:
         """Return the heat of an answer at the scan's vertices, shape `(vertices,)`, 0..1; 0 at unusable positions."""
@@ -188,16 +243,14 @@ class Conversation:
         self._nearest = nearest
         return heat
 
-    def _answer(self, text: str, vector: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Answer:
+    def _answer(
+        self, text: str, vector: npt.NDArray[np.float32], heat: npt.NDArray[np.float32], *, threshold: float, count: int
+    ) -> Answer:
         unit = self._anchors.vectors / np.linalg.norm(self._anchors.vectors, axis=1, keepdims=True)
         cosines = unit @ vector
         order = np.argsort(-cosines, kind="stable")[:5]
         regions = find_regions(
-            self._voxels.cells,
-            heat,
-            voxel_size=self._voxels.voxel_size,
-            threshold=self._settings.threshold,
-            count=self._settings.regions,
+            self._voxels.cells, heat, voxel_size=self._voxels.voxel_size, threshold=threshold, count=count
         )
         return Answer(
             text=text,

@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame, find_frame, plain_frame
@@ -61,17 +64,57 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
         info = _find_info(path) if scale == up == "auto" else None
         name, stem = word, path.stem
         frame = find_frame(surface, scale=scale, up=up) if info is None else _read_frame(info)
-        for note in frame.notes:
-            progress.note(f"{name}: {note}")
-        for doubt in (*surface.doubts, *frame.doubts):
-            progress.warn(f"{name}: {doubt}")
+        _report_frame(name, surface, frame, progress)
     else:
         scene, vocabulary = _read_scene(word, store)
         surface = surface_in_memory(path, scene.xyz, scene.rgb, scene.faces)
         name, stem, frame = word, word, plain_frame()
+    _report_colors(name, surface, progress)
+    return Input(name, stem, surface, frame, scene, vocabulary, is_scannet=info is not None)
+
+
+def open_arrays(
+    xyz: npt.NDArray[np.floating],
+    rgb: npt.NDArray[np.uint8] | None,
+    faces: npt.NDArray[np.integer] | None,
+    *,
+    scale: str,
+    up: str,
+    progress: Progress,
+) -> Input:
+    """Open a scan in memory, and report what was guessed about it, as for a file.
+
+    Args:
+        xyz: Positions, shape `(vertices, 3)`; may hold NaN.
+        rgb: Colours, shape `(vertices, 3)`, uint8; None for grey.
+        faces: Corners of triangles, shape `(faces, 3)`; None for points.
+        scale: Unit, as for a file.
+        up: Up axis, as for a file.
+        progress: Receives notes and warnings.
+
+    Raises:
+        DataError: There are no vertices, or no position is finite.
+    """
+    name = "arrays"
+    if len(xyz) == 0:
+        raise DataError(f"{name}: the scan has no vertices")
+    surface = surface_in_memory(Path(name), xyz, rgb, faces)
+    frame = find_frame(surface, scale=scale, up=up)
+    _report_frame(name, surface, frame, progress)
+    _report_colors(name, surface, progress)
+    return Input(name, name, surface, frame)
+
+
+def _report_frame(name: str, surface: Surface, frame: Frame, progress: Progress) -> None:
+    for note in frame.notes:
+        progress.note(f"{name}: {note}")
+    for doubt in (*surface.doubts, *frame.doubts):
+        progress.warn(f"{name}: {doubt}")
+
+
+def _report_colors(name: str, surface: Surface, progress: Progress) -> None:
     if surface.colors is None:
         progress.warn(f"{name}: no colours: using grey, which reduces accuracy")
-    return Input(name, stem, surface, frame, scene, vocabulary, is_scannet=info is not None)
 
 
 def _find_info(path: Path) -> Path | None:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
-from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.evaluation.predictor import Predictor, VoxelLabels
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
@@ -104,6 +104,46 @@ class PredictReport:
             "scans": [labels.to_dict() for labels in self.labelled],
             "failed": self.failed,
         }
+
+
+class LabelledScan(NamedTuple):
+    """Scan with the prediction for its voxels.
+
+    Attributes:
+        scan: Scan, with vertices added on its large triangles.
+        voxels: Occupied voxels.
+        found: Prediction for each voxel.
+    """
+
+    scan: Input
+    voxels: ScanVoxels
+    found: VoxelLabels
+
+    @property
+    def num_own(self) -> int:
+        """Number of vertices of the scan itself, the first ones."""
+        return self.scan.surface.num_vertices if self.scan.num_own is None else self.scan.num_own
+
+
+def label_scan(predictor: Predictor, scan: Input, progress: Progress) -> LabelledScan:
+    """Predict the voxels of a scan.
+
+    Args:
+        predictor: Network and how it is run.
+        scan: Scan as it was opened.
+        progress: Receives notes on added vertices and tiles, and warnings about vertices without a usable position.
+
+    Raises:
+        DataError: The scan has no usable vertex, or is too large for the voxel grid.
+        MemoryLimitError: Not even a small tile fits into memory.
+    """
+    scan = refine_input(scan, predictor.voxel_size, progress)
+    voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
+    found = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
+    if voxels.num_outside:
+        count, total = voxels.num_outside, scan.surface.num_vertices
+        progress.warn(f"{scan.name}: {count} of {total} vertices have no usable position: label 0")
+    return LabelledScan(scan, voxels, found)
 
 
 def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
@@ -201,20 +241,16 @@ def _predict(
     progress: Progress,
 ) -> ScanLabels:
     scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
-    scan = refine_input(scan, predictor.voxel_size, progress)
-    own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-    voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
-    label, confidence = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
-    strays = voxels.num_outside
-    if strays:
-        progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")
+    labelled = label_scan(predictor, scan, progress)
+    scan, voxels, own = labelled.scan, labelled.voxels, labelled.num_own
+    label, confidence = labelled.found.label, labelled.found.confidence
     files = _write(scan, voxels, label, confidence, vocabulary, settings, name, origin)
     return ScanLabels(
         scan=scan.name,
         files=files,
         num_vertices=own,
         num_added=scan.surface.num_vertices - own,
-        num_unlabelled=strays,
+        num_unlabelled=voxels.num_outside,
         num_voxels=len(voxels.keys),
         scale=scan.frame.scale,
         up=scan.frame.up,
