@@ -19,7 +19,7 @@ from lg3d_core.inference.ask import Conversation, Grounded, Place, load_grounded
 from lg3d_core.inference.input import Input, open_arrays, open_input
 from lg3d_core.inference.predict import find_vocabulary, label_scan
 from lg3d_core.inference.scan_voxels import vertex_rows
-from lg3d_core.models import SHIPPED_NAME, shipped_checkpoint
+from lg3d_core.models import shipped_checkpoint
 from lg3d_core.networks.checkpoint import CheckpointInfo, resolve_checkpoint
 from lg3d_core.progress import LoggedProgress, Progress
 from lg3d_core.settings import AskSettings, Backend, Device, Precision, Up
@@ -29,6 +29,8 @@ Scan = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[npt.NDArray[Any] | N
 """A file, positions, or positions with colours and optional triangles: `(xyz, rgb)` or `(xyz, rgb, faces)`."""
 
 UNLABELLED = -1
+SHIPPED_NAME = "shipped"
+"""Name of the model that ships with the package."""
 
 
 @dataclass(frozen=True, eq=False)
