@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
-from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
+from lg3d_core.networks.checkpoint import CheckpointInfo, is_onnx, load_network
+from lg3d_core.networks.onnx_network import OnnxNetwork, load_onnx_network
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.voxels import voxelize
@@ -101,7 +102,7 @@ class Predictor:
         overlap: Overlap of neighbouring tiles in metres; None derives it from the network's receptive field.
     """
 
-    network: "MinkUNet"
+    network: "MinkUNet | OnnxNetwork"
     voxel_size: float
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
@@ -128,8 +129,13 @@ class Predictor:
             CheckpointError: The checkpoint cannot be read.
             SettingsError: The device does not exist.
         """
-        where = resolve_device(device)
-        network, info = load_network(path, device=where, final_relu=final_relu)
+        network: MinkUNet | OnnxNetwork
+        if is_onnx(path):
+            network, info = load_onnx_network(path)
+            where, precision = torch.device("cpu"), "fp32"  # whatever the device: the file runs on the processor
+        else:
+            where = resolve_device(device)
+            network, info = load_network(path, device=where, final_relu=final_relu)
         predictor = cls(
             network=network,
             voxel_size=info.voxel_size,
@@ -299,7 +305,10 @@ class Predictor:
         per_voxel = BASE_BYTES + BYTES_PER_CHANNEL * self.network.num_features
         if self.memory is None:
             return max(LEAST_VOXELS, int(SHARE * available_memory(self.device)) // per_voxel)
-        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.state_dict().values())
+        if isinstance(self.network, OnnxNetwork):
+            weights = self.network.weight_bytes
+        else:
+            weights = sum(tensor.numel() * tensor.element_size() for tensor in self.network.state_dict().values())
         fixed = weights + (FIXED_BYTES if self.device.type == "cpu" else 0)
         if self.memory - fixed < LEAST_VOXELS * per_voxel:
             least = (fixed + LEAST_VOXELS * per_voxel) / 2**20

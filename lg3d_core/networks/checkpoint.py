@@ -46,6 +46,12 @@ MAX_VOXEL_SIZE = 100.0
 FLOATS = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
 CHECKPOINT_NAME = "checkpoint.safetensors"
 BEST_NAME = "best.safetensors"
+ONNX_SUFFIX = ".onnx"
+
+
+def is_onnx(path: Path) -> bool:
+    """Return whether a path names a model that `lg3d export` wrote as ONNX."""
+    return path.suffix.lower() == ONNX_SUFFIX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +121,10 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file that lg3d wrote")
+    if is_onnx(path):
+        from lg3d_core.networks.onnx_file import read_onnx
+
+        return read_onnx(path)[1]
     if is_torch_file(path):
         foreign, match = _read_whole(path)
         return describe_foreign(foreign, match, final_relu=final_relu)
@@ -128,21 +138,34 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
             )
         if metadata["format"] == SEALED_FORMAT and not is_sealed:
             raise CheckpointError(f"{path}: damaged: its checksum is missing; {AGAIN}")
-        info = CheckpointInfo(**json.loads(metadata["info"]))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    if "info" not in metadata:
+        raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its info is missing")
+    info = parse_info(metadata["info"], path)
+    if final_relu not in (None, info.final_relu):
+        raise CheckpointError(
+            f"{path} was written by lg3d and its last block ends {'with' if info.final_relu else 'without'} "
+            f"a ReLU: omit {'--final-relu' if final_relu else '--no-final-relu'}"
+        )
+    return info
+
+
+def parse_info(text: str, path: Path) -> CheckpointInfo:
+    """Return the metadata of a checkpoint from its JSON text.
+
+    Raises:
+        CheckpointError: The text is damaged, or names a network that does not exist.
+    """
+    try:
+        info = CheckpointInfo(**json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of checkpoint {path} is damaged: {error}") from None
     if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
         raise CheckpointError(
             f"{path} holds a network {info.network!r}; supported networks: {', '.join(NETWORK_PLANS)}"
         )
     _require_info(info, path)
-    if final_relu not in (None, info.final_relu):
-        raise CheckpointError(
-            f"{path} was written by lg3d and its last block ends {'with' if info.final_relu else 'without'} "
-            f"a ReLU: omit {'--final-relu' if final_relu else '--no-final-relu'}"
-        )
     return info
 
 
@@ -240,8 +263,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint by name.
 
     Raises:
-        CheckpointError: The file cannot be read, or foreign weights do not fit any network.
+        CheckpointError: The file cannot be read, is an exported model, or foreign weights do not fit any network.
     """
+    if is_onnx(path):
+        raise CheckpointError(
+            f"{path} is an exported model, which only predict, ask, eval and view run: pass the checkpoint that it was "
+            "made from"
+        )
     if is_torch_file(path):
         return read_tensors(*_read_whole(path))
     _require_whole(path)

@@ -1,8 +1,8 @@
 """A MinkUNet as gathers and matrix products, with batch norms folded into the weights: the form that is exported.
 
 `run_plain` is the network, written once over a few operations. `TorchOperations` computes them with tensors, and
-`lg3d_core.networks.onnx_file` writes them as nodes of a graph. The inputs are the colours of the voxels and the tables of
-`lg3d_core.networks.tables`.
+`lg3d_core.networks.onnx_file` writes them as nodes of a graph. The inputs are the colours of the voxels and the tables
+of `lg3d_core.networks.tables`.
 """
 
 from collections.abc import Mapping

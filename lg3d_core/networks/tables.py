@@ -61,7 +61,7 @@ def build_tables(cells: npt.NDArray[np.integer], *, stem_size: int = 3) -> dict[
 
 
 def find_neighbours(cells: npt.NDArray[np.int64], size: int) -> Table:
-    """Return the row of every cell within an odd, centred kernel, -1 for none, shape `(cells, size ** 3)`, x fastest."""
+    """Return the rows of the cells in an odd, centred kernel, -1 for none, shape `(cells, size ** 3)`, x fastest."""
     count, radius = size**3, size // 2
     keys = _pack(cells)
     order = np.argsort(keys)

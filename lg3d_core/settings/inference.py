@@ -1,4 +1,4 @@
-"""Settings of the commands that use a trained network: eval, predict, ask, view, convert."""
+"""Settings of the commands that use a trained network: eval, predict, ask, view, convert, export."""
 
 import math
 from dataclasses import dataclass
@@ -72,6 +72,24 @@ class ConvertSettings(WeightsFields):
         Option(default="as recorded in the file"),
     ] = None
     partial: Annotated[bool, Doc("Load the tensors that match; the others keep their initial values.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(StoreFields, WeightsFields):
+    """`lg3d export`: a checkpoint as a file that other programs run."""
+
+    command: ClassVar[str] = "export"
+
+    checkpoint: Annotated[Path, Doc("Checkpoint or run folder."), Argument(completes="runs")]
+    out: Annotated[
+        Path,
+        Matches(lambda path: path.suffix.lower() in (".onnx", ".pt2"), "a file that ends in .onnx or .pt2"),
+        Doc("File to write: .onnx, or .pt2 for torch.export."),
+        Argument(),
+    ]
+    vocabulary: Annotated[
+        str | None, Doc("Vocabulary of the classes."), Option(panel=Panel.NETWORK, default="the checkpoint's")
+    ] = None
 
 
 def _is_positive(text: str) -> bool:
