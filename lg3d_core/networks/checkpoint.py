@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.files import recognise_foreign, write_bytes
+from lg3d_core.networks.hub import download_checkpoint, is_hub_name
 from lg3d_core.networks.minkowski_checkpoint import (
     OFFSET_HEAD_PREFIX,
     STEM_SIZES,
@@ -325,16 +326,20 @@ def _first(names: list[str]) -> str:
 
 
 def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_relu: bool | None = None) -> Path:
-    """Return the path of a checkpoint file, or of the last checkpoint in the folder of a run.
+    """Return the path of a checkpoint file, of the last checkpoint of a run, or of a model that is downloaded.
 
     Args:
-        path: File or folder.
-        progress: Receives a note on what is assumed about foreign weights.
+        path: File, folder of a run, or name of a model, `hf:OWNER/NAME[@REVISION]`.
+        progress: Receives a note on a download, and on what is assumed about foreign weights.
         final_relu: As in `read_info`.
 
     Raises:
-        CheckpointError: The path does not exist, or the foreign weights cannot be used.
+        CheckpointError: The path or model does not exist, or the foreign weights cannot be used.
+        UsageError: The name of a model is invalid.
+        MissingDependencyError: The model is not cached, and the hub cannot be reached.
     """
+    if is_hub_name(path):
+        return download_checkpoint(path, progress or Progress())
     if path.is_dir():
         if not (path / CHECKPOINT_NAME).is_file():
             raise CheckpointError(f"{path} holds no {CHECKPOINT_NAME}: has this run finished an epoch?")

@@ -1,4 +1,4 @@
-"""Settings of the commands that use a trained network: eval, predict, ask, view, convert, export."""
+"""Settings of the commands that use a trained network: eval, predict, ask, view, convert, export, models, push."""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_doc import Doc
 
 from lg3d_core.errors import SettingsError
+from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, Split, Up
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
@@ -34,7 +35,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint or run folder."),
+        Doc("Checkpoint, run folder, or hf:OWNER/NAME."),
         Option(panel=Panel.NETWORK, default="the newest fine-tuned run", completes="runs"),
     ] = None
 
@@ -80,7 +81,7 @@ class ExportSettings(StoreFields, WeightsFields):
 
     command: ClassVar[str] = "export"
 
-    checkpoint: Annotated[Path, Doc("Checkpoint or run folder."), Argument(completes="runs")]
+    checkpoint: Annotated[Path, Doc("Checkpoint, run folder, or hf:OWNER/NAME."), Argument(completes="runs")]
     out: Annotated[
         Path,
         Matches(lambda path: path.suffix.lower() in (".onnx", ".pt2"), "a file that ends in .onnx or .pt2"),
@@ -90,6 +91,28 @@ class ExportSettings(StoreFields, WeightsFields):
     vocabulary: Annotated[
         str | None, Doc("Vocabulary of the classes."), Option(panel=Panel.NETWORK, default="the checkpoint's")
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsSettings(RunsFields):
+    """`lg3d models`: the models on this machine."""
+
+    command: ClassVar[str] = "models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushSettings(Settings):
+    """`lg3d push`: a checkpoint to Hugging Face."""
+
+    command: ClassVar[str] = "push"
+
+    checkpoint: Annotated[Path, Doc("Checkpoint or run folder."), Argument(completes="runs")]
+    repository: Annotated[str, Doc("Repository: OWNER/NAME, or OWNER/NAME@BRANCH."), Argument("REPOSITORY")]
+    card: Annotated[Path | None, Doc("Model card in Markdown."), Option(default="generated")] = None
+    anchors: Annotated[
+        Path | None, Doc("File of the text anchors."), Option(default="that of the checkpoint's run")
+    ] = None
+    private: Annotated[bool, Doc("Create the repository as private.")] = False
 
 
 def _is_positive(text: str) -> bool:
@@ -174,7 +197,7 @@ class AskSettings(ScanSettings, PageFields):
     ] = ("ply",)
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint or run folder."),
+        Doc("Checkpoint, run folder, or hf:OWNER/NAME."),
         Option(panel=Panel.NETWORK, default="the newest pre-training run", completes="runs"),
     ] = None
     anchors: Annotated[
