@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,18 @@ from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
+from lg3d_core.inference.objects import (
+    FoundObject,
+    KeptFeatures,
+    ScanObjects,
+    find_scan_objects,
+    wants_objects,
+    write_objects,
+)
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
+from lg3d_core.scans.frame import Frame
 from lg3d_core.scans.open_scan import OPENERS
 from lg3d_core.settings import PredictSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
@@ -27,6 +36,24 @@ OWN_COLORS = ("scan_red", "scan_green", "scan_blue")
 """PLY properties that hold the scan's own colours in a labelled file; `red`, `green` and `blue` show the labels."""
 UNLABELLED = (90, 90, 90)
 """Colour of a vertex without a label."""
+
+
+class LabelledScan(NamedTuple):
+    """Prediction for a scan.
+
+    Attributes:
+        scan: Scan, with the vertices that were added on its large triangles.
+        voxels: Its voxels.
+        label: Class index of each voxel, shape `(voxels,)`, int16.
+        confidence: Probability of this class, 0..1, shape `(voxels,)`, float32.
+        found: Objects; None if not requested.
+    """
+
+    scan: Input
+    voxels: ScanVoxels
+    label: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+    found: ScanObjects | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +89,8 @@ class ScanLabels:
         scale: Metres per unit of the file.
         up: Axis of the file that points up.
         found: Classes, most frequent first.
+        objects: Objects, most confident first; None if not requested.
+        frame: Transformation of the file's coordinates to metres.
     """
 
     scan: str
@@ -73,13 +102,17 @@ class ScanLabels:
     scale: float
     up: str
     found: list[Found]
+    objects: tuple[FoundObject, ...] | None
+    frame: Frame
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
+        plain = ("scan", "num_vertices", "num_added", "num_unlabelled", "num_voxels", "scale", "up")
         return {
-            **{key: value for key, value in self.__dict__.items() if key not in ("files", "found")},
+            **{key: getattr(self, key) for key in plain},
             "files": [str(path) for path in self.files],
             "found": [found.__dict__ for found in self.found],
+            "objects": None if self.objects is None else [found.to_dict(self.frame) for found in self.objects],
         }
 
 
@@ -126,6 +159,7 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
         final_relu=settings.final_relu,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
+    objects = wants_objects(settings.objects, info, path, progress)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
     stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in settings.scans]
     origins = [_origin(word, path, settings.store) for word in settings.scans]
@@ -138,7 +172,18 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
     with progress.task("predict", total=len(names), unit="scan") as task:
         for word, name, origin in zip(settings.scans, names, origins, strict=True):
             try:
-                report.labelled.append(_predict(predictor, vocabulary, word, name, origin, settings, progress))
+                labels = _predict(
+                    predictor,
+                    vocabulary,
+                    word,
+                    name,
+                    origin,
+                    settings,
+                    progress,
+                    checkpoint=path,
+                    objects=objects,
+                )
+                report.labelled.append(labels)
             except SettingsError:
                 raise
             except Lg3dError as error:
@@ -191,6 +236,45 @@ def _fits(info: CheckpointInfo, vocabulary: Vocabulary) -> bool:
     return info.num_classes == len(vocabulary) and info.vocabulary_digest in ("", vocabulary.digest)
 
 
+def label_scan(
+    predictor: Predictor,
+    vocabulary: Vocabulary,
+    scan: Input,
+    *,
+    objects: bool,
+    min_points: int,
+    progress: Progress,
+) -> LabelledScan:
+    """Predict the voxels of a scan, and group them into objects if requested.
+
+    Raises:
+        DataError: The scan has no usable vertex, or is too large for the grid.
+        SettingsError: The memory limit is too small for any tile.
+    """
+    scan = refine_input(scan, predictor.voxel_size, progress)
+    voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
+    features = KeptFeatures(predictor, voxels, name=scan.name, progress=progress)
+    labels = predictor.label_voxels(
+        voxels.cells,
+        voxels.rgb,
+        name=scan.name,
+        observe=features.observe if objects else None,
+        progress=progress,
+    )
+    found = None
+    if objects:
+        found = find_scan_objects(
+            scan,
+            voxels,
+            labels,
+            features,
+            score=predictor.score or predictor.network.classify,
+            vocabulary=vocabulary,
+            min_points=min_points,
+        )
+    return LabelledScan(scan, voxels, labels.label, labels.confidence, found)
+
+
 def _predict(
     predictor: Predictor,
     vocabulary: Vocabulary,
@@ -199,16 +283,22 @@ def _predict(
     origin: str,
     settings: PredictSettings,
     progress: Progress,
+    *,
+    checkpoint: Path,
+    objects: bool,
 ) -> ScanLabels:
-    scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
-    scan = refine_input(scan, predictor.voxel_size, progress)
+    opened = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+    labelled = label_scan(
+        predictor, vocabulary, opened, objects=objects, min_points=settings.min_points, progress=progress
+    )
+    scan, voxels, strays = labelled.scan, labelled.voxels, labelled.voxels.num_outside
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-    voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
-    label, confidence = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
-    strays = voxels.num_outside
     if strays:
         progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")
-    files = _write(scan, voxels, label, confidence, vocabulary, settings, name, origin)
+    files = _write(labelled, vocabulary, settings, name, origin)
+    if labelled.found is not None:
+        stem = settings.out / name
+        files += write_objects(stem, scan, labelled.found.objects, checkpoint=checkpoint, origin=origin)
     return ScanLabels(
         scan=scan.name,
         files=files,
@@ -218,57 +308,55 @@ def _predict(
         num_voxels=len(voxels.keys),
         scale=scan.frame.scale,
         up=scan.frame.up,
-        found=_count(scan, voxels, label, confidence, vocabulary),
+        found=_count(scan, voxels, labelled.label, labelled.confidence, vocabulary),
+        objects=None if labelled.found is None else labelled.found.objects,
+        frame=scan.frame,
     )
 
 
-def _pieces(
-    scan: Input,
-    voxels: ScanVoxels,
-    label: npt.NDArray[np.int16],
-    confidence: npt.NDArray[np.float32],
-    vocabulary: Vocabulary,
-) -> Columns:
-    """Yield raw id, confidence and colour of the vertices, piece by piece; 0 and grey for unlabelled ones.
+def _pieces(labelled: LabelledScan, vocabulary: Vocabulary) -> Columns:
+    """Yield raw id, confidence, colour and instance of the vertices, piece by piece; 0 and grey for unlabelled ones.
 
-    If the scan has colours, they are in `OWN_COLORS`.
+    If the scan has colours, they are in `OWN_COLORS`. The instance is -1 without an object.
     """
+    scan = labelled.scan
     colors = np.concatenate([vocabulary.colors, np.array([UNLABELLED], dtype=np.uint8)])
     ids = np.concatenate([vocabulary.ids, [0]])
-    for start, stop, rows in vertex_rows(scan.surface, scan.frame, voxels):
+    for start, stop, rows in vertex_rows(scan.surface, scan.frame, labelled.voxels):
         known = rows >= 0
-        index = np.where(known, label[rows], len(vocabulary))
+        index = np.where(known, labelled.label[rows], len(vocabulary))
         paint = colors[index]
         values = {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2]}
-        values |= {"label": ids[index], "confidence": np.where(known, confidence[rows], 0)}
+        values |= {"label": ids[index], "confidence": np.where(known, labelled.confidence[rows], 0)}
+        if labelled.found is not None:
+            values["instance"] = np.where(known, labelled.found.number[rows], -1)
         if scan.surface.colors is not None:
             values |= dict(zip(OWN_COLORS, scan.surface.colors(start, stop).T, strict=True))
         yield start, stop, values
 
 
 def _write(
-    scan: Input,
-    voxels: ScanVoxels,
-    label: npt.NDArray[np.int16],
-    confidence: npt.NDArray[np.float32],
-    vocabulary: Vocabulary,
-    settings: PredictSettings,
-    name: str,
-    origin: str,
+    labelled: LabelledScan, vocabulary: Vocabulary, settings: PredictSettings, name: str, origin: str
 ) -> list[Path]:
+    scan, found = labelled.scan, labelled.found
+
     def pieces() -> Columns:
-        return _pieces(scan, voxels, label, confidence, vocabulary)
+        return _pieces(labelled, vocabulary)
 
     files = []
     for form in dict.fromkeys(settings.formats):
         path = settings.out / f"{name}.{form}"
         if form == "ply":
-            present = np.unique(label)
+            present = np.unique(labelled.label)
             comments = ["made by lg3d predict", f"vocabulary {vocabulary.name}", "label 0 none"]
             if scan.num_own is not None:
                 comments.append(f"the first {scan.num_own} vertices are the scan's own")
             comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in present]
             columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
+            if found is not None:
+                columns["instance"] = "i4"
+                comments.append("instance -1 none")
+                comments += [f"instance {one.id} {one.name}" for one in found.objects]
             if scan.surface.colors is not None:
                 columns |= dict.fromkeys(OWN_COLORS, "u1")
                 comments.append(f"red green blue show the label; {' '.join(OWN_COLORS)} are the scan's own colours")
@@ -277,8 +365,14 @@ def _write(
             write_npz(path, _arrays(scan, pieces(), vocabulary), origin=origin)
         else:
             own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-            lines = (values["label"][: max(0, own - start)] for start, _, values in pieces())
-            write_lines(path, lines, origin=origin)
+            for suffix, column in (("txt", "label"), ("instances.txt", "instance")):
+                if column == "instance" and found is None:
+                    continue
+                path = settings.out / f"{name}.{suffix}"
+                lines = (values[column][: max(0, own - start)] for start, _, values in pieces())
+                write_lines(path, lines, origin=origin)
+                files.append(path)
+            continue
         files.append(path)
     return files
 
@@ -289,6 +383,9 @@ def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, n
     rgb = {}
     if scan.surface.colors is not None:
         rgb["rgb"] = np.concatenate([np.stack([values[name] for name in OWN_COLORS], axis=1) for _, _, values in parts])
+    instance = {}
+    if "instance" in parts[0][2]:
+        instance["instance"] = np.concatenate([values["instance"] for _, _, values in parts]).astype(np.int32)
     return {
         **rgb,
         "xyz": xyz if scan.surface.is_double else xyz.astype(np.float32),
@@ -297,6 +394,7 @@ def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, n
         "confidence": np.concatenate([values["confidence"] for _, _, values in parts]).astype(np.float32),
         "ids": vocabulary.ids,
         "names": np.array(vocabulary.names),
+        **instance,
         "num_own": np.array(scan.surface.num_vertices if scan.num_own is None else scan.num_own),
         "scale": np.array(scan.frame.scale),
         "up": np.array(scan.frame.up),

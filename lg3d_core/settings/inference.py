@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_doc import Doc
 
 from lg3d_core.errors import SettingsError
+from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, Split, Up
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
@@ -123,7 +124,17 @@ class ScanSettings(RunsFields, StoreFields, NetworkFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(ScanSettings, ClassifierFields):
+class ObjectFields(Settings):
+    """Whether and how labelled points are grouped into objects."""
+
+    objects: Annotated[
+        bool | None, Doc("Objects with boxes and names."), Option(default="if the checkpoint has an offset head")
+    ] = None
+    min_points: Annotated[AtLeastOne, Doc("Minimum number of points of an object.")] = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ScanSettings, ClassifierFields, ObjectFields):
     """`lg3d predict`: a category for every vertex of any scan."""
 
     command: ClassVar[str] = "predict"
