@@ -27,7 +27,7 @@ def block(length: float, width: float, height: float, *, count: int = 500) -> np
     ("degrees", "yaw"), [(0, 0), (30, 30), (89, 89), (90, -90), (100, -80), (-45, -45), (180, 0), (250, 70)]
 )
 def test_a_turned_block_gets_its_own_box(degrees: float, yaw: float) -> None:
-    box = fit_box(turned(block(2.0, 0.5, 0.8), degrees) + (10, -3, 1.4))
+    box = fit_box(turned(block(2.0, 0.5, 0.8), degrees) + np.array([10, -3, 1.4]))
     np.testing.assert_allclose(box.centre, [10, -3, 1.4], atol=1e-9)
     np.testing.assert_allclose(box.size, [2.0, 0.5, 0.8], atol=1e-9)
     assert abs(math.sin(box.yaw - math.radians(yaw))) < 1e-9
@@ -84,7 +84,7 @@ def test_points_lines_and_posts_have_flat_boxes(points: list[list[float]], size:
 
 
 def test_points_far_from_the_origin_lose_no_precision() -> None:
-    box = fit_box(turned(block(2.0, 0.5, 0.8), 30) + (5e5, 4e6, 100))
+    box = fit_box(turned(block(2.0, 0.5, 0.8), 30) + np.array([5e5, 4e6, 100]))
     np.testing.assert_allclose(box.size, [2.0, 0.5, 0.8], atol=1e-6)
 
 
@@ -110,8 +110,8 @@ def test_a_few_strays_on_each_side_are_found_and_none_else(degrees: float) -> No
 
 def test_a_large_part_is_not_stray() -> None:
     """A lamp: a shade of 0.4 m on a pole that holds 5 % of the points."""
-    shade = block(0.4, 0.4, 0.3, count=1900) + (0, 0, 1.5)
-    pole = block(0.03, 0.03, 1.4, count=100) + (0, 0, 0.7)
+    shade = block(0.4, 0.4, 0.3, count=1900) + np.array([0, 0, 1.5])
+    pole = block(0.03, 0.03, 1.4, count=100) + np.array([0, 0, 0.7])
     assert not find_strays(np.concatenate([shade, pole])).any()
 
 

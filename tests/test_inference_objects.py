@@ -50,7 +50,9 @@ def patch(low: tuple[float, float, float], size: tuple[float, float]) -> np.ndar
 
 
 def scan_of(xyz: np.ndarray, frame: Frame | None = None) -> tuple[Input, ScanVoxels]:
-    surface = surface_in_memory(Path("a"), xyz.astype(np.float32), np.full((len(xyz), 3), 9, np.uint8), np.zeros((0, 3)))
+    surface = surface_in_memory(
+        Path("a"), xyz.astype(np.float32), np.full((len(xyz), 3), 9, np.uint8), np.zeros((0, 3))
+    )
     scan = Input("a", "a", surface, frame or plain_frame())
     return scan, voxelize_scan(surface, scan.frame, SPACING)
 

@@ -1,7 +1,7 @@
 """Upright oriented boxes around points."""
 
 import math
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ from scipy.spatial import ConvexHull, QhullError
 from lg3d_core.errors import ShapeError
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int32]
 
 STRAY_SHARE = 0.01
 """Share of the points at each end of a direction that may be stray."""
@@ -40,7 +41,7 @@ class Box(NamedTuple):
         length, width, height = self.size / 2
         around = [-length * ahead - width * aside, length * ahead - width * aside]
         around += [length * ahead + width * aside, -length * ahead + width * aside]
-        return np.array([self.centre + step + (0, 0, z) for z in (-height, height) for step in around])
+        return np.array([self.centre + step + np.array([0, 0, z]) for z in (-height, height) for step in around])
 
 
 def fit_box(points: npt.NDArray[np.floating]) -> Box:
@@ -57,9 +58,7 @@ def fit_box(points: npt.NDArray[np.floating]) -> Box:
     places = points.astype(np.float64)
     low, high = places[:, 2].min(), places[:, 2].max()
     middle, length, width, yaw = _smallest_rectangle(find_outline(places[:, :2]))
-    return Box(
-        centre=np.array([*middle, (low + high) / 2]), size=np.array([length, width, high - low]), yaw=_wrap(yaw)
-    )
+    return Box(centre=np.array([*middle, (low + high) / 2]), size=np.array([length, width, high - low]), yaw=_wrap(yaw))
 
 
 def find_outline(xy: FloatArray) -> FloatArray:
@@ -69,7 +68,8 @@ def find_outline(xy: FloatArray) -> FloatArray:
     reach = float(np.abs(steps).max())
     if len(xy) > 2 and reach > 0:
         try:
-            return xy[ConvexHull(steps / reach).vertices]
+            hull: IntArray = ConvexHull(steps / reach).vertices
+            return xy[hull]
         except QhullError:
             pass
     along = steps[np.argmax((steps**2).sum(axis=1))]

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from lg3d_core.inference.input import Input
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
-from lg3d_core.scans.frame import Frame, turn_back, turn_up
+from lg3d_core.scans.frame import Frame, turn_up
 from lg3d_core.vocabulary import Vocabulary
 
 KEPT_FEATURES = 1 << 31
@@ -104,7 +105,7 @@ class KeptFeatures:
     """Features of the voxels of a scan, kept while the voxels are labelled if they fit into memory."""
 
     def __init__(self, predictor: Predictor, voxels: ScanVoxels, *, name: str, progress: Progress) -> None:
-        self._again = lambda: predictor.features(voxels.cells, voxels.rgb, name=name, progress=progress)
+        self._run = partial(predictor.features, voxels.cells, voxels.rgb, name=name, progress=progress)
         self._parts: list[tuple[npt.NDArray[np.int64], Tensor]] = []
         size = len(voxels.keys) * predictor.network.num_features * 4
         self._fits = size <= min(KEPT_FEATURES, predictor.memory or KEPT_FEATURES)
@@ -115,7 +116,7 @@ class KeptFeatures:
             self._parts.append((rows, features))
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-        return iter(self._parts) if self._fits else self._again()
+        return iter(self._parts) if self._fits else self._run()
 
 
 def wants_objects(chosen: bool | None, info: CheckpointInfo, path: Path, progress: Progress) -> bool:
