@@ -55,6 +55,31 @@ class LabelledScan(NamedTuple):
     confidence: npt.NDArray[np.float32]
     found: ScanObjects | None
 
+    def at_vertices(self) -> "VertexLabels":
+        """Return the prediction at the vertices of the scan, which must fit into memory."""
+        pieces = vertex_rows(self.scan.surface, self.scan.frame, self.voxels)
+        rows = np.concatenate([rows for _, _, rows in pieces])
+        known = rows >= 0
+        return VertexLabels(
+            label=np.where(known, self.label[rows], -1).astype(np.int16),
+            confidence=np.where(known, self.confidence[rows], 0).astype(np.float32),
+            instance=None if self.found is None else np.where(known, self.found.number[rows], -1).astype(np.int32),
+        )
+
+
+class VertexLabels(NamedTuple):
+    """Prediction at vertices.
+
+    Attributes:
+        label: Class index of each vertex, -1 for none, shape `(vertices,)`, int16.
+        confidence: Probability of this class, 0..1, shape `(vertices,)`, float32.
+        instance: Object of each vertex, -1 for none, shape `(vertices,)`, int32; None if objects were not requested.
+    """
+
+    label: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+    instance: npt.NDArray[np.int32] | None
+
 
 @dataclass(frozen=True)
 class Found:

@@ -191,7 +191,7 @@ class AskSettings(ScanSettings, PageFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewSettings(ClassifierFields, PageFields, VoxelFields, SeedFields, BackendFields):
+class ViewSettings(ClassifierFields, ObjectFields, PageFields, VoxelFields, SeedFields, BackendFields):
     """`lg3d view`: a scene as a window, a page or a picture."""
 
     command: ClassVar[str] = "view"
