@@ -23,6 +23,7 @@ from lg3d_core.inference.objects import (
     write_objects,
 )
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.models import use_shipped
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame
@@ -172,6 +173,7 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
         SettingsError: The device does not exist, or the memory limit is too small.
     """
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
+    path = path or use_shipped(settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
     predictor, info = Predictor.load(

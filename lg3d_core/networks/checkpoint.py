@@ -7,7 +7,7 @@ the assumptions.
 
 import dataclasses
 import json
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -323,14 +323,38 @@ def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_re
     return path
 
 
-def newest_checkpoint(runs: Path, kind: str) -> Path | None:
-    """Return the last checkpoint of the newest run of a kind, or None if there is none.
+def is_grounded(info: CheckpointInfo) -> bool:
+    """Return whether features are aligned with text: no classifier was trained on them, or it was fixed to anchors."""
+    if info.anchors_digest is None:
+        return False
+    if info.num_classes is None:
+        return info.kind == "pretrain"
+    return read_setting(info, "classifier") == "fixed-anchors"
+
+
+def read_setting(info: CheckpointInfo, name: str) -> str | None:
+    """Return a setting of a checkpoint's run, or None if it is not recorded or is not text."""
+    try:
+        value = json.loads(info.settings).get(name)
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def newest_checkpoint(runs: Path, *kinds: str, accepts: Callable[[Path], bool] = lambda _: True) -> Path | None:
+    """Return the last checkpoint of the newest run of these kinds, or None if there is none.
+
+    Args:
+        runs: Folder of the runs.
+        kinds: `pretrain` or `finetune`.
+        accepts: Condition on the checkpoint.
 
     Raises:
         CheckpointError: The card of a run is damaged, so its kind is unknown.
     """
-    found = [path for path in runs.glob(f"*/{CHECKPOINT_NAME}") if _kind_of_run(path.parent) == kind]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    found = [path for path in runs.glob(f"*/{CHECKPOINT_NAME}") if _kind_of_run(path.parent) in kinds]
+    found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return next((path for path in found if accepts(path)), None)
 
 
 def _kind_of_run(folder: Path) -> str | None:
