@@ -70,7 +70,7 @@ def test_the_layer_has_one_colour_per_object() -> None:
     colors = [view.layers["objects"][view.object_number == k] for k in range(4)]
     assert all((own == own[0]).all() for own in colors)
     assert len({tuple(own[0].tolist()) for own in colors}) == 4
-    row = int(np.flatnonzero(ROOM.label == WARDROBE)[0])
+    row = int(np.flatnonzero(view.object_number == 2)[0])
     assert "object 1: wardrobe, confidence 0.60" in view.describe(row)
 
 
@@ -187,7 +187,8 @@ def test_a_click_on_the_list_flies_to_the_object_and_fades_the_rest(browser: Bro
     browser.key("p")
     assert browser.run("lg3d.state.object") == 1
     browser.key("Escape")
-    assert browser.run("[lg3d.state.object, boxesOf('objects').length]") == [0, 3]
+    assert browser.run("lg3d.state.object") == 0
+    assert len(browser.run("boxesOf('objects')")) > 1
 
 
 def test_an_address_with_an_object_opens_at_it(browser: Browser, page: Path) -> None:
@@ -202,12 +203,10 @@ def test_truth_and_prediction_stand_side_by_side_with_their_own_boxes(browser: B
     assert browser.run("document.querySelector('#both').textContent") == "Instances | objects"
     browser.key("b")
     assert browser.run("[lg3d.state.layer, lg3d.state.beside]") == ["instances", "objects"]
-    assert browser.run("boxesOf('instances').map(one => one.name).sort()") == [
-        "door",
-        "table",
-        "wardrobe",
-    ]  # ceiling: cut
-    assert len(browser.run("boxesOf('objects')")) == 3
+    names = "boxesOf('%s').map(one => one.name).sort()"
+    browser.key("c")  # nothing is cut away
+    assert browser.run(names % "instances") == ["ceiling", "door", "table", "wardrobe"]
+    assert browser.run(names % "objects") == ["table", "table", "wardrobe"]
     browser.key("b")
     browser.run("document.querySelector('[data-layer=prediction]').click()")
     assert browser.run("document.querySelector('#both').textContent") == "Truth | prediction"
@@ -230,6 +229,7 @@ def test_less_confident_objects_can_be_hidden(browser: Browser, page: Path) -> N
         "table",
         "wardrobe",
     ]
+    browser.key("c")  # nothing is cut away
     assert browser.run("boxesOf('objects').length") == 2
     assert browser.run("document.querySelector('#object-count').textContent") == "2 of 3 objects"
 

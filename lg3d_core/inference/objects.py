@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +45,9 @@ COLUMNS = (
 )
 """Columns of `objects.csv`."""
 
-FeatureParts = Iterable[tuple[npt.NDArray[np.int64], Tensor]]
+FeaturePart = tuple[npt.NDArray[np.int64], Tensor]
+"""Rows of voxels, and their features `(rows, num_features)`."""
+FeatureParts = Iterable[FeaturePart]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,22 +102,50 @@ class ScanObjects(NamedTuple):
     number: npt.NDArray[np.int32]
 
 
-class KeptFeatures:
-    """Features of the voxels of a scan, kept while the voxels are labelled if they fit into memory."""
+class VoxelFeatures:
+    """Features of the voxels of a scan in parts, kept for the next use if they fit into memory.
+
+    Args:
+        predictor: Network.
+        voxels: Voxels of the scan.
+        name: Name of the scan, for messages.
+        progress: Progress display; receives tiles and notes.
+    """
 
     def __init__(self, predictor: Predictor, voxels: ScanVoxels, *, name: str, progress: Progress) -> None:
-        self._run = partial(predictor.features, voxels.cells, voxels.rgb, name=name, progress=progress)
-        self._parts: list[tuple[npt.NDArray[np.int64], Tensor]] = []
+        self._predictor, self._voxels = predictor, voxels
+        self._name, self._progress = name, progress
+        self._kept: list[FeaturePart] | None = None
         size = len(voxels.keys) * predictor.network.num_features * 4
         self._fits = size <= min(KEPT_FEATURES, predictor.memory or KEPT_FEATURES)
 
-    def observe(self, rows: npt.NDArray[np.int64], features: Tensor) -> None:
-        """Keep features, as the argument `observe` of `Predictor.label_voxels`."""
+    def __iter__(self) -> Iterator[FeaturePart]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[FeaturePart] = []
+        for part in self._predictor.features(
+            self._voxels.cells, self._voxels.rgb, name=self._name, progress=self._progress
+        ):
+            if self._fits:
+                kept.append(part)
+            yield part
         if self._fits:
-            self._parts.append((rows, features))
+            self._kept = kept
 
-    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-        return iter(self._parts) if self._fits else self._run()
+    def label(self, *, keep: bool = True) -> VoxelLabels:
+        """Return the prediction of each voxel, and keep the features if requested and if they fit."""
+        kept: list[FeaturePart] = []
+        labels = self._predictor.label_voxels(
+            self._voxels.cells,
+            self._voxels.rgb,
+            name=self._name,
+            observe=(lambda rows, features: kept.append((rows, features))) if keep and self._fits else None,
+            progress=self._progress,
+        )
+        if keep and self._fits:
+            self._kept = kept
+        return labels
 
 
 def wants_objects(chosen: bool | None, info: CheckpointInfo, path: Path, progress: Progress) -> bool:

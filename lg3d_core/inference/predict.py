@@ -16,8 +16,8 @@ from lg3d_core.inference.files import Columns, file_names, write_lines, write_np
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.objects import (
     FoundObject,
-    KeptFeatures,
     ScanObjects,
+    VoxelFeatures,
     find_scan_objects,
     wants_objects,
     write_objects,
@@ -280,14 +280,8 @@ def label_scan(
     """
     scan = refine_input(scan, predictor.voxel_size, progress)
     voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
-    features = KeptFeatures(predictor, voxels, name=scan.name, progress=progress)
-    labels = predictor.label_voxels(
-        voxels.cells,
-        voxels.rgb,
-        name=scan.name,
-        observe=features.observe if objects else None,
-        progress=progress,
-    )
+    features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
+    labels = features.label(keep=objects)
     found = None
     if objects:
         found = find_scan_objects(

@@ -150,7 +150,7 @@ class PredictSettings(ScanSettings, ClassifierFields, ObjectFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSettings(ScanSettings, PageFields):
+class AskSettings(ScanSettings, ObjectFields, PageFields):
     """`lg3d ask`: the places in a scan that a text describes."""
 
     command: ClassVar[str] = "ask"
