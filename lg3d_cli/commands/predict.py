@@ -17,7 +17,7 @@ SHOWN = 20
 
 @settings_command(PredictSettings)
 def predict(settings: PredictSettings) -> None:
-    """Predict the class of every vertex of any scan, and write it as labelled PLY, npz or text.
+    """Predict the class of every vertex of any scan, and write it as labelled PLY, npz, text or page.
 
     With a checkpoint of finetune --task instance, objects are listed too: name, confidence, box, number of points.
 
@@ -26,8 +26,9 @@ def predict(settings: PredictSettings) -> None:
     Example: lg3d predict kitchen.ply hall.glb --out labels --memory 4G
     """
     from lg3d_core.inference.predict import predict as predict_scans
+    from lg3d_core.viewing.labelled import labelled_page
 
-    report = predict_scans(settings, console.progress(quiet=settings.quiet))
+    report = predict_scans(settings, console.progress(quiet=settings.quiet), make_page=labelled_page)
     if not settings.quiet:
         _show_found(report)
     for scan, reason in report.failed.items():

@@ -1,6 +1,6 @@
 """`lg3d predict`: a class for every vertex of any scan."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsErro
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
-from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
+from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_text, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.objects import (
     FoundObject,
@@ -80,6 +80,10 @@ class VertexLabels(NamedTuple):
     label: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
     instance: npt.NDArray[np.int32] | None
+
+
+PageMaker = Callable[[LabelledScan, Vocabulary, Progress], str]
+"""Returns the HTML page of a predicted scan."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +169,13 @@ class PredictReport:
         }
 
 
-def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
+def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMaker | None = None) -> PredictReport:
     """Predict a class for the vertices of scans, and write the requested files; a failed scan does not stop the rest.
+
+    Args:
+        settings: Settings of the command.
+        progress: Receives notes and warnings.
+        make_page: Returns the page of a scan; required for the format `html`.
 
     Raises:
         CheckpointError: The checkpoint is missing or has no classifier, or its classes are unknown.
@@ -209,6 +218,7 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
                     progress,
                     checkpoint=path,
                     objects=objects,
+                    make_page=make_page,
                 )
                 report.labelled.append(labels)
             except SettingsError:
@@ -307,6 +317,7 @@ def _predict(
     *,
     checkpoint: Path,
     objects: bool,
+    make_page: PageMaker | None,
 ) -> ScanLabels:
     opened = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
     labelled = label_scan(
@@ -316,7 +327,7 @@ def _predict(
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
     if strays:
         progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")
-    files = _write(labelled, vocabulary, settings, name, origin)
+    files = _write(labelled, vocabulary, settings, name, origin, progress, make_page=make_page)
     if labelled.found is not None:
         stem = settings.out / name
         files += write_objects(stem, scan, labelled.found.objects, checkpoint=checkpoint, origin=origin)
@@ -357,7 +368,14 @@ def _pieces(labelled: LabelledScan, vocabulary: Vocabulary) -> Columns:
 
 
 def _write(
-    labelled: LabelledScan, vocabulary: Vocabulary, settings: PredictSettings, name: str, origin: str
+    labelled: LabelledScan,
+    vocabulary: Vocabulary,
+    settings: PredictSettings,
+    name: str,
+    origin: str,
+    progress: Progress,
+    *,
+    make_page: PageMaker | None,
 ) -> list[Path]:
     scan, found = labelled.scan, labelled.found
 
@@ -368,34 +386,45 @@ def _write(
     for form in dict.fromkeys(settings.formats):
         path = settings.out / f"{name}.{form}"
         if form == "ply":
-            present = np.unique(labelled.label)
-            comments = ["made by lg3d predict", f"vocabulary {vocabulary.name}", "label 0 none"]
-            if scan.num_own is not None:
-                comments.append(f"the first {scan.num_own} vertices are the scan's own")
-            comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in present]
-            columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
-            if found is not None:
-                columns["instance"] = "i4"
-                comments.append("instance -1 none")
-                comments += [f"instance {one.id} {one.name}" for one in found.objects]
-            if scan.surface.colors is not None:
-                columns |= dict.fromkeys(OWN_COLORS, "u1")
-                comments.append(f"red green blue show the label; {' '.join(OWN_COLORS)} are the scan's own colours")
+            columns, comments = _describe_ply(labelled, vocabulary)
             write_vertices_ply(path, scan.surface, pieces(), columns=columns, comments=comments, origin=origin)
         elif form == "npz":
             write_npz(path, _arrays(scan, pieces(), vocabulary), origin=origin)
+        elif form == "txt":
+            write_lines(path, _own_lines(scan, pieces(), "label"), origin=origin)
         else:
-            own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-            for suffix, column in (("txt", "label"), ("instances.txt", "instance")):
-                if column == "instance" and found is None:
-                    continue
-                path = settings.out / f"{name}.{suffix}"
-                lines = (values[column][: max(0, own - start)] for start, _, values in pieces())
-                write_lines(path, lines, origin=origin)
-                files.append(path)
-            continue
+            assert make_page is not None
+            write_text(path, make_page(labelled, vocabulary, progress), origin=origin)
         files.append(path)
+        if form == "txt" and found is not None:
+            files.append(settings.out / f"{name}.instances.txt")
+            write_lines(files[-1], _own_lines(scan, pieces(), "instance"), origin=origin)
     return files
+
+
+def _describe_ply(labelled: LabelledScan, vocabulary: Vocabulary) -> tuple[dict[str, str], list[str]]:
+    """Return the columns of a labelled PLY after x, y, z, and its comments."""
+    scan, found = labelled.scan, labelled.found
+    columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
+    comments = ["made by lg3d predict", f"vocabulary {vocabulary.name}", "label 0 none"]
+    if scan.num_own is not None:
+        comments.append(f"the first {scan.num_own} vertices are the scan's own")
+    comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in np.unique(labelled.label)]
+    if found is not None:
+        columns["instance"] = "i4"
+        comments.append("instance -1 none")
+        comments += [f"instance {one.id} {one.name}" for one in found.objects]
+    if scan.surface.colors is not None:
+        columns |= dict.fromkeys(OWN_COLORS, "u1")
+        comments.append(f"red green blue show the label; {' '.join(OWN_COLORS)} are the scan's own colours")
+    return columns, comments
+
+
+def _own_lines(scan: Input, pieces: Columns, column: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield a column of the scan's own vertices."""
+    own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
+    for start, _, values in pieces:
+        yield values[column][: max(0, own - start)]
 
 
 def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, npt.NDArray[Any]]:
