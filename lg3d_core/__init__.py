@@ -12,10 +12,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lg3d_core.inference.model import Model, Result, TextMatch, load_model
+    from lg3d_core.inference.model import Model, Result, SceneObject, TextMatch, load_model
 
 __version__ = "0.1.0"
-__all__ = ["Model", "Result", "TextMatch", "load_model"]
+__all__ = ["Model", "Result", "SceneObject", "TextMatch", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ class Topic(StrEnum):
     SPEED = "speed"
     VALIDATION = "validation"
 
+
 LOGGER = "lg3d"
 
 

@@ -195,3 +195,20 @@ def test_importing_the_package_loads_neither_torch_nor_numpy() -> None:
         "assert 'load_model' in dir(lg3d_core)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_objects_cover_the_labelled_vertices_in_the_scans_own_units(classifier: Path) -> None:
+    model = lg3d.load_model(classifier, device="cpu")
+    assert model.predict((XYZ, RGB)).objects is None  # without an offset head
+    metres = model.predict((XYZ, RGB), scale="m", up="z", objects=True, min_points=30)
+    millimetres = model.predict((1000 * XYZ, RGB), scale="mm", up="z", objects=True, min_points=30)
+    assert metres.objects
+    assert millimetres.objects
+    for one, other in zip(metres.objects, millimetres.objects, strict=True):
+        assert {metres.names[k] for k in metres.labels[one.rows]} == {one.name}
+        assert len(one.rows) >= 30
+        assert 0 < one.score <= 1
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_allclose(1000 * one.centre, other.centre, atol=1)
+        np.testing.assert_allclose(one.size, other.size, atol=1e-3)
+        assert one.corners.shape == (8, 3)

@@ -58,19 +58,19 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
         MissingDependencyError: The format of a file needs a package that is not installed.
     """
     path = Path(word)
-    scene = vocabulary = info = None
-    if path.suffix.lower() in OPENERS or path.exists():
-        surface = open_scan(path)
-        info = _find_info(path) if scale == up == "auto" else None
-        name, stem = word, path.stem
-        frame = find_frame(surface, scale=scale, up=up) if info is None else _read_frame(info)
-        _report_frame(name, surface, frame, progress)
-    else:
-        scene, vocabulary = _read_scene(word, store)
-        surface = surface_in_memory(path, scene.xyz, scene.rgb, scene.faces)
-        name, stem, frame = word, word, plain_frame()
-    _report_colors(name, surface, progress)
-    return Input(name, stem, surface, frame, scene, vocabulary, is_scannet=info is not None)
+    if path.suffix.lower() not in OPENERS and not path.exists():
+        return input_of_scene(*_read_scene(word, store))
+    surface = open_scan(path)
+    info = _find_info(path) if scale == up == "auto" else None
+    frame = find_frame(surface, scale=scale, up=up) if info is None else _read_frame(info)
+    _report_guesses(word, surface, frame, progress)
+    return Input(word, path.stem, surface, frame, is_scannet=info is not None)
+
+
+def input_of_scene(scene: "Scene", vocabulary: "Vocabulary") -> Input:
+    """Return a scene of a store, which is in metres with +z up."""
+    surface = surface_in_memory(Path(scene.scene_id), scene.xyz, scene.rgb, scene.faces)
+    return Input(scene.scene_id, scene.scene_id, surface, plain_frame(), scene, vocabulary)
 
 
 def open_arrays(
@@ -100,19 +100,15 @@ def open_arrays(
         raise DataError(f"{name}: the scan has no vertices")
     surface = surface_in_memory(Path(name), xyz, rgb, faces)
     frame = find_frame(surface, scale=scale, up=up)
-    _report_frame(name, surface, frame, progress)
-    _report_colors(name, surface, progress)
+    _report_guesses(name, surface, frame, progress)
     return Input(name, name, surface, frame)
 
 
-def _report_frame(name: str, surface: Surface, frame: Frame, progress: Progress) -> None:
+def _report_guesses(name: str, surface: Surface, frame: Frame, progress: Progress) -> None:
     for note in frame.notes:
         progress.note(f"{name}: {note}")
     for doubt in (*surface.doubts, *frame.doubts):
         progress.warn(f"{name}: {doubt}")
-
-
-def _report_colors(name: str, surface: Surface, progress: Progress) -> None:
     if surface.colors is None:
         progress.warn(f"{name}: no colours: using grey, which reduces accuracy")
 

@@ -17,20 +17,43 @@ from lg3d_core.errors import CheckpointError, SettingsError, ShapeError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.ask import Conversation, Grounded, Place, load_grounded
 from lg3d_core.inference.input import Input, open_arrays, open_input
+from lg3d_core.inference.objects import FoundObject, wants_objects
 from lg3d_core.inference.predict import find_vocabulary, label_scan
-from lg3d_core.inference.scan_voxels import vertex_rows
 from lg3d_core.models import shipped_checkpoint
 from lg3d_core.networks.checkpoint import CheckpointInfo, resolve_checkpoint
 from lg3d_core.progress import LoggedProgress, Progress
+from lg3d_core.scans.frame import Frame
 from lg3d_core.settings import AskSettings, Backend, Device, Precision, Up
 from lg3d_core.vocabulary import Vocabulary
 
 Scan = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[npt.NDArray[Any] | None]
 """A file, positions, or positions with colours and optional triangles: `(xyz, rgb)` or `(xyz, rgb, faces)`."""
 
-UNLABELLED = -1
 SHIPPED_NAME = "shipped"
 """Name of the model that ships with the package."""
+
+
+@dataclass(frozen=True, eq=False)
+class SceneObject:
+    """Object of a scan, with its upright box.
+
+    Attributes:
+        name: Name of its class.
+        score: Mean probability of its class, 0..1.
+        rows: Vertices, shape `(rows,)`, int64.
+        centre: Centre of the box in the scan's own units and axes, shape `(3,)`, float64.
+        size: Length, width and height of the box in metres, shape `(3,)`, float64.
+        corners: Corners of the box in the scan's own units and axes, shape `(8, 3)`, float64.
+        names: Most probable classes with their probabilities.
+    """
+
+    name: str
+    score: float
+    rows: npt.NDArray[np.int64] = field(repr=False)
+    centre: npt.NDArray[np.float64]
+    size: npt.NDArray[np.float64]
+    corners: npt.NDArray[np.float64] = field(repr=False)
+    names: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +65,7 @@ class Result:
             int32.
         names: Names of the classes.
         scores: Probability of the label, 0..1, shape `(vertices,)`, float32; 0 without a label.
+        objects: Objects, most confident first; None if they were not looked for.
         ids: Raw id of every class, as in the files of `lg3d predict`, shape `(classes,)`, int64.
         colors: Colour of every class, shape `(classes, 3)`, uint8.
         scale: Metres per unit of the scan.
@@ -51,6 +75,7 @@ class Result:
     labels: npt.NDArray[np.int32]
     names: tuple[str, ...]
     scores: npt.NDArray[np.float32]
+    objects: list[SceneObject] | None
     ids: npt.NDArray[np.int64] = field(repr=False)
     colors: npt.NDArray[np.uint8] = field(repr=False)
     scale: float
@@ -66,12 +91,15 @@ class TextMatch:
         heat: Similarity of every vertex to the text relative to the names of the vocabulary, 0..1, shape
             `(vertices,)`, float32; 0.5 fits as well as they do on average.
         places: Best regions, hottest first, in the scan's own units and axes; empty if none reaches the threshold.
+        objects: Objects whose mean heat reaches the threshold, with this heat, hottest first; None for a model without
+            an offset head.
         nearest: Classes nearest to the text according to the encoder, with cosines.
     """
 
     text: str
     heat: npt.NDArray[np.float32]
     places: list[Place]
+    objects: list[tuple[SceneObject, float]] | None
     nearest: list[tuple[str, float]]
 
 
@@ -120,7 +148,9 @@ class Model:
         """
         return self._classes().names
 
-    def predict(self, scan: Scan, *, scale: str = "auto", up: Up = "auto") -> Result:
+    def predict(
+        self, scan: Scan, *, scale: str = "auto", up: Up = "auto", objects: bool | None = None, min_points: int = 100
+    ) -> Result:
         """Label every vertex of a scan.
 
         Args:
@@ -129,6 +159,8 @@ class Model:
                 corners of triangles `(faces, 3)`, integers.
             scale: Unit of the scan: m, cm, mm, in, ft, or metres per unit; `auto` estimates it.
             up: Axis of the scan that points up; `auto` estimates it.
+            objects: Whether to group the labels into objects; None does so if the model has an offset head.
+            min_points: Minimum number of vertices of an object.
 
         Raises:
             CheckpointError: The checkpoint has no classifier, or its classes are unknown.
@@ -139,22 +171,28 @@ class Model:
         """
         vocabulary = self._classes()
         opened = self._open(scan, scale=scale, up=up)
-        scanned, voxels, found = labelled = label_scan(self._predictor, opened, self._progress)
-        own = labelled.num_own
-        labels = np.full(own, UNLABELLED, dtype=np.int32)
-        scores = np.zeros(own, dtype=np.float32)
-        for start, _, rows in vertex_rows(scanned.surface, scanned.frame, voxels):
-            rows = rows[: max(0, own - start)]
-            known = start + np.flatnonzero(rows >= 0)
-            labels[known], scores[known] = found.label[rows[rows >= 0]], found.confidence[rows[rows >= 0]]
+        labelled = label_scan(
+            self._predictor,
+            vocabulary,
+            opened,
+            objects=wants_objects(objects, self.info, self.checkpoint, self._progress),
+            min_points=min_points,
+            progress=self._progress,
+        )
+        own, frame = opened.surface.num_vertices, opened.frame
+        at = labelled.at_vertices()
+        found = None
+        if labelled.found is not None and at.instance is not None:
+            found = _convert_objects(labelled.found.objects, at.instance[:own], frame)
         return Result(
-            labels=labels,
+            labels=at.label[:own].astype(np.int32),
             names=vocabulary.names,
-            scores=scores,
+            scores=at.confidence[:own],
+            objects=found,
             ids=np.asarray(vocabulary.ids, dtype=np.int64),
             colors=vocabulary.colors,
-            scale=scanned.frame.scale,
-            up=scanned.frame.up,
+            scale=frame.scale,
+            up=frame.up,
         )
 
     def ask(
@@ -195,7 +233,12 @@ class Model:
             self._conversation = Conversation(self._settings, self._progress, model=self._grounded, scan=self._scan)
         (answer,) = self._conversation.ask([text], threshold=settings.threshold, regions=settings.regions)
         heat = self._conversation.at_vertices(answer)[: self._scan.surface.num_vertices]
-        return TextMatch(text, heat, answer.places, answer.nearest)
+        objects = None
+        if answer.objects is not None:
+            instance = self._conversation.objects_at_vertices()[: len(heat)]
+            hot = _convert_objects([one.found for one in answer.objects], instance, self._scan.frame)
+            objects = list(zip(hot, (one.heat for one in answer.objects), strict=True))
+        return TextMatch(text, heat, answer.places, objects, answer.nearest)
 
     def _classes(self) -> Vocabulary:
         if self._vocabulary is None:
@@ -269,6 +312,24 @@ def load_model(
         overlap=settings.overlap,
     )
     return Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
+
+
+def _convert_objects(
+    objects: Sequence[FoundObject], instance: npt.NDArray[np.int32], frame: Frame
+) -> list[SceneObject]:
+    """Return objects with their vertices and boxes in the scan's own units and axes."""
+    return [
+        SceneObject(
+            name=found.name,
+            score=found.confidence,
+            rows=np.flatnonzero(instance == found.id),
+            centre=frame.from_metres(found.box.centre[None])[0],
+            size=np.asarray(found.box.size, dtype=np.float64),
+            corners=frame.from_metres(found.box.corners),
+            names=found.names,
+        )
+        for found in objects
+    ]
 
 
 def _find_checkpoint(name: str | os.PathLike[str], progress: Progress) -> Path:

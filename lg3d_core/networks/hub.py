@@ -5,12 +5,13 @@ two files are downloaded. The library huggingface_hub caches them and resumes in
 """
 
 import hashlib
+import importlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lg3d_core.download import answers, is_offline
 from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
@@ -23,7 +24,9 @@ SITE = "https://huggingface.co"
 PROBE_SECONDS = 3.0
 """A site that has not answered by then counts as unreachable; the library itself retries for a minute."""
 SHOWN_DIGITS = 12
-NAME = re.compile(r"hf:(?P<repository>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^@\s]+))?")
+PART = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+NAME = re.compile(rf"hf:(?P<repository>{PART}/{PART})(@(?P<revision>[^@\s]+))?")
+MAX_NAME = 96
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,17 +56,10 @@ def parse_hub_name(name: Path | str) -> HubName:
     Raises:
         UsageError: The name is not `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     match = NAME.fullmatch(str(name))
-    try:
-        if match is not None:
-            validate_repo_id(match["repository"])
-            return HubName(match["repository"], match["revision"])
-    except HFValidationError:
-        pass
-    raise UsageError(f"{name}: expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
+    if match is None or len(match["repository"]) > MAX_NAME or re.search(r"--|\.\.", match["repository"]):
+        raise UsageError(f"{name}: expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION")
+    return HubName(match["repository"], match["revision"])
 
 
 def site_of_hub() -> str:
@@ -170,8 +166,7 @@ def hub_errors(hub: HubName, site: str) -> Iterator[None]:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Hide the progress bars of huggingface_hub inside the block."""
-    from huggingface_hub import utils
-
+    utils: Any = importlib.import_module("huggingface_hub.utils")
     if utils.are_progress_bars_disabled():
         yield
         return

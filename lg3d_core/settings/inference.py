@@ -164,7 +164,17 @@ class ScanSettings(RunsFields, StoreFields, NetworkFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(ScanSettings, ClassifierFields):
+class ObjectFields(Settings):
+    """Whether and how labelled points are grouped into objects."""
+
+    objects: Annotated[
+        bool | None, Doc("Objects with boxes and names."), Option(default="if the checkpoint has an offset head")
+    ] = None
+    min_points: Annotated[AtLeastOne, Doc("Minimum number of points of an object.")] = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ScanSettings, ClassifierFields, ObjectFields):
     """`lg3d predict`: a category for every vertex of any scan."""
 
     command: ClassVar[str] = "predict"
@@ -180,7 +190,7 @@ class PredictSettings(ScanSettings, ClassifierFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSettings(ScanSettings, PageFields):
+class AskSettings(ScanSettings, ObjectFields, PageFields):
     """`lg3d ask`: the places in a scan that a text describes."""
 
     command: ClassVar[str] = "ask"
@@ -221,7 +231,7 @@ class AskSettings(ScanSettings, PageFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewSettings(ClassifierFields, PageFields, VoxelFields, SeedFields, BackendFields):
+class ViewSettings(ClassifierFields, ObjectFields, PageFields, VoxelFields, SeedFields, BackendFields):
     """`lg3d view`: a scene as a window, a page or a picture."""
 
     command: ClassVar[str] = "view"
