@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lg3d_core.errors import CheckpointError, MissingDependencyError, ShapeError
+from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.networks import onnx_file, onnx_network, tables
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, load_tensors, read_info, save_checkpoint
@@ -293,6 +293,20 @@ def test_an_exported_model_is_tiled_like_the_checkpoint(workplace: tuple[Path, n
     np.testing.assert_array_equal(whole.label, native.label)
     np.testing.assert_allclose(whole.confidence, native.confidence, atol=TOLERANCE)
     np.testing.assert_allclose(whole.offsets, native.offsets, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"device": "cuda"}, "--device cuda"),
+        ({"precision": "bf16"}, "--precision bf16"),
+        ({"backend": "torch"}, "--backend torch"),
+        ({"final_relu": False}, "--final-relu"),
+    ],
+)
+def test_options_that_an_exported_model_does_not_have_are_refused(options: dict[str, object], named: str) -> None:
+    with pytest.raises(SettingsError, match=f"on the CPU in fp32: omit {named}"):
+        Predictor.load(Path("model.onnx"), **options)  # type: ignore[arg-type]
 
 
 def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:

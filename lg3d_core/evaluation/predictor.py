@@ -15,7 +15,7 @@ from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
 from lg3d_core.networks.checkpoint import CheckpointInfo, is_onnx, load_network
-from lg3d_core.networks.onnx_network import OnnxNetwork, load_onnx_network
+from lg3d_core.networks.onnx_network import OnnxNetwork, load_onnx_network, require_cpu
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.voxels import voxelize
@@ -131,8 +131,9 @@ class Predictor:
         """
         network: MinkUNet | OnnxNetwork
         if is_onnx(path):
+            require_cpu(path, device=device, precision=precision, backend=backend, final_relu=final_relu)
             network, info = load_onnx_network(path)
-            where, precision = torch.device("cpu"), "fp32"  # whatever the device: the file runs on the processor
+            where, precision = torch.device("cpu"), "fp32"
         else:
             where = resolve_device(device)
             network, info = load_network(path, device=where, final_relu=final_relu)

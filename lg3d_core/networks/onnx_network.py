@@ -117,6 +117,25 @@ def load_onnx_network(path: Path) -> tuple[OnnxNetwork, CheckpointInfo]:
     return OnnxNetwork(model, info, path), info
 
 
+def require_cpu(
+    path: Path, *, device: str, precision: str, backend: str | None, final_relu: bool | None
+) -> None:
+    """Reject options that an exported model does not have.
+
+    Raises:
+        SettingsError: An option asks for something else than the CPU and fp32.
+    """
+    given = {
+        f"--device {device}": device not in ("auto", "cpu"),
+        f"--precision {precision}": precision not in ("auto", "fp32"),
+        f"--backend {backend}": backend not in (None, "auto"),
+        "--final-relu": final_relu is not None,
+    }
+    wrong = [option for option, is_given in given.items() if is_given]
+    if wrong:
+        raise SettingsError(f"{path} runs through onnxruntime on the CPU in fp32: omit {' and '.join(wrong)}")
+
+
 def import_onnxruntime() -> ModuleType:
     """Import `onnxruntime`.
 
