@@ -165,6 +165,7 @@ def load_grounded(settings: AskSettings, progress: Progress) -> Grounded:
         backend=settings.backend,
         memory=settings.memory_bytes,
         overlap=settings.overlap,
+        votes=settings.votes,
     )
     reader = open_reader(
         anchors,

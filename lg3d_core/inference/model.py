@@ -266,6 +266,7 @@ def load_model(
     backend: Backend = "auto",
     memory: str | None = None,
     overlap: float | None = None,
+    votes: int = 1,
     vocabulary: str | None = None,
     anchors: str | os.PathLike[str] | None = None,
     encoder: str | None = None,
@@ -281,6 +282,7 @@ def load_model(
         backend: Backend of the sparse convolutions.
         memory: Memory limit of a forward pass, such as `4G`; larger scans are split into overlapping tiles.
         overlap: Overlap of the tiles in metres; None derives it from the network.
+        votes: Number of rotated, mirrored and shifted grids whose predictions are averaged.
         vocabulary: Name or file of the classes; None takes that of the checkpoint.
         anchors: File of the text anchors for `Model.ask`; None takes that of the checkpoint.
         encoder: Text encoder of the anchors, `hf:FOLDER`, if it has moved.
@@ -299,6 +301,7 @@ def load_model(
         backend=backend,
         memory=memory,
         overlap=overlap,
+        votes=votes,
         anchors=anchors,
         encoder=encoder,
     )
@@ -310,6 +313,7 @@ def load_model(
         backend=settings.backend,
         memory=settings.memory_bytes,
         overlap=settings.overlap,
+        votes=settings.votes,
     )
     return Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
 
