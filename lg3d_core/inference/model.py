@@ -282,7 +282,7 @@ def load_model(
         backend: Backend of the sparse convolutions.
         memory: Memory limit of a forward pass, such as `4G`; larger scans are split into overlapping tiles.
         overlap: Overlap of the tiles in metres; None derives it from the network.
-        votes: Number of rotated, mirrored and shifted grids whose predictions are averaged.
+        votes: Number of mirrored, rotated and shifted voxel grids whose predictions are averaged.
         vocabulary: Name or file of the classes; None takes that of the checkpoint.
         anchors: File of the text anchors for `Model.ask`; None takes that of the checkpoint.
         encoder: Text encoder of the anchors, `hf:FOLDER`, if it has moved.

@@ -29,7 +29,7 @@ class OnnxNetwork(nn.Module):
     any rows of them.
 
     Args:
-        model: Model, as `read_onnx` returns it.
+        model: Model, as `read_onnx` returns it; its heads are removed.
         info: Metadata of the checkpoint that it was made from.
         path: File of the model, for messages.
     """
@@ -46,11 +46,9 @@ class OnnxNetwork(nn.Module):
         wanted = [FEATURES] + [SCORES] * (info.num_classes is not None) + [OFFSETS] * info.offset_head
         if outputs != wanted:
             raise CheckpointError(f"{path}: expected the outputs {', '.join(wanted)}, got {', '.join(outputs)}")
-        inputs = [entry.name for entry in model.graph.input]
-        extractor = import_onnx().utils.Extractor(model)
-        self._backbone = self._open(extractor.extract_model(inputs, [FEATURES]))
-        heads = wanted[1:]
-        self._heads = self._open(extractor.extract_model([FEATURES], heads)) if heads else None
+        heads = _cut_heads(model)
+        self._heads = None if heads is None else self._open(heads)
+        self._backbone = self._open(model)
         self.offset_head = self._predict_offsets if info.offset_head else None
 
     def forward(self, x: SparseTensor) -> Tensor:
@@ -106,6 +104,30 @@ class OnnxNetwork(nn.Module):
         return CheckpointError(f"onnxruntime cannot run {self._path} ({error}): run lg3d export again")
 
 
+def _cut_heads(model: Any) -> Any | None:
+    """Remove the heads from a model in place, and return them as a model of the features; None without heads.
+
+    All nodes before that of the features are needed for them, and the heads come after it.
+    """
+    graph = model.graph
+    end = 1 + next(index for index, node in enumerate(graph.node) if FEATURES in node.output)
+    nodes, outputs = list(graph.node[end:]), list(graph.output[1:])
+    if not outputs:
+        return None
+    used = {name for node in nodes for name in node.input}
+    places = [index for index, tensor in enumerate(graph.initializer) if tensor.name in used]
+    helper = import_onnx().helper
+    heads = helper.make_model(
+        helper.make_graph(nodes, "heads", [graph.output[0]], outputs, [graph.initializer[index] for index in places]),
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+    )
+    del graph.node[end:], graph.output[1:]
+    for index in reversed(places):
+        del graph.initializer[index]
+    return heads
+
+
 def load_onnx_network(path: Path) -> tuple[OnnxNetwork, CheckpointInfo]:
     """Load a model that `lg3d export` wrote.
 
@@ -117,9 +139,7 @@ def load_onnx_network(path: Path) -> tuple[OnnxNetwork, CheckpointInfo]:
     return OnnxNetwork(model, info, path), info
 
 
-def require_cpu(
-    path: Path, *, device: str, precision: str, backend: str | None, final_relu: bool | None
-) -> None:
+def require_cpu(path: Path, *, device: str, precision: str, backend: str | None, final_relu: bool | None) -> None:
     """Reject options that an exported model does not have.
 
     Raises:
