@@ -1,6 +1,6 @@
 """Networks as ONNX files of standard operators: Gather, Gemm, MatMul, Add, Relu and operations on shapes.
 
-The graph is written node by node (design page 0028). Its inputs are `colors` and the tables of
+The graph is written node by node (design page 0030). Its inputs are `colors` and the tables of
 `lg3d_core.networks.tables`; its outputs `features`, `scores` and `offsets` have one row per voxel, any number of them.
 """
 
