@@ -10,6 +10,7 @@ that loads one of the two and labels the largest scene: before, after loading, a
 import argparse
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 
 from lg3d_core.evaluation.predictor import Predictor, VoxelLabels
-from lg3d_core.memory import peak_resident
 from lg3d_core.networks.checkpoint import load_network, resolve_checkpoint
 from lg3d_core.networks.onnx_file import write_onnx
 from lg3d_core.sampling.voxels import voxelize
@@ -93,6 +93,13 @@ def measure_memory(path: Path, store: Path, split: str, voxel_size: float) -> di
     done = subprocess.run([*words, "--memory"], check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def peak_resident() -> int:
+    """Return the peak memory of this process in bytes; `getrusage` would include that of its parent."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 def report_memory(path: Path, store: Path, split: str, voxel_size: float) -> dict[str, float]:

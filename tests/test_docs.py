@@ -39,7 +39,7 @@ NOT_RUN = {
     "lg3d report runs/finetune-20260101-120000": "its run: tests/test_reporting_runs.py has one",
     "lg3d report runs/scratch": "its runs: tests/test_reporting_runs.py has two",
     "lg3d predict '*.ply' hall.glb": "needs a GLB file: tests/test_scans_other_formats.py writes some",
-    "lg3d predict kitchen.ply --checkpoint hf:OWNER/NAME": "needs a network: tests/test_networks_hub.py has a local hub",
+    "lg3d predict kitchen.ply --checkpoint hf:OWNER/NAME": "needs a network: tests/test_networks_hub.py",
     "lg3d predict kitchen.ply --checkpoint hf:OWNER/NAME@v2": "as above",
     "lg3d push": "needs a network: tests/test_networks_hub.py has a fake client",
     "lg3d export runs/finetune-20260101-120000": "its run: tests/test_networks_export.py has a checkpoint",

@@ -18,6 +18,7 @@ from lg3d_core.inference.ask import Conversation
 from lg3d_core.inference.predict import predict as predict_scans
 from lg3d_core.language import questions
 from lg3d_core.language.anchors_file import Anchors, save_anchors
+from lg3d_core.models import names
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
@@ -186,6 +187,14 @@ def test_invalid_options_and_names_are_errors(classifier: Path, tmp_path: Path) 
         lg3d.load_model(classifier, device="cpu").predict((XYZ, RGB), up="w")  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
         lg3d.load_modle  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_shipped_model_is_the_default(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "shipped_checkpoint", lambda: classifier)
+    assert lg3d.load_model(device="cpu").checkpoint == classifier
+    monkeypatch.setattr(names, "shipped_checkpoint", lambda: None)
+    with pytest.raises(CheckpointError, match="no model ships with this version of lg3d: pass a checkpoint"):
+        lg3d.load_model("shipped")
 
 
 def test_importing_the_package_loads_neither_torch_nor_numpy() -> None:

@@ -29,13 +29,13 @@ from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_sc
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
 from lg3d_core.models import shipped_anchors, use_shipped
+from lg3d_core.models.names import find_model
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
     is_grounded,
     newest_checkpoint,
     read_info,
     read_setting,
-    resolve_checkpoint,
 )
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
@@ -408,7 +408,7 @@ def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Pa
         CheckpointError: There is none.
     """
     if checkpoint is not None:
-        return resolve_checkpoint(checkpoint, progress)
+        return find_model(checkpoint, progress)
     newest = newest_checkpoint(runs, "pretrain", "finetune", accepts=lambda path: is_grounded(read_info(path)))
     if newest is not None:
         progress.note(f"using the newest language-grounded run: {newest}")

@@ -6,7 +6,8 @@ from typing import Any
 
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.predict import find_vocabulary
-from lg3d_core.networks.checkpoint import load_network, resolve_checkpoint
+from lg3d_core.models.names import find_model
+from lg3d_core.networks.checkpoint import load_network
 from lg3d_core.networks.onnx_file import Classes, describe_model, write_onnx
 from lg3d_core.networks.plain import FEATURES, OFFSETS, SCORES
 from lg3d_core.networks.torch_program import write_program
@@ -43,7 +44,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportReport:
         MissingDependencyError: `onnx` is not installed.
         DataError: The file cannot be written.
     """
-    path = resolve_checkpoint(settings.checkpoint, progress, final_relu=settings.final_relu)
+    path = find_model(settings.checkpoint, progress, final_relu=settings.final_relu)
     network, info = load_network(path, final_relu=settings.final_relu)
     classes = None
     if info.num_classes is not None:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import CheckpointError, SettingsError, ShapeError
+from lg3d_core.errors import SettingsError, ShapeError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.ask import Conversation, Grounded, Place, load_grounded
 from lg3d_core.inference.input import Input, open_arrays, open_input
 from lg3d_core.inference.objects import FoundObject, wants_objects
 from lg3d_core.inference.predict import find_vocabulary, label_scan
-from lg3d_core.models import shipped_checkpoint
-from lg3d_core.networks.checkpoint import CheckpointInfo, resolve_checkpoint
+from lg3d_core.models.names import SHIPPED_NAME, find_model
+from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import LoggedProgress, Progress
 from lg3d_core.scans.frame import Frame
 from lg3d_core.settings import AskSettings, Backend, Device, Precision, Up
@@ -28,9 +28,6 @@ from lg3d_core.vocabulary import Vocabulary
 
 Scan = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[npt.NDArray[Any] | None]
 """A file, positions, or positions with colours and optional triangles: `(xyz, rgb)` or `(xyz, rgb, faces)`."""
-
-SHIPPED_NAME = "shipped"
-"""Name of the model that ships with the package."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +302,7 @@ def load_model(
         anchors=anchors,
         encoder=encoder,
     )
-    path = _find_checkpoint(name, progress)
+    path = find_model(name, progress)
     predictor, info = Predictor.load(
         path,
         device=settings.device,
@@ -334,15 +331,6 @@ def _convert_objects(
         )
         for found in objects
     ]
-
-
-def _find_checkpoint(name: str | os.PathLike[str], progress: Progress) -> Path:
-    if name != SHIPPED_NAME:
-        return resolve_checkpoint(Path(name), progress)
-    shipped = shipped_checkpoint()
-    if shipped is None:
-        raise CheckpointError("no model ships with this version of lg3d: pass a checkpoint or the folder of a run")
-    return shipped
 
 
 def _check_arrays(

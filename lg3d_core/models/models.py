@@ -7,6 +7,7 @@ from typing import Any
 
 from lg3d_core.errors import CheckpointError
 from lg3d_core.models import shipped_checkpoint
+from lg3d_core.models.names import SHIPPED_NAME
 from lg3d_core.networks.checkpoint import CHECKPOINT_NAME, is_grounded, read_info
 from lg3d_core.networks.hub import cached_models
 from lg3d_core.progress import Progress
@@ -21,8 +22,7 @@ class ModelEntry:
     """Model on this machine.
 
     Attributes:
-        name: What `--checkpoint` accepts: a run folder, or the name of a model on the hub; `shipped` for the model of
-            this package, which is used without `--checkpoint`.
+        name: What `--checkpoint` accepts: `shipped`, the name of a model on the hub, or a run folder.
         path: Checkpoint.
         num_bytes: Size of the checkpoint.
         network: Name of the network plan.
@@ -60,7 +60,7 @@ def models(settings: ModelsSettings, progress: Progress) -> list[ModelEntry]:
         progress: Receives a warning for every checkpoint that cannot be read; it is left out.
     """
     shipped = shipped_checkpoint()
-    named = [("shipped", shipped)] if shipped is not None else []
+    named = [(SHIPPED_NAME, shipped)] if shipped is not None else []
     named += cached_models()
     runs = [path for path in settings.runs.glob(f"*/{CHECKPOINT_NAME}") if path.is_file()]
     runs.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)

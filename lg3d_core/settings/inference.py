@@ -36,7 +36,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint, run folder, or hf:OWNER/NAME."),
+        Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
         Option(panel=Panel.NETWORK, default="the newest fine-tuned run", completes="runs"),
     ] = None
 
@@ -82,7 +82,7 @@ class ExportSettings(StoreFields, WeightsFields):
 
     command: ClassVar[str] = "export"
 
-    checkpoint: Annotated[Path, Doc("Checkpoint, run folder, or hf:OWNER/NAME."), Argument(completes="runs")]
+    checkpoint: Annotated[Path, Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."), Argument(completes="runs")]
     out: Annotated[
         Path,
         Matches(lambda path: path.suffix.lower() in (".onnx", ".pt2"), "a file that ends in .onnx or .pt2"),
@@ -208,7 +208,7 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
     ] = ("ply",)
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint, run folder, or hf:OWNER/NAME."),
+        Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
         Option(panel=Panel.NETWORK, default="the newest pre-training run", completes="runs"),
     ] = None
     anchors: Annotated[
