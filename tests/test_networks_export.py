@@ -14,7 +14,14 @@ import torch
 from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.networks import onnx_file, onnx_network, tables
-from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, load_tensors, read_info, save_checkpoint
+from lg3d_core.networks.checkpoint import (
+    CheckpointInfo,
+    load_network,
+    load_tensors,
+    read_info,
+    resolve_checkpoint,
+    save_checkpoint,
+)
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.networks.plain import PlainNetwork
 from lg3d_core.networks.tables import MAX_CELL, build_tables
@@ -336,6 +343,12 @@ def test_a_missing_package_is_named_with_its_installation(module: str, monkeypat
     load = SimpleNamespace(onnx=onnx_file.import_onnx, onnxruntime=onnx_network.import_onnxruntime)
     with pytest.raises(MissingDependencyError, match=r"pip install 'lg3d\[onnx\]'"):
         getattr(load, module)()
+
+
+def test_a_program_of_torch_export_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"which lg3d does not run: pass a checkpoint, or export it as .onnx"):
+        resolve_checkpoint(tmp_path / "model.pt2")
 
 
 def test_another_suffix_is_a_usage_error(tmp_path: Path) -> None:

@@ -50,14 +50,14 @@ def export(settings: ExportSettings, progress: Progress) -> ExportReport:
     if info.num_classes is not None:
         vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
         classes = Classes(vocabulary.names, tuple(int(number) for number in vocabulary.ids))
-    sweep_temporaries(settings.out.parent, of=settings.out.name)
-    if settings.out.suffix.lower() == ".onnx":
-        write_onnx(settings.out, network, info, classes)
+    sweep_temporaries(settings.exported.parent, of=settings.exported.name)
+    if settings.exported.suffix.lower() == ".onnx":
+        write_onnx(settings.exported, network, info, classes)
     else:
-        write_program(settings.out, network, describe_model(info, classes))
+        write_program(settings.exported, network, describe_model(info, classes))
     outputs = [FEATURES] + [SCORES] * (info.num_classes is not None) + [OFFSETS] * info.offset_head
     progress.note(
-        f"{settings.out}: voxels of {100 * info.voxel_size:g} cm; the inputs besides the colours are those of "
+        f"{settings.exported}: voxels of {100 * info.voxel_size:g} cm; the inputs besides the colours are those of "
         "build_tables in lg3d_core/networks/tables.py"
     )
-    return ExportReport(settings.out, path, tuple(outputs), settings.out.stat().st_size)
+    return ExportReport(settings.exported, path, tuple(outputs), settings.exported.stat().st_size)

@@ -47,7 +47,7 @@ MAX_VOXEL_SIZE = 100.0
 FLOATS = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
 CHECKPOINT_NAME = "checkpoint.safetensors"
 BEST_NAME = "best.safetensors"
-ONNX_SUFFIX = ".onnx"
+ONNX_SUFFIX, PROGRAM_SUFFIX = ".onnx", ".pt2"
 
 
 def is_onnx(path: Path) -> bool:
@@ -346,6 +346,10 @@ def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_re
         return path / CHECKPOINT_NAME
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file or the folder of a run")
+    if path.suffix.lower() == PROGRAM_SUFFIX:
+        raise CheckpointError(
+            f"{path} is a program of torch.export, which lg3d does not run: pass a checkpoint, or export it as .onnx"
+        )
     if progress is not None and is_torch_file(path):
         info = read_info(path, final_relu=final_relu)
         end = "with" if info.final_relu else "without"
