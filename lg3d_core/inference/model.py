@@ -262,7 +262,6 @@ def load_model(
     precision: Precision = "auto",
     backend: Backend = "auto",
     memory: str | None = None,
-    overlap: float | None = None,
     votes: int = 1,
     vocabulary: str | None = None,
     anchors: str | os.PathLike[str] | None = None,
@@ -278,7 +277,6 @@ def load_model(
         precision: `auto`, `fp32` or `bf16`.
         backend: Backend of the sparse convolutions.
         memory: Memory limit of a forward pass, such as `4G`; larger scans are split into overlapping tiles.
-        overlap: Overlap of the tiles in metres; None derives it from the network.
         votes: Number of mirrored, rotated and shifted voxel grids whose predictions are averaged.
         vocabulary: Name or file of the classes; None takes that of the checkpoint.
         anchors: File of the text anchors for `Model.ask`; None takes that of the checkpoint.
@@ -297,7 +295,6 @@ def load_model(
         precision=precision,
         backend=backend,
         memory=memory,
-        overlap=overlap,
         votes=votes,
         anchors=anchors,
         encoder=encoder,
@@ -309,7 +306,6 @@ def load_model(
         precision=settings.precision,
         backend=settings.backend,
         memory=settings.memory_bytes,
-        overlap=settings.overlap,
         votes=settings.votes,
     )
     return Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
