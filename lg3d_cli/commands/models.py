@@ -1,8 +1,13 @@
 """`lg3d models`."""
 
+from typing import TYPE_CHECKING
+
 from lg3d_cli import console
 from lg3d_cli.parameters import settings_command
 from lg3d_core.settings import ModelsSettings
+
+if TYPE_CHECKING:
+    from lg3d_core.models.models import ModelEntry
 
 HEADER = ["model", "MB", "network", "voxels", "classes", "ask", "objects", "epochs", "mIoU"]
 
@@ -21,18 +26,18 @@ def models(settings: ModelsSettings) -> None:
     if settings.json:
         console.result_json({"models": [entry.to_dict() for entry in entries]})
         return
-    rows = [
-        [
-            entry.name,
-            f"{entry.num_bytes / 1e6:.1f}",
-            entry.network,
-            f"{100 * entry.voxel_size:g} cm",
-            "-" if entry.num_classes is None else f"{entry.num_classes} ({entry.vocabulary or 'unknown'})",
-            "yes" if entry.is_grounded else "-",
-            "yes" if entry.has_offsets else "-",
-            str(entry.epoch),
-            "-" if entry.miou_present is None else f"{100 * entry.miou_present:.1f}",
-        ]
-        for entry in entries
+    console.result_table("", HEADER, [_row(entry) for entry in entries])
+
+
+def _row(entry: "ModelEntry") -> list[str]:
+    return [
+        entry.name,
+        f"{entry.num_bytes / 1e6:.1f}",
+        entry.network,
+        f"{100 * entry.voxel_size:g} cm",
+        "-" if entry.num_classes is None else f"{entry.num_classes} ({entry.vocabulary or 'unknown'})",
+        "yes" if entry.is_grounded else "-",
+        "yes" if entry.has_offsets else "-",
+        str(entry.epoch),
+        "-" if entry.miou_present is None else f"{100 * entry.miou_present:.1f}",
     ]
-    console.result_table("", HEADER, rows)

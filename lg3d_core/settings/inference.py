@@ -83,12 +83,7 @@ class ExportSettings(StoreFields, WeightsFields):
     command: ClassVar[str] = "export"
 
     checkpoint: Annotated[Path, Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."), Argument(completes="runs")]
-    exported: Annotated[
-        Path,
-        Matches(lambda path: path.suffix.lower() in (".onnx", ".pt2"), "a file that ends in .onnx or .pt2"),
-        Doc("File to write: .onnx, or .pt2 for torch.export."),
-        Argument("OUT"),
-    ]
+    exported: Annotated[Path, Doc("File to write: .onnx, or .pt2 for torch.export."), Argument("OUT")]
     vocabulary: Annotated[
         str | None, Doc("Vocabulary of the classes."), Option(panel=Panel.NETWORK, default="the checkpoint's")
     ] = None
