@@ -296,6 +296,7 @@ def label_scan(
         progress.warn(f"{scan.name}: {count} of {total} vertices have no usable position: label 0")
     features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
     labels = features.label(keep=objects)
+    voxels = voxels._replace(candidates=labels.candidates)
     found = None
     if objects:
         found = find_scan_objects(

@@ -33,9 +33,11 @@ from lg3d_core.settings.choices import (
     Pooling,
     Precision,
     PredictionFormat,
+    PredictionTask,
     Schedule,
     ScoredClasses,
     Split,
+    Task,
     Up,
 )
 from lg3d_core.settings.data import (
@@ -133,6 +135,7 @@ __all__ = [
     "Precision",
     "PredictSettings",
     "PredictionFormat",
+    "PredictionTask",
     "PrepareSettings",
     "PretrainSettings",
     "PushSettings",
@@ -144,6 +147,7 @@ __all__ = [
     "Settings",
     "Split",
     "StoreCheckSettings",
+    "Task",
     "TrainSettings",
     "Up",
     "ViewSettings",
