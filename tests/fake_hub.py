@@ -14,12 +14,16 @@ class FakeHub:
         files: Content by (repository, revision, file).
         requests: Method and path of every request for a file.
         gated: Repositories that refuse access.
+        cuts: Number of next downloads that break off after half of the content.
+        ranges: `Range` header of every download, empty if it had none.
     """
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str, str], bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.gated: set[str] = set()
+        self.cuts = 0
+        self.ranges: list[str] = []
         self.address = ""
 
     def put(self, repository: str, file: str, content: bytes, *, revision: str = "main") -> None:
@@ -84,8 +88,16 @@ def serve_hub() -> Iterator[FakeHub]:
             if span:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()
-            if body:
-                self.wfile.write(content[start:])
+            if not body:
+                return
+            hub.ranges.append(span or "")
+            if hub.cuts > 0:
+                hub.cuts -= 1
+                self.wfile.write(content[start : start + (len(content) - start) // 2])
+                self.wfile.flush()
+                self.close_connection = True
+                return
+            self.wfile.write(content[start:])
 
         def refuse(self, code: int, error: str, *, commit: str = "") -> None:
             self.send_response(code)

@@ -128,6 +128,27 @@ def test_a_damaged_file_in_the_cache_is_found(hub: FakeHub, checkpoint: Path) ->
         download_checkpoint("hf:me/rooms", Progress())
 
 
+def test_an_interrupted_download_continues_where_it_stopped(hub: FakeHub, checkpoint: Path) -> None:
+    hub.put("me/rooms", "checkpoint.safetensors", checkpoint.read_bytes())
+    hub.cuts = 1
+    assert download_checkpoint("hf:me/rooms", Progress()).read_bytes() == checkpoint.read_bytes()
+    first, second = hub.ranges
+    assert first == ""
+    assert 0 < int(second.removeprefix("bytes=").partition("-")[0]) <= checkpoint.stat().st_size // 2
+
+
+def test_a_connection_that_is_lost_for_good_is_one_line(
+    hub: FakeHub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise huggingface_hub.errors.HTTPError("connection reset")
+
+    hub.put("me/rooms", "checkpoint.safetensors", checkpoint.read_bytes())
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    with pytest.raises(CheckpointError, match=r"the transfer failed \(connection reset\): run the command again"):
+        download_checkpoint("hf:me/rooms", Progress())
+
+
 def test_each_refusal_is_one_line(hub: FakeHub) -> None:
     hub.put("me/empty", "README.md", b"")
     hub.put("me/gated", "checkpoint.safetensors", b"")

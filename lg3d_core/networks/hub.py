@@ -81,7 +81,7 @@ def download_checkpoint(name: Path | str, progress: Progress) -> Path:
         CheckpointError: The model or revision does not exist, is not accessible, holds no checkpoint, or is damaged.
         MissingDependencyError: The model is not cached, and the hub cannot be reached.
     """
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     hub = parse_hub_name(name)
     site = site_of_hub()
@@ -95,7 +95,7 @@ def download_checkpoint(name: Path | str, progress: Progress) -> Path:
         progress.note(f"downloading {hub} from {site}")
     with hub_errors(hub, site), _without_bars():
         path = _fetch(hub, CHECKPOINT_FILE, site=site, offline=offline)
-        with suppress(EntryNotFoundError):  # a model without anchors
+        with suppress(LocalEntryNotFoundError if offline else RemoteEntryNotFoundError):  # a model without anchors
             _fetch(hub, ANCHORS_FILE, site=site, offline=offline)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -135,6 +135,7 @@ def hub_errors(hub: HubName, site: str) -> Iterator[None]:
     """Turn the errors of the hub into one line each."""
     from huggingface_hub import errors
 
+    transport_error: type[Exception] = getattr(errors, "HTTPError", OSError)  # of the HTTP library in use
     try:
         yield
     except errors.LocalTokenNotFoundError:
@@ -153,11 +154,11 @@ def hub_errors(hub: HubName, site: str) -> Iterator[None]:
         raise CheckpointError(
             f"{hub}: {site} has no such model, or it is private: check the name, or set HF_TOKEN to a token with access"
         ) from None
-    except errors.EntryNotFoundError:
+    except errors.RemoteEntryNotFoundError:
         raise CheckpointError(f"{hub}: holds no {CHECKPOINT_FILE}: expected a model that lg3d push uploaded") from None
     except errors.HfHubHTTPError as error:
         raise CheckpointError(f"{hub}: {site} refuses the request ({_first_line(error)}): try again later") from None
-    except OSError as error:
+    except (OSError, transport_error) as error:  # also LocalEntryNotFoundError: the connection was lost
         raise CheckpointError(
             f"{hub}: the transfer failed ({_first_line(error)}): run the command again to resume"
         ) from None
