@@ -62,6 +62,11 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def grounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(questions, "_load", lambda *_: WordEncoder())
+    return write_grounded(tmp_path)
+
+
+def write_grounded(folder: Path, *, anchors_name: str = "anchors.safetensors") -> Path:
+    """Write a language-grounded checkpoint with random weights, and its anchors."""
     metadata = {
         "encoder": WordEncoder.encoder,
         "weights": WordEncoder.weights,
@@ -70,7 +75,7 @@ def grounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "projection": "none",
     }
     anchors = Anchors(WordEncoder().encode(VOCABULARY.names), VOCABULARY.names, metadata, None)
-    save_anchors(tmp_path / "anchors.safetensors", anchors)
+    save_anchors(folder / anchors_name, anchors)
     info = CheckpointInfo(
         kind="pretrain",
         network="14A",
@@ -79,11 +84,11 @@ def grounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         vocabulary=VOCABULARY.name,
         vocabulary_digest=VOCABULARY.digest,
         anchors_digest=anchors.digest,
-        settings=json.dumps({"anchors": "anchors.safetensors"}),
+        settings=json.dumps({"anchors": anchors_name}),
     )
     torch.manual_seed(0)
-    save_checkpoint(tmp_path / "checkpoint.safetensors", MinkUNet("14A"), info)
-    return tmp_path / "checkpoint.safetensors"
+    save_checkpoint(folder / "checkpoint.safetensors", MinkUNet("14A"), info)
+    return folder / "checkpoint.safetensors"
 
 
 def test_labels_are_those_of_the_command(classifier: Path, tmp_path: Path) -> None:

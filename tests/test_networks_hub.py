@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import lg3d_core as lg3d_library
 from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
 from lg3d_core.inference import push as push_module
 from lg3d_core.inference.push import push
+from lg3d_core.language import questions
 from lg3d_core.models.models import models as list_models
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info, resolve_checkpoint, save_checkpoint
 from lg3d_core.networks.hub import cached_models, download_checkpoint, parse_hub_name
@@ -27,6 +29,7 @@ from tests.fake_hub import FakeHub, serve_hub
 from tests.notes import Notes
 from tests.scan_files import furnished_room, points_ply
 from tests.test_cli import lg3d
+from tests.test_inference_model import WordEncoder, write_grounded
 
 VOCABULARY = load_vocabulary("scannet200")
 INFO = CheckpointInfo(
@@ -212,7 +215,10 @@ class FakeClient:
         self.calls.append(("create", repository, options))
 
     def create_commit(self, repository: str, operations: list[object], **options: object) -> SimpleNamespace:
-        files = {entry.path_in_repo: entry.path_or_fileobj for entry in operations}  # type: ignore[attr-defined]
+        files = {}
+        for entry in operations:
+            content = entry.path_or_fileobj  # type: ignore[attr-defined]
+            files[entry.path_in_repo] = content if isinstance(content, bytes) else Path(content).read_bytes()  # type: ignore[attr-defined]
         self.calls.append(("commit", repository, files, options))
         return SimpleNamespace(commit_url=f"https://hub/{repository}/commit/1")
 
@@ -227,7 +233,7 @@ def test_a_push_uploads_the_checkpoint_and_a_card_in_one_commit(
     assert created == {"private": True, "exist_ok": True}
     assert options["revision"] is None
     assert list(files) == ["checkpoint.safetensors", "README.md"]
-    assert Path(files["checkpoint.safetensors"]) == checkpoint
+    assert files["checkpoint.safetensors"] == checkpoint.read_bytes()
     card = files["README.md"].decode()
     assert "| validation mIoU, present classes | 50.0 % |" in card
     assert "lg3d predict scan.ply --checkpoint hf:me/rooms" in card
@@ -236,6 +242,25 @@ def test_a_push_uploads_the_checkpoint_and_a_card_in_one_commit(
     assert push(settings, Progress()).name == "hf:me/rooms@v2"
     files, options = FakeClient.last.calls[1][2:]  # type: ignore[attr-defined]
     assert (files["README.md"], options["revision"]) == (b"# mine", "v2")
+
+
+def test_a_pushed_language_grounded_model_answers_texts(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "_load", lambda *_: WordEncoder())
+    folder = tmp_path / "run"
+    folder.mkdir()
+    grounded = write_grounded(folder, anchors_name="mine.safetensors")
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeClient)
+    report = push(PushSettings(checkpoint=grounded, repository="me/words"), Progress())
+    assert report.files == ("checkpoint.safetensors", "README.md", "anchors.safetensors")
+    for name, content in FakeClient.last.calls[1][2].items():  # type: ignore[attr-defined]
+        hub.put("me/words", name, content)
+    shutil.rmtree(folder)
+    xyz, rgb, _ = furnished_room(spacing=0.1)
+    match = lg3d_library.load_model("hf:me/words", device="cpu").ask("door", (xyz, rgb))
+    assert match.nearest[0] == ("door", pytest.approx(1, abs=1e-3))
+    assert match.heat.shape == (len(xyz),)
 
 
 def test_a_push_without_a_token_says_how_to_get_one(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from lg3d_core.networks.checkpoint import (
     read_info,
     read_setting,
 )
+from lg3d_core.networks.hub import ANCHORS_FILE
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame
@@ -461,7 +462,12 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
             )
         return anchors
     named = Path(read_setting(info, "anchors") or "anchors.safetensors")
-    candidates = [named, path.parent / named.name, path.parents[min(2, len(path.parents) - 1)] / named.name]
+    candidates = [
+        named,
+        path.parent / named.name,
+        path.parent / ANCHORS_FILE,
+        path.parents[min(2, len(path.parents) - 1)] / named.name,
+    ]
     shipped = shipped_anchors()
     if shipped is not None:
         candidates.append(shipped)
