@@ -15,7 +15,7 @@ from torch import Tensor
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
-from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
+from lg3d_core.inference.heat import Region, find_regions, name_features, spread_of, text_heat
 from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.objects import (
@@ -224,6 +224,8 @@ class Conversation:
         self._vectors = torch.from_numpy(self._anchors.vectors).to(self._predictor.device)
         self._scale = spread_of(self._vectors.cpu())
         self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
+        network = self._predictor.network
+        self._classify = None if network.num_classes is None else network.classify
         self._nearest: npt.NDArray[np.int16] | None = None
         self._wants_objects = wants_objects(settings.objects, model.info, self.checkpoint, progress)
         self._points_of_voxel: npt.NDArray[np.int64] | None = None
@@ -299,11 +301,16 @@ class Conversation:
         nearest = np.empty(len(self._voxels.keys), dtype=np.int16)
         with torch.inference_mode():
             for rows, features in self._features:
+                features = self._aligned(features)
                 heat[rows] = text_heat(features, self._vectors, texts, scale=self._scale).cpu().numpy()
                 unit = torch.nn.functional.normalize(self._vectors, dim=1)
                 nearest[rows] = (features @ unit.T).argmax(dim=1).to(torch.int16).cpu().numpy()
         self._nearest = nearest
         return heat
+
+    def _aligned(self, features: Tensor) -> Tensor:
+        """Return features that are compared with texts; those of a fixed classifier are replaced by its names."""
+        return features if self._classify is None else name_features(self._classify(features), self._vectors)
 
     def _answer(
         self,
