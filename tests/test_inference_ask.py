@@ -395,7 +395,9 @@ def test_objects_below_the_threshold_give_way_to_places(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Predictor, "features", two_toilets)
-    command.ask(json=False, **_given(settings_of(workplace, "wall", "toilet", objects=True, min_points=1, threshold=0.8)))
+    command.ask(
+        json=False, **_given(settings_of(workplace, "wall", "toilet", objects=True, min_points=1, threshold=0.8))
+    )
     shown = capsys.readouterr()
     assert "'wall': no object reaches heat 0.8: listing places instead" in shown.err
     rows = [line.split("\t") for line in shown.out.splitlines()]

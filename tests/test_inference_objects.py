@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,9 @@ def group(
         vocabulary=VOCABULARY,
         min_points=min_points,
     )
-    return found, np.concatenate([own for _, _, own in object_rows(scan, voxels, found.number)])
+    return found, np.concatenate(
+        [own for _, _, own in object_rows(partial(vertex_rows, scan.surface, scan.frame, voxels), found.number)]
+    )
 
 
 def test_walls_and_floors_are_no_objects_and_two_tables_are_two() -> None:
