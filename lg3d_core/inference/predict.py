@@ -196,6 +196,7 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
         backend=settings.backend,
         memory=settings.memory_bytes,
         overlap=settings.overlap,
+        votes=settings.votes,
         final_relu=settings.final_relu,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
