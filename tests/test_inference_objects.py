@@ -75,6 +75,7 @@ def group(
         voxels,
         VoxelLabels(label, confidence),
         [(np.arange(len(label)), logits)],
+        rows=partial(vertex_rows, scan.surface, scan.frame, voxels),
         score=lambda features: features,
         vocabulary=VOCABULARY,
         min_points=min_points,

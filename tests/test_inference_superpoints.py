@@ -1,5 +1,6 @@
 """Superpoint voting: labels and objects of whole superpoints, by arithmetic."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lg3d_core.inference import superpoints as module
 from lg3d_core.inference.input import Input
 from lg3d_core.inference.objects import find_scan_objects
 from lg3d_core.inference.predict import predict as predict_scans
-from lg3d_core.inference.scan_voxels import voxelize_scan
+from lg3d_core.inference.scan_voxels import vertex_rows, voxelize_scan
 from lg3d_core.inference.superpoints import find_superpoints
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import plain_frame
@@ -98,10 +99,11 @@ def test_objects_of_superpoints_are_whole() -> None:
         return values
 
     options = {"score": identity, "vocabulary": VOCABULARY, "min_points": 10}
-    apart = find_scan_objects(scan, voxels, labels, features, **options)  # type: ignore[arg-type]
+    rows_of = partial(vertex_rows, scan.surface, scan.frame, voxels)
+    apart = find_scan_objects(scan, voxels, labels, features, rows=rows_of, **options)  # type: ignore[arg-type]
     assert [one.points for one in apart.objects] == [140, 140]
     patches = find_superpoints(scan, voxels, features, score=identity, num_classes=len(NAMES))
-    whole = find_scan_objects(scan, voxels, labels, features, superpoints=patches, **options)  # type: ignore[arg-type]
+    whole = find_scan_objects(scan, voxels, labels, features, rows=patches.rows, superpoints=patches, **options)  # type: ignore[arg-type]
     (one,) = whole.objects
     assert (one.points, one.name) == (300, "table")
     np.testing.assert_allclose(one.box.size, [299 * SPACING, 0, 0], atol=1e-5)

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from lg3d_core.evaluation.objects import Grouping, find_objects
 from lg3d_core.evaluation.predictor import VoxelLabels
 from lg3d_core.inference.files import write_text
 from lg3d_core.inference.input import Input
-from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows
+from lg3d_core.inference.scan_voxels import ScanVoxels
 from lg3d_core.inference.superpoints import Superpoints
 from lg3d_core.inference.voxel_features import FeatureParts
 from lg3d_core.networks.checkpoint import CheckpointInfo
@@ -121,6 +120,7 @@ def find_scan_objects(
     found: VoxelLabels,
     features: FeatureParts,
     *,
+    rows: RowPieces,
     score: Callable[[Tensor], Tensor],
     vocabulary: Vocabulary,
     min_points: int,
@@ -135,6 +135,7 @@ def find_scan_objects(
         voxels: Its voxels.
         found: Prediction of each voxel.
         features: Rows of voxels and their features, each voxel once.
+        rows: Returns the voxel or superpoint that each vertex belongs to, piece by piece.
         score: Returns class scores `(voxels, classes)` for features.
         vocabulary: Vocabulary of the prediction.
         min_points: Minimum number of vertices of an object.
@@ -155,10 +156,9 @@ def find_scan_objects(
     members = list(groups.mask_rows())
     for rank in range(len(order) - 1, -1, -1):
         number[members[order[rank]]] = rank
-    rows: RowPieces = partial(vertex_rows, scan.surface, scan.frame, voxels)
     places = voxels.centres
     if superpoints is not None:
-        number, rows, places = superpoints.vote(number, groups.classes[order]), superpoints.rows, superpoints.places
+        number, places = superpoints.vote(number, groups.classes[order]), superpoints.places
     points = _count_points(rows, number, len(order))
     kept = np.flatnonzero(points >= max(min_points, 1))
     renumbered = np.full(len(order) + 1, -1, dtype=np.int32)
@@ -246,7 +246,8 @@ def _fit_boxes(
     the same box as all their vertices.
     """
     number = number.copy()
-    for own in _split(number, count):
+    members = _split(number, count)
+    for own in members:
         number[own[find_strays(places[own])]] = -1
     corners = [np.zeros((0, 3)) for _ in range(count)]
     for start, stop, owner in object_rows(rows, number):
@@ -255,7 +256,8 @@ def _fit_boxes(
         for k, vertices in enumerate(_split(owner[inside], count)):
             if len(vertices):
                 corners[k] = _extremes(np.concatenate([corners[k], xyz[vertices]]))
-    return [fit_box(points) for points in corners]
+    # A voxel may have no vertex, as vertices near its border take the label of a neighbour.
+    return [fit_box(points if len(points) else places[own]) for points, own in zip(corners, members, strict=True)]
 
 
 def _extremes(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

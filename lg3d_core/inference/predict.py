@@ -308,8 +308,8 @@ def label_scan(
     features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
     labels = features.label(keep=objects or superpoints)
     score = predictor.score or predictor.network.classify
-    rows: RowPieces = partial(vertex_rows, scan.surface, scan.frame, voxels)
     label, confidence, patches, found = labels.label, labels.confidence, None, None
+    rows: RowPieces = partial(vertex_rows, scan.surface, scan.frame, voxels._replace(candidates=labels.candidates))
     if superpoints:
         patches = find_superpoints(scan, voxels, features, score=score, num_classes=len(vocabulary))
         rows, label, confidence = patches.rows, patches.label, patches.confidence
@@ -319,6 +319,7 @@ def label_scan(
             voxels,
             labels,
             features,
+            rows=rows,
             score=score,
             vocabulary=vocabulary,
             min_points=min_points,
