@@ -152,7 +152,7 @@ def find_scan_objects(
         found, voxels.centres, np.arange(len(voxels.keys)), without_instances=unscored, grouping=grouping
     )
     number = np.full(len(voxels.keys), -1, dtype=np.int32)
-    order = np.argsort(-groups.confidences, kind="stable")
+    order = np.lexsort((-np.diff(groups.starts), -groups.confidences.round(6)))  # of equal ones, the largest first
     members = list(groups.mask_rows())
     for rank in range(len(order) - 1, -1, -1):
         number[members[order[rank]]] = rank
@@ -256,7 +256,7 @@ def _fit_boxes(
         for k, vertices in enumerate(_split(owner[inside], count)):
             if len(vertices):
                 corners[k] = _extremes(np.concatenate([corners[k], xyz[vertices]]))
-    # A voxel may have no vertex, as vertices near its border take the label of a neighbour.
+    # A voxel may have no vertex: vertices near its border take the label of a neighbour.
     return [fit_box(points if len(points) else places[own]) for points, own in zip(corners, members, strict=True)]
 
 

@@ -17,8 +17,8 @@ from lg3d_core.inference.voxel_features import FeatureParts
 from lg3d_core.scans.normals import vertex_normals
 from lg3d_core.scans.superpoints import segment_points
 
-MAX_VERTICES = 5_000_000
-"""Maximum number of vertices: about two minutes and 4 GB of memory."""
+MAX_VERTICES = 2_000_000
+"""Maximum number of vertices, which take about one minute of CPU time and 4 GB of memory."""
 
 
 class Superpoints(NamedTuple):
