@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,14 @@ def group(
         voxels,
         VoxelLabels(label, confidence),
         [(np.arange(len(label)), logits)],
+        rows=partial(vertex_rows, scan.surface, scan.frame, voxels),
         score=lambda features: features,
         vocabulary=VOCABULARY,
         min_points=min_points,
     )
-    return found, np.concatenate([own for _, _, own in object_rows(scan, voxels, found.number)])
+    return found, np.concatenate(
+        [own for _, _, own in object_rows(partial(vertex_rows, scan.surface, scan.frame, voxels), found.number)]
+    )
 
 
 def test_walls_and_floors_are_no_objects_and_two_tables_are_two() -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,12 @@ from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.objects import (
     FoundObject,
     ScanObjects,
-    VoxelFeatures,
     find_scan_objects,
     object_rows,
     wants_objects,
 )
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.inference.voxel_features import VoxelFeatures
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
 from lg3d_core.models import shipped_anchors, use_shipped
@@ -226,6 +226,7 @@ class Conversation:
         self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
         network = self._predictor.network
         self._classify = None if network.num_classes is None else network.classify
+        self._rows = partial(vertex_rows, self.scan.surface, self.scan.frame, self._voxels)
         self._nearest: npt.NDArray[np.int16] | None = None
         self._wants_objects = wants_objects(settings.objects, model.info, self.checkpoint, progress)
         self._points_of_voxel: npt.NDArray[np.int64] | None = None
@@ -280,6 +281,7 @@ class Conversation:
             self._voxels,
             labels,
             features,
+            rows=self._rows,
             score=score,
             vocabulary=_vocabulary_of(names),
             min_points=self._settings.min_points,
@@ -288,7 +290,7 @@ class Conversation:
     def objects_at_vertices(self) -> npt.NDArray[np.int32]:
         """Return the object of each vertex of the scan, -1 for none, shape `(vertices,)`."""
         assert self.found is not None
-        return np.concatenate([own for _, _, own in object_rows(self.scan, self._voxels, self.found.number)])
+        return np.concatenate([own for _, _, own in object_rows(self._rows, self.found.number)])
 
     def _score_by_cosine(self, features: Tensor) -> Tensor:
         """Return the cosines with the anchors, divided by their spread, as in the heat, shape `(voxels, classes)`."""

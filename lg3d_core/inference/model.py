@@ -146,7 +146,14 @@ class Model:
         return self._classes().names
 
     def predict(
-        self, scan: Scan, *, scale: str = "auto", up: Up = "auto", objects: bool | None = None, min_points: int = 100
+        self,
+        scan: Scan,
+        *,
+        scale: str = "auto",
+        up: Up = "auto",
+        objects: bool | None = None,
+        min_points: int = 100,
+        superpoints: bool = False,
     ) -> Result:
         """Label every vertex of a scan.
 
@@ -158,6 +165,7 @@ class Model:
             up: Axis of the scan that points up; `auto` estimates it.
             objects: Whether to group the labels into objects; None does so if the model has an offset head.
             min_points: Minimum number of vertices of an object.
+            superpoints: Whether all vertices of a superpoint get one class and one object.
 
         Raises:
             CheckpointError: The checkpoint has no classifier, or its classes are unknown.
@@ -174,6 +182,7 @@ class Model:
             opened,
             objects=wants_objects(objects, self.info, self.checkpoint, self._progress),
             min_points=min_points,
+            superpoints=superpoints,
             progress=self._progress,
         )
         own, frame = opened.surface.num_vertices, opened.frame

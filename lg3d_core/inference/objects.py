@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +17,17 @@ from torch import Tensor
 from lg3d_core.evaluation.boxes import Box, find_outline, find_strays, fit_box
 from lg3d_core.evaluation.instances import UNSCORED_NAMES
 from lg3d_core.evaluation.objects import Grouping, find_objects
-from lg3d_core.evaluation.predictor import Predictor, VoxelLabels
+from lg3d_core.evaluation.predictor import VoxelLabels
 from lg3d_core.inference.files import write_text
 from lg3d_core.inference.input import Input
-from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows
+from lg3d_core.inference.scan_voxels import ScanVoxels
+from lg3d_core.inference.superpoints import Superpoints
+from lg3d_core.inference.voxel_features import FeatureParts
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame, turn_up
 from lg3d_core.vocabulary import Vocabulary
 
-KEPT_FEATURES = 1 << 31
-"""Maximum bytes of features that are kept between two uses; above it, the network runs again."""
 NUM_NAMES = 3
 """Number of names per object."""
 COLUMNS = (
@@ -44,10 +44,8 @@ COLUMNS = (
     *(f"{part}_{k}" for k in range(1, NUM_NAMES + 1) for part in ("name", "probability")),
 )
 """Columns of `objects.csv`."""
-
-FeaturePart = tuple[npt.NDArray[np.int64], Tensor]
-"""Rows of voxels, and their features `(rows, num_features)`."""
-FeatureParts = Iterable[FeaturePart]
+RowPieces = Callable[[], Iterator[tuple[int, int, npt.NDArray[np.int64]]]]
+"""Returns the first row, the end row and the voxel or superpoint of each vertex, -1 for none, piece by piece."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,57 +93,11 @@ class ScanObjects(NamedTuple):
 
     Attributes:
         objects: The objects, most confident first.
-        number: Object of each voxel, -1 for none, shape `(voxels,)`, int32.
+        number: Object of each voxel or superpoint, -1 for none, shape `(rows,)`, int32.
     """
 
     objects: tuple[FoundObject, ...]
     number: npt.NDArray[np.int32]
-
-
-class VoxelFeatures:
-    """Features of the voxels of a scan in parts, kept for the next use if they fit into memory.
-
-    Args:
-        predictor: Network.
-        voxels: Voxels of the scan.
-        name: Name of the scan, for messages.
-        progress: Progress display; receives tiles and notes.
-    """
-
-    def __init__(self, predictor: Predictor, voxels: ScanVoxels, *, name: str, progress: Progress) -> None:
-        self._predictor, self._voxels = predictor, voxels
-        self._name, self._progress = name, progress
-        self._kept: list[FeaturePart] | None = None
-        size = len(voxels.keys) * predictor.network.num_features * 4
-        self._fits = size <= min(KEPT_FEATURES, predictor.memory or KEPT_FEATURES)
-
-    def __iter__(self) -> Iterator[FeaturePart]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        kept: list[FeaturePart] = []
-        for part in self._predictor.features(
-            self._voxels.cells, self._voxels.rgb, name=self._name, progress=self._progress
-        ):
-            if self._fits:
-                kept.append(part)
-            yield part
-        if self._fits:
-            self._kept = kept
-
-    def label(self, *, keep: bool = True) -> VoxelLabels:
-        """Return the prediction of each voxel, and keep the features if requested and if they fit."""
-        kept: list[FeaturePart] = []
-        labels = self._predictor.label_voxels(
-            self._voxels.cells,
-            self._voxels.rgb,
-            name=self._name,
-            observe=(lambda rows, features: kept.append((rows, features))) if keep and self._fits else None,
-            progress=self._progress,
-        )
-        if keep and self._fits:
-            self._kept = kept
-        return labels
 
 
 def wants_objects(chosen: bool | None, info: CheckpointInfo, path: Path, progress: Progress) -> bool:
@@ -168,9 +120,11 @@ def find_scan_objects(
     found: VoxelLabels,
     features: FeatureParts,
     *,
+    rows: RowPieces,
     score: Callable[[Tensor], Tensor],
     vocabulary: Vocabulary,
     min_points: int,
+    superpoints: Superpoints | None = None,
 ) -> ScanObjects:
     """Group the labelled voxels of a scan into objects.
 
@@ -181,27 +135,40 @@ def find_scan_objects(
         voxels: Its voxels.
         found: Prediction of each voxel.
         features: Rows of voxels and their features, each voxel once.
+        rows: Returns the voxel or superpoint that each vertex belongs to, piece by piece.
         score: Returns class scores `(voxels, classes)` for features.
         vocabulary: Vocabulary of the prediction.
         min_points: Minimum number of vertices of an object.
+        superpoints: Superpoints, which belong to objects as a whole; None for objects of voxels.
+
+    Returns:
+        Objects, and the object of each voxel, or of each superpoint.
     """
+    if superpoints is not None:
+        found = found._replace(**superpoints.at_voxels()._asdict() | {"offsets": found.offsets})
     unscored = [k for k, name in enumerate(vocabulary.names) if name in UNSCORED_NAMES]
     grouping = replace(Grouping.for_voxels(voxels.voxel_size), min_points=1)
     groups = find_objects(
         found, voxels.centres, np.arange(len(voxels.keys)), without_instances=unscored, grouping=grouping
     )
     number = np.full(len(voxels.keys), -1, dtype=np.int32)
-    order = np.argsort(-groups.confidences, kind="stable")
+    order = np.lexsort((-np.diff(groups.starts), -groups.confidences.round(6)))  # of equal ones, the largest first
     members = list(groups.mask_rows())
     for rank in range(len(order) - 1, -1, -1):
         number[members[order[rank]]] = rank
-    points = _count_points(scan, voxels, number, len(order))
+    places = voxels.centres
+    if superpoints is not None:
+        number, places = superpoints.vote(number, groups.classes[order]), superpoints.places
+    points = _count_points(rows, number, len(order))
     kept = np.flatnonzero(points >= max(min_points, 1))
     renumbered = np.full(len(order) + 1, -1, dtype=np.int32)
     renumbered[kept] = np.arange(len(kept))
     number = renumbered[number]
-    shares = _mean_probabilities(features, number, len(kept), score=score, num_classes=len(vocabulary))
-    boxes = _fit_boxes(scan, voxels, number, len(kept))
+    if superpoints is None:
+        shares = _mean_probabilities(features, number, len(kept), score=score, num_classes=len(vocabulary))
+    else:
+        shares = _mean_of_superpoints(superpoints, number, len(kept))
+    boxes = _fit_boxes(scan, rows, places, number, len(kept))
     objects = []
     for k, rank in enumerate(kept.tolist()):
         category = int(groups.classes[order[rank]])
@@ -221,19 +188,29 @@ def find_scan_objects(
     return ScanObjects(tuple(objects), number)
 
 
-def object_rows(
-    scan: Input, voxels: ScanVoxels, number: npt.NDArray[np.int32]
-) -> Iterator[tuple[int, int, npt.NDArray[np.int32]]]:
+def object_rows(rows: RowPieces, number: npt.NDArray[np.int32]) -> Iterator[tuple[int, int, npt.NDArray[np.int32]]]:
     """Yield for each piece of the scan its first row, its end row, and the object of each vertex, -1 for none."""
-    for start, stop, rows in vertex_rows(scan.surface, scan.frame, voxels):
-        yield start, stop, np.where(rows >= 0, number[rows], -1).astype(np.int32)
+    for start, stop, own in rows():
+        yield start, stop, np.where(own >= 0, number[own], -1).astype(np.int32)
 
 
-def _count_points(scan: Input, voxels: ScanVoxels, number: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
+def _count_points(rows: RowPieces, number: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
     points = np.zeros(count, dtype=np.int64)
-    for _, _, owner in object_rows(scan, voxels, number):
+    for _, _, owner in object_rows(rows, number):
         points += np.bincount(owner[owner >= 0], minlength=count)
     return points
+
+
+def _mean_of_superpoints(
+    superpoints: Superpoints, number: npt.NDArray[np.int32], count: int
+) -> npt.NDArray[np.float64]:
+    """Return the mean class probabilities over the vertices of each object, shape `(objects, classes)`."""
+    own = np.flatnonzero(number >= 0)
+    vertices = np.asarray(superpoints.shared.sum(axis=1)).reshape(-1)[own]
+    weights = csr_matrix((vertices, (number[own], np.arange(len(own)))), shape=(count, len(own)))
+    total = np.asarray(weights.sum(axis=1)).reshape(-1)
+    means: npt.NDArray[np.float64] = (weights @ superpoints.probabilities[own]) / np.maximum(total, 1)[:, None]
+    return means
 
 
 def _mean_probabilities(
@@ -260,24 +237,27 @@ def _mean_probabilities(
     return total / np.bincount(number[number >= 0], minlength=count)[:, None]
 
 
-def _fit_boxes(scan: Input, voxels: ScanVoxels, number: npt.NDArray[np.int32], count: int) -> list[Box]:
-    """Fit a box to the vertices of each object, without those in stray voxels.
+def _fit_boxes(
+    scan: Input, rows: RowPieces, places: npt.NDArray[np.float64], number: npt.NDArray[np.int32], count: int
+) -> list[Box]:
+    """Fit a box to the vertices of each object, without those in stray voxels or superpoints.
 
     A scan is read in pieces. The corners of the convex hull and the lowest and highest vertex of the pieces so far have
     the same box as all their vertices.
     """
     number = number.copy()
-    centres = voxels.centres
-    for own in _split(number, count):
-        number[own[find_strays(centres[own])]] = -1
+    members = _split(number, count)
+    for own in members:
+        number[own[find_strays(places[own])]] = -1
     corners = [np.zeros((0, 3)) for _ in range(count)]
-    for start, stop, owner in object_rows(scan, voxels, number):
+    for start, stop, owner in object_rows(rows, number):
         inside = np.flatnonzero(owner >= 0)
         xyz = scan.frame.to_metres(scan.surface.positions(start, stop)[inside])
-        for k, rows in enumerate(_split(owner[inside], count)):
-            if len(rows):
-                corners[k] = _extremes(np.concatenate([corners[k], xyz[rows]]))
-    return [fit_box(points) for points in corners]
+        for k, vertices in enumerate(_split(owner[inside], count)):
+            if len(vertices):
+                corners[k] = _extremes(np.concatenate([corners[k], xyz[vertices]]))
+    # A voxel may have no vertex: vertices near its border take the label of a neighbour.
+    return [fit_box(points if len(points) else places[own]) for points, own in zip(corners, members, strict=True)]
 
 
 def _extremes(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,15 @@ from lg3d_core.inference.files import Columns, file_names, write_lines, write_np
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.objects import (
     FoundObject,
+    RowPieces,
     ScanObjects,
-    VoxelFeatures,
     find_scan_objects,
     wants_objects,
     write_objects,
 )
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.inference.superpoints import find_superpoints
+from lg3d_core.inference.voxel_features import VoxelFeatures
 from lg3d_core.models import use_shipped
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
@@ -45,21 +48,22 @@ class LabelledScan(NamedTuple):
     Attributes:
         scan: Scan, with the vertices that were added on its large triangles.
         voxels: Its voxels.
-        label: Class index of each voxel, shape `(voxels,)`, int16.
-        confidence: Probability of this class, 0..1, shape `(voxels,)`, float32.
+        rows: Returns the row of `label` of each vertex, -1 for none, piece by piece.
+        label: Class index of each voxel, or of each superpoint, shape `(rows,)`, int16.
+        confidence: Probability of this class, 0..1, shape `(rows,)`, float32.
         found: Objects; None if not requested.
     """
 
     scan: Input
     voxels: ScanVoxels
+    rows: RowPieces
     label: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
     found: ScanObjects | None
 
     def at_vertices(self) -> "VertexLabels":
         """Return the prediction at the vertices of the scan, which must fit into memory."""
-        pieces = vertex_rows(self.scan.surface, self.scan.frame, self.voxels)
-        rows = np.concatenate([rows for _, _, rows in pieces])
+        rows = np.concatenate([rows for _, _, rows in self.rows()])
         known = rows >= 0
         return VertexLabels(
             label=np.where(known, self.label[rows], -1).astype(np.int16),
@@ -281,12 +285,22 @@ def label_scan(
     *,
     objects: bool,
     min_points: int,
+    superpoints: bool = False,
     progress: Progress,
 ) -> LabelledScan:
     """Predict the voxels of a scan, and group them into objects if requested.
 
+    Args:
+        predictor: Network.
+        vocabulary: Vocabulary of its classes.
+        scan: Scan.
+        objects: Whether to group voxels into objects.
+        min_points: Minimum number of vertices of an object.
+        superpoints: Whether all vertices of a superpoint get one class and one object.
+        progress: Progress display; receives notes.
+
     Raises:
-        DataError: The scan has no usable vertex, or is too large for the grid.
+        DataError: The scan has no usable vertex, is too large for the grid, or has too many vertices for superpoints.
         SettingsError: The memory limit is too small for any tile.
     """
     scan = refine_input(scan, predictor.voxel_size, progress)
@@ -295,20 +309,26 @@ def label_scan(
         count, total = voxels.num_outside, scan.surface.num_vertices
         progress.warn(f"{scan.name}: {count} of {total} vertices have no usable position: label 0")
     features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
-    labels = features.label(keep=objects)
-    voxels = voxels._replace(candidates=labels.candidates)
-    found = None
+    labels = features.label(keep=objects or superpoints)
+    score = predictor.score or predictor.network.classify
+    label, confidence, patches, found = labels.label, labels.confidence, None, None
+    rows: RowPieces = partial(vertex_rows, scan.surface, scan.frame, voxels._replace(candidates=labels.candidates))
+    if superpoints:
+        patches = find_superpoints(scan, voxels, features, score=score, num_classes=len(vocabulary))
+        rows, label, confidence = patches.rows, patches.label, patches.confidence
     if objects:
         found = find_scan_objects(
             scan,
             voxels,
             labels,
             features,
-            score=predictor.score or predictor.network.classify,
+            rows=rows,
+            score=score,
             vocabulary=vocabulary,
             min_points=min_points,
+            superpoints=patches,
         )
-    return LabelledScan(scan, voxels, labels.label, labels.confidence, found)
+    return LabelledScan(scan, voxels, rows, label, confidence, found)
 
 
 def _predict(
@@ -326,7 +346,13 @@ def _predict(
 ) -> ScanLabels:
     opened = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
     labelled = label_scan(
-        predictor, vocabulary, opened, objects=objects, min_points=settings.min_points, progress=progress
+        predictor,
+        vocabulary,
+        opened,
+        objects=objects,
+        min_points=settings.min_points,
+        superpoints=settings.superpoints,
+        progress=progress,
     )
     scan, voxels, strays = labelled.scan, labelled.voxels, labelled.voxels.num_outside
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
@@ -343,7 +369,7 @@ def _predict(
         num_voxels=len(voxels.keys),
         scale=scan.frame.scale,
         up=scan.frame.up,
-        found=_count(scan, voxels, labelled.label, labelled.confidence, vocabulary),
+        found=_count(labelled, vocabulary),
         objects=None if labelled.found is None else labelled.found.objects,
         frame=scan.frame,
     )
@@ -357,7 +383,7 @@ def _pieces(labelled: LabelledScan, vocabulary: Vocabulary) -> Columns:
     scan = labelled.scan
     colors = np.concatenate([vocabulary.colors, np.array([UNLABELLED], dtype=np.uint8)])
     ids = np.concatenate([vocabulary.ids, [0]])
-    for start, stop, rows in vertex_rows(scan.surface, scan.frame, labelled.voxels):
+    for start, stop, rows in labelled.rows():
         known = rows >= 0
         index = np.where(known, labelled.label[rows], len(vocabulary))
         paint = colors[index]
@@ -454,31 +480,22 @@ def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, n
     }
 
 
-def _count(
-    scan: Input,
-    voxels: ScanVoxels,
-    label: npt.NDArray[np.int16],
-    confidence: npt.NDArray[np.float32],
-    vocabulary: Vocabulary,
-) -> list[Found]:
+def _count(labelled: LabelledScan, vocabulary: Vocabulary) -> list[Found]:
     vertices = np.zeros(len(vocabulary), dtype=np.int64)
     total = np.zeros(len(vocabulary))
-    for rows in _labelled_rows(scan, voxels):
-        vertices += np.bincount(label[rows], minlength=len(vocabulary))
-        total += np.bincount(label[rows], weights=confidence[rows], minlength=len(vocabulary))
+    for _, _, pieces in labelled.rows():
+        rows = pieces[pieces >= 0]
+        label, confidence = labelled.label[rows], labelled.confidence[rows]
+        vertices += np.bincount(label, minlength=len(vocabulary))
+        total += np.bincount(label, weights=confidence, minlength=len(vocabulary))
     order = [int(k) for k in np.argsort(-vertices, kind="stable") if vertices[k]]
     return [
         Found(
             name=vocabulary.names[k],
             id=int(vocabulary.ids[k]),
             vertices=int(vertices[k]),
-            share=float(vertices[k] / scan.surface.num_vertices),
+            share=float(vertices[k] / labelled.scan.surface.num_vertices),
             confidence=float(total[k] / vertices[k]),
         )
         for k in order
     ]
-
-
-def _labelled_rows(scan: Input, voxels: ScanVoxels) -> Iterator[npt.NDArray[np.int64]]:
-    for _, _, rows in vertex_rows(scan.surface, scan.frame, voxels):
-        yield rows[rows >= 0]

@@ -177,7 +177,16 @@ class ObjectFields(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(ScanSettings, ClassifierFields, ObjectFields):
+class SuperpointFields(Settings):
+    """Whether superpoints vote."""
+
+    superpoints: Annotated[
+        bool, Doc("One class and one object per superpoint, a small patch of one orientation and colour.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ScanSettings, ClassifierFields, ObjectFields, SuperpointFields):
     """`lg3d predict`: a category for every vertex of any scan."""
 
     command: ClassVar[str] = "predict"
@@ -234,7 +243,9 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewSettings(ClassifierFields, ObjectFields, PageFields, VoxelFields, SeedFields, BackendFields):
+class ViewSettings(
+    ClassifierFields, ObjectFields, SuperpointFields, PageFields, VoxelFields, SeedFields, BackendFields
+):
     """`lg3d view`: a scene as a window, a page or a picture."""
 
     command: ClassVar[str] = "view"

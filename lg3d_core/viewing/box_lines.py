@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
-from lg3d_core.viewing.objects import ShownObject
+from lg3d_core.viewing.objects import ShownObject, place_objects
 
 if TYPE_CHECKING:
     from lg3d_core.viewing.layers import SceneView
@@ -22,8 +22,7 @@ SLACK = 0.03
 """Distance in metres that a line may lie behind a surface and still be in front: edges lie on the object's surfaces."""
 INK = 0.72
 """Brightness of a line relative to the object's colour."""
-CUT = 0.5
-"""Mean length of an object's outward directions from which it belongs to a wall that may be cut away."""
+Color = tuple[int, int, int]
 
 
 class Lines(NamedTuple):
@@ -37,27 +36,23 @@ class Lines(NamedTuple):
 
     strength: npt.NDArray[np.float32]
     ink: npt.NDArray[np.float32]
-    names: list[tuple[str, tuple[int, int, int], float, float]]
+    names: list[tuple[str, Color, float, float]]
 
 
-def boxes_in_sight(view: "SceneView", layer: str, camera: Camera) -> list[tuple[ShownObject, npt.NDArray[np.uint8]]]:
+def boxes_in_sight(view: "SceneView", layer: str, camera: Camera) -> list[tuple[ShownObject, Color]]:
     """Return the objects of a layer that are not cut away with the near walls, with their colours."""
-    numbers = view.object_number if layer == "objects" else view.instance
-    if numbers is None or view.object_number is None or layer not in BOX_LAYERS:
+    if view.object_number is None or layer not in BOX_LAYERS:
         return []
-    shown = []
-    for one in view.boxes(layer):
-        rows = np.flatnonzero(numbers == one.number)
-        if len(rows) == 0:
-            continue
-        outward = view.outward[rows].mean(axis=0)
-        if np.linalg.norm(outward) <= CUT or outward @ (camera.eye - one.box.centre) <= 0:
-            shown.append((one, view.layers[layer][rows[0]]))
-    return shown
+    placed = place_objects(view, layer)
+    return [
+        (one, placed[one.number].color)
+        for one in view.boxes(layer)
+        if one.number in placed and not placed[one.number].is_cut(one.box, camera.eye)
+    ]
 
 
 def draw_lines(
-    objects: list[tuple[ShownObject, npt.NDArray[np.uint8]]],
+    objects: list[tuple[ShownObject, Color]],
     camera: Camera,
     depth: npt.NDArray[np.float32],
     *,
@@ -83,7 +78,7 @@ def draw_lines(
         ends = project(corners, camera, width=width, height=height)
         if (ends[:, 2] <= 0).any():
             continue
-        own = (color * np.float32(INK / 255)).astype(np.float32)
+        own = np.array(color, dtype=np.float32) * np.float32(INK / 255)
         for a, b in EDGES:
             steps = int(2 * math.hypot(*(ends[a, :2] - ends[b, :2]))) + 2
             along = np.linspace(0, 1, min(steps, 4 * (width + height)))[:, None]
@@ -106,7 +101,7 @@ def draw_lines(
             strength[rows, columns] = 1 if visible else HIDDEN
             ink[rows, columns] = own
     named.sort(key=lambda item: item[0])
-    names = [(name, (int(c[0]), int(c[1]), int(c[2])), float(x), float(y)) for _, name, c, x, y in named]
+    names = [(name, color, float(x), float(y)) for _, name, color, x, y in named]
     return Lines(strength, ink, names)
 
 
@@ -118,9 +113,7 @@ def project(xyz: npt.NDArray[np.floating], camera: Camera, *, width: int, height
     return np.column_stack([width / 2 + place[:, 0] * scale, height / 2 - place[:, 1] * scale, away])
 
 
-def write_names(
-    panel: npt.NDArray[np.uint8], names: list[tuple[str, tuple[int, int, int], float, float]]
-) -> npt.NDArray[np.uint8]:
+def write_names(panel: npt.NDArray[np.uint8], names: list[tuple[str, Color, float, float]]) -> npt.NDArray[np.uint8]:
     """Write names above their positions, nearest first, each only where it covers no other; return the new panel."""
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,6 +1,7 @@
 """Page of a predicted scan."""
 
 import numpy as np
+import numpy.typing as npt
 
 from lg3d_core.evaluation.predictor import Prediction
 from lg3d_core.inference.predict import LabelledScan
@@ -28,17 +29,30 @@ def view_labelled(labelled: LabelledScan, vocabulary: Vocabulary, progress: Prog
         shown = ShownScan(scan.scene, np.arange(len(scan.scene.xyz)))
     else:
         shown = scene_of_scan(scan, progress)
+    prediction, objects = at_shown_vertices(labelled, shown.rows)
+    return build_view(shown.scene, vocabulary, prediction, objects=objects)
+
+
+def at_shown_vertices(
+    labelled: LabelledScan, rows: npt.NDArray[np.int64] | None = None
+) -> tuple[Prediction, PredictedObjects | None]:
+    """Return the prediction and the objects at vertices, for `build_view`.
+
+    Args:
+        labelled: Prediction.
+        rows: Shown vertices, shape `(points,)`; None shows all.
+    """
     at = labelled.at_vertices()
+    shown = np.arange(len(at.label)) if rows is None else rows
     prediction = Prediction(
-        label=at.label[shown.rows],
-        confidence=at.confidence[shown.rows],
+        label=at.label[shown],
+        confidence=at.confidence[shown],
         voxel_label=labelled.label,
         voxel_truth=np.full(len(labelled.label), -1, dtype=np.int16),
     )
-    objects = None
-    if labelled.found is not None and at.instance is not None:
-        objects = PredictedObjects(labelled.found.objects, at.instance[shown.rows])
-    return build_view(shown.scene, vocabulary, prediction, objects=objects)
+    if labelled.found is None or at.instance is None:
+        return prediction, None
+    return prediction, PredictedObjects(labelled.found.objects, at.instance[shown])
 
 
 def labelled_page(labelled: LabelledScan, vocabulary: Vocabulary, progress: Progress) -> str:

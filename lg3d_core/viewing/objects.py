@@ -10,6 +10,9 @@ from lg3d_core.errors import ShapeError
 from lg3d_core.evaluation.boxes import Box, find_strays, fit_box
 from lg3d_core.evaluation.instances import UNSCORED_NAMES
 
+CUT = 0.5
+"""Mean length of an object's outward directions from which it belongs to a wall that may be cut away."""
+
 if TYPE_CHECKING:
     from lg3d_core.inference.objects import FoundObject
     from lg3d_core.viewing.layers import SceneView
@@ -78,44 +81,90 @@ def show_predicted(
         raise ShapeError(
             f"expected the object of each of {len(label)} vertices, -1 to {count - 1}, got shape {owner.shape}"
         )
-    sizes = np.bincount(instance[instance > 0])
-    shown = []
-    for k, found in enumerate(predicted.objects):
-        rows = np.flatnonzero(owner == k)
-        truth, iou = _best_match(rows, label, instance, sizes, names)
-        shown.append(
-            ShownObject(
-                number=k + 1,
-                title=found.id,
-                category=found.category,
-                name=found.name,
-                confidence=found.confidence,
-                points=len(rows),
-                box=found.box,
-                names=found.names,
-                truth=truth,
-                iou=iou,
-            )
+    points = np.bincount(owner[owner >= 0], minlength=count)
+    matches = _best_matches(owner, points, label, instance, names)
+    shown = tuple(
+        ShownObject(
+            number=k + 1,
+            title=found.id,
+            category=found.category,
+            name=found.name,
+            confidence=found.confidence,
+            points=int(points[k]),
+            box=found.box,
+            names=found.names,
+            truth=matches.get(k, (None, None))[0],
+            iou=matches.get(k, (None, None))[1],
         )
-    return tuple(shown), owner + 1
+        for k, found in enumerate(predicted.objects)
+    )
+    return shown, owner + 1
 
 
-def _best_match(
-    rows: npt.NDArray[np.int64],
+def _best_matches(
+    owner: npt.NDArray[np.int32],
+    points: npt.NDArray[np.int64],
     label: npt.NDArray[np.int16],
     instance: npt.NDArray[np.int32],
-    sizes: npt.NDArray[np.int64],
     names: Sequence[str],
-) -> tuple[str | None, float | None]:
-    inside = instance[rows]
-    shared = np.bincount(inside[inside > 0], minlength=len(sizes))
-    if not shared.any():
-        return None, None
-    iou = shared / np.maximum(sizes + len(rows) - shared, 1)
-    best = int(np.argmax(iou))
-    categories = label[instance == best]
-    categories = categories[categories >= 0]
-    return (names[int(np.bincount(categories).argmax())] if len(categories) else None), float(iou[best])
+) -> dict[int, tuple[str | None, float]]:
+    """Return the class of the annotated object with the highest IoU, and this IoU, by predicted object."""
+    both = np.flatnonzero((owner >= 0) & (instance > 0))
+    if len(both) == 0:
+        return {}
+    sizes = np.bincount(instance[instance > 0])
+    category = _categories(label, instance, len(sizes))
+    pairs, shared = np.unique(owner[both].astype(np.int64) * len(sizes) + instance[both], return_counts=True)
+    objects, others = np.divmod(pairs, len(sizes))
+    iou = shared / (points[objects] + sizes[others] - shared)
+    matches: dict[int, tuple[str | None, float]] = {}
+    for k in np.argsort(iou, kind="stable").tolist():  # the best one is the last one
+        known = int(category[others[k]])
+        matches[int(objects[k])] = (names[known] if known >= 0 else None, float(iou[k]))
+    return matches
+
+
+def _categories(label: npt.NDArray[np.int16], instance: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int64]:
+    """Return the most frequent class of each annotated object, -1 for none, shape `(count,)`."""
+    known = (instance > 0) & (label >= 0)
+    pairs, votes = np.unique(
+        np.column_stack([instance[known], label[known]]).astype(np.int64), axis=0, return_counts=True
+    )
+    order = np.argsort(votes, kind="stable")
+    category = np.full(count, -1, dtype=np.int64)
+    category[pairs[order, 0]] = pairs[order, 1]
+    return category
+
+
+class Placed(NamedTuple):
+    """Appearance of an object in a layer.
+
+    Attributes:
+        color: Colour of its vertices, 0..255.
+        outward: Mean of `SceneView.outward` over its vertices, shape `(3,)`.
+    """
+
+    color: tuple[int, int, int]
+    outward: npt.NDArray[np.float64]
+
+    def is_cut(self, box: Box, eye: npt.NDArray[np.float64]) -> bool:
+        """Return whether the object belongs to a wall that is cut away in front of an eye."""
+        return bool(np.linalg.norm(self.outward) > CUT and self.outward @ (eye - box.centre) > 0)
+
+
+def place_objects(view: "SceneView", layer: str) -> dict[int, Placed]:
+    """Return the appearance of each object in the layer `objects` or `instances`, by number."""
+    numbers = view.object_number if layer == "objects" else view.instance
+    if numbers is None or layer not in view.layers:
+        return {}
+    distinct, first, row = np.unique(numbers, return_index=True, return_inverse=True)
+    counts = np.bincount(row)
+    outward = np.stack([np.bincount(row, weights=view.outward[:, k]) / counts for k in range(3)], axis=1)
+    colors = view.layers[layer][first].tolist()
+    return {
+        int(number): Placed((color[0], color[1], color[2]), mean)
+        for number, color, mean in zip(distinct, colors, outward, strict=True)
+    }
 
 
 def find_annotated(view: "SceneView") -> tuple[ShownObject, ...]:

@@ -16,9 +16,11 @@ import numpy.typing as npt
 from lg3d_core.files import write_text
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
 from lg3d_core.viewing.layers import ERROR_COLORS, HEAT, NEUTRAL, SceneView
-from lg3d_core.viewing.objects import ShownObject
+from lg3d_core.viewing.objects import Placed, ShownObject, place_objects
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
+MAX_OBJECTS = 1000
+"""Maximum number of objects with a box, the most confident ones: a poor network predicts many more."""
 # Parts of one script, concatenated in this order.
 SCRIPTS = (
     "scene",
@@ -110,6 +112,7 @@ def describe(view: SceneView) -> dict[str, Any]:
         "neutral": NEUTRAL,
         "gallery": {"annotated": view.gallery.annotated, "parts": [part._asdict() for part in view.gallery.parts]},
         "objects": None if view.object_number is None else _describe_objects(view, view.objects, "objects"),
+        "num_objects": len(view.objects),
         "instances": _describe_objects(view, view.annotated_objects, "instances"),
         "camera": view.camera._asdict() | {"fov": FIELD_OF_VIEW},
         "points": len(view.xyz),
@@ -120,24 +123,20 @@ def describe(view: SceneView) -> dict[str, Any]:
 
 def _describe_objects(view: SceneView, objects: Sequence[ShownObject], layer: str) -> list[dict[str, Any]]:
     """Return the objects of a layer, with the corners of their boxes and their colours."""
-    numbers = view.object_number if layer == "objects" else view.instance
-    described = []
-    for one in objects:
-        rows = np.flatnonzero(numbers == one.number)
-        colored = layer in view.layers and len(rows) > 0
-        outward = view.outward[rows].mean(axis=0) if len(rows) else np.zeros(3)
-        described.append(
-            {
-                **{key: value for key, value in one._asdict().items() if key != "box"},
-                "color": view.layers[layer][rows[0]].tolist() if colored else NEUTRAL,
-                "outward": outward.round(3).tolist(),
-                "middle": one.box.centre.tolist(),
-                "size": one.box.size.tolist(),
-                "radius": max(float(np.linalg.norm(one.box.size)) / 2, 0.02),
-                "corners": one.box.corners.round(4).tolist(),
-            }
-        )
-    return described
+    placed = place_objects(view, layer)
+    nowhere = Placed(NEUTRAL, np.zeros(3))
+    return [
+        {
+            **{key: value for key, value in one._asdict().items() if key != "box"},
+            "color": placed.get(one.number, nowhere).color,
+            "outward": placed.get(one.number, nowhere).outward.round(3).tolist(),
+            "middle": one.box.centre.tolist(),
+            "size": one.box.size.tolist(),
+            "radius": max(float(np.linalg.norm(one.box.size)) / 2, 0.02),
+            "corners": one.box.corners.round(4).tolist(),
+        }
+        for one in objects[:MAX_OBJECTS]
+    ]
 
 
 # Kind and array of each layer's colours; class colours come from the legend.

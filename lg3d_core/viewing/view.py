@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
-from lg3d_core.evaluation.predictor import Prediction, Predictor
+from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.input import input_of_scene
 from lg3d_core.inference.objects import wants_objects
 from lg3d_core.inference.predict import label_scan
@@ -17,16 +14,12 @@ from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.viewing.asked import heat_of_scene
 from lg3d_core.viewing.augmented import build_augmented_view
+from lg3d_core.viewing.labelled import at_shown_vertices
 from lg3d_core.viewing.layers import SceneView, build_view
-from lg3d_core.viewing.objects import PredictedObjects
 from lg3d_core.viewing.page import write_page
 from lg3d_core.viewing.picture import render_picture
 from lg3d_core.viewing.server import serve_view
 from lg3d_core.viewing.window import has_display, open_window
-from lg3d_core.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from lg3d_core.store.scene_file import Scene
 
 
 def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str], None] = lambda _: None) -> list[Path]:
@@ -77,31 +70,18 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
             path, device=settings.device, backend=settings.backend, final_relu=settings.final_relu
         )
         require_classifier(path, info, store.vocabulary)
-        if wants_objects(settings.objects, info, path, progress):
-            prediction, objects = _predict_objects(predictor, scene, store.vocabulary, settings, progress)
-        else:
-            prediction = predictor.predict(scene, progress=progress)
+        labelled = label_scan(
+            predictor,
+            store.vocabulary,
+            input_of_scene(scene, store.vocabulary),
+            objects=wants_objects(settings.objects, info, path, progress),
+            min_points=settings.min_points,
+            superpoints=settings.superpoints,
+            progress=progress,
+        )
+        prediction, objects = at_shown_vertices(labelled)
     heat = heat_of_scene(settings, progress) if settings.heat else None
     return build_view(scene, store.vocabulary, prediction, heat=heat, objects=objects)
-
-
-def _predict_objects(
-    predictor: Predictor, scene: "Scene", vocabulary: Vocabulary, settings: ViewSettings, progress: Progress
-) -> tuple[Prediction, PredictedObjects]:
-    labelled = label_scan(
-        predictor,
-        vocabulary,
-        input_of_scene(scene, vocabulary),
-        objects=True,
-        min_points=settings.min_points,
-        progress=progress,
-    )
-    at_vertices = labelled.at_vertices()
-    assert labelled.found is not None
-    assert at_vertices.instance is not None
-    # Voxels are not shown.
-    prediction = Prediction(at_vertices.label, at_vertices.confidence, labelled.label, np.zeros(0, dtype=np.int16))
-    return prediction, PredictedObjects(labelled.found.objects, at_vertices.instance)
 
 
 def show_view(

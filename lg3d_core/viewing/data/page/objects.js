@@ -21,7 +21,7 @@ function fillObjects() {
     return row;
   });
   $("object-rows").replaceChildren(...(rows.length ? rows : [element("div", "quiet", objects.length ? "No object has this confidence." : "No object was found.")]));
-  $("object-count").textContent = `${rows.length} of ${objects.length} objects`;
+  $("object-count").textContent = `${rows.length} of ${scene.num_objects} objects`;
 }
 
 function showObjects() {
