@@ -285,17 +285,18 @@ def test_commands_run_an_exported_model_as_the_checkpoint(workplace: tuple[Path,
     np.testing.assert_array_equal(labels["model.onnx"], labels["model.safetensors"])
 
 
-def test_an_exported_model_is_tiled_like_the_checkpoint(workplace: tuple[Path, np.ndarray]) -> None:
+@pytest.mark.parametrize("votes", [1, 3])
+def test_an_exported_model_predicts_as_the_checkpoint(workplace: tuple[Path, np.ndarray], votes: int) -> None:
     pytest.importorskip("onnxruntime")
     folder, _ = workplace
     network, info = load_network(folder / "model.safetensors")
     onnx_file.write_onnx(folder / "model.onnx", network, info, None)
-    predictor, _ = Predictor.load(folder / "model.onnx", device="cpu")
+    predictor, _ = Predictor.load(folder / "model.onnx", device="cpu", votes=votes)
     cells, colors, _ = make_voxels(900)
     rgb = ((colors.numpy() + 0.5) * 255).astype(np.uint8)
     whole = predictor.label_voxels(cells, rgb, name="cells")
     assert whole.offsets is not None
-    expected, _ = Predictor.load(folder / "model.safetensors", device="cpu", precision="fp32")
+    expected, _ = Predictor.load(folder / "model.safetensors", device="cpu", precision="fp32", votes=votes)
     native = expected.label_voxels(cells, rgb, name="cells")
     np.testing.assert_array_equal(whole.label, native.label)
     np.testing.assert_allclose(whole.confidence, native.confidence, atol=TOLERANCE)
