@@ -292,7 +292,7 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = "semantic"
     start: Annotated[
         str,
-        Doc("Checkpoint or run folder to start from; latest: the newest pre-training run; scratch: no pre-training."),
+        Doc("Checkpoint, run folder or hf:OWNER/NAME; latest: the newest pre-training run; scratch: no pre-training."),
         Option("--from", panel=Panel.RUN, completes="starts"),
     ] = "latest"
     classifier: Annotated[
