@@ -33,9 +33,11 @@ from lg3d_core.settings.choices import (
     Pooling,
     Precision,
     PredictionFormat,
+    PredictionTask,
     Schedule,
     ScoredClasses,
     Split,
+    Task,
     Up,
 )
 from lg3d_core.settings.data import (
@@ -125,6 +127,7 @@ __all__ = [
     "Precision",
     "PredictSettings",
     "PredictionFormat",
+    "PredictionTask",
     "PrepareSettings",
     "PretrainSettings",
     "ReportSettings",
@@ -135,6 +138,7 @@ __all__ = [
     "Settings",
     "Split",
     "StoreCheckSettings",
+    "Task",
     "TrainSettings",
     "Up",
     "ViewSettings",
