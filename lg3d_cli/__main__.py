@@ -30,6 +30,7 @@ from lg3d_cli.commands import (
     pretrain,
     report,
     rooms,
+    score,
     view,
 )
 from lg3d_cli.parameters import SettingsCommand
@@ -108,6 +109,7 @@ for name, function in {
     "pretrain": pretrain.pretrain,
     "finetune": finetune.finetune,
     "eval": evaluate.evaluate,
+    "score": score.score,
     "compare": compare.compare,
     "predict": predict.predict,
     "ask": ask.ask,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lg3d_core.errors import DataError
-from lg3d_core.evaluation.instances import PredictedInstances
 from lg3d_core.evaluation.checks import check_submission
+from lg3d_core.evaluation.instances import PredictedInstances
 from lg3d_core.evaluation.submissions import Submission, write_submission
 from lg3d_core.vocabulary import load_vocabulary
 

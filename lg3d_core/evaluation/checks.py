@@ -138,9 +138,9 @@ def _check_instances(
         found.add(line.raw_id)
         masks.add(line.mask)
         if "/" not in line.mask:
-            yield f"line {number}: the mask {line.mask} is at the root, expected a path such as {MASK_FOLDER}/{line.mask}"
+            yield f"line {number}: the mask {line.mask} is at the root: expected a path like {MASK_FOLDER}/{line.mask}"
         if any(character.isspace() for character in line.mask):
-            yield f"line {number}: the path of the mask {line.mask!r} has a space, which separates the values of a line"
+            yield f"line {number}: the mask {line.mask!r} has a space in its path: expected none"
         if line.mask in checked:
             yield from checked[line.mask]
             continue

@@ -69,7 +69,7 @@ class Submission:
         """List the files.
 
         Raises:
-            DataError: `path` does not exist, is neither a folder nor a zip file, is empty, or has links or unsafe paths.
+            DataError: `path` is neither a folder nor a zip file, or it has links, unsafe paths or no files.
         """
         self.path = path
         self._zip: zipfile.ZipFile | None = None
