@@ -26,6 +26,7 @@ class Stripes(nn.Module):
 
     num_classes: int | None = 3
     num_features = 3
+    offset_head = None
 
     def forward(self, x: SparseTensor) -> Tensor:
         return x.restore(x.features)

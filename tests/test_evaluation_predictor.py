@@ -24,6 +24,7 @@ class StrongestColor(nn.Module):
 
     num_classes = 3
     num_features = 3
+    offset_head = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,3 +162,24 @@ def test_features_of_every_voxel_are_returned_on_request() -> None:
     prediction = predictor.predict(scene, keep_features=True)
     assert prediction.features is not None
     assert prediction.features.argmax(dim=1).tolist() == prediction.voxel_label.tolist()
+
+
+class OffsetByColor(StrongestColor):
+    """Predicts a voxel's colour as its offset."""
+
+    offset_head = staticmethod(lambda features: features)  # type: ignore[assignment]
+
+
+def test_offsets_are_those_of_the_head_at_every_voxel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 63)
+    scene = colored_scene()
+    voxels = predict_scene(OffsetByColor(), scene, voxel_size=0.2).voxels
+    assert voxels is not None
+    cells = np.floor(scene.xyz.astype(np.float64) / 0.2)
+    distinct, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    np.testing.assert_allclose(voxels.labels.offsets, scene.rgb[first] / 255 - 0.5, atol=1e-6)
+    np.testing.assert_allclose(voxels.centres, (distinct + 0.5) * 0.2)
+    np.testing.assert_array_equal(voxels.point_to_voxel, inverse.reshape(-1))
+    without = predict_scene(StrongestColor(), scene, voxel_size=0.2).voxels
+    assert without is not None
+    assert without.labels.offsets is None

@@ -218,7 +218,7 @@ def test_features_that_are_not_aligned_with_text_are_rejected(workplace: Path, t
     save_checkpoint(tmp_path / "s.safetensors", MinkUNet("14A"), dataclasses.replace(info, anchors_digest=None))
     with pytest.raises(CheckpointError, match="without text anchors"):
         Conversation(settings_of(workplace, "a", checkpoint=tmp_path / "s.safetensors"), Progress())
-    with pytest.raises(CheckpointError, match="no pre-training run in"):
+    with pytest.raises(CheckpointError, match="no language-grounded run in"):
         find_grounded(None, tmp_path / "nowhere", Progress())
 
 

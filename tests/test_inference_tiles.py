@@ -86,15 +86,26 @@ def test_with_rims_of_the_whole_reach_tiles_change_nothing(network: MinkUNet, co
     whole = label(predictor_of(network, voxels=4000), corridor, Progress())
     tiled = label(predictor_of(network, voxels=2000), corridor, notes)
     assert "labels are the same as without tiles" in notes.notes[0]
-    np.testing.assert_array_equal(tiled[0], whole[0])
-    np.testing.assert_allclose(tiled[1], whole[1], atol=1e-5)  # sums of other blockings: 1e-7 seen
+    np.testing.assert_array_equal(tiled.label, whole.label)
+    np.testing.assert_allclose(tiled.confidence, whole.confidence, atol=1e-5)  # sums of other blockings: 1e-7 seen
+
+
+def test_tiles_have_the_offsets_of_the_whole_scan(corridor: ScanVoxels) -> None:
+    torch.manual_seed(3)
+    network = MinkUNet("14A", num_classes=7, offset_head=True).eval()
+    whole = label(predictor_of(network, voxels=4000), corridor).offsets
+    tiled = label(predictor_of(network, voxels=2000), corridor).offsets
+    assert whole is not None
+    assert whole.shape == (len(corridor.cells), 3)
+    assert np.unique(whole, axis=0).shape[0] > 1000
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)  # sums of other blockings
 
 
 def test_with_narrow_rims_labels_differ_near_seams_alone(network: MinkUNet, corridor: ScanVoxels) -> None:
     notes = Notes()
-    whole, _ = label(predictor_of(network, voxels=4000), corridor, Progress())
+    whole = label(predictor_of(network, voxels=4000), corridor, Progress()).label
     predictor = predictor_of(network, voxels=2200, overlap=2.0)
-    tiled, _ = label(predictor, corridor, notes)
+    tiled = label(predictor, corridor, notes).label
     reach = reach_of("14A")
     assert f"labels may differ within {(reach - 20) * 0.1:.2f} m of a tile's border" in notes.warnings[0]
     cells = corridor.cells

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, and what does not fit is refused whole."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -61,6 +62,56 @@ def test_a_fresh_classifier_keeps_its_own_values(saved: Path, network: MinkUNet)
     load_weights(other, saved, fresh_classifier=True)
     assert torch.equal(other.state_dict()["final.kernel"], before)
     assert torch.equal(other.state_dict()["conv0p1s1.kernel"], network.state_dict()["conv0p1s1.kernel"])
+
+
+@pytest.fixture(scope="module")
+def with_offsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(2)
+    path = tmp_path_factory.mktemp("offsets") / "checkpoint.safetensors"
+    info = dataclasses.replace(INFO, offset_head=True)
+    save_checkpoint(path, MinkUNet("14A", num_classes=7, offset_head=True), info)
+    return path
+
+
+def test_an_offset_head_comes_back_bit_for_bit(with_offsets: Path) -> None:
+    loaded, info = load_network(with_offsets)
+    assert info.offset_head
+    assert loaded.offset_head is not None
+    assert torch.equal(loaded.offset_head.out.weight, load_file(with_offsets)["offset_head.out.weight"])
+
+
+def test_a_checkpoint_without_the_field_has_no_offset_head(saved: Path, tmp_path: Path) -> None:
+    older = {name: value for name, value in dataclasses.asdict(INFO).items() if name != "offset_head"}
+    metadata = {"format": "lg3d-checkpoint-1", "info": json.dumps(older)}
+    save_file(load_file(saved), tmp_path / "old.safetensors", metadata=metadata)
+    loaded, info = load_network(tmp_path / "old.safetensors")
+    assert not info.offset_head
+    assert loaded.offset_head is None
+
+
+def test_a_new_run_with_an_offset_head_starts_from_a_checkpoint_without_one(saved: Path, network: MinkUNet) -> None:
+    other = MinkUNet("14A", num_classes=20, offset_head=True)
+    before = other.state_dict()["offset_head.hidden.weight"].clone()
+    load_weights(other, saved, fresh_classifier=True)
+    assert torch.equal(other.state_dict()["offset_head.hidden.weight"], before)
+    assert torch.equal(other.state_dict()["conv0p1s1.kernel"], network.state_dict()["conv0p1s1.kernel"])
+
+
+def test_a_new_run_takes_over_an_offset_head_or_leaves_it_out(with_offsets: Path) -> None:
+    tensors = load_file(with_offsets)
+    both = MinkUNet("14A", num_classes=20, offset_head=True)
+    load_weights(both, with_offsets, fresh_classifier=True)
+    assert torch.equal(both.state_dict()["offset_head.out.bias"], tensors["offset_head.out.bias"])
+    backbone = MinkUNet("14A", num_classes=20)
+    load_weights(backbone, with_offsets, fresh_classifier=True)
+    assert torch.equal(backbone.state_dict()["conv0p1s1.kernel"], tensors["conv0p1s1.kernel"])
+
+
+def test_an_offset_head_that_is_missing_or_not_expected_is_refused(saved: Path, with_offsets: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"4 tensors missing \(first: offset_head\.hidden\.bias\)"):
+        load_weights(MinkUNet("14A", num_classes=7, offset_head=True), saved)
+    with pytest.raises(CheckpointError, match=r"4 unexpected \(first: offset_head\.hidden\.bias\)"):
+        load_weights(MinkUNet("14A", num_classes=7), with_offsets)
 
 
 def test_another_number_of_classes_is_refused_and_loads_nothing(saved: Path) -> None:

@@ -220,6 +220,27 @@ def test_minkowski_engine_output_loads_as_its_users_expect(network: MinkUNet, tm
     assert set(whole["state_dict"]) == {f"model.{name}" for name in network.state_dict()}
 
 
+@pytest.mark.parametrize("name", ["b.pth", "b.ckpt"])
+def test_an_offset_head_survives_the_way_through_minkowski_engines_format(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(1)
+    network = MinkUNet("tiny", num_classes=5, offset_head=True)
+    info = CheckpointInfo(
+        kind="finetune",
+        network="tiny",
+        num_classes=5,
+        voxel_size=0.05,
+        vocabulary="v",
+        vocabulary_digest="d",
+        offset_head=True,
+    )
+    save_checkpoint(tmp_path / "a.safetensors", network, info)
+    convert(tmp_path / "a.safetensors", tmp_path / name)
+    convert(tmp_path / name, tmp_path / "c.safetensors")
+    loaded, back = load_network(tmp_path / "c.safetensors")
+    assert back.offset_head
+    assert_same_tensors(loaded.state_dict(), dict(network.state_dict()))
+
+
 def test_a_pretraining_checkpoint_has_no_classifier(network: MinkUNet, tmp_path: Path) -> None:
     content = lightning_checkpoint(network, hyper_parameters={"model": "Res16UNet34D"})
     for name in ("model.final.kernel", "model.final.bias"):

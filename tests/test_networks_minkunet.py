@@ -65,6 +65,22 @@ def test_parameter_names_and_shapes_are_those_of_the_released_weights():
     assert set(state) - set(headless) == {"final.kernel", "final.bias"}
 
 
+def test_an_offset_head_adds_two_layers_and_leaves_the_other_initial_weights_unchanged():
+    networks = []
+    for offset_head in (False, True):
+        torch.manual_seed(0)
+        networks.append(MinkUNet("14A", num_classes=3, offset_head=offset_head))
+    plain, with_head = (network.state_dict() for network in networks)
+    shapes = {name: tuple(with_head[name].shape) for name in set(with_head) - set(plain)}
+    assert shapes == {
+        "offset_head.hidden.weight": (96, 96),
+        "offset_head.hidden.bias": (96,),
+        "offset_head.out.weight": (3, 96),
+        "offset_head.out.bias": (3,),
+    }
+    assert all(torch.equal(with_head[name], tensor) for name, tensor in plain.items())
+
+
 def test_running_statistics_move_faster_on_the_main_path_of_residual_blocks_alone():
     with torch.device("meta"):
         network = MinkUNet("18A")

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.inference.ask import find_anchors, find_grounded
 from lg3d_core.language import load_anchors
 from lg3d_core.language.anchors import anchors as make_anchors
-from lg3d_core.networks.checkpoint import read_info
+from lg3d_core.networks.checkpoint import is_grounded, read_info
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings, FinetuneSettings, PretrainSettings
 from lg3d_core.training.finetune import finetune
@@ -92,3 +93,35 @@ def test_all_but_the_classifier_starts_as_it_does_with_a_fresh_one(
     for name in ours:
         if "kernel" in name:
             torch.testing.assert_close(ours[name], other[name], rtol=0, atol=1e-6)
+
+
+def test_a_fixed_classifier_stays_equal_to_the_anchors_while_the_features_learn(
+    store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    settings = fine_tuning(
+        store_path,
+        Path("scratch"),
+        anchors_path,
+        tmp_path,
+        classifier="fixed-anchors",
+        learning_rate=0.01,
+        weight_decay=0.05,
+        optimiser="adamw",
+        norm_momentum=0.1,
+    )
+    checkpoint = finetune(settings, Progress())
+    weights, anchors = load_file(checkpoint), load_anchors(anchors_path)
+    assert torch.equal(weights["final.kernel"].reshape(96, 200), torch.from_numpy(anchors.vectors).T)
+    assert not weights["final.bias"].any()
+    assert any(tensor.any() for name, tensor in weights.items() if name.endswith("running_mean"))
+    assert is_grounded(read_info(checkpoint))
+    assert find_anchors(checkpoint, read_info(checkpoint), None).digest == anchors.digest
+    # The newest run that answers texts is found among fine-tuned runs as well.
+    assert find_grounded(None, tmp_path, Progress()) == checkpoint
+
+
+def test_a_classifier_that_is_trained_is_not_grounded(
+    grounded: Path, store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    assert is_grounded(read_info(grounded))
+    assert not is_grounded(read_info(finetune(fine_tuning(store_path, grounded, anchors_path, tmp_path), Progress())))

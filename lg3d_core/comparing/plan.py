@@ -189,7 +189,7 @@ def _plan_run(
     steps: list[Step] = []
     before, grounded = SCRATCH, finetune.start != SCRATCH and pretrain.method == "language"
     anchors = ""
-    if grounded or finetune.classifier == "anchors":
+    if grounded or finetune.classifier != "fresh":
         steps += _plan_anchors(settings, table, finetune.network, source=source)
         anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors)
         file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
@@ -200,7 +200,7 @@ def _plan_run(
         folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{before}"
         steps.append(_train_step(pretrain, folder, tuple(step.folder for step in steps)))
         finetune = replace(finetune, start=str(folder))
-    used = [anchors] if finetune.classifier == "anchors" else []
+    used = [anchors] if finetune.classifier != "fresh" else []
     digest = _digest(finetune, store_digest, before, settings.split, *used)
     folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
     steps.append(_train_step(finetune, folder, tuple(step.folder for step in steps[-1:]), split=settings.split))

@@ -43,10 +43,27 @@ class VoxelLabels(NamedTuple):
     Attributes:
         label: Class index of each voxel, shape `(voxels,)`, int16.
         confidence: Softmax of the highest class score, 0..1, shape `(voxels,)`, float32.
+        offsets: Predicted vector from each voxel to the centre of its object in metres, shape `(voxels, 3)`, float32;
+            None if the network has no offset head.
     """
 
     label: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32] | None = None
+
+
+class PredictedVoxels(NamedTuple):
+    """Voxels of a scene with their prediction, from which objects are grouped.
+
+    Attributes:
+        labels: Prediction of each voxel.
+        centres: Centres of the voxels in metres, shape `(voxels, 3)`, float64.
+        point_to_voxel: Voxel of every vertex of the scene, shape `(vertices,)`, int64.
+    """
+
+    labels: VoxelLabels
+    centres: npt.NDArray[np.float64]
+    point_to_voxel: npt.NDArray[np.int64]
 
 
 class Prediction(NamedTuple):
@@ -58,6 +75,7 @@ class Prediction(NamedTuple):
         voxel_label: Class index of every voxel, shape `(voxels,)`, int16.
         voxel_truth: Label of the vertex that each voxel keeps, -1 for unlabelled, shape `(voxels,)`, int16.
         features: Features of the voxels, shape `(voxels, num_features)`, float32, or None if not requested.
+        voxels: The voxels, for grouping; None for a scene without vertices.
     """
 
     label: npt.NDArray[np.int16]
@@ -65,6 +83,7 @@ class Prediction(NamedTuple):
     voxel_label: npt.NDArray[np.int16]
     voxel_truth: npt.NDArray[np.int16]
     features: Tensor | None = None
+    voxels: PredictedVoxels | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,6 +190,7 @@ class Predictor:
             voxel_label=found.label,
             voxel_truth=scene.label[voxels.point].astype(np.int16),
             features=features if keep_features else None,
+            voxels=PredictedVoxels(found, voxel_centres(voxels.cells, self.voxel_size), voxels.point_to_voxel),
         )
 
     def label_voxels(
@@ -182,7 +202,7 @@ class Predictor:
         observe: Callable[[npt.NDArray[np.int64], Tensor], None] | None = None,
         progress: Progress | None = None,
     ) -> VoxelLabels:
-        """Return the highest-scoring class of every voxel.
+        """Return the highest-scoring class of every voxel and, with an offset head, the offset to its object's centre.
 
         Args:
             cells: Distinct cell indices, shape `(voxels, 3)`.
@@ -195,9 +215,10 @@ class Predictor:
             SettingsError: The memory limit is too small for any tile.
             MemoryLimitError: Not even a small tile fits into memory.
         """
-        score = self.score or self.network.classify
+        score, offset_head = self.score or self.network.classify, self.network.offset_head
         label = np.empty(len(cells), dtype=np.int16)
         confidence = np.empty(len(cells), dtype=np.float32)
+        offsets = None if offset_head is None else np.empty((len(cells), 3), dtype=np.float32)
         for rows, features in self.features(cells, rgb, name=name, progress=progress):
             if observe is not None:
                 observe(rows, features)
@@ -205,9 +226,11 @@ class Predictor:
                 class_scores = score(features).float()
                 best, index = class_scores.max(dim=1)
                 share = (class_scores - best[:, None]).exp().sum(dim=1).reciprocal()
+                if offset_head is not None and offsets is not None:
+                    offsets[rows] = offset_head(features).cpu().numpy()
             label[rows] = index.to(torch.int16).cpu().numpy()
             confidence[rows] = share.cpu().numpy()
-        return VoxelLabels(label, confidence)
+        return VoxelLabels(label, confidence, offsets)
 
     def features(
         self,
@@ -325,6 +348,12 @@ class Predictor:
             "use a smaller network, or "
             + ("--device cpu" if self.device.type == "cuda" else "a machine with more memory"),
         )
+
+
+def voxel_centres(cells: npt.NDArray[np.integer], voxel_size: float) -> npt.NDArray[np.float64]:
+    """Return the centres of cells in metres, shape `(voxels, 3)`."""
+    centres: npt.NDArray[np.float64] = (cells.astype(np.float64) + 0.5) * voxel_size
+    return centres
 
 
 @contextmanager

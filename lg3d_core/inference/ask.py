@@ -1,6 +1,5 @@
 """`lg3d ask`: regions of a scan that match a text."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,15 @@ from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
-from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint, read_info, resolve_checkpoint
+from lg3d_core.models import shipped_anchors, use_shipped
+from lg3d_core.networks.checkpoint import (
+    CheckpointInfo,
+    is_grounded,
+    newest_checkpoint,
+    read_info,
+    read_setting,
+    resolve_checkpoint,
+)
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AskSettings
@@ -262,51 +269,49 @@ def ask(settings: AskSettings, progress: Progress) -> list[Answer]:
 
 
 def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Path:
-    """Return the checkpoint that was passed, else that of the newest language-grounded pre-training run.
+    """Return the checkpoint that was passed, else that of the newest language-grounded run, else the shipped one.
 
     Raises:
         CheckpointError: There is none.
     """
     if checkpoint is not None:
         return resolve_checkpoint(checkpoint, progress)
-    newest = newest_checkpoint(runs, "pretrain")
+    newest = newest_checkpoint(runs, "pretrain", "finetune", accepts=lambda path: is_grounded(read_info(path)))
+    if newest is not None:
+        progress.note(f"using the newest language-grounded run: {newest}")
+        return newest
+    # A pre-training run without anchors gets an error that names the method.
+    newest = newest_checkpoint(runs, "pretrain") or use_shipped(runs, progress)
     if newest is None:
         raise CheckpointError(
-            f"no pre-training run in {runs}: run lg3d pretrain, or pass --checkpoint FILE; text queries need "
-            "language-grounded features"
+            f"no language-grounded run in {runs}: run lg3d pretrain, or lg3d finetune --classifier fixed-anchors, or "
+            "pass --checkpoint FILE"
         )
-    progress.note(f"using the newest pre-training run: {newest}")
     return newest
 
 
 def require_grounded(path: Path, info: CheckpointInfo) -> None:
     """Reject checkpoints whose features are not aligned with text.
 
-    Fine-tuning destroys the alignment: in the demo scenes, 52 % of the voxels are nearest to the anchor of their class
-    before it, and 13 % after.
+    Training a classifier destroys the alignment: in the demo scenes, 52 % of the voxels are nearest to the anchor of
+    their class before it, and 13 % after. A classifier that is fixed to the anchors keeps it.
 
     Raises:
-        CheckpointError: The checkpoint was trained without text anchors, or fine-tuned afterwards.
+        CheckpointError: The checkpoint was trained without text anchors, or its classifier was trained afterwards.
     """
+    if is_grounded(info):
+        return
     if info.kind != "pretrain" or info.num_classes is not None:
-        start = _setting(info, "start")
+        start = read_setting(info, "start")
         where = f"its pre-training run {start}" if start not in (None, "scratch") else "a run of lg3d pretrain"
         raise CheckpointError(
-            f"{path} is fine-tuned, and its features are no longer aligned with text: pass --checkpoint with {where}"
+            f"{path} is fine-tuned, and its features are no longer aligned with text: pass --checkpoint with {where}, "
+            "or fine-tune with --classifier fixed-anchors"
         )
-    if info.anchors_digest is None:
-        raise CheckpointError(
-            f"{path} was trained without text anchors, so it cannot answer text queries: pass --checkpoint with a run "
-            "of lg3d pretrain (--method language)"
-        )
-
-
-def _setting(info: CheckpointInfo, key: str) -> str | None:
-    try:
-        value = json.loads(info.settings).get(key)
-    except (ValueError, AttributeError):
-        return None
-    return value if isinstance(value, str) else None
+    raise CheckpointError(
+        f"{path} was trained without text anchors, so it cannot answer text queries: pass --checkpoint with a run of "
+        "lg3d pretrain (--method language)"
+    )
 
 
 def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchors:
@@ -324,8 +329,11 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
                 f"{given} ({anchors.digest}) are not the anchors that {path} was trained with ({info.anchors_digest})"
             )
         return anchors
-    named = Path(_setting(info, "anchors") or "anchors.safetensors")
+    named = Path(read_setting(info, "anchors") or "anchors.safetensors")
     candidates = [named, path.parent / named.name, path.parents[min(2, len(path.parents) - 1)] / named.name]
+    shipped = shipped_anchors()
+    if shipped is not None:
+        candidates.append(shipped)
     for candidate in dict.fromkeys(candidates):
         try:
             anchors = load_anchors(candidate).padded(width)

@@ -15,6 +15,7 @@ from lg3d_core.files import sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.models import use_shipped
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
 from lg3d_core.scans.open_scan import OPENERS
@@ -114,6 +115,7 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
         SettingsError: The device does not exist, or the memory limit is too small.
     """
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
+    path = path or use_shipped(settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
     predictor, info = Predictor.load(
@@ -204,7 +206,8 @@ def _predict(
     scan = refine_input(scan, predictor.voxel_size, progress)
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
     voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
-    label, confidence = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
+    found = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
+    label, confidence = found.label, found.confidence
     strays = voxels.num_outside
     if strays:
         progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")

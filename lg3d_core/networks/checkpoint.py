@@ -7,6 +7,7 @@ the assumptions.
 
 import dataclasses
 import json
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.files import recognise_foreign, write_bytes
 from lg3d_core.networks.minkowski_checkpoint import (
+    OFFSET_HEAD_PREFIX,
     STEM_SIZES,
     VOXEL_SIZE,
     Foreign,
@@ -75,10 +77,18 @@ class CheckpointInfo:
     labels_seen: str | None = None
     """Labels of the training scenes that the weights depend on: digests of label budgets, or `all`, separated by
     commas; empty for none; None if unknown, as for older versions and foreign weights."""
+    offset_head: bool = False
+    """Whether the network predicts the vector from each voxel to the centre of its object."""
 
     def build_network(self, *, num_classes: int | None) -> MinkUNet:
         """Build the network with newly initialised weights."""
-        return MinkUNet(self.network, num_classes=num_classes, stem_size=self.stem_size, final_relu=self.final_relu)
+        return MinkUNet(
+            self.network,
+            num_classes=num_classes,
+            stem_size=self.stem_size,
+            final_relu=self.final_relu,
+            offset_head=self.offset_head,
+        )
 
 
 def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> None:
@@ -160,6 +170,7 @@ def _require_info(info: CheckpointInfo, path: Path) -> None:
         (_is_whole(info.epoch, 0, 1 << 31), "epoch"),
         (_is_whole(info.stem_size, 1, 5) and info.stem_size in STEM_SIZES.values(), "stem_size"),
         (type(info.final_relu) is bool, "final_relu"),
+        (type(info.offset_head) is bool, "offset_head"),
         (info.labels_seen is None or isinstance(info.labels_seen, str), "labels_seen"),
     ):
         if not fits:
@@ -190,7 +201,8 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
     Args:
         network: Network, modified in place.
         path: Checkpoint.
-        fresh_classifier: Whether to keep the current `final.*`, whatever the checkpoint contains.
+        fresh_classifier: Whether to keep the current `final.*`, whatever the checkpoint contains. An offset head is
+            then loaded if both have one, and otherwise ignored.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected, of another shape, or not finite; then nothing is loaded.
@@ -198,8 +210,9 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
     tensors = load_tensors(path)
     own = network.state_dict()
     if fresh_classifier:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("final.")}
-        own = {name: tensor for name, tensor in own.items() if not name.startswith("final.")}
+        in_both = own.keys() & tensors.keys()
+        tensors = {name: tensor for name, tensor in tensors.items() if _is_loaded(name, in_both)}
+        own = {name: tensor for name, tensor in own.items() if _is_loaded(name, in_both)}
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing or extra:
         raise CheckpointError(
@@ -216,6 +229,11 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: tensor {name} contains values that are not finite; the run diverged")
     network.load_state_dict(tensors, strict=not fresh_classifier)
+
+
+def _is_loaded(name: str, in_both: Set[str]) -> bool:
+    """Return whether a tensor is taken from a checkpoint that starts a run with a new classifier."""
+    return not name.startswith("final.") and (name in in_both or not name.startswith(OFFSET_HEAD_PREFIX))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -269,6 +287,7 @@ def describe_foreign(foreign: Foreign, match: Match, *, final_relu: bool | None 
         epoch=foreign.epoch,
         stem_size=match.stem_size,
         final_relu=require_final_relu(foreign, match, given=final_relu),
+        offset_head=match.offset_head,
         labels_seen=facts.get("labels_seen"),
     )
 
@@ -304,14 +323,38 @@ def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_re
     return path
 
 
-def newest_checkpoint(runs: Path, kind: str) -> Path | None:
-    """Return the last checkpoint of the newest run of a kind, or None if there is none.
+def is_grounded(info: CheckpointInfo) -> bool:
+    """Return whether features are aligned with text: no classifier was trained on them, or it was fixed to anchors."""
+    if info.anchors_digest is None:
+        return False
+    if info.num_classes is None:
+        return info.kind == "pretrain"
+    return read_setting(info, "classifier") == "fixed-anchors"
+
+
+def read_setting(info: CheckpointInfo, name: str) -> str | None:
+    """Return a setting of a checkpoint's run, or None if it is not recorded or is not text."""
+    try:
+        value = json.loads(info.settings).get(name)
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def newest_checkpoint(runs: Path, *kinds: str, accepts: Callable[[Path], bool] = lambda _: True) -> Path | None:
+    """Return the last checkpoint of the newest run of these kinds, or None if there is none.
+
+    Args:
+        runs: Folder of the runs.
+        kinds: `pretrain` or `finetune`.
+        accepts: Condition on the checkpoint.
 
     Raises:
         CheckpointError: The card of a run is damaged, so its kind is unknown.
     """
-    found = [path for path in runs.glob(f"*/{CHECKPOINT_NAME}") if _kind_of_run(path.parent) == kind]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    found = [path for path in runs.glob(f"*/{CHECKPOINT_NAME}") if _kind_of_run(path.parent) in kinds]
+    found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return next((path for path in found if accepts(path)), None)
 
 
 def _kind_of_run(folder: Path) -> str | None:

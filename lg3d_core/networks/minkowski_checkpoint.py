@@ -20,6 +20,7 @@ from lg3d_core.networks.minkunet import NETWORK_PLANS, STEM_WIDTH, MinkUNet, Net
 from lg3d_core.networks.torch_files import StoredTensor, TorchFile, plain_items, read_torch_file
 
 STEM = "conv0p1s1.kernel"
+OFFSET_HEAD_PREFIX = "offset_head."
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
 SETTINGS_KEYS = ("hyper_parameters", "hparams", "config", "configs", "cfg", "conf", "args", "opt", "params", "settings")
 OWN_FACTS = "lg3d"
@@ -58,6 +59,8 @@ class Match(NamedTuple):
     """Plan that fits best."""
     num_classes: int | None
     stem_size: int
+    offset_head: bool
+    """Whether the file has the tensors of an offset head, as lg3d writes them."""
     matched: tuple[str, ...]
     """Tensors with the same name and shape."""
     reshaped: tuple[Reshaped, ...]
@@ -188,12 +191,15 @@ def match_network(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Match:
         raise CheckpointError(f"{path} has bottleneck blocks; supported networks: {', '.join(NETWORK_PLANS)}")
     head = shapes.get("final.kernel")
     num_classes = head[-1] if head else None
-    matches = [_match(shapes, plan, num_classes, STEM_SIZES[stem[0]]) for plan in NETWORK_PLANS]
+    offset_head = f"{OFFSET_HEAD_PREFIX}out.weight" in shapes
+    matches = [_match(shapes, plan, num_classes, STEM_SIZES[stem[0]], offset_head) for plan in NETWORK_PLANS]
     return min(matches, key=lambda match: len(match.missing) + len(match.unexpected) + len(match.misshapen))
 
 
-def _match(shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | None, stem_size: int) -> Match:
-    own = _shapes_of(NETWORK_PLANS[plan], plan, num_classes, stem_size)
+def _match(
+    shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | None, stem_size: int, offset_head: bool
+) -> Match:
+    own = _shapes_of(NETWORK_PLANS[plan], plan, num_classes, stem_size, offset_head)
     common = [name for name in own if name in shapes]
     differing = [Reshaped(name, shapes[name], own[name]) for name in common if shapes[name] != own[name]]
     reshaped = tuple(entry for entry in differing if _squeeze(entry.came) == _squeeze(entry.wanted))
@@ -201,6 +207,7 @@ def _match(shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | 
         network=plan,
         num_classes=num_classes,
         stem_size=stem_size,
+        offset_head=offset_head,
         matched=tuple(name for name in common if shapes[name] == own[name]),
         reshaped=reshaped,
         misshapen=tuple(entry for entry in differing if entry not in reshaped),
@@ -210,9 +217,11 @@ def _match(shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | 
 
 
 @cache
-def _shapes_of(_plan: NetworkPlan, name: str, num_classes: int | None, stem_size: int) -> dict[str, tuple[int, ...]]:
+def _shapes_of(
+    _plan: NetworkPlan, name: str, num_classes: int | None, stem_size: int, offset_head: bool
+) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        network = MinkUNet(name, num_classes=num_classes, stem_size=stem_size)
+        network = MinkUNet(name, num_classes=num_classes, stem_size=stem_size, offset_head=offset_head)
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 

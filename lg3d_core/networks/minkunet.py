@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import SettingsError, ShapeError, UsageError
 from lg3d_core.networks.blocks import OUTER_MOMENTUM, ResidualBlock
+from lg3d_core.networks.heads import OffsetHead
 from lg3d_core.sparse import (
     SparseBatchNorm,
     SparseConvolution,
@@ -38,7 +39,7 @@ NETWORK_PLANS: dict[str, NetworkPlan] = {
 
 
 class MinkUNet(nn.Module):
-    """Sparse residual U-Net: a stem, four encoder stages, four decoder stages, and an optional linear classifier.
+    """Sparse residual U-Net: a stem, four encoder stages, four decoder stages, and optional heads.
 
     Args:
         plan_name: Key of `NETWORK_PLANS`.
@@ -46,6 +47,7 @@ class MinkUNet(nn.Module):
         num_classes: Number of classes of the classifier; None builds no classifier.
         final_relu: Whether the last block ends with a ReLU. Language-grounded features need none.
         stem_size: Edge length of the first kernel in voxels: 3, or 5 as in the MinkUNet of MinkowskiEngine.
+        offset_head: Whether to build a head that predicts the vector from each voxel to the centre of its object.
 
     Raises:
         UsageError: No plan has this name.
@@ -59,6 +61,7 @@ class MinkUNet(nn.Module):
         num_classes: int | None = None,
         final_relu: bool = False,
         stem_size: int = 3,
+        offset_head: bool = False,
     ) -> None:
         super().__init__()
         if plan_name not in NETWORK_PLANS:
@@ -103,6 +106,7 @@ class MinkUNet(nn.Module):
         self.final: SparseConvolution | None = None
         if num_classes is not None:
             self.final = SparseConvolution(self.num_features, num_classes, kernel_size=1, bias=True)
+        self.offset_head: OffsetHead | None = OffsetHead(self.num_features) if offset_head else None
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Compute one feature per voxel.

@@ -14,7 +14,13 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from lg3d_core.sampling.randomisation import ScanRandomisation
+
 FloatArray = npt.NDArray[np.float32]
+
+
+TILT = math.radians(5)
+"""Largest tilt of a scan whose upright was estimated."""
 
 
 class Mirrored(NamedTuple):
@@ -53,6 +59,13 @@ class Augmentation:
     """Probability of adding noise to every voxel's colour."""
     jitter: float = 0.05
     """Standard deviation of the noise, as a fraction of 255."""
+    randomisation: ScanRandomisation | None = None
+    """Random differences between scanners; None, as in the reference implementation, leaves them out."""
+
+    @classmethod
+    def for_any_scan(cls) -> "Augmentation":
+        """Return the augmentation with random scanners and a larger tilt."""
+        return cls(rotation=(TILT, TILT, math.pi), randomisation=ScanRandomisation())
 
     def move(self, xyz: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Distort, scale and rotate a scene about the centre of its bounding box.
@@ -107,7 +120,7 @@ class Augmentation:
             colors = shift_colors(colors, rng.uniform(-1, 1, size=3) * self.tint * 255)
         if rng.random() < self.jitter_probability:
             colors = jitter_colors(colors, rng, std=self.jitter * 255)
-        return colors
+        return colors if self.randomisation is None else self.randomisation.recolor(colors, rng)
 
 
 def distort(xyz: FloatArray, rng: np.random.Generator, *, granularity: float, magnitude: float) -> FloatArray:

@@ -83,6 +83,8 @@ def augment_scene(
         voxel_size: Edge of a voxel in metres.
     """
     thinned = voxelize(scene.xyz, THINNING * voxel_size, rng=rng).point
+    if augmentation.randomisation is not None:
+        thinned = thinned[augmentation.randomisation.keep(scene.xyz.take(thinned, axis=0), rng)]
     moved = augmentation.move(scene.xyz.take(thinned, axis=0), rng)
     voxels = voxelize(moved, voxel_size, rng=rng)
     rows = thinned[voxels.point]

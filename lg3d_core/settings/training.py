@@ -108,6 +108,11 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
     ] = None
     limited_seed: Annotated[Seed, Doc("Seed of the label budget."), Option(panel=Panel.DATA)] = 0
     augment: Annotated[bool, Doc("Data augmentation."), Option(panel=Panel.DATA)] = True
+    randomise: Annotated[
+        bool,
+        Doc("Augmentation with random spacing, gaps, tilt and colours, for scans of other scanners."),
+        Option(panel=Panel.DATA),
+    ] = False
     crop: Annotated[
         Metres | None,
         Doc("Edge in metres of the square crop, of full height, of each scene per epoch."),
@@ -179,6 +184,10 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
             )
         overrides = tuple(name for name in typed if name in RESUMABLE)
         return cls.from_table({}, source="", **typed, overrides=overrides)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.augment or not self.randomise, "randomise", "left out with --no-augment", "augment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +286,10 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = "latest"
     classifier: Annotated[
         Classifier,
-        Doc("Initial classifier: random, or the text anchors (after pre-training, its anchors)."),
+        Doc(
+            "Classifier: random, initialised with the text anchors, or fixed to them, so that lg3d ask works with the "
+            "result."
+        ),
         Option(panel=Panel.NETWORK),
     ] = "fresh"
     loss: Annotated[

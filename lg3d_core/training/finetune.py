@@ -51,14 +51,14 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         else:
             network = _load_start(start, info, settings, data)
         anchors_digest = None if info is None else info.anchors_digest
-        if settings.classifier == "anchors":
+        if settings.classifier != "fresh":
             anchors = load_fitting_anchors(settings, network, data.store.vocabulary)
             if anchors_digest not in (None, anchors.digest):
                 raise CheckpointError(
                     f"{settings.anchors} holds anchors {anchors.digest}, but {settings.start} was pre-trained with "
                     f"{anchors_digest}: pass --anchors FILE"
                 )
-            _start_as_anchors(network, anchors)
+            _start_as_anchors(network, anchors, fixed=settings.classifier == "fixed-anchors")
             anchors_digest = anchors.digest
         # "latest" is resolved once, so that a resumed run starts from the same checkpoint.
         settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
@@ -155,13 +155,17 @@ def _require_no_leak(
     )
 
 
-def _start_as_anchors(network: MinkUNet, anchors: Anchors) -> None:
-    """Initialise the classifier with the anchors: the first logits are cosines times the norm of the feature."""
+def _start_as_anchors(network: MinkUNet, anchors: Anchors, *, fixed: bool) -> None:
+    """Initialise the classifier with the anchors: the first logits are cosines times the norm of the feature.
+
+    A fixed classifier is not trained.
+    """
     assert network.final is not None
     assert network.final.bias is not None
     with torch.no_grad():
         network.final.kernel.copy_(torch.from_numpy(anchors.vectors).T.reshape(network.final.kernel.shape))
         network.final.bias.zero_()
+    network.final.requires_grad_(not fixed)
 
 
 def _class_weights(settings: FinetuneSettings, counts: npt.NDArray[np.int64], device: torch.device) -> Tensor | None:

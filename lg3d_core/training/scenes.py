@@ -54,7 +54,7 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
         store,
         scene_ids,
         voxel_size=settings.voxel_size,
-        augmentation=Augmentation() if settings.augment else None,
+        augmentation=_choose_augmentation(settings),
         budget=budget,
         pasting=_open_pasting(settings, store, budget, progress),
         crop=settings.crop,
@@ -70,6 +70,12 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
         f"{len(scene_ids)} training scenes" + (f", {settings.limited:.0%} of the labels" if budget else "")
     )
     return TrainingData(store, budget, dataset)
+
+
+def _choose_augmentation(settings: TrainSettings) -> Augmentation | None:
+    if not settings.augment:
+        return None
+    return Augmentation.for_any_scan() if settings.randomise else Augmentation()
 
 
 def _open_pasting(
