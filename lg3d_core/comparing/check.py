@@ -115,7 +115,12 @@ def read_scenes(path: Path) -> dict[str, int | None]:
         values = line.split()
         if not values:
             continue
-        is_valid = is_safe_path(values[0]) and "/" not in values[0] and len(values) <= 2 and all(v.isdecimal() for v in values[1:])
+        is_valid = (
+            is_safe_path(values[0])
+            and "/" not in values[0]
+            and len(values) <= 2
+            and all(v.isdecimal() for v in values[1:])
+        )
         if not is_valid or values[0] in scenes:
             raise DataError(
                 f"{path}, line {number}: expected a new scene id and optionally its number of vertices, such as "
