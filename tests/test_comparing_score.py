@@ -447,8 +447,8 @@ def test_a_check_needs_no_store_but_a_list_of_scenes(store: SceneStore, tmp_path
 
     assert lines(f"{first}\n{second}\n") == []
     assert lines(f"{first}\t{store.entry(first).num_points}\n\n{second} 3000\n") == [
-        f"{second}: {second}.txt has {store.entry(second).num_points} values, the scene has 3000 vertices: expected one "
-        "per vertex of <scene>_vh_clean_2.ply, in its order"
+        f"{second}: {second}.txt has {store.entry(second).num_points} values, the scene has 3000 vertices: expected "
+        "one per vertex of <scene>_vh_clean_2.ply, in its order"
     ]
     assert lines(f"{first}\nscene0707_00\n") == ["scene0707_00.txt is missing", f"{second}.txt is not expected"]
 
