@@ -10,7 +10,8 @@ import time
 import torch
 
 from lg3d_cli.__main__ import main
-from lg3d_core.training import batches, loop
+from lg3d_core.training import batches
+from lg3d_core.training.step import Stepper
 
 STEPS = 2
 SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
@@ -18,7 +19,7 @@ SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
 
 def lose(how: str) -> None:
     """Let this process be lost after two steps."""
-    step, load, done = loop._take_step, batches.SceneBatches.load, []
+    step, load, done = Stepper.take, batches.SceneBatches.load, []
 
     def counted(*arguments: object, **options: object) -> object:
         result = step(*arguments, **options)  # type: ignore[arg-type]
@@ -36,7 +37,7 @@ def lose(how: str) -> None:
     if how == "hangs":
         batches.SceneBatches.load = hangs  # type: ignore[assignment, method-assign]
     else:
-        loop._take_step = counted  # type: ignore[assignment]
+        Stepper.take = counted  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":

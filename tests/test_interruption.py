@@ -24,8 +24,9 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings, PrepareSettings
 from lg3d_core.store import prepare as prepare_module
 from lg3d_core.store import prepare_store
-from lg3d_core.training import loop
 from lg3d_core.training.finetune import finetune
+from lg3d_core.training.snapshots import Snapshots
+from lg3d_core.training.validation import Validator
 from tests.interruption import snapshot, temporaries
 from tests.test_training_runs import SMALL, equal_weights, read_losses
 
@@ -75,7 +76,7 @@ def test_a_stop_in_the_middle_of_something_long_saves_what_came_before_it(
 ) -> None:
     """The third forward pass, after its statistics moved, and the second epoch's validation would take a minute."""
     calls = {"step": 0, "validation": 0}
-    entropy, count = classification.cross_entropy, loop._validate
+    entropy, count = classification.cross_entropy, Validator.validate
 
     def slow_loss(*arguments: Any, **options: Any) -> torch.Tensor:
         calls["step"] += 1
@@ -92,7 +93,7 @@ def test_a_stop_in_the_middle_of_something_long_saves_what_came_before_it(
         return count(*arguments, **options)
 
     monkeypatch.setattr(classification, "cross_entropy", slow_loss)
-    monkeypatch.setattr(loop, "_validate", slow_validation)
+    monkeypatch.setattr(Validator, "validate", slow_validation)
     settings = scratch(store_path, tmp_path, "f")
     handler = signal.getsignal(signal.SIGTERM)
     start = time.monotonic()
@@ -182,19 +183,19 @@ def test_a_state_that_cannot_be_written_leaves_the_checkpoint_and_the_older_stat
     """Where no file may have more than 50 MB, after the first epoch: a checkpoint has 32, a state 64."""
     settings = scratch(store_path, tmp_path, "f", validate_every=0)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save = loop._save_state
+    save = Snapshots.save_state
 
     def limited(*arguments: Any) -> None:
         save(*arguments)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000_000, limits[1]))
 
-    monkeypatch.setattr(loop, "_save_state", limited)
+    monkeypatch.setattr(Snapshots, "save_state", limited)
     try:
         with pytest.raises(DataError, match=r"cannot write .*resume\.pt \(no space for the state to resume from"):
             finetune(settings, Progress())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    monkeypatch.setattr(loop, "_save_state", save)
+    monkeypatch.setattr(Snapshots, "save_state", save)
     assert torch.load(tmp_path / "f" / "resume.pt", weights_only=True)["epoch"] == 1
     assert temporaries(tmp_path) == []
     assert equal_weights(finetune(dataclasses.replace(settings, resume=tmp_path / "f"), Progress()), whole)

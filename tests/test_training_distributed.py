@@ -25,9 +25,9 @@ from lg3d_core.training.batches import SceneBatches, ViewBatches, load_batches, 
 from lg3d_core.training.distributed import Launch, World, _choose_backend, join, read_launch
 from lg3d_core.training.launch import open_run
 from lg3d_core.training.learners import Classification, LanguageGrounding, SceneContexts, SupervisedContrast
-from lg3d_core.training.loop import ForwardPass, accumulate_gradients
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
+from lg3d_core.training.step import ForwardPass, accumulate_gradients
 from tests import lost_rank, ranks
 
 CPU = torch.device("cpu")

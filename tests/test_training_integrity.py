@@ -309,18 +309,18 @@ def test_the_last_finite_state_survives_a_divergence_and_resumes_with_a_lower_ra
     store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = scratch(store_path, tmp_path, epochs=3)
-    from lg3d_core.training import loop
+    from lg3d_core.training.step import Stepper
 
-    take_step, taken = loop._take_step, []
+    take_step, taken = Stepper.take, []
 
-    def poison(learner: Any, *arguments: Any, **options: Any) -> Any:
-        step = take_step(learner, *arguments, **options)
+    def poison(self: Any, *arguments: Any) -> Any:
+        step = take_step(self, *arguments)
         taken.append(step)
         if len(taken) == 4:  # the last step of the second epoch: a buffer, where the loss does not show it
-            next(buffer for name, buffer in learner.network.named_buffers() if "running_var" in name)[0] = math.inf
+            next(buffer for name, buffer in self.learner.network.named_buffers() if "running_var" in name)[0] = math.inf
         return step
 
-    monkeypatch.setattr(loop, "_take_step", poison)
+    monkeypatch.setattr(Stepper, "take", poison)
     with pytest.raises(
         SettingsError, match=r"running_var is not finite in epoch 2.*--resume .*r --learning-rate 0\.01"
     ):

@@ -22,9 +22,9 @@ from lg3d_core.training.batches import BatchSource, SceneBatches, ViewBatches, l
 from lg3d_core.training.distributed import World
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, Learner, SceneContexts
-from lg3d_core.training.loop import accumulate_gradients
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
+from lg3d_core.training.step import accumulate_gradients
 from tests.notes import Notes
 from tests.test_training_runs import equal_weights, read_losses, read_metrics
 

@@ -26,9 +26,9 @@ from lg3d_core.training.batches import SceneBatches, ViewBatches, load_batches, 
 from lg3d_core.training.distributed import World
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, SceneContexts, SupervisedContrast
-from lg3d_core.training.loop import accumulate_gradients
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
+from lg3d_core.training.step import accumulate_gradients
 
 SMALL: dict[str, Any] = {
     "network": "14A",

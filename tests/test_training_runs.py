@@ -143,8 +143,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(store_path: Path, tm
     from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
     from lg3d_core.training.distributed import World
     from lg3d_core.training.learners import Classification
-    from lg3d_core.training.loop import accumulate_gradients
     from lg3d_core.training.scenes import open_training_data
+    from lg3d_core.training.step import accumulate_gradients
 
     settings = scratch(store_path, tmp_path, "x")
     data = open_training_data(settings, Progress())

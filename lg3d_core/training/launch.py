@@ -30,7 +30,7 @@ from lg3d_core.training.batches import BatchSource, TrainingBatch
 from lg3d_core.training.determinism import repeatable, seed_everything
 from lg3d_core.training.distributed import World, join
 from lg3d_core.training.learners import Learner
-from lg3d_core.training.loop import train
+from lg3d_core.training.loop import Trainer
 from lg3d_core.training.run import SETTINGS_NAME, Run
 from lg3d_core.training.scenes import (
     TrainingData,
@@ -41,6 +41,7 @@ from lg3d_core.training.scenes import (
     join_labels,
     open_training_data,
 )
+from lg3d_core.training.snapshots import Snapshots
 
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
@@ -264,17 +265,17 @@ def train_run(
         final_relu=learner.network.final_relu,
         labels_seen=join_labels(labels_before, digest_labels(data, settings)),
     )
+    digests = digest_inputs(data, anchors_digest)
     with run.sole_writer() if world.leads else nullcontext():
-        train(
+        trainer = Trainer(
             learner,
             source,
             store=data.store,
-            run=run,
+            snapshots=Snapshots(run, settings=settings, info=info, digests=digests, leads=world.leads),
             settings=settings,
-            info=info,
             world=world,
             precision=precision,
-            digests=digest_inputs(data, anchors_digest),
             progress=opened.progress,
         )
+        trainer.train()
     return run.checkpoint
