@@ -63,7 +63,7 @@ def main() -> None:
         network.zero_grad()
         features = network(SparseTensor(batch.features, batch.coordinates))
         features.retain_grad()
-        loss = learner.loss(features, batch, seeds=range(len(batch.scene_sizes)))
+        (loss,) = learner.loss(features, batch, seeds=range(len(batch.scene_sizes)))
         loss.total.backward()
         report["feature_length"] = float(features.detach().norm(dim=1).mean())
         report["losses"][name] = {

@@ -101,6 +101,32 @@ def test_small_groups_are_dropped() -> None:
     assert len(suppress_overlaps(nothing, num_points=40)) == 0
 
 
+def candidates(*rows: range, scores: tuple[float, ...]) -> Proposals:
+    starts = np.cumsum([0, *map(len, rows)])
+    return Proposals(
+        np.concatenate([np.array(own) for own in rows]), starts, np.full(len(rows), CHAIR), np.array(scores)
+    )
+
+
+def test_fragments_of_a_better_candidate_are_dropped() -> None:
+    # Of the second candidate, 2 of 4 points are inside the first, of the third 3 of 4; IoU 2 / 22 and 3 / 21.
+    proposals = candidates(range(20), range(18, 22), range(17, 21), scores=(0.9, 0.8, 0.7))
+    kept = suppress_overlaps(proposals, num_points=22)
+    assert [rows.tolist() for rows in kept.mask_rows()] == [list(range(20)), [18, 19, 20, 21]]
+
+
+def test_a_whole_is_not_dropped_for_a_better_fragment_of_it() -> None:
+    kept = suppress_overlaps(candidates(range(20), range(4), scores=(0.7, 0.8)), num_points=20)
+    assert [len(rows) for rows in kept.mask_rows()] == [4, 20]
+
+
+def test_among_equal_scores_the_groups_at_shifted_positions_are_kept() -> None:
+    xyz, offsets = two_touching_chairs()
+    proposals = propose_instances(xyz, offsets, np.full(40, CHAIR), np.ones(40), radius=0.11, min_points=5)
+    kept = suppress_overlaps(proposals, num_points=40)
+    assert sorted(rows.tolist() for rows in kept.mask_rows()) == [list(range(20)), list(range(20, 40))]
+
+
 def test_overlapping_candidates_of_different_classes_are_both_kept() -> None:
     rows = np.concatenate([np.arange(10), np.arange(10)])
     proposals = Proposals(rows, np.array([0, 10, 20]), np.array([CHAIR, TABLE]), np.array([0.4, 0.6]))

@@ -24,7 +24,13 @@ from lg3d_core.training import distributed
 from lg3d_core.training.batches import SceneBatches, ViewBatches, load_batches, plan_batches
 from lg3d_core.training.distributed import Launch, World, _choose_backend, join, read_launch
 from lg3d_core.training.launch import open_run
-from lg3d_core.training.learners import Classification, LanguageGrounding, SceneContexts, SupervisedContrast
+from lg3d_core.training.learners import (
+    Classification,
+    InstanceSegmentation,
+    LanguageGrounding,
+    SceneContexts,
+    SupervisedContrast,
+)
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
 from lg3d_core.training.step import ForwardPass, accumulate_gradients
@@ -121,16 +127,24 @@ def test_one_process_reports_and_the_card_records_the_number_of_processes(traine
     assert json.loads((trained / "4" / "card.json").read_text())["processes"] == 4
 
 
+METHODS = ("language", "supcon", "csc", "classes", "instances")
+
+
 def learners(network: MinkUNet) -> dict[str, Any]:
     """One of each kind, small."""
     anchors = torch.nn.functional.normalize(torch.randn(200, 96, generator=torch.Generator().manual_seed(1)), dim=1)
     margins = {"negatives": 3, "positive_margin": 0.0, "negative_margin": 0.6, "negative_weight": 1.0}
-    return {
+    semantic = Classification(network, loss="cross-entropy", gamma=2.0, alpha=None)
+    found = {
         "language": LanguageGrounding(network, anchors, **margins),  # type: ignore[arg-type]
         "supcon": SupervisedContrast(network, sources=64, positives=3, negatives=3, temperature=0.1),
         "csc": SceneContexts(network, temperature=0.4, inner=0.05, outer=0.5),
-        "classes": Classification(network, loss="cross-entropy", gamma=2.0, alpha=None),
+        "classes": semantic,
     }
+    if network.offset_head is not None:
+        with_instances = torch.ones(200, dtype=torch.bool)
+        found["instances"] = InstanceSegmentation(semantic, with_instances=with_instances, voxel_size=0.25)
+    return found
 
 
 def write_gradients(store: Path, out: Path) -> None:
@@ -159,15 +173,18 @@ def write_gradients(store: Path, out: Path) -> None:
             seed=0,
         )
         for frozen in (True, False):
-            for name in ("language", "supcon", "csc", "classes"):
+            for name in METHODS:
                 torch.manual_seed(0)
-                network = MinkUNet("14A", num_classes=200 if name == "classes" else None).train(not frozen)
+                classifies = name in ("classes", "instances")
+                network = MinkUNet("14A", num_classes=200 if classifies else None, offset_head=name == "instances")
+                network = network.train(not frozen)
                 network = network if frozen else network.double()
                 learner = learners(network)[name]
                 forward = world.together(ForwardPass(learner), network, deterministic=frozen)
                 # One pass of two scenes here, one of one and an empty one there: passes are evened out.
                 plans = plan_batches(3, batch_size=4, micro_batch=4, seed=0, epochs=1, rank=world.rank, size=world.size)
-                source: Any = ViewBatches(views) if name == "csc" else SceneBatches(data.dataset, max_voxels=2000)
+                scenes = SceneBatches(data.dataset, max_voxels=2000, with_instances=name == "instances")
+                source: Any = ViewBatches(views) if name == "csc" else scenes
                 source.max_voxels = 2000 if frozen and name != "csc" else None
                 parts = list(load_batches(source, plans, jobs=0, seed=0, shift=True))
                 if not frozen:
@@ -189,7 +206,7 @@ def gradients(store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen statistics", "statistics over all processes"])
-@pytest.mark.parametrize("method", ["language", "supcon", "csc", "classes"])
+@pytest.mark.parametrize("method", METHODS)
 def test_gradients_are_those_of_one_process(gradients: Path, method: str, frozen: bool) -> None:
     one = torch.load(gradients / "gradients.1.0")[f"{method} {frozen}"]
     for size in (2, 4):

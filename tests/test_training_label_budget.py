@@ -19,7 +19,7 @@ from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
 from lg3d_core.sampling.instance_bank import ensure_bank
-from lg3d_core.settings import FinetuneSettings, Method, PretrainSettings, TrainSettings
+from lg3d_core.settings import FinetuneSettings, Method, PretrainSettings, Task, TrainSettings
 from lg3d_core.store.budgets import Budget, ensure_budget
 from lg3d_core.store.scene_file import read_scene_header, write_scene_file
 from lg3d_core.store.scene_store import SceneStore, write_index
@@ -115,7 +115,8 @@ def test_the_instance_bank_is_cut_from_the_budget(stores: tuple[Path, Path]) -> 
 def read_batches(settings: TrainSettings) -> list[Batch]:
     data = open_training_data(settings, Progress())
     plans = list(plan_batches(len(data.dataset), batch_size=2, micro_batch=2, seed=0, epochs=2))
-    return [batch for _, batch in load_batches(SceneBatches(data.dataset), plans, jobs=0, seed=0, shift=True)]
+    source = SceneBatches(data.dataset, with_instances=True)
+    return [batch for _, batch in load_batches(source, plans, jobs=0, seed=0, shift=True)]
 
 
 @pytest.mark.parametrize("limited", [RATIO, None])
@@ -167,10 +168,15 @@ def test_pretraining_ends_at_the_same_weights(
     assert_equal_runs(true, false)
 
 
-def test_finetuning_with_rare_objects_ends_at_the_same_weights(stores: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", get_args(Task))
+def test_finetuning_with_rare_objects_ends_at_the_same_weights(
+    stores: tuple[Path, Path], tmp_path: Path, task: Task
+) -> None:
     true, false = (
         finetune(
-            FinetuneSettings(store=path, start="scratch", runs=tmp_path, name=path.name, instances=5, **SHARED),
+            FinetuneSettings(
+                store=path, start="scratch", runs=tmp_path, name=path.name, instances=5, task=task, **SHARED
+            ),
             Progress(),
         )
         for path in stores
@@ -179,3 +185,4 @@ def test_finetuning_with_rare_objects_ends_at_the_same_weights(stores: tuple[Pat
     metrics = read_run(true)[1]
     assert sum(record.get("instances_placed", 0) for record in metrics) >= 8
     assert all("instances_skipped" in record for record in metrics if "loss" in record)
+    assert any(record.get("distance", 0) > 0 for record in metrics) == (task == "instance")

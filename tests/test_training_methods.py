@@ -83,7 +83,7 @@ class _Counter(Task):
     def advance(self, steps: int = 1, *, status: str = "") -> None:
         del status
         self.done += steps
-        if self.done == self.owner.steps:
+        if steps and self.done == self.owner.steps:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -169,7 +169,7 @@ def learn_one_batch(learner: Any, batch: Any, *, steps: int) -> tuple[float, flo
         optimiser.zero_grad()
         loss = learner.loss(
             learner.network(SparseTensor(batch.features, batch.coordinates)), batch, seeds=range(len(batch.scene_ids))
-        ).total
+        )[0].total
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -223,7 +223,7 @@ def test_class_weights_go_with_the_losses_that_use_them() -> None:
     features = torch.randn(3, 96)
     labels = torch.tensor([0, 1, -1])
     empty = torch.zeros(3, 3)
-    batch = Batch(("a",), empty.int(), empty, labels, labels, empty, (3,))
+    batch = Batch(("a",), empty.int(), empty, labels, None, (3,))
     probability = torch.softmax(network.classify(features), dim=1)[[0, 1], [0, 1]].double()
     alpha = torch.tensor([3.0, 0.5])
     surprise, doubt = -probability.log(), 1 - probability
@@ -236,10 +236,9 @@ def test_class_weights_go_with_the_losses_that_use_them() -> None:
     for kind, value in expected.items():
         weights = alpha if kind in ("weighted-cross-entropy", "class-balanced-focal") else None
         learner = Classification(network, loss=kind, gamma=2.0, alpha=weights)  # type: ignore[arg-type]
-        assert learner.weight(batch) == 2
-        assert learner.loss(features, batch, seeds=range(len(batch.scene_ids))).total.item() == pytest.approx(
-            value.item(), rel=1e-5
-        )
+        assert learner.weights(batch) == (2,)
+        (term,) = learner.loss(features, batch, seeds=range(len(batch.scene_ids)))
+        assert term.total.item() == pytest.approx(value.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,14 @@ def compare(settings: CompareSettings) -> None:
 
 
 def _show(comparison: "Comparison", settings: CompareSettings) -> None:
-    from lg3d_core.comparing.table import describe, describe_differences, difference_table, score_table, to_markdown
+    from lg3d_core.comparing.table import (
+        describe,
+        describe_differences,
+        difference_table,
+        instance_summary,
+        score_table,
+        to_markdown,
+    )
 
     if settings.json:
         console.result_json(comparison.to_dict())
@@ -40,7 +47,9 @@ def _show(comparison: "Comparison", settings: CompareSettings) -> None:
     if settings.markdown:
         console.result_lines(to_markdown(comparison).rstrip())
         return
-    metrics = ["iou", "precision", "recall"]
+    metrics = list(comparison.metrics)
+    if "ap" in metrics:
+        console.result_table(describe(comparison), *instance_summary(comparison))
     fits = console.has_room_for(score_table(comparison).header)
     for part in [metrics] if fits else [[metric] for metric in metrics]:
         console.result_table(describe(comparison), *score_table(comparison, part))

@@ -17,15 +17,19 @@ def evaluate(settings: EvalSettings) -> None:
     Example: lg3d eval --checkpoint runs/finetune-20260101-120000 --json
     """
     from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
-    from lg3d_core.evaluation.table import per_class_table
+    from lg3d_core.evaluation.table import instance_rows, instance_table, per_class_table
 
     evaluation = evaluate_checkpoint(settings, console.progress(quiet=settings.quiet))
     if settings.json:
         console.result_json(evaluation.to_dict())
         return
     show_scores(f"Scores on {settings.split}, in percent", evaluation)
+    if evaluation.instances is not None:
+        console.result_table("Objects at vertices, in percent", *instance_table(evaluation.instances))
     if settings.per_class:
         console.result_table("Per category, at vertices", *per_class_table(evaluation))
+        if evaluation.instances is not None:
+            console.result_table("Objects per category", *instance_rows(evaluation.instances))
 
 
 def show_scores(title: str, evaluation: "Evaluation") -> None:

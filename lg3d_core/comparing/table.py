@@ -16,10 +16,12 @@ from lg3d_core.comparing.statistics import (
     paired_differences,
     spread,
 )
-from lg3d_core.evaluation.table import Table
+from lg3d_core.evaluation.table import INSTANCE_METRICS, Table
 from lg3d_core.vocabulary import Vocabulary
 
-TITLES = {"iou": "mIoU", "precision": "Precision", "recall": "Recall"}
+TITLES = {"iou": "mIoU", "precision": "Precision", "recall": "Recall", **INSTANCE_METRICS}
+INSTANCE_TITLES = {"precision": "Precision", "iou": "mIoU", "ap50": "mAP@0.5", "ap": "mAP", "ap25": "mAP@0.25"}
+"""Columns of the summary of instance segmentation; the first three are those of the paper's Table 3."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Comparison:
     num_scenes: int
     num_present: int
     facts: dict[str, Any]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics of the rows; those of objects only if a row has them."""
+        return tuple(self.rows[0].scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values for JSON, scores in 0..1; undefined values are None."""
@@ -131,6 +138,7 @@ def compare_records(
     """
     present = classes == "present"
     groups = group_members(vocabulary)
+    has_objects = any("instances" in record.scores for own in records for record in own)
     compared: list[ComparedRow] = []
     for number, (row, own) in enumerate(zip(rows, records, strict=True)):
         by_seed: dict[str, dict[str, tuple[float, ...]]] = {metric: {} for metric in METRICS}
@@ -147,6 +155,9 @@ def compare_records(
             ]
             for k, metric in enumerate(METRICS):
                 by_seed[metric][group] = tuple(float(value[k]) for value in values)
+        if has_objects:
+            for metric in INSTANCE_METRICS:
+                by_seed[metric] = {group: tuple(_instance_mean(one, group, metric) for one in own) for group in groups}
         counts = [record.counts for record in own]
         difference = (
             paired_differences(
@@ -170,14 +181,30 @@ def compare_records(
     )
 
 
-def score_table(comparison: Comparison, metrics: Sequence[str] = METRICS) -> Table:
+def _instance_mean(record: Record, group: str, metric: str) -> float:
+    """Return a mean over the classes of a group that have objects; nan if there are none."""
+    try:
+        value = record.scores["instances"]["means"][group][metric]
+    except KeyError:
+        return math.nan
+    return math.nan if value is None else float(value)
+
+
+def score_table(comparison: Comparison, metrics: Sequence[str] | None = None) -> Table:
     """Return one row per recipe, mean ± deviation in percent: head, common, tail and all for each metric."""
+    metrics = comparison.metrics if metrics is None else metrics
     header = ["", *(f"{TITLES[metric]} {group.capitalize()}" for metric in metrics for group in comparison.groups)]
     rows = [
         [row.label, *(_spread(row.scores[metric][group]) for metric in metrics for group in comparison.groups)]
         for row in comparison.rows
     ]
     return Table(header, rows)
+
+
+def instance_summary(comparison: Comparison) -> Table:
+    """Return one row per recipe with the columns of the paper's Table 3, over all classes, in percent."""
+    rows = [[row.label, *(_spread(row.scores[metric]["all"]) for metric in INSTANCE_TITLES)] for row in comparison.rows]
+    return Table(["", *INSTANCE_TITLES.values()], rows)
 
 
 def difference_table(comparison: Comparison) -> Table:
@@ -204,7 +231,9 @@ def describe_differences(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison) -> str:
     """Return all tables as Markdown, one table per metric so that each fits a page."""
     parts = [f"{describe(comparison)}.", ""]
-    for metric in METRICS:
+    if "ap" in comparison.metrics:
+        parts += [*_markdown(instance_summary(comparison)), ""]
+    for metric in comparison.metrics:
         parts += [*_markdown(score_table(comparison, [metric])), ""]
     if len(comparison.rows) > 1:
         parts += [f"{describe_differences(comparison)}.", "", *_markdown(difference_table(comparison)), ""]

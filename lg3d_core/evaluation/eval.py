@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lg3d_core.errors import CheckpointError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.models import use_shipped
@@ -16,6 +17,8 @@ from lg3d_core.vocabulary import Vocabulary
 
 def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
     """Score a fine-tuned checkpoint, by default the newest one, on a split.
+
+    With the instance task, voxels are grouped into objects; without an offset head, by class and distance alone.
 
     Raises:
         CheckpointError: There is no checkpoint, or it has no classifier or another vocabulary.
@@ -40,9 +43,21 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
         predictor,
         store,
         store.scene_ids(settings.split),
+        grouping=_choose_grouping(settings, info, progress),
         export=settings.export,
         progress=progress,
     )
+
+
+def _choose_grouping(settings: EvalSettings, info: CheckpointInfo, progress: Progress) -> Grouping | None:
+    if settings.task == "semantic" or (settings.task == "auto" and not info.offset_head):
+        return None
+    if not info.offset_head:
+        progress.note(
+            "the checkpoint has no offset head: objects are connected components of each class; lg3d finetune --task "
+            "instance trains an offset head"
+        )
+    return Grouping.for_voxels(info.voxel_size)
 
 
 def find_classifier(

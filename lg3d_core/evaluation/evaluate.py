@@ -11,6 +11,16 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
+from lg3d_core.evaluation.instances import (
+    MIN_VERTICES,
+    InstanceScores,
+    PredictedInstances,
+    SceneMatches,
+    match_scene,
+    score_instances,
+    scored_classes,
+)
+from lg3d_core.evaluation.objects import Grouping, find_objects
 from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.evaluation.scores import Scores, score_confusion
 from lg3d_core.evaluation.submissions import label_text
@@ -35,6 +45,8 @@ class Evaluation:
         num_labelled_scenes: Number of these scenes with ground truth.
         seconds: Time for reading, predicting, counting and writing.
         export: Folder of the written predictions, or None.
+        instances: Average precision of the objects at mesh vertices; None if voxels were not grouped.
+        matches: Matched objects of each scene, for statistics over scenes; None if voxels were not grouped.
     """
 
     vertex: Scores
@@ -44,6 +56,8 @@ class Evaluation:
     num_labelled_scenes: int
     seconds: float
     export: Path | None
+    instances: InstanceScores | None = None
+    matches: tuple[SceneMatches, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as plain values for JSON; undefined scores are None."""
@@ -55,6 +69,7 @@ class Evaluation:
             "export": None if self.export is None else str(self.export),
             "vertex": self.vertex.to_dict(),
             "voxel": self.voxel.to_dict(),
+            **({} if self.instances is None else {"instances": self.instances.to_dict()}),
         }
 
 
@@ -68,12 +83,14 @@ class Counts:
         in_scenes: Correct points, points by truth and points by prediction of each scene at mesh vertices, shape
             `(scenes, 3, classes)`, int64.
         num_labelled: Number of scenes with ground truth.
+        matches: Matched objects of each scene; None if voxels were not grouped.
     """
 
     at_vertices: ConfusionMatrix
     at_voxels: ConfusionMatrix
     in_scenes: npt.NDArray[np.int64]
     num_labelled: int
+    matches: tuple[SceneMatches, ...] | None = None
 
 
 def evaluate_scenes(
@@ -81,6 +98,7 @@ def evaluate_scenes(
     store: "SceneStore",
     scene_ids: Sequence[str],
     *,
+    grouping: Grouping | None = None,
     export: Path | None = None,
     observe: "Callable[[Scene, Prediction], None] | None" = None,
     keep_features: bool = False,
@@ -92,6 +110,7 @@ def evaluate_scenes(
         predictor: Network with its device, precision and backend.
         store: Store of the scenes and their vocabulary.
         scene_ids: Ids of the scenes. Those without ground truth are predicted and exported but not scored.
+        grouping: Rules by which voxels are grouped into objects; None scores classes only.
         export: Folder for one file `<scene>.txt` per scene, with one raw id per vertex in mesh order.
         observe: Called with every scene and its prediction.
         keep_features: Whether predictions include the voxel features.
@@ -109,7 +128,14 @@ def evaluate_scenes(
         )
     start = time.perf_counter()
     counts = count_scenes(
-        predictor, store, scene_ids, export=export, observe=observe, keep_features=keep_features, progress=progress
+        predictor,
+        store,
+        scene_ids,
+        grouping=grouping,
+        export=export,
+        observe=observe,
+        keep_features=keep_features,
+        progress=progress,
     )
     seconds = time.perf_counter() - start
     return score_counts(counts, store.vocabulary, scene_ids, seconds=seconds, export=export, progress=progress)
@@ -120,6 +146,7 @@ def count_scenes(
     store: "SceneStore",
     scene_ids: Sequence[str],
     *,
+    grouping: Grouping | None = None,
     export: Path | None = None,
     observe: "Callable[[Scene, Prediction], None] | None" = None,
     keep_features: bool = False,
@@ -135,6 +162,7 @@ def count_scenes(
     predictor.require_classes(len(vocabulary), vocabulary.name)
     at_vertices, at_voxels = ConfusionMatrix(len(vocabulary)), ConfusionMatrix(len(vocabulary))
     in_scenes: list[npt.NDArray[np.int64]] = []
+    matches: list[SceneMatches] = []
     num_labelled = 0
     with progress.task("evaluate", total=len(scene_ids), unit="scene") as task:
         for scene_id in scene_ids:
@@ -146,13 +174,26 @@ def count_scenes(
             in_scenes.append(in_scene.class_counts())
             at_voxels.update(prediction.voxel_truth, prediction.voxel_label)
             num_labelled += bool((scene.label >= 0).any())
+            if grouping is not None:
+                matches.append(match_objects(scene, prediction, vocabulary, grouping))
             if export is not None:
                 write_text(export / f"{scene_id}.txt", label_text(prediction.label, vocabulary))
             if observe is not None:
                 observe(scene, prediction)
             task.advance(status=scene_id)
     stacked = np.stack(in_scenes) if in_scenes else np.zeros((0, 3, len(vocabulary)), dtype=np.int64)
-    return Counts(at_vertices, at_voxels, stacked, num_labelled)
+    return Counts(at_vertices, at_voxels, stacked, num_labelled, None if grouping is None else tuple(matches))
+
+
+def match_objects(scene: "Scene", prediction: Prediction, vocabulary: Vocabulary, grouping: Grouping) -> SceneMatches:
+    """Group the voxels of a predicted scene into objects, and match them with the annotated ones at mesh vertices."""
+    scored = scored_classes(vocabulary)
+    objects = PredictedInstances.from_rows([], [], [])
+    if prediction.voxels is not None:
+        found, centres, point_to_voxel = prediction.voxels
+        without = np.flatnonzero(~scored).tolist()
+        objects = find_objects(found, centres, point_to_voxel, without_instances=without, grouping=grouping)
+    return match_scene(scene.label, scene.instance, objects, scored=scored)
 
 
 def score_counts(
@@ -167,6 +208,11 @@ def score_counts(
     """Compute the scores of the counts on these scenes."""
     if counts.num_labelled == 0:
         progress.warn(f"none of the {len(scene_ids)} scenes has ground truth: the scores are undefined")
+    elif counts.matches is not None and not any(len(scene.object_class) for scene in counts.matches):
+        progress.warn(
+            f"none of the {len(scene_ids)} scenes has an annotated object of at least {MIN_VERTICES} vertices: AP is "
+            "undefined"
+        )
     return Evaluation(
         vertex=score_confusion(counts.at_vertices, vocabulary),
         voxel=score_confusion(counts.at_voxels, vocabulary),
@@ -175,4 +221,6 @@ def score_counts(
         num_labelled_scenes=counts.num_labelled,
         seconds=seconds,
         export=export,
+        instances=None if counts.matches is None else score_instances(counts.matches, vocabulary),
+        matches=counts.matches,
     )

@@ -147,13 +147,19 @@ def propose_instances(
     return Proposals(joined, starts, classes[joined[starts[:-1]]].astype(np.int64), scores)
 
 
-def suppress_overlaps(proposals: Proposals, *, num_points: int, max_iou: float = 0.3) -> PredictedInstances:
-    """Keep the best-scored candidates whose IoU with every better kept one is at most `max_iou`.
+def suppress_overlaps(
+    proposals: Proposals, *, num_points: int, max_iou: float = 0.3, max_inside: float = 0.5
+) -> PredictedInstances:
+    """Keep the best-scored candidates that overlap little with every better kept one of their class.
+
+    Among equal scores, later candidates are preferred: `propose_instances` puts those at shifted positions last.
 
     Args:
         proposals: Candidates of one scene.
         num_points: Number of points of the scene.
         max_iou: Maximum IoU of two kept candidates of one class.
+        max_inside: Maximum fraction of a kept candidate's points that belong to a better one of its class. It removes
+            small fragments of an object, whose IoU with the whole object is low.
     """
     sizes = np.diff(proposals.starts)
     number = np.repeat(np.arange(len(sizes)), sizes)
@@ -162,14 +168,15 @@ def suppress_overlaps(proposals: Proposals, *, num_points: int, max_iou: float =
     ).tocsr()
     shared = (membership @ membership.T).tocoo()
     iou = shared.data / (sizes[shared.row] + sizes[shared.col] - shared.data)
-    near = (iou > max_iou) & (shared.row != shared.col)
+    # The candidate of the column is dropped if that of the row is kept and better.
+    near = ((iou > max_iou) | (shared.data > max_inside * sizes[shared.col])) & (shared.row != shared.col)
     near &= proposals.classes[shared.row] == proposals.classes[shared.col]
     rivals: dict[int, list[int]] = {}
     for first, second in zip(shared.row[near].tolist(), shared.col[near].tolist(), strict=True):
         rivals.setdefault(first, []).append(second)
     kept: list[int] = []
     dropped: set[int] = set()
-    for candidate in np.lexsort((-sizes, -proposals.scores)).tolist():
+    for candidate in np.lexsort((-np.arange(len(sizes)), -proposals.scores)).tolist():
         if candidate not in dropped:
             kept.append(candidate)
             dropped.update(rivals.get(candidate, ()))

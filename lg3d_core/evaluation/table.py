@@ -3,12 +3,14 @@
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from lg3d_core.evaluation.instances import InstanceScores
 from lg3d_core.evaluation.scores import Means, Scores
 
 if TYPE_CHECKING:
     from lg3d_core.evaluation.evaluate import Evaluation
 
 METRICS = ("mIoU", "Precision", "Recall")
+INSTANCE_METRICS = {"ap": "AP", "ap50": "AP50", "ap25": "AP25"}
 
 
 class Table(NamedTuple):
@@ -76,6 +78,35 @@ def class_rows(scores: Scores, *, absent: bool = False) -> Table:
             scores.vocabulary.categories, scores.support.tolist(), scores.predicted.tolist(), strict=True
         )
         if absent or support or predicted
+    ]
+    return Table(header, rows)
+
+
+def instance_table(scores: InstanceScores) -> Table:
+    """Return AP, AP50 and AP25 of head, common, tail and all classes in percent, over the classes with objects."""
+    groups = (*scores.vocabulary.groups, "all")
+    rows = [
+        [title, *(percent(scores.mean(metric, group)) for group in groups)]
+        for metric, title in INSTANCE_METRICS.items()
+    ]
+    return Table(["", *(group.capitalize() for group in groups)], rows)
+
+
+def instance_rows(scores: InstanceScores) -> Table:
+    """Return AP, AP50 and AP25 of each class that has objects or predictions, in percent."""
+    header = ["Category", "Group", "Objects", "Predicted", *INSTANCE_METRICS.values()]
+    rows = [
+        [
+            category.name,
+            category.group or "-",
+            str(objects),
+            str(predicted),
+            *(percent(float(getattr(scores, metric)[category.index])) for metric in INSTANCE_METRICS),
+        ]
+        for category, objects, predicted in zip(
+            scores.vocabulary.categories, scores.num_objects.tolist(), scores.num_predictions.tolist(), strict=True
+        )
+        if objects or predicted
     ]
     return Table(header, rows)
 

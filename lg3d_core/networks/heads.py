@@ -16,7 +16,11 @@ class OffsetHead(nn.Module):
         self.out = nn.Linear(num_features, 3)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return offsets in metres, shape `(voxels, 3)`, float32, for features `(voxels, num_features)`."""
+        """Return offsets in metres, shape `(voxels, 3)`, in the dtype of the weights, also under autocast.
+
+        Args:
+            features: Features of the voxels, shape `(voxels, num_features)`.
+        """
         with torch.autocast(features.device.type, enabled=False):
-            offsets: Tensor = self.out(torch.relu(self.hidden(features.float())))
+            offsets: Tensor = self.out(torch.relu(self.hidden(features.to(self.hidden.weight.dtype))))
         return offsets

@@ -49,7 +49,7 @@ def true_offsets(positions: Tensor, objects: Tensor) -> Tensor:
         objects: Object of each voxel, as `number_objects` returns it, shape `(voxels,)`.
 
     Returns:
-        Offsets in metres, 0 for voxels without an object, shape `(voxels, 3)`, float32.
+        Offsets in metres, 0 for voxels without an object, shape `(voxels, 3)`, of the dtype of `positions`.
     """
     own = objects >= 0
     rows = objects[own]
@@ -57,8 +57,8 @@ def true_offsets(positions: Tensor, objects: Tensor) -> Tensor:
     inside = positions[own].double()
     sums = inside.new_zeros((number, 3)).index_add_(0, rows, inside)
     counts = torch.bincount(rows, minlength=number).clamp_min(1)
-    offsets = torch.zeros_like(positions, dtype=torch.float32)
-    offsets[own] = ((sums / counts[:, None])[rows] - inside).float()
+    offsets = torch.zeros_like(positions)
+    offsets[own] = ((sums / counts[:, None])[rows] - inside).to(positions.dtype)
     return offsets
 
 
@@ -66,7 +66,8 @@ def offset_loss(predicted: Tensor, positions: Tensor, objects: Tensor) -> Offset
     """Compare predicted offsets with the vectors to the centres of the objects.
 
     Args:
-        predicted: Offsets in metres, shape `(voxels, 3)`, floating point. Computed in float32 also under autocast.
+        predicted: Offsets in metres, shape `(voxels, 3)`, floating point. Computed in float32 or float64, also under
+            autocast.
         positions: Positions in metres, shape `(voxels, 3)`.
         objects: Object of each voxel, as `number_objects` returns it, shape `(voxels,)`; -1 is ignored.
 
@@ -85,10 +86,12 @@ def offset_loss(predicted: Tensor, positions: Tensor, objects: Tensor) -> Offset
         )
     own = objects >= 0
     if not bool(own.any()):
-        nothing = predicted.float().sum() * 0
+        nothing = predicted.sum() * 0
         return OffsetLoss(nothing, nothing)
     with full_precision(predicted):
-        found, truth = predicted[own].float(), true_offsets(positions, objects)[own]
+        found = predicted[own]
+        found = found if found.dtype == torch.float64 else found.float()
+        truth = true_offsets(positions, objects)[own].to(found.dtype)
         distance = (found - truth).abs().sum(dim=1).mean()
         directed = truth.norm(dim=1) > SHORTEST
         cosines = torch.nn.functional.cosine_similarity(found[directed], truth[directed], dim=1, eps=SHORTEST)

@@ -22,8 +22,7 @@ class Batch(NamedTuple):
         coordinates: Rows `batch, x, y, z`, shape `(voxels, 4)`, int32.
         features: Colour / 255 - 0.5, shape `(voxels, 3)`, float32.
         labels: Class index in the vocabulary, -1 for unlabelled, shape `(voxels,)`, int64.
-        instances: Instance id within the scene, 0 for none, shape `(voxels,)`, int64.
-        positions: Positions in metres in each scene's own frame, shape `(voxels, 3)`, float32.
+        instances: Instance id within the scene, 0 for none, shape `(voxels,)`, int64; None if not requested.
         scene_sizes: Number of voxels of each scene.
         placed: Number of objects of other scenes that were placed in these scenes.
         skipped: Number of objects for which no free place was found.
@@ -34,8 +33,7 @@ class Batch(NamedTuple):
     coordinates: Tensor
     features: Tensor
     labels: Tensor
-    instances: Tensor
-    positions: Tensor
+    instances: Tensor | None
     scene_sizes: tuple[int, ...]
     placed: int = 0
     skipped: int = 0
@@ -49,8 +47,7 @@ class Batch(NamedTuple):
             coordinates=renumber(self.coordinates[rows], first),
             features=self.features[rows],
             labels=self.labels[rows],
-            instances=self.instances[rows],
-            positions=self.positions[rows],
+            instances=None if self.instances is None else self.instances[rows],
             scene_sizes=self.scene_sizes[first:last],
             placed=0 if first else self.placed,
             skipped=0 if first else self.skipped,
@@ -63,8 +60,7 @@ class Batch(NamedTuple):
             coordinates=self.coordinates.to(device, non_blocking=True),
             features=self.features.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
-            instances=self.instances.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
+            instances=None if self.instances is None else self.instances.to(device, non_blocking=True),
         )
 
 
@@ -73,14 +69,21 @@ def renumber(coordinates: Tensor, first: int) -> Tensor:
     return torch.cat([coordinates[:, :1] - first, coordinates[:, 1:]], dim=1)
 
 
-def collate(samples: Sequence[Sample], *, rng: np.random.Generator | None = None, max_shift: int = MAX_SHIFT) -> Batch:
+def collate(
+    samples: Sequence[Sample],
+    *,
+    rng: np.random.Generator | None = None,
+    max_shift: int = MAX_SHIFT,
+    with_instances: bool = False,
+) -> Batch:
     """Concatenate samples and add batch indices.
 
     Args:
         samples: At least one sample.
         rng: Random generator of one translation of the whole batch's coordinates, so that strided layers see all grid
-            offsets during training; `positions` are not translated. None disables the translation.
+            offsets during training. None disables the translation.
         max_shift: Upper limit (exclusive) of the translation along each axis, in voxels.
+        with_instances: Whether the batch has instance ids.
 
     Raises:
         ShapeError: `samples` is empty.
@@ -98,8 +101,7 @@ def collate(samples: Sequence[Sample], *, rng: np.random.Generator | None = None
         coordinates=coordinates,
         features=torch.cat([sample.features for sample in samples]),
         labels=torch.cat([sample.labels for sample in samples]),
-        instances=torch.cat([sample.instances for sample in samples]),
-        positions=torch.cat([sample.positions for sample in samples]),
+        instances=torch.cat([sample.instances for sample in samples]) if with_instances else None,
         scene_sizes=sizes,
         placed=sum(sample.placed for sample in samples),
         skipped=sum(sample.skipped for sample in samples),

@@ -37,6 +37,7 @@ from lg3d_core.settings.choices import (
     Schedule,
     ScoredClasses,
     Split,
+    Task,
     Up,
 )
 from lg3d_core.settings.data import (
@@ -140,6 +141,7 @@ __all__ = [
     "Settings",
     "Split",
     "StoreCheckSettings",
+    "Task",
     "TrainSettings",
     "Up",
     "ViewSettings",

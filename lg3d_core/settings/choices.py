@@ -21,6 +21,7 @@ Loss = Literal["cross-entropy", "weighted-cross-entropy", "focal", "class-balanc
 Alpha = Literal["inverse-log", "paper"]
 Partition = Literal["directions", "fast"]
 Classifier = Literal["fresh", "anchors", "fixed-anchors"]
+Task = Literal["semantic", "instance"]
 Schedule = Literal["step", "cosine"]
 Split = Literal["train", "val", "test"]
 PredictionTask = Literal["auto", "semantic", "instance"]

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_doc import Doc
 
 from lg3d_core.errors import SettingsError
-from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, Split, Up
+from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, PredictionTask, Split, Up
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
     AtLeastOne,
@@ -46,6 +46,13 @@ class EvalSettings(ClassifierFields, NetworkFields):
     command: ClassVar[str] = "eval"
 
     split: Annotated[Split, Doc("Split to score.")] = "val"
+    task: Annotated[
+        PredictionTask,
+        Doc(
+            "Scores: classes, or also the average precision of objects; auto: objects if the checkpoint has an offset "
+            "head. Without one, objects are connected components of a class."
+        ),
+    ] = "auto"
     export: Annotated[Path | None, Doc("Folder for one file of raw ids per scene, as the benchmark expects.")] = None
     per_class: Annotated[bool, Doc("Table of the scores per category.")] = False
 

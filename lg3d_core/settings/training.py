@@ -21,6 +21,7 @@ from lg3d_core.settings.choices import (
     Partition,
     Precision,
     Schedule,
+    Task,
 )
 from lg3d_core.settings.data import RECIPES
 from lg3d_core.settings.fields import Ge, Gt, Hint, Le, Lt, Matches, Option, Panel, fields_of
@@ -275,10 +276,18 @@ class PretrainSettings(TrainSettings, AnchorsFields):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
-    """`lg3d finetune`: learn to classify voxels (section 3.2)."""
+    """`lg3d finetune`: learn to classify voxels (section 3.2), and to group them into objects (section 5)."""
 
     command: ClassVar[str] = "finetune"
 
+    task: Annotated[
+        Task,
+        Doc(
+            "Task: classes, or also objects: an offset head learns the vector from each voxel to the centre of its "
+            "object, and best.safetensors is chosen by AP50 instead of mIoU."
+        ),
+        Option(panel=Panel.RUN),
+    ] = "semantic"
     start: Annotated[
         str,
         Doc("Checkpoint or run folder to start from; latest: the newest pre-training run; scratch: no pre-training."),
@@ -306,6 +315,9 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
         Doc("Class weights of the weighted losses: falling with log n, or as printed in equation 5."),
         Option(panel=Panel.LOSS),
     ] = "inverse-log"
+    offset_weight: Annotated[
+        float, Ge(0), Doc("instance: weight of the offset loss."), Option(panel=Panel.ADVANCED)
+    ] = 1.0
     allow_leak: Annotated[
         bool,
         Doc("Start from a checkpoint that was trained with other labels than --limited keeps."),

@@ -88,9 +88,10 @@ class BatchSource(Protocol[B]):
 class SceneBatches:
     """Batches of labelled scenes; a scene with more than `max_voxels` voxels is cut into parts."""
 
-    def __init__(self, scenes: SceneDataset, *, max_voxels: int | None = None) -> None:
+    def __init__(self, scenes: SceneDataset, *, max_voxels: int | None = None, with_instances: bool = False) -> None:
         self.scenes = scenes
         self.max_voxels = max_voxels
+        self.with_instances = with_instances
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -100,10 +101,10 @@ class SceneBatches:
         self.scenes.set_epoch(epoch)
         samples = [self.scenes[row] for row in rows]
         if self.max_voxels is None:
-            return collate(samples, rng=rng)
+            return collate(samples, rng=rng, with_instances=self.with_instances)
         parts = [part for sample in samples for part in cut_sample(sample, self.max_voxels)]
         cut = tuple(sample.scene_id for sample in samples if len(sample.cells) > self.max_voxels)
-        return collate(parts, rng=rng)._replace(cut=cut)
+        return collate(parts, rng=rng, with_instances=self.with_instances)._replace(cut=cut)
 
     def facts(self, batch: Batch) -> dict[str, int]:
         """Count forward passes, cut scenes, and pasted objects that were placed or skipped."""

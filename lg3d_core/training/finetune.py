@@ -9,16 +9,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.errors import CheckpointError, DataError, SettingsError
+from lg3d_core.evaluation.instances import scored_classes
 from lg3d_core.language.anchors_file import Anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info, resolve_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
+from lg3d_core.sampling.batch import Batch
 from lg3d_core.settings import FinetuneSettings
 from lg3d_core.training.batches import SceneBatches
 from lg3d_core.training.launch import open_run, train_run
-from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification
+from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification, InstanceSegmentation, Learner
 from lg3d_core.training.run_anchors import load_fitting_anchors
 from lg3d_core.training.scenes import ALL_LABELS, TrainingData
 
@@ -36,7 +38,8 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     Raises:
         SettingsError: Settings are incompatible, e.g. the width of the anchors and of the features, or a label budget
             and a start checkpoint that was trained with other labels.
-        DataError: The store is missing, damaged or empty, or the anchors are missing, damaged or of another vocabulary.
+        DataError: The store is missing, damaged or empty, or has no objects to learn from, or the anchors are missing,
+            damaged or of another vocabulary.
         CheckpointError: The start checkpoint is missing, or has another network, vocabulary or anchors.
         Interrupted: A signal arrived; the run can be resumed with `--resume`.
     """
@@ -47,7 +50,11 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         if start is not None and info is not None and opened.run is None:
             _require_no_leak(start, info, settings, data, opened.progress)
         if start is None or info is None:
-            network = MinkUNet(settings.network, num_classes=len(data.store.vocabulary))
+            network = MinkUNet(
+                settings.network,
+                num_classes=len(data.store.vocabulary),
+                offset_head=settings.task == "instance",
+            )
         else:
             network = _load_start(start, info, settings, data)
         anchors_digest = None if info is None else info.anchors_digest
@@ -63,17 +70,27 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         # "latest" is resolved once, so that a resumed run starts from the same checkpoint.
         settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
         counts = data.store.class_counts("train", budget=data.budget)
-        learner = Classification(
+        semantic = Classification(
             network.to(opened.device),
             loss=settings.loss,
             gamma=settings.gamma,
             alpha=_class_weights(settings, counts, opened.device),
         )
+        learner: Learner[Batch] = semantic
+        if settings.task == "instance":
+            with_instances = scored_classes(data.store.vocabulary)
+            _require_objects(data, with_instances)
+            learner = InstanceSegmentation(
+                semantic,
+                with_instances=torch.from_numpy(with_instances),
+                voxel_size=settings.voxel_size,
+                offset_weight=settings.offset_weight,
+            )
         return train_run(
             dataclasses.replace(opened, settings=settings),
             learner,
-            SceneBatches(data.dataset, max_voxels=settings.max_voxels),
-            facts={"from": settings.start},
+            SceneBatches(data.dataset, max_voxels=settings.max_voxels, with_instances=settings.task == "instance"),
+            facts={"from": settings.start, "task": settings.task},
             anchors_digest=anchors_digest,
             labels_before="" if info is None else _labels_seen(info, settings, data),
         )
@@ -104,9 +121,27 @@ def _load_start(start: Path, info: CheckpointInfo, settings: FinetuneSettings, d
             f"{settings.store} has {data.store.vocabulary.name} ({data.store.vocabulary.digest}): prepare a store with "
             "the vocabulary of the checkpoint, or pre-train on this store"
         )
+    info = dataclasses.replace(info, offset_head=settings.task == "instance")
     network = info.build_network(num_classes=len(data.store.vocabulary))
     load_weights(network, start, fresh_classifier=True)
     return network
+
+
+def _require_objects(data: TrainingData, with_instances: npt.NDArray[np.bool_]) -> None:
+    """Reject training scenes without any annotated object.
+
+    Raises:
+        DataError: No labelled point of a class with instances belongs to an object.
+    """
+    for scene_id in data.store.scene_ids("train"):
+        scene = data.store.read(scene_id, budget=data.budget, for_training=True)
+        labels = scene.label[(scene.instance > 0) & (scene.label >= 0)]
+        if with_instances[labels].any():
+            return
+    raise DataError(
+        f"the training scenes of {data.store.path} have no instance annotations: --task instance needs scans with "
+        "*.aggregation.json, prepared again; --task semantic needs labels only"
+    )
 
 
 def _labels_seen(info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData) -> str | None:

@@ -264,6 +264,7 @@ def train_run(
         stem_size=learner.network.stem_size,
         final_relu=learner.network.final_relu,
         labels_seen=join_labels(labels_before, digest_labels(data, settings)),
+        offset_head=learner.network.offset_head is not None,
     )
     digests = digest_inputs(data, anchors_digest)
     with run.sole_writer() if world.leads else nullcontext():

@@ -14,6 +14,7 @@ from lg3d_core.objectives.language import (
     language_contrastive_loss,
     language_softmax_loss,
 )
+from lg3d_core.objectives.offsets import number_objects, offset_loss
 from lg3d_core.objectives.scene_contexts import scene_contexts_loss
 from lg3d_core.objectives.supervised import ContrastDraw, count_sources, draw_contrasts, supervised_contrastive_loss
 from lg3d_core.sampling.batch import Batch
@@ -25,23 +26,26 @@ B_contra = TypeVar("B_contra", bound=TrainingBatch, contravariant=True)
 
 
 class LossParts(NamedTuple):
-    """Loss to minimise and its named parts for the log."""
+    """One term of a loss, a mean over elements, and its named parts for the log, means over the same elements."""
 
     total: Tensor
     parts: dict[str, Tensor]
 
 
 class Learner(Protocol[B_contra]):
-    """Objective that turns features into a loss and, if it can classify, into class scores."""
+    """Objective that turns features into a loss and, if it can classify, into class scores.
+
+    The loss is a sum of terms, each a mean over its own elements.
+    """
 
     network: MinkUNet
 
-    def weight(self, batch: B_contra) -> int:
-        """Return the number of elements that the loss averages over: labelled voxels, sources or matches."""
+    def weights(self, batch: B_contra) -> tuple[int, ...]:
+        """Return the number of elements of each term: labelled voxels, sources, matches or voxels of objects."""
         ...
 
-    def loss(self, features: Tensor, batch: B_contra, *, seeds: Sequence[int]) -> LossParts:
-        """Return the loss of one forward pass; `seeds`, one per scene, fix all random draws."""
+    def loss(self, features: Tensor, batch: B_contra, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
+        """Return the terms of the loss of one forward pass; `seeds`, one per scene, fix all random draws."""
         ...
 
     @property
@@ -79,11 +83,11 @@ class LanguageGrounding:
         self.negative_margin = negative_margin
         self.negative_weight = negative_weight
 
-    def weight(self, batch: Batch) -> int:
+    def weights(self, batch: Batch) -> tuple[int, ...]:
         """Return the number of labelled voxels."""
-        return _count_labelled(batch)
+        return (_count_labelled(batch),)
 
-    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         """Return the language contrastive loss; a scene's negatives do not depend on the rest of the batch."""
         negatives = [
             draw_negatives(
@@ -108,7 +112,7 @@ class LanguageGrounding:
             negative_weight=self.negative_weight,
             negatives=torch.cat(negatives) if negatives else None,
         )
-        return LossParts(loss.total, {"positive": loss.positive, "negative": loss.negative})
+        return (LossParts(loss.total, {"positive": loss.positive, "negative": loss.negative}),)
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the similarity to each anchor, in the distance used for training."""
@@ -123,14 +127,16 @@ class LanguageSoftmax:
         self.anchors = anchors
         self.temperature = temperature
 
-    def weight(self, batch: Batch) -> int:
+    def weights(self, batch: Batch) -> tuple[int, ...]:
         """Return the number of labelled voxels."""
-        return _count_labelled(batch)
+        return (_count_labelled(batch),)
 
-    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         """Return the cross entropy over the cosines with all anchors."""
         del seeds
-        return LossParts(language_softmax_loss(features, batch.labels, self.anchors, temperature=self.temperature), {})
+        return (
+            LossParts(language_softmax_loss(features, batch.labels, self.anchors, temperature=self.temperature), {}),
+        )
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the cosines with the anchors."""
@@ -149,11 +155,11 @@ class SupervisedContrast:
         self.negatives = negatives
         self.temperature = temperature
 
-    def weight(self, batch: Batch) -> int:
+    def weights(self, batch: Batch) -> tuple[int, ...]:
         """Return the number of source voxels."""
-        return sum(count_sources(labels, num_sources=self.sources) for labels in _split_scenes(batch))
+        return (sum(count_sources(labels, num_sources=self.sources) for labels in _split_scenes(batch)),)
 
-    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         """Return the supervised contrastive loss; a source is only compared with voxels of its own scene."""
         draws: list[ContrastDraw] = []
         first = 0
@@ -168,9 +174,9 @@ class SupervisedContrast:
             draws.append(ContrastDraw(*(rows + first for rows in draw)))
             first += len(labels)
         if not draws:
-            return LossParts(features.float().sum(), {})
+            return (LossParts(features.float().sum(), {}),)
         joined = ContrastDraw(*(torch.cat(rows) for rows in zip(*draws, strict=True)))
-        return LossParts(supervised_contrastive_loss(features, joined, temperature=self.temperature), {})
+        return (LossParts(supervised_contrastive_loss(features, joined, temperature=self.temperature), {}),)
 
 
 class SceneContexts:
@@ -187,11 +193,11 @@ class SceneContexts:
         self.outer = outer
         self.partition: Partition = partition
 
-    def weight(self, batch: ViewBatch) -> int:
+    def weights(self, batch: ViewBatch) -> tuple[int, ...]:
         """Return the number of matched places."""
-        return len(batch.matches)
+        return (len(batch.matches),)
 
-    def loss(self, features: Tensor, batch: ViewBatch, *, seeds: Sequence[int]) -> LossParts:
+    def loss(self, features: Tensor, batch: ViewBatch, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         """Return the loss over scene contexts, computed scene by scene."""
         del seeds
         total = features[:0].float().sum()
@@ -208,7 +214,7 @@ class SceneContexts:
                 partition=self.partition,
             )
             total = total + loss * (len(matches) / max(1, len(batch.matches)))
-        return LossParts(total, {})
+        return (LossParts(total, {}),)
 
 
 class Classification:
@@ -222,24 +228,82 @@ class Classification:
         self.gamma = gamma
         self.alpha = alpha
 
-    def weight(self, batch: Batch) -> int:
+    def weights(self, batch: Batch) -> tuple[int, ...]:
         """Return the number of labelled voxels."""
-        return _count_labelled(batch)
+        return (_count_labelled(batch),)
 
-    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> LossParts:
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         """Return the cross entropy or focal loss, optionally with class weights."""
         del seeds
         logits = self.network.classify(features)
         if self.kind == "cross-entropy":
-            return LossParts(cross_entropy_loss(logits, batch.labels), {})
+            return (LossParts(cross_entropy_loss(logits, batch.labels), {}),)
         if self.kind == "weighted-cross-entropy":
             assert self.alpha is not None
-            return LossParts(weighted_cross_entropy_loss(logits, batch.labels, self.alpha), {})
-        return LossParts(focal_loss(logits, batch.labels, gamma=self.gamma, alpha=self.alpha), {})
+            return (LossParts(weighted_cross_entropy_loss(logits, batch.labels, self.alpha), {}),)
+        return (LossParts(focal_loss(logits, batch.labels, gamma=self.gamma, alpha=self.alpha), {}),)
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the logits of the classifier."""
         return self.network.classify(features)
+
+
+class InstanceSegmentation:
+    """Classification of voxels, and regression of the vector from each voxel to the centre of its object.
+
+    The centre is the mean of the voxel centres of the object in the sample, so a crop, a part of a large scene or a
+    label budget have their own centres. The offset loss is the L1 distance plus 1 - cosine, a mean over the labelled
+    voxels of objects of the classes with instances.
+
+    Source: section 5, "3D instance segmentation task", after PointGroup (Jiang et al., CVPR 2020).
+    """
+
+    def __init__(
+        self, semantic: Classification, *, with_instances: Tensor, voxel_size: float, offset_weight: float = 1.0
+    ) -> None:
+        """Create a learner for a network with an offset head.
+
+        Args:
+            semantic: Loss of the classifier.
+            with_instances: Which classes have instances, shape `(classes,)`, bool.
+            voxel_size: Edge of a voxel in metres.
+            offset_weight: Weight of the offset loss.
+        """
+        assert semantic.network.offset_head is not None, "instance segmentation requires an offset head"
+        self.network = semantic.network
+        self.semantic = semantic
+        self.with_instances = with_instances
+        self.voxel_size = voxel_size
+        self.offset_weight = offset_weight
+
+    def weights(self, batch: Batch) -> tuple[int, ...]:
+        """Return the number of labelled voxels and of voxels of objects."""
+        return (*self.semantic.weights(batch), int(self._counted(batch).sum()))
+
+    def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
+        """Return the loss of the classifier and that of the offsets."""
+        assert self.network.offset_head is not None
+        assert batch.instances is not None
+        (semantic,) = self.semantic.loss(features, batch, seeds=seeds)
+        offsets = offset_loss(
+            self.network.offset_head(features),
+            (batch.coordinates[:, 1:].double() + 0.5) * self.voxel_size,
+            number_objects(batch.instances, batch.coordinates[:, 0], self._counted(batch)),
+        )
+        return (
+            semantic._replace(parts={"semantic": semantic.total, **semantic.parts}),
+            LossParts(self.offset_weight * (offsets.distance + offsets.direction), offsets._asdict()),
+        )
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the logits of the classifier."""
+        return self.semantic.scores(features)
+
+    def _counted(self, batch: Batch) -> Tensor:
+        """Return which voxels belong to an object, shape `(voxels,)`, bool."""
+        assert batch.instances is not None, "instance segmentation requires batches with instances"
+        with_instances = self.with_instances.to(batch.labels.device)
+        return (batch.labels >= 0) & (batch.instances > 0) & with_instances[batch.labels.clamp_min(0)]
 
 
 WEIGHTED_LOSSES = ("weighted-cross-entropy", "class-balanced-focal")

@@ -52,7 +52,7 @@ class ForwardPass(nn.Module, Generic[B]):
         self.network = learner.network
         self.learner = learner
 
-    def forward(self, batch: B, seeds: Sequence[int]) -> LossParts:
+    def forward(self, batch: B, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         features = self.network(SparseTensor(batch.features, batch.coordinates))
         return self.learner.loss(features, batch, seeds=seeds)
 
@@ -198,7 +198,7 @@ def accumulate_gradients(
     """Add the gradient of the mean loss over an effective batch to the network's gradients.
 
     Args:
-        learner: Network and loss, which is a mean over the elements that `weight` counts.
+        learner: Network and loss, a sum of means over the elements that `weights` counts.
         parts: Forward passes of this process's share of the effective batch.
         seed: Seed of the loss's random draws.
         world: The processes that share the batch, and the device of the network.
@@ -209,27 +209,28 @@ def accumulate_gradients(
         The loss and its parts: this process's contributions to the means over the effective batch.
     """
     forward = forward or ForwardPass(learner)
-    weights = [learner.weight(batch) for _, batch in parts]
-    shares = world.gather([sum(weights), len(parts)])
-    total = max(1, int(shares[:, 0].sum()))
+    weights = np.array([learner.weights(batch) for _, batch in parts])  # elements of each pass and term
+    gathered = world.gather([len(parts), *weights.sum(axis=0)])
+    totals = np.maximum(1, gathered[:, 1:].sum(axis=0))
     # All processes do the same number of passes, although their shares may be split differently.
-    missing = int(shares[:, 1].max()) - len(parts)
+    missing = int(gathered[:, 0].max()) - len(parts)
     batches = [batch for _, batch in parts] + [without_scenes(parts[0][1])] * missing
-    weights += [0] * missing
+    shares = np.pad(weights / totals, [(0, missing), (0, 0)]).tolist()
     drawn: dict[str, int] = {}
     sums: dict[str, float] = {}
-    for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+    for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
         world.doing(f"computing step {parts[0][0].step + 1} of epoch {parts[0][0].epoch + 1}")
         seeds = _draw_seeds(seed, parts[0][0].epoch, batch.scene_ids, drawn)
         batch = batch.to(world.device)
         waits = isinstance(forward, DistributedDataParallel) and number + 1 < len(batches)
         with forward.no_sync() if waits else nullcontext():  # type: ignore[operator]
             with autocast(world.device, precision):
-                loss = forward(batch, seeds)
-            share = weight / total
-            (loss.total * share).backward()
-        for name, value in {"loss": loss.total, **loss.parts}.items():
-            sums[name] = sums.get(name, 0.0) + share * float(value.detach())
+                terms: tuple[LossParts, ...] = forward(batch, seeds)
+            loss = torch.stack([term.total * own for term, own in zip(terms, share, strict=True)]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        for term, own in zip(terms, share, strict=True):
+            for name, value in {"loss": term.total, **term.parts}.items():
+                sums[name] = sums.get(name, 0.0) + own * float(value.detach())
     return sums
 
 

@@ -1,19 +1,27 @@
 """Validation of a run between epochs: scores on the validation scenes, which the processes share, and their log."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lg3d_core.evaluation.confusion import ConfusionMatrix
 from lg3d_core.evaluation.evaluate import Counts, Evaluation, count_scenes, score_counts
+from lg3d_core.evaluation.instances import SceneMatches
+from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.evaluation.table import INSTANCE_METRICS
 from lg3d_core.progress import Progress
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.distributed import World
 from lg3d_core.training.stop import Dropped, Stop
+
+INTEGERS, FLOATS = np.zeros(0, dtype=np.int64), np.zeros(0)
+NO_MATCHES = SceneMatches(INTEGERS, INTEGERS, FLOATS, FLOATS, INTEGERS, INTEGERS, FLOATS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +32,15 @@ class Validation:
 
     @property
     def score(self) -> float:
-        """The score by which the best checkpoint is chosen; higher is better."""
-        return self.evaluation.vertex.miou_present
+        """The score by which the best checkpoint is chosen: AP50 of objects if they are predicted, else mean IoU."""
+        instances = self.evaluation.instances
+        return self.evaluation.vertex.miou_present if instances is None else instances.mean("ap50")
+
+    @property
+    def precisions(self) -> dict[str, float]:
+        """AP, AP50 and AP25 over the classes with objects, by name; empty if no objects are predicted."""
+        instances = self.evaluation.instances
+        return {} if instances is None else {metric: instances.mean(metric) for metric in INSTANCE_METRICS}
 
     @property
     def group_scores(self) -> dict[str, float]:
@@ -34,25 +49,29 @@ class Validation:
 
     @property
     def logged(self) -> dict[str, float]:
-        """Scores for metrics and events, by name; undefined group scores are left out."""
+        """Scores for metrics and events, by name; undefined scores of groups and objects are left out."""
         vertex, voxel = self.evaluation.vertex, self.evaluation.voxel
         scores = {
             vertex.miou_name: vertex.miou_200,
             "miou_present": vertex.miou_present,
             "voxel_miou_present": voxel.miou_present,
         }
-        groups = {group: score for group, score in self.group_scores.items() if group != "all"}
-        return scores | {f"miou_present_{group}": score for group, score in groups.items() if math.isfinite(score)}
+        groups = {f"miou_present_{group}": score for group, score in self.group_scores.items() if group != "all"}
+        optional = groups | self.precisions
+        return scores | {name: score for name, score in optional.items() if math.isfinite(score)}
 
     def describe(self, *, epoch: int, epochs: int) -> str:
         """Return the scores after an epoch in one line."""
         scores = self.evaluation.vertex
         whole = f"{scores.miou_name} {scores.miou_200:.4f}"
-        return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, {whole}"
+        precisions = "".join(f", {INSTANCE_METRICS[metric]} {score:.4f}" for metric, score in self.precisions.items())
+        return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, {whole}{precisions}"
 
 
 class Validator:
     """Scores a network on validation scenes, divided among the processes.
+
+    If the network has an offset head, its objects are scored, too.
 
     Args:
         predictor: Network with its class scores, device and precision.
@@ -66,6 +85,8 @@ class Validator:
         self, predictor: Predictor, store: SceneStore, scene_ids: list[str], *, world: World, progress: Progress
     ) -> None:
         self.predictor = predictor
+        has_offsets = predictor.network.offset_head is not None
+        self.grouping = Grouping.for_voxels(predictor.voxel_size) if has_offsets else None
         self.store = store
         self.scene_ids = scene_ids
         self.world = world
@@ -92,29 +113,73 @@ class Validator:
         )
 
     def _count_own(self, stop: Stop, show: Callable[[int], None]) -> Counts:
-        """Count on the scenes of this process; `in_scenes` has rows of zeros for those of the others."""
+        """Count on the scenes of this process; `in_scenes` and `matches` are zero and empty for those of the others."""
         classes = len(self.store.vocabulary)
         at_vertices, at_voxels = ConfusionMatrix(classes), ConfusionMatrix(classes)
         in_scenes = np.zeros((len(self.scene_ids), 3, classes), dtype=np.int64)
+        matches = [NO_MATCHES] * len(self.scene_ids)
         num_labelled = 0
         for row in range(self.world.rank, len(self.scene_ids), self.world.size):
             if stop.asked:
                 break
             self.world.doing(f"validating {self.scene_ids[row]}")
-            counts = count_scenes(self.predictor, self.store, self.scene_ids[row : row + 1], progress=self.progress)
+            counts = count_scenes(
+                self.predictor,
+                self.store,
+                self.scene_ids[row : row + 1],
+                grouping=self.grouping,
+                progress=self.progress,
+            )
             at_vertices.merge(counts.at_vertices)
             at_voxels.merge(counts.at_voxels)
             in_scenes[row] = counts.in_scenes[0]
+            if counts.matches is not None:
+                (matches[row],) = counts.matches
             num_labelled += counts.num_labelled
             show(row + 1)
-        return Counts(at_vertices, at_voxels, in_scenes, num_labelled)
+        found = None if self.grouping is None else tuple(matches)
+        return Counts(at_vertices, at_voxels, in_scenes, num_labelled, found)
 
 
 def _add_up(own: Counts, world: World) -> Counts:
     """Return the counts of all processes, given those of this one."""
     for matrix in (own.at_vertices, own.at_voxels):
         matrix.counts = world.add_up(matrix.counts)
-    return Counts(own.at_vertices, own.at_voxels, world.add_up(own.in_scenes), world.total(own.num_labelled))
+    matches = None if own.matches is None else gather_matches(own.matches, world)
+    return Counts(own.at_vertices, own.at_voxels, world.add_up(own.in_scenes), world.total(own.num_labelled), matches)
+
+
+def gather_matches(own: tuple[SceneMatches, ...], world: World) -> tuple[SceneMatches, ...]:
+    """Return the matches of every scene in all processes, each of which has those of its own scenes.
+
+    Args:
+        own: Matches of every scene; empty for scenes of other processes.
+        world: The processes.
+    """
+    if world.size == 1:
+        return own
+    packed = np.concatenate([_pack(scene) for scene in own])
+    lengths = world.gather([len(packed)])[:, 0].astype(np.int64)
+    padded = np.zeros(int(lengths.max()))
+    padded[: len(packed)] = packed
+    by_process = [_unpack(row, len(own)) for row in world.gather(padded.tolist())]
+    return tuple(by_process[row % world.size][row] for row in range(len(own)))
+
+
+def _pack(scene: SceneMatches) -> npt.NDArray[np.float64]:
+    """Return the lengths of all arrays, then their values; integers below 2^53 are exact."""
+    return np.concatenate([[len(values) for values in scene], *scene]).astype(np.float64)
+
+
+def _unpack(packed: npt.NDArray[np.float64], num_scenes: int) -> list[SceneMatches]:
+    """Return the matches of scenes from their concatenated `_pack`."""
+    scenes, start = [], 0
+    for _ in range(num_scenes):
+        ends = start + len(NO_MATCHES) + np.append(0, packed[start : start + len(NO_MATCHES)].cumsum()).astype(np.int64)
+        columns = zip(NO_MATCHES, itertools.pairwise(ends.tolist()), strict=True)
+        scenes.append(SceneMatches._make(packed[first:last].astype(empty.dtype) for empty, (first, last) in columns))
+        start = int(ends[-1])
+    return scenes
 
 
 class _Remarks(Progress):
