@@ -19,7 +19,6 @@ from lg3d_core.evaluation.instances import (
 )
 from lg3d_core.vocabulary import Vocabulary
 
-METRICS = ("ap", "ap50", "ap25")
 MAX_VALUES = 1 << 22
 """Maximum number of weighted predictions in memory at once."""
 
@@ -57,7 +56,7 @@ def resampled_precisions(
             group: _mean_of_counted(by_metric[metric][:, members], counted[:, members])
             for group, members in group_members(vocabulary).items()
         }
-        for metric in METRICS
+        for metric in by_metric
     }
 
 

@@ -5,9 +5,9 @@ import math
 from lg3d_core.comparing.score import ScoredPredictions, ScoreReport
 from lg3d_core.comparing.statistics import Difference, Interval
 from lg3d_core.evaluation.instances import InstanceScores
-from lg3d_core.evaluation.table import Table, class_rows, percent
+from lg3d_core.evaluation.table import INSTANCE_METRICS, Table, class_rows, instance_rows, percent
 
-METRICS = {"iou": "mIoU", "precision": "Precision", "recall": "Recall", "ap": "AP", "ap50": "AP50", "ap25": "AP25"}
+METRICS = {"iou": "mIoU", "precision": "Precision", "recall": "Recall", **INSTANCE_METRICS}
 
 
 def score_table(report: ScoreReport) -> Table:
@@ -45,25 +45,6 @@ def class_table(report: ScoreReport) -> Table:
     if len(tables) == 1:
         return tables[0][1]
     return Table(["Predictions", *tables[0][1].header], [[name, *row] for name, table in tables for row in table.rows])
-
-
-def instance_rows(scores: InstanceScores) -> Table:
-    """Return AP, AP50 and AP25 of each class that has objects or predictions, in percent."""
-    header = ["Category", "Group", "Objects", "Predicted", "AP", "AP50", "AP25"]
-    rows = [
-        [
-            category.name,
-            category.group or "-",
-            str(objects),
-            str(predicted),
-            *(percent(float(values[category.index])) for values in (scores.ap, scores.ap50, scores.ap25)),
-        ]
-        for category, objects, predicted in zip(
-            scores.vocabulary.categories, scores.num_objects.tolist(), scores.num_predictions.tolist(), strict=True
-        )
-        if objects or predicted
-    ]
-    return Table(header, rows)
 
 
 def describe(report: ScoreReport) -> str:

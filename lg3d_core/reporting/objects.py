@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,12 @@ class ObjectCase(NamedTuple):
     predicted: int
     confidence: float
     rows: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, values: Sequence[npt.NDArray[Any]]) -> Self:
+        """Return a case from arrays, one per field."""
+        *scalars, rows = values
+        return cls._make([*(value.item() for value in scalars), rows])
 
 
 class ObjectRow(NamedTuple):

@@ -17,6 +17,8 @@ from lg3d_core.reporting.differences import Difference
 from lg3d_core.reporting.frequency import Frequency
 from lg3d_core.reporting.subject import ReportedRun
 
+OBJECT_FIGURES = ("precision", "recall", "objects", "tail")
+
 
 class PageFigure(NamedTuple):
     """Figure on the page.
@@ -85,6 +87,7 @@ def build_page(content: PageContent) -> str:
         _pairs(content),
         _figure(content, "features"),
         _figure(content, "rooms"),
+        *(_figure(content, name) for name in content.figures if name.partition("-")[0] in OBJECT_FIGURES),
         *(_card(run) for run in content.runs),
     ]
     return (
