@@ -11,6 +11,7 @@ from lg3d_core.evaluation.instances import MIN_VERTICES, PredictedInstances, sco
 from lg3d_core.progress import Progress
 from lg3d_core.reporting.style import GREEN, PAGE, SKY, VERMILION, new_figure, shorten
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.viewing.cutaway import find_outward
 from lg3d_core.viewing.layers import build_view
 from lg3d_core.viewing.picture import render_layers
 from lg3d_core.vocabulary import Vocabulary
@@ -162,9 +163,12 @@ def _draw_case(case: ObjectCase, scene: "Scene", vocabulary: Vocabulary) -> Obje
     outcome[(truth & found)[near]] = _channels(GREEN)
     outcome[(~truth & found)[near]] = _channels(VERMILION)
     outcome[(truth & ~found)[near]] = _channels(SKY)
-    view = build_view(part, vocabulary)
+    outward = find_outward(scene.xyz, scene.normal, scene.instance)
+    outward[truth | found] = 0  # the object itself is never cut away
     view = dataclasses.replace(
-        view, layers={"colours": part.rgb, "marked": marked.astype(np.uint8), "outcome": outcome.astype(np.uint8)}
+        build_view(part, vocabulary),
+        layers={"colours": part.rgb, "marked": marked.astype(np.uint8), "outcome": outcome.astype(np.uint8)},
+        outward=outward[near],
     )
     pictures = render_layers(view, ("colours", "marked", "outcome"), width=PANEL, height=PANEL * 3 // 4)
     guess = "not found"
