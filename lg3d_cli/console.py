@@ -19,7 +19,7 @@ import typer
 
 from lg3d_cli import start
 from lg3d_core.errors import Lg3dError, one_line, printable
-from lg3d_core.progress import Progress, Task
+from lg3d_core.progress import Progress, Task, Topic
 
 T = TypeVar("T")
 
@@ -350,6 +350,7 @@ class _LoggedTask(Task):
         self.done = 0
         self.skipped = 0
         self.status = ""
+        self.loss = ""
         self.start = self.logged = time.monotonic()
 
     def advance(self, steps: int = 1, *, status: str = "") -> None:
@@ -362,6 +363,11 @@ class _LoggedTask(Task):
         self.done += steps
         self.skipped += steps
 
+    def show(self, topic: Topic, values: Mapping[str, float]) -> None:
+        if topic is Topic.LOSSES and values:
+            name, value = next(iter(values.items()))
+            self.loss = f"{name} {value:.4f}"
+
     def log(self, *, final: bool = False) -> None:
         """Write one line with the position, the elapsed and the remaining time."""
         self.logged = time.monotonic()
@@ -371,4 +377,5 @@ class _LoggedTask(Task):
         fresh = self.done - self.skipped
         if not final and self.total and fresh:
             line += f", {seconds / fresh * (self.total - self.done):.0f} s left"
-        notice(line + (f" ({self.status})" if self.status else ""))
+        latest = ", ".join(text for text in (self.status, self.loss) if text)
+        notice(line + (f" ({latest})" if latest else ""))

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lg3d_core.errors import one_line
-from lg3d_core.progress import Progress, Task
+from lg3d_core.progress import Progress, Task, Topic
 
 REFRESHES_PER_SECOND = 4.0
 AVERAGED_STEPS = 20
@@ -126,7 +126,7 @@ class DrawnTask(Task):
         self.done = 0
         self.skipped = 0
         self.status = ""
-        self.topics: dict[str, dict[str, float]] = {}
+        self.topics: dict[Topic, dict[str, float]] = {}
         self.steps: tuple[tuple[float, float, float], ...] = ()
         self.curve = Curve()
         self.asked_to_stop = False
@@ -139,13 +139,13 @@ class DrawnTask(Task):
         self.done += steps
         self.skipped += steps
 
-    def show(self, topic: str, values: Mapping[str, float]) -> None:
+    def show(self, topic: Topic, values: Mapping[str, float]) -> None:
         if not values:
             return
         self.topics = {**self.topics, topic: dict(values)}
-        if topic == "losses":
+        if topic is Topic.LOSSES:
             self.curve.add(next(iter(values.values())))
-        elif topic == "speed":
+        elif topic is Topic.SPEED:
             seconds = values.get("seconds", 0.0)
             step = (values.get("voxels_per_second", 0.0) * seconds, seconds, values.get("data_wait", 0.0))
             self.steps = (*self.steps[1 - AVERAGED_STEPS :], step)
@@ -194,7 +194,7 @@ class DrawnTask(Task):
         table.add_row("time", Text(self._clock_text()))
         for topic, values in self.topics.items():
             table.add_row(topic, Text(self._topic_text(topic, values)))
-            curve = str(self.curve) if unicode and topic == "losses" else ""
+            curve = str(self.curve) if unicode and topic is Topic.LOSSES else ""
             if curve:
                 table.add_row("", Text(curve, style="cyan", no_wrap=True))
         parts: list[RenderableType] = [head, table]
@@ -202,12 +202,8 @@ class DrawnTask(Task):
             parts.append(Text("stopping: saving the state", style="yellow"))
         elif self.end is None:
             parts.append(Text("Ctrl-C saves the state and prints how to resume", style="dim"))
-        title = ", ".join(part for part in (self.description, self._place()) if part)
+        title = ", ".join(part for part in (self.description, self.status) if part)
         return Panel(Group(*parts), title=Text(title), title_align="left", border_style="dim")
-
-    def _place(self) -> str:
-        """Return the status without the values that the panel shows elsewhere."""
-        return ", ".join(part for part in self.status.split(", ") if not part.startswith("loss "))
 
     def _bar(self) -> ProgressBar:
         return ProgressBar(total=self.total, completed=self.done, pulse=self.total is None and self.end is None)
@@ -220,14 +216,14 @@ class DrawnTask(Task):
         left = self.left
         return format_seconds(self.elapsed) + (f", {format_seconds(left)} left" if left is not None else "")
 
-    def _topic_text(self, topic: str, values: dict[str, float]) -> str:
-        if topic == "speed":
+    def _topic_text(self, topic: Topic, values: dict[str, float]) -> str:
+        if topic is Topic.SPEED:
             speed = self._speed()
             waiting = f"{speed.waiting:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
             return (
                 f"{speed.voxels_per_second:,.0f} voxels/s, {speed.seconds:.2f} s per step, {waiting} waiting for data"
             )
-        if topic == "validation":
+        if topic is Topic.VALIDATION:
             scores = {name: f"{100 * value:.1f}" for name, value in values.items() if math.isfinite(value)}
             shown = [f"{name} {scores[name]}" for name in scores if name not in ("epoch", "all")]
             total = f"mIoU {scores['all']} %" if "all" in scores else "mIoU"

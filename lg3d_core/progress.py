@@ -2,25 +2,34 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
+
+
+class Topic(StrEnum):
+    """What the values are that a training run shows.
+
+    LOSSES: Any names; the first is the minimised one.
+    SPEED: `voxels_per_second`; `seconds` per step; `data_wait`, the seconds of them spent waiting for the loader.
+    VALIDATION: `epoch`, and mean IoUs in 0..1, nan if undefined.
+    """
+
+    LOSSES = "losses"
+    SPEED = "speed"
+    VALIDATION = "validation"
 
 
 class Task:
     """A task counted in steps. This base class is silent."""
 
     def advance(self, steps: int = 1, *, status: str = "") -> None:
-        """Count `steps` as done; `status` describes the latest one in a few words (a loss, a scene id)."""
+        """Count `steps` as done; `status` describes the latest one in a few words (an epoch, a scene id)."""
 
     def skip(self, steps: int) -> None:
         """Count `steps` as done before this task began; they do not enter the estimate of the remaining time."""
         self.advance(steps)
 
-    def show(self, topic: str, values: Mapping[str, float]) -> None:
-        """Replace the known values of one topic.
-
-        Training reports `losses` (any names; the first is the minimised one), `speed` (`voxels_per_second`; `seconds`
-        per step; `data_wait`, the fraction of them spent waiting for the loader) and `validation` (`epoch`, and mean
-        IoUs in 0..1, nan if undefined).
-        """
+    def show(self, topic: Topic, values: Mapping[str, float]) -> None:
+        """Replace the known values of one topic."""
 
     def stopping(self) -> None:
         """Note that the user asked to stop after this step. A signal handler calls it, so it must only set a flag."""

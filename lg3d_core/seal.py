@@ -43,6 +43,22 @@ _verified: set[tuple[str, int, int, int, int]] = set()
 """Files that were verified by this process: path, inode, size, and times of the last change."""
 
 
+class SealError(DataError):
+    """The bytes of a file differ from those that were sealed.
+
+    Attributes:
+        reason: What differs, and what the user can do about it, without the path.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)  # worker processes send it as its message
+        self.reason = reason or message
+
+
+def _seal_error(path: Path, difference: str, again: str) -> SealError:
+    return SealError(f"{path}: damaged ({difference}); {again}", reason=f"{difference}; {again}")
+
+
 def seal(data: bytes) -> bytes:
     """Return the bytes of a file with their seal appended."""
     return data + MARK + hashlib.sha256(data).digest()
@@ -77,7 +93,7 @@ def require_seal(path: Path, *, again: str) -> str | None:
         return None
     expected = end[len(MARK) :].hex()
     if different or _digest_start(path, path.stat().st_size - SEAL_BYTES) != expected:
-        raise DataError(f"{path}: damaged (checksum mismatch); {again}")
+        raise _seal_error(path, "checksum mismatch", again)
     return expected
 
 
@@ -109,7 +125,7 @@ def require_sealed_zip(path: Path, *, again: str) -> str | None:
     """
     expected = require_seal(path, again=again)
     if expected is None and not _is_plain_end(_read_end(path, END_OF_ZIP.size)):
-        raise DataError(f"{path}: damaged: its end is missing; {again}")
+        raise _seal_error(path, "its end is missing", again)
     return expected
 
 
@@ -168,7 +184,7 @@ def require_sealed_safetensors(path: Path, *, again: str) -> bool:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if total.hexdigest().encode() != expected:
-        raise DataError(f"{path}: damaged (checksum mismatch); {again}")
+        raise _seal_error(path, "checksum mismatch", again)
     if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
         _verified.add(identity)
     return True

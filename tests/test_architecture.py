@@ -126,3 +126,52 @@ def test_a_command_calls_a_module_and_a_function_of_its_name(path: Path) -> None
     assert len(found) == 1, f"{path.name} imports {sorted(found)}"
     defined = {node.name for node in ast.parse(found[0].read_text()).body if isinstance(node, ast.FunctionDef)}
     assert path.stem in defined
+
+
+LONGEST_FUNCTION = 80
+MOST_PARAMETERS = 10
+LARGER_FUNCTIONS = {
+    "objectives/language.py: language_contrastive_loss": "public, with one parameter for each choice of the equation",
+    "sparse/triton/convolution.py: _store_rows": "part of a Triton kernel, which takes pointers and strides one by one",
+    "sparse/triton/convolution.py: _convolve_tiles": "a Triton kernel",
+    "sparse/triton/convolution.py: _add_parts": "a Triton kernel",
+    "sparse/triton/weight_gradient.py: _multiply_pairs": "a Triton kernel",
+}
+"""Functions above the limits, and why."""
+
+
+def is_too_large(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function has too many lines, with its decorators and docstring, or parameters, without `self`."""
+    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+    assert function.end_lineno is not None
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    count = len(names) - (names[:1] in (["self"], ["cls"])) + bool(given.vararg) + bool(given.kwarg)
+    return function.end_lineno - first + 1 > LONGEST_FUNCTION or count > MOST_PARAMETERS
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    large = {
+        f"{path.relative_to(CORE)}: {node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and is_too_large(node)
+    }
+    assert large == set(LARGER_FUNCTIONS)  # an exception that is no longer one is removed from the list
+
+
+@pytest.mark.parametrize(
+    ("body", "too_large"),
+    [
+        ("def f(a, b, c, d, e, f, g, h, i, j): ...", False),
+        ("def f(a, b, c, d, e, f, g, h, i, *, j, k): ...", True),
+        ("def f(self, a, b, c, d, e, f, g, h, i, j): ...", False),
+        ("def f(self, a, b, c, d, e, f, g, h, i, j, **k): ...", True),
+        ("def f():\n" + "    a = 1\n" * 79, False),
+        ("@property\ndef f():\n" + "    a = 1\n" * 79, True),
+    ],
+)
+def test_lines_and_parameters_are_counted(body: str, too_large: bool) -> None:
+    (function,) = ast.parse(body).body
+    assert isinstance(function, ast.FunctionDef)
+    assert is_too_large(function) == too_large

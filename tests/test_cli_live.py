@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lg3d_cli import console
 from lg3d_cli.live import AVERAGED_STEPS, Curve, DrawnTask, LiveProgress, format_seconds
-from lg3d_core.progress import Progress
+from lg3d_core.progress import Progress, Topic
 from tests.terminal import COLUMNS, CTRL_C, lg3d_on_terminal
 
 
@@ -39,15 +39,15 @@ def a_training(clock: Clock, *, steps: int = 100) -> DrawnTask:
     task.skip(400)
     for step in range(steps):
         clock.now += 2.0
-        task.show("losses", {"loss": 2.0 * math.exp(-step / 30), "positive": 0.31, "negative": 0.1212})
-        task.show("speed", {"seconds": 2.0, "data_wait": 0.5, "voxels_per_second": 40_000.0})
-        task.advance(status="epoch 3/10, loss 0.1234")
+        task.show(Topic.LOSSES, {"loss": 2.0 * math.exp(-step / 30), "positive": 0.31, "negative": 0.1212})
+        task.show(Topic.SPEED, {"seconds": 2.0, "data_wait": 0.5, "voxels_per_second": 40_000.0})
+        task.advance(status="epoch 3/10")
     return task
 
 
 def test_the_panel_shows_all_values_of_the_training() -> None:
     task = a_training(Clock())
-    task.show("validation", {"epoch": 2, "head": 0.212, "common": 0.169, "tail": math.nan, "all": 0.165})
+    task.show(Topic.VALIDATION, {"epoch": 2, "head": 0.212, "common": 0.169, "tail": math.nan, "all": 0.165})
     text = drawn(task)
     assert "pretrain, epoch 3/10" in text
     assert "500/1,000 steps" in text
@@ -74,7 +74,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 def test_speed_is_that_of_the_latest_steps() -> None:
     task = a_training(Clock())
     for _ in range(AVERAGED_STEPS):
-        task.show("speed", {"seconds": 1.0, "data_wait": 0.0, "voxels_per_second": 10.0})
+        task.show(Topic.SPEED, {"seconds": 1.0, "data_wait": 0.0, "voxels_per_second": 10.0})
     assert "10 voxels/s, 1.00 s per step, 0\N{NO-BREAK SPACE}% waiting" in drawn(task)
 
 
@@ -139,8 +139,8 @@ def test_notes_scroll_past_above_what_is_drawn() -> None:
         task.advance(status="[scene]")
         progress.note("a [note]")
         progress.warn("odd")
-        task.show("anything", {"x": 1.5})
-        task.show("nothing", {})
+        task.show(Topic.LOSSES, {"x": 1.5})
+        task.show(Topic.VALIDATION, {})
     text = page.export_text()
     assert "a [note]" in text
     assert "warning: odd" in text
@@ -163,17 +163,17 @@ def test_a_log_counts_the_rest_from_the_steps_of_this_run(
     with progress.task("pretrain", total=1000, unit="step") as task:
         task.skip(900)
         clock.now = 20.0
-        task.show("losses", {"loss": 1.0})
+        task.show(Topic.LOSSES, {"loss": 1.0})
         task.stopping()
         task.advance(10, status="epoch 9/10")
-    assert "910/1000 steps in 20 s, 180 s left (epoch 9/10)" in capsys.readouterr().err
+    assert "910/1000 steps in 20 s, 180 s left (epoch 9/10, loss 1.0000)" in capsys.readouterr().err
 
 
 def test_a_silent_progress_takes_everything() -> None:
     with Progress().task("x", total=1) as task:
         for told in (task.skip, task.advance):
             told(1)
-        task.show("losses", {"loss": 1.0})
+        task.show(Topic.LOSSES, {"loss": 1.0})
         task.stopping()
 
 

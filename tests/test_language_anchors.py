@@ -358,6 +358,8 @@ def test_anchors_that_lost_dimensions_or_have_too_many_are_not_padded():
     [
         ("open_clip:ViT-B-32", "openai", ""),
         ("open_clip:ViT-L-14", "openai", " --encoder open_clip:ViT-L-14/openai"),
+        ("open_clip:ViT-L-14", "openai from text.pt", " --encoder open_clip:ViT-L-14/openai"),
+        ("open_clip:ViT-L-14", "unnamed from text.pt", " --encoder open_clip:ViT-L-14"),
         ("hf:bert-base-uncased, mean pooling", "x", " --encoder hf:bert-base-uncased"),
         ("sentence-transformers/all-MiniLM-L6-v2, mean pooling over tokens", "x", " --encoder bundled"),
         ("mine", "x", ""),

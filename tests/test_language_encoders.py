@@ -19,7 +19,7 @@ from lg3d_core.language import encoders as encoders_module
 from lg3d_core.language import load_anchors, require_vocabulary
 from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.language.download import answers
-from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
+from lg3d_core.language.encoder_names import EncoderKind, EncoderSpec, parse_encoder
 from lg3d_core.language.encoders import load_open_clip
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
@@ -67,7 +67,7 @@ def reference_features(open_clip, model, architecture):
 
 
 def load(architecture, path, weights="", progress=None):
-    spec = EncoderSpec("open_clip", architecture, weights)
+    spec = EncoderSpec(EncoderKind.OPEN_CLIP, architecture, weights)
     return load_open_clip(spec, checkpoint=path, device=CPU, progress=progress or Progress())
 
 

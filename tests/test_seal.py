@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from lg3d_core.seal import (
     MARK,
     NO_SEAL,
     SEAL_BYTES,
+    SealError,
     require_seal,
     require_sealed_safetensors,
     require_sealed_zip,
@@ -134,3 +136,14 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     path.write_bytes(changed)
     with pytest.raises(DataError, match="checksum mismatch"):
         require_sealed_safetensors(path, again="")
+
+
+def test_an_error_of_a_worker_process_arrives_with_its_message(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(SealError, match="checksum mismatch") as caught:
+        require_sealed_safetensors(path, again="restore it")
+    assert caught.value.reason == "checksum mismatch; restore it"
+    arrived = pickle.loads(pickle.dumps(caught.value))
+    assert (type(arrived), str(arrived), arrived.reason) == (SealError, str(caught.value), caught.value.reason)

@@ -22,7 +22,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.training import distributed
 from lg3d_core.training.batches import SceneBatches, ViewBatches, load_batches, plan_batches
-from lg3d_core.training.distributed import Launch, World, _choose_backend, join, read_launch
+from lg3d_core.training.distributed import DeviceKind, Launch, Place, World, _choose_backend, join, read_launch
 from lg3d_core.training.launch import open_run
 from lg3d_core.training.learners import (
     Classification,
@@ -37,6 +37,7 @@ from lg3d_core.training.step import ForwardPass, accumulate_gradients
 from tests import lost_rank, ranks
 
 CPU = torch.device("cpu")
+OWN_GPU, CPU_ONLY = DeviceKind.OWN_GPU, DeviceKind.CPU
 WORDS = [
     "--network",
     "14A",
@@ -385,9 +386,9 @@ def test_the_shares_of_all_processes_cover_every_scene_once_an_epoch() -> None:
 def test_gradients_go_over_nccl_where_every_process_of_every_machine_has_a_gpu() -> None:
     first = world(2).launch
     assert first is not None
-    assert _choose_backend(["own-gpu a", "own-gpu b"], first) == "cpu:gloo,cuda:nccl"
-    assert _choose_backend(["own-gpu a", "cuda b"], first) == "gloo"
-    assert _choose_backend(["cpu a", "cpu b"], first) == "gloo"
+    assert _choose_backend([Place(OWN_GPU, "a"), Place(OWN_GPU, "b")], first) == "cpu:gloo,cuda:nccl"
+    assert _choose_backend([Place(OWN_GPU, "a"), Place(DeviceKind.SHARED_GPU, "b")], first) == "gloo"
+    assert _choose_backend([Place(CPU_ONLY, "a"), Place(CPU_ONLY, "b")], first) == "gloo"
 
 
 def test_machines_with_and_without_gpus_are_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,9 +396,9 @@ def test_machines_with_and_without_gpus_are_refused_once(monkeypatch: pytest.Mon
     first = world(2).launch
     assert first is not None
     with pytest.raises(SettingsError, match=r"1 of 2 processes would train on the CPU \(b\), the others on GPUs"):
-        _choose_backend(["own-gpu a", "cpu b"], first)
+        _choose_backend([Place(OWN_GPU, "a"), Place(CPU_ONLY, "b")], first)
     with pytest.raises(EndedElsewhere):
-        _choose_backend(["own-gpu a", "cpu b"], first._replace(rank=1))
+        _choose_backend([Place(OWN_GPU, "a"), Place(CPU_ONLY, "b")], first._replace(rank=1))
 
 
 def test_torchrun_is_recognised_by_its_environment() -> None:

@@ -127,6 +127,18 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
         run.load_resume()
 
 
+def test_a_state_with_a_flipped_bit_is_named_once(tmp_path: Path) -> None:
+    run = Run.create(settings(tmp_path))
+    run.save_resume({"epoch": 1, "weights": torch.zeros(3)})
+    data = bytearray(run.resume_file.read_bytes())
+    data[len(data) // 2] ^= 1
+    run.resume_file.write_bytes(data)
+    with pytest.raises(CheckpointError) as caught:
+        run.load_resume()
+    expected = f"{run.resume_file} is damaged: checksum mismatch; restore it from a copy, or start a new run"
+    assert str(caught.value) == expected
+
+
 def test_a_folder_without_settings_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it is not the folder of a run"):
         Run.open(tmp_path)

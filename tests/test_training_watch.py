@@ -149,14 +149,14 @@ def test_the_one_of_several_that_is_gone_is_named_at_once(make: Any) -> None:
 def test_passes_may_be_where_a_process_waits_for_ever(make: Any) -> None:
     """NCCL's collectives belong to passes, and whoever hangs in one of them cannot end by itself."""
     processes = make(2, passes_wait=True)
-    processes.watches[0].doing("computing step 1 of epoch 1")
+    processes.watches[0].doing("computing step 1 of epoch 1", is_pass=True)
     processes.wait_for(2)
     assert processes.ended == {0: 1, 1: 1}
 
 
 def test_passes_alone_may_take_their_time(make: Any) -> None:
     processes = make(2)
-    processes.watches[0].doing("computing step 1 of epoch 1")
+    processes.watches[0].doing("computing step 1 of epoch 1", is_pass=True)
     time.sleep(2 * PATIENCE)
     assert processes.ended == {}
     assert processes.told.lines == []

@@ -35,6 +35,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
         device=settings.device,
         precision=settings.precision,
         backend=settings.backend,
+        votes=settings.votes,
         final_relu=settings.final_relu,
     )
     require_classifier(path, info, store.vocabulary)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.evaluation.instances import PredictedInstances
+from lg3d_core.evaluation.votes import Vote, draw_votes
 from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
@@ -51,6 +52,14 @@ class VoxelLabels(NamedTuple):
     label: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
     offsets: npt.NDArray[np.float32] | None = None
+
+
+class _Part(NamedTuple):
+    """Rows of voxels, their features, and their offsets if the network has an offset head."""
+
+    rows: npt.NDArray[np.int64]
+    features: Tensor
+    offsets: Tensor | None
 
 
 class PredictedVoxels(NamedTuple):
@@ -102,6 +111,7 @@ class Predictor:
         score: Returns class scores `(voxels, classes)` for features; None uses the network's classifier.
         memory: Memory limit of a forward pass in bytes; None uses a share of the available memory.
         overlap: Overlap of neighbouring tiles in metres; None derives it from the network's receptive field.
+        votes: Number of mirrored, rotated and shifted grids whose features are averaged; 1 uses the grid as it is.
     """
 
     network: "MinkUNet"
@@ -112,6 +122,7 @@ class Predictor:
     score: Callable[[Tensor], Tensor] | None = None
     memory: int | None = None
     overlap: float | None = None
+    votes: int = 1
 
     @classmethod
     def load(
@@ -123,6 +134,7 @@ class Predictor:
         backend: str | None = None,
         memory: int | None = None,
         overlap: float | None = None,
+        votes: int = 1,
         final_relu: bool | None = None,
     ) -> tuple[Self, CheckpointInfo]:
         """Load the network of a checkpoint. Return the predictor and the checkpoint's metadata.
@@ -141,6 +153,7 @@ class Predictor:
             backend=backend,
             memory=memory,
             overlap=overlap,
+            votes=votes,
         )
         return predictor, info
 
@@ -218,19 +231,19 @@ class Predictor:
             SettingsError: The memory limit is too small for any tile.
             MemoryLimitError: Not even a small tile fits into memory.
         """
-        score, offset_head = self.score or self.network.classify, self.network.offset_head
+        score = self.score or self.network.classify
         label = np.empty(len(cells), dtype=np.int16)
         confidence = np.empty(len(cells), dtype=np.float32)
-        offsets = None if offset_head is None else np.empty((len(cells), 3), dtype=np.float32)
-        for rows, features in self.features(cells, rgb, name=name, progress=progress):
+        offsets = None if self.network.offset_head is None else np.empty((len(cells), 3), dtype=np.float32)
+        for rows, features, shifts in self._parts(cells, rgb, name=name, progress=progress):
             if observe is not None:
                 observe(rows, features)
             with torch.inference_mode():
                 class_scores = score(features).float()
                 best, index = class_scores.max(dim=1)
                 share = (class_scores - best[:, None]).exp().sum(dim=1).reciprocal()
-                if offset_head is not None and offsets is not None:
-                    offsets[rows] = offset_head(features).cpu().numpy()
+                if offsets is not None and shifts is not None:
+                    offsets[rows] = shifts.cpu().numpy()
             label[rows] = index.to(torch.int16).cpu().numpy()
             confidence[rows] = share.cpu().numpy()
         return VoxelLabels(label, confidence, offsets)
@@ -258,6 +271,18 @@ class Predictor:
             SettingsError: The memory limit is too small for any tile.
             MemoryLimitError: Not even a small tile fits into memory.
         """
+        for rows, features, _ in self._parts(cells, rgb, name=name, progress=progress):
+            yield rows, features
+
+    def _parts(
+        self,
+        cells: npt.NDArray[np.int32],
+        rgb: npt.NDArray[np.generic],
+        *,
+        name: str,
+        progress: Progress | None = None,
+    ) -> Iterator[_Part]:
+        """Yield the features, and the offsets of an offset head, as `features` does."""
         progress = progress or Progress()
         done = np.zeros(len(cells), dtype=np.bool_)
         limit, by_user = self.max_voxels(), self.memory is not None
@@ -278,15 +303,18 @@ class Predictor:
                 for tile in tiling.tiles:
                     own = tile.own[~done[tile.own]]
                     if len(own):
-                        features = self._run(cells[tile.rows], rgb[tile.rows])
-                        if features is None:
+                        outputs = self._vote(cells[tile.rows], rgb[tile.rows])
+                        if outputs is None:
                             limit, by_user = min(limit, len(tile.rows)) // 2, False
                             break
+                        features, offsets = outputs
                         places = torch.from_numpy(np.searchsorted(tile.rows, own)).to(features.device)
                         for start in range(0, len(own), CHUNK):
+                            chosen = places[start : start + CHUNK]
                             with torch.inference_mode():
-                                part = features[places[start : start + CHUNK]].float()
-                            yield own[start : start + CHUNK], part
+                                part = features[chosen].float()
+                                shifts = None if offsets is None else offsets[chosen]
+                            yield _Part(own[start : start + CHUNK], part, shifts)
                         done[own] = True
                     if task is not None:
                         task.advance()
@@ -324,6 +352,33 @@ class Predictor:
             progress.warn(f"{message}labels may differ within {missing * self.voxel_size:.2f} m of a tile's border")
         else:
             progress.note(f"{message}labels are the same as without tiles")
+
+    def _vote(self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic]) -> tuple[Tensor, Tensor | None] | None:
+        """Return the features and offsets of a tile's voxels, averaged over all votes, or None without enough memory.
+
+        The mean of the features of a linear classifier gives the mean of its scores.
+        """
+        features: Tensor | None = None
+        offsets: Tensor | None = None
+        for vote in draw_votes(self.votes):
+            own = self._run(vote.move(cells), rgb)
+            if own is None:
+                return None
+            with torch.inference_mode():
+                shifts = None if self.network.offset_head is None else self._offsets(own, vote)
+                if self.votes == 1:
+                    return own, shifts
+                features = own.float() / self.votes if features is None else features.add_(own, alpha=1 / self.votes)
+                if shifts is not None:
+                    offsets = shifts / self.votes if offsets is None else offsets.add_(shifts, alpha=1 / self.votes)
+        assert features is not None
+        return features, offsets
+
+    def _offsets(self, features: Tensor, vote: Vote) -> Tensor:
+        """Return the offsets of all voxels in the axes of the scan, in chunks because the head copies its features."""
+        assert self.network.offset_head is not None
+        parts = [self.network.offset_head(part.float()) for part in torch.split(features, CHUNK)]
+        return vote.restore(torch.cat(parts))
 
     def _run(self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic]) -> Tensor | None:
         """Return the features of a tile's voxels, or None if it does not fit into memory."""

@@ -126,6 +126,7 @@ class Conversation:
             backend=settings.backend,
             memory=settings.memory_bytes,
             overlap=settings.overlap,
+            votes=settings.votes,
         )
         self._reader: QuestionReader = open_reader(
             self._anchors,

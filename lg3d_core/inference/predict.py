@@ -125,6 +125,7 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
         backend=settings.backend,
         memory=settings.memory_bytes,
         overlap=settings.overlap,
+        votes=settings.votes,
         final_relu=settings.final_relu,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)

@@ -16,7 +16,7 @@ from lg3d_core.language.anchors_file import (
     save_anchors,
 )
 from lg3d_core.language.bundled import load_bundled_anchors
-from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
+from lg3d_core.language.encoder_names import EncoderKind, EncoderSpec, parse_encoder
 from lg3d_core.language.prompts import fill_prompts
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings
@@ -45,10 +45,12 @@ def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
     """
     vocabulary = load_vocabulary(settings.vocabulary)
     spec = parse_encoder(settings.encoder)
-    if settings.pooling is not None and spec.kind != "hf":
+    if settings.pooling is not None and spec.kind is not EncoderKind.HUGGING_FACE:
         raise UsageError("--pooling requires --encoder hf:NAME: other encoders have a fixed pooling")
     source = (
-        _bundled(settings, vocabulary) if spec.kind == "bundled" else _encoded(settings, spec, vocabulary, progress)
+        _bundled(settings, vocabulary)
+        if spec.kind is EncoderKind.BUNDLED
+        else _encoded(settings, spec, vocabulary, progress)
     )
     dim = settings.dim or source.dim
     projection = describe_projection(len(vocabulary), source.dim, dim, centred=settings.centred)
@@ -120,7 +122,7 @@ def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabular
 def _load_encoder(
     settings: AnchorsSettings, spec: EncoderSpec, device: "torch.device", progress: Progress
 ) -> "OpenClipEncoder | HuggingFaceEncoder":
-    if spec.kind == "hf":
+    if spec.kind is EncoderKind.HUGGING_FACE:
         if settings.checkpoint is not None:
             raise UsageError("--checkpoint requires open_clip: pass the model's folder as --encoder hf:FOLDER")
         from lg3d_core.language.hugging_face import load_hugging_face

@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from lg3d_core.errors import DataError, ShapeError
 from lg3d_core.files import recognise_foreign, sweep_temporaries, write_bytes
+from lg3d_core.language.encoder_names import EncoderRecord, parse_record
 from lg3d_core.seal import NO_SEAL, SEAL_KEY, require_sealed_safetensors, seal_safetensors
 from lg3d_core.vocabulary import Vocabulary
 
@@ -26,7 +27,6 @@ MIN_LENGTH, MAX_LENGTH = 1e-3, 1e4
 SAME_DIRECTION = 1 - 1e-10
 """Cosine above which two anchors count as equal; larger than the rounding error of float32."""
 BLOCK_ROWS = 1024
-BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_ENCODER = "open_clip:ViT-B-32/openai"
 METADATA_KEYS = ("encoder", "weights", "prompt", "vocabulary_digest", "projection")
 
@@ -109,15 +109,15 @@ class Anchors:
         return hasher.hexdigest()[:16]
 
     @property
+    def encoder(self) -> EncoderRecord:
+        """The encoder that made these anchors."""
+        return parse_record(self.metadata["encoder"], self.metadata["weights"])
+
+    @property
     def encoder_option(self) -> str:
         """Option of `lg3d anchors` that selects the encoder of these anchors; empty for the default."""
-        made_by, weights = self.metadata["encoder"], self.metadata["weights"]
-        if made_by.startswith(BUNDLED_ENCODER):
-            return " --encoder bundled"
-        if made_by.startswith("open_clip:"):
-            name = f"{made_by}/{weights.partition(' from ')[0]}"
-            return "" if name == DEFAULT_ENCODER else f" --encoder {name}"
-        return f" --encoder {made_by.rpartition(', ')[0]}" if made_by.startswith("hf:") else ""
+        option = self.encoder.option
+        return "" if option in ("", DEFAULT_ENCODER) else f" --encoder {option}"
 
     def padded(self, dim: int) -> "Anchors":
         """Return these anchors padded with zeros to a network's width, which does not change cosines.

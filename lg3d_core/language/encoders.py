@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
 from lg3d_core.language.download import answers, is_offline
-from lg3d_core.language.encoder_names import EncoderSpec
+from lg3d_core.language.encoder_names import UNNAMED, EncoderSpec
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
 
@@ -96,7 +96,7 @@ def load_open_clip(
         if not checkpoint.is_file():
             raise CheckpointError(f"--checkpoint {checkpoint}: no such file")
         path = checkpoint
-        weights = f"{spec.weights or 'unnamed'} from {checkpoint.name}"
+        weights = f"{spec.weights or UNNAMED} from {checkpoint.name}"
 
     text_config = {**config["text_cfg"], "output_tokens": False}
     if "hf_model_name" in text_config:

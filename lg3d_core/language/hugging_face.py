@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
 from lg3d_core.language.download import answers, is_offline
+from lg3d_core.language.encoder_names import UNNAMED
 from lg3d_core.language.torchvision_compatibility import import_torchvision
 from lg3d_core.progress import Progress
 from lg3d_core.settings import Pooling
@@ -169,7 +170,7 @@ def _describe_weights(folder: Path) -> str:
         if (folder / name).is_file():
             with (folder / name).open("rb") as stream:
                 return f"{name} sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()}"
-    return "unnamed"
+    return UNNAMED
 
 
 def _is_cached(name: str) -> bool:

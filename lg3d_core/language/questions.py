@@ -1,20 +1,18 @@
 """User texts in the space of the anchors, encoded with the encoder that made the anchors."""
 
 import importlib.util
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, ShapeError, UsageError
 from lg3d_core.language.anchors import encode_names
-from lg3d_core.language.anchors_file import BUNDLED_ENCODER, Anchors, Projection, fit_projection, removes_mean
-from lg3d_core.language.encoder_names import EncoderSpec, parse_encoder
+from lg3d_core.language.anchors_file import Anchors, Projection, fit_projection, removes_mean
+from lg3d_core.language.encoder_names import EncoderKind, EncoderSpec, parse_encoder
 from lg3d_core.progress import Progress
-from lg3d_core.settings import Pooling
 
 if TYPE_CHECKING:
     import torch
@@ -117,42 +115,37 @@ def _load(
     anchors: Anchors, encoder: str | None, checkpoint: Path | None, device: "torch.device", progress: Progress
 ) -> "OpenClipEncoder | HuggingFaceEncoder":
     """Load the encoder in the metadata, or the one that the user passed."""
-    made_by, weights = anchors.metadata["encoder"], anchors.metadata["weights"]
-    if encoder is not None:
-        spec = parse_encoder(encoder)
-        if spec.kind == "bundled":
-            spec = EncoderSpec("hf", str(find_bundled_encoder()), "")
-    elif made_by.startswith(BUNDLED_ENCODER):
-        spec = EncoderSpec("hf", str(find_bundled_encoder()), "")
-    elif made_by.startswith("open_clip:"):
-        tag, _, file = weights.partition(" from ")
-        if file and checkpoint is None:
-            raise MissingDependencyError(
-                f"the anchors were made by {made_by} with weights from {file}: pass --encoder-checkpoint FILE"
-            )
-        spec = EncoderSpec("open_clip", made_by.removeprefix("open_clip:"), "" if tag == "unnamed" else tag)
-    elif made_by.startswith("hf:"):
-        name = made_by.removeprefix("hf:").rpartition(", ")[0]
-        if " at " not in weights and not Path(name).is_dir():
-            raise MissingDependencyError(
-                f"the anchors were made by {made_by} from a folder: pass its path with --encoder hf:FOLDER"
-            )
-        spec = EncoderSpec("hf", name, "")
-    else:
-        raise CheckpointError(f"the anchors were made by {made_by!r}, which this version cannot run: pass --encoder")
-    if spec.kind == "hf":
+    spec = _find_recorded(anchors, checkpoint) if encoder is None else parse_encoder(encoder)
+    if spec.kind is EncoderKind.BUNDLED:
+        spec = EncoderSpec(EncoderKind.HUGGING_FACE, str(find_bundled_encoder()), "")
+    if spec.kind is EncoderKind.HUGGING_FACE:
         from lg3d_core.language.hugging_face import load_hugging_face
 
-        pooling = re.search(r", (mean|end-of-text) pooling", made_by)
-        return load_hugging_face(
-            spec.architecture,
-            pooling=cast(Pooling, pooling.group(1) if pooling else "mean"),
-            device=device,
-            progress=progress,
-        )
+        return load_hugging_face(spec.architecture, pooling=anchors.encoder.pooling, device=device, progress=progress)
     from lg3d_core.language.encoders import load_open_clip
 
     return load_open_clip(spec, checkpoint=checkpoint, device=device, progress=progress)
+
+
+def _find_recorded(anchors: Anchors, checkpoint: Path | None) -> EncoderSpec:
+    """Return the encoder in the metadata.
+
+    Raises:
+        MissingDependencyError: It was read from a file or folder that is not known here.
+        CheckpointError: It is not one of this version.
+    """
+    record, made_by = anchors.encoder, anchors.metadata["encoder"]
+    if record.kind is None:
+        raise CheckpointError(f"the anchors were made by {made_by!r}, which this version cannot run: pass --encoder")
+    if record.file and checkpoint is None:
+        raise MissingDependencyError(
+            f"the anchors were made by {made_by} with weights from {record.file}: pass --encoder-checkpoint FILE"
+        )
+    if record.is_folder and not Path(record.name).is_dir():
+        raise MissingDependencyError(
+            f"the anchors were made by {made_by} from a folder: pass its path with --encoder hf:FOLDER"
+        )
+    return EncoderSpec(record.kind, record.name, record.weights)
 
 
 def find_bundled_encoder() -> Path:

@@ -20,6 +20,7 @@ from lg3d_core.settings.shared import (
     RunsFields,
     SeedFields,
     StoreFields,
+    VotesFields,
     VoxelFields,
     WeightsFields,
 )
@@ -40,7 +41,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSettings(ClassifierFields, NetworkFields):
+class EvalSettings(ClassifierFields, NetworkFields, VotesFields):
     """`lg3d eval`: scores of a checkpoint on a split."""
 
     command: ClassVar[str] = "eval"
@@ -102,7 +103,7 @@ def _num_bytes(text: str) -> int | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanSettings(RunsFields, StoreFields, NetworkFields):
+class ScanSettings(RunsFields, StoreFields, NetworkFields, VotesFields):
     """How a scan of any origin is read, and how a network is run over it."""
 
     scale: Annotated[

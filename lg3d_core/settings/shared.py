@@ -104,6 +104,19 @@ class NetworkFields(BackendFields, PrecisionFields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VotesFields(Settings):
+    """Test-time augmentation."""
+
+    votes: Annotated[
+        int,
+        Ge(1),
+        Le(64),
+        Doc("Rotated, mirrored and shifted copies of a scan whose predictions are averaged; the time grows with them."),
+        Option(panel=Panel.COMPUTATION),
+    ] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightsFields(Settings):
     """What weights from elsewhere may leave open."""
 

@@ -151,8 +151,9 @@ def time_operation(
         one = Measured(engine.name, engine.is_peer, engine.precision(precision), remark=engine.remark())
         one.tolerances = _tolerances(one.precision, operation, device)
         measured.append(one)
-        one.failure = _refusal(engine, operation)
-        if one.failure is not None:
+        refusal = _refusal(engine, operation)
+        if refusal is not None:
+            one.failure, one.is_skipped = f"skipped: {refusal}", True
             continue
         with _reporting(engine, one):
             trial, seconds = _warm_up(engine, one, operation, expected, device)
@@ -214,10 +215,10 @@ def _reporting(engine: Engine, one: Measured) -> Iterator[None]:
 
 
 def _refusal(engine: Engine, operation: Operation) -> str | None:
+    """Return why an engine is not run on an operation, if it is not."""
     if operation.layer is not None and isinstance(engine, Peer) and not engine.keeps_map(operation.layer.build()):
-        return "skipped: it rebuilds this layer's map in each call"
-    reason = engine.refusal(training=operation.training)
-    return None if reason is None else f"skipped: {reason}"
+        return "it rebuilds this layer's map in each call"
+    return engine.refusal(training=operation.training)
 
 
 def _warm_up(
@@ -311,9 +312,11 @@ def _describe(workload: Workload) -> dict[str, object]:
 
 def _warn_about(result: Result, progress: Progress) -> None:
     for one in result.measured:
-        if one.failure is not None and one.failure.startswith("failed"):
+        if one.is_skipped:
+            continue
+        if one.failure is not None:
             progress.warn(f"{result.operation}, {one.engine}: {one.failure}")
-        elif one.failure is None and not one.agrees:
+        elif not one.agrees:
             progress.warn(
                 f"{result.operation}, {one.engine}: its result differs by {one.worst_difference:.1e}, "
                 f"so no ratio is reported{one.remark}"

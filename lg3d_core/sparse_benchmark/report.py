@@ -28,6 +28,8 @@ class Measured:
     """Known cause of a difference, starting with punctuation."""
     failure: str | None = None
     """Reason for missing measurements."""
+    is_skipped: bool = False
+    """Whether the engine was not run at all, because it cannot do the operation."""
     difference: Difference | None = None
     """Largest difference of its results from lg3d's `torch` backend in fp32."""
     tolerances: tuple[float, float] = (0.0, 0.0)

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,8 +69,14 @@ class _Job(NamedTuple):
         return self.files.scene_id
 
 
+class _State(Enum):
+    PREPARED = "prepared"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
 class _Outcome(NamedTuple):
-    state: str
+    state: _State
     reason: str
     warnings: tuple[str, ...]
     header: SceneHeader | None
@@ -162,13 +169,13 @@ def _prepare_scenes(jobs: list[_Job], num_processes: int, progress: Progress) ->
             scene_id = job.scene_id
             for warning in outcome.warnings:
                 progress.warn(warning)
-            if outcome.state == "failed":
+            if outcome.state is _State.FAILED:
                 results.failed[scene_id] = outcome.reason
                 progress.warn(f"{scene_id} could not be prepared: {outcome.reason}")
             else:
                 assert outcome.header is not None
                 results.headers.append(outcome.header)
-                (results.prepared if outcome.state == "prepared" else results.skipped).append(scene_id)
+                (results.prepared if outcome.state is _State.PREPARED else results.skipped).append(scene_id)
             task.advance(status=scene_id)
     return results
 
@@ -282,13 +289,13 @@ def _prepare_scene(job: _Job) -> _Outcome:
         stamp = _stamp(job.files)
         done = None if job.force else _find_done(job, stamp)
         if done is not None:
-            return _Outcome("skipped", "", (), done)
+            return _Outcome(_State.SKIPPED, "", (), done)
         scan = read_scan(job.files, job.table)
     except DataError as error:
-        return _Outcome("failed", str(error), (), None)
+        return _Outcome(_State.FAILED, str(error), (), None)
     scene, header = _scene_of(scan, job, stamp)
     write_scene_file(job.target, scene, header)
-    return _Outcome("prepared", "", scan.warnings, header)
+    return _Outcome(_State.PREPARED, "", scan.warnings, header)
 
 
 def _stamp(files: ScanFiles) -> str:

@@ -7,6 +7,7 @@ so a lost process is noticed at the next step.
 
 import datetime
 import inspect
+import json
 import os
 import re
 import signal
@@ -14,8 +15,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +35,26 @@ from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import share_statistics
 from lg3d_core.training.watch import BEAT_SECONDS, MISSED_BEATS, Watch, speaks_first
 
-OWN_GPU = "own-gpu"
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 POLL_SECONDS = 0.05
 """Seconds between checks whether the leader has called this process."""
 SLACK_SECONDS = 10.0
 """Seconds that PyTorch waits longer than the watch, because the message of the watch is more precise."""
+
+
+class DeviceKind(StrEnum):
+    """Device of a process; `OWN_GPU` is a GPU that no other process uses."""
+
+    OWN_GPU = "own-gpu"
+    SHARED_GPU = "cuda"
+    CPU = "cpu"
+
+
+class Place(NamedTuple):
+    """Device and machine of a process."""
+
+    kind: DeviceKind
+    host: str
 
 
 class Launch(NamedTuple):
@@ -96,10 +112,10 @@ class World:
         """Whether this process writes files and reports progress."""
         return self.rank == 0
 
-    def doing(self, what: str) -> None:
-        """Record the current activity of this process, which others report if it never ends."""
+    def doing(self, what: str, *, is_pass: bool = False) -> None:
+        """Record the current activity of this process, which others report if it never ends; see `Watch.doing`."""
         if self.watch is not None:
-            self.watch.doing(what)
+            self.watch.doing(what, is_pass=is_pass)
 
     def _waiting(self) -> AbstractContextManager[None]:
         return nullcontext() if self.watch is None else self.watch.waiting()
@@ -268,22 +284,66 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
     if launch is None:
         yield World(resolve_device(settings.device))
         return
-    device = _choose_device(settings.device, launch, progress)
-    world = World(device, launch)
+    world = World(_choose_device(settings.device, launch, progress), launch)
     if launch.size == 1:
         yield world
         return
-    timeout = datetime.timedelta(seconds=settings.rank_timeout + SLACK_SECONDS)
+    meeting, backend = _meet(world.device, launch, patience=settings.rank_timeout)
+    world.watch = watch = Watch(
+        meeting.open_again,
+        rank=launch.rank,
+        size=launch.size,
+        patience=settings.rank_timeout,
+        passes_wait="nccl" in backend,
+        progress=progress,
+    )
+    watch.start()
+    with _end_together(world, watch, meeting):
+        yield world
+        world.wait()
+    watch.stop()
+    distributed.destroy_process_group()
+
+
+class _Meeting(NamedTuple):
+    """The store through which the processes of one attempt found each other.
+
+    Attributes:
+        store: Connection of the main thread, with the attempt's prefix.
+        open_again: Opens another connection.
+        hosts_store: Whether the leader hosts the store, rather than torchrun's agent.
+    """
+
+    store: Any
+    open_again: Callable[[], Any]
+    hosts_store: bool
+
+
+def _meet(device: torch.device, launch: Launch, *, patience: float) -> tuple[_Meeting, str]:
+    """Meet the other processes, and start PyTorch's process group with a backend that fits their devices.
+
+    Args:
+        device: Device of this process.
+        launch: Launch of this process.
+        patience: Seconds to wait for the others.
+
+    Returns:
+        The store, and the backend.
+
+    Raises:
+        SettingsError: The processes do not find each other, or only some of them train on a GPU.
+        EndedElsewhere: The leader reports that only some train on a GPU.
+    """
+    timeout = datetime.timedelta(seconds=patience + SLACK_SECONDS)
     own_gpu = device.type == "cuda" and torch.cuda.device_count() >= launch.local_size
-    kind = OWN_GPU if own_gpu else device.type
+    place = Place(DeviceKind.OWN_GPU if own_gpu else DeviceKind(device.type), socket.gethostname())
     hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         base = _open_store(launch, timeout, hosts=hosts)
         attempt = f"lg3d/{_agree_on_attempt(base, launch, timeout)}"
         store = distributed.PrefixStore(attempt, base)  # type: ignore[attr-defined]
-        store.set(f"device/{launch.rank}", f"{kind} {socket.gethostname()}")
-        kinds = [store.get(f"device/{rank}").decode() for rank in range(launch.size)]
-        backend = _choose_backend(kinds, launch)
+        store.set(f"device/{launch.rank}", json.dumps(place))
+        backend = _choose_backend([_read_place(store.get(f"device/{rank}")) for rank in range(launch.size)], launch)
         distributed.init_process_group(
             backend,
             store=store,
@@ -294,29 +354,33 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
     except RuntimeError as error:
         raise SettingsError(
             f"process {launch.rank} of {launch.size} could not connect to the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} within {settings.rank_timeout:g} s: {_first_line(error)}"
+            f"{os.environ['MASTER_PORT']} within {patience:g} s: {_first_line(error)}"
         ) from None
-    world.watch = watch = Watch(
-        lambda: distributed.PrefixStore(  # type: ignore[attr-defined]
-            attempt, _open_store(launch, timeout, hosts=False)
-        ),
-        rank=launch.rank,
-        size=launch.size,
-        patience=settings.rank_timeout,
-        passes_wait="nccl" in backend,
-        progress=progress,
-    )
-    watch.start()
+
+    def open_again() -> Any:
+        again = _open_store(launch, timeout, hosts=False)
+        return distributed.PrefixStore(attempt, again)  # type: ignore[attr-defined]
+
+    return _Meeting(store, open_again, hosts_store=hosts and launch.rank == 0), backend
+
+
+@contextmanager
+def _end_together(world: World, watch: Watch, meeting: _Meeting) -> Iterator[None]:
+    """Let one process report an error in the block, or a stop of the run, and end the others without a message.
+
+    Raises:
+        LostProcessError: PyTorch has lost another process.
+        EndedElsewhere: Another process reports why the run ends.
+    """
     try:
         with _lost_processes(watch):
-            yield world
-            world.wait()
+            yield
     except Lg3dError:
         _ignore_termination()
-        watch.speaks = not watch.heard and speaks_first(store)
+        watch.speaks = not watch.heard and speaks_first(meeting.store)
         if not watch.speaks:
             raise EndedElsewhere from None
-        if hosts and world.leads:
+        if meeting.hosts_store:
             time.sleep(MISSED_BEATS * BEAT_SECONDS)  # the store ends with this process: let the others read the reason
         raise
     except Interrupted:
@@ -324,8 +388,6 @@ def join(settings: TrainSettings, progress: Progress) -> Iterator[World]:
         if not world.leads:
             raise EndedElsewhere(interrupted=True) from None
         raise
-    watch.stop()
-    distributed.destroy_process_group()
 
 
 def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.device:
@@ -345,26 +407,31 @@ def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.devic
     return device
 
 
-def _choose_backend(kinds: Sequence[str], launch: Launch) -> str:
+def _read_place(data: bytes) -> Place:
+    kind, host = json.loads(data)
+    return Place(DeviceKind(kind), host)
+
+
+def _choose_backend(places: Sequence[Place], launch: Launch) -> str:
     """Choose the backend for gradients: NCCL if every process has its own GPU, on any machine.
 
     Args:
-        kinds: Device kind (`OWN_GPU`, `cuda` or `cpu`) and machine of every process.
+        places: Device and machine of every process.
         launch: Launch of this process.
 
     Raises:
         SettingsError: Only some processes train on a GPU; raised in the leader.
         EndedElsewhere: The same, in the other processes.
     """
-    on_cpu = [line for line in kinds if line.startswith("cpu ")]
-    if not on_cpu or len(on_cpu) == len(kinds):
-        return "cpu:gloo,cuda:nccl" if all(line.startswith(OWN_GPU) for line in kinds) else "gloo"
+    on_cpu = [place for place in places if place.kind is DeviceKind.CPU]
+    if not on_cpu or len(on_cpu) == len(places):
+        return "cpu:gloo,cuda:nccl" if all(place.kind is DeviceKind.OWN_GPU for place in places) else "gloo"
     _ignore_termination()
     if launch.rank:
         raise EndedElsewhere
-    machines = ", ".join(dict.fromkeys(line.split()[1] for line in on_cpu))
+    machines = ", ".join(dict.fromkeys(place.host for place in on_cpu))
     raise SettingsError(
-        f"{len(on_cpu)} of {len(kinds)} processes would train on the CPU ({machines}), the others on GPUs: use "
+        f"{len(on_cpu)} of {len(places)} processes would train on the CPU ({machines}), the others on GPUs: use "
         "machines that all have GPUs, or pass --device cpu"
     )
 

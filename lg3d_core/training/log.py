@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from lg3d_core.progress import Task
+from lg3d_core.progress import Task, Topic
 from lg3d_core.training.events import EventFile
 from lg3d_core.training.run import Run
 from lg3d_core.training.step import StepResult
@@ -48,9 +48,9 @@ class TrainingLog:
             self._run.log({"step": done, "epoch": epoch, "lr": rate, **losses, **speed, **result.facts})
             for name, value in {**losses, "lr": rate}.items():
                 self._events.add_scalar(f"train/{name}", value, done)
-        self._task.show("losses", losses)
-        self._task.show("speed", speed)
-        self._status = f"epoch {epoch + 1}/{self._epochs}, loss {losses['loss']:.4f}"
+        self._task.show(Topic.LOSSES, losses)
+        self._task.show(Topic.SPEED, speed)
+        self._status = f"epoch {epoch + 1}/{self._epochs}"
         self._task.advance(status=self._status)
 
     def validating(self, *, epoch: int, done: int, total: int) -> None:
@@ -66,7 +66,7 @@ class TrainingLog:
                 self._events.add_scalar(f"val/{name}", value, step)
         if self._status:
             self._task.advance(0, status=self._status)
-        self._task.show("validation", {"epoch": epoch, **validation.group_scores})
+        self._task.show(Topic.VALIDATION, {"epoch": epoch, **validation.group_scores})
 
 
 class Meter:

@@ -7,6 +7,8 @@ of the validation scenes, all take the same steps, and the leader writes.
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+import torch
+
 from lg3d_core.errors import Interrupted
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.progress import Progress
@@ -103,13 +105,7 @@ class Trainer(Generic[B]):
             world=world,
             precision=precision,
         )
-        predictor = Predictor(
-            network=network,
-            voxel_size=settings.voxel_size,
-            device=world.device,
-            precision=precision,
-            score=learner.scores,
-        )
+        predictor = _make_predictor(learner, settings, device=world.device, precision=precision)
         scene_ids = _find_validation_scenes(learner, store, progress)
         self.validator = Validator(predictor, store, scene_ids, world=world, progress=progress)
         self.outlook = Outlook(settings, steps=self.total_steps, on_cpu=world.device.type == "cpu", progress=progress)
@@ -274,6 +270,17 @@ class Trainer(Generic[B]):
             self.stepper.require_finite(epoch=self.position.epoch + 1, cause=self.few)
             self.snapshots.save_state(self.network, self.optimiser, self.position)
         self.world.wait()
+
+
+def _make_predictor(learner: Learner[B], settings: TrainSettings, *, device: torch.device, precision: str) -> Predictor:
+    """Return a predictor with the network and the class scores of a learner."""
+    return Predictor(
+        network=learner.network,
+        voxel_size=settings.voxel_size,
+        device=device,
+        precision=precision,
+        score=learner.scores,
+    )
 
 
 def _find_validation_scenes(learner: Learner[B], store: SceneStore, progress: Progress) -> list[str]:

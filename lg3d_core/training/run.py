@@ -20,7 +20,7 @@ from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_bytes, write_text
 from lg3d_core.networks.checkpoint import BEST_NAME, CHECKPOINT_NAME
 from lg3d_core.networks.torch_files import DAMAGE, read_torch_file
-from lg3d_core.seal import require_sealed_zip, seal_zip
+from lg3d_core.seal import SealError, require_sealed_zip, seal_zip
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
@@ -206,9 +206,10 @@ class Run:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state: Any = torch.load(self.resume_file, map_location="cpu", weights_only=True)
+        except SealError as error:
+            raise CheckpointError(f"{self.resume_file} is damaged: {error.reason}") from None
         except DataError as error:
-            reason = str(error).partition(": damaged: ")[2] or str(error)
-            raise CheckpointError(f"{self.resume_file} is damaged: {reason}") from None
+            raise CheckpointError(str(error)) from None
         except (CheckpointError, RuntimeError, OSError, *DAMAGE) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"{self.resume_file} is damaged: {reason or type(error).__name__}") from None

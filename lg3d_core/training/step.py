@@ -219,7 +219,7 @@ def accumulate_gradients(
     drawn: dict[str, int] = {}
     sums: dict[str, float] = {}
     for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-        world.doing(f"computing step {parts[0][0].step + 1} of epoch {parts[0][0].epoch + 1}")
+        world.doing(f"computing step {parts[0][0].step + 1} of epoch {parts[0][0].epoch + 1}", is_pass=True)
         seeds = _draw_seeds(seed, parts[0][0].epoch, batch.scene_ids, drawn)
         batch = batch.to(world.device)
         waits = isinstance(forward, DistributedDataParallel) and number + 1 < len(batches)

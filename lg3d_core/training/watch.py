@@ -62,6 +62,14 @@ class Sign(NamedTuple):
         return f"process {self.rank} of {self.size} ({self.host}, pid {self.pid})"
 
 
+class _Activity(NamedTuple):
+    """Activity of this process, in a few words, since a time of the monotonic clock."""
+
+    what: str
+    since: float
+    is_pass: bool
+
+
 class Watch:
     """Thread that sends heartbeats, checks those of the other processes, and ends this process if it hangs.
 
@@ -97,7 +105,7 @@ class Watch:
         self.heard = False
         """Whether another process has reported why the run ends."""
         self._connect = connect
-        self._doing = ("starting", time.monotonic())
+        self._doing = _Activity("starting", time.monotonic(), is_pass=False)
         self._waits = 0.0
         self._over = threading.Event()
         self._silence = {other: 0.0 for other in range(size) if other != rank}
@@ -105,6 +113,7 @@ class Watch:
         self._looked = 0.0
         self._signs: dict[int, Sign] = {}
         self._main = threading.main_thread().ident
+        self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="lg3d-watch", daemon=True)
 
     def start(self) -> None:
@@ -116,9 +125,14 @@ class Watch:
         self._over.set()
         self._thread.join(BEAT_SECONDS + ANSWER_SECONDS)
 
-    def doing(self, what: str) -> None:
-        """Record the current activity of this process, in a few words."""
-        self._doing = (what, time.monotonic())
+    def doing(self, what: str, *, is_pass: bool = False) -> None:
+        """Record the current activity of this process.
+
+        Args:
+            what: The activity in a few words, for messages.
+            is_pass: Whether it is a forward and backward pass.
+        """
+        self._doing = _Activity(what, time.monotonic(), is_pass)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -128,7 +142,7 @@ class Watch:
             yield
         finally:
             self._waits = 0.0
-            self._doing = (self._doing[0], time.monotonic())
+            self._doing = self._doing._replace(since=time.monotonic())
 
     def describe_loss(self, *, timed_out: bool) -> str:
         """Return why the run ends after PyTorch has lost another process: which one, and its last known activity.
@@ -174,15 +188,15 @@ class Watch:
 
     def _run(self) -> None:
         store: Any = None
-        parent, beat, ending = os.getppid(), 0, 0.0
+        beat, ending = 0, 0.0
         with suppress(RuntimeError):
             store = self._connect()
             store.set_timeout(datetime.timedelta(seconds=ANSWER_SECONDS))
         self._looked = time.monotonic()
         while not self._over.wait(BEAT_SECONDS if beat else 0.0):
             beat += 1
-            if os.getppid() != parent:
-                parent = os.getppid()
+            if os.getppid() != self._parent:
+                self._parent = os.getppid()
                 self.progress.warn("torchrun, which started this process, has ended: stopping")
                 os.kill(os.getpid(), signal.SIGTERM)  # the processes agree on a stop, and save
             if store is None:
@@ -207,8 +221,9 @@ class Watch:
 
     def _waits_too_long(self, now: float) -> bool:
         since = self._waits
-        if not since and self.passes_wait and self._doing[0].startswith(PASS):
-            since = self._doing[1]
+        doing = self._doing
+        if not since and self.passes_wait and doing.is_pass:
+            since = doing.since
         return since > 0 and now - since >= self.patience
 
     def _look(self, store: Any) -> None:
@@ -229,16 +244,12 @@ class Watch:
             self._signs[sign.rank] = sign
 
     def _sign(self, beat: int) -> Sign:
-        what, since = self._doing
+        what, since, _ = self._doing
         seconds = round(time.monotonic() - since, 1)
         place = _find_place(self._main)
         return Sign(
             self.rank, self.size, socket.gethostname(), os.getpid(), beat, what, seconds, place, self._waits > 0
         )
-
-
-PASS = "computing"
-"""Prefix of the activities that are forward and backward passes."""
 
 
 def speaks_first(store: Any) -> bool:
