@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, one_line
 from lg3d_core.evaluation.instances import scored_classes
 from lg3d_core.evaluation.submissions import MASK_FOLDER, Submission, Task
 from lg3d_core.vocabulary import Vocabulary
@@ -72,9 +72,9 @@ def check_files(submission: Submission, scenes: Collection[str], masks: frozense
     expected = {f"{scene_id}.txt" for scene_id in scenes}
     missing = sorted(expected - submission.names)
     extra = sorted(submission.names - expected - masks)
-    problems = []
+    problems: list[Problem] = []
     for names, what in ((missing, "missing"), (extra, "not expected")):
-        problems += [Problem("", f"{name} is {what}") for name in names[:MAX_SHOWN]]
+        problems += [Problem("", one_line(f"{name} is {what}")) for name in names[:MAX_SHOWN]]
         if len(names) > MAX_SHOWN:
             problems.append(Problem("", f"{len(names) - MAX_SHOWN} more files are {what}"))
     if missing and any(PurePosixPath(name).name in expected for name in extra):
@@ -112,7 +112,7 @@ def check_scene(
         messages.append(f"class ids that the benchmark does not have: {shown}")
     if len(messages) > MAX_SHOWN + 1:
         messages = [*messages[:MAX_SHOWN], f"{len(messages) - MAX_SHOWN} more problems"]
-    return SceneCheck([Problem(scene_id, message) for message in messages], frozenset(masks))
+    return SceneCheck([Problem(scene_id, one_line(message)) for message in messages], frozenset(masks))
 
 
 def _check_labels(

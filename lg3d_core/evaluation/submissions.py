@@ -12,6 +12,7 @@ that leave the submission are refused.
 Source: "Submission policy" and "Data formats" of the ScanNet benchmark's documentation.
 """
 
+import lzma
 import math
 import re
 import stat
@@ -41,6 +42,8 @@ MAX_INSTANCE_FILE = 1 << 24
 MAX_UNCOUNTED = 1 << 26
 """Maximum number of values in a file of a scene whose number of vertices is unknown."""
 MASK_LINE = re.compile(r"(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d{1,18})\s+(?P<confidence>\S+)")
+DAMAGED = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What zipfile raises for a damaged, encrypted or unsupported entry."""
 ZERO, ONE = (np.frombuffer(text, dtype=np.uint16)[0] for text in (b"0\n", b"1\n"))
 
 IntArray = npt.NDArray[np.int64]
@@ -78,10 +81,10 @@ class Submission:
                 names = list(_files_in(path))
             elif path.is_file():
                 self._zip = zipfile.ZipFile(path)
-                names = [entry.filename for entry in self._zip.infolist() if not entry.is_dir()]
+                names = [name for name in self._zip.namelist() if not name.endswith("/")]
             else:
                 raise DataError(f"no predictions at {path}: expected a folder or a zip file in the benchmark's format")
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        except DAMAGED as error:
             foreign = recognise_foreign(path)
             raise DataError(
                 f"{path} is {foreign}"
@@ -287,7 +290,7 @@ class Submission:
         try:
             with self._zip.open(name) if self._zip is not None else (self.path / name).open("rb") as stream:
                 data = stream.read(limit + 1)
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+        except DAMAGED as error:
             raise DataError(f"{self.path}: cannot read {name}: {error}") from None
         if len(data) > limit and not truncate:
             raise DataError(f"{self.path}: {name} has more than {limit} bytes, more than one value per vertex needs")
