@@ -27,6 +27,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("runs on a GPU only: make test-gpu")
 
 
+@pytest.fixture(autouse=True)
+def _without_shipped_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the model of the package, so that tests are the same in a copy with and without one."""
+    monkeypatch.setattr("lg3d_core.models.FOLDER", Path(__file__).parent / "no_models")
+
+
 @pytest.fixture(scope="session")
 def raw_rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw folder with 3 training, 2 validation and 1 test room of boxes. Read only."""

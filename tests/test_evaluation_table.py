@@ -5,8 +5,17 @@ import pytest
 
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
 from lg3d_core.evaluation.evaluate import Evaluation
+from lg3d_core.evaluation.instances import OVERLAPS, InstanceScores
 from lg3d_core.evaluation.scores import score_confusion
-from lg3d_core.evaluation.table import class_rows, group_table, narrow_group_table, per_class_table, percent
+from lg3d_core.evaluation.table import (
+    class_rows,
+    group_table,
+    instance_rows,
+    instance_table,
+    narrow_group_table,
+    per_class_table,
+    percent,
+)
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 from tests.fake_store import make_vocabulary
 
@@ -94,3 +103,21 @@ def test_a_category_without_ground_truth_has_no_scores_in_table_and_json() -> No
     assert [row[2:] for row in rows] == [["7", "5", "71.43", "100.00", "71.43"], ["0", "2", "-", "-", "-"]]
     plain = evaluation.to_dict()["vertex"]["per_class"][3]
     assert (plain["predicted"], plain["iou"], plain["precision"], plain["recall"]) == (2, None, None, None)
+
+
+def test_average_precisions_are_shown_by_group_and_class() -> None:
+    by_overlap = np.full((3, len(OVERLAPS)), np.nan)
+    by_overlap[0] = [0.9, 0.9, 0.9, 0, 0, 0, 0, 0, 0, 1.0]  # AP 2.7 / 9
+    by_overlap[1] = [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5]  # AP 0.5 / 9; the tail class has no objects
+    scores = InstanceScores(LETTERS, by_overlap, np.array([4, 2, 0]), np.array([3, 0, 1]))
+    assert instance_table(scores).header == ["", "Head", "Common", "Tail", "All"]
+    assert [" ".join(row) for row in instance_table(scores).rows] == [
+        "AP 30.00 5.56 - 17.78",
+        "AP50 90.00 50.00 - 70.00",
+        "AP25 100.00 50.00 - 75.00",
+    ]
+    assert [" ".join(row) for row in instance_rows(scores).rows] == [
+        "a head 4 3 30.00 90.00 100.00",
+        "b common 2 0 5.56 50.00 50.00",
+        "c tail 0 1 - - -",
+    ]

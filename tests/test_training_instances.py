@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,15 +15,11 @@ from torch import Tensor
 
 from lg3d_core.errors import DataError, Interrupted
 from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
-from lg3d_core.evaluation.instances import SceneMatches, match_scene, score_instances, scored_classes
-from lg3d_core.evaluation.objects import Grouping, find_objects
-from lg3d_core.evaluation.predictor import VoxelLabels, voxel_centres
+from lg3d_core.evaluation.instances import SceneMatches, scored_classes
 from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.networks.minkunet import MinkUNet
-from lg3d_core.objectives.offsets import number_objects, true_offsets
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
-from lg3d_core.sampling.voxels import voxelize
 from lg3d_core.settings import EvalSettings, FinetuneSettings
 from lg3d_core.sparse import SparseTensor
 from lg3d_core.store.scene_file import read_scene_header, write_scene_file
@@ -396,42 +391,3 @@ def test_a_store_without_objects_is_rejected_before_anything_is_written(
     assert evaluation.instances is not None
     assert math.isnan(evaluation.instances.mean("ap"))
     assert any("AP is undefined" in warning for warning in notes.warnings)
-
-
-def perfect(store: SceneStore, scene_id: str, voxel_size: float) -> tuple[Any, ...]:
-    """Return true classes and offsets of the voxels of a scene."""
-    scene = store.read(scene_id)
-    voxels = voxelize(scene.xyz, voxel_size)
-    labels, instances = scene.label[voxels.point], scene.instance[voxels.point]
-    centres = voxel_centres(voxels.cells, voxel_size)
-    counted: npt.NDArray[np.bool_] = (labels >= 0) & (instances > 0)
-    objects = number_objects(
-        torch.from_numpy(instances.astype(np.int64)), torch.zeros(len(labels)), torch.from_numpy(counted)
-    )
-    offsets = true_offsets(torch.from_numpy(centres), objects).numpy().astype(np.float32)
-    unlabelled = store.vocabulary.index_by_name["wall"]
-    found = VoxelLabels(
-        np.where(labels >= 0, labels, unlabelled).astype(np.int16), np.ones(len(labels), np.float32), offsets
-    )
-    return scene, found, centres, voxels.point_to_voxel
-
-
-@pytest.mark.parametrize("voxel_size", [0.02, 0.05])
-def test_true_classes_and_offsets_are_grouped_into_the_true_objects(
-    furnished_store_path: Path, voxel_size: float
-) -> None:
-    """The score of grouping is above 95 % when classes and offsets are right."""
-    store = SceneStore(furnished_store_path)
-    scored = scored_classes(store.vocabulary)
-    matches = []
-    for scene_id in store.scene_ids():
-        scene, *voxels = perfect(store, scene_id, voxel_size)
-        objects = find_objects(
-            *voxels,
-            without_instances=np.flatnonzero(~scored).tolist(),
-            grouping=Grouping.for_voxels(voxel_size),
-        )
-        matches.append(match_scene(scene.label, scene.instance, objects, scored=scored))
-    scores = score_instances(matches, store.vocabulary)
-    assert scores.num_objects.sum() > 20
-    assert scores.mean("ap50") > 0.95

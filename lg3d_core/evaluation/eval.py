@@ -8,7 +8,6 @@ from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.evaluation.submit import submitting
 from lg3d_core.files import sweep_temporaries
-from lg3d_core.models import use_shipped
 from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint, resolve_checkpoint
 from lg3d_core.progress import Progress
 from lg3d_core.settings import EvalSettings
@@ -27,7 +26,6 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
     """
     store = SceneStore(settings.store)
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
-    path = path or use_shipped(settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
     predictor, info = Predictor.load(

@@ -7,6 +7,7 @@ from lg3d_core.progress import Progress
 FOLDER = Path(__file__).parent
 CHECKPOINT_NAME = "shipped.safetensors"
 ANCHORS_NAME = "shipped-anchors.safetensors"
+CARD_NAME = "MODEL_CARD.md"
 
 
 def shipped_checkpoint() -> Path | None:

@@ -1,0 +1,150 @@
+"""The model of the package: half precision, card, and its use without a run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lg3d_core import models
+from lg3d_core.errors import CheckpointError
+from lg3d_core.evaluation.eval import evaluate
+from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.inference.ask import find_anchors, find_grounded
+from lg3d_core.inference.predict import predict
+from lg3d_core.networks.checkpoint import is_grounded, read_info
+from lg3d_core.progress import Progress
+from lg3d_core.reporting.shipping import TrainingCost, measure_cost, ship_model
+from lg3d_core.settings import EvalSettings, FinetuneSettings, PredictSettings
+from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.training.finetune import finetune
+from tests.notes import Notes
+from tests.scan_files import furnished_room, points_ply
+
+SMALL: dict[str, Any] = {"network": "14A", "voxel_size": 0.2, "batch_size": 2, "jobs": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def run(store_path: Path, anchors_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    settings = FinetuneSettings(
+        store=store_path,
+        anchors=anchors_path,
+        runs=runs,
+        name="f",
+        start="scratch",
+        classifier="fixed-anchors",
+        norm_momentum=0.5,
+        **SMALL,
+    )
+    return finetune(settings, Progress()).parent
+
+
+@pytest.fixture(scope="module")
+def shipped(run: Path, store_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shipped")
+    tests = [("synthetic rooms", store_path, "val")]
+    return ship_model(
+        run, folder, tests=tests, data="Rooms.", attribution="Chairs by Ann.", votes=2, progress=Progress()
+    )
+
+
+def test_weights_are_halved_and_running_statistics_are_not(run: Path, shipped: Path) -> None:
+    before, after = load_file(run / "checkpoint.safetensors"), load_file(shipped)
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
+        if "running" in name:
+            assert torch.equal(tensor, before[name])
+        elif tensor.is_floating_point():
+            assert tensor.dtype == torch.float16
+            torch.testing.assert_close(tensor.float(), before[name], rtol=2**-11, atol=2**-25)
+    assert shipped.stat().st_size < 0.52 * (run / "checkpoint.safetensors").stat().st_size
+
+
+def test_the_shipped_file_labels_like_the_run(run: Path, shipped: Path, store_path: Path) -> None:
+    store = SceneStore(store_path)
+    scene = store.read(store.scene_ids("val")[0])
+    one, other = (Predictor.load(path)[0].predict(scene) for path in (run / "checkpoint.safetensors", shipped))
+    assert (one.label == other.label).mean() > 0.98
+    np.testing.assert_allclose(one.confidence, other.confidence, atol=0.02)
+
+
+def test_the_file_names_no_path_of_the_training(shipped: Path) -> None:
+    settings = json.loads(read_info(shipped).settings)
+    assert settings["classifier"] == "fixed-anchors"
+    assert not {"store", "runs", "anchors", "start"} & settings.keys()
+
+
+def test_the_card_has_the_scores_of_the_file(shipped: Path, store_path: Path) -> None:
+    card = (shipped.parent / models.CARD_NAME).read_text()
+    for votes in (1, 2):
+        scores = evaluate(EvalSettings(checkpoint=shipped, store=store_path, votes=votes), Progress()).vertex
+        row = f"| {votes} | {100 * scores.miou_present:.2f} | "
+        assert row in card
+        assert f"| {100 * scores.accuracy:.2f} |" in card
+    assert "Rooms." in card
+    assert "Chairs by Ann." in card
+    assert "| object offsets | no |" in card
+
+
+def test_the_cost_adds_up_the_runs_that_a_run_started_from(tmp_path: Path) -> None:
+    for name, start, seconds in (("a", "scratch", 1800), ("b", str(tmp_path / "a" / "checkpoint.safetensors"), 3600)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.json").write_text(json.dumps({"start": start}))
+        records = [{"loss": 1.0, "seconds": seconds}, {"val_miou_present": 0.1}, {"loss": 0.5, "seconds": seconds}]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    cost = measure_cost(tmp_path / "b")
+    assert cost == TrainingCost(steps=4, hours=pytest.approx(3.0))
+
+
+def test_a_run_without_text_alignment_is_not_shipped(store_path: Path, anchors_path: Path, tmp_path: Path) -> None:
+    settings = FinetuneSettings(
+        store=store_path, anchors=anchors_path, runs=tmp_path, name="f", start="scratch", **SMALL
+    )
+    folder = finetune(settings, Progress()).parent
+    with pytest.raises(CheckpointError, match="not aligned with text: train it with finetune --classifier"):
+        ship_model(folder, tmp_path / "out", tests=[], data="", attribution="", progress=Progress())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def installed(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(models, "FOLDER", shipped.parent)
+    return shipped
+
+
+def test_without_a_run_predict_and_ask_use_the_shipped_model(installed: Path, run: Path, tmp_path: Path) -> None:
+    xyz, rgb, _ = furnished_room(spacing=0.1)
+    points_ply(tmp_path / "room.ply", xyz, rgb)
+    notes = Notes()
+    scan = PredictSettings(scans=(str(tmp_path / "room.ply"),), out=tmp_path / "out", runs=tmp_path / "none")
+    report = predict(scan, notes)
+    assert report.checkpoint == installed
+    assert sum("using the model that comes with lg3d" in note for note in notes.notes) == 1
+    assert report.labelled[0].files[0].is_file()
+    assert find_grounded(None, tmp_path / "none", notes) == installed
+    assert is_grounded(read_info(installed))
+    assert find_anchors(installed, read_info(installed), None).dim == 96
+    # A run and --checkpoint beat it.
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(run, tmp_path / "runs" / "f")
+    own = tmp_path / "runs" / "f" / "checkpoint.safetensors"
+    again = PredictSettings(scans=scan.scans, out=tmp_path / "out", runs=tmp_path / "runs")
+    assert predict(again, Progress()).checkpoint == own
+    passed = PredictSettings(scans=scan.scans, out=tmp_path / "out", runs=tmp_path / "none", checkpoint=own)
+    assert predict(passed, Progress()).checkpoint == own
+    assert find_grounded(None, tmp_path / "runs", Progress()) == own
+
+
+def test_a_copy_without_a_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    assert models.shipped_checkpoint() is None
+    assert models.shipped_anchors() is None
+    with pytest.raises(CheckpointError, match=r"no fine-tuned run in .*: run lg3d finetune, or pass --checkpoint"):
+        predict(PredictSettings(scans=("a.ply",), runs=tmp_path), Progress())
+    with pytest.raises(CheckpointError, match="no language-grounded run in"):
+        find_grounded(None, tmp_path, Progress())
