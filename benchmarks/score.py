@@ -150,7 +150,7 @@ def run_scene(number: int, *, vertices: int, store: Path) -> SceneCost:
         centres[first],
         point_to_voxel,
         without_instances=np.flatnonzero(~SCORED).tolist(),
-        grouping=Grouping(radius=0.03, min_voxels=50, max_iou=0.3),
+        grouping=Grouping.for_voxels(VOXEL_SIZE),
     )
     grouped = time.process_time()
     matches = match_scene(room.label, room.instance, predicted, scored=SCORED)

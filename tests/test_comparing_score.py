@@ -1,6 +1,7 @@
 """Scores, differences and checks of predictions in the benchmark's submission format."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -506,3 +507,14 @@ def lg3d(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lg3d_cli", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True
     )
+
+
+def test_the_benchmark_scores_a_zip_file_as_the_predictions_in_memory() -> None:
+    words = ["benchmarks/score.py", "--scenes", "2", "--vertices", "20000", "--jobs", "1"]
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert 0 < record["ap"] < record["ap50"]
+    assert record["command"]["cpu_seconds"] > 0
