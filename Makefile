@@ -40,7 +40,9 @@ test-wheel: $(VENV)/.installed
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check -r requirements.lock build/wheel/lg3d-*.whl
+	$(call install_locked,build/wheel/venv/bin/pip)
+	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps build/wheel/lg3d-*.whl
+	build/wheel/venv/bin/pip check --disable-pip-version-check
 	cd build/wheel && venv/bin/lg3d demo --scenes 4 --quiet && venv/bin/lg3d doctor
 
 # The documentation site, in build/site; a broken link is an error.
@@ -61,18 +63,24 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(VENV)/.installed: requirements.lock pyproject.toml | system
+# With torch's wheel for CPUs where pip finds it; else with that of the public index and CUDA's libraries.
+INSTALL_LOCKED := install --quiet --disable-pip-version-check --require-hashes --no-deps
+define install_locked
+	$(1) $(INSTALL_LOCKED) -r requirements-cpu.lock 2>/dev/null || $(1) $(INSTALL_LOCKED) -r requirements.lock
+endef
+
+$(VENV)/.installed: requirements.lock requirements-base.lock requirements-cpu.lock pyproject.toml | system
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(call install_locked,$(BIN)/pip)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed | system-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(BIN)/pip $(INSTALL_LOCKED) -r requirements-dev.lock
 	touch $@
 
 $(VENV)/.installed-docs: requirements-docs.lock $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.lock
+	$(BIN)/pip $(INSTALL_LOCKED) -r requirements-docs.lock
 	touch $@
 
 # MinkowskiEngine for the CPU, built from its source release against the PyTorch of $(VENV). Its wheel is kept in build/.

@@ -10,23 +10,14 @@ import pytest
 import torch
 import trimesh
 
-from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
+from lg3d_core.networks.checkpoint import save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.scans.open_scan import open_scan
-from lg3d_core.vocabulary import load_vocabulary
 from tests.scan_files import furnished_room, points_ply, polygons_ply
 from tests.test_cli import lg3d
+from tests.test_inference_predict import INFO
 from tests.test_scans_refine import box_room
 
-VOCABULARY = load_vocabulary("scannet200")
-INFO = CheckpointInfo(
-    kind="finetune",
-    network="14A",
-    num_classes=200,
-    voxel_size=0.1,
-    vocabulary=VOCABULARY.name,
-    vocabulary_digest=VOCABULARY.digest,
-)
 XYZ, RGB, _ = furnished_room()
 
 

@@ -123,7 +123,7 @@ def test_bash_completes_scenes_runs_and_recipes(workplace: Path) -> None:
     assert [line.split() for line in done.stdout.splitlines()] == [
         ["scene0000_01", "scene0011_00"],
         ["runs/p", "scratch"],
-        ["paper-34c", "paper-34d"],
+        ["paper-34c", "paper-34d", "paper-34d-instance"],
         ["--install-completion"],
     ]
 

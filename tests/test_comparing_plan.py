@@ -34,7 +34,9 @@ def kinds(found: Plan) -> list[str]:
 def test_there_is_a_recipe_for_every_row_of_the_papers_tables() -> None:
     count = {table: sum(name.startswith(f"{table}-") for name in BY_NAME) for table in ("table1", "table2", "table4")}
     assert count == {"table1": 7 + 3, "table2": 7, "table4": 7}  # and three beside the first: its rows 8, 9 and a
-    assert sum(name.startswith("figure5-") for name in BY_NAME) == (3 + 3) * 4  # and three beside the three
+    assert (
+        sum(name.startswith("figure5-") for name in BY_NAME) == 3 + 3
+    )  # and three beside the three; a grid has shares
     assert "figure7-positives-only" in BY_NAME  # its other three are rows 4, 5 and 6 of Table 1
 
 
@@ -85,14 +87,90 @@ def test_rows_share_a_pretraining_and_seeds_do_not() -> None:
 def test_equal_rows_of_two_tables_are_one_run_and_a_pretraining_without_labels_serves_every_share() -> None:
     scratch = plan("table1-1-scratch", seeds=1).rows[0].runs
     assert plan("table4-1-scratch", seeds=1).rows[0].runs == scratch
-    assert plan("figure5-100-1-scratch", seeds=1).rows[0].runs == scratch
+    shares = {"seeds": 1, "grid": ("limited=0.05,0.10,0.50,1.0",)}
+    from_scratch = plan("figure5-1-scratch", **shares)
+    assert from_scratch.rows[-1].runs == scratch  # all labels: no budget
+    assert len({row.runs for row in from_scratch.rows}) == 4
     control = plan("table1-8-ours-without-language", seeds=1).rows[0]
-    assert plan("figure5-100-5-without-language", seeds=1).rows[0].runs == control.runs
-    assert plan("figure5-005-1-scratch", seeds=1).rows[0].runs != scratch
-    without_labels = plan(*(f"figure5-{share}-2-csc" for share in ("005", "010", "050", "100")), seeds=1)
-    assert kinds(without_labels).count("pretrain") == 1
-    grounded = plan(*(f"figure5-{share}-3-ours" for share in ("005", "010", "050", "100")), seeds=1)
-    assert kinds(grounded).count("pretrain") == 4
+    assert plan("figure5-5-without-language", **shares).rows[-1].runs == control.runs
+    assert kinds(plan("figure5-2-csc", **shares)).count("pretrain") == 1
+    assert kinds(plan("figure5-3-ours", **shares)).count("pretrain") == 4
+
+
+def test_rows_of_a_grid_are_named_after_recipe_and_values_and_know_their_share() -> None:
+    found = plan("figure5-1-scratch", "figure5-3-ours", seeds=1, grid=("limited=0.05,1.0",))
+    assert [(row.label, row.method, row.share) for row in found.rows] == [
+        ("Scratch, limited=0.05", "Scratch", 0.05),
+        ("Ours, limited=0.05", "Ours", 0.05),
+        ("Scratch, limited=1.0", "Scratch", 1.0),
+        ("Ours, limited=1.0", "Ours", 1.0),
+    ]
+    grounded = [json.loads(step.settings)["limited"] for step in found.steps if step.kind == "pretrain"]
+    assert grounded == [0.05, None]
+
+
+def test_several_grids_give_the_product_of_their_values() -> None:
+    grid = ("finetune.loss=focal,cross-entropy", "batch-size=2,4")
+    found = plan("table1-7-ours", seeds=1, grid=grid, changes=("batch_size=16",))
+    assert [row.label for row in found.rows] == [
+        f"Ours, finetune.loss={loss}, batch-size={size}" for loss in ("focal", "cross-entropy") for size in (2, 4)
+    ]
+    settings = {step.folder: json.loads(step.settings) for step in found.steps}
+    assert [(settings[row.runs[0]]["loss"], settings[row.runs[0]]["batch_size"]) for row in found.rows] == [
+        ("focal", 2),
+        ("focal", 4),
+        ("cross-entropy", 2),
+        ("cross-entropy", 4),
+    ]
+    assert kinds(found).count("pretrain") == 2  # the loss of fine-tuning does not change it
+
+
+def test_values_of_a_grid_may_be_texts_lists_and_anchors() -> None:
+    first, second = plan("table1-7-ours", seeds=1, grid=("anchors.encoder=bundled,open_clip:ViT-B-32/openai",)).rows
+    assert (first.label, first.method) == ("Ours, anchors.encoder=bundled", "Ours, anchors.encoder=bundled")
+    assert second.runs == plan("table1-7-ours", seeds=1).rows[0].runs
+    lists = plan("table1-1-scratch", seeds=1, grid=("milestones=[0.5,0.75],[0.9]",))
+    assert [row.label for row in lists.rows] == ["Scratch, milestones=[0.5,0.75]", "Scratch, milestones=[0.9]"]
+    milestones = [tuple(json.loads(step.settings)["milestones"]) for step in lists.steps]
+    assert milestones == [(0.5, 0.75), (0.9,)]
+
+
+def test_the_command_of_a_key_precedes_all_commands() -> None:
+    for values in ({"grid": ("finetune.epochs=3", "epochs=2")}, {"changes": ("finetune.epochs=3", "epochs=2")}):
+        found = plan("table1-7-ours", seeds=1, **values)
+        epochs = {step.kind: json.loads(step.settings).get("epochs") for step in found.steps}
+        assert (epochs["pretrain"], epochs["finetune"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (("limited",), "expected key=value"),
+        (("limited=",), "expected key=value,value"),
+        (("limited=0.1,",), "expected key=value,value"),
+        (("limited=0.1,,0.2",), "expected key=value,value"),
+        (("limited=0.1,0.10",), "a value is repeated"),
+        (("limited=0.1,2",), r"--grid: --limited must be above 0 and at most 1 \(0.05 is 5 %\), got 2"),
+        (("limited=0.1,some",), "--grid: --limited must be a finite number, got 'some'"),
+        (("limited=0.1", "limited=0.2"), "names limited twice"),
+        (("limitd=0.1,0.2",), "limitd is not a setting of anchors, pretrain, finetune"),
+        (("predict.device=cpu,cuda",), "is not a setting of anchors, pretrain, finetune"),
+        (("compare.label=a,b",), "is not a setting of anchors, pretrain, finetune"),
+        (("seed=1,2",), "--grid seed: all values give the same runs"),
+        (("device=cpu,auto",), "--grid device: all values give the same runs"),
+        (("pretrain.epochs=1,2",), "--grid pretrain.epochs: all values give the same runs"),
+    ],
+)
+def test_a_grid_that_cannot_be_planned_is_rejected(grid: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan("table1-1-scratch", seeds=1, grid=grid)
+
+
+def test_a_grid_cannot_be_combined_with_another_option_for_the_same_key() -> None:
+    with pytest.raises(SettingsError, match="--grid and --set both set limited"):
+        plan("table1-1-scratch", seeds=1, grid=("limited=0.1,0.2",), changes=("limited=1",))
+    with pytest.raises(SettingsError, match="--grid epochs: all values give the same runs"):
+        plan("table1-1-scratch", seeds=1, grid=("epochs=1,2",), epochs=3)
 
 
 def test_a_classifier_from_anchors_needs_anchors_from_scratch_too_and_other_anchors_give_another_run() -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from tests.test_reporting_runs import write_run
 pytest.importorskip("matplotlib", reason="not installed here")
 pytest.importorskip("sklearn", reason="not installed here")
 
+from lg3d_core.reporting.object_tables import class_precision_table, precision_table
 from lg3d_core.reporting.precision import (
     RECALLS,
     ScoredObjects,
@@ -149,6 +151,31 @@ def test_figures_of_precision_have_a_panel_per_run() -> None:
         assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["one, IoU 0.50", "one, IoU 0.25"]
 
 
+def test_tables_list_the_groups_and_the_classes_with_objects_or_predictions() -> None:
+    matches = [matches_of(SCENE, PREDICTED)]
+    scores = score_instances(matches, VOCABULARY)
+    evaluation = SimpleNamespace(instances=scores)
+    runs = [SimpleNamespace(name=name, evaluation=evaluation) for name in ("one", "two")]
+    nothing = [SimpleNamespace(name="none", evaluation=None), SimpleNamespace(name="x", evaluation=None)]
+    zeros = np.zeros(200, dtype=np.int64)
+    instances = zeros.copy()
+    instances[CHAIR] = 1234
+    frequency = Frequency(zeros, zeros, instances)
+    assert precision_table(nothing) is None
+    assert class_precision_table(nothing, frequency) is None
+    table = precision_table(runs)
+    assert table is not None
+    assert [row[0] for row in table.rows] == [
+        f"{run}: {name}" for run in ("one", "two") for name in ("AP", "AP50", "AP25")
+    ]
+    table = class_precision_table(runs, frequency)
+    assert table is not None
+    assert table.header == ["Category", "Group", "Training objects", "Objects here", "AP50 one", "AP50 two"]
+    chair = f"{100 * scores.ap50[CHAIR]:.2f}"
+    assert table.rows[0] == ["chair", "head", "1,234", "2", chair, chair]
+    assert [row[0] for row in table.rows] == ["chair", "table", VOCABULARY.names[TAIL]]
+
+
 def test_rows_of_arrays_and_scalars_are_packed_and_read_back() -> None:
     cases = [case(0.25, size=3), case(1.0, RARE, size=0)]
     found = [ObjectCase.of(row) for row in _unpack_rows("c", ObjectCase._fields, _pack_rows("c", cases))]
@@ -198,8 +225,10 @@ def test_a_run_with_an_offset_head_has_figures_of_objects_and_keeps_them(
     means = json.loads(json.dumps(first.to_dict()))["runs"][0]["evaluation"]["instances"]["means"]["all"]
     assert 0 < means["ap"] < means["ap25"]
     text = first.page.read_text()
-    for title in ("AP and frequency", "Precision and recall of objects", "Best and worst objects of the tail"):
-        assert title in text
+    titles = ("AP of objects", "AP and frequency", "Precision and recall of objects", "Objects", "AP50 by class")
+    for title in (*titles, "Best and worst objects of the tail"):
+        assert f"<h2>{title}</h2>" in text
+    assert f"<td>{100 * means['ap50']:.2f}</td>" in text
     page = first.page.read_bytes()
 
     def refuse(*_: object, **__: object) -> None:
@@ -214,4 +243,6 @@ def test_a_run_without_an_offset_head_has_no_figures_of_objects(store_path: Path
         ReportSettings(run=(write_run(tmp_path / "run", store_path),), store=store_path, rooms=0, points=0), Progress()
     )
     assert not {"precision.png", "recall.png", "objects.png", "tail.png"} & {path.name for path in written.figures}
-    assert "objects of the tail" not in written.page.read_text()
+    text = written.page.read_text()
+    assert "objects of the tail" not in text
+    assert "AP50" not in text

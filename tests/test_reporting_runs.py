@@ -27,20 +27,7 @@ pytest.importorskip("sklearn", reason="not installed here")
 
 from lg3d_core.reporting.report import Report
 from lg3d_core.reporting.report import report as report_runs
-
-
-class Listener(Progress):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
+from tests.notes import Notes
 
 
 def write_run(folder: Path, store_path: Path, *, seed: int = 0, anchors: Path | None = None) -> Path:
@@ -123,7 +110,7 @@ def test_a_second_report_measures_nothing_and_writes_the_same(
 
     monkeypatch.setattr("lg3d_core.reporting.measure.evaluate_scenes", refuse)
     monkeypatch.setattr("lg3d_core.reporting.report.embed", refuse)
-    listener = Listener()
+    listener = Notes()
     assert report(tuned, listener=listener).page.read_bytes() == page
     assert "--fresh measures again" in listener.notes[0]
     with pytest.raises(AssertionError, match="measured again"):
@@ -206,7 +193,7 @@ def test_anchors_are_found_after_a_move_and_missed_aloud(anchors_path: Path, sto
     (run,) = read_runs([new / "runs" / "f"], tmp_path, Progress())
     assert run.checkpoint is not None
     info = replace(read_info(run.checkpoint), anchors_digest=load_anchors(anchors_path).digest)
-    notes = Listener()
+    notes = Notes()
     found = find_anchors(run, info, None, notes)
     assert found is not None
     assert found.digest == info.anchors_digest
@@ -265,7 +252,7 @@ def test_a_folder_that_cannot_be_written_is_warned_of(
         raise DataError(f"cannot write {path} of {len(data)} bytes")
 
     monkeypatch.setattr("lg3d_core.reporting.measure.write_bytes", refuse)
-    listener = Listener()
+    listener = Notes()
     report(tuned, out=tmp_path, fresh=True, points=0, listener=listener)
     assert listener.warnings[0].startswith("the next report will measure läuft & läuft again: cannot write")
 
@@ -279,7 +266,7 @@ def test_runs_of_different_vocabularies_or_stores_are_refused(tuned: Path, store
     (other / "card.json").write_text(json.dumps(card | {"store": {"path": "x", "digest": "0" * 16}}))
     with pytest.raises(SettingsError, match=r"different stores .* pass --store DIR"):
         report(tuned, other)
-    listener = Listener()
+    listener = Notes()
     report(tuned, other, store=store_path, out=tmp_path / "out", listener=listener)
     assert "another version of the store" in listener.warnings[0]
 
@@ -328,7 +315,7 @@ def test_no_run_twice_the_same_and_an_empty_split_are_refused(tuned: Path, store
 def test_a_damaged_line_is_skipped_with_a_warning(tmp_path: Path) -> None:
     lines = ['{"step": 1, "loss": 2.0}', '{"step": 2, "lo', '{"loss": 3}', "[]", '{"step": 3, "loss": NaN, "lr": 1}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    listener = Listener()
+    listener = Notes()
     curves = read_curves(tmp_path / "metrics.jsonl", listener)
     assert curves["loss"].step.tolist() == [1]
     assert curves["lr"].value.tolist() == [1.0]
@@ -347,7 +334,7 @@ def test_a_run_in_its_first_epoch_shows_its_curves(tuned: Path, tmp_path: Path) 
 def test_a_run_without_metrics_shows_its_scores(tuned: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tuned, tmp_path / "run"))
     (run / "metrics.jsonl").unlink()
-    listener = Listener()
+    listener = Notes()
     assert read_runs([run], tmp_path, listener)[0].curves == {}
     assert "omits its learning curves" in listener.warnings[0]
 

@@ -345,10 +345,15 @@ def test_no_setting_makes_the_page_listen_elsewhere() -> None:
 # What is installed.
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
-def test_dependencies_are_locked_by_exact_version(name: str) -> None:
-    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", " "))]
-    wrong = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9_.+!]*( \\)?", line)]
+@pytest.mark.parametrize("part", ["", "-base", "-cpu", "-dev", "-docs"])
+def test_dependencies_are_locked_by_exact_version_and_hash(part: str) -> None:
+    name = f"requirements{part}.lock"
+    lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if part in ("", "-cpu"):
+        lines.remove("-r requirements-base.lock")
+    pin = r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9_.+!]*( +--hash=sha256:[0-9a-f]{64})+"
+    wrong = [line for line in lines if not re.fullmatch(pin, line)]
     assert lines
     assert not wrong, f"{name}: {wrong}"
     assert len({line.partition("==")[0].lower() for line in lines}) == len(lines)
@@ -356,7 +361,10 @@ def test_dependencies_are_locked_by_exact_version(name: str) -> None:
 
 def test_make_installs_from_the_lock_alone() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    assert "pip install --quiet --disable-pip-version-check -r requirements.lock" in makefile
+    assert "INSTALL_LOCKED := install --quiet --disable-pip-version-check --require-hashes --no-deps" in makefile
+    installs = re.findall(r"\S+ -r \S+\.lock", makefile)
+    assert len(installs) == 4
+    assert all(words.startswith("$(INSTALL_LOCKED) -r ") for words in installs)
     assert "--no-deps --editable ." in makefile
 
 

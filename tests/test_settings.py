@@ -73,6 +73,18 @@ def test_finetuning_decays_at_the_references_epochs_120_and_150_of_170(name: str
     assert FinetuneSettings.from_json(settings.to_json()).milestones == settings.milestones
 
 
+@pytest.mark.parametrize("row", ["1-scratch", "2-csc", "3-clip-only", "4-ours", None])
+def test_instance_segmentation_trains_as_the_paper_does(row: str | None) -> None:
+    tables = Path(__file__).parents[1] / "examples" / "tables"
+    recipe = "paper-34d-instance" if row is None else str(tables / f"table3-{row}.toml")
+    settings = FinetuneSettings.resolve(recipe=recipe)
+    values = (settings.task, settings.network, settings.learning_rate, settings.epochs, settings.batch_size)
+    assert values == ("instance", "34D", 0.02, 300, 8)
+    pretraining = PretrainSettings.resolve(recipe=recipe)
+    if row != "1-scratch":
+        assert (pretraining.learning_rate, pretraining.epochs) == (0.05, 400)
+
+
 def test_supcon_decays_at_epochs_150_and_250_of_300() -> None:
     recipe = Path(__file__).parents[1] / "examples" / "tables" / "table1-4-supcon.toml"
     settings = PretrainSettings.resolve(recipe=str(recipe))

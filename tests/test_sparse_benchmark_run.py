@@ -13,7 +13,6 @@ from torch import Tensor
 
 import lg3d_core.sparse_benchmark.bench as run_module
 from lg3d_core.errors import SettingsError
-from lg3d_core.progress import Progress
 from lg3d_core.settings import BenchSettings
 from lg3d_core.sparse_benchmark import machine
 from lg3d_core.sparse_benchmark.agreement import Difference
@@ -26,25 +25,12 @@ from lg3d_core.sparse_benchmark.placement import Work
 from lg3d_core.sparse_benchmark.report import FORMAT, Measured, Report, Result, bench_table
 from lg3d_core.sparse_benchmark.workload import Workload
 from tests.box_rooms import write_room
+from tests.notes import Notes
 
 CPU = torch.device("cpu")
 WORKLOAD = Workload(
     ("two",), 0.1, torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.int32), torch.zeros(2, 3), 1, (16, 16, 16)
 )
-
-
-class Listener(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 class FakeEngine(Engine):
@@ -284,7 +270,7 @@ def test_a_run_is_reported_completely_and_written(tmp_path: Path, monkeypatch: p
         threads=1,
         out=tmp_path / "out.json",
     )
-    listener = Listener()
+    listener = Notes()
     report = run_benchmarks(settings, listener)
     stored = json.loads((tmp_path / "out.json").read_text())
     assert stored == json.loads(json.dumps(report.to_dict()))
@@ -308,7 +294,7 @@ def test_a_run_is_reported_completely_and_written(tmp_path: Path, monkeypatch: p
 
 
 def test_a_wrong_result_gives_a_warning() -> None:
-    listener = Listener()
+    listener = Notes()
     wrong, failed = measured("racy", [1.0], remark="; try one thread"), measured("broken", [])
     wrong.record(Difference(0.5, None))
     failed.failure = "failed: RuntimeError: no"

@@ -16,18 +16,9 @@ from lg3d_core.store import Budget, SceneStore, ensure_budget, prepare_store
 from lg3d_core.store.budgets import choose_rows, sample_farthest
 from lg3d_core.store.scene_file import checksum
 from tests import box_rooms
+from tests.notes import Notes
 
 IDS = [f"scene900{k}_00" for k in range(3)]
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.messages.append(message)
-
-    note = warn
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +204,7 @@ def test_a_damaged_budget_is_made_again(store: SceneStore) -> None:
     budget = budget_of(store)
     data = budget.path.read_bytes()
     budget.path.write_bytes(data[:700])
-    listener = Listener()
+    listener = Notes()
     assert budget_of(store, progress=listener).digest == budget.digest
     assert "creating the label budget again" in listener.messages[0]
     with h5py.File(budget.path, "r+") as file:
@@ -243,7 +234,7 @@ def test_a_budget_of_other_training_scenes_is_refused_and_replaced(store: SceneS
     for use in (lambda: new_store.read(IDS[0], budget=old), lambda: new_store.class_counts("train", budget=old)):
         with pytest.raises(DataError, match="made for other training scenes"):
             use()
-    listener = Listener()
+    listener = Notes()
     assert budget_of(new_store, progress=listener).digest != old.digest
     assert "made for other training scenes and is created again" in listener.messages[0]
 
@@ -277,6 +268,6 @@ def test_labelled_points_without_an_object_are_reported(store: SceneStore) -> No
         file["points/instance"][:3] = 0
         sums = {name: checksum(file[name][()]) for name in (*(f"points/{n}" for n in file["points"]), "mesh/faces")}
         file.attrs["checksums"] = repr(sums).replace("'", '"')
-    listener = Listener()
+    listener = Notes()
     budget_of(store, progress=listener)
     assert listener.messages == ["scene9000_00: 3 labelled points have no instance and lose their label"]

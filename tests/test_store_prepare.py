@@ -25,16 +25,9 @@ from lg3d_core.store import PrepareReport, SceneStore, prepare_store
 from lg3d_core.store import prepare as prepare_module
 from lg3d_core.store.scene_file import read_scene_file, read_scene_header
 from tests import box_rooms
+from tests.notes import Notes
 
 IDS = [f"scene900{k}_00" for k in range(5)]
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def prepare(raw: Path, store: Path, progress: Progress | None = None, **options: Any) -> PrepareReport:
@@ -131,7 +124,7 @@ def test_a_bad_scene_is_named_and_the_others_are_prepared(raw: Path, tmp_path: P
     mesh.write_bytes(mesh.read_bytes()[:-1])
     aggregation(raw, IDS[1]).unlink()
     (raw / "scans" / "empty").mkdir()
-    listener = Listener()
+    listener = Notes()
     report = prepare(raw, tmp_path / "data", listener)
     assert report.prepared == IDS[2:]
     assert sorted(report.failed) == ["empty", IDS[0], IDS[1]]
@@ -166,7 +159,7 @@ def test_unmapped_labels_are_counted_also_when_scenes_are_skipped(raw: Path, tmp
 
 def test_a_scene_in_no_split_goes_to_train_with_a_warning(raw: Path, tmp_path: Path) -> None:
     (raw / "scannetv2_val.txt").unlink()
-    listener = Listener()
+    listener = Notes()
     prepare(raw, tmp_path / "data", listener)
     assert f"1 scenes are in no split and go to train ({IDS[3]})" in listener.warnings[0]
     assert SceneStore(tmp_path / "data").split_of(IDS[3]) == "train"
@@ -228,7 +221,7 @@ def test_a_store_of_another_vocabulary_is_kept_unless_forced(raw: Path, tmp_path
         prepare(raw, tmp_path / "data", vocabulary="scannet20")
     assert contents(tmp_path / "data") == before
     shutil.rmtree(raw / "scans" / IDS[0])
-    listener = Listener()
+    listener = Notes()
     prepare(raw, tmp_path / "data", listener, vocabulary="scannet20", force=True)
     store = SceneStore(tmp_path / "data")
     assert (store.vocabulary.name, store.scene_ids()) == ("scannet20", IDS[1:])
@@ -239,7 +232,7 @@ def test_a_damaged_file_of_a_scene_that_is_gone_is_not_listed_in_the_index(raw: 
     prepare(raw, tmp_path / "data")
     (tmp_path / "data/scenes" / f"{IDS[0]}.h5").write_bytes(b"no")
     shutil.rmtree(raw / "scans" / IDS[0])
-    listener = Listener()
+    listener = Notes()
     prepare(raw, tmp_path / "data", listener)
     assert SceneStore(tmp_path / "data").scene_ids() == IDS[1:]
     assert any(message.startswith("not listed in store.json") for message in listener.warnings)

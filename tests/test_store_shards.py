@@ -16,24 +16,11 @@ import pytest
 from lg3d_core.errors import DataError
 from lg3d_core.files import lock_file
 from lg3d_core.progress import Progress
-from lg3d_core.settings import PrepareSettings, StoreCheckSettings
-from lg3d_core.store import MergeReport, PrepareReport, SceneStore, merge_shards, prepare_store
+from lg3d_core.settings import StoreCheckSettings
+from lg3d_core.store import MergeReport, SceneStore, merge_shards
 from tests import box_rooms
-
-IDS = [f"scene900{k}_00" for k in range(5)]
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-
-def prepare(raw: Path, store: Path, progress: Progress | None = None, **options: Any) -> PrepareReport:
-    settings = PrepareSettings(**({"raw": raw, "store": store, "jobs": 1} | options))
-    return prepare_store(settings, progress or Progress())
+from tests.notes import Notes
+from tests.test_store_prepare import IDS, prepare
 
 
 def merge(store: Path, progress: Progress | None = None) -> MergeReport:
@@ -222,7 +209,7 @@ def test_a_file_system_without_locks_only_gives_a_warning(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    listener = Listener()
+    listener = Notes()
     for k in (1, 2):
         prepare(raw, tmp_path / "data", listener, shard=f"{k}/2")
     assert merge(tmp_path / "data").scenes == IDS

@@ -15,22 +15,13 @@ from lg3d_core.synthetic.layout import Room
 from lg3d_core.synthetic.modelled.catalog import Catalog, Furniture, load_sampled, read_catalog
 from lg3d_core.synthetic.modelled.naming import read_names
 from lg3d_core.synthetic.modelling import Kit
+from tests.notes import Notes
 from tests.sh3f_files import write_library
 
 SPACING = 0.1
 NAMES = "model\tsection\tthing\nBed\t\tbed\nTable\t\ttable\nChair\t\tchair\nPrivy\t\tdivider\nPane\t\tpurse\n"
 BEDS = [{"name": "Bed", "width": "140", "depth": "200", "height": str(40 + 5 * k)} for k in range(5)]
 MODELS = [*BEDS, {"name": "Table", "width": "100", "depth": "60", "height": "70"}, {"name": "Chair"}, {"name": "Chair"}]
-
-
-class Warnings(Progress):
-    """Keeps what it is warned of."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.lines.append(message)
 
 
 @pytest.fixture
@@ -131,7 +122,7 @@ def used_models(out: Path) -> dict[str, set[str]]:
 
 
 def test_no_validation_object_was_seen_in_training_and_every_model_is_credited(folder: Path, tmp_path: Path) -> None:
-    out, progress = tmp_path / "rooms", Warnings()
+    out, progress = tmp_path / "rooms", Notes()
     assert write_rooms(rooms_of(folder, out), progress) == out
     used = used_models(out)
     assert used["train"]
@@ -147,8 +138,8 @@ def test_no_validation_object_was_seen_in_training_and_every_model_is_credited(f
     assert "by Somebody; Public domain" in credits
     assert "They were changed" in credits
     assert (out / "licences" / "few.txt").read_text() == "Do as you like.\n"
-    assert any("Bad" in line for line in progress.lines)
-    assert (sum("Privy" in line for line in progress.lines)) <= 1
+    assert any("Bad" in line for line in progress.warnings)
+    assert (sum("Privy" in line for line in progress.warnings)) <= 1
 
     before = {path: path.stat().st_mtime_ns for path in (out / "scans").rglob("*.ply")}
     write_rooms(rooms_of(folder, out), Progress())  # again: nothing to do

@@ -35,6 +35,7 @@ from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
 from lg3d_core.training.step import ForwardPass, accumulate_gradients
 from tests import lost_rank, ranks
+from tests.finished_runs import read_losses, read_metrics
 
 CPU = torch.device("cpu")
 OWN_GPU, CPU_ONLY = DeviceKind.OWN_GPU, DeviceKind.CPU
@@ -68,14 +69,6 @@ WORDS += [
 
 def finetune_words(store: Path, runs: Path, name: str) -> list[str]:
     return ["finetune", "--from", "scratch", "--store", str(store), "--runs", str(runs), "--name", name, *WORDS]
-
-
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def read_losses(run: Path) -> list[float]:
-    return [record["loss"] for record in read_metrics(run) if "loss" in record]
 
 
 def read_logs(log: Path) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lg3d_core.errors import Interrupted, SettingsError
 from lg3d_core.networks.checkpoint import read_info
@@ -29,6 +28,7 @@ from lg3d_core.training.learners import Classification, SceneContexts, Supervise
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
 from lg3d_core.training.step import accumulate_gradients
+from tests.finished_runs import equal_weights, read_losses, read_metrics
 
 SMALL: dict[str, Any] = {
     "network": "14A",
@@ -44,19 +44,6 @@ SMALL: dict[str, Any] = {
 def settings(store: Path, runs: Path, name: str, **changes: Any) -> PretrainSettings:
     options = {"store": store, "anchors": Path("nowhere.safetensors"), "runs": runs, "name": name, "epochs": 2}
     return PretrainSettings(**(SMALL | options | changes))
-
-
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def read_losses(run: Path) -> list[float]:
-    return [record["loss"] for record in read_metrics(run) if "loss" in record]
-
-
-def equal_weights(a: Path, b: Path) -> bool:
-    left, right = load_file(a), load_file(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 class Stopper(Progress):

@@ -23,6 +23,7 @@ from lg3d_core.training.finetune import finetune
 from lg3d_core.training.launch import resolve_training_precision
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.run import Run
+from tests.finished_runs import equal_weights, read_losses, read_metrics
 from tests.notes import Notes
 
 SMALL: dict[str, Any] = {
@@ -36,19 +37,6 @@ SMALL: dict[str, Any] = {
     "augment": False,
     "validate_every": 0,
 }
-
-
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def read_losses(run: Path) -> list[float]:
-    return [record["loss"] for record in read_metrics(run) if "loss" in record]
-
-
-def equal_weights(a: Path, b: Path) -> bool:
-    left, right = load_file(a), load_file(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lg3d_cli.__main__ import app
 from lg3d_core.errors import SettingsError
+from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import SceneDataset
@@ -18,21 +19,12 @@ from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.viewing import view as show
 from lg3d_core.viewing.augmented import build_augmented_view, split_motion
-from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS, ramp_colors
+from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS
 from lg3d_core.viewing.page import build_page, page_arrays
 from lg3d_core.viewing.picture import compose
+from tests.notes import Notes
 
 VOXEL = 0.05
-
-
-class Notes(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +50,7 @@ def test_a_view_shows_the_sample_that_the_first_epoch_trains_on(store: SceneStor
     np.testing.assert_array_equal(view.instance, sample.instances)
     np.testing.assert_allclose(view.layers["colours"] / 255 - 0.5, sample.features, atol=0.51 / 255)
     assert sample.placed >= 3
-    put_in = next(line for line in notes.lines if line.startswith("put in: "))
+    put_in = next(line for line in notes.notes if line.startswith("put in: "))
     assert len(re.split(", |; ", put_in)) == sample.placed + (sample.skipped > 0)
 
 
@@ -137,7 +129,7 @@ def test_a_checkpoint_beside_a_sample_is_reported_as_ignored(store: SceneStore, 
         html=tmp_path / "a.html",
     )
     show.view(settings, notes)
-    assert any("--checkpoint is ignored" in line for line in notes.lines)
+    assert any("--checkpoint is ignored" in line for line in notes.notes)
 
 
 def test_senseless_settings_are_refused() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lg3d_core.errors import DataError
-from lg3d_core.viewing.layers import HEAT_STOPS, SceneView, build_view
+from lg3d_core.inference.heat_colors import HEAT_STOPS
+from lg3d_core.viewing.layers import SceneView, build_view
 from lg3d_core.viewing.page import build_page, write_page
 from lg3d_core.viewing.server import PageServer, publish_heat
 from tests.headless_browser import Browser, open_browser

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, TURNS, Camera, first_camera, part_camera
+from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera, first_camera
 from lg3d_core.viewing.cutaway import find_outward, hidden_from
 from lg3d_core.viewing.layers import build_view
 from tests.viewing_rooms import (
@@ -130,19 +130,3 @@ def test_a_few_outliers_do_not_make_the_room_a_dot() -> None:
     strayed[:3] = [[1e3, 0, 0], [0, -1e3, 5], [0, 0, 1e4]]
     usual = build_view(room, VOCABULARY).camera.distance
     assert build_view(room._replace(xyz=strayed), VOCABULARY).camera.distance == pytest.approx(usual, rel=0.1)
-
-
-def test_an_object_is_seen_from_the_middle_of_its_room() -> None:
-    corners = np.array([[0, 0, 0], [4, 4, 2]], dtype=np.float32)
-    camera = part_camera((0.5, 2.0, 1.0), 0.3, corners)
-    assert camera.target == (0.5, 2.0, 1.0)
-    assert camera.azimuth == pytest.approx(0.0)  # the middle of the room lies along +x
-    assert camera.distance == pytest.approx(0.6 / np.sin(np.deg2rad(15)))  # twice its radius fits into 30 degrees
-    assert camera.eye[0] > 0.5
-
-
-def test_an_object_in_the_middle_of_the_room_is_seen_from_some_side_and_not_too_near() -> None:
-    corners = np.array([[0, 0, 0], [4, 4, 2]], dtype=np.float32)
-    camera = part_camera((2.0, 2.1, 1.0), 0.01, corners)
-    assert camera.azimuth == TURNS[0]
-    assert camera.distance == 1.6

@@ -5,8 +5,9 @@ import pytest
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.evaluation.predictor import Prediction
+from lg3d_core.inference.heat_colors import HEAT_STOPS
 from lg3d_core.store.scene_file import Scene
-from lg3d_core.viewing.layers import ERROR_COLORS, HEAT_STOPS, NEUTRAL, RIGHT, WRONG, build_view
+from lg3d_core.viewing.layers import ERROR_COLORS, NEUTRAL, RIGHT, WRONG, build_view
 from tests.viewing_rooms import COLORS, VOCABULARY, make_room, predict
 
 TRUTH = [0, 0, 0, 0, 1, 1, 3, -1, -1, -1]

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageFont
 
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
+from lg3d_core.inference.heat_colors import HEAT_STOPS
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
-from lg3d_core.viewing.layers import HEAT_STOPS, RIGHT, WRONG, build_view
+from lg3d_core.viewing.layers import RIGHT, WRONG, build_view
 from lg3d_core.viewing.open3d_buffers import import_open3d, quiet_output, render_buffers
 from lg3d_core.viewing.picture import (
     MAX_LEGEND,

@@ -17,18 +17,7 @@ from lg3d_core.store import SceneStore
 from lg3d_core.viewing import view as show
 from lg3d_core.viewing.layers import SceneView
 from lg3d_core.vocabulary import load_vocabulary
-
-
-class Notes(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
-
-    warn = note
+from tests.notes import Notes
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +46,7 @@ def test_without_a_run_the_page_shows_colours_and_truth(store_path: Path, tmp_pa
     notes = Notes()
     html = tmp_path / "room.html"
     assert show.view(settings(store_path, tmp_path, html=html), notes) == [html]
-    assert any("showing colours and ground truth only" in line for line in notes.lines)
+    assert any("showing colours and ground truth only" in line for line in notes.messages)
 
 
 def test_a_checkpoint_adds_the_prediction(store_path: Path, tmp_path: Path, checkpoint: Path) -> None:
@@ -90,7 +79,7 @@ def test_heat_of_texts_becomes_layers(store_path: Path, tmp_path: Path, monkeypa
     assert asked == [("scene9003_00", ("to sit", "to lie"), store_path)]
     notes = Notes()
     show.view(settings(store_path, tmp_path, html=html, heat=("to sit",), augmented=True), notes)
-    assert any("--heat is ignored" in line for line in notes.lines)
+    assert any("--heat is ignored" in line for line in notes.messages)
 
 
 def shown_layers(page: Path) -> list[str]:
@@ -108,7 +97,7 @@ def test_without_a_display_picture_and_page_go_to_the_working_directory(
     notes = Notes()
     written = show.view(settings(store_path, tmp_path), notes)
     assert [path.name for path in written] == ["scene9003_00.html", "scene9003_00.png"]
-    assert any(line.startswith("no display") for line in notes.lines)
+    assert any(line.startswith("no display") for line in notes.messages)
 
 
 def test_with_a_display_a_window_opens_and_nothing_is_written(
@@ -133,7 +122,7 @@ def test_a_window_that_cannot_open_gives_way_to_the_page(
     monkeypatch.setattr(show, "render_picture", refuse)
     notes = Notes()
     assert [path.suffix for path in show.view(settings(store_path, tmp_path), notes)] == [".html"]
-    assert "cannot open a window: open3d is not installed" in notes.lines
+    assert "cannot open a window: open3d is not installed" in notes.messages
 
 
 def test_a_picture_that_cannot_be_drawn_is_an_error_only_where_it_was_asked_for(
@@ -147,7 +136,7 @@ def test_a_picture_that_cannot_be_drawn_is_an_error_only_where_it_was_asked_for(
     monkeypatch.setattr(show, "render_picture", refuse)
     notes = Notes()
     assert [path.suffix for path in show.view(settings(store_path, tmp_path), notes)] == [".html"]
-    assert "cannot write a picture: open3d is not installed" in notes.lines
+    assert "cannot write a picture: open3d is not installed" in notes.messages
     with pytest.raises(MissingDependencyError):
         show.view(settings(store_path, tmp_path, png=tmp_path / "a.png"), Progress())
 

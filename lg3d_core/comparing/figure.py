@@ -47,7 +47,7 @@ def plot_comparison(comparison: Comparison) -> "Figure":
         return _plot_rows(comparison)
     methods: dict[str, list[ComparedRow]] = {}
     for row in sorted(comparison.rows, key=lambda row: row.share):
-        methods.setdefault(method_of(row), []).append(row)
+        methods.setdefault(row.method, []).append(row)
     figure = new_figure(PAGE, 2.5)
     panels = figure.subplots(1, len(comparison.groups), squeeze=False)[0]
     for axes, group in zip(panels, comparison.groups, strict=True):
@@ -74,14 +74,6 @@ def plot_comparison(comparison: Comparison) -> "Figure":
     bars, names = panels[0].get_legend_handles_labels()
     figure.legend(bars, names, loc="outside upper left", ncols=min(4, len(methods)))
     return figure
-
-
-def method_of(row: ComparedRow) -> str:
-    """Return the method name of a row: its label without the fraction of labels at its end."""
-    for share in (f"{100 * row.share:g} %", f"{100 * row.share:g}%"):
-        if row.label.endswith(share):
-            return row.label.removesuffix(share).rstrip(" ,") or row.label
-    return row.label
 
 
 def _plot_rows(comparison: Comparison) -> "Figure":

@@ -1,13 +1,15 @@
 """Plan of the runs for a table: anchors, pre-training and fine-tuning, each only once if several rows share it."""
 
 import hashlib
+import itertools
 import json
-import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.comparing.grid import Cell, cell_fields, cell_label, grid_cells, parse_assignment, parse_value
+from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.settings import (
     AnchorsSettings,
     CompareSettings,
@@ -19,6 +21,8 @@ from lg3d_core.settings import (
     read_recipe,
 )
 
+S = TypeVar("S", bound=Settings)
+T = TypeVar("T", FinetuneSettings, PretrainSettings)
 Kind = Literal["anchors", "pretrain", "finetune"]
 SCRATCH = "scratch"
 NOT_RESULTS = {
@@ -77,13 +81,15 @@ class Row:
 
     Attributes:
         recipe: Recipe as typed by the user.
-        label: Name of the row in the table.
+        label: Name of the row in the table, from the recipe and the values of the grid.
+        method: Name that rows of the same recipe with different shares of the labels have in common.
         runs: Folder of the fine-tuning run of each seed.
         share: Fraction of the labels used for training, 0..1.
     """
 
     recipe: str
     label: str
+    method: str
     runs: tuple[Path, ...]
     share: float = 1.0
 
@@ -97,33 +103,57 @@ class Plan:
 
 
 def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
-    """Plan the runs of several recipes.
+    """Plan the runs of several recipes: one row per recipe and combination of values of the grid.
 
     Args:
-        settings: Recipes, seeds, and values that override those of the recipes.
+        settings: Recipes, seeds, values that override those of the recipes, and the grid.
         store_digest: Digest of the scenes, so that runs on other scenes are not reused.
 
     Raises:
-        SettingsError: There is no recipe, two have the same label, or one conflicts with the settings.
+        SettingsError: There is no recipe, two rows have the same label, one conflicts with the settings, or a key of
+            the grid changes no run.
     """
     changes = parse_changes(settings.changes)
+    cells = grid_cells(settings.grid, settings.changes)
     rows: list[Row] = []
     steps: dict[Path, Step] = {}
-    for recipe in settings.recipes:
+    for cell, recipe in itertools.product(cells, settings.recipes):
         table = _merge(read_recipe(recipe), changes)
-        label = _read_label(recipe, table)
+        label = _read_label(recipe, table) or Path(recipe).stem
         runs = []
         for seed in range(settings.seeds):
-            own = _plan_run(settings, recipe, table, seed=seed, store_digest=store_digest)
+            own = _plan_run(settings, recipe, table, cell, seed=seed, store_digest=store_digest)
             steps |= {step.folder: step for step in own}
             runs.append(own[-1].folder)
         share = FinetuneSettings.from_json(own[-1].settings).limited
-        rows.append(Row(recipe, label or Path(recipe).stem, tuple(runs), 1.0 if share is None else share))
+        method = cell_label(label, cell, label_share=False)
+        rows.append(Row(recipe, cell_label(label, cell), method, tuple(runs), 1.0 if share is None else share))
     labels = [row.label for row in rows]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise SettingsError(f"two recipes have the label {', '.join(twice)}: set label in their [compare] tables")
+    _require_effect(cells, rows)
     return Plan(tuple(rows), tuple(steps.values()))
+
+
+def _require_effect(cells: Sequence[Cell], rows: Sequence[Row]) -> None:
+    """Check that each key of the grid with several values changes the runs of a recipe.
+
+    Raises:
+        SettingsError: All values of a key give the same runs.
+    """
+    num_recipes = len(rows) // len(cells)
+    for column, (key, _) in enumerate(cells[0]):
+        runs: dict[Any, set[tuple[Path, ...]]] = {}  # by recipe and values of the other keys
+        for number, row in enumerate(rows):
+            cell = cells[number // num_recipes]
+            runs.setdefault((row.recipe, *cell[:column], *cell[column + 1 :]), set()).add(row.runs)
+        if len({cell[column] for cell in cells}) > 1 and all(len(found) == 1 for found in runs.values()):
+            raise SettingsError(
+                f"--grid {key}: all values give the same runs, because another option sets {key} or results do not "
+                "depend on it",
+                fields=("grid",),
+            )
 
 
 def _read_label(recipe: str, table: dict[str, Any]) -> str:
@@ -139,25 +169,16 @@ def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
     """
     table: dict[str, Any] = {}
     for change in changes:
-        key, equals, text = change.partition("=")
-        command, dot, name = key.strip().rpartition(".")
-        if not equals or not name or (dot and not command):
-            raise SettingsError(
-                f"--set {change!r}: expected key=value or command.key=value, such as finetune.epochs=20",
-                fields=("changes",),
-            )
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
-        (table.setdefault(command, {}) if command else table)[name] = value
+        key, text = parse_assignment(change, option="--set", field="changes")
+        command, _, name = key.rpartition(".")
+        (table.setdefault(command, {}) if command else table)[name] = parse_value(text)
     return table
 
 
 def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return the recipe with changed values. A key changed for all commands is changed in their tables as well."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.items()}
-    for key, value in changes.items():
+    for key, value in sorted(changes.items(), key=lambda change: isinstance(change[1], dict)):  # commands last
         if isinstance(value, dict):
             merged.setdefault(key, {}).update(value)
             continue
@@ -169,7 +190,7 @@ def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan_run(
-    settings: CompareSettings, recipe: str, table: dict[str, Any], *, seed: int, store_digest: str
+    settings: CompareSettings, recipe: str, table: dict[str, Any], cell: Cell, *, seed: int, store_digest: str
 ) -> list[Step]:
     """Return the steps of one row and seed; the last one is fine-tuning."""
     source = f"recipe {recipe}"
@@ -181,16 +202,19 @@ def _plan_run(
         "device": settings.device,
         "seed": seed,
     }
-    finetune = FinetuneSettings.from_table(table, source=source, epochs=settings.epochs, **shared)
-    pretrain = PretrainSettings.from_table(table, source=source, epochs=settings.pretrain_epochs, **shared)
+    finetune = _read_phase(FinetuneSettings, table, cell, source, {**shared, "epochs": settings.epochs})
+    pretrain = _read_phase(PretrainSettings, table, cell, source, {**shared, "epochs": settings.pretrain_epochs})
     finetune = replace(finetune, allow_leak=finetune.allow_leak or settings.allow_leak)
+    if pretrain.method == "csc":  # uses no labels, so that rows with any share of them have this pre-training in common
+        pretrain = replace(pretrain, limited=None, limited_seed=PretrainSettings.limited_seed)
+    finetune, pretrain = _all_labels(finetune), _all_labels(pretrain)
     if finetune.start != SCRATCH:
         _require_no_leak(pretrain, finetune, source)
     steps: list[Step] = []
     before, grounded = SCRATCH, finetune.start != SCRATCH and pretrain.method == "language"
     anchors = ""
     if grounded or finetune.classifier != "fresh":
-        steps += _plan_anchors(settings, table, finetune.network, source=source)
+        steps += _plan_anchors(settings, table, cell, finetune.network, source=source)
         anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors)
         file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
         assert file is not None
@@ -205,6 +229,27 @@ def _plan_run(
     folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
     steps.append(_train_step(finetune, folder, tuple(step.folder for step in steps[-1:]), split=settings.split))
     return steps
+
+
+def _read_phase(cls: type[S], table: dict[str, Any], cell: Cell, source: str, options: dict[str, Any]) -> S:
+    """Return the settings of one phase; an option precedes the grid, which precedes the recipe.
+
+    Raises:
+        SettingsError: A value does not fit; a value of the grid is a UsageError.
+    """
+    of_cell = cell_fields(cell, cls)
+    passed = {name: value for name, value in options.items() if value is not None}
+    try:
+        return cls.from_table(table, source=source, **of_cell | passed)
+    except UsageError as error:
+        if not set(error.fields) & set(of_cell):
+            raise
+        raise UsageError(f"--grid: {error}", fields=("grid",)) from None
+
+
+def _all_labels(settings: T) -> T:
+    """Return settings without a label budget if it covers all labels, so that such rows reuse those without one."""
+    return replace(settings, limited=None) if settings.limited == 1 else settings
 
 
 def _require_no_leak(pretrain: PretrainSettings, finetune: FinetuneSettings, source: str) -> None:
@@ -224,11 +269,13 @@ def _require_no_leak(pretrain: PretrainSettings, finetune: FinetuneSettings, sou
     )
 
 
-def _plan_anchors(settings: CompareSettings, table: dict[str, Any], network: NetworkName, *, source: str) -> list[Step]:
+def _plan_anchors(
+    settings: CompareSettings, table: dict[str, Any], cell: Cell, network: NetworkName, *, source: str
+) -> list[Step]:
     """Return the step that makes a recipe's anchors in the network's feature width; empty for anchors from a file."""
     if settings.anchors is not None:
         return []
-    wanted = replace(AnchorsSettings.from_table(table, source=source, device=settings.device), dim=None)
+    wanted = replace(_read_phase(AnchorsSettings, table, cell, source, {"device": settings.device}), dim=None)
     folder = settings.out / "anchors" / _digest(wanted, network)
     wanted = replace(wanted, anchors=folder / ANCHORS_NAME)
     return [Step("anchors", folder, wanted.to_json(), (), settings.store, network=network)]

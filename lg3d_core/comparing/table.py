@@ -31,6 +31,7 @@ class ComparedRow:
     Attributes:
         label: Name of the row.
         recipe: Recipe of the row.
+        method: Name that rows of the same recipe with different shares of the labels have in common.
         runs: Name of the run folder of each seed.
         share: Fraction of the labels used for training, 0..1.
         scores: Mean and standard deviation over seeds, by metric and group.
@@ -40,6 +41,7 @@ class ComparedRow:
 
     label: str
     recipe: str
+    method: str
     runs: tuple[str, ...]
     share: float
     scores: dict[str, dict[str, Spread]]
@@ -86,6 +88,7 @@ class Comparison:
                 {
                     "label": row.label,
                     "recipe": row.recipe,
+                    "method": row.method,
                     "runs": list(row.runs),
                     "share": row.share,
                     "scores": {
@@ -168,7 +171,7 @@ def compare_records(
         )
         scores = {metric: {group: spread(values) for group, values in own.items()} for metric, own in by_seed.items()}
         runs = tuple(folder.name for folder in row.runs)
-        compared.append(ComparedRow(row.label, row.recipe, runs, row.share, scores, by_seed, difference))
+        compared.append(ComparedRow(row.label, row.recipe, row.method, runs, row.share, scores, by_seed, difference))
     first = records[0][0].counts
     return Comparison(
         rows=tuple(compared),

@@ -15,6 +15,7 @@ from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
+from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
 from lg3d_core.language.anchors_file import Anchors, load_anchors
@@ -32,8 +33,6 @@ from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AskSettings
 
-HEAT_STOPS = ((20, 38, 92), (74, 86, 122), (124, 126, 128), (182, 168, 112), (250, 228, 88))
-"""Colours of heat 0 to 1: from dark blue through grey to yellow, of rising lightness."""
 KEPT_FEATURES = 1 << 31
 """Maximum bytes of features that a conversation keeps; above it, each question runs the network again."""
 
@@ -260,7 +259,7 @@ class Conversation:
     def _pieces(self, heat: npt.NDArray[np.float32]) -> Columns:
         for start, stop, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels):
             values = np.where(rows >= 0, heat[rows], 0).astype(np.float32)
-            paint = heat_colors(values)
+            paint = ramp_colors(values)
             yield start, stop, {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2], "heat": values}
 
 
@@ -360,11 +359,3 @@ def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
 def file_part(text: str) -> str:
     """Convert a text to a part of a file name: letters and digits of any language, and hyphens."""
     return re.sub(r"[^\w]+", "-", text).strip("-_")[:60] or "text"
-
-
-def heat_colors(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return the colours of heat values, shape `(rows, 3)`, uint8."""
-    places = np.linspace(0, 1, len(HEAT_STOPS))
-    stops = np.array(HEAT_STOPS, dtype=np.float64)
-    channels = [np.interp(values, places, stops[:, k]) for k in range(3)]
-    return np.round(np.stack(channels, axis=1)).astype(np.uint8)

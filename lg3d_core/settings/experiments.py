@@ -112,6 +112,11 @@ class CompareSettings(StoreFields, DeviceFields):
         Doc("Any other value, as key=value or command.key=value."),
         Option("--set", panel=Panel.OVERRIDES),
     ] = ()
+    grid: Annotated[
+        tuple[str, ...],
+        Doc("Values of one key, as key=value,value,...: one row per recipe and value, or per combination."),
+        Option(panel=Panel.OVERRIDES),
+    ] = ()
     allow_leak: Annotated[
         bool,
         Doc("Fine-tune with a label budget after pre-training with other labels."),

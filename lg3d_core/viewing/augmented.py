@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import augment_scene, augmentation_generator, pasting_generator
 from lg3d_core.sampling.placement import FurnishedScene, open_pasting, place_instances
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.viewing.cutaway import find_outward
-from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS, SceneView, build_view, ramp_colors
+from lg3d_core.viewing.layers import FULL_SHIFT, PASTED, SHIFT_STOPS, SceneView, build_view
 
 if TYPE_CHECKING:
     from lg3d_core.store.scene_store import SceneStore

@@ -48,20 +48,6 @@ class Camera(NamedTuple):
         return view
 
 
-def part_camera(middle: tuple[float, float, float], radius: float, xyz: npt.NDArray[np.float32]) -> Camera:
-    """Return a camera that looks at one object from the centre of its room.
-
-    Args:
-        middle: Centre of the object in metres.
-        radius: Half the diagonal of the object's bounding box in metres.
-        xyz: Positions of the whole room in metres, shape `(points, 3)`.
-    """
-    away = (xyz.min(axis=0) + xyz.max(axis=0)).astype(np.float64)[:2] / 2 - np.array(middle[:2])
-    azimuth = float(np.rad2deg(np.arctan2(away[1], away[0]))) if np.linalg.norm(away) > 0.25 else TURNS[0]
-    distance = max(1.6, 2 * radius / float(np.sin(np.deg2rad(FIELD_OF_VIEW / 2))))
-    return Camera(middle, azimuth, 35.0, distance)
-
-
 def first_camera(
     xyz: npt.NDArray[np.float32], outward: npt.NDArray[np.float32], instance: npt.NDArray[np.int32]
 ) -> Camera:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import ShapeError
+from lg3d_core.inference.heat_colors import HEAT_STOPS, ramp_colors
 from lg3d_core.viewing.camera import Camera, first_camera
 from lg3d_core.viewing.cutaway import find_outward
 from lg3d_core.viewing.gallery import Gallery, find_gallery
@@ -45,8 +46,6 @@ PASTED = (206, 40, 110)  # inserted objects: a hue that the ramp below does not 
 SHIFT_STOPS = ((226, 228, 230), (150, 190, 196), (66, 128, 158), (24, 62, 110))
 FULL_SHIFT = 0.4
 """Elastic distortion in metres at the end of the ramp."""
-# Light grey over amber and red to dark plum: more heat is darker, also in greyscale.
-HEAT_STOPS = ((226, 228, 231), (240, 208, 140), (236, 146, 62), (198, 54, 46), (98, 14, 66))
 
 
 class LegendEntry(NamedTuple):
@@ -321,14 +320,6 @@ def _color(
     if instance.any():
         layers["instances"] = _instance_colors(instance)
     return layers
-
-
-def ramp_colors(values: npt.NDArray[np.floating], colors: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.uint8]:
-    """Interpolate along a colour ramp of equally spaced stops, for values in 0..1, shape `(points, 3)`."""
-    position = np.clip(np.nan_to_num(values), 0, 1)
-    stops = np.linspace(0, 1, len(colors))
-    channels = [np.interp(position, stops, stop) for stop in zip(*colors, strict=True)]
-    return np.round(np.stack(channels, axis=1)).astype(np.uint8)
 
 
 def _instance_colors(instance: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:

@@ -154,8 +154,8 @@ def _capture(window: Any) -> npt.NDArray[np.float32]:
     return np.asarray(window.capture_screen_float_buffer(do_render=True), dtype=np.float32).copy()
 
 
-def place_camera(o3d: Any, window: Any, camera: Camera, width: int, height: int) -> float:
-    """Set the pose and field of view of an open3d window, and return its near plane in metres."""
+def place_camera(o3d: Any, window: Any, camera: Camera, width: int, height: int) -> None:
+    """Set the pose, field of view and clipping planes of an open3d window."""
     focal = height / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW / 2))
     right, up, backward = camera.axes
     rotation = np.stack([right, -up, -backward])  # a pinhole camera looks along +z with y down
@@ -168,8 +168,6 @@ def place_camera(o3d: Any, window: Any, camera: Camera, width: int, height: int)
     )
     parameters.extrinsic = extrinsic
     control = window.get_view_control()
-    near = max(0.02, camera.distance * 0.02)
-    control.set_constant_z_near(near)
+    control.set_constant_z_near(max(0.02, camera.distance * 0.02))
     control.set_constant_z_far(camera.distance * 4 + 10)
     control.convert_from_pinhole_camera_parameters(parameters, allow_arbitrary=True)
-    return near

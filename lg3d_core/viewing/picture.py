@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.files import atomic_path
+from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.cutaway import hidden_from
-from lg3d_core.viewing.layers import HEAT, NEUTRAL, SceneView, ramp_colors
+from lg3d_core.viewing.layers import HEAT, NEUTRAL, SceneView
 from lg3d_core.viewing.open3d_buffers import render_buffers
 
 if TYPE_CHECKING:

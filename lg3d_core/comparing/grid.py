@@ -1,0 +1,129 @@
+"""Grid of a comparison: combinations of values of settings keys, each of them a row per recipe."""
+
+import itertools
+import tomllib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lg3d_core.errors import SettingsError
+from lg3d_core.settings import AnchorsSettings, FinetuneSettings, PretrainSettings, Settings
+from lg3d_core.settings.fields import Field, fields_of
+
+PHASES: dict[str, type[Settings]] = {
+    phase.command: phase for phase in (AnchorsSettings, PretrainSettings, FinetuneSettings)
+}
+LABEL_SHARE = "limited"
+"""Field of the share of the labels that training uses."""
+
+
+class GridValue(NamedTuple):
+    """One value of a key.
+
+    Attributes:
+        key: Key as typed: a field of every phase, or `command.key`.
+        value: Value as TOML has it; a list is a tuple.
+    """
+
+    key: str
+    value: Any
+
+    def field_of(self, phase: type[Settings]) -> Field | None:
+        """Return the field of a phase that the key names, if any."""
+        command, _, name = self.key.rpartition(".")
+        if command not in ("", phase.command):
+            return None
+        name = name.replace("-", "_")
+        return next((field for field in fields_of(phase).values() if name in (field.name, field.key)), None)
+
+    @property
+    def sets_label_share(self) -> bool:
+        """Whether the key is the share of the labels."""
+        fields = [self.field_of(phase) for phase in PHASES.values()]
+        return any(field is not None and field.name == LABEL_SHARE for field in fields)
+
+
+Cell = tuple[GridValue, ...]
+"""One value of each key."""
+
+
+def parse_assignment(text: str, *, option: str, field: str) -> tuple[str, str]:
+    """Split `key=value` and `command.key=value` into the key and the text of the value.
+
+    Raises:
+        SettingsError: The text has another form.
+    """
+    key, equals, value = text.partition("=")
+    command, dot, name = key.strip().rpartition(".")
+    if not equals or not name or (dot and not command):
+        raise SettingsError(
+            f"{option} {text!r}: expected key=value or command.key=value, such as finetune.epochs=20", fields=(field,)
+        )
+    return key.strip(), value.strip()
+
+
+def parse_value(text: str) -> Any:
+    """Return the TOML value of a text; a text that is not TOML stands for itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def grid_cells(grid: Sequence[str], changes: Sequence[str] = ()) -> list[Cell]:
+    """Return every combination of the values of a grid, the last key varying fastest; one empty cell without a grid.
+
+    Args:
+        grid: Entries `key=value,value,...`.
+        changes: Entries `key=value` that apply to all rows.
+
+    Raises:
+        SettingsError: An entry has another form, a key is unknown, or a key or value is repeated.
+    """
+    keys: dict[str, list[GridValue]] = {}
+    for entry in grid:
+        key, text = parse_assignment(entry, option="--grid", field="grid")
+        values = [GridValue(key, value) for value in _parse_values(entry, text)]
+        if not any(values[0].field_of(phase) for phase in PHASES.values()):
+            raise SettingsError(
+                f"--grid {entry}: {key} is not a setting of {', '.join(PHASES)}: see lg3d finetune --help",
+                fields=("grid",),
+            )
+        if key in keys:
+            raise SettingsError(f"--grid names {key} twice: pass all of its values in one option", fields=("grid",))
+        keys[key] = values
+    fixed = {parse_assignment(change, option="--set", field="changes")[0] for change in changes}
+    if both := sorted(fixed & set(keys)):
+        raise SettingsError(f"--grid and --set both set {both[0]}: pass one of them", fields=("grid", "changes"))
+    return list(itertools.product(*keys.values()))
+
+
+def _parse_values(entry: str, text: str) -> list[Any]:
+    """Split a text at its commas, except at those within TOML's strings and arrays."""
+    try:
+        values = tomllib.loads(f"values = [{text}]")["values"]
+    except tomllib.TOMLDecodeError:
+        values = [parse_value(part.strip()) for part in text.split(",")]
+    values = [tuple(value) if isinstance(value, list) else value for value in values]
+    if not values or "" in values or text.endswith(","):
+        raise SettingsError(f"--grid {entry}: expected key=value,value,..., such as limited=0.05,1.0", fields=("grid",))
+    if len({repr(value) for value in values}) < len(values):
+        raise SettingsError(f"--grid {entry}: a value is repeated", fields=("grid",))
+    return values
+
+
+def cell_fields(cell: Cell, phase: type[Settings]) -> dict[str, Any]:
+    """Return the values of a cell for one phase, by field name; a key with the phase's name precedes a general one."""
+    ordered = sorted(cell, key=lambda own: "." in own.key)
+    return {field.name: own.value for own in ordered if (field := own.field_of(phase)) is not None}
+
+
+def cell_label(label: str, cell: Cell, *, label_share: bool = True) -> str:
+    """Return the name of a row from the recipe's label and a cell, optionally without the share of the labels."""
+    shown = [f"{own.key}={_show(own.value)}" for own in cell if label_share or not own.sets_label_share]
+    return ", ".join([label, *shown])
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{','.join(map(_show, value))}]" if isinstance(value, tuple) else str(value)
