@@ -49,22 +49,49 @@ def colored_scene(points: int = 2000) -> FakeScene:
     return scene._replace(rgb=(200 * np.eye(3)[truth] + 20).astype(np.uint8), label=truth.astype(np.int16))
 
 
-def test_every_vertex_has_the_label_of_its_voxel() -> None:
+def voxels_of(scene: FakeScene, voxel_size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return distinct cells, each one's first point, every point's cell, and the rounded mean colours."""
+    cells = np.floor(scene.xyz.astype(np.float64) / voxel_size)
+    distinct, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    mean = np.stack([scene.rgb[inverse == k].mean(axis=0) for k in range(len(distinct))])
+    return distinct, first, inverse, np.round(mean)
+
+
+def test_every_vertex_has_the_label_of_a_voxel_around_it() -> None:
     scene = colored_scene()
     prediction = predict_scene(StrongestColor(), scene, voxel_size=0.2)
-    cells = np.floor(scene.xyz.astype(np.float64) / 0.2)
-    _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    np.testing.assert_array_equal(prediction.label, scene.label[first][inverse.reshape(-1)])
-    np.testing.assert_array_equal(prediction.voxel_label, scene.label[first])
+    cells, first, inverse, mean = voxels_of(scene, 0.2)
+    np.testing.assert_array_equal(mean[np.arange(len(mean)), prediction.voxel_label], mean.max(axis=1))
     np.testing.assert_array_equal(prediction.voxel_truth, scene.label[first])
+    assert prediction.voxels is not None
+    rows = prediction.voxels.point_to_voxel
+    np.testing.assert_array_equal(prediction.label, prediction.voxel_label[rows])
+    assert np.abs(cells[rows] - cells[inverse]).max() == 1
+    assert (rows == inverse).mean() > 0.5  # the nearest voxel has the largest weight
     assert [array.dtype for array in prediction[:4]] == [np.int16, np.float32, np.int16, np.int16]
+
+
+def test_a_vertex_at_the_centre_of_its_voxel_has_its_label() -> None:
+    scene = colored_scene()
+    centred = scene._replace(xyz=((np.floor(scene.xyz / 0.2) + 0.5) * 0.2).astype(np.float32))
+    prediction = predict_scene(StrongestColor(), centred, voxel_size=0.2)
+    _, _, inverse, mean = voxels_of(scene, 0.2)
+    ordered = np.sort(mean, axis=1)
+    clear = (ordered[:, 2] > ordered[:, 1])[inverse]  # without two equally probable classes
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(prediction.label[clear], prediction.voxel_label[inverse][clear])
 
 
 def test_confidence_is_the_softmax_of_the_winner() -> None:
     scene = colored_scene()
     prediction = predict_scene(StrongestColor(), scene, voxel_size=0.2)
-    # Scores are 10 * (220 / 255 - 0.5) for the winner and 10 * (20 / 255 - 0.5) for two others: 200 / 25.5 apart.
-    np.testing.assert_allclose(prediction.confidence, 1 / (1 + 2 * np.exp(-200 / 25.5)), rtol=1e-5)
+    assert prediction.voxels is not None
+    _, _, _, mean = voxels_of(scene, 0.2)
+    scores = np.exp(10 * (mean / 255 - 0.5))
+    expected = scores.max(axis=1) / scores.sum(axis=1)
+    np.testing.assert_allclose(prediction.voxels.labels.confidence, expected, rtol=1e-5)
+    np.testing.assert_array_equal(prediction.confidence, prediction.voxels.labels.confidence[prediction.voxels[2]])
 
 
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +123,10 @@ def test_features_are_bf16_but_class_scores_are_not() -> None:
 
 def test_other_class_scores_may_replace_the_classifier() -> None:
     scene = colored_scene()
-    usual = predict_scene(StrongestColor(), scene, voxel_size=0.2)
     weakest = predict_scene(StrongestColor(), scene, voxel_size=0.2, score=lambda features: -features[:, :2])
     assert set(np.unique(weakest.label)) == {0, 1}
-    assert (weakest.label != usual.label).all()
+    _, _, _, mean = voxels_of(scene, 0.2)
+    np.testing.assert_array_equal(mean[np.arange(len(mean)), weakest.voxel_label], mean[:, :2].min(axis=1))
 
 
 def test_a_scene_without_labels_or_without_points_is_predicted() -> None:
@@ -175,11 +202,9 @@ def test_offsets_are_those_of_the_head_at_every_voxel(monkeypatch: pytest.Monkey
     scene = colored_scene()
     voxels = predict_scene(OffsetByColor(), scene, voxel_size=0.2).voxels
     assert voxels is not None
-    cells = np.floor(scene.xyz.astype(np.float64) / 0.2)
-    distinct, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    np.testing.assert_allclose(voxels.labels.offsets, scene.rgb[first] / 255 - 0.5, atol=1e-6)
+    distinct, _, _, mean = voxels_of(scene, 0.2)
+    np.testing.assert_allclose(voxels.labels.offsets, mean / 255 - 0.5, atol=1e-6)
     np.testing.assert_allclose(voxels.centres, (distinct + 0.5) * 0.2)
-    np.testing.assert_array_equal(voxels.point_to_voxel, inverse.reshape(-1))
     without = predict_scene(StrongestColor(), scene, voxel_size=0.2).voxels
     assert without is not None
     assert without.labels.offsets is None

@@ -13,7 +13,7 @@ from lg3d_core.inference.scan_voxels import ScanVoxels, pack, unpack, voxelize_s
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.networks.tiles import reach_of, tile_voxels
 from lg3d_core.progress import Progress
-from lg3d_core.sampling.voxels import voxelize
+from lg3d_core.sampling.voxels import mean_colors, voxelize
 from lg3d_core.scans.frame import plain_frame
 from lg3d_core.scans.surface import Surface, surface_in_memory
 from lg3d_core.sparse import SparseTensor
@@ -144,4 +144,5 @@ def test_voxels_read_in_pieces_are_those_of_the_whole(monkeypatch: pytest.Monkey
     voxels = voxelize_scan(surface, plain_frame(), 0.2)
     expected = voxelize(xyz, 0.2)
     np.testing.assert_array_equal(voxels.cells, expected.cells)
-    np.testing.assert_array_equal(voxels.rgb, rgb[expected.point])
+    mean = mean_colors(rgb, expected.point_to_voxel, len(expected.cells))
+    np.testing.assert_array_equal(voxels.rgb, mean)

@@ -165,7 +165,7 @@ def test_a_prompt_needs_exactly_one_place_for_the_name() -> None:
 
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:
-    with pytest.raises(SettingsError, match="expected one of demo, paper-18c, paper-34c, paper-34d"):
+    with pytest.raises(SettingsError, match="expected one of any-scan, demo, paper-18c, paper-34c, paper-34d"):
         RoomsSettings.resolve(recipe="papr", out="x")
 
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.evaluation.instances import PredictedInstances
+from lg3d_core.evaluation.interpolation import Candidates, choose_voxels
 from lg3d_core.evaluation.votes import Vote, draw_votes
 from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
 from lg3d_core.progress import Progress
-from lg3d_core.sampling.voxels import voxelize
+from lg3d_core.sampling.voxels import mean_colors, pack, voxelize
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 
 if TYPE_CHECKING:
@@ -47,11 +48,21 @@ class VoxelLabels(NamedTuple):
         confidence: Softmax of the highest class score, 0..1, shape `(voxels,)`, float32.
         offsets: Predicted vector from each voxel to the centre of its object in metres, shape `(voxels, 3)`, float32;
             None if the network has no offset head.
+        candidates: Most probable classes of each voxel, from which the labels of points are interpolated; None if the
+            labels do not come from a predictor.
     """
 
     label: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
     offsets: npt.NDArray[np.float32] | None = None
+    candidates: Candidates | None = None
+
+    def choose(
+        self, keys: npt.NDArray[np.int64], xyz: npt.NDArray[np.floating], *, voxel_size: float
+    ) -> npt.NDArray[np.int64]:
+        """Return the voxel whose label each point takes; see `choose_voxels`."""
+        assert self.candidates is not None, "only the labels of a predictor have candidates"
+        return choose_voxels(self.candidates, keys, xyz, voxel_size=voxel_size)
 
 
 class _Part(NamedTuple):
@@ -68,7 +79,7 @@ class PredictedVoxels(NamedTuple):
     Attributes:
         labels: Prediction of each voxel.
         centres: Centres of the voxels in metres, shape `(voxels, 3)`, float64.
-        point_to_voxel: Voxel of every vertex of the scene, shape `(vertices,)`, int64.
+        point_to_voxel: Voxel whose label every vertex of the scene takes, shape `(vertices,)`, int64.
     """
 
     labels: VoxelLabels
@@ -81,7 +92,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: Class index of every vertex, shape `(vertices,)`, int16.
-        confidence: Softmax of the highest class score at every vertex, 0..1, shape `(vertices,)`, float32.
+        confidence: Softmax of the highest class score of the same voxel, 0..1, shape `(vertices,)`, float32.
         voxel_label: Class index of every voxel, shape `(voxels,)`, int16.
         voxel_truth: Label of the vertex that each voxel keeps, -1 for unlabelled, shape `(voxels,)`, int16.
         features: Features of the voxels, shape `(voxels, num_features)`, float32, or None if not requested.
@@ -171,7 +182,7 @@ class Predictor:
             )
 
     def predict(self, scene: "Scene", *, keep_features: bool = False, progress: Progress | None = None) -> Prediction:
-        """Label every vertex of a scene with the best class of its voxel.
+        """Label every vertex of a scene with the best class between the voxels around it.
 
         Args:
             scene: Scene of the store. Its labels are only passed through.
@@ -195,18 +206,19 @@ class Predictor:
 
         found = self.label_voxels(
             voxels.cells,
-            scene.rgb[voxels.point],
+            mean_colors(scene.rgb, voxels.point_to_voxel, len(voxels.cells)),
             name=scene.scene_id,
             observe=keep if keep_features else None,
             progress=progress,
         )
+        rows = found.choose(pack(voxels.cells.astype(np.int64)), scene.xyz, voxel_size=self.voxel_size)
         return Prediction(
-            label=found.label[voxels.point_to_voxel],
-            confidence=found.confidence[voxels.point_to_voxel],
+            label=found.label[rows],
+            confidence=found.confidence[rows],
             voxel_label=found.label,
             voxel_truth=scene.label[voxels.point].astype(np.int16),
             features=features if keep_features else None,
-            voxels=PredictedVoxels(found, voxel_centres(voxels.cells, self.voxel_size), voxels.point_to_voxel),
+            voxels=PredictedVoxels(found, voxel_centres(voxels.cells, self.voxel_size), rows),
         )
 
     def label_voxels(
@@ -232,21 +244,22 @@ class Predictor:
             MemoryLimitError: Not even a small tile fits into memory.
         """
         score = self.score or self.network.classify
-        label = np.empty(len(cells), dtype=np.int16)
-        confidence = np.empty(len(cells), dtype=np.float32)
+        candidates: Candidates | None = None
         offsets = None if self.network.offset_head is None else np.empty((len(cells), 3), dtype=np.float32)
         for rows, features, shifts in self._parts(cells, rgb, name=name, progress=progress):
             if observe is not None:
                 observe(rows, features)
             with torch.inference_mode():
                 class_scores = score(features).float()
-                best, index = class_scores.max(dim=1)
-                share = (class_scores - best[:, None]).exp().sum(dim=1).reciprocal()
+                if candidates is None:
+                    candidates = Candidates.empty(len(cells), class_scores.shape[1])
+                candidates.set_rows(rows, class_scores)
                 if offsets is not None and shifts is not None:
                     offsets[rows] = shifts.cpu().numpy()
-            label[rows] = index.to(torch.int16).cpu().numpy()
-            confidence[rows] = share.cpu().numpy()
-        return VoxelLabels(label, confidence, offsets)
+        if candidates is None:
+            candidates = Candidates.empty(0, 1)
+        label, confidence = candidates.classes[:, 0].copy(), candidates.probabilities[:, 0].copy()
+        return VoxelLabels(label, confidence, offsets, candidates)
 
     def features(
         self,

@@ -208,6 +208,7 @@ def _predict(
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
     voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
     found = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
+    voxels = voxels._replace(candidates=found.candidates)
     label, confidence = found.label, found.confidence
     strays = voxels.num_outside
     if strays:

@@ -7,30 +7,32 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.sampling.voxels import MAX_CELL
+from lg3d_core.evaluation.interpolation import Candidates, choose_voxels
+from lg3d_core.sampling.voxels import MAX_CELL, pack, unpack
 from lg3d_core.scans.frame import Frame
 from lg3d_core.scans.surface import Surface
 
 GREY = 128
 """Colour of a scan without colours: the middle of the training range."""
-BITS = 20
 MAX_VOXELS = 1 << 31
 
 
 class ScanVoxels(NamedTuple):
-    """Occupied voxels of a scan, each with the colour of its first vertex.
+    """Occupied voxels of a scan, each with the mean colour of its vertices.
 
     Attributes:
         keys: Packed cells in lexicographic order, shape `(voxels,)`, int64; see `unpack`.
         rgb: Colours, shape `(voxels, 3)`, uint8.
         voxel_size: Edge length in metres.
         num_outside: Number of vertices without a voxel: not finite, or far from the rest.
+        candidates: Most probable classes of each voxel, once they are predicted.
     """
 
     keys: npt.NDArray[np.int64]
     rgb: npt.NDArray[np.uint8]
     voxel_size: float
     num_outside: int
+    candidates: Candidates | None = None
 
     @property
     def cells(self) -> npt.NDArray[np.int32]:
@@ -43,55 +45,57 @@ class ScanVoxels(NamedTuple):
         return (self.cells.astype(np.float64) + 0.5) * self.voxel_size
 
 
-def pack(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Pack cells `(rows, 3)` into one number each, with the same order."""
-    shifted = cells + (1 << BITS - 1)
-    return (shifted[:, 0] << 2 * BITS) | (shifted[:, 1] << BITS) | shifted[:, 2]
-
-
-def unpack(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Unpack the cells of `pack`, shape `(rows, 3)`, int32."""
-    mask = (1 << BITS) - 1
-    parts = [keys >> 2 * BITS, keys >> BITS & mask, keys & mask]
-    return np.stack([(part - (1 << BITS - 1)).astype(np.int32) for part in parts], axis=1)
-
-
 def voxelize_scan(surface: Surface, frame: Frame, voxel_size: float) -> ScanVoxels:
-    """Assign a scan to the voxel grid, piece by piece; the first vertex of a voxel determines its colour.
+    """Assign a scan to the voxel grid, piece by piece; the colour of a voxel is the mean over its vertices.
 
     Raises:
         DataError: The scan is too large for the grid, or has no usable vertex.
     """
     keys = np.zeros(0, dtype=np.int64)
-    rgb = np.zeros((0, 3), dtype=np.uint8)
+    sums = np.zeros((0, 4))  # red, green, blue, number of vertices
     num_outside = 0
     for start, stop in surface.chunks():
         own, inside = _chunk_keys(surface, frame, voxel_size, start, stop)
         num_outside += (stop - start) - len(inside)
-        first_keys, first = np.unique(own, return_index=True)
-        if surface.colors is None:
-            colors = np.full((len(first), 3), GREY, dtype=np.uint8)
-        else:
-            colors = surface.colors(start, stop)[inside[first]]
-        if len(keys) == 0:
-            keys, rgb = first_keys, colors
-            continue
-        at = np.searchsorted(keys, first_keys)
-        known = keys[np.minimum(at, len(keys) - 1)] == first_keys
-        merged = np.concatenate([keys, first_keys[~known]])
-        order = np.argsort(merged, kind="stable")
-        keys, rgb = merged[order], np.concatenate([rgb, colors[~known]])[order]
+        own_keys, point_to_voxel = np.unique(own, return_inverse=True)
+        colors = None if surface.colors is None else surface.colors(start, stop)[inside]
+        own_sums = _sum_colors(colors, point_to_voxel.reshape(-1), len(own_keys))
+        merged, place = np.unique(np.concatenate([keys, own_keys]), return_inverse=True)
+        total = np.zeros((len(merged), 4))
+        total[place[: len(keys)]] = sums
+        total[place[len(keys) :]] += own_sums
+        keys, sums = merged, total
     if len(keys) == 0:
         raise DataError(f"{surface.path}: none of the {surface.num_vertices} vertices has a usable position")
-    return ScanVoxels(keys, np.ascontiguousarray(rgb), voxel_size, num_outside)
+    rgb = np.round(sums[:, :3] / sums[:, 3:]).astype(np.uint8)
+    return ScanVoxels(keys, rgb, voxel_size, num_outside)
+
+
+def _sum_colors(
+    colors: npt.NDArray[np.uint8] | None, point_to_voxel: npt.NDArray[np.int64], num_voxels: int
+) -> npt.NDArray[np.float64]:
+    """Return the sum of the colours and the number of the vertices of each voxel, shape `(voxels, 4)`."""
+    number = np.bincount(point_to_voxel, minlength=num_voxels).astype(np.float64)
+    if colors is None:
+        return np.stack([GREY * number, GREY * number, GREY * number, number], axis=1)
+    channels = [np.bincount(point_to_voxel, weights=colors[:, k], minlength=num_voxels) for k in range(3)]
+    return np.stack([*channels, number], axis=1)
 
 
 def vertex_rows(surface: Surface, frame: Frame, voxels: ScanVoxels) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
-    """Yield for each piece its first row, its end row, and the voxel of each vertex, -1 for none."""
+    """Yield for each piece its first row, its end row, and the voxel of each vertex, -1 for none.
+
+    If the voxels have candidates, this is the voxel whose label the vertex takes (see `choose_voxels`), else the one
+    that contains it.
+    """
     for start, stop in surface.chunks():
         keys, inside = _chunk_keys(surface, frame, voxels.voxel_size, start, stop)
         rows = np.full(stop - start, -1, dtype=np.int64)
-        rows[inside] = np.searchsorted(voxels.keys, keys)
+        if voxels.candidates is None:
+            rows[inside] = np.searchsorted(voxels.keys, keys)
+        else:
+            xyz = _to_metres(surface, frame, start, stop, inside)
+            rows[inside] = choose_voxels(voxels.candidates, voxels.keys, xyz, voxel_size=voxels.voxel_size)
         yield start, stop, rows
 
 
@@ -101,8 +105,7 @@ def _chunk_keys(
     """Return the packed cells of usable vertices, and their rows in the piece."""
     xyz = surface.positions(start, stop)
     inside = np.flatnonzero(frame.holds(xyz) & np.isfinite(xyz).all(axis=1))
-    # Rounded to float32 as in a store, so that cells do not depend on the type in the file; the offset is already off.
-    metres = frame.to_metres(xyz[inside]).astype(np.float32).astype(np.float64)
+    metres = _to_metres(surface, frame, start, stop, inside)
     scaled = np.floor(metres / voxel_size)
     if len(scaled) and np.abs(scaled).max() > MAX_CELL:
         reach = float(np.abs(metres).max())
@@ -111,3 +114,16 @@ def _chunk_keys(
             f"{MAX_CELL * voxel_size:.6g} m: pass --scale"
         )
     return pack(scaled.astype(np.int64)), inside
+
+
+def _to_metres(
+    surface: Surface, frame: Frame, start: int, stop: int, inside: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return positions of a piece in metres.
+
+    They are rounded to float32 as in a store, so that cells do not depend on the type in the file; the offset is
+    already off.
+    """
+    xyz = surface.positions(start, stop)[inside]
+    metres: npt.NDArray[np.float64] = frame.to_metres(xyz).astype(np.float32).astype(np.float64)
+    return metres

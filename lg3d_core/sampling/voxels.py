@@ -11,6 +11,9 @@ from lg3d_core.errors import DataError, ShapeError
 MAX_CELL = 2**17 - 512
 """Largest magnitude of a cell index: the sparse engine's range (2.6 km at 2 cm) minus a margin for batch shifts."""
 
+BITS = 20
+"""Bits per axis of a packed cell."""
+
 DENSE_CELLS = 2**28
 """Maximum cells of a bounding box for the dense occupancy grid (at most 1.3 GB, allocated lazily)."""
 
@@ -75,6 +78,35 @@ def voxelize(xyz: npt.NDArray[np.floating], voxel_size: float, *, rng: np.random
         point, point_to_voxel = _group_by_sorting(key, order)
     cells = np.ascontiguousarray(scaled.take(point, axis=1).T, dtype=np.int32)
     return Voxels(cells, point, point_to_voxel)
+
+
+def pack(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Pack cells `(rows, 3)` into one number each, with the same order."""
+    shifted = cells + (1 << BITS - 1)
+    return (shifted[:, 0] << 2 * BITS) | (shifted[:, 1] << BITS) | shifted[:, 2]
+
+
+def unpack(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Unpack the cells of `pack`, shape `(rows, 3)`, int32."""
+    mask = (1 << BITS) - 1
+    parts = [keys >> 2 * BITS, keys >> BITS & mask, keys & mask]
+    return np.stack([(part - (1 << BITS - 1)).astype(np.int32) for part in parts], axis=1)
+
+
+def mean_colors(
+    rgb: npt.NDArray[np.uint8], point_to_voxel: npt.NDArray[np.int64], num_voxels: int
+) -> npt.NDArray[np.uint8]:
+    """Return the mean colour of each voxel's points, rounded, shape `(voxels, 3)`.
+
+    Args:
+        rgb: Colours, shape `(points, 3)`.
+        point_to_voxel: Voxel of each point, shape `(points,)`.
+        num_voxels: Number of voxels, each with at least one point.
+    """
+    number = np.bincount(point_to_voxel, minlength=num_voxels)
+    sums = [np.bincount(point_to_voxel, weights=rgb[:, k], minlength=num_voxels) for k in range(3)]
+    mean: npt.NDArray[np.uint8] = np.round(np.stack(sums, axis=1) / number[:, None]).astype(np.uint8)
+    return mean
 
 
 _Grouping = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
