@@ -14,7 +14,7 @@ from torch import Tensor
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
-from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
+from lg3d_core.inference.heat import Region, find_regions, name_features, spread_of, text_heat
 from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
@@ -143,6 +143,8 @@ class Conversation:
             )
         self._vectors = torch.from_numpy(self._anchors.vectors).to(self._predictor.device)
         self._scale = spread_of(self._vectors.cpu())
+        network = self._predictor.network
+        self._classify = None if network.num_classes is None else network.classify
         self._features: list[tuple[npt.NDArray[np.int64], Tensor]] | None = None
         self._nearest: npt.NDArray[np.int16] | None = None
         size = len(self._voxels.keys) * self._predictor.network.num_features * 4
@@ -189,11 +191,16 @@ class Conversation:
         nearest = np.empty(len(self._voxels.keys), dtype=np.int16)
         with torch.inference_mode():
             for rows, features in self._passes():
+                features = self._aligned(features)
                 heat[rows] = text_heat(features, self._vectors, texts, scale=self._scale).cpu().numpy()
                 unit = torch.nn.functional.normalize(self._vectors, dim=1)
                 nearest[rows] = (features @ unit.T).argmax(dim=1).to(torch.int16).cpu().numpy()
         self._nearest = nearest
         return heat
+
+    def _aligned(self, features: Tensor) -> Tensor:
+        """Return features that are compared with texts; those of a fixed classifier are replaced by its names."""
+        return features if self._classify is None else name_features(self._classify(features), self._vectors)
 
     def _answer(self, text: str, vector: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Answer:
         unit = self._anchors.vectors / np.linalg.norm(self._anchors.vectors, axis=1, keepdims=True)
