@@ -132,7 +132,7 @@ def score(settings: ScoreSettings, progress: Progress) -> ScoreReport:
     scene_ids = store.scene_ids(settings.split)
     if not scene_ids:
         raise DataError(f"no scenes to score in {store.path}: pass another --split than {settings.split}")
-    task = common_task(settings.predictions, settings.task, scene_ids, store, settings.split)
+    task = common_task(settings.predictions, settings.task, store, settings.split)
     results: dict[str, SceneResults] = {}
     jobs = [SceneJob(scene_id, store.entry(scene_id).num_points) for scene_id in scene_ids]
     with (
@@ -171,10 +171,8 @@ def score(settings: ScoreSettings, progress: Progress) -> ScoreReport:
     )
 
 
-def common_task(
-    paths: Sequence[Path], task: str, scene_ids: Sequence[str], store: SceneStore | None, split: str
-) -> Task:
-    """Return the task of submissions and check that each of them has all scenes.
+def common_task(paths: Sequence[Path], task: str, store: SceneStore, split: str) -> Task:
+    """Return the task of submissions and check that each of them has all scenes of a split.
 
     Raises:
         DataError: A submission cannot be read or lacks a scene, or the submissions are of different tasks.
@@ -183,7 +181,7 @@ def common_task(
     with ExitStack() as stack:
         for path in paths:
             submission = stack.enter_context(Submission(path))
-            _require_scenes(submission, scene_ids, store, split)
+            _require_scenes(submission, store, split)
             tasks[str(path)] = submission.task
     wrong = {path: own for path, own in tasks.items() if task not in ("auto", own)}
     if wrong:
@@ -201,12 +199,12 @@ def name_all(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _require_scenes(submission: Submission, scene_ids: Sequence[str], store: SceneStore | None, split: str) -> None:
-    found = set(submission.scene_ids)
+def _require_scenes(submission: Submission, store: SceneStore, split: str) -> None:
+    found, scene_ids = set(submission.scene_ids), store.scene_ids(split)
     missing = [scene_id for scene_id in scene_ids if scene_id not in found]
     if not missing:
         return
-    others = [] if store is None else [s for s in SPLITS if s != split and found & set(store.scene_ids(s))]
+    others = [other for other in SPLITS if other != split and found & set(store.scene_ids(other))]
     inside = {PurePosixPath(name).stem for name in submission.names if "/" in name} & set(missing)
     if len(missing) == len(scene_ids) and others:
         hint = f"it has scenes of the split {others[0]}: pass --split {others[0]}"
