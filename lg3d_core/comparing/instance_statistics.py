@@ -66,10 +66,13 @@ def _class_precisions(decisions: Decisions, num_objects: FloatArray, weights: Fl
     order = np.lexsort((decisions.confidence, decisions.class_))
     ends = np.cumsum(np.bincount(decisions.class_, minlength=num_objects.shape[1]))
     for class_, own in enumerate(np.split(order, ends[:-1])):
-        correct = decisions.correct[own]
+        correct, confidence = decisions.correct[own], decisions.confidence[own]
         if not correct.any():
             continue
-        _, first = np.unique(decisions.confidence[own], return_index=True)
+        # Predictions below the least confident right one do not change the area.
+        counted = slice(int(np.searchsorted(confidence, confidence[correct.argmax()])), None)
+        own, correct, confidence = own[counted], correct[counted], confidence[counted]
+        _, first = np.unique(confidence, return_index=True)
         chunk = max(1, MAX_VALUES // len(own))
         for start in range(0, len(weights), chunk):
             rows = slice(start, start + chunk)
@@ -91,7 +94,7 @@ def _areas(drawn: FloatArray, correct: np.ndarray, first: np.ndarray, num_object
     """
     accepted = np.add.reduceat(drawn, first, axis=1)
     right = np.add.reduceat(drawn * correct, first, axis=1)
-    step = right / np.maximum(num_objects, 1)[:, None]
+    step = right / np.maximum(num_objects, 1).astype(right.dtype)[:, None]
     accepted = np.cumsum(accepted[:, ::-1], axis=1)[:, ::-1]
     right = np.cumsum(right[:, ::-1], axis=1)[:, ::-1]
     precision = np.divide(right, accepted, out=np.ones_like(right), where=accepted > 0)
