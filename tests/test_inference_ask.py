@@ -355,3 +355,95 @@ def test_very_large_scans_are_shown_in_part(workplace: Path, monkeypatch: pytest
     assert len(shown.rows) == -(-len(XYZ) // 4)
     assert (shown.rows % 4 == 0).all()
     assert any("every 4th is shown" in note for note in notes.notes)
+
+
+def two_toilets(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor, None]]:
+    """Features of a network that knows all: two corners lie by `toilet` (one only half), the rest by `wall`."""
+    names = {
+        name: torch.from_numpy(anchors_of().vectors[VOCABULARY.index_by_name[name]]) for name in ("toilet", "wall")
+    }
+    centres = (args[1] + 0.5) * args[0].voxel_size
+    features = names["wall"].repeat(len(centres), 1)
+    features[torch.from_numpy((centres[:, 0] > 3) & (centres[:, 1] > 2))] = names["toilet"]
+    features[torch.from_numpy((centres[:, 0] < 1) & (centres[:, 1] < 1))] = names["toilet"] + 0.7 * names["wall"]
+    yield np.arange(len(centres)), torch.nn.functional.normalize(features, dim=1), None
+
+
+def test_objects_are_ranked_by_the_mean_heat_of_their_points(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "_parts", two_toilets)
+    conversation = Conversation(settings_of(workplace, objects=True, min_points=1, threshold=0.01), Notes())
+    (answer,) = conversation.ask(["toilet"])
+    assert answer.objects is not None
+    assert [one.found.name for one in answer.objects] == ["toilet", "toilet"]
+    first, second = answer.objects
+    assert first.heat > second.heat
+    own, heat = conversation.objects_at_vertices(), conversation.at_vertices(answer)
+    for one in answer.objects:
+        assert one.heat == pytest.approx(heat[own == one.found.id].mean(), abs=1e-5)
+        assert one.found.points == (own == one.found.id).sum()
+    xyz = XYZ[own == first.found.id]
+    np.testing.assert_allclose(first.found.box.corners.min(axis=0), xyz.min(axis=0), atol=1e-4)
+    described = answer.to_dict()["objects"]
+    assert [row["name"] for row in described] == ["toilet", "toilet"]
+    assert list(described[0])[:3] == ["id", "name", "heat"]
+    assert "label" not in described[0]
+    assert described[0]["names"][0]["name"] == "toilet"
+    assert answer.places  # as without objects
+
+
+def test_objects_below_the_threshold_give_way_to_places(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Predictor, "_parts", two_toilets)
+    command.ask(
+        json=False, **_given(settings_of(workplace, "wall", "toilet", objects=True, min_points=1, threshold=0.8))
+    )
+    shown = capsys.readouterr()
+    assert "'wall': no object reaches heat 0.8: listing places instead" in shown.err
+    rows = [line.split("\t") for line in shown.out.splitlines()]
+    assert rows[0] == ["text", "heat", "position", "size in m", "object"]
+    assert rows[1][0] == "wall"
+    assert rows[1][4].startswith("wall 100 %")
+    assert rows[2][0] == "toilet"
+    assert rows[2][4] == "toilet"
+
+
+def _given(settings: AskSettings) -> dict[str, Any]:
+    """The settings as a user types them."""
+    return {
+        "scan": settings.scan,
+        "texts": list(settings.texts),
+        "runs": str(settings.runs),
+        "device": "cpu",
+        "objects": settings.objects,
+        "min_points": str(settings.min_points),
+        "threshold": str(settings.threshold),
+    }
+
+
+def test_a_checkpoint_with_fixed_anchors_and_an_offset_head_answers_with_objects(workplace: Path) -> None:
+    path = workplace / "runs" / "p" / "checkpoint.safetensors"
+    from lg3d_core.networks.checkpoint import read_info
+
+    info = dataclasses.replace(
+        read_info(path),
+        kind="finetune",
+        num_classes=200,
+        offset_head=True,
+        settings=json.dumps({"anchors": "anchors.safetensors", "classifier": "fixed-anchors"}),
+    )
+    save_checkpoint(path, MinkUNet("14A", num_classes=200, offset_head=True), info)
+    conversation = Conversation(settings_of(workplace, checkpoint=path, min_points=5, threshold=0.01), Progress())
+    (answer,) = conversation.ask(["door"])
+    assert conversation.found is not None
+    assert answer.objects
+    without = Conversation(settings_of(workplace, checkpoint=path, objects=False), Progress())
+    assert without.ask(["door"])[0].objects is None
+
+
+def test_the_page_of_an_answer_shows_the_objects(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "_parts", two_toilets)
+    conversation = Conversation(settings_of(workplace, objects=True, min_points=1), Progress())
+    view = view_answers(conversation, conversation.ask(["toilet"]), Progress())
+    assert list(view.layers) == ["colours", "objects", "heat-1"]
+    assert [one.name for one in view.boxes("heat-1")] == ["toilet", "toilet"]

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from lg3d_core.inference.ask import Answer, Conversation
 
 HEADER = ["text", "heat", "position", "size in m", "classes"]
+OBJECT_HEADER = ["text", "heat", "position", "size in m", "object"]
 
 
 @settings_command(AskSettings)
 def ask(settings: AskSettings) -> None:
-    """Find the places that a text describes, as heat from 0 to 1.
+    """Find the objects or places that a text describes, as heat from 0 to 1.
 
     Heat compares the text with the vocabulary's names: at 0.5 it fits a place as well as they do on average.
 
@@ -98,27 +99,50 @@ def _prompt(ask: "Callable[[list[str]], list[Answer]]", threshold: float) -> Non
 
 def _show(answers: "list[Answer]", *, threshold: float, quiet: bool) -> None:
     """Print the answers on stdout, one table per text on a terminal, one in all in a pipe; the rest goes to stderr."""
-    on_terminal, piped = sys.stdout.isatty(), []
+    on_terminal, piped, header = sys.stdout.isatty(), [], HEADER
     for answer in answers:
         if not quiet:
             near = ", ".join(f"{name} {cosine:.2f}" for name, cosine in answer.nearest[:3])
             console.notice(f"{answer.text!r} is closest to {near}; highest heat here {answer.highest:.2f}")
-        rows = [
-            [
-                f"{place.heat:.2f}",
-                " ".join(f"{value:.2f}" for value in place.centre),
-                " x ".join(f"{value:.2f}" for value in place.size),
-                ", ".join(f"{name} {100 * share:.0f} %" for name, share in place.names[:2]),
-            ]
-            for place in answer.places
-        ]
+        if answer.objects is not None and not answer.objects and answer.places and not quiet:
+            console.notice(f"{answer.text!r}: no object reaches heat {threshold:g}: listing places instead")
+        rows = _object_rows(answer) or _place_rows(answer)
+        header = OBJECT_HEADER if answer.objects else header
         if on_terminal and rows:
-            console.result_table(answer.text, HEADER[1:], rows)
+            console.result_table(answer.text, (OBJECT_HEADER if answer.objects else HEADER)[1:], rows)
         elif on_terminal:
             console.result(f"{answer.text}: nowhere (--threshold is {threshold:g})")
         piped += [[answer.text, *row] for row in rows or [[f"{answer.highest:.2f}", "nowhere", "", ""]]]
     if not on_terminal:
-        console.result_table("", HEADER, piped)
+        console.result_table("", header, piped)
     for answer in answers:
         for path in answer.files:
             console.notice(f"wrote {path}")
+
+
+def _object_rows(answer: "Answer") -> list[list[str]]:
+    rows = []
+    for one in answer.objects or ():
+        shown = one.to_dict()
+        rows.append([f"{one.heat:.2f}", _position(shown["centre"]), _size(shown["size"]), shown["name"]])
+    return rows
+
+
+def _place_rows(answer: "Answer") -> list[list[str]]:
+    return [
+        [
+            f"{place.heat:.2f}",
+            _position(place.centre),
+            _size(place.size),
+            ", ".join(f"{name} {100 * share:.0f} %" for name, share in place.names[:2]),
+        ]
+        for place in answer.places
+    ]
+
+
+def _position(values: list[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
+
+
+def _size(values: list[float]) -> str:
+    return " x ".join(f"{value:.2f}" for value in values)

@@ -1,5 +1,6 @@
 """`lg3d predict`."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,22 +10,25 @@ from lg3d_cli.parameters import settings_command
 from lg3d_core.settings import PredictSettings
 
 if TYPE_CHECKING:
-    from lg3d_core.inference.predict import PredictReport
+    from lg3d_core.inference.predict import PredictReport, ScanLabels
 
 SHOWN = 20
 
 
 @settings_command(PredictSettings)
 def predict(settings: PredictSettings) -> None:
-    """Predict the class of every vertex of any scan, and write it as labelled PLY, npz or text.
+    """Predict the class of every vertex of any scan, and write it as labelled PLY, npz, text or page.
+
+    With a checkpoint of finetune --task instance, objects are listed too: name, confidence, box, number of points.
 
     Units and the up axis are estimated and reported; scans larger than memory are split into overlapping tiles.
 
     Example: lg3d predict kitchen.ply hall.glb --out labels --memory 4G
     """
     from lg3d_core.inference.predict import predict as predict_scans
+    from lg3d_core.viewing.labelled import labelled_page
 
-    report = predict_scans(settings, console.progress(quiet=settings.quiet))
+    report = predict_scans(settings, console.progress(quiet=settings.quiet), make_page=labelled_page)
     if not settings.quiet:
         _show_found(report)
     for scan, reason in report.failed.items():
@@ -49,3 +53,13 @@ def _show_found(report: "PredictReport") -> None:
             rows = [*rows[:SHOWN], [f"... {more} more", "", "", ""]]
         console.notice(f"{labels.scan}: {labels.num_vertices} vertices, {len(labels.found)} categories")
         console.note_table("", ["found", "vertices", "share", "confidence"], rows)
+        if labels.objects is not None:
+            _show_objects(labels)
+
+
+def _show_objects(labels: "ScanLabels") -> None:
+    names = Counter(found.name for found in labels.objects or ())
+    rows = [[name, str(count)] for name, count in sorted(names.items(), key=lambda one: (-one[1], one[0]))]
+    console.notice(f"{labels.scan}: {names.total()} objects")
+    if rows:
+        console.note_table("", ["object", "count"], rows)

@@ -1,10 +1,11 @@
 """`lg3d ask`: regions of a scan that match a text."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +18,33 @@ from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, name_features, spread_of, text_heat
 from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.inference.input import Input, open_input, refine_input
+from lg3d_core.inference.objects import (
+    FoundObject,
+    ScanObjects,
+    find_scan_objects,
+    object_rows,
+    wants_objects,
+)
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.inference.voxel_features import VoxelFeatures
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
 from lg3d_core.models import shipped_anchors, use_shipped
+from lg3d_core.models.names import find_model
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
     is_grounded,
     newest_checkpoint,
     read_info,
     read_setting,
-    resolve_checkpoint,
 )
+from lg3d_core.networks.hub import ANCHORS_FILE
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
+from lg3d_core.scans.frame import Frame
 from lg3d_core.settings import AskSettings
-
-KEPT_FEATURES = 1 << 31
-"""Maximum bytes of features that a conversation keeps; above it, each question runs the network again."""
+from lg3d_core.vocabulary import Vocabulary
+from lg3d_core.vocabulary.categories import Category
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +70,26 @@ class Place:
     names: list[tuple[str, float]]
 
 
+class HotObject(NamedTuple):
+    """Object that a text describes.
+
+    Attributes:
+        found: The object.
+        heat: Mean heat over its vertices, 0..1.
+        frame: Transformation of the scan's coordinates to metres.
+    """
+
+    found: FoundObject
+    heat: float
+    frame: Frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, with positions in the scan's own units and axes."""
+        row = self.found.to_dict(self.frame)
+        del row["label"]  # anchors have names, but no raw ids
+        return {"id": row.pop("id"), "name": row.pop("name"), "heat": round(self.heat, 4), **row}
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """Result for one text.
@@ -71,6 +101,7 @@ class Answer:
         places: Best regions, hottest first; empty if no voxel reaches the threshold.
         heat: Heat of every voxel, shape `(voxels,)`, float32.
         files: Written files.
+        objects: Best objects, hottest first; None without objects.
     """
 
     text: str
@@ -79,6 +110,7 @@ class Answer:
     places: list[Place]
     heat: npt.NDArray[np.float32]
     files: list[Path]
+    objects: list[HotObject] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the heat as plain values for JSON."""
@@ -90,8 +122,58 @@ class Answer:
                 place.__dict__ | {"names": [{"name": name, "share": share} for name, share in place.names]}
                 for place in self.places
             ],
+            "objects": None if self.objects is None else [one.to_dict() for one in self.objects],
             "files": [str(path) for path in self.files],
         }
+
+
+class Grounded(NamedTuple):
+    """Language-grounded model.
+
+    Attributes:
+        checkpoint: Path of the checkpoint.
+        predictor: Network and how it is run.
+        anchors: Text anchors that the features were trained towards.
+        reader: Encoder of texts in the space of the anchors.
+        info: Metadata of the checkpoint.
+    """
+
+    checkpoint: Path
+    predictor: Predictor
+    anchors: Anchors
+    reader: QuestionReader
+    info: CheckpointInfo
+
+
+def load_grounded(settings: AskSettings, progress: Progress) -> Grounded:
+    """Load a checkpoint, its anchors and their encoder.
+
+    Raises:
+        CheckpointError: The checkpoint is not language-grounded, or the anchors or the encoder are not its own.
+        MissingDependencyError: The encoder is not available.
+        DataError: The anchors cannot be read.
+    """
+    path = find_grounded(settings.checkpoint, settings.runs, progress)
+    info = read_info(path)
+    require_grounded(path, info)
+    anchors = find_anchors(path, info, settings.anchors)
+    predictor, _ = Predictor.load(
+        path,
+        device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
+        memory=settings.memory_bytes,
+        overlap=settings.overlap,
+        votes=settings.votes,
+    )
+    reader = open_reader(
+        anchors,
+        encoder=settings.encoder,
+        checkpoint=settings.encoder_checkpoint,
+        device=predictor.device,
+        progress=progress,
+    )
+    return Grounded(path, predictor, anchors, reader, info)
 
 
 class Conversation:
@@ -102,8 +184,21 @@ class Conversation:
         checkpoint: Path of the checkpoint.
     """
 
-    def __init__(self, settings: AskSettings, progress: Progress) -> None:
-        """Load the checkpoint, its anchors and their encoder, read the scan, and run the network once.
+    def __init__(
+        self,
+        settings: AskSettings,
+        progress: Progress,
+        *,
+        model: Grounded | None = None,
+        scan: Input | None = None,
+    ) -> None:
+        """Load the model, read the scan, and run the network once.
+
+        Args:
+            settings: Settings of the command.
+            progress: Receives notes and warnings.
+            model: Model that is already loaded; None loads that of the settings.
+            scan: Scan that is already open; None opens that of the settings.
 
         Raises:
             CheckpointError: The checkpoint is not language-grounded, or the anchors or the encoder are not its own.
@@ -114,44 +209,35 @@ class Conversation:
             _require_words(text)
         self._settings = settings
         self._progress = progress
-        self.checkpoint = find_grounded(settings.checkpoint, settings.runs, progress)
-        info = read_info(self.checkpoint)
-        require_grounded(self.checkpoint, info)
-        self._anchors = find_anchors(self.checkpoint, info, settings.anchors)
-        self._predictor, _ = Predictor.load(
-            self.checkpoint,
-            device=settings.device,
-            precision=settings.precision,
-            backend=settings.backend,
-            memory=settings.memory_bytes,
-            overlap=settings.overlap,
-            votes=settings.votes,
-        )
-        self._reader: QuestionReader = open_reader(
-            self._anchors,
-            encoder=settings.encoder,
-            checkpoint=settings.encoder_checkpoint,
-            device=self._predictor.device,
-            progress=progress,
-        )
-        scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
-        self.scan: Input = refine_input(scan, info.voxel_size, progress)
-        self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, info.voxel_size)
+        model = model or load_grounded(settings, progress)
+        self.checkpoint = model.checkpoint
+        self._anchors, self._predictor, self._reader = model.anchors, model.predictor, model.reader
+        if scan is None:
+            scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+        voxel_size = self._predictor.voxel_size
+        self.scan: Input = refine_input(scan, voxel_size, progress)
+        self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, voxel_size)
         if self._voxels.num_outside:
             progress.warn(
                 f"{self.scan.name}: {self._voxels.num_outside} vertices have no usable position: their heat is 0"
             )
         self._vectors = torch.from_numpy(self._anchors.vectors).to(self._predictor.device)
         self._scale = spread_of(self._vectors.cpu())
+        self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
         network = self._predictor.network
         self._classify = None if network.num_classes is None else network.classify
-        self._features: list[tuple[npt.NDArray[np.int64], Tensor]] | None = None
+        self._rows = partial(vertex_rows, self.scan.surface, self.scan.frame, self._voxels)
         self._nearest: npt.NDArray[np.int16] | None = None
-        size = len(self._voxels.keys) * self._predictor.network.num_features * 4
-        self._keeps = size <= min(KEPT_FEATURES, self._predictor.memory or KEPT_FEATURES)
+        self._wants_objects = wants_objects(settings.objects, model.info, self.checkpoint, progress)
+        self._points_of_voxel: npt.NDArray[np.int64] | None = None
 
-    def ask(self, texts: Sequence[str]) -> list[Answer]:
+    def ask(self, texts: Sequence[str], *, threshold: float | None = None, regions: int | None = None) -> list[Answer]:
         """Return an answer per text.
+
+        Args:
+            texts: Texts.
+            threshold: Minimum heat of a place, 0..1; None takes that of the settings.
+            regions: Maximum number of places per text; None takes that of the settings.
 
         Raises:
             SettingsError: A text is empty.
@@ -160,8 +246,14 @@ class Conversation:
         for text in texts:
             _require_words(text)
         vectors = self._reader.read(texts)
+        found = self.found  # before the heat, so that the network runs once
         heat = self._heat(torch.from_numpy(vectors).to(self._predictor.device))
-        return [self._answer(text, vectors[k], heat[:, k]) for k, text in enumerate(texts)]
+        threshold = self._settings.threshold if threshold is None else threshold
+        regions = self._settings.regions if regions is None else regions
+        return [
+            self._answer(text, vectors[k], heat[:, k], found, threshold=threshold, count=regions)
+            for k, text in enumerate(texts)
+        ]
 
     def at_vertices(self, answer: Answer) -> npt.NDArray[np.float32]:
         """Return the heat of an answer at the scan's vertices, shape `(vertices,)`, 0..1; 0 at unusable positions."""
@@ -171,26 +263,46 @@ class Conversation:
         rows = np.concatenate([rows for _, _, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels)])
         return np.where(rows >= 0, heat[rows], 0).astype(np.float32)
 
-    def _passes(self) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-        """Yield the features of all voxels in parts; keep them if they fit into memory."""
-        if self._features is not None:
-            yield from self._features
-            return
-        kept = []
-        for part in self._predictor.features(
-            self._voxels.cells, self._voxels.rgb, name=self.scan.name, progress=self._progress
-        ):
-            if self._keeps:
-                kept.append(part)
-            yield part
-        if self._keeps:
-            self._features = kept
+    @cached_property
+    def found(self) -> ScanObjects | None:
+        """Return the objects of the scan; None if they are not requested and the checkpoint has no offset head."""
+        if not self._wants_objects:
+            return None
+        names = self._anchors.names
+        classify = self._predictor.network.classify
+        score = classify if self._predictor.network.num_classes == len(names) else self._score_by_cosine
+        features = VoxelFeatures(
+            replace(self._predictor, score=score), self._voxels, name=self.scan.name, progress=self._progress
+        )
+        labels = features.label()
+        self._features = features
+        return find_scan_objects(
+            self.scan,
+            self._voxels,
+            labels,
+            features,
+            rows=self._rows,
+            score=score,
+            vocabulary=_vocabulary_of(names),
+            min_points=self._settings.min_points,
+        )
+
+    def objects_at_vertices(self) -> npt.NDArray[np.int32]:
+        """Return the object of each vertex of the scan, -1 for none, shape `(vertices,)`."""
+        assert self.found is not None
+        return np.concatenate([own for _, _, own in object_rows(self._rows, self.found.number)])
+
+    def _score_by_cosine(self, features: Tensor) -> Tensor:
+        """Return the cosines with the anchors, divided by their spread, as in the heat, shape `(voxels, classes)`."""
+        unit = torch.nn.functional.normalize
+        cosines: Tensor = unit(features.float(), dim=1) @ unit(self._vectors, dim=1).T
+        return cosines / self._scale
 
     def _heat(self, texts: Tensor) -> npt.NDArray[np.float32]:
         heat = np.empty((len(self._voxels.keys), len(texts)), dtype=np.float32)
         nearest = np.empty(len(self._voxels.keys), dtype=np.int16)
         with torch.inference_mode():
-            for rows, features in self._passes():
+            for rows, features in self._features:
                 features = self._aligned(features)
                 heat[rows] = text_heat(features, self._vectors, texts, scale=self._scale).cpu().numpy()
                 unit = torch.nn.functional.normalize(self._vectors, dim=1)
@@ -202,22 +314,28 @@ class Conversation:
         """Return features that are compared with texts; those of a fixed classifier are replaced by its names."""
         return features if self._classify is None else name_features(self._classify(features), self._vectors)
 
-    def _answer(self, text: str, vector: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Answer:
+    def _answer(
+        self,
+        text: str,
+        vector: npt.NDArray[np.float32],
+        heat: npt.NDArray[np.float32],
+        found: ScanObjects | None,
+        *,
+        threshold: float,
+        count: int,
+    ) -> Answer:
         unit = self._anchors.vectors / np.linalg.norm(self._anchors.vectors, axis=1, keepdims=True)
         cosines = unit @ vector
         order = np.argsort(-cosines, kind="stable")[:5]
         regions = find_regions(
-            self._voxels.cells,
-            heat,
-            voxel_size=self._voxels.voxel_size,
-            threshold=self._settings.threshold,
-            count=self._settings.regions,
+            self._voxels.cells, heat, voxel_size=self._voxels.voxel_size, threshold=threshold, count=count
         )
         return Answer(
             text=text,
             nearest=[(self._anchors.names[k], round(float(cosines[k]), 4)) for k in order],
             highest=float(heat.max()),
             places=[self._place(region) for region in regions],
+            objects=None if found is None else self._rank_objects(found, heat, threshold=threshold, count=count),
             heat=heat,
             files=self._write(text, heat),
         )
@@ -237,6 +355,22 @@ class Conversation:
             voxels=region.voxels,
             names=[(self._anchors.names[k], round(float(counts[k] / region.voxels), 4)) for k in top],
         )
+
+    def _rank_objects(
+        self, found: ScanObjects, heat: npt.NDArray[np.float32], *, threshold: float, count: int
+    ) -> list[HotObject]:
+        """Return the objects whose vertices have a mean heat of at least the threshold, hottest first."""
+        if self._points_of_voxel is None:
+            self._points_of_voxel = np.zeros(len(heat), dtype=np.int64)
+            for _, _, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels):
+                self._points_of_voxel += np.bincount(rows[rows >= 0], minlength=len(heat))
+        own = found.number >= 0
+        warmth = np.bincount(
+            found.number[own], weights=(heat * self._points_of_voxel)[own], minlength=len(found.objects)
+        )
+        means = [float(warmth[one.id] / one.points) for one in found.objects]
+        order = [k for k in np.argsort([-mean for mean in means], kind="stable") if means[k] >= threshold]
+        return [HotObject(found.objects[k], means[k], self.scan.frame) for k in order[:count]]
 
     def _write(self, text: str, heat: npt.NDArray[np.float32]) -> list[Path]:
         if self._settings.out is None:
@@ -282,7 +416,7 @@ def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Pa
         CheckpointError: There is none.
     """
     if checkpoint is not None:
-        return resolve_checkpoint(checkpoint, progress)
+        return find_model(checkpoint, progress)
     newest = newest_checkpoint(runs, "pretrain", "finetune", accepts=lambda path: is_grounded(read_info(path)))
     if newest is not None:
         progress.note(f"using the newest language-grounded run: {newest}")
@@ -337,7 +471,12 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
             )
         return anchors
     named = Path(read_setting(info, "anchors") or "anchors.safetensors")
-    candidates = [named, path.parent / named.name, path.parents[min(2, len(path.parents) - 1)] / named.name]
+    candidates = [
+        named,
+        path.parent / named.name,
+        path.parent / ANCHORS_FILE,
+        path.parents[min(2, len(path.parents) - 1)] / named.name,
+    ]
     shipped = shipped_anchors()
     if shipped is not None:
         candidates.append(shipped)
@@ -357,6 +496,11 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
 def _require_words(text: str) -> None:
     if not text.strip():
         raise SettingsError("expected a text such as 'somewhere to sit', got an empty one", fields=("texts", "heat"))
+
+
+def _vocabulary_of(names: Sequence[str]) -> Vocabulary:
+    """Return a vocabulary of names without raw ids."""
+    return Vocabulary("anchors", "id", tuple(Category(k, k, name, "", True, (0, 0, 0)) for k, name in enumerate(names)))
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> list[float]:

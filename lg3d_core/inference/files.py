@@ -16,7 +16,7 @@ from lg3d_core.scans.surface import CHUNK_ROWS, Surface
 Columns = Iterator[tuple[int, int, dict[str, npt.NDArray[Any]]]]
 """Pieces of a scan: first row, end row (exclusive), and values by column."""
 
-SUFFIXES = (".ply", ".npz", ".txt")
+SUFFIXES = (".ply", ".npz", ".txt", ".instances.txt", ".objects.json", ".objects.csv", ".html")
 ORIGIN_ATTRIBUTE = "user.lg3d.origin"
 PLY_TYPES = {"u1": "uchar", "i2": "short", "i4": "int", "f4": "float", "f8": "double"}
 
@@ -92,6 +92,17 @@ def write_lines(path: Path, pieces: Iterable[npt.NDArray[Any]], *, origin: str =
         mark_origin(temporary, origin)
         for piece in pieces:
             file.write("".join(f"{value}\n" for value in piece.tolist()))
+
+
+def write_text(path: Path, text: str, *, origin: str = "") -> None:
+    """Write a text file as UTF-8, atomically.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        mark_origin(temporary, origin)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def file_names(

@@ -1,9 +1,10 @@
 """`lg3d predict`: a class for every vertex of any scan."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,23 @@ from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsErro
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
-from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_vertices_ply
+from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_text, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
+from lg3d_core.inference.objects import (
+    FoundObject,
+    RowPieces,
+    ScanObjects,
+    find_scan_objects,
+    wants_objects,
+    write_objects,
+)
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.inference.superpoints import find_superpoints
+from lg3d_core.inference.voxel_features import VoxelFeatures
 from lg3d_core.models import use_shipped
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import Progress
+from lg3d_core.scans.frame import Frame
 from lg3d_core.scans.open_scan import OPENERS
 from lg3d_core.settings import PredictSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
@@ -28,6 +40,54 @@ OWN_COLORS = ("scan_red", "scan_green", "scan_blue")
 """PLY properties that hold the scan's own colours in a labelled file; `red`, `green` and `blue` show the labels."""
 UNLABELLED = (90, 90, 90)
 """Colour of a vertex without a label."""
+
+
+class LabelledScan(NamedTuple):
+    """Prediction for a scan.
+
+    Attributes:
+        scan: Scan, with the vertices that were added on its large triangles.
+        voxels: Its voxels.
+        rows: Returns the row of `label` of each vertex, -1 for none, piece by piece.
+        label: Class index of each voxel, or of each superpoint, shape `(rows,)`, int16.
+        confidence: Probability of this class, 0..1, shape `(rows,)`, float32.
+        found: Objects; None if not requested.
+    """
+
+    scan: Input
+    voxels: ScanVoxels
+    rows: RowPieces
+    label: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+    found: ScanObjects | None
+
+    def at_vertices(self) -> "VertexLabels":
+        """Return the prediction at the vertices of the scan, which must fit into memory."""
+        rows = np.concatenate([rows for _, _, rows in self.rows()])
+        known = rows >= 0
+        return VertexLabels(
+            label=np.where(known, self.label[rows], -1).astype(np.int16),
+            confidence=np.where(known, self.confidence[rows], 0).astype(np.float32),
+            instance=None if self.found is None else np.where(known, self.found.number[rows], -1).astype(np.int32),
+        )
+
+
+class VertexLabels(NamedTuple):
+    """Prediction at vertices.
+
+    Attributes:
+        label: Class index of each vertex, -1 for none, shape `(vertices,)`, int16.
+        confidence: Probability of this class, 0..1, shape `(vertices,)`, float32.
+        instance: Object of each vertex, -1 for none, shape `(vertices,)`, int32; None if objects were not requested.
+    """
+
+    label: npt.NDArray[np.int16]
+    confidence: npt.NDArray[np.float32]
+    instance: npt.NDArray[np.int32] | None
+
+
+PageMaker = Callable[[LabelledScan, Vocabulary, Progress], str]
+"""Returns the HTML page of a predicted scan."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +123,8 @@ class ScanLabels:
         scale: Metres per unit of the file.
         up: Axis of the file that points up.
         found: Classes, most frequent first.
+        objects: Objects, most confident first; None if not requested.
+        frame: Transformation of the file's coordinates to metres.
     """
 
     scan: str
@@ -74,13 +136,17 @@ class ScanLabels:
     scale: float
     up: str
     found: list[Found]
+    objects: tuple[FoundObject, ...] | None
+    frame: Frame
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
+        plain = ("scan", "num_vertices", "num_added", "num_unlabelled", "num_voxels", "scale", "up")
         return {
-            **{key: value for key, value in self.__dict__.items() if key not in ("files", "found")},
+            **{key: getattr(self, key) for key in plain},
             "files": [str(path) for path in self.files],
             "found": [found.__dict__ for found in self.found],
+            "objects": None if self.objects is None else [found.to_dict(self.frame) for found in self.objects],
         }
 
 
@@ -107,8 +173,13 @@ class PredictReport:
         }
 
 
-def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
+def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMaker | None = None) -> PredictReport:
     """Predict a class for the vertices of scans, and write the requested files; a failed scan does not stop the rest.
+
+    Args:
+        settings: Settings of the command.
+        progress: Receives notes and warnings.
+        make_page: Returns the page of a scan; required for the format `html`.
 
     Raises:
         CheckpointError: The checkpoint is missing or has no classifier, or its classes are unknown.
@@ -129,6 +200,7 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
         final_relu=settings.final_relu,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
+    objects = wants_objects(settings.objects, info, path, progress)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
     stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in settings.scans]
     origins = [_origin(word, path, settings.store) for word in settings.scans]
@@ -141,7 +213,19 @@ def predict(settings: PredictSettings, progress: Progress) -> PredictReport:
     with progress.task("predict", total=len(names), unit="scan") as task:
         for word, name, origin in zip(settings.scans, names, origins, strict=True):
             try:
-                report.labelled.append(_predict(predictor, vocabulary, word, name, origin, settings, progress))
+                labels = _predict(
+                    predictor,
+                    vocabulary,
+                    word,
+                    name,
+                    origin,
+                    settings,
+                    progress,
+                    checkpoint=path,
+                    objects=objects,
+                    make_page=make_page,
+                )
+                report.labelled.append(labels)
             except SettingsError:
                 raise
             except Lg3dError as error:
@@ -194,6 +278,59 @@ def _fits(info: CheckpointInfo, vocabulary: Vocabulary) -> bool:
     return info.num_classes == len(vocabulary) and info.vocabulary_digest in ("", vocabulary.digest)
 
 
+def label_scan(
+    predictor: Predictor,
+    vocabulary: Vocabulary,
+    scan: Input,
+    *,
+    objects: bool,
+    min_points: int,
+    superpoints: bool = False,
+    progress: Progress,
+) -> LabelledScan:
+    """Predict the voxels of a scan, and group them into objects if requested.
+
+    Args:
+        predictor: Network.
+        vocabulary: Vocabulary of its classes.
+        scan: Scan.
+        objects: Whether to group voxels into objects.
+        min_points: Minimum number of vertices of an object.
+        superpoints: Whether all vertices of a superpoint get one class and one object.
+        progress: Progress display; receives notes.
+
+    Raises:
+        DataError: The scan has no usable vertex, is too large for the grid, or has too many vertices for superpoints.
+        SettingsError: The memory limit is too small for any tile.
+    """
+    scan = refine_input(scan, predictor.voxel_size, progress)
+    voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
+    if voxels.num_outside:
+        count, total = voxels.num_outside, scan.surface.num_vertices
+        progress.warn(f"{scan.name}: {count} of {total} vertices have no usable position: label 0")
+    features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
+    labels = features.label(keep=objects or superpoints)
+    score = predictor.score or predictor.network.classify
+    label, confidence, patches, found = labels.label, labels.confidence, None, None
+    rows: RowPieces = partial(vertex_rows, scan.surface, scan.frame, voxels._replace(candidates=labels.candidates))
+    if superpoints:
+        patches = find_superpoints(scan, voxels, features, score=score, num_classes=len(vocabulary))
+        rows, label, confidence = patches.rows, patches.label, patches.confidence
+    if objects:
+        found = find_scan_objects(
+            scan,
+            voxels,
+            labels,
+            features,
+            rows=rows,
+            score=score,
+            vocabulary=vocabulary,
+            min_points=min_points,
+            superpoints=patches,
+        )
+    return LabelledScan(scan, voxels, rows, label, confidence, found)
+
+
 def _predict(
     predictor: Predictor,
     vocabulary: Vocabulary,
@@ -202,18 +339,27 @@ def _predict(
     origin: str,
     settings: PredictSettings,
     progress: Progress,
+    *,
+    checkpoint: Path,
+    objects: bool,
+    make_page: PageMaker | None,
 ) -> ScanLabels:
-    scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
-    scan = refine_input(scan, predictor.voxel_size, progress)
+    opened = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+    labelled = label_scan(
+        predictor,
+        vocabulary,
+        opened,
+        objects=objects,
+        min_points=settings.min_points,
+        superpoints=settings.superpoints,
+        progress=progress,
+    )
+    scan, voxels, strays = labelled.scan, labelled.voxels, labelled.voxels.num_outside
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-    voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
-    found = predictor.label_voxels(voxels.cells, voxels.rgb, name=scan.name, progress=progress)
-    voxels = voxels._replace(candidates=found.candidates)
-    label, confidence = found.label, found.confidence
-    strays = voxels.num_outside
-    if strays:
-        progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")
-    files = _write(scan, voxels, label, confidence, vocabulary, settings, name, origin)
+    files = _write(labelled, vocabulary, settings, name, origin, progress, make_page=make_page)
+    if labelled.found is not None:
+        stem = settings.out / name
+        files += write_objects(stem, scan, labelled.found.objects, checkpoint=checkpoint, origin=origin)
     return ScanLabels(
         scan=scan.name,
         files=files,
@@ -223,69 +369,91 @@ def _predict(
         num_voxels=len(voxels.keys),
         scale=scan.frame.scale,
         up=scan.frame.up,
-        found=_count(scan, voxels, label, confidence, vocabulary),
+        found=_count(labelled, vocabulary),
+        objects=None if labelled.found is None else labelled.found.objects,
+        frame=scan.frame,
     )
 
 
-def _pieces(
-    scan: Input,
-    voxels: ScanVoxels,
-    label: npt.NDArray[np.int16],
-    confidence: npt.NDArray[np.float32],
-    vocabulary: Vocabulary,
-) -> Columns:
-    """Yield raw id, confidence and colour of the vertices, piece by piece; 0 and grey for unlabelled ones.
+def _pieces(labelled: LabelledScan, vocabulary: Vocabulary) -> Columns:
+    """Yield raw id, confidence, colour and instance of the vertices, piece by piece; 0 and grey for unlabelled ones.
 
-    If the scan has colours, they are in `OWN_COLORS`.
+    If the scan has colours, they are in `OWN_COLORS`. The instance is -1 without an object.
     """
+    scan = labelled.scan
     colors = np.concatenate([vocabulary.colors, np.array([UNLABELLED], dtype=np.uint8)])
     ids = np.concatenate([vocabulary.ids, [0]])
-    for start, stop, rows in vertex_rows(scan.surface, scan.frame, voxels):
+    for start, stop, rows in labelled.rows():
         known = rows >= 0
-        index = np.where(known, label[rows], len(vocabulary))
+        index = np.where(known, labelled.label[rows], len(vocabulary))
         paint = colors[index]
         values = {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2]}
-        values |= {"label": ids[index], "confidence": np.where(known, confidence[rows], 0)}
+        values |= {"label": ids[index], "confidence": np.where(known, labelled.confidence[rows], 0)}
+        if labelled.found is not None:
+            values["instance"] = np.where(known, labelled.found.number[rows], -1)
         if scan.surface.colors is not None:
             values |= dict(zip(OWN_COLORS, scan.surface.colors(start, stop).T, strict=True))
         yield start, stop, values
 
 
 def _write(
-    scan: Input,
-    voxels: ScanVoxels,
-    label: npt.NDArray[np.int16],
-    confidence: npt.NDArray[np.float32],
+    labelled: LabelledScan,
     vocabulary: Vocabulary,
     settings: PredictSettings,
     name: str,
     origin: str,
+    progress: Progress,
+    *,
+    make_page: PageMaker | None,
 ) -> list[Path]:
+    scan, found = labelled.scan, labelled.found
+
     def pieces() -> Columns:
-        return _pieces(scan, voxels, label, confidence, vocabulary)
+        return _pieces(labelled, vocabulary)
 
     files = []
     for form in dict.fromkeys(settings.formats):
         path = settings.out / f"{name}.{form}"
         if form == "ply":
-            present = np.unique(label)
-            comments = ["made by lg3d predict", f"vocabulary {vocabulary.name}", "label 0 none"]
-            if scan.num_own is not None:
-                comments.append(f"the first {scan.num_own} vertices are the scan's own")
-            comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in present]
-            columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
-            if scan.surface.colors is not None:
-                columns |= dict.fromkeys(OWN_COLORS, "u1")
-                comments.append(f"red green blue show the label; {' '.join(OWN_COLORS)} are the scan's own colours")
+            columns, comments = _describe_ply(labelled, vocabulary)
             write_vertices_ply(path, scan.surface, pieces(), columns=columns, comments=comments, origin=origin)
         elif form == "npz":
             write_npz(path, _arrays(scan, pieces(), vocabulary), origin=origin)
+        elif form == "txt":
+            write_lines(path, _own_lines(scan, pieces(), "label"), origin=origin)
         else:
-            own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-            lines = (values["label"][: max(0, own - start)] for start, _, values in pieces())
-            write_lines(path, lines, origin=origin)
+            assert make_page is not None
+            write_text(path, make_page(labelled, vocabulary, progress), origin=origin)
         files.append(path)
+        if form == "txt" and found is not None:
+            files.append(settings.out / f"{name}.instances.txt")
+            write_lines(files[-1], _own_lines(scan, pieces(), "instance"), origin=origin)
     return files
+
+
+def _describe_ply(labelled: LabelledScan, vocabulary: Vocabulary) -> tuple[dict[str, str], list[str]]:
+    """Return the columns of a labelled PLY after x, y, z, and its comments."""
+    scan, found = labelled.scan, labelled.found
+    columns = {"red": "u1", "green": "u1", "blue": "u1", "label": "i4", "confidence": "f4"}
+    comments = ["made by lg3d predict", f"vocabulary {vocabulary.name}", "label 0 none"]
+    if scan.num_own is not None:
+        comments.append(f"the first {scan.num_own} vertices are the scan's own")
+    comments += [f"label {vocabulary.ids[k]} {vocabulary.names[k]}" for k in np.unique(labelled.label)]
+    if found is not None:
+        columns["instance"] = "i4"
+        comments.append("instance -1 none")
+        comments += [f"instance {one.id} {one.name}" for one in found.objects]
+    if scan.surface.colors is not None:
+        columns |= dict.fromkeys(OWN_COLORS, "u1")
+        comments.append(f"red green blue show the label; {' '.join(OWN_COLORS)} are the scan's own colours")
+    return columns, comments
+
+
+def _own_lines(scan: Input, pieces: Columns, column: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield a column of the scan's own vertices."""
+    own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
+    for start, _, values in pieces:
+        yield values[column][: max(0, own - start)]
 
 
 def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, npt.NDArray[Any]]:
@@ -294,6 +462,9 @@ def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, n
     rgb = {}
     if scan.surface.colors is not None:
         rgb["rgb"] = np.concatenate([np.stack([values[name] for name in OWN_COLORS], axis=1) for _, _, values in parts])
+    instance = {}
+    if "instance" in parts[0][2]:
+        instance["instance"] = np.concatenate([values["instance"] for _, _, values in parts]).astype(np.int32)
     return {
         **rgb,
         "xyz": xyz if scan.surface.is_double else xyz.astype(np.float32),
@@ -302,37 +473,29 @@ def _arrays(scan: Input, pieces: Columns, vocabulary: Vocabulary) -> dict[str, n
         "confidence": np.concatenate([values["confidence"] for _, _, values in parts]).astype(np.float32),
         "ids": vocabulary.ids,
         "names": np.array(vocabulary.names),
+        **instance,
         "num_own": np.array(scan.surface.num_vertices if scan.num_own is None else scan.num_own),
         "scale": np.array(scan.frame.scale),
         "up": np.array(scan.frame.up),
     }
 
 
-def _count(
-    scan: Input,
-    voxels: ScanVoxels,
-    label: npt.NDArray[np.int16],
-    confidence: npt.NDArray[np.float32],
-    vocabulary: Vocabulary,
-) -> list[Found]:
+def _count(labelled: LabelledScan, vocabulary: Vocabulary) -> list[Found]:
     vertices = np.zeros(len(vocabulary), dtype=np.int64)
     total = np.zeros(len(vocabulary))
-    for rows in _labelled_rows(scan, voxels):
-        vertices += np.bincount(label[rows], minlength=len(vocabulary))
-        total += np.bincount(label[rows], weights=confidence[rows], minlength=len(vocabulary))
+    for _, _, pieces in labelled.rows():
+        rows = pieces[pieces >= 0]
+        label, confidence = labelled.label[rows], labelled.confidence[rows]
+        vertices += np.bincount(label, minlength=len(vocabulary))
+        total += np.bincount(label, weights=confidence, minlength=len(vocabulary))
     order = [int(k) for k in np.argsort(-vertices, kind="stable") if vertices[k]]
     return [
         Found(
             name=vocabulary.names[k],
             id=int(vocabulary.ids[k]),
             vertices=int(vertices[k]),
-            share=float(vertices[k] / scan.surface.num_vertices),
+            share=float(vertices[k] / labelled.scan.surface.num_vertices),
             confidence=float(total[k] / vertices[k]),
         )
         for k in order
     ]
-
-
-def _labelled_rows(scan: Input, voxels: ScanVoxels) -> Iterator[npt.NDArray[np.int64]]:
-    for _, _, rows in vertex_rows(scan.surface, scan.frame, voxels):
-        yield rows[rows >= 0]

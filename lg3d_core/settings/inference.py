@@ -1,4 +1,4 @@
-"""Settings of the commands that use a trained network: eval, predict, ask, view, convert."""
+"""Settings of the commands that use a trained network: eval, predict, ask, view, convert, export, models, push."""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_doc import Doc
 
 from lg3d_core.errors import SettingsError
+from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, PredictionTask, Split, Up
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
@@ -35,7 +36,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint or run folder."),
+        Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
         Option(panel=Panel.NETWORK, default="the newest fine-tuned run", completes="runs"),
     ] = None
 
@@ -87,6 +88,41 @@ class ConvertSettings(WeightsFields):
     partial: Annotated[bool, Doc("Load the tensors that match; the others keep their initial values.")] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(StoreFields, WeightsFields):
+    """`lg3d export`: a checkpoint as a file that other programs run."""
+
+    command: ClassVar[str] = "export"
+
+    checkpoint: Annotated[Path, Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."), Argument(completes="runs")]
+    exported: Annotated[Path, Doc("File to write: .onnx, or .pt2 for torch.export."), Argument("OUT")]
+    vocabulary: Annotated[
+        str | None, Doc("Vocabulary of the classes."), Option(panel=Panel.NETWORK, default="the checkpoint's")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsSettings(RunsFields):
+    """`lg3d models`: the models on this machine."""
+
+    command: ClassVar[str] = "models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushSettings(Settings):
+    """`lg3d push`: a checkpoint to Hugging Face."""
+
+    command: ClassVar[str] = "push"
+
+    checkpoint: Annotated[Path, Doc("Checkpoint or run folder."), Argument(completes="runs")]
+    repository: Annotated[str, Doc("Repository: OWNER/NAME, or OWNER/NAME@BRANCH."), Argument("REPOSITORY")]
+    card: Annotated[Path | None, Doc("Model card in Markdown."), Option(default="generated")] = None
+    anchors: Annotated[
+        Path | None, Doc("File of the text anchors."), Option(default="that of the checkpoint's run")
+    ] = None
+    private: Annotated[bool, Doc("Create the repository as private.")] = False
+
+
 def _is_positive(text: str) -> bool:
     try:
         return 0 < float(text) < math.inf
@@ -136,7 +172,26 @@ class ScanSettings(RunsFields, StoreFields, NetworkFields, VotesFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(ScanSettings, ClassifierFields):
+class ObjectFields(Settings):
+    """Whether and how labelled points are grouped into objects."""
+
+    objects: Annotated[
+        bool | None, Doc("Objects with boxes and names."), Option(default="if the checkpoint has an offset head")
+    ] = None
+    min_points: Annotated[AtLeastOne, Doc("Minimum number of points of an object.")] = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperpointFields(Settings):
+    """Whether superpoints vote."""
+
+    superpoints: Annotated[
+        bool, Doc("One class and one object per superpoint, a small patch of one orientation and colour.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(ScanSettings, ClassifierFields, ObjectFields, SuperpointFields):
     """`lg3d predict`: a category for every vertex of any scan."""
 
     command: ClassVar[str] = "predict"
@@ -152,7 +207,7 @@ class PredictSettings(ScanSettings, ClassifierFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSettings(ScanSettings, PageFields):
+class AskSettings(ScanSettings, ObjectFields, PageFields):
     """`lg3d ask`: the places in a scan that a text describes."""
 
     command: ClassVar[str] = "ask"
@@ -169,7 +224,7 @@ class AskSettings(ScanSettings, PageFields):
     ] = ("ply",)
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint or run folder."),
+        Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
         Option(panel=Panel.NETWORK, default="the newest pre-training run", completes="runs"),
     ] = None
     anchors: Annotated[
@@ -193,7 +248,9 @@ class AskSettings(ScanSettings, PageFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewSettings(ClassifierFields, PageFields, VoxelFields, SeedFields, BackendFields):
+class ViewSettings(
+    ClassifierFields, ObjectFields, SuperpointFields, PageFields, VoxelFields, SeedFields, BackendFields
+):
     """`lg3d view`: a scene as a window, a page or a picture."""
 
     command: ClassVar[str] = "view"

@@ -16,6 +16,7 @@ from lg3d_core.scans.normals import vertex_normals
 from lg3d_core.settings import AskSettings, ViewSettings
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.viewing.layers import HEAT, SceneView, build_view
+from lg3d_core.viewing.objects import PredictedObjects
 from lg3d_core.viewing.server import publish_heat, serve_view
 from lg3d_core.vocabulary import Vocabulary
 
@@ -94,7 +95,11 @@ def _view(
     else:
         shown, vocabulary = scene_of_scan(conversation.scan, progress), Vocabulary("none", "id", ())
     heat = {answer.text: conversation.at_vertices(answer)[shown.rows] for answer in answers}
-    return build_view(shown.scene, vocabulary, heat=heat), shown.rows
+    objects = None
+    if conversation.found is not None:
+        owner = conversation.objects_at_vertices()[shown.rows]
+        objects = PredictedObjects(conversation.found.objects, owner)
+    return build_view(shown.scene, vocabulary, heat=heat, objects=objects), shown.rows
 
 
 def heat_of_scene(settings: ViewSettings, progress: Progress) -> dict[str, npt.NDArray[np.float32]]:

@@ -62,10 +62,15 @@ class Gallery(NamedTuple):
 
 
 def find_gallery(view: "SceneView") -> Gallery:
-    """Return the annotated objects of a scene, or without annotation the connected regions of each predicted class."""
+    """Return the annotated objects of a scene, or without annotation the predicted objects.
+
+    Without predicted objects, the connected regions of each predicted class take their place.
+    """
     annotated = bool(((view.instance > 0) & (view.label >= 0)).any())
     if annotated:
         category, number = view.label, np.where(view.label >= 0, view.instance, 0)
+    elif view.predicted is not None and view.object_number is not None:
+        category, number = view.predicted, view.object_number
     elif view.predicted is not None:
         category = view.predicted
         number = _connect(view.xyz, category)

@@ -13,6 +13,7 @@ from lg3d_core.inference.heat_colors import HEAT_STOPS, ramp_colors
 from lg3d_core.viewing.camera import Camera, first_camera
 from lg3d_core.viewing.cutaway import find_outward
 from lg3d_core.viewing.gallery import Gallery, find_gallery
+from lg3d_core.viewing.objects import PredictedObjects, ShownObject, find_annotated, show_predicted
 from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ LAYER_TITLES = {
     "errors": "Errors",
     "confidence": "Confidence",
     "instances": "Instances",
+    "objects": "Objects",
     "augmentation": "Augmentation",
 }
+ANNOTATED_LAYERS = ("truth", "instances")
+"""Layers that show the annotation."""
 HEAT = "heat-"
 """Layers of heat are named `heat-1`, `heat-2`, ... and titled by their texts."""
 
@@ -123,6 +127,9 @@ class SceneView:
         scores: Scores of the prediction in this scene; None without annotation or prediction.
         outward: Result of `find_outward`, float32 `(points, 3)`.
         heat: Heat of each vertex by text, float32 `(points,)` in 0..1.
+        objects: Predicted objects; empty without any.
+        object_number: Number of each vertex's predicted object, 0 for none, int32 `(points,)`; None if objects were not
+            predicted.
     """
 
     scene_id: str
@@ -139,6 +146,8 @@ class SceneView:
     scores: SceneScores | None
     outward: npt.NDArray[np.float32]
     heat: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    objects: tuple[ShownObject, ...] = ()
+    object_number: npt.NDArray[np.int32] | None = None
 
     def title(self, layer: str) -> str:
         """Return the title of a layer; the title of heat is its text in quotation marks."""
@@ -177,6 +186,9 @@ class SceneView:
             )
         if self.instance[row] > 0:
             words.append(f"instance {self.instance[row]}")
+        if self.object_number is not None and self.object_number[row] > 0:
+            one = self.objects[self.object_number[row] - 1]
+            words.append(f"object {one.title}: {one.name}, confidence {one.confidence:.2f}")
         words += [f"{self.title(f'{HEAT}{k}')} {heat[row]:.2f}" for k, heat in enumerate(self.heat.values(), start=1)]
         if own >= 0 and group.get(own):
             words.append(f"{group[own]} class")
@@ -186,6 +198,19 @@ class SceneView:
     def gallery(self) -> Gallery:
         """Return the gallery of the scene; see `find_gallery`."""
         return find_gallery(self)
+
+    @cached_property
+    def annotated_objects(self) -> tuple[ShownObject, ...]:
+        """Return the annotated objects; see `find_annotated`."""
+        return find_annotated(self)
+
+    def boxes(self, layer: str) -> tuple[ShownObject, ...]:
+        """Return the objects whose boxes are shown with a layer.
+
+        The layers of the annotation have annotated boxes. All other layers have predicted boxes, if objects were
+        predicted.
+        """
+        return self.annotated_objects if self.object_number is None or layer in ANNOTATED_LAYERS else self.objects
 
     @cached_property
     def camera(self) -> Camera:
@@ -223,6 +248,7 @@ def build_view(
     prediction: "Prediction | None" = None,
     *,
     heat: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    objects: PredictedObjects | None = None,
 ) -> SceneView:
     """Build the layers of a scene.
 
@@ -231,10 +257,12 @@ def build_view(
         vocabulary: Vocabulary of the scene and the prediction.
         prediction: Prediction of this scene by a network.
         heat: Heat of each vertex by text, shape `(points,)` in 0..1; each text becomes a layer.
+        objects: Predicted objects of this scene, for a layer and boxes.
 
     Raises:
-        ShapeError: The prediction or a heat has another number of vertices, a label is outside the vocabulary, a heat
-            is outside 0..1, a face refers to a missing vertex, or a coordinate is not finite or above `MAX_REACH`.
+        ShapeError: The prediction, a heat or the objects have another number of vertices, a label is outside the
+            vocabulary, a heat is outside 0..1, a face refers to a missing vertex, or a coordinate is not finite or
+            above `MAX_REACH`.
     """
     num_points = len(scene.xyz)
     if num_points == 0:
@@ -262,13 +290,17 @@ def build_view(
     instance = np.asarray(scene.instance, dtype=np.int32)
     normal = np.nan_to_num(np.asarray(scene.normal, dtype=np.float32))
     legend, scores = _describe(label, predicted, vocabulary)
+    layers = _color(np.asarray(scene.rgb, dtype=np.uint8), label, predicted, confidence, instance, vocabulary)
+    shown, number = ((), None) if objects is None else show_predicted(objects, label, instance, vocabulary.names)
+    if number is not None:
+        layers["objects"] = _instance_colors(number)
+    layers |= {f"{HEAT}{k}": ramp_colors(values, HEAT_STOPS) for k, values in enumerate(texts.values(), start=1)}
     return SceneView(
         scene_id=scene.scene_id,
         xyz=np.asarray(scene.xyz, dtype=np.float32),
         normal=normal,
         faces=np.asarray(scene.faces, dtype=np.int32).reshape(-1, 3),
-        layers=_color(np.asarray(scene.rgb, dtype=np.uint8), label, predicted, confidence, instance, vocabulary)
-        | {f"{HEAT}{k}": ramp_colors(values, HEAT_STOPS) for k, values in enumerate(texts.values(), start=1)},
+        layers=layers,
         names=vocabulary.names,
         label=label,
         predicted=predicted,
@@ -278,6 +310,8 @@ def build_view(
         scores=scores,
         outward=find_outward(np.asarray(scene.xyz, dtype=np.float32), normal, instance),
         heat=texts,
+        objects=shown,
+        object_number=number,
     )
 
 

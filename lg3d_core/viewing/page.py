@@ -5,6 +5,7 @@ import html
 import json
 import secrets
 import zlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ import numpy.typing as npt
 from lg3d_core.files import write_text
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
 from lg3d_core.viewing.layers import ERROR_COLORS, HEAT, NEUTRAL, SceneView
+from lg3d_core.viewing.objects import Placed, ShownObject, place_objects
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
+MAX_OBJECTS = 1000
+"""Maximum number of objects with a box, the most confident ones: a poor network predicts many more."""
 # Parts of one script, concatenated in this order.
 SCRIPTS = (
     "scene",
     "arrays",
     "shaders",
+    "boxes",
     "buffers",
     "colors",
     "coarse",
@@ -30,6 +35,7 @@ SCRIPTS = (
     "pointer",
     "panel",
     "gallery",
+    "objects",
     "flight",
     "build",
     "hands",
@@ -105,11 +111,32 @@ def describe(view: SceneView) -> dict[str, Any]:
         ],
         "neutral": NEUTRAL,
         "gallery": {"annotated": view.gallery.annotated, "parts": [part._asdict() for part in view.gallery.parts]},
+        "objects": None if view.object_number is None else _describe_objects(view, view.objects, "objects"),
+        "num_objects": len(view.objects),
+        "instances": _describe_objects(view, view.annotated_objects, "instances"),
         "camera": view.camera._asdict() | {"fov": FIELD_OF_VIEW},
         "points": len(view.xyz),
         "faces": len(view.faces),
         "spacing": view.spacing,
     }
+
+
+def _describe_objects(view: SceneView, objects: Sequence[ShownObject], layer: str) -> list[dict[str, Any]]:
+    """Return the objects of a layer, with the corners of their boxes and their colours."""
+    placed = place_objects(view, layer)
+    nowhere = Placed(NEUTRAL, np.zeros(3))
+    return [
+        {
+            **{key: value for key, value in one._asdict().items() if key != "box"},
+            "color": placed.get(one.number, nowhere).color,
+            "outward": placed.get(one.number, nowhere).outward.round(3).tolist(),
+            "middle": one.box.centre.tolist(),
+            "size": one.box.size.tolist(),
+            "radius": max(float(np.linalg.norm(one.box.size)) / 2, 0.02),
+            "corners": one.box.corners.round(4).tolist(),
+        }
+        for one in objects[:MAX_OBJECTS]
+    ]
 
 
 # Kind and array of each layer's colours; class colours come from the legend.
@@ -120,6 +147,7 @@ DRAWN_FROM = {
     "errors": ("errors", "label"),
     "confidence": ("ramp", "confidence"),
     "instances": ("instance", "instance"),
+    "objects": ("instance", "object"),
     "augmentation": ("rgb", "augmentation"),
 }
 
@@ -161,11 +189,12 @@ def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
         arrays["part"] = view.gallery.number
     if "augmentation" in view.layers:
         arrays["augmentation"] = view.layers["augmentation"]
-    if "instances" in view.layers:
-        arrays["instance"] = view.instance.astype(np.int32)
-        numbers, first = np.unique(view.instance, return_index=True)
-        arrays["instance_number"] = numbers.astype(np.int32)
-        arrays["instance_color"] = view.layers["instances"][first]
+    for layer, name, numbers in (("instances", "instance", view.instance), ("objects", "object", view.object_number)):
+        if layer in view.layers and numbers is not None:
+            arrays[name] = numbers.astype(np.int32)
+            distinct, first = np.unique(numbers, return_index=True)
+            arrays[f"{name}_number"] = distinct.astype(np.int32)
+            arrays[f"{name}_color"] = view.layers[layer][first]
     if len(view.faces):
         # Consecutive triangles share or neighbour vertices, so differences are small and compress well.
         flat = view.faces.reshape(-1).astype(np.int64)

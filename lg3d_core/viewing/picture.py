@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.files import atomic_path
 from lg3d_core.inference.heat_colors import ramp_colors
+from lg3d_core.viewing.box_lines import BOX_LAYERS, boxes_in_sight, draw_lines, write_names
 from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.cutaway import hidden_from
 from lg3d_core.viewing.layers import HEAT, NEUTRAL, SceneView
@@ -70,6 +71,8 @@ def render_picture(
 def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, height: int) -> list[npt.NDArray[np.uint8]]:
     """Draw layers from the view's first camera on white, cropped to the same size, shape `(rows, columns, 3)` each.
 
+    The layers of objects have boxes with names, if objects were predicted.
+
     The scene is rendered once as triangle numbers, from which every layer is coloured.
     """
     camera = view.camera
@@ -94,7 +97,13 @@ def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, heigh
     seen = buffers.primitive >= 0
     corner = faces[:, 2] if len(faces) else kept
     blended = dict(zip(smooth, buffers.blends[1:], strict=True))
-    trim = _content(seen, margin=8 * SUPERSAMPLING)
+    lines = {
+        name: draw_lines(boxes_in_sight(view, name, camera), camera, buffers.depth, thickness=2 * SUPERSAMPLING)
+        for name in layers
+        if name in BOX_LAYERS
+    }
+    drawn = np.logical_or.reduce([seen, *(own.strength > 0 for own in lines.values())])
+    trim = _content(drawn, margin=8 * SUPERSAMPLING)
     panels = []
     for name in layers:
         if name in blended:
@@ -102,8 +111,17 @@ def render_layers(view: SceneView, layers: tuple[str, ...], *, width: int, heigh
             color = blended[name] * (1 - strength * (1 - shade[..., None]))
         else:
             color = view.layers[name][corner[buffers.primitive]] / np.float32(255) * shade[..., None]
-        color = np.where(seen[..., None], np.clip(color * edges[..., None], 0, 1), np.float32(1))[trim]
-        panels.append(_shrink(color))
+        color = np.where(seen[..., None], np.clip(color * edges[..., None], 0, 1), np.float32(1))
+        if name in lines:
+            color = color + lines[name].strength[..., None] * (lines[name].ink - color)
+        panel = _shrink(color[trim])
+        if name in lines:
+            top, left = trim[0].start, trim[1].start
+            places = [
+                (word, c, (x - left) / SUPERSAMPLING, (y - top) / SUPERSAMPLING) for word, c, x, y in lines[name].names
+            ]
+            panel = write_names(panel, places)
+        panels.append(panel)
     return panels
 
 

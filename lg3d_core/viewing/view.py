@@ -6,11 +6,15 @@ from pathlib import Path
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.inference.input import input_of_scene
+from lg3d_core.inference.objects import wants_objects
+from lg3d_core.inference.predict import label_scan
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.viewing.asked import heat_of_scene
 from lg3d_core.viewing.augmented import build_augmented_view
+from lg3d_core.viewing.labelled import at_shown_vertices
 from lg3d_core.viewing.layers import SceneView, build_view
 from lg3d_core.viewing.page import write_page
 from lg3d_core.viewing.picture import render_picture
@@ -57,7 +61,7 @@ def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str]
 def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress) -> SceneView:
     """Return the view of a scene without augmentation, with a prediction if there is a checkpoint."""
     scene = store.read(settings.scene)
-    prediction = None
+    prediction = objects = None
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
         progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth only")
@@ -66,9 +70,18 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
             path, device=settings.device, backend=settings.backend, final_relu=settings.final_relu
         )
         require_classifier(path, info, store.vocabulary)
-        prediction = predictor.predict(scene, progress=progress)
+        labelled = label_scan(
+            predictor,
+            store.vocabulary,
+            input_of_scene(scene, store.vocabulary),
+            objects=wants_objects(settings.objects, info, path, progress),
+            min_points=settings.min_points,
+            superpoints=settings.superpoints,
+            progress=progress,
+        )
+        prediction, objects = at_shown_vertices(labelled)
     heat = heat_of_scene(settings, progress) if settings.heat else None
-    return build_view(scene, store.vocabulary, prediction, heat=heat)
+    return build_view(scene, store.vocabulary, prediction, heat=heat, objects=objects)
 
 
 def show_view(

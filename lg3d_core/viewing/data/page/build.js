@@ -17,13 +17,14 @@ function buildPanel() {
   if (scene.scores) $("scores").textContent = `accuracy ${(scene.scores.accuracy * 100).toFixed(1)} % · mIoU ${(scene.scores.miou * 100).toFixed(1)} (${scene.scores.num_categories} categories)`;
   $("compare").append(new Option("nothing beside", ""));
   for (const layer of scene.layers) addLayer(layer);
-  $("both").hidden = !(layerOf.has("truth") && layerOf.has("prediction"));
   $("both").onclick = showBoth;
   $("compare").onchange = event => { state.beside = event.target.value; refresh(); };
   const hasIou = scene.legend.some(entry => entry.iou !== null);
   $("iou-head").hidden = !hasIou;
-  for (const tab of ["legend", "gallery"]) $("tab-" + tab).onclick = () => openTab(tab);
-  $("tabs").hidden = parts.length === 0;
+  for (const tab of TABS) { $("tab-" + tab).onclick = () => openTab(tab); $("tab-" + tab).hidden = !hasTab(tab); }
+  $("tabs").hidden = TABS.filter(hasTab).length < 2;
+  fillObjects();
+  $("least").oninput = event => { state.least = Number(event.target.value); fillObjects(); refresh({ colors: false }); };
   $("tab-gallery").title = scene.gallery.annotated ? "Every annotated object" : "Every region of one predicted category";
   state.group = GROUPS[0] ?? "";
   for (const group of GROUPS) {
@@ -49,7 +50,8 @@ function buildPanel() {
     $("legend").append(row);
   }
   $("mesh-label").hidden = scene.faces === 0;
-  for (const name of ["cut", "mesh", "shade"]) $(name).onchange = event => { state[name] = event.target.checked; redraw(); };
+  $("boxes-label").hidden = !hasBoxes();
+  for (const name of ["cut", "mesh", "shade", "boxes"]) $(name).onchange = event => { state[name] = event.target.checked; refresh({ colors: false }); };
   $("all").onclick = showAll;
   $("reset").onclick = resetView;
   $("save").onclick = savePicture;
@@ -60,9 +62,12 @@ function readAddress() {
   if (layerNames.includes(given.get("layer"))) state.layer = given.get("layer");
   if (layerNames.includes(given.get("beside"))) state.beside = given.get("beside");
   for (const text of (given.get("only") ?? "").split(",")) if (text && entryOf.has(Number(text))) state.only.add(Number(text));
-  if (given.get("tab") === "gallery" && parts.length) state.tab = "gallery";
+  if (TABS.includes(given.get("tab")) && hasTab(given.get("tab"))) state.tab = given.get("tab");
+  if (hasBoxes() && ["0", "1"].includes(given.get("boxes"))) state.boxes = given.get("boxes") === "1";
+  const one = objects.find(each => each.number === Number(given.get("object")));
+  if (one) { state.only.clear(); Object.assign(state, { object: one.number, tab: "objects", camera: partCamera(one) }); }
   const part = parts.find(one => one.number === Number(given.get("part")));
-  if (part) { state.only.clear(); Object.assign(state, { part: part.number, tab: "gallery", group: part.group, camera: partCamera(part) }); }
+  if (part) { state.only.clear(); Object.assign(state, { part: part.number, object: 0, tab: "gallery", group: part.group, camera: partCamera(part) }); }
 }
 
 function resetView() { stopFlight(); state.camera = { ...scene.camera, target: [...scene.camera.target] }; redraw(); }
@@ -72,7 +77,11 @@ function savePicture() {
   const shown = [canvas.width, canvas.height];
   resize(2);
   draw();
-  canvas.toBlob(blob => {
+  const paper = element("canvas");  // the scene, and the names above it
+  [paper.width, paper.height] = [canvas.width, canvas.height];
+  paper.getContext("2d").drawImage(canvas, 0, 0);
+  if (state.boxes) drawNames(paper, canvas.clientWidth, canvas.clientHeight);
+  paper.toBlob(blob => {
     const link = element("a");
     link.href = URL.createObjectURL(blob);
     link.download = `${scene.scene}-${state.layer}${state.beside ? "-" + state.beside : ""}.png`.replace(/[^\w.-]+/g, "_");

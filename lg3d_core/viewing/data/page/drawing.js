@@ -37,6 +37,7 @@ function render(views, { camera, width, height, fine, isolating, fade, frame = n
     gl.viewport(x, 0, each, rows);
     gl.scissor(x, 0, each, rows);
     drawSide(side, { layer, camera, aspect: each / rows, height: rows, isolating, fade, few });
+    if (!frame) drawBoxes(layer, { camera, aspect: each / rows, columns: each, rows });
   });
   gl.disable(gl.SCISSOR_TEST);
   gl.disable(gl.DEPTH_TEST);
@@ -56,10 +57,11 @@ function render(views, { camera, width, height, fine, isolating, fade, frame = n
 // Each pixel is drawn once during motion, and otherwise four times and averaged.
 function draw(fine = 2, few = false) {
   if (Math.max(canvas.width, canvas.height) * fine > gl.getParameter(gl.MAX_TEXTURE_SIZE)) fine = 1;
-  render(viewsOf(), { camera: state.camera, width: canvas.width, height: canvas.height, fine, isolating: isolating(), fade: state.part ? CONTEXT : undefined, few });
+  render(viewsOf(), { camera: state.camera, width: canvas.width, height: canvas.height, fine, isolating: isolating(), fade: state.part || state.object ? CONTEXT : undefined, few });
+  showNames();
 }
 const viewsOf = () => state.beside ? [["left", state.layer], ["right", state.beside]] : [["left", state.layer]];
-const isolating = () => state.only.size > 0 || state.part > 0;
+const isolating = () => state.only.size > 0 || state.part > 0 || state.object > 0;
 
 // The first frames of a motion are timed. A slow machine then uses a coarse version at half the resolution, and an even
 // coarser one if necessary.

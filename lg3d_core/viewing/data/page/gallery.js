@@ -19,7 +19,7 @@ function drawCard(part, card) {
     gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
   }
   const [width, height] = CARD, camera = partCamera(part, 1.3), read = new Uint8ClampedArray(4 * width * height), image = new ImageData(width, height);
-  recolor("card", "colours", part.number, new Set());
+  recolor("card", "colours", { part: part.number });
   render([["card", "colours"]], { camera, width, height, fine: 2, isolating: true, fade: CONTEXT, frame: cardFrame });
   gl.bindFramebuffer(gl.FRAMEBUFFER, cardFrame);
   gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(read.buffer));
@@ -65,25 +65,25 @@ function fillCards() {
 }
 
 function showTab() {
-  const gallery = state.tab === "gallery";
-  $("gallery").hidden = !gallery;
-  $("legend").hidden = gallery;
-  $("heads").hidden = gallery || scene.legend.length === 0;
-  $("tab-legend").setAttribute("aria-selected", !gallery);
-  $("tab-gallery").setAttribute("aria-selected", gallery);
-  if (!gallery) return;
+  for (const tab of TABS) { $(tab).hidden = state.tab !== tab; $("tab-" + tab).setAttribute("aria-selected", state.tab === tab); }
+  $("heads").hidden = state.tab !== "legend" || scene.legend.length === 0;
+  showObjects();
+  if (state.tab !== "gallery") return;
   if (cardGroup !== state.group) fillCards();
   for (const button of $("groups").children) button.setAttribute("aria-pressed", button.dataset.group === state.group);
   for (const card of $("cards").children) card.setAttribute("aria-pressed", Number(card.dataset.part) === state.part);
   setTimeout(drawCards, 0);
 }
-function openTab(tab) { if (tab === "legend" || parts.length) { state.tab = tab; refresh({ colors: false }); } }
+const TABS = ["legend", "objects", "gallery"], FIRST_TAB = state.tab, FIRST_BOXES = state.boxes;
+const hasTab = tab => tab === "legend" || (tab === "objects" ? scene.objects !== null : tab === "gallery" && parts.length > 0);
+function openTab(tab) { if (hasTab(tab)) { state.tab = tab; refresh({ colors: false }); } }
 
 // Move to one object and fade everything else, or without an object show the whole room.
 function jump(number) {
   const part = parts.find(one => one.number === number);
   state.only.clear();
   state.part = part ? number : 0;
+  state.object = 0;
   if (part) { state.tab = "gallery"; state.group = part.group; }
   refresh();
   if (part) [...$("cards").children].find(card => Number(card.dataset.part) === number)?.scrollIntoView({ block: "nearest" });

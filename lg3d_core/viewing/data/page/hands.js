@@ -47,7 +47,8 @@ function release(event) {
   if (event.pointerType !== "mouse") { askHover(x, y); return; }  // touch has no hover: a tap shows the details
   if (vertex < 0) return;
   const layer = side === "left" ? state.layer : state.beside;
-  const category = layer === "prediction" || layer === "confidence" || layer.startsWith("heat-") || arrays.label[vertex] < 0 ? arrays.predicted?.[vertex] : arrays.label[vertex];
+  if (layer === "objects" && arrays.object[vertex] > 0) { flyTo(arrays.object[vertex] === state.object ? 0 : arrays.object[vertex]); return; }
+  const category = layer === "prediction" || layer === "objects" || layer === "confidence" || layer.startsWith("heat-") || arrays.label[vertex] < 0 ? arrays.predicted?.[vertex] : arrays.label[vertex];
   if (category !== undefined && entryOf.has(category)) isolate(category, event.shiftKey);
 }
 canvas.addEventListener("pointerup", release);
@@ -71,7 +72,9 @@ addEventListener("keydown", event => {
     arrowleft: () => go(-20, 0), arrowright: () => go(20, 0), arrowup: () => go(0, -20), arrowdown: () => go(0, 20),
     "+": () => zoom(0.87), "=": () => zoom(0.87), "-": () => zoom(1.15),
     r: resetView, s: savePicture, escape: showAll,
-    b: () => { if (!$("both").hidden) showBoth(); }, g: () => openTab(state.tab === "gallery" ? "legend" : "gallery"), n: () => step(1), p: () => step(-1),
+    b: () => { if (!$("both").hidden) showBoth(); }, g: () => openTab(state.tab === "gallery" ? "legend" : "gallery"), o: () => openTab(state.tab === "objects" ? "legend" : "objects"),
+    n: () => state.tab === "objects" ? stepObject(1) : step(1), p: () => state.tab === "objects" ? stepObject(-1) : step(-1),
+    x: () => { state.boxes = hasBoxes() && !state.boxes; refresh({ colors: false }); },
     c: () => { state.cut = !state.cut; refresh({ colors: false }); },
     f: () => { state.mesh = scene.faces > 0 && !state.mesh; refresh({ colors: false }); },
     t: () => { state.camera.elevation = 89.5; redraw(); },

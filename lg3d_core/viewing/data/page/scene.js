@@ -6,8 +6,8 @@ const layerOf = new Map(scene.layers.map(layer => [layer.name, layer]));
 const layerNames = [...layerOf.keys()];
 const entryOf = new Map(scene.legend.map(entry => [entry.category, entry]));
 const state = {
-  layer: layerNames.includes("prediction") ? "prediction" : layerNames.includes("truth") ? "truth" : "colours",
-  beside: "", only: new Set(), part: 0, tab: "legend", group: "", cut: true, mesh: scene.faces > 0, shade: true, camera: { ...scene.camera, target: [...scene.camera.target] },
+  layer: layerNames.includes("objects") ? layerNames.find(name => name.startsWith("heat-")) ?? "objects" : layerNames.includes("prediction") ? "prediction" : layerNames.includes("truth") ? "truth" : "colours",
+  beside: "", only: new Set(), part: 0, object: 0, boxes: scene.objects?.length > 0, least: 0, tab: scene.objects?.length ? "objects" : "legend", group: "", cut: true, mesh: scene.faces > 0, shade: true, camera: { ...scene.camera, target: [...scene.camera.target] },
 };
 const page = window.lg3d = { ready: false, state, scene };
 
