@@ -288,7 +288,8 @@ class _PlannedBatches(Dataset[_Loaded[B]], Generic[B]):
 
 
 def _tensors(batch: TrainingBatch) -> dict[str, Tensor]:
-    fields: dict[str, Any] = batch._asdict() if isinstance(batch, tuple) else vars(batch)
+    named: Any = batch
+    fields: dict[str, Any] = named._asdict() if isinstance(batch, tuple) else vars(batch)
     return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
 
 

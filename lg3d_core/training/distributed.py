@@ -399,7 +399,7 @@ def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.devic
     device = resolve_device(name)
     if device.type != "cuda":
         return device
-    if device.index is not None:
+    if ":" in str(device):  # a numbered GPU
         if launch.local_size > 1:
             raise SettingsError(
                 f"--device {name}: torchrun started {launch.local_size} processes here, each of which takes a GPU of "

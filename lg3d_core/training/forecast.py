@@ -104,7 +104,7 @@ class Forecast(NamedTuple):
 class Scenes(NamedTuple):
     """Training scenes: how many, their mean number of voxels, the seconds to load one, and whether it is a guess."""
 
-    count: int
+    num_scenes: int
     voxels: int
     load_seconds: float
     assumed: bool
@@ -179,7 +179,7 @@ def measured_step(network: str, voxels: int, *, device: torch.device, precision:
     def step() -> None:
         with autocast(device, precision):
             logits = module.classify(module(SparseTensor(features, coordinates)))
-        nn.functional.cross_entropy(logits.float(), labels).backward()
+        nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         module.zero_grad()
 
     with use_backend(backend), owned_threads():
@@ -255,7 +255,7 @@ def forecast(settings: TrainSettings, progress: Progress, *, measure: bool = Tru
     if precision == "auto":
         precision = "bf16" if trains_faster_in_bf16(settings.backend, device) else "fp32"
     scenes = _look_at_scenes(settings)
-    in_step = min(settings.batch_size, scenes.count)
+    in_step = min(settings.batch_size, scenes.num_scenes)
     in_pass = min(in_step, settings.micro_batch or in_step)
     in_memory = min(in_pass * scenes.voxels, settings.max_voxels or in_pass * scenes.voxels)
     voxels = in_step * scenes.voxels
@@ -264,7 +264,7 @@ def forecast(settings: TrainSettings, progress: Progress, *, measure: bool = Tru
         seconds = measured_step(settings.network, voxels, device=device, precision=precision, backend=settings.backend)
     else:
         seconds, _ = model_step(settings.network, voxels, precision=precision, device=device)
-    steps = settings.epochs * steps_per_epoch(scenes.count, settings.batch_size)
+    steps = settings.epochs * steps_per_epoch(scenes.num_scenes, settings.batch_size)
     jobs = settings.jobs
     if jobs is None:
         jobs = needed_jobs(scenes.load_seconds, in_step, seconds, cores=num_cores())
@@ -275,7 +275,7 @@ def forecast(settings: TrainSettings, progress: Progress, *, measure: bool = Tru
         network=settings.network,
         device=str(device),
         precision=precision,
-        scenes=scenes.count,
+        scenes=scenes.num_scenes,
         voxels=scenes.voxels,
         steps=steps,
         step_seconds=per_step,
@@ -339,12 +339,13 @@ def _look_at_scenes(settings: TrainSettings) -> Scenes:
         seed=settings.seed,
     )
     few = sorted({0, len(scene_ids) // 2, len(scene_ids) - 1})
-    voxels, seconds = [], []
+    sizes: list[int] = []
+    seconds: list[float] = []
     for row in few:
         before = time.perf_counter()
-        voxels.append(len(dataset[row].cells))
+        sizes.append(len(dataset[row].cells))
         seconds.append(time.perf_counter() - before)
-    return Scenes(len(scene_ids), sum(voxels) // len(few), min(seconds), False)
+    return Scenes(len(scene_ids), sum(sizes) // len(few), min(seconds), False)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

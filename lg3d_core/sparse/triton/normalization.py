@@ -289,9 +289,7 @@ def normalize(
         relu: Whether to apply a ReLU.
         group: Processes that normalise together, each with its own rows, possibly none. None needs at least two rows.
     """
-    output: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
-        features, weight, bias, residual, running, eps, relu, group
-    )
+    output: Tensor = _Normalize.apply(features, weight, bias, residual, running, eps, relu, group)
     return output
 
 

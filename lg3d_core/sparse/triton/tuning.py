@@ -157,7 +157,7 @@ def tune(
             if time.monotonic() >= deadline:
                 left += 1
                 continue
-            times = {}
+            times: dict[object, float] = {}
             for config in candidates:  # the default blocks first
                 if times and time.monotonic() >= deadline:
                     break
