@@ -33,6 +33,7 @@ from lg3d_cli.commands import (
     push,
     report,
     rooms,
+    score,
     view,
 )
 from lg3d_cli.parameters import SettingsCommand
@@ -111,6 +112,7 @@ for name, function in {
     "pretrain": pretrain.pretrain,
     "finetune": finetune.finetune,
     "eval": evaluate.evaluate,
+    "score": score.score,
     "compare": compare.compare,
     "predict": predict.predict,
     "ask": ask.ask,

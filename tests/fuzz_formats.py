@@ -22,6 +22,9 @@ import trimesh
 from PIL import Image
 
 from lg3d_core.errors import DataError, one_line
+from lg3d_core.evaluation.checks import check_submission
+from lg3d_core.evaluation.instances import PredictedInstances
+from lg3d_core.evaluation.submissions import Submission, write_submission
 from lg3d_core.language.anchors_file import Anchors, load_anchors, save_anchors
 from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, read_info, save_checkpoint
@@ -834,6 +837,51 @@ def read_furniture(data: bytes, folder: Path) -> None:
         raise error
 
 
+SUBMITTED = {"scene0000_00": 40, "scene0001_00": 30}
+"""Number of vertices of the scenes of a submission."""
+
+
+@cache
+def good_submissions() -> tuple[bytes, ...]:
+    vocabulary = load_vocabulary()
+    made = []
+    for task in ("semantic", "instance"):
+        path = work_folder() / f"{task}.zip"
+        with write_submission(path, vocabulary) as writer:
+            for scene_id, number in SUBMITTED.items():
+                if task == "semantic":
+                    writer.add_labels(scene_id, np.arange(number) % 7)
+                else:
+                    rows = [np.arange(k, number, 2) for k in range(3)]
+                    predicted = PredictedInstances.from_rows(rows, [1, 3, 5], [0.5, 0.25, 1.0])
+                    writer.add_instances(scene_id, predicted, num_vertices=number)
+        made.append(path.read_bytes())
+    return tuple(made)
+
+
+def change_submission(rng: random.Random, data: bytes) -> bytes:
+    text = one_of(change_tokens(words=(b"nan", b"-1", b"1e999", b"../x", b"0", b"99999")), change_lines(), flip_bits)
+    return change_members(rng, data, text, rng.choice(("", "scene0000_00.txt", "predicted_masks/")))
+
+
+def read_submission(data: bytes, folder: Path) -> None:
+    path = folder / "mine.zip"
+    path.write_bytes(data)
+    vocabulary = load_vocabulary()
+    with Submission(path) as submission:
+        problems = check_submission(submission, SUBMITTED, vocabulary, task=submission.task)
+        assert all(one_line(problem.message) == problem.message for problem in problems), problems
+        for scene_id, number in SUBMITTED.items():
+            if submission.task == "semantic":
+                labels = submission.read_labels(scene_id, vocabulary, num_vertices=number)
+                assert labels.shape == (number,)
+                assert -1 <= labels.min() <= labels.max() < 200
+            else:
+                found = submission.read_instances(scene_id, vocabulary, num_vertices=number)
+                assert np.isfinite(found.confidences).all()
+                assert not len(found.rows) or 0 <= found.rows.min() <= found.rows.max() < number
+
+
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
@@ -903,6 +951,11 @@ FORMATS: dict[str, Format] = {
             "recipe",
             spoil(good_recipes, change_tokens(words=TOML_WORDS), change_tokens(), change_lines(), flip_bits, splice),
             read_settings,
+        ),
+        Format(
+            "submission",
+            spoil(good_submissions, change_submission, change_submission, change_submission, *BINARY),
+            read_submission,
         ),
         Format("furniture", spoil(good_libraries, change_library, change_library, *BINARY), read_furniture),
     )

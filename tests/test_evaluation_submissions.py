@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from lg3d_core.errors import DataError
+from lg3d_core.evaluation.checks import check_submission
 from lg3d_core.evaluation.instances import PredictedInstances
-from lg3d_core.evaluation.submissions import Submission, check_submission, write_submission
+from lg3d_core.evaluation.submissions import Submission, write_submission
 from lg3d_core.vocabulary import load_vocabulary
 
 VOCABULARY = load_vocabulary("scannet200")
@@ -68,7 +69,7 @@ def test_the_files_are_those_of_the_benchmark(tmp_path: Path) -> None:
     assert files == {
         "scene0001_00.txt": "2\n0\n1\n",  # raw ids: chair 2, none 0, wall 1
         "predicted_masks/scene0000_00_000.txt": "1\n0\n1\n0\n",
-        "scene0000_00.txt": "predicted_masks/scene0000_00_000.txt 2 0.500000\n",
+        "scene0000_00.txt": "predicted_masks/scene0000_00_000.txt 2 0.5\n",
     }
 
 
@@ -82,12 +83,12 @@ def test_masks_of_other_spacing_and_of_values_above_one_are_read(tmp_path: Path,
 
 
 def test_ids_outside_the_vocabulary_are_no_class(tmp_path: Path) -> None:
-    files = {"scene0000_00.txt": "1\n99999\n-3\n0\n", "scene0001_00.txt": "1\n1\n1\n"}
+    files = {"scene0000_00.txt": "1\n99999\n201\n0\n", "scene0001_00.txt": "1\n1\n1\n"}
     with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
         assert submission.read_labels("scene0000_00", VOCABULARY, num_vertices=4).tolist() == [WALL, -1, -1, -1]
         problems = check_submission(submission, SCENES, VOCABULARY, task="semantic")
     assert [problem.scene_id for problem in problems] == ["scene0000_00"]
-    assert "-3, 0, 99999" in problems[0].message
+    assert "0, 201, 99999" in problems[0].message
 
 
 @pytest.mark.parametrize(
@@ -95,8 +96,10 @@ def test_ids_outside_the_vocabulary_are_no_class(tmp_path: Path) -> None:
     [
         ({"scene0000_00.txt": "1\n1\n1\n"}, "3 values, the scene has 4 vertices"),
         ({"scene0000_00.txt": "1\n1\n1\n1\n1\n"}, "5 values, the scene has 4 vertices"),
-        ({"scene0000_00.txt": "1\n1\n1\n1.5\n"}, "not integers"),
-        ({"scene0000_00.txt": "1\n1\n1\nchair\n"}, "not integers"),
+        ({"scene0000_00.txt": "1\n1\n1\n1.5\n"}, "'1.5' as value 4: expected integers, without decimals"),
+        ({"scene0000_00.txt": "1\nchair\n1\n1\n"}, "'chair' as value 2: expected integers"),
+        ({"scene0000_00.txt": "1\n1\n1\n99999999999999999999\n"}, "'99999999999999999999' as value 4"),
+        ({"scene0000_00.txt": "1\n1\n-3\n1\n"}, "the class id -3 for vertex 2: expected 0 or more"),
         ({"scene0000_00.txt": "1" * 200 + "\n"}, "bytes"),
         ({"scene0002_00.txt": "1\n"}, "no scene0000_00.txt"),
     ],
@@ -119,10 +122,18 @@ def test_invalid_labels_are_rejected(tmp_path: Path, files: dict[str, str], mess
         ("predicted_masks/b.txt 2 0.5", "no predicted_masks/b.txt"),
         ("../a.txt 2 0.5", "outside the submission"),
         ("/etc/passwd 2 0.5", "outside the submission"),
+        ("predicted_masks/a.txt -2 0.5", "line 1: the class id -2 is negative"),
+        ("predicted_masks/a.txt 2 -inf", "finite confidence"),
+        ("predicted_masks/a.txt 2 1e999", "finite confidence"),
+        ("predicted_masks/c.txt 2 0.5", "the value -1 for vertex 2"),
     ],
 )
 def test_invalid_instances_are_rejected(tmp_path: Path, line: str, message: str) -> None:
-    files = {"scene0000_00.txt": line, "predicted_masks/a.txt": "1\n0\n0\n1\n"}
+    files = {
+        "scene0000_00.txt": line,
+        "predicted_masks/a.txt": "1\n0\n0\n1\n",
+        "predicted_masks/c.txt": "1\n0\n-1\n0\n",
+    }
     with (
         Submission(write_zip(tmp_path / "s.zip", files)) as submission,
         pytest.raises(DataError, match=message),

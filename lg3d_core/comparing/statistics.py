@@ -1,4 +1,8 @@
-"""Means and standard deviations over seeds, and differences between rows with intervals over scenes."""
+"""Means and standard deviations over seeds, and scores and differences with intervals over scenes.
+
+An interval shows the effect of the choice of scenes. Each bootstrap sample draws as many scenes as there are, with
+replacement; counts are summed over the sample before any division.
+"""
 
 import math
 from collections.abc import Sequence
@@ -22,6 +26,13 @@ class Spread(NamedTuple):
 
     mean: float
     deviation: float
+
+
+class Interval(NamedTuple):
+    """Percentile bootstrap interval over scenes; nan if it is undefined."""
+
+    low: float
+    high: float
 
 
 class Difference(NamedTuple):
@@ -115,31 +126,70 @@ def paired_differences(
     scenes = first[0].scene_ids
     if any(counts.scene_ids != scenes for counts in (*row, *first)):
         raise DataError("the rows were scored on different scenes: compare again with an empty output folder")
+    weights = scene_weights(len(scenes), resamples=resamples, seed=seed)
+    mine, theirs = (
+        [resampled_means(counts, vocabulary, weights, present=present)["iou"] for counts in counts_of_seeds]
+        for counts_of_seeds in (row, first)
+    )
+    return {
+        group: difference_of(np.stack([own[group] for own in mine]), np.stack([own[group] for own in theirs]))
+        for group in mine[0]
+    }
+
+
+def scene_weights(num_scenes: int, *, resamples: int, seed: int = 0) -> FloatArray:
+    """Return how often each bootstrap sample draws each scene, shape `(1 + resamples, scenes)`.
+
+    The first row is all ones: the scenes themselves.
+    """
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), size=resamples).astype(np.float64)
-    weights = np.concatenate([np.ones((1, len(scenes))), weights])
-    differences: dict[str, Difference] = {}
-    sums = [[_weigh(counts, weights) for counts in counts_of_seeds] for counts_of_seeds in (row, first)]
-    for group, members in group_members(vocabulary).items():
-        mine, theirs = (
-            np.stack([mean_scores(*own, members, present=present)[0] for own in by_seed]) for by_seed in sums
-        )
-        by_seed = mine[:, 0] - theirs[:, 0]
-        value, base = float(by_seed.mean()), float(theirs[:, 0].mean())
-        samples = (mine - theirs)[:, 1:].mean(axis=0)
-        samples = samples[~np.isnan(samples)]
-        low, high = (
-            (float(end) for end in np.quantile(samples, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]))
-            if len(samples)
-            else (math.nan, math.nan)
-        )
-        relative = value / base if base > 0 else math.nan
-        differences[group] = Difference(value, low, high, relative, tuple(float(one) for one in by_seed))
-    return differences
+    drawn = rng.multinomial(num_scenes, np.full(num_scenes, 1 / num_scenes), size=resamples)
+    return np.concatenate([np.ones((1, num_scenes)), drawn])
 
 
-def _weigh(counts: SceneCounts, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    return (weights @ counts.correct, weights @ counts.support, weights @ counts.predicted)
+def resampled_means(
+    counts: SceneCounts, vocabulary: Vocabulary, weights: FloatArray, *, present: bool
+) -> dict[str, dict[str, FloatArray]]:
+    """Return the mean IoU, precision and recall of every bootstrap sample, by metric and group.
+
+    Args:
+        counts: Counts of the scenes.
+        vocabulary: The classes.
+        weights: Output of `scene_weights`.
+        present: Whether the means are over classes with ground truth in the sample, or over all classes.
+
+    Returns:
+        Arrays of shape `(1 + resamples,)`; the first value is that of the scenes themselves.
+    """
+    correct, support, predicted = (weights @ part for part in (counts.correct, counts.support, counts.predicted))
+    means = {
+        group: mean_scores(correct, support, predicted, own, present=present)
+        for group, own in group_members(vocabulary).items()
+    }
+    return {metric: {group: own[k] for group, own in means.items()} for k, metric in enumerate(METRICS)}
+
+
+def interval_of(samples: FloatArray) -> Interval:
+    """Return the interval of the values of bootstrap samples; undefined values are skipped."""
+    samples = samples[~np.isnan(samples)]
+    if len(samples) == 0:
+        return Interval(math.nan, math.nan)
+    low, high = np.quantile(samples, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Interval(float(low), float(high))
+
+
+def difference_of(mine: FloatArray, theirs: FloatArray) -> Difference:
+    """Return the difference of two rows with its interval, from the same bootstrap samples.
+
+    Args:
+        mine: Values of the row, shape `(seeds, 1 + resamples)`; the first column is over the scenes themselves.
+        theirs: Values of the reference row, same shape.
+    """
+    by_seed = mine[:, 0] - theirs[:, 0]
+    value, base = float(by_seed.mean()), float(theirs[:, 0].mean())
+    low, high = interval_of((mine - theirs)[:, 1:].mean(axis=0))
+    relative = value / base if base > 0 else math.nan
+    return Difference(value, low, high, relative, tuple(float(one) for one in by_seed))
 
 
 def _divide(part: FloatArray, whole: FloatArray) -> FloatArray:

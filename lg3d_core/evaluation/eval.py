@@ -6,6 +6,7 @@ from lg3d_core.errors import CheckpointError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
 from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.evaluation.submit import submitting
 from lg3d_core.files import sweep_temporaries
 from lg3d_core.models.names import find_model
 from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint
@@ -22,7 +23,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
 
     Raises:
         CheckpointError: There is no checkpoint, or it has no classifier or another vocabulary.
-        DataError: There is no store, or the split has no scenes.
+        DataError: There is no store, the split has no scenes, or the submission cannot be written.
     """
     store = SceneStore(settings.store)
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
@@ -39,14 +40,16 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
     require_classifier(path, info, store.vocabulary)
     if settings.export is not None:
         sweep_temporaries(settings.export)
-    return evaluate_scenes(
-        predictor,
-        store,
-        store.scene_ids(settings.split),
-        grouping=_choose_grouping(settings, info, progress),
-        export=settings.export,
-        progress=progress,
-    )
+    with submitting(settings.submission, store.vocabulary) as observe:
+        return evaluate_scenes(
+            predictor,
+            store,
+            store.scene_ids(settings.split),
+            grouping=_choose_grouping(settings, info, progress),
+            export=settings.export,
+            observe=observe,
+            progress=progress,
+        )
 
 
 def _choose_grouping(settings: EvalSettings, info: CheckpointInfo, progress: Progress) -> Grouping | None:

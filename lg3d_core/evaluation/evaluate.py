@@ -112,7 +112,7 @@ def evaluate_scenes(
         scene_ids: Ids of the scenes. Those without ground truth are predicted and exported but not scored.
         grouping: Rules by which voxels are grouped into objects; None scores classes only.
         export: Folder for one file `<scene>.txt` per scene, with one raw id per vertex in mesh order.
-        observe: Called with every scene and its prediction.
+        observe: Called with every scene and its prediction, which has objects if `grouping` is set.
         keep_features: Whether predictions include the voxel features.
         progress: Progress display.
 
@@ -175,7 +175,9 @@ def count_scenes(
             at_voxels.update(prediction.voxel_truth, prediction.voxel_label)
             num_labelled += bool((scene.label >= 0).any())
             if grouping is not None:
-                matches.append(match_objects(scene, prediction, vocabulary, grouping))
+                objects = group_objects(prediction, vocabulary, grouping)
+                prediction = prediction._replace(objects=objects)
+                matches.append(match_scene(scene.label, scene.instance, objects, scored=scored_classes(vocabulary)))
             if export is not None:
                 write_text(export / f"{scene_id}.txt", label_text(prediction.label, vocabulary))
             if observe is not None:
@@ -185,15 +187,13 @@ def count_scenes(
     return Counts(at_vertices, at_voxels, stacked, num_labelled, None if grouping is None else tuple(matches))
 
 
-def match_objects(scene: "Scene", prediction: Prediction, vocabulary: Vocabulary, grouping: Grouping) -> SceneMatches:
-    """Group the voxels of a predicted scene into objects, and match them with the annotated ones at mesh vertices."""
-    scored = scored_classes(vocabulary)
-    objects = PredictedInstances.from_rows([], [], [])
-    if prediction.voxels is not None:
-        found, centres, point_to_voxel = prediction.voxels
-        without = np.flatnonzero(~scored).tolist()
-        objects = find_objects(found, centres, point_to_voxel, without_instances=without, grouping=grouping)
-    return match_scene(scene.label, scene.instance, objects, scored=scored)
+def group_objects(prediction: Prediction, vocabulary: Vocabulary, grouping: Grouping) -> PredictedInstances:
+    """Group the voxels of a prediction into objects at mesh vertices."""
+    if prediction.voxels is None:
+        return PredictedInstances.from_rows([], [], [])
+    found, centres, point_to_voxel = prediction.voxels
+    without = np.flatnonzero(~scored_classes(vocabulary)).tolist()
+    return find_objects(found, centres, point_to_voxel, without_instances=without, grouping=grouping)
 
 
 def score_counts(

@@ -177,60 +177,71 @@ def match_scene(
     )
 
 
-class Ranking(NamedTuple):
-    """Predictions of one class at one threshold, compared with the objects of all scenes.
+class Decisions(NamedTuple):
+    """Right and wrong predictions of all classes and scenes at one threshold, without ignored ones.
 
     Attributes:
-        confidence: Confidence of each prediction that is right or wrong, shape `(ranked,)`, float64.
+        scene: Index of the scene of each prediction, shape `(decisions,)`, int64.
+        class_: Class of each prediction, shape `(decisions,)`, int64.
+        confidence: Confidence of each prediction, shape `(decisions,)`, float64.
+        correct: Whether the prediction is a true positive, shape `(decisions,)`, bool.
+    """
+
+    scene: IntArray
+    class_: IntArray
+    confidence: FloatArray
+    correct: npt.NDArray[np.bool_]
+
+
+def decide(scenes: Sequence[SceneMatches], *, overlap: float) -> Decisions:
+    """Decide which predictions are right, wrong or ignored at an IoU threshold."""
+    parts = [_decide_scene(scene, overlap) for scene in scenes]
+    return Decisions(
+        scene=np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts]),
+        class_=np.concatenate([np.zeros(0, dtype=np.int64), *(part[0] for part in parts)]),
+        confidence=np.concatenate([np.zeros(0), *(part[1] for part in parts)]),
+        correct=np.concatenate([np.zeros(0, dtype=np.bool_), *(part[2] for part in parts)]),
+    )
+
+
+def _decide_scene(scene: SceneMatches, overlap: float) -> tuple[IntArray, FloatArray, npt.NDArray[np.bool_]]:
+    above = np.flatnonzero(scene.pair_iou > overlap)
+    confidences, classes = scene.confidence.tolist(), scene.class_.tolist()
+    best: dict[int, tuple[int, float]] = {}
+    used: set[int] = set()
+    duplicates: list[tuple[int, float]] = []
+    for row, prediction in zip(scene.pair_object[above].tolist(), scene.pair_prediction[above].tolist(), strict=True):
+        if prediction in used:
+            continue
+        class_, value = classes[prediction], confidences[prediction]
+        if row in best:  # the less confident of the two is a duplicate, but may still match a later object
+            duplicates.append((class_, min(best[row][1], value)))
+            best[row] = (class_, max(best[row][1], value))
+        else:
+            best[row] = (class_, value)
+            used.add(prediction)
+    wrong = scene.ignorable <= overlap
+    wrong[scene.pair_prediction[above]] = False
+    matched = [*best.values(), *duplicates]
+    return (
+        np.concatenate([np.array([class_ for class_, _ in matched], dtype=np.int64), scene.class_[wrong]]),
+        np.concatenate([np.array([value for _, value in matched]), scene.confidence[wrong]]),
+        np.arange(len(matched) + int(wrong.sum())) < len(best),
+    )
+
+
+class Ranking(NamedTuple):
+    """Right and wrong predictions of one class at one threshold, in all scenes.
+
+    Attributes:
+        confidence: Confidence of each prediction, shape `(ranked,)`, float64.
         correct: Whether the prediction is a true positive, shape `(ranked,)`, bool.
-        missed: Number of objects without a match.
         num_objects: Number of objects of the class.
-        num_predictions: Number of predictions of the class, including ignored ones.
     """
 
     confidence: FloatArray
     correct: npt.NDArray[np.bool_]
-    missed: int
     num_objects: int
-    num_predictions: int
-
-
-def rank_predictions(scenes: Sequence[SceneMatches], *, class_: int, overlap: float) -> Ranking:
-    """Decide which predictions of a class are right, wrong or ignored at an IoU threshold."""
-    confidence: list[float] = []
-    correct: list[bool] = []
-    missed = num_objects = num_predictions = 0
-    for scene in scenes:
-        objects = np.flatnonzero(scene.object_class == class_)
-        own = np.flatnonzero(scene.class_ == class_)
-        num_objects += len(objects)
-        num_predictions += len(own)
-        if len(objects) == 0 and len(own) == 0:
-            continue
-        above = np.flatnonzero((scene.pair_iou > overlap) & (scene.class_[scene.pair_prediction] == class_))
-        best: dict[int, float] = {}
-        used: set[int] = set()
-        for row, prediction in zip(
-            scene.pair_object[above].tolist(), scene.pair_prediction[above].tolist(), strict=True
-        ):
-            if prediction in used:
-                continue
-            value = float(scene.confidence[prediction])
-            if row in best:  # the less confident of the two is a duplicate, but may still match a later object
-                confidence.append(min(best[row], value))
-                correct.append(False)
-                best[row] = max(best[row], value)
-            else:
-                best[row] = value
-                used.add(prediction)
-        confidence.extend(best.values())
-        correct.extend([True] * len(best))
-        missed += len(objects) - len(best)
-        unmatched = np.setdiff1d(own, scene.pair_prediction[above])
-        wrong = unmatched[scene.ignorable[unmatched] <= overlap]
-        confidence.extend(scene.confidence[wrong].tolist())
-        correct.extend([False] * len(wrong))
-    return Ranking(np.array(confidence), np.array(correct, dtype=np.bool_), missed, num_objects, num_predictions)
 
 
 class Curve(NamedTuple):
@@ -253,10 +264,9 @@ def precision_recall(ranking: Ranking) -> Curve:
     below = np.append(0, np.cumsum(correct))[first]  # true positives below each threshold
     found = correct.sum() - below
     accepted = len(correct) - first
-    num_objects = correct.sum() + ranking.missed
     return Curve(
         precision=np.append(found / accepted, 1.0),
-        recall=np.append(found / num_objects if num_objects else np.zeros(len(first)), 0.0),
+        recall=np.append(found / ranking.num_objects if ranking.num_objects else np.zeros(len(first)), 0.0),
     )
 
 
@@ -264,8 +274,6 @@ def average_precision(ranking: Ranking) -> float:
     """Return the area under the precision-recall curve, 0..1; nan without objects, 0 without predictions."""
     if ranking.num_objects == 0:
         return float("nan")
-    if ranking.num_predictions == 0:
-        return 0.0
     precision, recall = precision_recall(ranking)
     around = np.concatenate([recall[:1], recall, [0.0]])
     return float(precision @ (0.5 * (around[:-2] - around[2:])))
@@ -346,15 +354,23 @@ class InstanceScores:
 def score_instances(scenes: Sequence[SceneMatches], vocabulary: Vocabulary) -> InstanceScores:
     """Score the matches of all scenes together."""
     size = len(vocabulary)
+    objects = np.bincount(np.concatenate([np.zeros(0, np.int64), *(s.object_class for s in scenes)]), minlength=size)
+    predictions = np.bincount(np.concatenate([np.zeros(0, np.int64), *(s.class_ for s in scenes)]), minlength=size)
     by_overlap = np.full((size, len(OVERLAPS)), np.nan)
-    for class_ in np.flatnonzero(scored_classes(vocabulary)).tolist():
-        for k, overlap in enumerate(OVERLAPS.tolist()):
-            by_overlap[class_, k] = average_precision(rank_predictions(scenes, class_=class_, overlap=overlap))
-    objects = np.concatenate([np.zeros(0, np.int64), *(scene.object_class for scene in scenes)])
-    predictions = np.concatenate([np.zeros(0, np.int64), *(scene.class_ for scene in scenes)])
-    return InstanceScores(
-        vocabulary, by_overlap, np.bincount(objects, minlength=size), np.bincount(predictions, minlength=size)
-    )
+    for k, overlap in enumerate(OVERLAPS.tolist()):
+        rankings = rank_classes(decide(scenes, overlap=overlap), objects)
+        by_overlap[:, k] = [average_precision(ranking) for ranking in rankings]
+    return InstanceScores(vocabulary, by_overlap, objects, predictions)
+
+
+def rank_classes(decisions: Decisions, num_objects: IntArray) -> list[Ranking]:
+    """Return the ranking of each class, given the number of its objects."""
+    order = np.argsort(decisions.class_, kind="stable")
+    ends = np.cumsum(np.bincount(decisions.class_, minlength=len(num_objects)))
+    return [
+        Ranking(decisions.confidence[own], decisions.correct[own], number)
+        for own, number in zip(np.split(order, ends[:-1]), num_objects.tolist(), strict=True)
+    ]
 
 
 def _find_objects(

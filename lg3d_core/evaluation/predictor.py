@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, SettingsError, UsageError
+from lg3d_core.evaluation.instances import PredictedInstances
 from lg3d_core.evaluation.interpolation import Candidates, choose_voxels
 from lg3d_core.evaluation.votes import Vote, draw_votes
 from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
@@ -99,6 +100,7 @@ class Prediction(NamedTuple):
         voxel_truth: Label of the vertex that each voxel keeps, -1 for unlabelled, shape `(voxels,)`, int16.
         features: Features of the voxels, shape `(voxels, num_features)`, float32, or None if not requested.
         voxels: The voxels, for grouping; None for a scene without vertices.
+        objects: Predicted objects at the vertices; None if voxels were not grouped.
     """
 
     label: npt.NDArray[np.int16]
@@ -107,6 +109,7 @@ class Prediction(NamedTuple):
     voxel_truth: npt.NDArray[np.int16]
     features: Tensor | None = None
     voxels: PredictedVoxels | None = None
+    objects: PredictedInstances | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

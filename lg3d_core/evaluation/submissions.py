@@ -1,4 +1,4 @@
-"""Write, read and check predictions in the format of the ScanNet and ScanNet200 benchmarks.
+"""Write and read predictions in the format of the ScanNet and ScanNet200 benchmarks.
 
 A submission is a zip file, or a folder with the same files:
 
@@ -6,15 +6,19 @@ A submission is a zip file, or a folder with the same files:
 - instance: `<scene>.txt` with one prediction per line, `predicted_masks/<name>.txt <raw class id> <confidence>`, and
   mask files with one 0 or 1 per vertex and line.
 
-Zip files are never extracted: entries are read by name, up to the size that a valid file could have.
+Zip files are never extracted: entries are read by name, up to the size that a valid file could have. Links and paths
+that leave the submission are refused.
 
 Source: "Submission policy" and "Data formats" of the ScanNet benchmark's documentation.
 """
 
+import lzma
 import math
 import re
+import stat
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Self
@@ -23,32 +27,42 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.evaluation.instances import PredictedInstances, scored_classes
-from lg3d_core.files import atomic_path
+from lg3d_core.evaluation.instances import PredictedInstances
+from lg3d_core.files import atomic_path, recognise_foreign
 from lg3d_core.vocabulary import Vocabulary
 
 Task = Literal["semantic", "instance"]
 
 MASK_FOLDER = "predicted_masks"
+"""Folder of the masks that lg3d writes. Other submissions may use any folder."""
 MAX_LINE = 32
 """Maximum bytes of a number with its line end."""
 MAX_INSTANCE_FILE = 1 << 24
 """Maximum bytes of the list of a scene's predictions."""
-MAX_SHOWN = 10
-"""Maximum number of listed problems of one kind."""
-MASK_LINE = re.compile(r"(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d+)\s+(?P<confidence>\S+)")
+MAX_UNCOUNTED = 1 << 26
+"""Maximum number of values in a file of a scene whose number of vertices is unknown."""
+MASK_LINE = re.compile(r"(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d{1,18})\s+(?P<confidence>\S+)")
+DAMAGED = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What zipfile raises for a damaged, encrypted or unsupported entry."""
+ZERO, ONE = (np.frombuffer(text, dtype=np.uint16)[0] for text in (b"0\n", b"1\n"))
+
+IntArray = npt.NDArray[np.int64]
 
 
-class Problem(NamedTuple):
-    """A problem that the benchmark's server would reject.
+class PredictedLine(NamedTuple):
+    """One line of the list of a scene's predicted objects.
 
     Attributes:
-        scene_id: Id of the scene, "" for the submission as a whole.
-        message: What was found and what was expected, in one line.
+        number: Number of the line, from 1.
+        mask: Path of the mask in the submission.
+        raw_id: Raw class id, 0 or more.
+        confidence: Confidence, finite.
     """
 
-    scene_id: str
-    message: str
+    number: int
+    mask: str
+    raw_id: int
+    confidence: float
 
 
 class Submission:
@@ -58,108 +72,197 @@ class Submission:
         """List the files.
 
         Raises:
-            DataError: `path` does not exist, is neither a folder nor a zip file, or has entries with unsafe paths.
+            DataError: `path` is neither a folder nor a zip file, or it has links, unsafe paths or no files.
         """
         self.path = path
         self._zip: zipfile.ZipFile | None = None
         try:
             if path.is_dir():
-                names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if file.is_file()]
+                names = list(_files_in(path))
             elif path.is_file():
                 self._zip = zipfile.ZipFile(path)
-                names = [entry.filename for entry in self._zip.infolist() if not entry.is_dir()]
+                names = [name for name in self._zip.namelist() if not name.endswith("/")]
             else:
                 raise DataError(f"no predictions at {path}: expected a folder or a zip file in the benchmark's format")
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise DataError(f"cannot read {path} as a zip file or folder of predictions: {error}") from None
-        unsafe = [name for name in names if not _is_safe(name)]
-        if unsafe:
-            raise DataError(f"{path} has an entry {unsafe[0]!r} that points outside it: expected relative paths")
-        if len(set(names)) != len(names):
-            raise DataError(f"{path} has two entries of the same name: expected one file per scene")
+        except DAMAGED as error:
+            foreign = recognise_foreign(path)
+            raise DataError(
+                f"{path} is {foreign}"
+                if foreign
+                else f"cannot read {path} as a zip file or folder of predictions: {error}"
+            ) from None
+        try:
+            self._require_safe(names)
+        except DataError:
+            self.close()
+            raise
         self.names = frozenset(names)
+
+    def _require_safe(self, names: Sequence[str]) -> None:
+        if not names:
+            raise DataError(f"{self.path} has no files: expected one <scene>.txt per scene")
+        unsafe = [name for name in names if not is_safe_path(name)]
+        if unsafe:
+            raise DataError(f"{self.path} has an entry {unsafe[0]!r} that points outside it: expected relative paths")
+        if self._zip is not None:
+            links = [entry.filename for entry in self._zip.infolist() if stat.S_ISLNK(entry.external_attr >> 16)]
+            if links:
+                raise DataError(f"{self.path} has a symbolic link {links[0]!r}: expected the file itself")
+        if len(set(names)) != len(names):
+            raise DataError(f"{self.path} has two entries of the same name: expected one file per scene")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the zip file."""
         if self._zip is not None:
             self._zip.close()
 
     @property
     def num_bytes(self) -> int:
-        """Size of the zip file, or of the files in the folder, in bytes."""
-        files = [self.path] if self._zip is not None else [self.path / name for name in self.names]
-        return sum(file.stat().st_size for file in files)
+        """Total size of the files, unpacked, in bytes."""
+        if self._zip is not None:
+            return sum(entry.file_size for entry in self._zip.infolist())
+        return sum((self.path / name).stat().st_size for name in self.names)
+
+    @property
+    def scene_ids(self) -> list[str]:
+        """Ids of the scenes that have a file at the root, sorted."""
+        return sorted(name.removesuffix(".txt") for name in self.names if "/" not in name and name.endswith(".txt"))
 
     @property
     def task(self) -> Task:
-        """Kind of the predictions, determined from the first file at the root.
+        """Kind of the predictions: instance if the first line of a scene has three values, or if no scene has any.
 
         Raises:
-            DataError: There is no text file at the root.
+            DataError: There is no text file at the root, or it cannot be read.
         """
-        lists = sorted(name for name in self.names if "/" not in name and name.endswith(".txt"))
-        if not lists:
-            raise DataError(f"{self.path} has no <scene>.txt at its root: expected one per scene, not inside a folder")
-        if any(name.startswith(f"{MASK_FOLDER}/") for name in self.names):
-            return "instance"
-        head = self._read(lists[0], limit=MAX_INSTANCE_FILE, truncate=True)[:4096].split(b"\n")[0]
-        return "instance" if len(head.split()) == 3 else "semantic"
+        if not self.scene_ids:
+            raise DataError(
+                f"{self.path} has no <scene>.txt at its root: expected one file per scene, and not inside a folder"
+            )
+        for scene_id in self.scene_ids:
+            start = self._read(f"{scene_id}.txt", limit=4096, truncate=True).split(b"\n")
+            values = next((line.split() for line in start if line.strip()), [])
+            if values:
+                return "instance" if len(values) == 3 else "semantic"
+        return "instance"
 
     def read_labels(self, scene_id: str, vocabulary: Vocabulary, *, num_vertices: int) -> npt.NDArray[np.int16]:
         """Return the vocabulary index of every vertex of a scene, -1 for ids outside the vocabulary.
 
         Raises:
-            DataError: The file is missing or does not have one integer per vertex.
+            DataError: The file is missing or does not have one integer of 0 or more per vertex.
         """
-        ids = self._integers(f"{scene_id}.txt", num_vertices)
-        return _index_of(ids, vocabulary).astype(np.int16)
+        return class_indices(self.read_ids(scene_id, num_vertices=num_vertices), vocabulary).astype(np.int16)
+
+    def read_ids(self, scene_id: str, *, num_vertices: int | None) -> npt.NDArray[np.integer]:
+        """Return the raw class id of every vertex of a scene.
+
+        Args:
+            scene_id: Id of the scene.
+            num_vertices: Number of vertices of the scene; None accepts any.
+
+        Raises:
+            DataError: The file is missing or does not have one integer of 0 or more per vertex.
+        """
+        name = f"{scene_id}.txt"
+        ids = self.read_values(name, num_vertices=num_vertices)
+        self._require_not_negative(ids, name, "the class id")
+        return ids
 
     def read_instances(self, scene_id: str, vocabulary: Vocabulary, *, num_vertices: int) -> PredictedInstances:
         """Return the predicted objects of a scene. Predictions with ids outside the vocabulary are skipped.
 
         Raises:
-            DataError: The list or a mask is missing or malformed, or a confidence is not finite.
+            DataError: The list or a mask is missing or malformed, an id is negative, or a confidence is not finite.
         """
-        rows, ids, confidences = [], [], []
-        for mask, raw_id, confidence in self._instance_lines(f"{scene_id}.txt"):
-            rows.append(np.flatnonzero(self._integers(mask, num_vertices)))
-            ids.append(raw_id)
-            confidences.append(confidence)
-        index = _index_of(np.array(ids, dtype=np.int64), vocabulary)
+        lines = list(self.read_lines(scene_id))
+        rows = [self.read_mask(line.mask, num_vertices=num_vertices) for line in lines]
+        index = class_indices(np.array([line.raw_id for line in lines], dtype=np.int64), vocabulary)
         known = np.flatnonzero(index >= 0).tolist()
         return PredictedInstances.from_rows(
-            [rows[k] for k in known], index[known].tolist(), [confidences[k] for k in known]
+            [rows[k] for k in known], index[known].tolist(), [lines[k].confidence for k in known]
         )
 
-    def _instance_lines(self, name: str) -> Iterator[tuple[str, int, float]]:
-        text = self._read(name, limit=MAX_INSTANCE_FILE).decode("utf-8", errors="replace")
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
-            found = MASK_LINE.fullmatch(line.strip())
-            where = f"{self.path}: {name}, line {number}"
-            if found is None:
-                raise DataError(f"{where}: expected a mask path, a class id and a confidence, got {line[:80]!r}")
-            try:
-                confidence = float(found["confidence"])
-            except ValueError:
-                confidence = math.nan
-            if not math.isfinite(confidence):
-                raise DataError(f"{where}: expected a finite confidence, got {found['confidence']}")
-            if not _is_safe(found["path"]):
-                raise DataError(f"{where}: the mask {found['path']!r} is outside the submission")
-            yield found["path"], int(found["id"]), confidence
+    def read_lines(self, scene_id: str) -> Iterator[PredictedLine]:
+        """Yield the predicted objects of a scene, in order.
 
-    def _integers(self, name: str, count: int) -> npt.NDArray[np.int64]:
-        """Return the integers of a file with one per line."""
-        data = self._read(name, limit=count * MAX_LINE + MAX_LINE)
-        raw = np.frombuffer(data, dtype=np.uint8)
-        if len(raw) == 2 * count and (raw[1::2] == ord("\n")).all() and (raw[::2] >> 1 == ord("0") >> 1).all():
-            return (raw[::2] - ord("0")).astype(np.int64)  # zeros and ones, the usual form of a mask
+        Raises:
+            DataError: The file is missing or too large, or a line is malformed.
+        """
+        for number, line in self.list_lines(scene_id):
+            yield self.parse_line(scene_id, number, line)
+
+    def list_lines(self, scene_id: str) -> list[tuple[int, str]]:
+        """Return number and text of the lines of a scene's list of predicted objects, without empty ones.
+
+        Raises:
+            DataError: The file is missing or too large.
+        """
+        text = self._read(f"{scene_id}.txt", limit=MAX_INSTANCE_FILE).decode("utf-8", errors="replace")
+        return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+    def parse_line(self, scene_id: str, number: int, line: str) -> PredictedLine:
+        """Return the mask, id and confidence of a line.
+
+        Raises:
+            DataError: The line is malformed, the id is negative, the confidence is not finite, or the mask is outside
+                the submission.
+        """
+        where = f"{self.path}: {scene_id}.txt, line {number}"
+        found = MASK_LINE.fullmatch(line)
+        if found is None:
+            raise DataError(f"{where}: expected a mask path, a class id and a confidence, got {line[:80]!r}")
+        raw_id = int(found["id"])
+        if raw_id < 0:
+            raise DataError(f"{where}: the class id {raw_id} is negative: expected an id of the vocabulary")
+        try:
+            confidence = float(found["confidence"])
+        except ValueError:
+            confidence = math.nan
+        if not math.isfinite(confidence):
+            raise DataError(f"{where}: expected a finite confidence, got {found['confidence']}")
+        if not is_safe_path(found["path"]):
+            raise DataError(
+                f"{where}: the mask {found['path']!r} is outside the submission: expected a path such as "
+                f"{MASK_FOLDER}/{scene_id}_000.txt"
+            )
+        return PredictedLine(number, PurePosixPath(found["path"]).as_posix(), raw_id, confidence)
+
+    def read_mask(self, name: str, *, num_vertices: int) -> IntArray:
+        """Return the vertices of a mask, ascending: those with a value other than 0, as in the benchmark.
+
+        Raises:
+            DataError: The file is missing or does not have one integer of 0 or more per vertex.
+        """
+        values = self.read_values(name, num_vertices=num_vertices)
+        self._require_not_negative(values, name, "the value")
+        return np.flatnonzero(values)
+
+    def read_values(self, name: str, *, num_vertices: int | None) -> npt.NDArray[np.integer]:
+        """Return the integers of a file with one per line.
+
+        Args:
+            name: Path in the submission.
+            num_vertices: Expected number of values; None accepts any.
+
+        Raises:
+            DataError: The file is missing or does not have that many integers.
+        """
+        limit = MAX_UNCOUNTED if num_vertices is None else num_vertices
+        return self._parse(name, self._read(name, limit=limit * MAX_LINE + MAX_LINE), num_vertices)
+
+    def _parse(self, name: str, data: bytes, count: int | None) -> npt.NDArray[np.integer]:
+        mask = _zeros_and_ones(data)
+        if mask is not None and count in (None, len(mask)):
+            return mask
         tokens = data.split()
-        if len(tokens) != count:
+        if count is not None and len(tokens) != count:
             raise DataError(
                 f"{self.path}: {name} has {len(tokens)} values, the scene has {count} vertices: expected one per "
                 "vertex of <scene>_vh_clean_2.ply, in its order"
@@ -167,7 +270,19 @@ class Submission:
         try:
             return np.array(tokens, dtype=np.bytes_).astype(np.int64) if tokens else np.zeros(0, dtype=np.int64)
         except (ValueError, OverflowError):
-            raise DataError(f"{self.path}: {name} has values that are not integers") from None
+            number, token = next((k, token) for k, token in enumerate(tokens, start=1) if not _is_integer(token))
+            shown = token[:40].decode("utf-8", errors="replace")
+            raise DataError(
+                f"{self.path}: {name} has {shown!r} as value {number}: expected integers, without decimals"
+            ) from None
+
+    def _require_not_negative(self, values: npt.NDArray[np.integer], name: str, what: str) -> None:
+        if len(values) and values.min() < 0:
+            row = int(np.flatnonzero(values < 0)[0])
+            raise DataError(
+                f"{self.path}: {name} has {what} {values[row]} for vertex {row}: expected 0 or more"
+                + (" (0 for no class)" if what == "the class id" else "")
+            )
 
     def _read(self, name: str, *, limit: int, truncate: bool = False) -> bytes:
         if name not in self.names:
@@ -175,7 +290,7 @@ class Submission:
         try:
             with self._zip.open(name) if self._zip is not None else (self.path / name).open("rb") as stream:
                 data = stream.read(limit + 1)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        except DAMAGED as error:
             raise DataError(f"{self.path}: cannot read {name}: {error}") from None
         if len(data) > limit and not truncate:
             raise DataError(f"{self.path}: {name} has more than {limit} bytes, more than one value per vertex needs")
@@ -204,7 +319,8 @@ class SubmissionWriter:
             mask[rows, 0] = ord("1")
             mask[:, 1] = ord("\n")
             self._archive.writestr(_entry(name), mask.tobytes())
-            lines.append(f"{name} {self._vocabulary.ids[class_]} {confidence:.6f}\n")
+            exact = np.format_float_positional(confidence, trim="0")
+            lines.append(f"{name} {self._vocabulary.ids[class_]} {exact}\n")
         self._archive.writestr(_entry(f"{scene_id}.txt"), "".join(lines))
 
 
@@ -231,72 +347,47 @@ def label_text(labels: npt.NDArray[np.integer], vocabulary: Vocabulary) -> str:
     return "".join(f"{raw_id}\n" for raw_id in ids.tolist())
 
 
-def check_submission(
-    submission: Submission, scenes: Mapping[str, int], vocabulary: Vocabulary, *, task: Task
-) -> list[Problem]:
-    """Return the problems that the benchmark's server would reject; an empty list for a valid submission.
-
-    Args:
-        submission: Files to check.
-        scenes: Number of vertices of every scene of the split.
-        vocabulary: Vocabulary with the valid raw ids.
-        task: Kind of the predictions.
-    """
-    problems = _check_names(submission, scenes, task)
-    valid = set(vocabulary.ids.tolist())
-    if task == "instance":
-        valid = set(vocabulary.ids[scored_classes(vocabulary)].tolist())
-    for scene_id, num_vertices in scenes.items():
-        if f"{scene_id}.txt" not in submission.names:
-            continue
-        try:
-            if task == "semantic":
-                found = set(np.unique(submission._integers(f"{scene_id}.txt", num_vertices)).tolist())
-            else:
-                found = set()
-                for mask, raw_id, _ in submission._instance_lines(f"{scene_id}.txt"):
-                    values = submission._integers(mask, num_vertices)
-                    if not np.isin(values, [0, 1]).all():
-                        problems.append(Problem(scene_id, f"{mask} has values other than 0 and 1"))
-                    found.add(raw_id)
-        except DataError as error:
-            problems.append(Problem(scene_id, str(error).removeprefix(f"{submission.path}: ")))
-            continue
-        unknown = sorted(found - valid)
-        if unknown:
-            shown = ", ".join(map(str, unknown[:MAX_SHOWN])) + (", ..." if len(unknown) > MAX_SHOWN else "")
-            problems.append(Problem(scene_id, f"class ids that the benchmark does not have: {shown}"))
-    return problems
-
-
-def _check_names(submission: Submission, scenes: Mapping[str, int], task: Task) -> list[Problem]:
-    expected = {f"{scene_id}.txt" for scene_id in scenes}
-    missing = sorted(expected - submission.names)
-    extra = sorted(
-        name
-        for name in submission.names - expected
-        if not (task == "instance" and re.fullmatch(rf"{MASK_FOLDER}/[^/]+\.txt", name))
-    )
-    problems = []
-    for names, what in ((missing, "missing"), (extra, "not expected")):
-        problems += [Problem("", f"{name} is {what}") for name in names[:MAX_SHOWN]]
-        if len(names) > MAX_SHOWN:
-            problems.append(Problem("", f"{len(names) - MAX_SHOWN} more files are {what}"))
-    if missing and any(PurePosixPath(name).name in expected for name in extra):
-        problems.append(Problem("", "the files are in a folder: put them at the root of the zip file"))
-    return problems
-
-
-def _index_of(ids: npt.NDArray[np.int64], vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+def class_indices(ids: npt.NDArray[np.integer], vocabulary: Vocabulary) -> IntArray:
     """Return the class index of raw ids, which are ascending in a vocabulary; -1 for others."""
     at = np.minimum(np.searchsorted(vocabulary.ids, ids), len(vocabulary) - 1)
     return np.where(vocabulary.ids[at] == ids, at, -1)
 
 
-def _is_safe(name: str) -> bool:
+def is_safe_path(name: str) -> bool:
     """Return whether a relative path stays inside its folder."""
     parts: Sequence[str] = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and "\\" not in name and ".." not in parts and ":" not in parts[0]
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of the files of a folder and its folders, sorted.
+
+    Raises:
+        DataError: There is a link.
+    """
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink():
+            raise DataError(f"{folder} has a symbolic link {file.relative_to(folder)}: expected the file itself")
+        if file.is_file():
+            yield file.relative_to(folder).as_posix()
+
+
+def _zeros_and_ones(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Return the values of the usual form of a mask, a 0 or 1 and a line feed per line; None for any other text."""
+    if len(data) % 2:
+        data += b"\n"
+    lines = np.frombuffer(data, dtype=np.uint16)
+    inside = lines == ONE
+    usual = np.count_nonzero(inside) + np.count_nonzero(lines == ZERO) == len(lines)
+    return inside.view(np.uint8) if usual else None
+
+
+def _is_integer(token: bytes) -> bool:
+    try:
+        np.array([token], dtype=np.bytes_).astype(np.int64)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

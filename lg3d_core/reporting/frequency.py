@@ -19,8 +19,8 @@ MAX_NAMES = 90
 """Number of class names that fit under a figure of page width."""
 NAMED_POINTS = 9
 """Number of classes that are named in a scatter plot."""
-MIN_NAMED_IOU = 3.0
-"""IoU in percent below which points are unnamed: their names would overlap."""
+MIN_NAMED = 3.0
+"""Score in percent below which points are unnamed: their names would overlap."""
 
 
 class Frequency(NamedTuple):
@@ -116,7 +116,8 @@ def plot_frequency(runs: Sequence[ReportedRun], frequency: Frequency) -> "Figure
     for unused in axes[len(scored) :]:
         unused.set_axis_off()
     for axis, (name, scores) in zip(axes, scored, strict=False):
-        _plot_scatter(axis, scores, frequency)
+        present = np.flatnonzero(scores.support > 0)
+        plot_scatter(axis, scores.iou, frequency.training, present, scores.vocabulary, absent="no training vertex")
         axis.set_title(shorten(name, 40))
     for axis in axes[: len(scored)][::columns]:
         axis.set_ylabel("IoU (%)")
@@ -129,15 +130,32 @@ def plot_frequency(runs: Sequence[ReportedRun], frequency: Frequency) -> "Figure
     return figure
 
 
-def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
-    present = np.flatnonzero(scores.support > 0)
-    # Classes without training vertices have no place on a logarithmic axis: they are drawn left of the others.
-    x, y = np.maximum(frequency.training, 0.5).astype(float), 100 * np.nan_to_num(scores.iou)
-    least = frequency.training[present][frequency.training[present] > 0]
+def plot_scatter(
+    axes: "Axes",
+    values: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    present: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    *,
+    absent: str,
+) -> None:
+    """Draw a score of every class over its frequency, with the mean of each group.
+
+    Args:
+        axes: Axes to draw on.
+        values: Score of each class, 0..1; nan counts as 0, shape `(classes,)`.
+        counts: Frequency of each class in training, shape `(classes,)`.
+        present: Indices of the classes to draw.
+        vocabulary: The classes.
+        absent: Note at the classes of frequency 0.
+    """
+    # Classes that were not trained have no place on a logarithmic axis: they are drawn left of the others.
+    x, y = np.maximum(counts, 0.5).astype(float), 100 * np.nan_to_num(values)
+    least = counts[present][counts[present] > 0]
     floor = float(least.min()) / 6 if len(least) else 1.0
-    x = np.where(frequency.training > 0, x, floor)
-    for group in _groups(scores.vocabulary):
-        members = [index for index in present.tolist() if scores.vocabulary.categories[index].group == group]
+    x = np.where(counts > 0, x, floor)
+    for group in _groups(vocabulary):
+        members = [index for index in present.tolist() if vocabulary.categories[index].group == group]
         if not members:
             continue
         mark = GROUP_MARKS[group]
@@ -163,7 +181,7 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
     best = present[np.argsort(-y[present], kind="stable")][:NAMED_POINTS]
     taken: list[tuple[float, float]] = []
     for index in best.tolist():
-        if y[index] < MIN_NAMED_IOU:
+        if y[index] < MIN_NAMED:
             continue
         spot = (float(np.log10(x[index])), float(y[index]))
         if any(abs(spot[0] - other[0]) < 1.0 and abs(spot[1] - other[1]) < 5.5 for other in taken):
@@ -171,7 +189,7 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
         taken.append(spot)
         right = spot[0] > np.log10(x[present]).mean()
         text = axes.annotate(
-            shorten(scores.vocabulary.names[index], 18),
+            shorten(vocabulary.names[index], 18),
             (x[index], y[index]),
             xytext=(-5 if right else 5, 0),
             textcoords="offset points",
@@ -181,10 +199,10 @@ def _plot_scatter(axes: "Axes", scores: Scores, frequency: Frequency) -> None:
             color=INK,
         )
         halo(text)
-    if (frequency.training[present] == 0).any():
+    if (counts[present] == 0).any():
         axes.axvline(floor * 2.2, color=QUIET, linewidth=0.6, linestyle=(0, (2, 2)))
         axes.set_xlim(left=floor / 2)
-        axes.text(floor * 1.9, 102, "no training vertex", rotation=90, ha="right", va="top", fontsize=6.5, color=QUIET)
+        axes.text(floor * 1.9, 102, absent, rotation=90, ha="right", va="top", fontsize=6.5, color=QUIET)
 
 
 def _groups(vocabulary: Vocabulary) -> list[str]:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,9 @@ from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
 from lg3d_core.evaluation.eval import require_classifier
-from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes, group_objects
+from lg3d_core.evaluation.instances import SceneMatches, score_instances
+from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.evaluation.scores import score_confusion
 from lg3d_core.files import write_bytes
@@ -28,6 +30,7 @@ from lg3d_core.networks.checkpoint import CheckpointInfo, read_info
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.objectives.language import anchor_scores
 from lg3d_core.progress import Progress
+from lg3d_core.reporting.objects import ObjectCase, choose_cases, find_cases, number_objects
 from lg3d_core.reporting.runs import RunRecord, find_recorded
 from lg3d_core.settings import ReportSettings
 from lg3d_core.store.scene_store import SceneStore
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from lg3d_core.store.scene_file import Scene
 
 SILENT = Progress()
-FORMAT = 1
+FORMAT = 2
 """Format version of the cached file; other versions are measured again."""
 MIN_VOXELS = 4
 """Number of sampled features per class, if available."""
@@ -55,10 +58,25 @@ class FeatureSample(NamedTuple):
 
 
 class ScenePrediction(NamedTuple):
-    """Class and confidence of every vertex of a scene, as in `Prediction`."""
+    """Class and confidence of every vertex of a scene, as in `Prediction`.
+
+    Attributes:
+        label: Class of every vertex, int16 `(vertices,)`.
+        confidence: Confidence of every vertex, float32 `(vertices,)`.
+        objects: Number of every vertex's most confident object, from 1, 0 for none, int32 `(vertices,)`; None for a
+            network without an offset head.
+    """
 
     label: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
+    objects: npt.NDArray[np.int32] | None = None
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> Self:
+        """Return the parts of a prediction that are kept."""
+        objects = prediction.objects
+        numbers = None if objects is None else number_objects(objects, len(prediction.label))
+        return cls(prediction.label, prediction.confidence, numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +91,7 @@ class Measurement:
         sample: Sampled features.
         anchors: Text anchors of the training, or None.
         predictions: Predictions of the scenes that are shown, by id.
+        cases: Best and worst objects of the tail, of a network with an offset head.
         embedding: Positions of features and then anchors in the map, float32 `(voxels + anchors, 2)`; None until it is
             computed.
         embedding_key: Digest of the embedding's inputs.
@@ -85,16 +104,25 @@ class Measurement:
     sample: FeatureSample
     anchors: Anchors | None
     predictions: dict[str, ScenePrediction] = field(default_factory=dict)
+    cases: tuple[ObjectCase, ...] = ()
     embedding: npt.NDArray[np.float32] | None = None
     embedding_key: str = ""
 
 
 class _Subject(NamedTuple):
-    """Network of a run; `scores` is False for a network without class scores, which provides features only."""
+    """Network of a run.
+
+    Attributes:
+        predictor: Network.
+        scores: False for a network without class scores, which provides features only.
+        anchors: Text anchors of the training, or None.
+        grouping: Rules by which voxels form objects; None for a network without an offset head.
+    """
 
     predictor: Predictor
     scores: bool
     anchors: Anchors | None
+    grouping: Grouping | None = None
 
 
 def measure_run(
@@ -135,7 +163,7 @@ def measure_run(
     if kept is None:
         kept = _measure(subject, key, store, missing, settings, progress=progress)
     else:
-        kept.predictions.update(_predict_scenes(subject.predictor, store, missing, progress=progress))
+        kept.predictions.update(_predict_scenes(subject, store, missing, progress=progress))
     keep(run, kept, settings.split, progress)
     return kept
 
@@ -206,7 +234,8 @@ def _load_subject(run: RunRecord, anchors: Anchors | None, settings: ReportSetti
         run.checkpoint, device=settings.device, precision=settings.precision, backend=settings.backend
     )
     if info.num_classes is not None:
-        return _Subject(predictor, True, anchors)
+        grouping = Grouping.for_voxels(info.voxel_size) if info.offset_head else None
+        return _Subject(predictor, True, anchors, grouping)
     if anchors is None:
         zeros = replace(predictor, score=lambda features: features.new_zeros(len(features), num_classes))
         return _Subject(zeros, False, None)
@@ -230,6 +259,7 @@ def _measure(
     present = int((store.class_counts(settings.split) > 0).sum())
     draw = _Draw(max(MIN_VOXELS, settings.points // max(present, 1)), settings.seed)
     predictions: dict[str, ScenePrediction] = {}
+    cases: list[ObjectCase] = []
 
     def observe(scene: "Scene", prediction: Prediction) -> None:
         vertices.update(scene.label, prediction.label)
@@ -237,12 +267,15 @@ def _measure(
         assert prediction.features is not None
         draw.add(prediction.voxel_truth, prediction.features)
         if scene.scene_id in scenes:
-            predictions[scene.scene_id] = ScenePrediction(prediction.label, prediction.confidence)
+            predictions[scene.scene_id] = ScenePrediction.of(prediction)
+        if prediction.objects is not None:
+            cases.extend(find_cases(scene, prediction.objects, store.vocabulary))
 
     evaluation = evaluate_scenes(
         subject.predictor,
         store,
         store.scene_ids(settings.split),
+        grouping=subject.grouping,
         observe=observe,
         keep_features=True,
         progress=progress,
@@ -255,17 +288,21 @@ def _measure(
         sample=draw.sample(),
         anchors=subject.anchors,
         predictions=predictions if subject.scores else {},
+        cases=tuple(choose_cases(cases)),
     )
 
 
 def _predict_scenes(
-    predictor: Predictor, store: SceneStore, scenes: Sequence[str], *, progress: Progress
+    subject: _Subject, store: SceneStore, scenes: Sequence[str], *, progress: Progress
 ) -> dict[str, ScenePrediction]:
     found = {}
     with progress.task("predict", total=len(scenes), unit="scene") as task:
         for scene in scenes:
-            prediction = predictor.predict(store.read(scene), progress=progress)
-            found[scene] = ScenePrediction(prediction.label, prediction.confidence)
+            prediction = subject.predictor.predict(store.read(scene), progress=progress)
+            if subject.grouping is not None:
+                objects = group_objects(prediction, store.vocabulary, subject.grouping)
+                prediction = prediction._replace(objects=objects)
+            found[scene] = ScenePrediction.of(prediction)
             task.advance(status=scene)
     return found
 
@@ -354,9 +391,15 @@ def _pack(measurement: Measurement) -> bytes:
         arrays["scene_counts"] = np.stack(scenes[1:])
         arrays["num_labelled"] = measurement.evaluation.num_labelled_scenes
         arrays["seconds"] = measurement.evaluation.seconds
+        if measurement.evaluation.matches is not None:
+            arrays |= _pack_rows("matches", measurement.evaluation.matches)
+    if measurement.cases:
+        arrays |= _pack_rows("cases", measurement.cases)
     for scene, prediction in measurement.predictions.items():
         arrays[f"label/{scene}"] = prediction.label
         arrays[f"confidence/{scene}"] = prediction.confidence
+        if prediction.objects is not None:
+            arrays[f"objects/{scene}"] = prediction.objects
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
     return stream.getvalue()
@@ -379,6 +422,7 @@ def _unpack(arrays: dict[str, npt.NDArray[Any]], store: SceneStore, anchors: Anc
     evaluation = None
     if "scene_counts" in arrays:
         scene_ids = tuple(arrays["scene_ids"].tolist())
+        matches = tuple(SceneMatches(*row) for row in _unpack_rows("matches", SceneMatches._fields, arrays)) or None
         evaluation = Evaluation(
             vertex=score_confusion(vertices, store.vocabulary),
             voxel=score_confusion(voxels, store.vocabulary),
@@ -387,6 +431,8 @@ def _unpack(arrays: dict[str, npt.NDArray[Any]], store: SceneStore, anchors: Anc
             num_labelled_scenes=int(arrays["num_labelled"]),
             seconds=float(arrays["seconds"]),
             export=None,
+            instances=None if matches is None else score_instances(matches, store.vocabulary),
+            matches=matches,
         )
     shown = [name.removeprefix("label/") for name in arrays if name.startswith("label/")]
     return Measurement(
@@ -396,7 +442,31 @@ def _unpack(arrays: dict[str, npt.NDArray[Any]], store: SceneStore, anchors: Anc
         voxels=voxels.counts,
         sample=FeatureSample(arrays["features"], arrays["feature_label"]),
         anchors=anchors,
-        predictions={s: ScenePrediction(arrays[f"label/{s}"], arrays[f"confidence/{s}"]) for s in shown},
+        predictions={
+            s: ScenePrediction(arrays[f"label/{s}"], arrays[f"confidence/{s}"], arrays.get(f"objects/{s}"))
+            for s in shown
+        },
+        cases=tuple(ObjectCase.of(row) for row in _unpack_rows("cases", ObjectCase._fields, arrays)),
         embedding=arrays.get("embedding"),
         embedding_key=str(arrays["embedding_key"]),
     )
+
+
+def _pack_rows(name: str, rows: Sequence[NamedTuple]) -> dict[str, npt.NDArray[Any]]:
+    """Return one array per field of tuples of arrays and scalars: the values of all rows, and their number in each."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for k, field_name in enumerate(rows[0]._fields):
+        values = [np.atleast_1d(row[k]) for row in rows]
+        arrays[f"{name}/{field_name}"] = np.concatenate(values)
+        arrays[f"{name}/{field_name}/sizes"] = np.array([len(value) for value in values])
+    return arrays
+
+
+def _unpack_rows(
+    name: str, fields: Sequence[str], arrays: dict[str, npt.NDArray[Any]]
+) -> list[tuple[npt.NDArray[Any], ...]]:
+    """Return the rows of `_pack_rows`, each value as an array; none if the file has none."""
+    if f"{name}/{fields[0]}" not in arrays:
+        return []
+    columns = [np.split(arrays[f"{name}/{one}"], np.cumsum(arrays[f"{name}/{one}/sizes"])[:-1]) for one in fields]
+    return list(zip(*columns, strict=True))

@@ -14,6 +14,8 @@ from lg3d_core.evaluation.table import group_table, percent
 from lg3d_core.reporting.confusions import Confusion
 from lg3d_core.reporting.differences import Difference
 from lg3d_core.reporting.frequency import Frequency
+from lg3d_core.reporting.object_figures import OBJECT_CAPTIONS
+from lg3d_core.reporting.object_tables import class_precision_table, precision_table
 from lg3d_core.reporting.subject import ReportedRun
 
 
@@ -104,6 +106,8 @@ def build_page(content: PageContent) -> str:
         figures=_figures(content),
         categories=_categories(content),
         confusions=content.confusions,
+        precisions=precision_table(content.runs),
+        class_precisions=class_precision_table(content.runs, content.frequency) if content.frequency else None,
         cards=[_card(run) for run in content.runs],
         version=content.version,
     )
@@ -200,6 +204,7 @@ def _figures(content: PageContent) -> dict[str, list[dict[str, Any]]]:
         "categories": [name for name in own if name.startswith("categories")],
         "confusions": [name for name in own if name.startswith("confusion")],
         "last": ["features", "rooms"],
+        "objects": [name for name in own if name.partition("-")[0] in OBJECT_CAPTIONS],
     }
     return {place: [_figure(own[name]) for name in names if name in own] for place, names in places.items()}
 

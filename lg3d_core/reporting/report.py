@@ -16,6 +16,7 @@ from lg3d_core.reporting.differences import Difference, compare_runs, plot_diffe
 from lg3d_core.reporting.embedding import Cohesion, can_embed, embed, embedding_key, measure_cohesion, plot_embeddings
 from lg3d_core.reporting.frequency import Frequency, plot_categories, plot_frequency
 from lg3d_core.reporting.measure import keep, measure_run
+from lg3d_core.reporting.object_figures import OBJECT_CAPTIONS, draw_objects, plot_objects
 from lg3d_core.reporting.page import PageContent, PageFigure, build_page
 from lg3d_core.reporting.rooms import RoomRow, choose_scenes, draw_rooms, plot_rooms
 from lg3d_core.reporting.runs import RunRecord, find_recorded, read_runs
@@ -199,7 +200,8 @@ def _write(
     kinds = ("png", *(kind for kind in ("pdf", "svg") if getattr(settings, kind)))
 
     rooms = _draw_rooms(runs, store, scenes, progress)
-    with progress.task("draw", total=5 + 2 * len(scored), unit="figure") as task:
+    pictures = draw_objects(runs, store, scenes, progress)
+    with progress.task("draw", total=5 + 2 * len(scored) + pictures.num_figures, unit="figure") as task:
 
         def add(name: str, title: str, figure: "Figure | None") -> None:
             if figure is not None:
@@ -219,6 +221,8 @@ def _write(
             add(f"confusion{end}", f"Confusion{title}", confusion)
         add("features", "Features", plot_embeddings(runs, store.vocabulary))
         add("rooms", "Rooms", plot_rooms(rooms))
+        for name, title, figure in plot_objects(pictures, frequency):
+            add(name, title, figure)
     confusions = {run.name: most_confused(m.vertices, store.vocabulary) for run, _, m in scored}
     cohesion = {
         run.name: found
@@ -262,6 +266,7 @@ def _draw_rooms(
 
 
 CAPTIONS = {
+    **OBJECT_CAPTIONS,
     "curves": "Faint lines: every optimizer step; bold lines: mean over a twentieth of the run. Validation covers the "
     "classes that occur in the validation scenes.",
     "differences": "Difference in vertex IoU from the first run: the classes that improved and got worse most.",

@@ -53,6 +53,7 @@ from lg3d_core.settings.experiments import (
     DemoSettings,
     DoctorSettings,
     ReportSettings,
+    ScoreSettings,
 )
 from lg3d_core.settings.inference import (
     AskSettings,
@@ -76,6 +77,7 @@ COMMANDS: dict[str, type[Settings]] = {
         PretrainSettings,
         FinetuneSettings,
         EvalSettings,
+        ScoreSettings,
         CompareSettings,
         PredictSettings,
         AskSettings,
@@ -143,6 +145,7 @@ __all__ = [
     "RoomsSettings",
     "ScanSettings",
     "Schedule",
+    "ScoreSettings",
     "ScoredClasses",
     "Settings",
     "Split",

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from annotated_doc import Doc
 
+from lg3d_core.errors import SettingsError
 from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import (
     BenchBackend,
@@ -14,6 +15,7 @@ from lg3d_core.settings.choices import (
     Device,
     NetworkName,
     Precision,
+    PredictionTask,
     ScoredClasses,
     Split,
 )
@@ -30,6 +32,7 @@ from lg3d_core.settings.shared import (
     RunsFields,
     SeedFields,
     StoreFields,
+    WorkerFields,
 )
 
 
@@ -140,6 +143,51 @@ class CompareSettings(StoreFields, DeviceFields):
         Option(panel=Panel.TABLE),
     ] = None
     label: Annotated[str, Doc("Name of a recipe's row."), Option(recipe_only=True)] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(StoreFields, WorkerFields):
+    """`lg3d score`: scores of predictions in the benchmark's submission format."""
+
+    command: ClassVar[str] = "score"
+
+    predictions: Annotated[
+        tuple[Path, ...],
+        NonEmpty(),
+        Doc("Zip files or folders of predictions; the first one is the baseline of the differences."),
+        Argument(),
+    ] = ()
+    split: Annotated[Split, Doc("Split to score."), Option(panel=Panel.DATA)] = "val"
+    task: Annotated[PredictionTask, Doc("Kind of the predictions; auto: by their files."), Option(panel=Panel.DATA)] = (
+        "auto"
+    )
+    check: Annotated[bool, Doc("List what the benchmark's server would reject instead of scoring.")] = False
+    scenes: Annotated[
+        Path | None,
+        Doc("For --check without a store: file with one scene id per line, and optionally its number of vertices."),
+        Option(panel=Panel.DATA),
+    ] = None
+    vocabulary: Annotated[
+        str,
+        Doc("Vocabulary for --scenes: scannet200, scannet20, or a TSV file with columns id and name."),
+        Option(panel=Panel.DATA),
+    ] = "scannet200"
+    per_class: Annotated[bool, Doc("Table of the scores per class."), Option(panel=Panel.TABLE)] = False
+    classes: Annotated[
+        ScoredClasses,
+        Doc("Classes of the mean IoU in the differences: those with ground truth in the scored scenes, or all."),
+        Option(panel=Panel.TABLE),
+    ] = "present"
+    resamples: Annotated[
+        int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
+    ] = CompareSettings.resamples
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scenes is not None and not self.check:
+            raise SettingsError(
+                "--scenes requires --check: scores need the ground truth of a store", fields=("scenes",)
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

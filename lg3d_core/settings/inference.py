@@ -56,6 +56,11 @@ class EvalSettings(ClassifierFields, NetworkFields, VotesFields):
         ),
     ] = "auto"
     export: Annotated[Path | None, Doc("Folder for one file of raw ids per scene, as the benchmark expects.")] = None
+    submission: Annotated[
+        Path | None,
+        Matches(lambda path: path.suffix.lower() == ".zip", "a file name that ends in .zip"),
+        Doc("Zip file of the predictions for the benchmark's server: objects if they are scored, else classes."),
+    ] = None
     per_class: Annotated[bool, Doc("Table of the scores per category.")] = False
 
 
