@@ -26,7 +26,10 @@ def record(ap50: float | None) -> Record:
 
 
 def compare(*rows: list[Record]) -> Comparison:
-    planned = [Row(f"{k}.toml", f"row {k}", tuple(Path(f"run{k}") for _ in own)) for k, own in enumerate(rows)]
+    planned = [
+        Row(recipe=f"{k}.toml", label=f"row {k}", method="", runs=tuple(Path(f"run{k}") for _ in own))
+        for k, own in enumerate(rows)
+    ]
     return compare_records(planned, rows, LETTERS, classes="all", resamples=100)
 
 

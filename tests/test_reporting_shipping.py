@@ -1,7 +1,9 @@
 """The model of the package: half precision, card, and its use without a run."""
 
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from lg3d_core import models
 from lg3d_core.errors import CheckpointError
 from lg3d_core.evaluation.eval import evaluate
 from lg3d_core.evaluation.predictor import Predictor
-from lg3d_core.inference.ask import find_anchors, find_grounded
+from lg3d_core.inference.ask import Conversation, find_anchors, find_grounded
+from lg3d_core.inference.heat import name_features
 from lg3d_core.inference.predict import predict
+from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.networks.checkpoint import is_grounded, read_info
 from lg3d_core.progress import Progress
 from lg3d_core.reporting.shipping import TrainingCost, measure_cost, ship_model
-from lg3d_core.settings import EvalSettings, FinetuneSettings, PredictSettings
+from lg3d_core.settings import AskSettings, EvalSettings, FinetuneSettings, PredictSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.finetune import finetune
 from tests.notes import Notes
@@ -148,3 +152,39 @@ def test_a_copy_without_a_model_says_what_to_do(tmp_path: Path, monkeypatch: pyt
         predict(PredictSettings(scans=("a.ply",), runs=tmp_path), Progress())
     with pytest.raises(CheckpointError, match="no language-grounded run in"):
         find_grounded(None, tmp_path, Progress())
+
+
+def test_features_of_a_fixed_classifier_are_the_mean_of_its_names() -> None:
+    anchors = torch.eye(3)
+    logits = torch.tensor([[math.log(3.0), 0.0, -math.inf], [50.0, 0.0, 0.0]])
+    # Probabilities 3/4, 1/4, 0: the mean (0.75, 0.25, 0) has length sqrt(0.625).
+    expected = torch.tensor([[0.75, 0.25, 0.0], [1.0, 0.0, 0.0]]) / torch.tensor([[0.625**0.5], [1.0]])
+    torch.testing.assert_close(name_features(logits, anchors), expected)
+
+
+def test_ask_compares_texts_with_the_names_that_the_classifier_predicts(shipped: Path, tmp_path: Path) -> None:
+    xyz, rgb, _ = furnished_room(spacing=0.1)
+    points_ply(tmp_path / "room.ply", xyz, rgb)
+    names = load_anchors(shipped.parent / models.ANCHORS_NAME)
+    settings = AskSettings(
+        scan=str(tmp_path / "room.ply"),
+        checkpoint=shipped,
+        anchors=shipped.parent / models.ANCHORS_NAME,
+        device="cpu",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lg3d_core.inference.ask.open_reader", lambda *_, **__: NamedTexts(names))
+        (answer,) = Conversation(settings, Progress()).ask(["floor"])
+    # The feature is a unit mean of the names: the heat of a name follows from its probabilities alone.
+    assert 0 < answer.highest < 1
+    assert answer.nearest[0][0] == "floor"
+
+
+class NamedTexts:
+    """Texts are class names; their vectors are the anchors."""
+
+    def __init__(self, anchors: Anchors) -> None:
+        self._rows = dict(zip(anchors.names, anchors.vectors, strict=True))
+
+    def read(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([self._rows[text] for text in texts])

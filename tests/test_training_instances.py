@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lg3d_core.errors import DataError, Interrupted
 from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
-from lg3d_core.evaluation.instances import SceneMatches, scored_classes
+from lg3d_core.evaluation.instances import InstanceScores, SceneMatches, scored_classes
+from lg3d_core.evaluation.packed_matches import NO_MATCHES, pack_matches, unpack_matches
 from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
@@ -30,9 +31,10 @@ from lg3d_core.training.finetune import finetune
 from lg3d_core.training.learners import Classification, InstanceSegmentation
 from lg3d_core.training.scenes import TrainingData, open_training_data
 from lg3d_core.training.step import accumulate_gradients
-from lg3d_core.training.validation import NO_MATCHES, gather_matches
+from lg3d_core.training.validation import Validation, gather_matches
 from tests import ranks
 from tests.notes import Notes
+from tests.test_evaluation_table import EVALUATION, LETTERS
 from tests.test_training_methods import Stopper
 
 WALL, CHAIR, TABLE = 0, 1, 2
@@ -294,6 +296,16 @@ def test_a_run_starts_from_a_checkpoint_with_or_without_an_offset_head(
     assert read_info(instance).offset_head
 
 
+def test_the_classifier_may_start_as_the_text_anchors(
+    furnished_store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"classifier": "anchors", "anchors": anchors_path, "validate_every": 0}
+    checkpoint = finetune(settings(furnished_store_path, tmp_path, "anchors", **options), Progress())
+    info = read_info(checkpoint)
+    assert info.offset_head
+    assert info.anchors_digest is not None
+
+
 def test_eval_without_an_offset_head_groups_connected_components(furnished_store_path: Path, tmp_path: Path) -> None:
     semantic = finetune(settings(furnished_store_path, tmp_path, "semantic", task="semantic"), Progress())
     options: dict[str, Any] = {"store": furnished_store_path, "checkpoint": semantic, "device": "cpu"}
@@ -320,6 +332,23 @@ def random_matches(seed: int) -> SceneMatches:
     )
 
 
+def assert_equal_matches(one: SceneMatches, other: SceneMatches) -> None:
+    for own, expected in zip(one, other, strict=True):
+        np.testing.assert_array_equal(own, expected)
+        assert own.dtype == expected.dtype
+
+
+def test_packed_matches_come_back_and_truncated_ones_are_rejected() -> None:
+    scenes = [random_matches(seed) for seed in range(20)]
+    packed = pack_matches(scenes)
+    for one, other in zip(unpack_matches(np.append(packed, 0.0), 20), scenes, strict=True):
+        assert_equal_matches(one, other)
+    for length in (len(packed) - 1, 3):
+        with pytest.raises(ValueError, match="truncated"):
+            unpack_matches(packed[:length], 20)
+    assert len(pack_matches([])) == 0
+
+
 NUM_SCENES = 7
 
 
@@ -340,9 +369,7 @@ def test_all_processes_have_the_matches_of_all_scenes(size: int, tmp_path: Path)
     for rank in range(size):
         gathered = torch.load(tmp_path / f"{size}.{rank}", weights_only=False)
         for row, scene in enumerate(gathered):
-            for one, other in zip(scene, random_matches(row), strict=True):
-                np.testing.assert_array_equal(one, other)
-                assert one.dtype == other.dtype
+            assert_equal_matches(SceneMatches(*scene), random_matches(row))
 
 
 def test_two_processes_train_and_validate_as_one_does(furnished_store_path: Path, tmp_path: Path) -> None:
@@ -363,6 +390,23 @@ def test_two_processes_train_and_validate_as_one_does(furnished_store_path: Path
     )
     assert evaluation.instances is not None
     assert two[-1]["val_ap25"] == pytest.approx(evaluation.instances.mean("ap25"), abs=0.01)
+
+
+def test_the_best_checkpoint_is_that_with_the_highest_ap50() -> None:
+    assert Validation(EVALUATION).score == EVALUATION.vertex.miou_present
+    by_overlap = np.full((3, 10), np.nan)
+    without = InstanceScores(LETTERS, by_overlap, np.zeros(3, np.int64), np.zeros(3, np.int64))
+    unannotated = Validation(dataclasses.replace(EVALUATION, instances=without))
+    assert unannotated.score == EVALUATION.vertex.miou_present
+    assert not any(name.startswith("ap") for name in unannotated.logged)
+    by_overlap = by_overlap.copy()
+    by_overlap[0] = [0.9, 0, 0, 0, 0, 0, 0, 0, 0, 1.0]
+    by_overlap[2] = [0.7, 0.2, 0, 0, 0, 0, 0, 0, 0, 1.0]
+    found = InstanceScores(LETTERS, by_overlap, np.array([1, 0, 2]), np.zeros(3, np.int64))
+    validation = Validation(dataclasses.replace(EVALUATION, instances=found))
+    assert validation.score == pytest.approx(0.8)
+    assert {"ap", "ap50", "ap25"} <= validation.logged.keys()
+    assert validation.describe(epoch=1, epochs=2).endswith(", AP 0.1000, AP50 0.8000, AP25 1.0000")
 
 
 def copy_without_objects(source: Path, target: Path) -> Path:

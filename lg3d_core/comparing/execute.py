@@ -16,6 +16,7 @@ from lg3d_core.comparing.plan import ANCHORS_NAME, DONE_NAME, Step
 from lg3d_core.comparing.record import COUNTS_NAME, SCORES_NAME
 from lg3d_core.errors import Interrupted, Lg3dError
 from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
+from lg3d_core.evaluation.packed_matches import pack_matches
 from lg3d_core.files import atomic_path, lock_file, sweep_temporaries, write_text
 from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.networks.minkunet import NETWORK_PLANS
@@ -132,6 +133,7 @@ def _execute_training(step: Step, progress: Progress) -> None:
             correct=counts.correct,
             support=counts.support,
             predicted=counts.predicted,
+            matches=pack_matches(evaluation.matches or ()),
         )
     write_text(step.folder / SCORES_NAME, json.dumps(evaluation.to_dict(), indent=1) + "\n")
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from lg3d_core.errors import DataError
 from lg3d_core.evaluation.confusion import SceneCounts
+from lg3d_core.evaluation.instances import SceneMatches
+from lg3d_core.evaluation.packed_matches import unpack_matches
 
 COUNTS_NAME = "scenes.npz"
 SCORES_NAME = "scores.json"
@@ -20,10 +22,12 @@ class Record(NamedTuple):
     Attributes:
         counts: Counts at mesh vertices of each scene.
         scores: Output of `lg3d eval --json`.
+        matches: Matched objects of each scene; None for runs of the semantic task.
     """
 
     counts: SceneCounts
     scores: dict[str, Any]
+    matches: tuple[SceneMatches, ...] | None = None
 
 
 def read_record(folder: Path) -> Record:
@@ -40,7 +44,10 @@ def read_record(folder: Path) -> Record:
                 stored["support"],
                 stored["predicted"],
             )
-        scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
+            scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
+            matches = None
+            if "instances" in scores:
+                matches = tuple(unpack_matches(stored["matches"], len(counts.scene_ids)))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{folder} has no readable scores ({error}): remove the folder and compare again") from None
-    return Record(counts, scores)
+    return Record(counts, scores, matches)

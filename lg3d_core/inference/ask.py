@@ -15,7 +15,7 @@ from torch import Tensor
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
-from lg3d_core.inference.heat import Region, find_regions, spread_of, text_heat
+from lg3d_core.inference.heat import Region, find_regions, name_features, spread_of, text_heat
 from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.objects import (
@@ -175,6 +175,8 @@ class Conversation:
             )
         self._vectors = torch.from_numpy(self._anchors.vectors).to(self._predictor.device)
         self._scale = spread_of(self._vectors.cpu())
+        network = self._predictor.network
+        self._classify = None if network.num_classes is None else network.classify
         self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
         self._rows = partial(vertex_rows, self.scan.surface, self.scan.frame, self._voxels)
         self._nearest: npt.NDArray[np.int16] | None = None
@@ -209,8 +211,7 @@ class Conversation:
         if not self._wants_objects:
             return None
         names = self._anchors.names
-        classify = self._predictor.network.classify
-        score = classify if self._predictor.network.num_classes == len(names) else self._score_by_cosine
+        score = self._classify or self._score_by_cosine
         features = VoxelFeatures(
             replace(self._predictor, score=score), self._voxels, name=self.scan.name, progress=self._progress
         )
@@ -242,12 +243,17 @@ class Conversation:
         heat = np.empty((len(self._voxels.keys), len(texts)), dtype=np.float32)
         nearest = np.empty(len(self._voxels.keys), dtype=np.int16)
         with torch.inference_mode():
-            for rows, features in self._features:
+            for rows, part in self._features:
+                features = self._aligned(part)
                 heat[rows] = text_heat(features, self._vectors, texts, scale=self._scale).cpu().numpy()
                 unit = torch.nn.functional.normalize(self._vectors, dim=1)
                 nearest[rows] = (features @ unit.T).argmax(dim=1).to(torch.int16).cpu().numpy()
         self._nearest = nearest
         return heat
+
+    def _aligned(self, features: Tensor) -> Tensor:
+        """Return features that are compared with texts; those of a fixed classifier are replaced by its names."""
+        return features if self._classify is None else name_features(self._classify(features), self._vectors)
 
     def _answer(
         self, text: str, vector: npt.NDArray[np.float32], heat: npt.NDArray[np.float32], found: ScanObjects | None

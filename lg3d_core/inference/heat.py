@@ -64,6 +64,19 @@ def background_of(features: Tensor, anchors: Tensor, *, scale: float) -> Tensor:
     return scale * (torch.logsumexp(cosines / scale, dim=1) - math.log(len(anchors)))
 
 
+def name_features(logits: Tensor, anchors: Tensor) -> Tensor:
+    """Return the unit mean of the anchors, weighted by the class probabilities, shape `(voxels, D)`.
+
+    A classifier that is fixed to the anchors only compares dot products, so a feature of any direction and length may
+    have the right class. The mean of the names is close to the anchor of a class of which the network is sure.
+
+    Args:
+        logits: Class scores, shape `(voxels, classes)`.
+        anchors: Unit anchors, shape `(classes, D)`.
+    """
+    return torch.nn.functional.normalize(logits.float().softmax(dim=1) @ anchors.float(), dim=1)
+
+
 def text_heat(features: Tensor, anchors: Tensor, texts: Tensor, *, scale: float) -> Tensor:
     """Return the heat of texts at features, shape `(voxels, texts)`, 0..1.
 

@@ -1,27 +1,23 @@
 """Validation of a run between epochs: scores on the validation scenes, which the processes share, and their log."""
 
-import itertools
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lg3d_core.evaluation.confusion import ConfusionMatrix
 from lg3d_core.evaluation.evaluate import Counts, Evaluation, count_scenes, score_counts
 from lg3d_core.evaluation.instances import SceneMatches
 from lg3d_core.evaluation.objects import Grouping
+from lg3d_core.evaluation.packed_matches import NO_MATCHES, pack_matches, unpack_matches
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.evaluation.table import INSTANCE_METRICS
 from lg3d_core.progress import Progress
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.distributed import World
 from lg3d_core.training.stop import Dropped, Stop
-
-INTEGERS, FLOATS = np.zeros(0, dtype=np.int64), np.zeros(0)
-NO_MATCHES = SceneMatches(INTEGERS, INTEGERS, FLOATS, FLOATS, INTEGERS, INTEGERS, FLOATS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +28,9 @@ class Validation:
 
     @property
     def score(self) -> float:
-        """The score by which the best checkpoint is chosen: AP50 of objects if they are predicted, else mean IoU."""
-        instances = self.evaluation.instances
-        return self.evaluation.vertex.miou_present if instances is None else instances.mean("ap50")
+        """The score by which the best checkpoint is chosen: AP50 if it is defined, else mean IoU."""
+        ap50 = self.precisions.get("ap50", math.nan)
+        return self.evaluation.vertex.miou_present if math.isnan(ap50) else ap50
 
     @property
     def precisions(self) -> dict[str, float]:
@@ -158,28 +154,12 @@ def gather_matches(own: tuple[SceneMatches, ...], world: World) -> tuple[SceneMa
     """
     if world.size == 1:
         return own
-    packed = np.concatenate([_pack(scene) for scene in own])
+    packed = pack_matches(own)
     lengths = world.gather([len(packed)])[:, 0].astype(np.int64)
     padded = np.zeros(int(lengths.max()))
     padded[: len(packed)] = packed
-    by_process = [_unpack(row, len(own)) for row in world.gather(padded.tolist())]
+    by_process = [unpack_matches(row, len(own)) for row in world.gather(padded.tolist())]
     return tuple(by_process[row % world.size][row] for row in range(len(own)))
-
-
-def _pack(scene: SceneMatches) -> npt.NDArray[np.float64]:
-    """Return the lengths of all arrays, then their values; integers below 2^53 are exact."""
-    return np.concatenate([[len(values) for values in scene], *scene]).astype(np.float64)
-
-
-def _unpack(packed: npt.NDArray[np.float64], num_scenes: int) -> list[SceneMatches]:
-    """Return the matches of scenes from their concatenated `_pack`."""
-    scenes, start = [], 0
-    for _ in range(num_scenes):
-        ends = start + len(NO_MATCHES) + np.append(0, packed[start : start + len(NO_MATCHES)].cumsum()).astype(np.int64)
-        columns = zip(NO_MATCHES, itertools.pairwise(ends.tolist()), strict=True)
-        scenes.append(SceneMatches._make(packed[first:last].astype(empty.dtype) for empty, (first, last) in columns))
-        start = int(ends[-1])
-    return scenes
 
 
 class _Remarks(Progress):
