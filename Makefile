@@ -8,7 +8,7 @@ TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist 
 MINKOWSKI_VERSION := 0.5.4
 MULTIARCH = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('MULTIARCH') or '')")
 
-.PHONY: demo test test-gpu test-fuzz test-kill test-wheel docs check format lint types minkowski system system-dev system-minkowski clean
+.PHONY: demo test test-gpu gpu-kit test-fuzz test-kill test-wheel docs check format lint types minkowski system system-dev system-minkowski clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lg3d demo
@@ -24,6 +24,12 @@ check: lint types
 GPU_PYTHON ?= $(BIN)/python
 test-gpu:
 	LG3D_TEST_GPU=1 TRITON_INTERPRET=0 PYTHONPATH=.:$$PYTHONPATH $(GPU_PYTHON) -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py
+
+# What a GPU machine without a network needs, in .whl and .gpu; prints the commands to run there. KIT="--python python3.12"
+# names an interpreter with the GPU machine's PyTorch and Triton, for which kernels are compiled.
+KIT ?=
+gpu-kit: $(VENV)/.installed
+	PYTHONPATH=. $(BIN)/python -m benchmarks.gpu.kit $(KIT)
 
 # Bad bytes, ten thousand files of every format: half an hour or more of a processor. FUZZ="--cases 500 --format ply" takes less.
 FUZZ ?= --cases 10000

@@ -1,12 +1,14 @@
 """Measure the blocks of lg3d's kernels on this GPU for the layers of a network, and keep the quickest.
 
-python benchmarks/tune_triton.py --network 34C --voxels 100000 --batch 8
+python benchmarks/tune_triton.py --network 34D --voxels 100000 --batch 8 --budget 500
 
-Every later run on this kind of GPU takes them from the file that is printed at the end. Takes some minutes: each set of
-blocks is compiled first.
+Every later run on this kind of GPU takes them from the file that is printed at the end. Each set of blocks is compiled
+first, about a second: a network takes half an hour. The file is written after every group of layers, those with most
+work first; when the budget is spent, the same command goes on.
 """
 
 import argparse
+import math
 import sys
 
 import torch
@@ -61,6 +63,8 @@ def main() -> None:
     parser.add_argument("--voxels", type=int, default=100_000, help="of one room")
     parser.add_argument("--batch", type=int, default=8, help="rooms")
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds to spend")
+    parser.add_argument("--again", action="store_true", help="measure groups that the file already has")
     choices = parser.parse_args()
     device = torch.device("cuda", torch.cuda.current_device())
     dtype = DTYPES[choices.precision]
@@ -72,7 +76,7 @@ def main() -> None:
         network(SparseTensor(torch.rand(len(coordinates), 3, device=device, dtype=dtype), coordinates))
     calls = [LayerCall(*call, dtype, tf32=choices.precision == "tf32") for call in dict.fromkeys(recording.calls)]
     print(f"{len(coordinates)} voxels, {len(calls)} kinds of layers", file=sys.stderr)
-    print(tune(calls, device, Listing()))
+    print(tune(calls, device, Listing(), budget=choices.budget, again=choices.again))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ store has no completions.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
 
 import typer
 
@@ -58,9 +57,8 @@ def complete_recipes(incomplete: str) -> list[tuple[str, str]]:
     return shipped + [(os.path.join(folder, name), "file") for name in files]
 
 
-def words(kind: Any) -> Callable[[str], list[str]]:
-    """Return a completer of the choices of a `Literal`, also after a comma."""
-    choices = [str(choice) for choice in get_args(kind)]
+def words(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a completer of the choices of an option, also after a comma."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, word = incomplete.rpartition(",")

@@ -20,7 +20,7 @@ from lg3d_cli import console
 from lg3d_cli.completion import COMPLETERS, words
 from lg3d_core.errors import EndedElsewhere, SettingsError, UsageError
 from lg3d_core.settings import CONFIG_NAME, Settings
-from lg3d_core.settings.fields import Field, Panel, fields_of, type_name
+from lg3d_core.settings.fields import Field, Panel, fields_of
 
 S = TypeVar("S", bound=Settings)
 
@@ -83,7 +83,7 @@ def parameter(field: Field, default: Any) -> inspect.Parameter:
     """Return the Typer parameter of a field: an option, or an argument."""
     kind: Any = bool if field.kind is bool else list[str] if field.is_tuple and not field.splits_on_commas else str
     text = help_text(field, default)
-    completer = COMPLETERS.get(field.option.completes) or (words(field.kind) if field.choices else None)
+    completer = COMPLETERS.get(field.option.completes) or (words(field.choices) if field.choices else None)
     info: Any
     if field.is_argument:
         info = typer.Argument(metavar=metavar(field), help=text, autocompletion=completer, show_default=False)
@@ -110,11 +110,11 @@ def declarations(field: Field) -> list[str]:
 
 
 def metavar(field: Field) -> str:
-    """Return the placeholder of the value in help: `SCENE`, `<float>`, `<auto|cpu|cuda>`, `<int,...>`."""
+    """Return the placeholder of the value in help: `SCENE`, `<float>`, `<auto|fp32|bf16>`, `<int,...>`."""
     if field.is_argument:
         name = field.option_name + ("..." if field.is_tuple else "")
         return name if field.is_required else f"[{name}]"
-    return f"<{type_name(field.kind)}{',...' if field.splits_on_commas else ''}>"
+    return f"<{field.type_name}{',...' if field.splits_on_commas else ''}>"
 
 
 def help_text(field: Field, default: Any) -> str:

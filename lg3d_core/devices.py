@@ -1,6 +1,7 @@
 """Devices and numeric precision."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -10,14 +11,30 @@ from lg3d_core.errors import SettingsError
 def resolve_device(name: str) -> torch.device:
     """Return the device of a name; `auto` is CUDA if available, otherwise the CPU.
 
+    A numbered GPU becomes the current one, because libraries launch on that.
+
     Raises:
-        SettingsError: CUDA was requested but is not available.
+        SettingsError: CUDA was requested but is not available, or has no GPU of that number.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise SettingsError(f"--device {name}: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build")
+    if device.index is not None:
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            others = "cuda:0 alone" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise SettingsError(f"--device {name}: this machine has {count} GPU{'s' * (count > 1)}, {others}")
+        torch.cuda.set_device(device)
+    return device
+
+
+def copies_without_waiting(device: torch.device) -> bool:
+    """Return whether copies to a device from page-locked memory overlap with other work."""
+    return device.type == "cuda"
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -25,6 +42,24 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     return name
+
+
+@contextmanager
+def training_products(device: torch.device, precision: str) -> Iterator[None]:
+    """Multiply float32 matrices as TF32 within a training step in bf16 on CUDA, forward and backward.
+
+    These are products of features with text anchors in a loss: bfloat16 features are exact in TF32, and anchors keep 10
+    bits. Scores of classes are not computed here and stay exact.
+    """
+    if device.type != "cuda" or precision != "bf16":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple, cast, get_args
+from typing import NamedTuple
 
 from lg3d_core.errors import DataError, SettingsError, UsageError
 from lg3d_core.files import write_text
@@ -20,6 +20,7 @@ from lg3d_core.settings import (
     recipe_names,
     recipe_summary,
 )
+from lg3d_core.settings.fields import fields_of
 from lg3d_core.vocabulary import load_vocabulary
 
 LIKELY_FOLDERS = (".", "scannet", "ScanNet", "raw", "rooms", "demo/rooms", "../scannet", "/data/scannet")
@@ -32,7 +33,7 @@ class Project(NamedTuple):
     Attributes:
         raw: Folder of the raw scans.
         store: Folder of the scene store.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         recipe: Name of a shipped recipe, or path of a TOML file.
     """
 
@@ -100,10 +101,11 @@ def check_device(text: str) -> Device:
     Raises:
         SettingsError: No such name, or no such device here.
     """
-    if text not in get_args(Device):
-        raise UsageError(f"--device must be one of {', '.join(get_args(Device))}, got {text!r}")
+    field = fields_of(PretrainSettings)["device"]
+    if not field.is_choice(text):
+        raise UsageError(f"--device must be one of {', '.join(field.expected)}, got {text!r}")
     _computes_on_cuda(text)
-    return cast(Device, text)
+    return text
 
 
 def check_recipe(text: str) -> str:

@@ -1,5 +1,6 @@
 """Progress reports: the core never prints; it calls a `Progress`, and the command line decides what to show."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -16,6 +17,9 @@ class Topic(StrEnum):
     LOSSES = "losses"
     SPEED = "speed"
     VALIDATION = "validation"
+
+
+LOGGER = "lg3d"
 
 
 class Task:
@@ -57,3 +61,16 @@ class Progress:
 
     def last_word(self, message: str) -> None:
         """Show why this process ends now without unwinding, so that no exception reports it."""
+
+
+class LoggedProgress(Progress):
+    """Progress of the Python API: notes and warnings go to the logger `lg3d`, at the levels INFO and WARNING."""
+
+    def note(self, message: str) -> None:
+        logging.getLogger(LOGGER).info(message)
+
+    def warn(self, message: str) -> None:
+        logging.getLogger(LOGGER).warning(message)
+
+    def last_word(self, message: str) -> None:
+        logging.getLogger(LOGGER).error(message)

@@ -135,6 +135,7 @@ LARGER_FUNCTIONS = {
     "sparse/triton/convolution.py: _store_rows": "part of a Triton kernel, which takes pointers and strides one by one",
     "sparse/triton/convolution.py: _convolve_tiles": "a Triton kernel",
     "sparse/triton/convolution.py: _add_parts": "a Triton kernel",
+    "sparse/triton/normalization.py: _combine_rows": "a Triton kernel",
     "sparse/triton/weight_gradient.py: _multiply_pairs": "a Triton kernel",
 }
 """Functions above the limits, and why."""

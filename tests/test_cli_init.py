@@ -154,7 +154,7 @@ def test_on_a_terminal_it_asks_until_answers_make_sense(raw_rooms: Path, tmp_pat
         ("Folder of the raw scans", "nowhere\n"),
         ("no such folder: nowhere", "my scans\n"),
         ("Skip them and continue? [Y/n]", "y\n"),
-        ("Device (auto, cpu, cuda) [auto]", "gpu\n"),
+        ("Device (auto, cpu, cuda, cuda:N) [auto]", "gpu\n"),
         ("must be one of auto, cpu, cuda", "\n"),
         ("Recipe [demo]", "\n"),
     ]

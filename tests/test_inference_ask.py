@@ -357,7 +357,7 @@ def test_very_large_scans_are_shown_in_part(workplace: Path, monkeypatch: pytest
     assert any("every 4th is shown" in note for note in notes.notes)
 
 
-def two_toilets(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+def two_toilets(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor, None]]:
     """Features of a network that knows all: two corners lie by `toilet` (one only half), the rest by `wall`."""
     names = {
         name: torch.from_numpy(anchors_of().vectors[VOCABULARY.index_by_name[name]]) for name in ("toilet", "wall")
@@ -366,11 +366,11 @@ def two_toilets(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor
     features = names["wall"].repeat(len(centres), 1)
     features[torch.from_numpy((centres[:, 0] > 3) & (centres[:, 1] > 2))] = names["toilet"]
     features[torch.from_numpy((centres[:, 0] < 1) & (centres[:, 1] < 1))] = names["toilet"] + 0.7 * names["wall"]
-    yield np.arange(len(centres)), torch.nn.functional.normalize(features, dim=1)
+    yield np.arange(len(centres)), torch.nn.functional.normalize(features, dim=1), None
 
 
 def test_objects_are_ranked_by_the_mean_heat_of_their_points(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "features", two_toilets)
+    monkeypatch.setattr(Predictor, "_parts", two_toilets)
     conversation = Conversation(settings_of(workplace, objects=True, min_points=1, threshold=0.01), Notes())
     (answer,) = conversation.ask(["toilet"])
     assert answer.objects is not None
@@ -394,7 +394,7 @@ def test_objects_are_ranked_by_the_mean_heat_of_their_points(workplace: Path, mo
 def test_objects_below_the_threshold_give_way_to_places(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Predictor, "features", two_toilets)
+    monkeypatch.setattr(Predictor, "_parts", two_toilets)
     command.ask(
         json=False, **_given(settings_of(workplace, "wall", "toilet", objects=True, min_points=1, threshold=0.8))
     )
@@ -442,7 +442,7 @@ def test_a_checkpoint_with_fixed_anchors_and_an_offset_head_answers_with_objects
 
 
 def test_the_page_of_an_answer_shows_the_objects(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Predictor, "features", two_toilets)
+    monkeypatch.setattr(Predictor, "_parts", two_toilets)
     conversation = Conversation(settings_of(workplace, objects=True, min_points=1), Progress())
     view = view_answers(conversation, conversation.ask(["toilet"]), Progress())
     assert list(view.layers) == ["colours", "objects", "heat-1"]

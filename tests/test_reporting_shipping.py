@@ -16,6 +16,7 @@ from lg3d_core import models
 from lg3d_core.errors import CheckpointError
 from lg3d_core.evaluation.eval import evaluate
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.evaluation.table import percent
 from lg3d_core.inference.ask import Conversation, find_anchors, find_grounded
 from lg3d_core.inference.heat import name_features
 from lg3d_core.inference.predict import predict
@@ -93,6 +94,31 @@ def test_the_card_has_the_scores_of_the_file(shipped: Path, store_path: Path) ->
     assert "Rooms." in card
     assert "Chairs by Ann." in card
     assert "| object offsets | no |" in card
+    assert "| - | - |" in card  # without an offset head, objects are not scored
+
+
+def test_the_card_of_a_model_with_offsets_has_the_precision_of_its_objects(
+    run: Path, store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    settings = FinetuneSettings(
+        store=store_path,
+        anchors=anchors_path,
+        runs=tmp_path,
+        name="o",
+        start=str(run),
+        task="instance",
+        classifier="fixed-anchors",
+        **SMALL,
+    )
+    folder = finetune(settings, Progress()).parent
+    tests = [("rooms", store_path, "val")]
+    out = ship_model(folder, tmp_path / "out", tests=tests, data="", attribution="", votes=1, progress=Progress())
+    assert read_info(out).offset_head
+    found = evaluate(EvalSettings(checkpoint=out, store=store_path), Progress()).instances
+    assert found is not None
+    card = (out.parent / models.CARD_NAME).read_text()
+    assert f"| {percent(found.mean('ap50'))} | {percent(found.mean('ap25'))} |" in card
+    assert "| object offsets | yes |" in card
 
 
 def test_the_cost_adds_up_the_runs_that_a_run_started_from(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import lg3d_core.sparse_benchmark.workload as workload_module
-from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
+from lg3d_core.errors import DataError, MissingDependencyError, SettingsError, UsageError
 from lg3d_core.networks import MinkUNet
+from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.progress import Progress
 from lg3d_core.sparse import SparseConvolution, SparseTensor, sparse_convolution, use_backend
 from lg3d_core.sparse_benchmark.agreement import (
@@ -24,7 +25,7 @@ from lg3d_core.sparse_benchmark.agreement import (
     tolerance,
 )
 from lg3d_core.sparse_benchmark.bench import Upstream
-from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Trial, find_backends
+from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Trial, _try_backend, find_backends
 from lg3d_core.sparse_benchmark.operations import Operation, plan_operations
 from lg3d_core.sparse_benchmark.peers import (
     PEERS,
@@ -33,7 +34,7 @@ from lg3d_core.sparse_benchmark.peers import (
     SpconvPeer,
     find_peers,
 )
-from lg3d_core.sparse_benchmark.placement import Voxelization, Work, place_convolutions
+from lg3d_core.sparse_benchmark.placement import Voxelization, Work
 from lg3d_core.sparse_benchmark.workload import Cloud, Workload, gather_clouds, make_workload
 from tests import fake_engines
 from tests.box_rooms import write_room
@@ -320,3 +321,23 @@ def check_peer(peer: Engine, workload: Workload) -> None:
         difference = compare(run(operation.build(peer, workload, "fp32"), operation), expected)
         assert difference.output < tolerance("fp32", network=operation.is_network), operation.name
         assert (difference.gradients or 0) < gradient_tolerance("fp32", network=operation.is_network), operation.name
+
+
+def test_a_batch_is_cropped_to_the_centres_of_its_rooms() -> None:
+    """A floor of 21 x 11 cells, of which 30 a room remain: the 2 x 30 closest to the middle along x and y."""
+    x, y = np.meshgrid(np.arange(21), np.arange(11), indexing="ij")
+    xyz = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1).astype(np.float32) + 0.5
+    cloud = Cloud("floor", xyz, np.zeros((len(xyz), 3), dtype=np.uint8))
+    whole = make_workload([cloud], voxel_size=1.0, batch_size=2, max_voxels=1000)
+    assert whole.num_voxels == 2 * 231
+    batch = make_workload([cloud], voxel_size=1.0, batch_size=2, max_voxels=60)
+    assert batch.num_voxels == 60
+    extent = batch.coordinates[:, 1:].amax(dim=0).tolist()
+    assert max(extent[:2]) <= 6  # of seven by seven cells, 49, the inner 25 and five more
+    assert batch.coordinates[:, 1:].amin(dim=0).tolist() == [0, 0, 0]
+    assert torch.equal(batch.coordinates[:30, 1:], batch.coordinates[30:, 1:])
+
+
+def test_on_a_gpu_the_compiled_cpu_kernels_are_not_timed_as_a_backend_of_their_own() -> None:
+    with pytest.raises(UsageError, match=r"--backends native: .* on cuda it is the backend torch"):
+        _try_backend("native", torch.device("cuda"))

@@ -20,7 +20,7 @@ from lg3d_core.sparse_benchmark.bench import bench as run_benchmarks
 from lg3d_core.sparse_benchmark.bench import time_operation
 from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Rows, Trial
 from lg3d_core.sparse_benchmark.machine import PeakMemory, Rates, Taken, await_quiet, describe_machine, take_time
-from lg3d_core.sparse_benchmark.operations import Cost, Operation
+from lg3d_core.sparse_benchmark.operations import Cost, Operation, plan_operations
 from lg3d_core.sparse_benchmark.placement import Work
 from lg3d_core.sparse_benchmark.report import FORMAT, Measured, Report, Result, bench_table
 from lg3d_core.sparse_benchmark.workload import Workload
@@ -327,3 +327,41 @@ def test_invalid_settings_are_rejected(field: str, value: object) -> None:
 def test_layers_alone_need_no_network() -> None:
     assert BenchSettings(what=("layers",), networks=()).networks == ()
     assert isinstance(Lg3dEngine("torch", CPU).remark(), str)
+
+
+def test_an_ended_benchmark_leaves_the_operations_that_it_has_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = write_room(tmp_path / "raw", "scene0000_00") / "scene0000_00_vh_clean_2.ply"
+    done: list[str] = []
+
+    def measure(operation: Operation, *arguments: Any, **choices: Any) -> Result:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(operation.name)
+        return time_operation(operation, *arguments, **choices)
+
+    monkeypatch.setattr(run_module, "time_operation", measure)
+    settings = BenchSettings(
+        what=("layers",),
+        scene=(str(mesh),),
+        voxel_size=(0.5,),
+        backends=("torch",),
+        peers=("none",),
+        device="cpu",
+        repeats=1,
+        out=tmp_path / "out.json",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmarks(settings, Notes())
+    saved = json.loads((tmp_path / "out.json").read_text())
+    assert [result["operation"] for result in saved["results"]] == done
+    assert all(one["floor_seconds"] > 0 for result in saved["results"] for one in result["engines"])
+    assert saved["rates"]
+
+
+@pytest.mark.parametrize(("networks", "wide"), [(("14A",), False), (("34C", "34D"), True)])
+def test_the_wide_layers_of_34d_are_timed_where_it_is(networks: tuple[str, ...], wide: bool) -> None:
+    names = [operation.name for operation in plan_operations(("layers",), networks, WORKLOAD, seed=0)]
+    assert ("layer 512->512 3^3" in names) == ("layer 544->512 3^3" in names) == wide
+    assert "layer 96->96 3^3" in names

@@ -141,3 +141,17 @@ def test_a_backend_holds_inside_its_block_only():
             assert current_backend(device).name == "torch"
         assert current_backend(device).name == "reference"
     assert current_backend(device).name in ("native", "torch")  # native where there is a C compiler
+
+
+def test_the_gradient_of_restored_rows_returns_to_the_rows_that_they_came_from() -> None:
+    coordinates = torch.tensor([[0, 3, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 0, 5, 0]], dtype=torch.int32)
+    x = SparseTensor(torch.zeros(4, 1), coordinates)
+    stored = torch.arange(8.0).reshape(4, 2).requires_grad_()
+    restored = x.restore(stored)
+    upstream = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])
+    (gradient,) = torch.autograd.grad(restored, stored, upstream)
+    order = [(x.coordinates == row).all(dim=1).nonzero().item() for row in coordinates]  # stored row of each input row
+    assert torch.equal(restored, stored.detach()[order])
+    expected = torch.zeros(4, 2)
+    expected[order] = upstream
+    assert torch.equal(gradient, expected)

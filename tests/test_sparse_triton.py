@@ -147,6 +147,24 @@ def test_half_precision_is_summed_in_float32(num_voxels: int, layer: str, dtype:
     assert_close_to_reference(features, weight, kernel_map, 5e-3 if dtype == torch.bfloat16 else 6e-4)
 
 
+@pytest.mark.usefixtures("few_large_blocks")
+def test_under_autocast_the_gradient_of_a_weight_is_not_rounded():
+    x, weight = SparseTensor(draw(63, 16), scatter_voxels(63)), draw(27, 16, 32, seed=2).requires_grad_()
+    with use_backend("triton"), torch.autocast(DEVICE.type, torch.bfloat16):
+        output = sparse_convolution(x, weight, kernel_size=3).features
+    assert output.dtype == torch.bfloat16
+    upstream = draw(63, 32, seed=5, dtype=torch.bfloat16)
+    output.backward(upstream)
+    exact = weight.detach().double().requires_grad_()
+    kernel_map = x.cache.submanifold_map(1, 3)
+    ReferenceBackend().convolve(x.features.bfloat16().double(), exact, kernel_map).backward(upstream.double())
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+    assert exact.grad is not None
+    # Products of bfloat16 are exact in float32, whose sums lose 1e-7; rounding to bfloat16 would lose 2e-3.
+    assert (weight.grad.double() - exact.grad).norm() < 1e-6 * exact.grad.norm()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("channels", [(512, 512), (544, 512), (128, 96), (256, 384)], ids=str)
 def test_wide_layers_equal_the_reference(channels: tuple[int, int]):

@@ -62,6 +62,57 @@ def test_the_quickest_blocks_are_kept_and_read_back():
     assert {type(config) for config in seen} == {ConvolutionConfig, WeightGradientConfig}
 
 
+def test_each_group_is_saved_before_the_next_one_is_measured():
+    def measure(_: Any) -> float:
+        if blocks_path(CPU).is_file() and len(read_blocks(blocks_path(CPU)).convolutions) == 2:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.tune(tiny_calls(), CPU, Progress(), measure=measure)
+    assert len(read_blocks(blocks_path(CPU)).convolutions) == 2
+    assert read_blocks(blocks_path(CPU)).weight_gradients == {}
+    notes = Notes()
+    tuning.tune(tiny_calls(), CPU, notes, measure=lambda _: 1.0)
+    assert [note.partition(",")[0] for note in notes.notes] == ["weight gradient"]  # what was missing alone
+    notes = Notes()
+    tuning.tune(tiny_calls(), CPU, notes, measure=lambda _: 1.0, again=True)
+    assert len(notes.notes) == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such instruction"), AssertionError("bad layout"), ValueError("K")])
+def test_blocks_that_fail_are_reported_and_others_are_measured(error: Exception):
+    def measure(run: Any) -> float:
+        if run.__closure__[0].cell_contents.num_warps == 4:
+            raise error
+        return 1.0
+
+    notes = Notes()
+    blocks = read_blocks(tuning.tune(tiny_calls()[:1], CPU, notes, measure=measure))
+    assert all(config.num_warps == 8 for config in blocks.convolutions.values())
+    assert any(note.startswith("skipped: (") and str(error) in note for note in notes.notes)
+
+
+def test_a_group_of_which_no_blocks_run_is_left_out():
+    def measure(_: Any) -> float:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    notes = Notes()
+    assert not tuning.tune(tiny_calls()[:1], CPU, notes, measure=measure).exists()
+    assert sum(note.endswith("no blocks run") for note in notes.notes) == 3
+
+
+def test_the_budget_goes_to_the_layers_with_most_work(monkeypatch: pytest.MonkeyPatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: float(next(clock)))
+    narrow = tiny_calls()[0]
+    wide = narrow._replace(channels_out=128)
+    notes = Notes()
+    blocks = read_blocks(tuning.tune([narrow, wide], CPU, notes, measure=lambda _: 1.0, budget=5))
+    assert list(blocks.convolutions) == ["16 to 128, 27 offsets, float32, forth, 2^1"]
+    assert notes.notes[-1] == "the budget of 5 s is spent: 5 groups are left; run it again to go on"
+
+
 def test_each_candidate_can_be_run():
     runs: list[int] = []
 

@@ -46,6 +46,24 @@ def test_a_gpu_is_not_commented_on() -> None:
     assert notes.notes == notes.warnings == []
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_run_that_a_model_finds_long_is_announced_before_its_first_step(on_cpu: bool) -> None:
+    notes = Notes()
+    told = Outlook(
+        FinetuneSettings(network="14A", voxel_size=0.1),
+        steps=400,
+        on_cpu=on_cpu,
+        progress=notes,
+        model=lambda voxels: (voxels / 1000, 3 << 30),
+    )
+    told.before_step(scenes=2, voxels=100_000)  # 100 s a step: 40,000 s, 11.1 hours
+    told.before_step(scenes=2, voxels=100_000)
+    (note,) = notes.notes
+    assert note.startswith(
+        "400 steps of 14A will take about 11 hours and 3 GiB of memory, by a model; lg3d doctor --plan"
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(10, "10 seconds"), (100, "2 minutes"), (6000, "2 hours"), (1e9, "11,574 days")],

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from lg3d_core.sparse.coordinates import X_STEP, Y_STEP
-from lg3d_core.sparse.triton import convolution, neighbours, pairs, tiles, weight_gradient
+from lg3d_core.sparse.triton import convolution, neighbours, normalization, pairs, tiles, weight_gradient
 from lg3d_core.sparse.triton.configs import Layer, default_convolution, default_weight_gradient
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -48,7 +48,7 @@ def compile_convolution(layer: Layer, *, backwards: bool, fused: bool = False) -
         "BLOCK_N": config.block_n,
         "BLOCK_REST": config.block_rest,
         "BLOCK_K": config.block_k,
-        "SPLIT": config.split,
+        "IS_SPLIT": config.split > 1,
         "HAS_SCALE": fused,
         "HAS_RESIDUAL": fused,
         "RELU": fused,
@@ -70,7 +70,6 @@ def compile_weight_gradient(layer: Layer) -> dict[str, Any]:
         "BLOCK_IN": config.block_in,
         "BLOCK_OUT": config.block_out,
         "BLOCK_PAIRS": config.block_pairs,
-        "SPLIT": config.split,
         "PRECISION": "ieee",
         "WIDEN": False,
     }
@@ -86,7 +85,7 @@ def compile_the_rest() -> list[str]:
         (
             tiles._mask_rows,
             {"bits": "*i64", "masks": "*i64"},
-            {"NUM_OFFSETS": 27, "WINDOW_BITS": tiles.WINDOW_BITS, "MASK_BITS": tiles.MASK_BITS, "BLOCK": tiles.BLOCK},
+            {"NUM_OFFSETS": 27, "BLOCK": tiles.BLOCK},
         ),
         (tiles._compact_tiles, {"order": "*i64"}, {"NUM_OFFSETS": 27, "BLOCK": 128}),
         (pairs._count_pairs, {}, {"BLOCK": pairs.BLOCK}),
@@ -94,10 +93,19 @@ def compile_the_rest() -> list[str]:
         (
             convolution._add_parts,
             {"partials": "*fp32", "output": "*bf16", "scale": "*fp32", "shift": "*fp32", "residual": "*bf16"},
-            {"OUT": 96, "BLOCK_M": 32, "BLOCK_N": 128, "SPLIT": 8, **fused},
+            {"OUT": 96, "BLOCK_M": 32, "BLOCK_N": 128, **fused},
         ),
     ]
-    numbers = ("num_voxels", "num_halvings", "stride", "num_outputs", "num_blocks", "capacity", "num_places")
+    numbers = (
+        "num_voxels",
+        "num_halvings",
+        "stride",
+        "num_outputs",
+        "num_blocks",
+        "capacity",
+        "num_places",
+        "num_parts",
+    )
     for kernel, types, constants in jobs:
         names = kernel.arg_names
         signature = {name: types.get(name, "i32" if name in numbers else "*i32") for name in names}
@@ -105,6 +113,30 @@ def compile_the_rest() -> list[str]:
         places = {(names.index(name),): value for name, value in constants.items()}
         triton.compile(ASTSource(kernel, signature, places, {}), target=TARGET)
     return [kernel.fn.__name__ for kernel, _, _ in jobs]
+
+
+def compile_normalization(channels: int) -> dict[str, dict[str, Any]]:
+    """Compile the kernels of batch normalisation in bfloat16, with residual and ReLU."""
+    rows = dict.fromkeys(("features", "residual", "output", "gradient", "grad_features", "grad_residual"), "*bf16")
+    wide = dict.fromkeys(("moments", "sums"), "*fp64") | {"momentum": "fp32", "eps": "fp32"}
+    floats = ("partials", "statistics", "weight", "bias", "running_mean", "running_variance")
+    types = rows | wide | dict.fromkeys(floats, "*fp32")
+    block = min(normalization.MAX_CHANNELS, triton.next_power_of_2(channels))
+    sizes = {"BLOCK_C": block, "BLOCK_R": normalization.BLOCK_VALUES // block}
+    sizes |= {"RELU": True, "HAS_RESIDUAL": True, "BLOCK": 256}
+    facts = {}
+    for kernel in (
+        normalization._measure_parts,
+        normalization._add_moments,
+        normalization._finish_statistics,
+        normalization._normalize_rows,
+        normalization._sum_parts,
+        normalization._add_sums,
+        normalization._combine_rows,
+    ):
+        constants = {name: value for name, value in sizes.items() if name in kernel.arg_names}
+        facts[kernel.fn.__name__] = _compile(kernel, types, constants, 4, 3)
+    return facts
 
 
 def _compile(kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int, stages: int) -> dict[str, Any]:
@@ -115,10 +147,12 @@ def _compile(kernel: Any, types: dict[str, str], constants: dict[str, Any], warp
             signature[name] = "constexpr"
         elif name in types or name in INDICES or name in ("scale", "shift", "partials"):
             signature[name] = types.get(name, "*i32" if name in INDICES else "*fp32")
+            if not signature[name].startswith("*"):
+                continue
             aligned[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "i32"
-            if "stride" in name:  # a multiple of 16 channels, which Triton sees at the launch
+            if "stride" in name or name in ("C", "width"):  # a multiple of 16 channels, which Triton sees at the launch
                 aligned[(place,)] = [["tt.divisibility", 16]]
     places = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, places, aligned)
@@ -129,6 +163,7 @@ def _compile(kernel: Any, types: dict[str, str], constants: dict[str, Any], warp
         "wgmma": ptx.count("wgmma.mma_async"),
         "mma": ptx.count("mma.sync"),
         "cp.async": ptx.count("cp.async.c"),
+        "vectors": ptx.count("ld.global.v4") + ptx.count(".v4.b32"),
         "shared": compiled.metadata.shared,
         "spilled": sum(int(size) for size in re.findall(r"(\d+) bytes spill", report)),
         "registers": int(re.findall(r"Used (\d+) registers", report)[0]),
@@ -152,7 +187,8 @@ def main() -> None:
         results[f"{name}: gradient of the input"] = compile_convolution(swapped, backwards=True)
         results[f"{name}: gradient of the weight"] = compile_weight_gradient(layer)
     results["34C decoder: inference"] = compile_convolution(LAYERS["34C decoder"], backwards=False, fused=True)
-    json.dump({"layers": results, "rest": compile_the_rest()}, sys.stdout)
+    norms = {channels: compile_normalization(channels) for channels in (32, 512)}
+    json.dump({"layers": results, "rest": compile_the_rest(), "norms": norms}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,24 @@ from lg3d_core.settings import DoctorSettings
 
 @settings_command(DoctorSettings)
 def doctor(settings: DoctorSettings) -> None:
-    """Show the devices, backends, encoders and versions of this machine.
+    """Show the devices, backends, encoders and versions of this machine, or forecast training on it.
 
     Example: lg3d doctor --json
+    Example: lg3d doctor --plan --recipe paper-34c
     """
+    if settings.plan:
+        from lg3d_core.training.forecast import describe_forecast, plan
+
+        forecasts = plan(settings.recipe, settings.plan_options(), console.progress())
+        if settings.json:
+            console.result_json({forecast.command: forecast._asdict() for forecast in forecasts})
+        else:
+            titles = ["what", *(forecast.command for forecast in forecasts)]
+            rows = zip(*(describe_forecast(forecast) for forecast in forecasts), strict=True)
+            console.result_table(
+                "Training on this machine", titles, [[pairs[0][0], *(p[1] for p in pairs)] for pairs in rows]
+            )
+        return
     from lg3d_core.doctor import doctor as examine_machine
 
     facts = examine_machine()

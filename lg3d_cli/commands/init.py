@@ -57,7 +57,7 @@ def _ask_all(settings: InitSettings, progress: Progress, *, asks: bool) -> "tupl
     _accept_damage(report, asks=asks, yes=settings.yes)
     if asks and settings.device is None:
         console.aside(f"auto is {project.describe_device()}")
-    chosen = _answer("Device (auto, cpu, cuda)", settings.device, "auto", project.check_device, asks=asks)
+    chosen = _answer("Device (auto, cpu, cuda, cuda:N)", settings.device, "auto", project.check_device, asks=asks)
     if asks and settings.recipe is None:
         for name, summary in project.describe_recipes():
             console.aside(f"{name:<9}  {summary}", indent=13)

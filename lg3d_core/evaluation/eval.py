@@ -7,7 +7,8 @@ from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
 from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import sweep_temporaries
-from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint, resolve_checkpoint
+from lg3d_core.models.names import find_model
+from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint
 from lg3d_core.progress import Progress
 from lg3d_core.settings import EvalSettings
 from lg3d_core.store.scene_store import SceneStore
@@ -68,7 +69,7 @@ def find_classifier(
         CheckpointError: The requested checkpoint does not exist.
     """
     if checkpoint is not None:
-        return resolve_checkpoint(checkpoint, progress, final_relu=final_relu)
+        return find_model(checkpoint, progress, final_relu=final_relu)
     newest = newest_checkpoint(runs, "finetune")
     if newest is not None:
         progress.note(f"using the newest fine-tuned run: {newest}")

@@ -30,14 +30,15 @@ from lg3d_core.inference.voxel_features import VoxelFeatures
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
 from lg3d_core.models import shipped_anchors, use_shipped
+from lg3d_core.models.names import find_model
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
     is_grounded,
     newest_checkpoint,
     read_info,
     read_setting,
-    resolve_checkpoint,
 )
+from lg3d_core.networks.hub import ANCHORS_FILE
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame
@@ -126,6 +127,55 @@ class Answer:
         }
 
 
+class Grounded(NamedTuple):
+    """Language-grounded model.
+
+    Attributes:
+        checkpoint: Path of the checkpoint.
+        predictor: Network and how it is run.
+        anchors: Text anchors that the features were trained towards.
+        reader: Encoder of texts in the space of the anchors.
+        info: Metadata of the checkpoint.
+    """
+
+    checkpoint: Path
+    predictor: Predictor
+    anchors: Anchors
+    reader: QuestionReader
+    info: CheckpointInfo
+
+
+def load_grounded(settings: AskSettings, progress: Progress) -> Grounded:
+    """Load a checkpoint, its anchors and their encoder.
+
+    Raises:
+        CheckpointError: The checkpoint is not language-grounded, or the anchors or the encoder are not its own.
+        MissingDependencyError: The encoder is not available.
+        DataError: The anchors cannot be read.
+    """
+    path = find_grounded(settings.checkpoint, settings.runs, progress)
+    info = read_info(path)
+    require_grounded(path, info)
+    anchors = find_anchors(path, info, settings.anchors)
+    predictor, _ = Predictor.load(
+        path,
+        device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
+        memory=settings.memory_bytes,
+        overlap=settings.overlap,
+        votes=settings.votes,
+    )
+    reader = open_reader(
+        anchors,
+        encoder=settings.encoder,
+        checkpoint=settings.encoder_checkpoint,
+        device=predictor.device,
+        progress=progress,
+    )
+    return Grounded(path, predictor, anchors, reader, info)
+
+
 class Conversation:
     """Scan with its features, which answers any number of texts.
 
@@ -134,8 +184,21 @@ class Conversation:
         checkpoint: Path of the checkpoint.
     """
 
-    def __init__(self, settings: AskSettings, progress: Progress) -> None:
-        """Load the checkpoint, its anchors and their encoder, read the scan, and run the network once.
+    def __init__(
+        self,
+        settings: AskSettings,
+        progress: Progress,
+        *,
+        model: Grounded | None = None,
+        scan: Input | None = None,
+    ) -> None:
+        """Load the model, read the scan, and run the network once.
+
+        Args:
+            settings: Settings of the command.
+            progress: Receives notes and warnings.
+            model: Model that is already loaded; None loads that of the settings.
+            scan: Scan that is already open; None opens that of the settings.
 
         Raises:
             CheckpointError: The checkpoint is not language-grounded, or the anchors or the encoder are not its own.
@@ -146,29 +209,14 @@ class Conversation:
             _require_words(text)
         self._settings = settings
         self._progress = progress
-        self.checkpoint = find_grounded(settings.checkpoint, settings.runs, progress)
-        info = read_info(self.checkpoint)
-        require_grounded(self.checkpoint, info)
-        self._anchors = find_anchors(self.checkpoint, info, settings.anchors)
-        self._predictor, _ = Predictor.load(
-            self.checkpoint,
-            device=settings.device,
-            precision=settings.precision,
-            backend=settings.backend,
-            memory=settings.memory_bytes,
-            overlap=settings.overlap,
-            votes=settings.votes,
-        )
-        self._reader: QuestionReader = open_reader(
-            self._anchors,
-            encoder=settings.encoder,
-            checkpoint=settings.encoder_checkpoint,
-            device=self._predictor.device,
-            progress=progress,
-        )
-        scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
-        self.scan: Input = refine_input(scan, info.voxel_size, progress)
-        self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, info.voxel_size)
+        model = model or load_grounded(settings, progress)
+        self.checkpoint = model.checkpoint
+        self._anchors, self._predictor, self._reader = model.anchors, model.predictor, model.reader
+        if scan is None:
+            scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+        voxel_size = self._predictor.voxel_size
+        self.scan: Input = refine_input(scan, voxel_size, progress)
+        self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, voxel_size)
         if self._voxels.num_outside:
             progress.warn(
                 f"{self.scan.name}: {self._voxels.num_outside} vertices have no usable position: their heat is 0"
@@ -180,11 +228,16 @@ class Conversation:
         self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
         self._rows = partial(vertex_rows, self.scan.surface, self.scan.frame, self._voxels)
         self._nearest: npt.NDArray[np.int16] | None = None
-        self._wants_objects = wants_objects(settings.objects, info, self.checkpoint, progress)
+        self._wants_objects = wants_objects(settings.objects, model.info, self.checkpoint, progress)
         self._points_of_voxel: npt.NDArray[np.int64] | None = None
 
-    def ask(self, texts: Sequence[str]) -> list[Answer]:
+    def ask(self, texts: Sequence[str], *, threshold: float | None = None, regions: int | None = None) -> list[Answer]:
         """Return an answer per text.
+
+        Args:
+            texts: Texts.
+            threshold: Minimum heat of a place, 0..1; None takes that of the settings.
+            regions: Maximum number of places per text; None takes that of the settings.
 
         Raises:
             SettingsError: A text is empty.
@@ -195,7 +248,12 @@ class Conversation:
         vectors = self._reader.read(texts)
         found = self.found  # before the heat, so that the network runs once
         heat = self._heat(torch.from_numpy(vectors).to(self._predictor.device))
-        return [self._answer(text, vectors[k], heat[:, k], found) for k, text in enumerate(texts)]
+        threshold = self._settings.threshold if threshold is None else threshold
+        regions = self._settings.regions if regions is None else regions
+        return [
+            self._answer(text, vectors[k], heat[:, k], found, threshold=threshold, count=regions)
+            for k, text in enumerate(texts)
+        ]
 
     def at_vertices(self, answer: Answer) -> npt.NDArray[np.float32]:
         """Return the heat of an answer at the scan's vertices, shape `(vertices,)`, 0..1; 0 at unusable positions."""
@@ -256,24 +314,27 @@ class Conversation:
         return features if self._classify is None else name_features(self._classify(features), self._vectors)
 
     def _answer(
-        self, text: str, vector: npt.NDArray[np.float32], heat: npt.NDArray[np.float32], found: ScanObjects | None
+        self,
+        text: str,
+        vector: npt.NDArray[np.float32],
+        heat: npt.NDArray[np.float32],
+        found: ScanObjects | None,
+        *,
+        threshold: float,
+        count: int,
     ) -> Answer:
         unit = self._anchors.vectors / np.linalg.norm(self._anchors.vectors, axis=1, keepdims=True)
         cosines = unit @ vector
         order = np.argsort(-cosines, kind="stable")[:5]
         regions = find_regions(
-            self._voxels.cells,
-            heat,
-            voxel_size=self._voxels.voxel_size,
-            threshold=self._settings.threshold,
-            count=self._settings.regions,
+            self._voxels.cells, heat, voxel_size=self._voxels.voxel_size, threshold=threshold, count=count
         )
         return Answer(
             text=text,
             nearest=[(self._anchors.names[k], round(float(cosines[k]), 4)) for k in order],
             highest=float(heat.max()),
             places=[self._place(region) for region in regions],
-            objects=None if found is None else self._rank_objects(found, heat),
+            objects=None if found is None else self._rank_objects(found, heat, threshold=threshold, count=count),
             heat=heat,
             files=self._write(text, heat),
         )
@@ -294,7 +355,9 @@ class Conversation:
             names=[(self._anchors.names[k], round(float(counts[k] / region.voxels), 4)) for k in top],
         )
 
-    def _rank_objects(self, found: ScanObjects, heat: npt.NDArray[np.float32]) -> list[HotObject]:
+    def _rank_objects(
+        self, found: ScanObjects, heat: npt.NDArray[np.float32], *, threshold: float, count: int
+    ) -> list[HotObject]:
         """Return the objects whose vertices have a mean heat of at least the threshold, hottest first."""
         if self._points_of_voxel is None:
             self._points_of_voxel = np.zeros(len(heat), dtype=np.int64)
@@ -305,10 +368,8 @@ class Conversation:
             found.number[own], weights=(heat * self._points_of_voxel)[own], minlength=len(found.objects)
         )
         means = [float(warmth[one.id] / one.points) for one in found.objects]
-        order = [
-            k for k in np.argsort([-mean for mean in means], kind="stable") if means[k] >= self._settings.threshold
-        ]
-        return [HotObject(found.objects[k], means[k], self.scan.frame) for k in order[: self._settings.regions]]
+        order = [k for k in np.argsort([-mean for mean in means], kind="stable") if means[k] >= threshold]
+        return [HotObject(found.objects[k], means[k], self.scan.frame) for k in order[:count]]
 
     def _write(self, text: str, heat: npt.NDArray[np.float32]) -> list[Path]:
         if self._settings.out is None:
@@ -354,7 +415,7 @@ def find_grounded(checkpoint: Path | None, runs: Path, progress: Progress) -> Pa
         CheckpointError: There is none.
     """
     if checkpoint is not None:
-        return resolve_checkpoint(checkpoint, progress)
+        return find_model(checkpoint, progress)
     newest = newest_checkpoint(runs, "pretrain", "finetune", accepts=lambda path: is_grounded(read_info(path)))
     if newest is not None:
         progress.note(f"using the newest language-grounded run: {newest}")
@@ -409,7 +470,12 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
             )
         return anchors
     named = Path(read_setting(info, "anchors") or "anchors.safetensors")
-    candidates = [named, path.parent / named.name, path.parents[min(2, len(path.parents) - 1)] / named.name]
+    candidates = [
+        named,
+        path.parent / named.name,
+        path.parent / ANCHORS_FILE,
+        path.parents[min(2, len(path.parents) - 1)] / named.name,
+    ]
     shipped = shipped_anchors()
     if shipped is not None:
         candidates.append(shipped)

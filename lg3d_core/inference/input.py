@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame, find_frame, plain_frame
@@ -60,12 +63,7 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
     surface = open_scan(path)
     info = _find_info(path) if scale == up == "auto" else None
     frame = find_frame(surface, scale=scale, up=up) if info is None else _read_frame(info)
-    for note in frame.notes:
-        progress.note(f"{word}: {note}")
-    for doubt in (*surface.doubts, *frame.doubts):
-        progress.warn(f"{word}: {doubt}")
-    if surface.colors is None:
-        progress.warn(f"{word}: no colours: using grey, which reduces accuracy")
+    _report_guesses(word, surface, frame, progress)
     return Input(word, path.stem, surface, frame, is_scannet=info is not None)
 
 
@@ -73,6 +71,46 @@ def input_of_scene(scene: "Scene", vocabulary: "Vocabulary") -> Input:
     """Return a scene of a store, which is in metres with +z up."""
     surface = surface_in_memory(Path(scene.scene_id), scene.xyz, scene.rgb, scene.faces)
     return Input(scene.scene_id, scene.scene_id, surface, plain_frame(), scene, vocabulary)
+
+
+def open_arrays(
+    xyz: npt.NDArray[np.floating],
+    rgb: npt.NDArray[np.uint8] | None,
+    faces: npt.NDArray[np.integer] | None,
+    *,
+    scale: str,
+    up: str,
+    progress: Progress,
+) -> Input:
+    """Open a scan in memory, and report what was guessed about it, as for a file.
+
+    Args:
+        xyz: Positions, shape `(vertices, 3)`; may hold NaN.
+        rgb: Colours, shape `(vertices, 3)`, uint8; None for grey.
+        faces: Corners of triangles, shape `(faces, 3)`; None for points.
+        scale: Unit, as for a file.
+        up: Up axis, as for a file.
+        progress: Receives notes and warnings.
+
+    Raises:
+        DataError: There are no vertices, or no position is finite.
+    """
+    name = "arrays"
+    if len(xyz) == 0:
+        raise DataError(f"{name}: the scan has no vertices")
+    surface = surface_in_memory(Path(name), xyz, rgb, faces)
+    frame = find_frame(surface, scale=scale, up=up)
+    _report_guesses(name, surface, frame, progress)
+    return Input(name, name, surface, frame)
+
+
+def _report_guesses(name: str, surface: Surface, frame: Frame, progress: Progress) -> None:
+    for note in frame.notes:
+        progress.note(f"{name}: {note}")
+    for doubt in (*surface.doubts, *frame.doubts):
+        progress.warn(f"{name}: {doubt}")
+    if surface.colors is None:
+        progress.warn(f"{name}: no colours: using grey, which reduces accuracy")
 
 
 def _find_info(path: Path) -> Path | None:

@@ -305,6 +305,9 @@ def label_scan(
     """
     scan = refine_input(scan, predictor.voxel_size, progress)
     voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
+    if voxels.num_outside:
+        count, total = voxels.num_outside, scan.surface.num_vertices
+        progress.warn(f"{scan.name}: {count} of {total} vertices have no usable position: label 0")
     features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
     labels = features.label(keep=objects or superpoints)
     score = predictor.score or predictor.network.classify
@@ -353,8 +356,6 @@ def _predict(
     )
     scan, voxels, strays = labelled.scan, labelled.voxels, labelled.voxels.num_outside
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-    if strays:
-        progress.warn(f"{scan.name}: {strays} of {scan.surface.num_vertices} vertices have no usable position: label 0")
     files = _write(labelled, vocabulary, settings, name, origin, progress, make_page=make_page)
     if labelled.found is not None:
         stem = settings.out / name

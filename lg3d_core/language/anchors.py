@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import SettingsError, UsageError
+from lg3d_core.errors import UsageError
 from lg3d_core.language.anchors_file import (
     Anchors,
     describe_projection,
@@ -101,12 +101,9 @@ def _bundled(settings: AnchorsSettings, vocabulary: Vocabulary) -> Anchors:
 
 
 def _encoded(settings: AnchorsSettings, spec: EncoderSpec, vocabulary: Vocabulary, progress: Progress) -> Anchors:
-    import torch
+    from lg3d_core.devices import resolve_device  # torch, which takes seconds to load
 
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: PyTorch finds no CUDA device; pass --device cpu or auto")
-    on_cuda = settings.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if on_cuda else "cpu")
+    device = resolve_device(settings.device)
     encoder = _load_encoder(settings, spec, device, progress)
     vectors = encode_names(encoder, vocabulary.names, settings.prompt, progress)
     metadata = {

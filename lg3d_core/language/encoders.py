@@ -17,8 +17,8 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from lg3d_core.download import answers, is_offline
 from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
-from lg3d_core.language.download import answers, is_offline
 from lg3d_core.language.encoder_names import UNNAMED, EncoderSpec
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress

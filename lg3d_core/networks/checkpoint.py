@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.files import recognise_foreign, write_bytes
+from lg3d_core.networks.hub import download_checkpoint, is_hub_name
 from lg3d_core.networks.minkowski_checkpoint import (
     OFFSET_HEAD_PREFIX,
     STEM_SIZES,
@@ -46,6 +47,12 @@ MAX_VOXEL_SIZE = 100.0
 FLOATS = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
 CHECKPOINT_NAME = "checkpoint.safetensors"
 BEST_NAME = "best.safetensors"
+ONNX_SUFFIX, PROGRAM_SUFFIX = ".onnx", ".pt2"
+
+
+def is_onnx(path: Path) -> bool:
+    """Return whether a path names a model that `lg3d export` wrote as ONNX."""
+    return path.suffix.lower() == ONNX_SUFFIX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +122,10 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file that lg3d wrote")
+    if is_onnx(path):
+        from lg3d_core.networks.onnx_file import read_onnx
+
+        return read_onnx(path)[1]
     if is_torch_file(path):
         foreign, match = _read_whole(path)
         return describe_foreign(foreign, match, final_relu=final_relu)
@@ -128,21 +139,34 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
             )
         if metadata["format"] == SEALED_FORMAT and not is_sealed:
             raise CheckpointError(f"{path}: damaged: its checksum is missing; {AGAIN}")
-        info = CheckpointInfo(**json.loads(metadata["info"]))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    if "info" not in metadata:
+        raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its info is missing")
+    info = parse_info(metadata["info"], path)
+    if final_relu not in (None, info.final_relu):
+        raise CheckpointError(
+            f"{path} was written by lg3d and its last block ends {'with' if info.final_relu else 'without'} "
+            f"a ReLU: omit {'--final-relu' if final_relu else '--no-final-relu'}"
+        )
+    return info
+
+
+def parse_info(text: str, path: Path) -> CheckpointInfo:
+    """Return the metadata of a checkpoint from its JSON text.
+
+    Raises:
+        CheckpointError: The text is damaged, or names a network that does not exist.
+    """
+    try:
+        info = CheckpointInfo(**json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of checkpoint {path} is damaged: {error}") from None
     if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
         raise CheckpointError(
             f"{path} holds a network {info.network!r}; supported networks: {', '.join(NETWORK_PLANS)}"
         )
     _require_info(info, path)
-    if final_relu not in (None, info.final_relu):
-        raise CheckpointError(
-            f"{path} was written by lg3d and its last block ends {'with' if info.final_relu else 'without'} "
-            f"a ReLU: omit {'--final-relu' if final_relu else '--no-final-relu'}"
-        )
     return info
 
 
@@ -240,8 +264,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint by name.
 
     Raises:
-        CheckpointError: The file cannot be read, or foreign weights do not fit any network.
+        CheckpointError: The file cannot be read, is an exported model, or foreign weights do not fit any network.
     """
+    if is_onnx(path):
+        raise CheckpointError(
+            f"{path} is an exported model, which only predict, ask, eval and view run: pass the checkpoint that it was "
+            "made from"
+        )
     if is_torch_file(path):
         return read_tensors(*_read_whole(path))
     _require_whole(path)
@@ -297,22 +326,30 @@ def _first(names: list[str]) -> str:
 
 
 def resolve_checkpoint(path: Path, progress: Progress | None = None, *, final_relu: bool | None = None) -> Path:
-    """Return the path of a checkpoint file, or of the last checkpoint in the folder of a run.
+    """Return the path of a checkpoint file, of the last checkpoint of a run, or of a model that is downloaded.
 
     Args:
-        path: File or folder.
-        progress: Receives a note on what is assumed about foreign weights.
+        path: File, folder of a run, or name of a model, `hf:OWNER/NAME[@REVISION]`.
+        progress: Receives a note on a download, and on what is assumed about foreign weights.
         final_relu: As in `read_info`.
 
     Raises:
-        CheckpointError: The path does not exist, or the foreign weights cannot be used.
+        CheckpointError: The path or model does not exist, or the foreign weights cannot be used.
+        UsageError: The name of a model is invalid.
+        MissingDependencyError: The model is not cached, and the hub cannot be reached.
     """
+    if is_hub_name(path):
+        return download_checkpoint(path, progress or Progress())
     if path.is_dir():
         if not (path / CHECKPOINT_NAME).is_file():
             raise CheckpointError(f"{path} holds no {CHECKPOINT_NAME}: has this run finished an epoch?")
         return path / CHECKPOINT_NAME
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: expected a .safetensors file or the folder of a run")
+    if path.suffix.lower() == PROGRAM_SUFFIX:
+        raise CheckpointError(
+            f"{path} is a program of torch.export, which lg3d does not run: pass a checkpoint, or export it as .onnx"
+        )
     if progress is not None and is_torch_file(path):
         info = read_info(path, final_relu=final_relu)
         end = "with" if info.final_relu else "without"

@@ -140,7 +140,9 @@ class MinkUNet(nn.Module):
         if features.dim() != 2 or features.shape[1] != self.num_features:
             raise ShapeError(f"Expected features of shape (voxels, {self.num_features}), got {tuple(features.shape)}.")
         weight = self.final.kernel
-        return pointwise_convolution(features.to(weight.dtype), weight, self.final.bias)
+        if not torch.is_autocast_enabled(features.device.type):  # which chooses the dtype of the product itself
+            features = features.to(weight.dtype)
+        return pointwise_convolution(features, weight, self.final.bias)
 
 
 def _down(channels: int) -> SparseConvolution:

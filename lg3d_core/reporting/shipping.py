@@ -11,6 +11,7 @@ from torch import nn
 
 from lg3d_core.errors import CheckpointError
 from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
+from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.evaluation.scores import Scores
 from lg3d_core.evaluation.table import percent
@@ -30,6 +31,12 @@ from lg3d_core.store.scene_store import SceneStore
 
 PLACES = ("store", "runs", "anchors", "recipe", "name", "resume", "start")
 """Settings that name files of the machine of the training."""
+
+
+SCORES_TEXT = (
+    "mIoU over the classes that occur and accuracy at vertices, and average precision of objects without superpoints, "
+    "in percent."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +139,13 @@ def measure_cost(run: Path) -> TrainingCost:
 def _measure(path: Path, title: str, store: Path, split: Any, *, votes: int, progress: Progress) -> Measured:
     opened = SceneStore(store)
     scene_ids = opened.scene_ids(split)
-    predictor, _ = Predictor.load(path)
-    single = evaluate_scenes(predictor, opened, scene_ids, progress=progress)
+    predictor, info = Predictor.load(path)
+    grouping = Grouping.for_voxels(info.voxel_size) if info.offset_head else None
+    single = evaluate_scenes(predictor, opened, scene_ids, grouping=grouping, progress=progress)
     voted = None
     if votes > 1:
         more = dataclasses.replace(predictor, votes=votes)
-        voted = evaluate_scenes(more, opened, scene_ids, progress=progress)
+        voted = evaluate_scenes(more, opened, scene_ids, grouping=grouping, progress=progress)
     return Measured(title=title, single=single, voted=voted, votes=votes)
 
 
@@ -169,10 +177,10 @@ def write_card(
         *(f"| {name} | {value} |" for name, value in rows),
     ]
     lines += ["", "## Training data", "", data.strip()]
-    lines += ["", "## Scores", "", "mIoU at vertices over the classes that occur, and accuracy, in percent.", ""]
+    lines += ["", "## Scores", "", SCORES_TEXT, ""]
     lines += [
-        "| scenes | number | classes | votes | mIoU | head | common | tail | accuracy |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| scenes | number | classes | votes | mIoU | head | common | tail | accuracy | AP50 | AP25 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for test in measured:
         lines.append(_score_row(test.title, 1, test.single))
@@ -189,7 +197,9 @@ def _score_row(title: str, votes: int, evaluation: Evaluation) -> str:
     scores = evaluation.vertex
     groups = [percent(scores.means_present[name].iou) for name in ("head", "common", "tail") if name in scores.means]
     cells = [title, str(evaluation.num_scenes), str(scores.num_present), str(votes), percent(scores.miou_present)]
-    return f"| {' | '.join([*cells, *groups, percent(scores.accuracy)])} |"
+    objects = evaluation.instances
+    precisions = ["-", "-"] if objects is None else [percent(objects.mean(metric)) for metric in ("ap50", "ap25")]
+    return f"| {' | '.join([*cells, *groups, percent(scores.accuracy), *precisions])} |"
 
 
 def _class_line(scores: Scores) -> str:

@@ -322,7 +322,7 @@ def _missing(field: Field) -> UsageError:
 
 def _convert(value: Any, field: Field, source: _Source) -> Any:
     """Bring a value from text, TOML, JSON or Python to a field's type, and check its limits."""
-    if field.is_optional and (value is None or (value == "" and source.is_variable)):
+    if field.is_optional and (value is None or (value == "" and source.is_variable) or field.is_default(value)):
         return None
     if not field.is_tuple:
         converted = _convert_item(value, field, source)
@@ -344,8 +344,8 @@ def _split(text: str) -> list[str]:
 def _convert_item(value: Any, field: Field, source: _Source) -> Any:
     kind = field.kind
     if field.choices:
-        if value not in field.choices:
-            raise source.fail(field, f"one of {', '.join(field.choices)}", value)
+        if not field.is_choice(value):
+            raise source.fail(field, f"one of {', '.join(field.expected)}", value)
         return value
     if kind is bool:
         words = {"0": False, "1": True, "false": False, "true": True}

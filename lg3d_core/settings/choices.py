@@ -1,9 +1,12 @@
 """The values that options of a fixed set take. Each set is written here alone; help, completion and checks read it."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from lg3d_core.settings.fields import Words
 
 NetworkName = Literal["34D", "34C", "18C", "18A", "14A"]
-Device = Literal["auto", "cpu", "cuda"]
+DEVICES = Words(("auto", "cpu", "cuda"), pattern="cuda:[0-9]{1,3}", shown="cuda:N")
+Device = Annotated[str, DEVICES]
 BackendName = Literal["native", "torch", "triton", "minkowski", "reference"]
 Backend = Literal["auto", BackendName]
 BenchBackend = Literal["all", BackendName]

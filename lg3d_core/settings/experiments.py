@@ -7,7 +7,16 @@ from typing import Annotated, ClassVar
 from annotated_doc import Doc
 
 from lg3d_core.settings.base import Settings
-from lg3d_core.settings.choices import BenchBackend, Benchmark, BenchPeer, NetworkName, ScoredClasses, Split
+from lg3d_core.settings.choices import (
+    BenchBackend,
+    Benchmark,
+    BenchPeer,
+    Device,
+    NetworkName,
+    Precision,
+    ScoredClasses,
+    Split,
+)
 from lg3d_core.settings.data import RECIPES, RoomsSettings
 from lg3d_core.settings.fields import Argument, Ge, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
@@ -58,6 +67,9 @@ class BenchSettings(SeedFields, DeviceFields, PrecisionFields, StoreFields):
     ] = ()
     voxel_size: Annotated[tuple[Metres, ...], NonEmpty(), Doc("Voxel edges in metres.")] = (0.05,)
     batch: Annotated[tuple[AtLeastOne, ...], NonEmpty(), Doc("Scenes per batch.")] = (1,)
+    max_voxels: Annotated[int, Ge(1000), Doc("Voxels per batch; larger scenes are cropped to their centre.")] = (
+        1_000_000
+    )
     backends: Annotated[
         tuple[BenchBackend, ...],
         NonEmpty(),
@@ -166,6 +178,26 @@ class ReportSettings(RunsFields, SeedFields, NetworkFields):
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings(Settings):
-    """`lg3d doctor`: devices, backends, encoders and versions of this machine."""
+    """`lg3d doctor`: devices, backends, encoders and versions of this machine, or how long training takes on it."""
 
     command: ClassVar[str] = "doctor"
+
+    plan: Annotated[bool, Doc("Forecast training: hours, memory and loading processes, from a measured step.")] = False
+    recipe: Annotated[
+        str | None,
+        Doc(f"Recipe of --plan: {RECIPES}."),
+        Option(default="the recipe of pretrain and finetune", completes="recipes"),
+    ] = None
+    network: Annotated[NetworkName | None, Doc("Network of --plan."), Option(default="the recipe's")] = None
+    voxel_size: Annotated[Metres | None, Doc("Voxel edge of --plan, in metres."), Option(default="the recipe's")] = None
+    batch_size: Annotated[AtLeastOne | None, Doc("Batch size of --plan."), Option(default="the recipe's")] = None
+    epochs: Annotated[AtLeastOne | None, Doc("Epochs of --plan."), Option(default="the recipe's")] = None
+    store: Annotated[
+        Path | None, Doc("Scene store of --plan; ScanNet is assumed where it is missing."), Option(default="data")
+    ] = None
+    device: Annotated[Device | None, Doc("Device of --plan."), Option(default="auto")] = None
+    precision: Annotated[Precision | None, Doc("Precision of --plan."), Option(default="auto")] = None
+
+    def plan_options(self) -> dict[str, object]:
+        """Return the values that replace those of the recipe; None replaces nothing."""
+        return {name: value for name, value in vars(self).items() if name not in ("plan", "recipe", "json")}

@@ -9,6 +9,7 @@ the element type of a tuple.
 import dataclasses
 import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ class Matches:
 
     accepts: Callable[[Any], bool]
     expected: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """The value is one of a few words, or matches a pattern, for which `shown` stands in help: `cuda:N`."""
+
+    choices: tuple[str, ...]
+    pattern: str
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,7 @@ class Field:
         whole: Of the tuple as a whole.
         option: Command-line form.
         default: Default, or `dataclasses.MISSING`.
+        words: Words that a text may be, if it is not free.
     """
 
     name: str
@@ -148,6 +159,7 @@ class Field:
     whole: tuple[Any, ...]
     option: Option
     default: Any
+    words: Words | None = None
 
     @property
     def option_name(self) -> str:
@@ -173,8 +185,31 @@ class Field:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a `Literal`; empty for other types."""
+        """The values of a `Literal`, or the words that a text may be; empty for other types."""
+        if self.words is not None:
+            return self.words.choices
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    def is_default(self, value: Any) -> bool:
+        """Return whether a text is the word that help shows for the default of an optional number: `--jobs auto`."""
+        return self.kind in (int, float) and bool(self.option.default) and value == self.option.default
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """The choices as help and messages list them, with the form of those that follow a pattern."""
+        return self.choices if self.words is None else (*self.choices, self.words.shown)
+
+    def is_choice(self, value: Any) -> bool:
+        """Return whether a value is one of the choices."""
+        if value in self.choices:
+            return True
+        return self.words is not None and re.fullmatch(self.words.pattern, str(value), re.ASCII) is not None
+
+    @property
+    def type_name(self) -> str:
+        """The type as help shows it: `int`, `path`, `auto|cpu|cuda|cuda:N`."""
+        names = {int: "int", float: "float", str: "text", Path: "path"}
+        return "|".join(self.expected) or names[self.kind]
 
     @property
     def splits_on_commas(self) -> bool:
@@ -263,7 +298,8 @@ def _read_field(name: str, hint: Any, default: Any) -> Field:
         limits = marks
     option = next((mark for mark in marks if isinstance(mark, Option)), Option())
     doc = next((mark.documentation for mark in marks if isinstance(mark, Doc)), "")
-    return Field(name, kind, is_tuple, is_optional, doc, tuple(_limits(limits)), whole, option, default)
+    words = next((mark for mark in marks if isinstance(mark, Words)), None)
+    return Field(name, kind, is_tuple, is_optional, doc, tuple(_limits(limits)), whole, option, default, words)
 
 
 def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -275,9 +311,3 @@ def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _limits(marks: tuple[Any, ...]) -> Iterator[Any]:
     return (mark for mark in marks if isinstance(mark, Ge | Gt | Le | Lt | Matches | Hint))
-
-
-def type_name(kind: Any) -> str:
-    """Return the name of a field's type as help shows it."""
-    names = {int: "int", float: "float", str: "text", Path: "path"}
-    return names.get(kind) or "|".join(get_args(kind))

@@ -1,4 +1,4 @@
-"""Settings of the commands that use a trained network: eval, predict, ask, view, convert."""
+"""Settings of the commands that use a trained network: eval, predict, ask, view, convert, export, models, push."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint or run folder."),
+        Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
         Option(panel=Panel.NETWORK, default="the newest fine-tuned run", completes="runs"),
     ] = None
 
@@ -81,6 +81,41 @@ class ConvertSettings(WeightsFields):
         Option(default="as recorded in the file"),
     ] = None
     partial: Annotated[bool, Doc("Load the tensors that match; the others keep their initial values.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(StoreFields, WeightsFields):
+    """`lg3d export`: a checkpoint as a file that other programs run."""
+
+    command: ClassVar[str] = "export"
+
+    checkpoint: Annotated[Path, Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."), Argument(completes="runs")]
+    exported: Annotated[Path, Doc("File to write: .onnx, or .pt2 for torch.export."), Argument("OUT")]
+    vocabulary: Annotated[
+        str | None, Doc("Vocabulary of the classes."), Option(panel=Panel.NETWORK, default="the checkpoint's")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsSettings(RunsFields):
+    """`lg3d models`: the models on this machine."""
+
+    command: ClassVar[str] = "models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushSettings(Settings):
+    """`lg3d push`: a checkpoint to Hugging Face."""
+
+    command: ClassVar[str] = "push"
+
+    checkpoint: Annotated[Path, Doc("Checkpoint or run folder."), Argument(completes="runs")]
+    repository: Annotated[str, Doc("Repository: OWNER/NAME, or OWNER/NAME@BRANCH."), Argument("REPOSITORY")]
+    card: Annotated[Path | None, Doc("Model card in Markdown."), Option(default="generated")] = None
+    anchors: Annotated[
+        Path | None, Doc("File of the text anchors."), Option(default="that of the checkpoint's run")
+    ] = None
+    private: Annotated[bool, Doc("Create the repository as private.")] = False
 
 
 def _is_positive(text: str) -> bool:
@@ -184,7 +219,7 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
     ] = ("ply",)
     checkpoint: Annotated[
         Path | None,
-        Doc("Checkpoint or run folder."),
+        Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
         Option(panel=Panel.NETWORK, default="the newest pre-training run", completes="runs"),
     ] = None
     anchors: Annotated[

@@ -75,7 +75,9 @@ class WorkerFields(Settings):
 class DeviceFields(Settings):
     """The device."""
 
-    device: Annotated[Device, Doc("Device; auto: CUDA if available."), Option(panel=Panel.COMPUTATION)] = "auto"
+    device: Annotated[
+        Device, Doc("Device; auto: CUDA if available; cuda:1: the second GPU."), Option(panel=Panel.COMPUTATION)
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

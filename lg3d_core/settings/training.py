@@ -131,8 +131,10 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
         Option(panel=Panel.COMPUTATION, default="no limit"),
     ] = None
     jobs: Annotated[
-        NotNegative, Doc("Processes that load scenes; 0: the training process."), Option(panel=Panel.COMPUTATION)
-    ] = 2
+        NotNegative | None,
+        Doc("Processes that load scenes; 0: the training process; auto: as many as the network keeps busy."),
+        Option(panel=Panel.COMPUTATION, default="auto"),
+    ] = None
     precision: Annotated[
         Precision,
         Doc("Precision; auto: bf16 on CUDA and on CPUs with AVX512-BF16 and a C compiler, else fp32."),
@@ -290,7 +292,7 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = "semantic"
     start: Annotated[
         str,
-        Doc("Checkpoint or run folder to start from; latest: the newest pre-training run; scratch: no pre-training."),
+        Doc("Checkpoint, run folder or hf:OWNER/NAME; latest: the newest pre-training run; scratch: no pre-training."),
         Option("--from", panel=Panel.RUN, completes="starts"),
     ] = "latest"
     classifier: Annotated[

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
 
 from lg3d_core.errors import MissingDependencyError, SettingsError, UsageError
 from lg3d_core.sparse.kernel_maps import KernelMap
@@ -145,6 +145,34 @@ class RowKernels(Protocol):
         constant: Tensor,
     ) -> None:
         """Write `gradient * slope + features * by_features + constant`; `output` as in `sum_gradients`."""
+        ...
+
+
+@runtime_checkable
+class NormalizingBackend(Protocol):
+    """Backend with its own batch normalisation for training on a GPU."""
+
+    def normalize_rows(
+        self,
+        features: Tensor,
+        bn: nn.BatchNorm1d,
+        *,
+        residual: Tensor | None,
+        relu: bool,
+        group: distributed.ProcessGroup | None,
+    ) -> Tensor | None:
+        """Normalise rows by their own statistics, and update the running statistics.
+
+        Args:
+            features: Shape `(rows, channels)`.
+            bn: Parameters and running statistics; the latter are used with fewer than two rows.
+            residual: Added after normalisation; shape and dtype of `features`.
+            relu: Whether to apply a ReLU.
+            group: Processes that normalise together, each with its own rows.
+
+        Returns:
+            Normalised rows, differentiable; None if the backend does not support dtype or momentum.
+        """
         ...
 
 

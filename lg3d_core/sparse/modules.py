@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from lg3d_core.sparse import normalization
+from lg3d_core.sparse import normalization, parallel
+from lg3d_core.sparse.backends import current_backend
 from lg3d_core.sparse.functional import fused_convolution, sparse_convolution
 from lg3d_core.sparse.tensor import SparseTensor
 
@@ -63,7 +64,7 @@ class SparseBatchNorm(nn.Module):
 
     def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
         super().__init__()
-        self.bn: nn.BatchNorm1d | nn.SyncBatchNorm = nn.BatchNorm1d(channels, momentum=momentum)
+        self.bn = nn.BatchNorm1d(channels, momentum=momentum)
         self.group: distributed.ProcessGroup | None = None
         self._folded: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
@@ -79,6 +80,10 @@ class SparseBatchNorm(nn.Module):
         A single voxel has no variance: it is normalised by the running statistics, which are not updated.
         """
         self._folded = None  # fused optimisers and PyTorch's batch norm change tensors without raising their versions
+        if self.training and (self.group is not None or len(features) > 1):
+            output = self._normalize_by_backend(features, residual=residual, relu=relu)
+            if output is not None:
+                return output
         if self.training and self.group is not None:
             return self._normalize_together(features, self.group, residual=residual, relu=relu)
         bn = self.bn
@@ -111,30 +116,38 @@ class SparseBatchNorm(nn.Module):
             relu=relu,
         )
 
+    def _normalize_by_backend(self, features: Tensor, *, residual: Tensor | None, relu: bool) -> Tensor | None:
+        """Normalise with the kernels of the backend for GPUs; None if it has none for these rows."""
+        if parallel.runs_on_workers(features) or not _fits(features, self.bn.weight, residual):
+            return None
+        normalize_rows = getattr(current_backend(features.device), "normalize_rows", None)
+        if normalize_rows is None:
+            return None
+        output: Tensor | None = normalize_rows(features, self.bn, residual=residual, relu=relu, group=self.group)
+        return output
+
     def _normalize_together(
         self, features: Tensor, group: distributed.ProcessGroup, *, residual: Tensor | None, relu: bool
     ) -> Tensor:
         """Normalise with the statistics over all processes of the group, each of which calls this with its own rows."""
-        bn = self.bn
-        if features.device.type != "cpu":
-            return _add_and_clip(bn(features), residual, relu)
-        fused = _runs_on_workers(features, bn.weight, residual)
+        bn, current = self.bn, self._copy_running_statistics()
+        fits = _fits(features, bn.weight, residual)
         together = normalization.measure_together(features.detach(), group)
-        measures = together.num_rows > 1
-        if measures:
-            self._update_running_statistics(together.statistics, together.num_rows)
+        measures = together.num_rows > 1  # stays on the device: no process waits for it
+        self._update_running_statistics_together(together, measures)
+        statistics = (torch.where(measures, *pair) for pair in zip(together.statistics, current, strict=True))
         output = normalization.normalize(
             features,
-            together.statistics if measures else self._copy_running_statistics(),
+            normalization.Statistics(*statistics),
             bn.weight,
             bn.bias,
             eps=bn.eps,
-            statistics_are_own=measures,
-            together=together if measures else None,
-            residual=residual if fused else None,
-            relu=relu and fused,
+            statistics_are_own=True,
+            together=together,
+            residual=residual if fits else None,
+            relu=relu and fits,
         )
-        return output if fused else _add_and_clip(output, residual, relu)
+        return output if fits else _add_and_clip(output, residual, relu)
 
     def _copy_running_statistics(self) -> normalization.Statistics:
         """Return copies, because a later batch may update the running statistics before the backward pass."""
@@ -176,12 +189,25 @@ class SparseBatchNorm(nn.Module):
         self.bn.running_mean.mul_(1 - share).add_(statistics.mean, alpha=share)
         self.bn.running_var.mul_(1 - share).add_(statistics.variance, alpha=share * unbiased)
 
+    def _update_running_statistics_together(self, together: normalization.Together, measures: Tensor) -> None:
+        """Update the running statistics on the device, if `measures` is true there."""
+        bn = self.bn
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        assert bn.num_batches_tracked is not None
+        bn.num_batches_tracked.add_(measures)
+        share = measures / bn.num_batches_tracked.clamp_min(1) if bn.momentum is None else bn.momentum * measures
+        unbiased = together.num_rows / (together.num_rows - 1).clamp_min(1)
+        bn.running_mean.lerp_(together.statistics.mean, share.to(bn.running_mean.dtype))
+        bn.running_var.lerp_(
+            (together.statistics.variance * unbiased).to(bn.running_var.dtype), share.to(bn.running_var.dtype)
+        )
+
 
 def share_statistics(network: nn.Module, group: distributed.ProcessGroup) -> None:
     """Synchronise a network's batch normalisation over the processes of a group.
 
-    CUDA uses PyTorch's `SyncBatchNorm`, the CPU this package's own implementation. Afterwards every process has to run
-    every pass, if necessary without voxels. On CUDA, all processes together need at least two voxels on every level.
+    Afterwards every process has to run every pass, if necessary without voxels.
 
     Args:
         network: Network on its device, modified in place. Names and values of parameters are unchanged.
@@ -190,8 +216,6 @@ def share_statistics(network: nn.Module, group: distributed.ProcessGroup) -> Non
     for module in network.modules():
         if isinstance(module, SparseBatchNorm):
             module.group = group
-            if module.bn.weight.device.type != "cpu":
-                module.bn = nn.SyncBatchNorm.convert_sync_batchnorm(module.bn, group)  # type: ignore[no-untyped-call]
 
 
 def _add_and_clip(output: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
@@ -233,6 +257,11 @@ def convolve_and_normalize(
 
 def _runs_on_workers(features: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
     """Return whether rows are normalised by this package (CPU, common dtypes) rather than by PyTorch's batch norm."""
+    return parallel.runs_on_workers(features) and _fits(features, weight, residual)
+
+
+def _fits(features: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
+    """Return whether this package's normalisation can take the dtypes, and add the residual."""
     wide = torch.promote_types(features.dtype, torch.float32)
     fits = residual is None or (residual.dtype == features.dtype and residual.shape == features.shape)
-    return features.device.type == "cpu" and weight.dtype == wide and fits
+    return weight.dtype == wide and fits

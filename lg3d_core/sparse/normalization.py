@@ -1,4 +1,4 @@
-"""Batch normalisation of rows on the CPU, fused with addition and ReLU, in parallel over pieces of rows.
+"""Batch normalisation of rows, fused with addition and ReLU; on the CPU in parallel over pieces of rows.
 
     output = max(0, (x - mean) / sqrt(variance + eps) * weight + bias + residual)
 
@@ -6,7 +6,8 @@ mean, variance: over all rows, per channel. Reference: `torch.nn.functional.batc
 A piece is small enough to stay in a core's cache during its operations. Pieces depend only on the shape, and their sums
 are combined in float64 in a fixed order, so that results are bit-equal for any number of workers. bfloat16 rows use the
 compiled kernels of the current backend, if it has some.
-Distributed processes can normalise over the rows of all of them, forward and backward.
+Distributed processes can normalise over the rows of all of them, forward and backward, on any device: each adds its
+sums in one `all_reduce`, float64 whatever the dtype of its rows, and none waits for a number from the device.
 """
 
 from itertools import pairwise
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
+from lg3d_core.sparse import parallel
 from lg3d_core.sparse.backends import RowKernels, current_backend
 from lg3d_core.sparse.parallel import run_pieces
 
@@ -35,12 +37,12 @@ class Together(NamedTuple):
 
     Attributes:
         statistics: Statistics, equal in all processes.
-        num_rows: Number of rows of all processes.
+        num_rows: Number of rows of all processes, float64, on the device.
         group: Process group.
     """
 
     statistics: Statistics
-    num_rows: int
+    num_rows: Tensor
     group: distributed.ProcessGroup
 
 
@@ -53,17 +55,17 @@ def measure(features: Tensor) -> Statistics:
 def measure_together(features: Tensor, group: distributed.ProcessGroup) -> Together:
     """Return the statistics over the rows of all processes, each of which calls this; some may have no rows."""
     num_rows, channels = features.shape
-    own = torch.zeros(1 + 2 * channels, dtype=torch.float64)
+    sums = torch.zeros(1 + 2 * channels, dtype=torch.float64, device=features.device)
     if num_rows:
-        own = torch.cat([own.new_tensor([num_rows]), *_measure(features)])
-    parts = [torch.empty_like(own) for _ in range(group.size())]
-    distributed.all_gather(parts, own, group=group)
-    counts, means, variances = torch.split(torch.stack(parts), [1, channels, channels], dim=1)
-    share = counts / counts.sum().clamp_min(1)
-    mean = (share * means).sum(dim=0)
-    variance = (share * (variances + (means - mean).square())).sum(dim=0)
+        mean, variance = _measure(features)
+        sums[0] = num_rows
+        sums[1:] = num_rows * torch.cat([mean, variance + mean.square()])
+    distributed.all_reduce(sums, group=group)
+    total = sums[0]
+    mean, square = torch.split(sums[1:] / total.clamp_min(1), channels)
     wide = _wide(features.dtype)
-    return Together(Statistics(mean.to(wide), variance.to(wide)), int(counts.sum()), group)
+    # Squares of the mean are subtracted in float64: float32 has lost nothing yet where the mean is 10^4 deviations.
+    return Together(Statistics(mean.to(wide), (square - mean.square()).clamp_min(0).to(wide)), total, group)
 
 
 def _measure(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +87,8 @@ def _measure(features: Tensor) -> tuple[Tensor, Tensor]:
         means[piece], variances[piece] = torch.batch_norm_update_stats(rows, None, None, 0.0)
 
     run_pieces(measure_piece, len(bounds) - 1)
+    if len(means) == 1:
+        return means[0].double(), variances[0].double()
     share = torch.tensor([last - first for first, last in pairwise(bounds)], dtype=torch.float64) / len(features)
     mean = (share[:, None] * means).sum(dim=0)
     variance = (share[:, None] * (variances + (means - mean).square())).sum(dim=0)
@@ -106,14 +110,14 @@ def normalize(
     """Normalise, scale and shift rows, then optionally add the residual and apply a ReLU, in one pass.
 
     Args:
-        features: Rows, shape `(rows, channels)`, on the CPU.
+        features: Rows, shape `(rows, channels)`.
         statistics: Mean and variance, without gradients.
         weight: Scale, shape `(channels,)`, float32, or float64 for float64 features.
         bias: Shift, as `weight`.
         eps: Value added to the variance.
         statistics_are_own: Whether they were measured on `features`, so that the gradient flows through them as well.
         together: Statistics over the features of all processes of a group; the backward pass then also sums over the
-            group, and every process has to run it.
+            group, and every process has to run it. With fewer than two rows altogether, `statistics` count as given.
         residual: Residual, shape and dtype of `features`.
         relu: Whether to apply a ReLU.
     """
@@ -167,7 +171,12 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(features, weight, *statistics, *([output] if relu else []))
         ctx.kernels = kernels
         ctx.eps, ctx.statistics_are_own, ctx.has_residual = eps, statistics_are_own, residual is not None
-        ctx.num_rows, ctx.group = (len(features), None) if together is None else (together.num_rows, together.group)
+        ctx.num_rows, ctx.group = len(features), None
+        if (
+            together is not None
+        ):  # statistics of fewer than two rows were not measured on them: no gradient flows through
+            ctx.num_rows = torch.where(together.num_rows > 1, together.num_rows, torch.inf)
+            ctx.group = together.group
         return output
 
     @staticmethod
@@ -308,6 +317,8 @@ def _row_kernels(features: Tensor) -> RowKernels | None:
 
 def _cut_rows(features: Tensor) -> list[int]:
     num_rows, channels = features.shape
+    if not parallel.runs_on_workers(features):
+        return [0, num_rows] if num_rows else [0]
     num_pieces = min(-(-features.numel() // PIECE_VALUES), max(1, MAX_SUMS // max(1, channels)))
     return [num_rows * piece // num_pieces for piece in range(num_pieces + 1)] if num_pieces else [0]
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from lg3d_core.errors import SettingsError
 
@@ -21,6 +22,14 @@ MAX_WORKERS = 8  # more workers are limited by the interpreter lock
 _lock = threading.Lock()
 _chosen_workers: int | None = None
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def runs_on_workers(tensor: Tensor) -> bool:
+    """Return whether operations on a tensor are cut into pieces: on the CPU. Other devices are parallel themselves.
+
+    All code that treats the CPU in a special way asks here, so that tests can take the other way on a CPU.
+    """
+    return tensor.device.type == "cpu"
 
 
 def set_num_workers(count: int | None) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lg3d_core.sparse import parallel
 from lg3d_core.sparse.parallel import run_pieces
 
 PIECE_ROWS = 1024
@@ -23,7 +24,7 @@ def multiply_rows(features: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
     A bias of a wider dtype determines the dtype of the output.
     """
-    if features.device.type != "cpu":
+    if not parallel.runs_on_workers(features):
         return features @ weight if bias is None else features @ weight + bias
     output: Tensor = _MultiplyRows.apply(features, weight, bias)  # type: ignore[no-untyped-call]
     return output

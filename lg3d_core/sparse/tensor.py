@@ -1,7 +1,10 @@
 """Sparse tensor: features on occupied voxels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.sparse.cache import CoordinateCache
@@ -20,7 +23,7 @@ class SparseTensor:
         cache: Levels and kernel maps that all tensors of the forward pass share.
     """
 
-    __slots__ = ("_to_input", "cache", "features", "stride")
+    __slots__ = ("_order", "_to_input", "cache", "features", "stride")
 
     features: Tensor
     stride: int
@@ -64,7 +67,7 @@ class SparseTensor:
         self.features = features[order]
         self.stride = 1
         self.cache = CoordinateCache(keys)
-        self._to_input = to_input
+        self._to_input, self._order = to_input, order
 
     @property
     def coordinates(self) -> Tensor:
@@ -77,7 +80,7 @@ class SparseTensor:
         other.features = features
         other.stride = self.stride if stride is None else stride
         other.cache = self.cache
-        other._to_input = self._to_input
+        other._to_input, other._order = self._to_input, self._order
         return other
 
     def restore(self, features: Tensor) -> Tensor:
@@ -88,8 +91,23 @@ class SparseTensor:
         """
         if len(features) != len(self._to_input):
             raise ShapeError(f"Expected {len(self._to_input)} rows of the finest level, got {len(features)}.")
-        return features[self._to_input]
+        restored: Tensor = _Permute.apply(features, self._to_input, self._order)  # type: ignore[no-untyped-call]
+        return restored
 
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.features.shape)
         return f"SparseTensor({shape}, {self.features.dtype}, stride {self.stride}, {self.features.device})"
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in another order. The gradient gathers by the inverse order; PyTorch's own would sort and add rows."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return features.index_select(0, order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].index_select(0, ctx.saved_tensors[0]), None, None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lg3d_core.sparse import parallel
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.parallel import run_pieces
 
@@ -77,7 +78,7 @@ def plan_chunks(kernel_map: KernelMap, rows: int, *, pad: bool = False) -> tuple
     def plan_span(index: int) -> None:
         chunks[index] = _plan_chunk(kernel_map, *spans[index], centre=centre, pad=pad)
 
-    _run(plan_span, len(spans), device=kernel_map.neighbours.device, work=100 * kernel_map.neighbours.numel())
+    _run(plan_span, len(spans), like=kernel_map.neighbours, work=100 * kernel_map.neighbours.numel())
     return tuple(chunks[index] for index in range(len(spans)))
 
 
@@ -148,7 +149,7 @@ class _Scratch(threading.local):
 
     def products(self, chunk: Chunk, channels: int, like: Tensor) -> Tensor:
         size = chunk.num_products * channels
-        if size * like.element_size() > MAX_KEPT_BYTES or like.device.type != "cpu":
+        if size * like.element_size() > MAX_KEPT_BYTES or not parallel.runs_on_workers(like):
             return like.new_empty(chunk.num_products, channels)
         buffer = self.buffer
         if buffer is None or buffer.dtype != like.dtype or buffer.numel() < size:
@@ -160,9 +161,9 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _run(task: Callable[[int], None], count: int, *, device: torch.device, work: int) -> None:
+def _run(task: Callable[[int], None], count: int, *, like: Tensor, work: int) -> None:
     """Run pieces in parallel if that is faster: on the CPU, with enough work to share."""
-    if device.type == "cpu":
+    if parallel.runs_on_workers(like):
         run_pieces(task, count, shared=work >= MIN_SHARED_WORK)
     else:
         with torch.no_grad():
@@ -199,14 +200,14 @@ def convolve_forward(features: Tensor, weight: Tensor, chunks: tuple[Chunk, ...]
 
     work = _work(chunks, weight)
     if len(chunks) != 1:
-        _run(convolve_chunk, len(chunks), device=features.device, work=work)
+        _run(convolve_chunk, len(chunks), like=features, work=work)
         return output
     (only,) = chunks  # a small level: divide its offsets instead
     products = _scratch.products(only, channels, features)
     _run(
         lambda index: multiply(products, only, only.segments[index]),
         len(only.segments),
-        device=features.device,
+        like=features,
         work=work,
     )
     return _reduce(products, only)
@@ -264,14 +265,14 @@ def convolve_backward(
 
     work = _work(chunks, weight) * (wants_features + wants_weight)
     if len(chunks) != 1:
-        _run(convolve_slot, len(slots), device=features.device, work=work)
+        _run(convolve_slot, len(slots), like=features, work=work)
     else:
         (only,) = chunks
         products = _scratch.products(only, in_channels, gradient) if wants_features else None
         _run(
             lambda index: multiply(products, 0, only, only.segments[index]),
             len(only.segments),
-            device=features.device,
+            like=features,
             work=work,
         )
         if products is not None:
@@ -309,7 +310,7 @@ def _sum_slots(sums: list[Tensor], summed: list[list[bool]], weight: Tensor) -> 
         for part in parts[2:]:
             total[offset].add_(part)
 
-    _run(sum_offset, len(total), device=weight.device, work=len(sums) * weight.numel())
+    _run(sum_offset, len(total), like=weight, work=len(sums) * weight.numel())
     return total
 
 
@@ -336,7 +337,7 @@ class _Convolve(torch.autograd.Function):
 
 
 def _plan(kernel_map: KernelMap, features: Tensor) -> tuple[Chunk, ...]:
-    pad = features.dtype != torch.float64 and features.dtype != torch.float32 and features.device.type == "cpu"
+    pad = features.dtype != torch.float64 and features.dtype != torch.float32 and parallel.runs_on_workers(features)
     wanted = ("torch", kernel_map.is_reversed, pad)
     plan = kernel_map.plans.get(wanted)
     if plan is None:

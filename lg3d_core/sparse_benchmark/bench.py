@@ -58,9 +58,8 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
     All engines compute each operation from the same voxels and weights. The first full pass of each engine is compared
     with lg3d's `torch` backend in fp32; then the engines take turns.
 
-
     Returns:
-            The measurements, which are also written to `settings.out` if it is set.
+        The measurements, which are also written to `settings.out`, if it is set, after every operation.
 
     Raises:
         SettingsError: A name is unknown, or the device is not available.
@@ -107,21 +106,27 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
                     )
                     report.results.append(result)
                     rates.measure_again()
+                    _save(report, rates, settings.out)
                     _warn_about(result, progress)
                     task.advance(status=operation.name)
-        for result in report.results:
-            for one in result.measured:
-                if one.taken:
-                    one.floor = result.cost.floor(rates, one.precision)
-    report.rates = rates.to_dict()
+        _save(report, rates, settings.out)
     if report.is_loaded:
         progress.warn(
             f"other processes used up to {report.others:.2f} cores (load average before the run: {_number(load)}): "
             "the times are not reliable; --patience SECONDS waits for an idle machine"
         )
-    if settings.out is not None:
-        write_text(settings.out, json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n")
     return report
+
+
+def _save(report: Report, rates: Rates, path: Path | None) -> None:
+    """Relate all times to the peak rates measured so far, and replace the file, so that a run may end at any time."""
+    for result in report.results:
+        for one in result.measured:
+            if one.taken:
+                one.floor = result.cost.floor(rates, one.precision)
+    report.rates = rates.to_dict()
+    if path is not None:
+        write_text(path, json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n")
 
 
 def time_operation(
@@ -295,7 +300,13 @@ def _make_workloads(settings: BenchSettings, device: torch.device, progress: Pro
             progress=progress,
         )
         workloads += [
-            make_workload(clouds, voxel_size=voxel_size, batch_size=batch_size, device=device)
+            make_workload(
+                clouds,
+                voxel_size=voxel_size,
+                batch_size=batch_size,
+                device=device,
+                max_voxels=settings.max_voxels,
+            )
             for batch_size in settings.batch
         ]
     return workloads

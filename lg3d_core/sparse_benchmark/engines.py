@@ -258,7 +258,13 @@ def find_backends(wanted: Sequence[str], device: torch.device) -> tuple[list[Lg3
 
 
 def _try_backend(name: str, device: torch.device) -> None:
-    """Convolve one voxel, because a backend may detect missing parts only then."""
+    """Convolve one voxel, because a backend may detect missing parts only then.
+
+    Raises:
+        UsageError: The backend computes as another one on this device.
+    """
+    if name == "native" and device.type != "cpu":
+        raise UsageError(f"--backends native: its kernels are for CPUs; on {device} it is the backend torch")
     resolve_backend(name, device)
     x = SparseTensor(torch.ones(1, 4, device=device), torch.zeros(1, 4, dtype=torch.int32, device=device))
     with use_backend(name), torch.no_grad():

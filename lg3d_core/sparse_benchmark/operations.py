@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.networks import MinkUNet
+from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.sparse import SparseConvolution, SparseTensor
 from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Rows, Trial
 from lg3d_core.sparse_benchmark.machine import DTYPES, Rates
-from lg3d_core.sparse_benchmark.placement import NUM_LEVELS, Voxelization, Work, place_convolutions
+from lg3d_core.sparse_benchmark.placement import NUM_LEVELS, Voxelization, Work
 from lg3d_core.sparse_benchmark.workload import Workload
 
 NUM_CLASSES = 200
@@ -50,6 +51,10 @@ LAYERS = (
     LayerPlan(96, 96, 2, stride=2, transposed=True),
     LayerPlan(128, 96, 1),
 )
+
+
+WIDE_LAYERS = (LayerPlan(512, 512, 3), LayerPlan(544, 512, 3))
+"""Layers with most of the work of 34D, which take a CPU minutes: timed on CUDA, and where 34D is."""
 
 
 class Cost(NamedTuple):
@@ -112,7 +117,8 @@ def plan_operations(
         yield _maps(workload, voxelization, seed)
     for kind in ("layers", "layers-train"):
         if kind in what:
-            for plan in LAYERS:
+            wide = WIDE_LAYERS if workload.device.type == "cuda" or "34D" in networks else ()
+            for plan in (*LAYERS, *wide):
                 yield _layer(plan, kind, workload, voxelization, seed)
     for plan_name in networks:
         if "forward" in what or "train" in what:

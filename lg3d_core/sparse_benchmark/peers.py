@@ -22,10 +22,10 @@ from torch.nn import functional
 from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.blocks import ResidualBlock
+from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.sparse import SparseConvolution
 from lg3d_core.sparse_benchmark.engines import Engine, Rows, Trial, halving_kernel
 from lg3d_core.sparse_benchmark.machine import DTYPES
-from lg3d_core.sparse_benchmark.placement import place_convolutions
 from lg3d_core.sparse_benchmark.workload import Workload
 
 IMPORT_FAILURES = (ImportError, OSError, RuntimeError, AttributeError)

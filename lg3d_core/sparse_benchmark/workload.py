@@ -114,9 +114,21 @@ def _read_cloud(scene: str, store: Path) -> Cloud:
 
 
 def make_workload(
-    clouds: Sequence[Cloud], *, voxel_size: float, batch_size: int, device: torch.device | str = "cpu"
+    clouds: Sequence[Cloud],
+    *,
+    voxel_size: float,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    max_voxels: int | None = None,
 ) -> Workload:
     """Voxelise clouds into one batch. If there are fewer clouds than scenes in the batch, clouds are repeated.
+
+    Args:
+        clouds: Coloured points of each scene.
+        voxel_size: Edge of a voxel in metres.
+        batch_size: Number of scenes.
+        device: Device of the batch.
+        max_voxels: Maximum number of voxels, divided equally among the scenes; larger ones keep their centre.
 
     Raises:
         DataError: A cloud has no points, or points that cannot be voxelised.
@@ -127,12 +139,22 @@ def make_workload(
         if len(cloud.xyz) == 0:
             raise DataError(f"{cloud.name} has no points to time operations on")
         voxels = voxelize(cloud.xyz, voxel_size)
-        cells = voxels.cells - voxels.cells.min(axis=0)
+        kept = _centre(voxels.cells, None if max_voxels is None else max(1, max_voxels // batch_size))
+        cells = voxels.cells[kept] - voxels.cells[kept].min(axis=0)
         rows = np.full((len(cells), 4), index, dtype=np.int32)
         rows[:, 1:] = cells
         names.append(cloud.name)
         coordinates.append(torch.from_numpy(rows))
-        colours.append(torch.from_numpy(cloud.rgb[voxels.point].astype(np.float32) / 255 - 0.5))
+        colours.append(torch.from_numpy(cloud.rgb[voxels.point[kept]].astype(np.float32) / 255 - 0.5))
     joined = torch.cat(coordinates)
     x, y, z = (math.ceil((largest + 1) / 16) * 16 for largest in joined[:, 1:].amax(dim=0).tolist())
     return Workload(tuple(names), voxel_size, joined.to(device), torch.cat(colours).to(device), batch_size, (x, y, z))
+
+
+def _centre(cells: npt.NDArray[np.int32], count: int | None) -> npt.NDArray[np.int64]:
+    """Return the rows of the `count` cells, in order, that are closest to the middle of the room along x and y."""
+    if count is None or len(cells) <= count:
+        return np.arange(len(cells))
+    across = cells[:, :2].astype(np.int64)
+    distance = np.abs(2 * across - across.min(axis=0) - across.max(axis=0)).max(axis=1)
+    return np.sort(np.argsort(distance, kind="stable")[:count])

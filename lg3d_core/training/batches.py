@@ -3,13 +3,15 @@
 import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from lg3d_core.devices import copies_without_waiting
 from lg3d_core.errors import DataError, Lg3dError
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch, collate
@@ -60,6 +62,7 @@ B = TypeVar("B", bound=TrainingBatch)
 T = TypeVar("T")
 
 SHARED_MEMORY = "/dev/shm"
+CPU = torch.device("cpu")
 
 
 class BatchSource(Protocol[B]):
@@ -243,7 +246,23 @@ def plan_batches(
                 yield BatchPlan(epoch, step, part, part == len(parts) - 1, tuple(int(row) for row in rows))
 
 
-class _PlannedBatches(Dataset[tuple[BatchPlan, B | Exception]], Generic[B]):
+@dataclass(frozen=True)
+class _Loaded(Generic[B]):
+    """What a worker process returns: a plan, and its batch or an error."""
+
+    plan: BatchPlan
+    batch: B | Exception
+
+    def pin_memory(self) -> "_Loaded[B]":
+        """Return it with its tensors in page-locked memory, from which a GPU copies without a wait."""
+        if isinstance(self.batch, Exception):
+            return self
+        pinned = {name: value.pin_memory() for name, value in _tensors(self.batch).items()}
+        batch: Any = self.batch
+        return _Loaded(self.plan, batch._replace(**pinned))
+
+
+class _PlannedBatches(Dataset[_Loaded[B]], Generic[B]):
     """Dataset with one whole batch per plan, so that a worker process does all the work for a batch."""
 
     def __init__(self, source: BatchSource[B], *, seed: int, shift: bool) -> None:
@@ -251,21 +270,26 @@ class _PlannedBatches(Dataset[tuple[BatchPlan, B | Exception]], Generic[B]):
         self.seed = seed
         self.shift = shift
 
-    def __getitem__(self, plan: BatchPlan) -> tuple[BatchPlan, B | Exception]:
+    def __getitem__(self, plan: BatchPlan) -> _Loaded[B]:
         # Errors are returned: if raised in a worker, they would reach the training process as a traceback in text form.
         try:
             batch = self._load(plan)
             if get_worker_info() is not None:
                 _share(batch)
         except (Lg3dError, MemoryError) as error:
-            return plan, error
-        return plan, batch
+            return _Loaded(plan, error)
+        return _Loaded(plan, batch)
 
     def _load(self, plan: BatchPlan) -> B:
         # One translation per step, independent of how the step is split into passes and processes.
         rng = np.random.default_rng([self.seed, plan.epoch, plan.step, 0]) if self.shift else None
         batch = self.source.load(plan.scenes or (0,), epoch=plan.epoch, rng=rng)
         return batch if plan.scenes else without_scenes(batch)
+
+
+def _tensors(batch: TrainingBatch) -> dict[str, Tensor]:
+    fields: dict[str, Any] = batch._asdict() if isinstance(batch, tuple) else vars(batch)
+    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
 
 
 def _share(batch: TrainingBatch) -> None:
@@ -277,9 +301,8 @@ def _share(batch: TrainingBatch) -> None:
         DataError: Shared memory is full.
     """
     try:
-        for value in vars(batch).values() if not isinstance(batch, tuple) else batch:
-            if isinstance(value, Tensor):
-                value.share_memory_()  # type: ignore[no-untyped-call]
+        for value in _tensors(batch).values():
+            value.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
         raise DataError(_describe_shared_memory(str(error).partition("\n")[0])) from None
 
@@ -304,6 +327,7 @@ def load_batches(
     jobs: int,
     seed: int,
     shift: bool,
+    device: torch.device = CPU,
     progress: Progress | None = None,
 ) -> Iterator[tuple[BatchPlan, B]]:
     """Load planned batches in order with `jobs` worker processes; oversized batches are split into several pieces.
@@ -314,6 +338,7 @@ def load_batches(
         jobs: Number of worker processes; 0 loads in this process.
         seed: Seed of the random translation of the coordinates.
         shift: Whether to translate the coordinates.
+        device: Device that the batches will be copied to; for a GPU they arrive in page-locked memory.
         progress: Receives a note on the first scene that is too large for one pass.
 
     Raises:
@@ -325,13 +350,15 @@ def load_batches(
         batch_size=None,
         num_workers=jobs,
         worker_init_fn=_start_worker if jobs else None,
+        pin_memory=copies_without_waiting(device),
     )
     reported = False
     try:
         loaded = iter(loader)
     except OSError as error:  # the locks of the worker queues are in shared memory, too
         raise DataError(_describe_shared_memory(error.strerror or str(error))) from None
-    for plan, batch in _watch_workers(loaded):
+    for item in _watch_workers(loaded):
+        plan, batch = item.plan, item.batch
         if isinstance(batch, Exception):
             raise batch
         if batch.cut and not reported and progress is not None:

@@ -391,9 +391,20 @@ def _end_together(world: World, watch: Watch, meeting: _Meeting) -> Iterator[Non
 
 
 def _choose_device(name: str, launch: Launch, progress: Progress) -> torch.device:
-    """Choose one GPU per process of a machine; processes share GPUs if there are too few."""
+    """Choose one GPU per process of a machine; processes share GPUs if there are too few.
+
+    Raises:
+        SettingsError: A GPU is missing, or several processes were given the same one.
+    """
     device = resolve_device(name)
     if device.type != "cuda":
+        return device
+    if device.index is not None:
+        if launch.local_size > 1:
+            raise SettingsError(
+                f"--device {name}: torchrun started {launch.local_size} processes here, each of which takes a GPU of "
+                f"its own: pass --device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
         return device
     count = torch.cuda.device_count()
     if launch.local_size > count and launch.local_rank == 0:

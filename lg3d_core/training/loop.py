@@ -5,6 +5,7 @@ of the validation scenes, all take the same steps, and the leader writes.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from lg3d_core.training.batches import (
     steps_per_epoch,
 )
 from lg3d_core.training.distributed import World
+from lg3d_core.training.forecast import choose_jobs, model_step
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.log import Meter, TrainingLog, open_events
 from lg3d_core.training.optimisation import make_optimiser, set_norm_momentum
@@ -80,6 +82,7 @@ class Trainer(Generic[B]):
         self.run = snapshots.run
         self.settings = settings
         self.world = world
+        self.precision = precision
         self.progress = progress
         self.per_epoch = steps_per_epoch(len(source), settings.batch_size)
         self.total_steps = settings.epochs * self.per_epoch
@@ -108,7 +111,13 @@ class Trainer(Generic[B]):
         predictor = _make_predictor(learner, settings, device=world.device, precision=precision)
         scene_ids = _find_validation_scenes(learner, store, progress)
         self.validator = Validator(predictor, store, scene_ids, world=world, progress=progress)
-        self.outlook = Outlook(settings, steps=self.total_steps, on_cpu=world.device.type == "cpu", progress=progress)
+        self.outlook = Outlook(
+            settings,
+            steps=self.total_steps,
+            on_cpu=world.device.type == "cpu",
+            model=partial(model_step, settings.network, precision=precision, device=world.device),
+            progress=progress,
+        )
         self.meter = Meter()
         self.few = ""
         """Message on the first forward pass with too few voxels."""
@@ -183,9 +192,34 @@ class Trainer(Generic[B]):
             rank=world.rank,
             size=world.size,
         )
+        jobs = self._choose_jobs(share) if settings.jobs is None else settings.jobs
         return load_batches(
-            self.source, plans, jobs=settings.jobs, seed=settings.seed, shift=settings.augment, progress=self.progress
+            self.source,
+            plans,
+            jobs=jobs,
+            seed=settings.seed,
+            shift=settings.augment,
+            device=world.device,
+            progress=self.progress,
         )
+
+    def _choose_jobs(self, share: int) -> int:
+        """Return the number of loading processes for steps of `share` scenes, and report it."""
+
+        def load_one() -> int:
+            return len(self.source.load((0,), epoch=self.position.epoch, rng=None).coordinates)
+
+        jobs = choose_jobs(
+            load_one,
+            self.settings.network,
+            scenes=min(share, len(self.source)),
+            device=self.world.device,
+            precision=self.precision,
+            processes=1 if self.world.launch is None else self.world.launch.local_size,
+        )
+        where = f"{jobs} process{'es' * (jobs > 1)}" if jobs else "the training process"
+        self.progress.note(f"loading scenes in {where} (--jobs auto)")
+        return jobs
 
     def _warn_of_few(self, batch: B) -> None:
         if not self.few and 0 < len(batch.features) < FEW_VOXELS:

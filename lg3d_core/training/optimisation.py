@@ -28,7 +28,7 @@ def make_optimiser(network: nn.Module, settings: TrainSettings) -> torch.optim.O
 def set_norm_momentum(network: nn.Module, momentum: float | None) -> None:
     """Set the momentum of the running statistics of all batch normalisation layers; None changes nothing."""
     for module in network.modules():
-        if momentum is not None and isinstance(module, nn.BatchNorm1d | nn.SyncBatchNorm):
+        if momentum is not None and isinstance(module, nn.BatchNorm1d):
             module.momentum = momentum
 
 

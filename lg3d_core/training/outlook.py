@@ -1,4 +1,6 @@
-"""Estimate of the duration of a training run on a CPU."""
+"""Estimate of the duration of a training run."""
+
+from collections.abc import Callable
 
 from lg3d_core.progress import Progress
 from lg3d_core.settings import TrainSettings
@@ -12,28 +14,48 @@ SMALLER = "a smaller run: --recipe demo (14A, 14 cm), or --network 14A --voxel-s
 
 
 class Outlook:
-    """Reports the first step of a run on a CPU and the estimated remaining time; silent on a GPU.
+    """Reports a long run before its first step, and on a CPU the remaining time after it.
 
     Args:
         settings: Settings of the run.
         steps: Optimiser steps of the whole run.
         on_cpu: Whether the run trains on a CPU.
+        model: Returns the modelled seconds and bytes of a step of so many voxels.
         progress: Receives the reports.
     """
 
-    def __init__(self, settings: TrainSettings, *, steps: int, on_cpu: bool, progress: Progress) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        *,
+        steps: int,
+        on_cpu: bool,
+        progress: Progress,
+        model: Callable[[int], tuple[float, int]] | None = None,
+    ) -> None:
         self._settings = settings
         self._steps = steps
         self._progress = progress
         self._speaks = on_cpu
+        self._model = model
         self._has_begun = False
         self._is_large = settings.network in LARGE_NETWORKS or settings.voxel_size < FINE_VOXELS
 
     def before_step(self, *, scenes: int, voxels: int) -> None:
-        """Report the size of the first step before it is computed, if it may take minutes."""
-        if self._has_begun or not (self._speaks and self._is_large):
+        """Report a long run, and the size of the first step if it may take minutes, before that step is computed."""
+        if self._has_begun:
             return
         self._has_begun = True
+        if self._model is not None:
+            seconds, memory = self._model(voxels)
+            if seconds * self._steps >= LONG_SECONDS:
+                self._progress.note(
+                    f"{self._steps:,} steps of {self._settings.network} will take about "
+                    f"{format_span(seconds * self._steps)} and {memory / 2**30:.0f} GiB of memory, by a model; "
+                    "lg3d doctor --plan measures a step"
+                )
+        if not (self._speaks and self._is_large):
+            return
         size = f"{self._settings.network} with {100 * self._settings.voxel_size:g} cm voxels"
         self._progress.note(
             f"training {size} on a CPU, {self._steps:,} steps; computing the first one: {scenes} scenes, "

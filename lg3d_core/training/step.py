@@ -7,10 +7,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lg3d_core.devices import autocast
+from lg3d_core.devices import autocast, training_products
 from lg3d_core.errors import SettingsError
 from lg3d_core.memory import memory_limits
 from lg3d_core.settings import TrainSettings
@@ -55,6 +55,23 @@ class ForwardPass(nn.Module, Generic[B]):
     def forward(self, batch: B, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         features = self.network(SparseTensor(batch.features, batch.coordinates))
         return self.learner.loss(features, batch, seeds=seeds)
+
+
+class KeptBuffers:
+    """Copies of a network's buffers, made with one operation per data type."""
+
+    def __init__(self, network: nn.Module) -> None:
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in network.buffers():
+            groups.setdefault(buffer.dtype, []).append(buffer)
+        self._kept = [(buffers, [torch.empty_like(buffer) for buffer in buffers]) for buffers in groups.values()]
+        for buffers, copies in self._kept:
+            torch._foreach_copy_(copies, buffers)
+
+    def restore(self) -> None:
+        """Write the copies back."""
+        for buffers, copies in self._kept:
+            torch._foreach_copy_(buffers, copies)
 
 
 class Stepper(Generic[B]):
@@ -134,7 +151,7 @@ class Stepper(Generic[B]):
 
     def _accumulate(self, parts: list[tuple[BatchPlan, B]], stop: Stop) -> dict[str, float]:
         """Compute the gradients; if this is aborted, the statistics of batch normalisation are restored."""
-        statistics = [(buffer, buffer.clone()) for buffer in self.learner.network.buffers()]
+        statistics = KeptBuffers(self.learner.network)
         try:
             with stop.at_once():
                 self.optimiser.zero_grad(set_to_none=True)
@@ -147,8 +164,7 @@ class Stepper(Generic[B]):
                     forward=self.forward,
                 )
         except Dropped:
-            for buffer, before in statistics:  # the batch normalisation statistics change with every forward pass
-                buffer.copy_(before)
+            statistics.restore()  # those of batch normalisation change with every forward pass
             raise
 
     def _require_finite_loss(self, diverged: list[int], loss: float, parts: list[tuple[BatchPlan, B]]) -> None:
@@ -223,7 +239,10 @@ def accumulate_gradients(
         seeds = _draw_seeds(seed, parts[0][0].epoch, batch.scene_ids, drawn)
         batch = batch.to(world.device)
         waits = isinstance(forward, DistributedDataParallel) and number + 1 < len(batches)
-        with forward.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        with (
+            forward.no_sync() if waits else nullcontext(),  # type: ignore[operator]
+            training_products(world.device, precision),
+        ):
             with autocast(world.device, precision):
                 terms: tuple[LossParts, ...] = forward(batch, seeds)
             loss = torch.stack([term.total * own for term, own in zip(terms, share, strict=True)]).sum()

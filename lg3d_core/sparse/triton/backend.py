@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lg3d_core.errors import MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.sparse.kernel_maps import KernelMap
-from lg3d_core.sparse.triton import levels, neighbours
+from lg3d_core.sparse.triton import levels, neighbours, normalization
 from lg3d_core.sparse.triton.configs import Layer
 from lg3d_core.sparse.triton.convolution import Epilogue, convolve
 from lg3d_core.sparse.triton.launch import INTERPRETED
@@ -22,13 +22,15 @@ class TritonBackend:
     """Sparse convolution on CUDA, or on any device in Triton's interpreter, for tests.
 
     bfloat16 and float16 are accumulated in float32. float32 is multiplied as float32, or as TF32 if
-    `torch.set_float32_matmul_precision("high")` allows it.
+    `torch.set_float32_matmul_precision("high")` allows it. Weights may be float32 with narrower features: they are
+    rounded here, and their gradients are not.
 
     Raises:
         MissingDependencyError: Neither CUDA nor the interpreter is available.
     """
 
     name = "triton"
+    rounds_weights = True
 
     def __init__(self) -> None:
         if not INTERPRETED and not torch.cuda.is_available():
@@ -60,7 +62,17 @@ class TritonBackend:
             None if residual is None else residual.to(features.dtype).contiguous(),
             relu,
         )
-        return _convolve(features, weight, kernel_map, epilogue=epilogue)
+        return _convolve(features, weight.to(features.dtype), kernel_map, epilogue=epilogue)
+
+    def normalize_rows(self, features: Tensor, bn: nn.BatchNorm1d, **choices: Any) -> Tensor | None:
+        """See `lg3d_core.sparse.backends.NormalizingBackend`."""
+        if bn.momentum is None or features.dtype not in DTYPES:
+            return None
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        assert bn.num_batches_tracked is not None
+        running = normalization.Running(bn.running_mean, bn.running_var, bn.num_batches_tracked, bn.momentum)
+        return normalization.normalize(features, bn.weight, bn.bias, running, eps=bn.eps, **choices)
 
     def build_submanifold_map(self, keys: Tensor, kernel_size: int, stride: int) -> KernelMap:
         """See `lg3d_core.sparse.backends.MappingBackend`."""
@@ -74,9 +86,10 @@ class TritonBackend:
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-        ctx.save_for_backward(features, weight)
-        ctx.kernel_map = kernel_map
-        return _convolve(features, weight, kernel_map)
+        rounded = weight.to(features.dtype)
+        ctx.save_for_backward(features, rounded)
+        ctx.kernel_map, ctx.weight_dtype = kernel_map, weight.dtype
+        return _convolve(features, rounded, kernel_map)
 
     @staticmethod
     @once_differentiable
@@ -91,7 +104,7 @@ class _Convolve(torch.autograd.Function):
             config = choose_weight_gradient(_layer(features, weight, kernel_map), features.device)
             grad_weight = weight_gradient(
                 features.contiguous(), gradient, kernel_map, config, precision=_precision(features)
-            ).to(weight.dtype)
+            ).to(ctx.weight_dtype)
         return grad_features, grad_weight, None
 
 

@@ -7,7 +7,8 @@ v: output voxels, k: kernel offsets, c: input channels, o: output channels. Refe
 One program computes a tile of outputs, BLOCK_M rows by BLOCK_N (+ BLOCK_REST) channels, in float32. The offsets that
 the tile needs and the blocks of input channels form one flat loop, because Triton only overlaps loads with products
 inside a single loop. A tile is computed by one program in a fixed order: repeated runs are bit-equal. For small levels
-the loop is divided into SPLIT parts with separate programs and float32 sums, which a second kernel adds in order.
+the loop is divided into parts with separate programs and float32 sums, which a second kernel adds in order. The number
+of parts follows the number of voxels, so it is the size of the grid: as a constant it would compile a kernel per value.
 """
 
 from typing import NamedTuple
@@ -84,7 +85,7 @@ def _load_kernel(
 def _convolve_tiles(
     features,  # (inputs, IN)
     weight,  # (offsets, IN, OUT), any strides
-    output,  # (outputs, OUT), or with SPLIT > 1 partial sums (SPLIT, num_places, OUT) float32
+    output,  # (outputs, OUT), or with IS_SPLIT partial sums (parts, num_places, OUT) float32
     tile_rows,  # (tiles, BLOCK_M) int32
     tile_counts,  # (tiles,) int32
     tile_offsets,  # (tiles, NUM_OFFSETS) int32
@@ -104,7 +105,7 @@ def _convolve_tiles(
     BLOCK_N: tl.constexpr,
     BLOCK_REST: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    SPLIT: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     RELU: tl.constexpr,
@@ -122,8 +123,11 @@ def _convolve_tiles(
     channel = tl.program_id(0) % COLUMNS * WIDTH + tl.arange(0, BLOCK_N)
     # 2. One loop over (offset of the tile, block of input channels).
     steps = tl.load(tile_counts + tile) * CHANNEL_BLOCKS
-    first = steps * part // SPLIT
-    last = steps * (part + 1) // SPLIT
+    first = 0
+    last = steps
+    if IS_SPLIT:
+        first = steps * part // tl.num_programs(1)
+        last = steps * (part + 1) // tl.num_programs(1)
     entries = tile * NUM_OFFSETS
     sums = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     if BLOCK_REST > 0:
@@ -157,7 +161,7 @@ def _convolve_tiles(
                 kernel_rest = kernel_rest.to(tl.float32)
             sums_rest = tl.dot(rows, kernel_rest, sums_rest, input_precision=PRECISION)
     # 3. Outputs are stored in the order of the voxels; partial sums stay in the order of the tiles.
-    if SPLIT == 1:
+    if not IS_SPLIT:
         row = tl.load(tile_rows + tile * BLOCK_M + lane).to(tl.int64)
         _store_rows(sums, row, channel, output, scale, shift, residual, OUT, HAS_SCALE, HAS_RESIDUAL, RELU)
         if BLOCK_REST > 0:
@@ -171,19 +175,19 @@ def _convolve_tiles(
             tl.store(output + place + channel_rest[None, :], sums_rest, mask=(channel_rest < OUT)[None, :])
 
 
-@triton.jit(do_not_specialize=["num_places"])
+@triton.jit(do_not_specialize=["num_places", "num_parts"])
 def _add_parts(
-    partials,  # (SPLIT, num_places, OUT) float32
+    partials,  # (num_parts, num_places, OUT) float32
     output,  # (outputs, OUT)
     tile_rows,  # (num_places,) int32
     scale,  # (OUT,) float32
     shift,  # (OUT,) float32
     residual,  # (outputs, OUT)
     num_places,
+    num_parts,
     OUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    SPLIT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     RELU: tl.constexpr,
@@ -192,7 +196,7 @@ def _add_parts(
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     loaded = (place < num_places)[:, None] & (channel < OUT)[None, :]
     sums = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-    for part in tl.static_range(SPLIT):
+    for part in range(num_parts):
         start = partials + tl.cast(part, tl.int64) * num_places * OUT
         sums += tl.load(start + place[:, None] * OUT + channel[None, :], mask=loaded, other=0)
     row = tl.load(tile_rows + place, mask=place < num_places, other=-1).to(tl.int64)
@@ -250,7 +254,7 @@ def convolve(
             BLOCK_N=config.block_n,
             BLOCK_REST=config.block_rest,
             BLOCK_K=config.block_k,
-            SPLIT=config.split,
+            IS_SPLIT=config.split > 1,
             **(fused if config.split == 1 else dict.fromkeys(fused, False)),
             PRECISION=precision,
             WIDEN=INTERPRETED,
@@ -267,10 +271,10 @@ def convolve(
                 shift,
                 output if residual is None else residual,
                 num_places,
+                config.split,
                 OUT=channels,
                 BLOCK_M=block_m,
                 BLOCK_N=block_n,
-                SPLIT=config.split,
                 **fused,
             )
     return output

@@ -16,6 +16,7 @@ from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.triton.launch import ceil_div, device_of
 
 BLOCK = 1024
+ROWS_PER_VECTOR = 4  # lists start at multiples of 16 bytes: Triton compiles another kernel for pointers that do not
 
 
 class PairLists(NamedTuple):
@@ -78,7 +79,8 @@ def pair_lists(kernel_map: KernelMap) -> PairLists:
 
 def _build_pairs(kernel_map: KernelMap) -> PairLists:
     neighbours, num_offsets, num_outputs = kernel_map.neighbours, kernel_map.num_offsets, kernel_map.num_outputs
-    capacity = min(num_outputs, kernel_map.num_inputs)  # under one offset, no two outputs share an input
+    most = min(num_outputs, kernel_map.num_inputs)  # under one offset, no two outputs share an input
+    capacity = ceil_div(most, ROWS_PER_VECTOR) * ROWS_PER_VECTOR
     num_blocks = ceil_div(num_outputs, BLOCK)
     grid = (num_blocks, num_offsets)
     block_counts = neighbours.new_empty(num_offsets, num_blocks)

@@ -1,10 +1,10 @@
 """Layout of the convolution kernel: tiles of outputs that lack the same offsets.
 
-    order = rows sorted by (window, occupancy mask), the rarest offset in the highest bit
+    order = rows sorted by occupancy mask, the rarest offset in the highest bit
     tile t = rows order[t * BLOCK : (t + 1) * BLOCK], with a list of the offsets that any of its rows has
 
-Rows with the same neighbours are grouped, so that a tile skips the offsets that none of its rows needs. Windows of
-consecutive voxels keep the gathers of a tile close together in memory. All sizes are known without a synchronisation:
+Rows with the same neighbours are grouped, so that a tile skips the offsets that none of its rows needs. Rows with equal
+masks keep the order of the voxels, and so their closeness in memory. All sizes are known without a synchronisation:
 each tile's list has space for all offsets, and `counts` is the number in use.
 """
 
@@ -18,8 +18,7 @@ from torch import Tensor
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.triton.launch import ceil_div, device_of
 
-WINDOW_BITS = 16  # outputs per window, as a power of two
-MASK_BITS = 47  # remaining bits of an int64 for the mask; windows need 15 bits, for 2^31 voxels
+MASK_BITS = 63  # of an int64, without the sign
 BLOCK = 256
 
 
@@ -43,13 +42,11 @@ def _mask_rows(
     masks,  # (outputs,) int64
     num_outputs,
     NUM_OFFSETS: tl.constexpr,
-    WINDOW_BITS: tl.constexpr,
-    MASK_BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = row < num_outputs
-    mask = (row.to(tl.int64) >> WINDOW_BITS) << MASK_BITS
+    mask = tl.zeros([BLOCK], dtype=tl.int64)
     for offset in range(NUM_OFFSETS):
         bit = tl.load(bits + offset)
         start = neighbours + tl.cast(offset, tl.int64) * num_outputs
@@ -127,7 +124,7 @@ def _order(kernel_map: KernelMap) -> Tensor:
 
 
 def order_by_mask(neighbours: Tensor) -> Tensor:
-    """Sort outputs by window and by the offsets that they have, shape `(outputs,)`, int64.
+    """Sort outputs by the offsets that they have, shape `(outputs,)`, int64.
 
     Kernels with more offsets than bits are sorted by their rarest offsets.
     """
@@ -144,8 +141,6 @@ def order_by_mask(neighbours: Tensor) -> Tensor:
             masks,
             num_outputs,
             NUM_OFFSETS=num_offsets,
-            WINDOW_BITS=WINDOW_BITS,
-            MASK_BITS=MASK_BITS,
             BLOCK=BLOCK,
         )
     return torch.sort(masks, stable=True).indices

@@ -6,9 +6,11 @@ measures: no process of a distributed run ever waits for the measurements of ano
 """
 
 import json
+import math
 import os
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -115,43 +117,72 @@ def _tuned(device: torch.device) -> TunedBlocks:
 
 
 def tune(
-    calls: Iterable[LayerCall], device: torch.device, progress: Progress, *, measure: Measure | None = None
+    calls: Iterable[LayerCall],
+    device: torch.device,
+    progress: Progress,
+    *,
+    measure: Measure | None = None,
+    budget: float = math.inf,
+    again: bool = False,
 ) -> Path:
     """Measure block sizes for layers, forward and both gradients, and save the fastest in the device's file.
 
-    Block sizes that exceed the device's resources are skipped. Each group is measured once.
+    Each group is measured once, and the file is written after each, so that a run may end at any time: the next one
+    goes on with the groups that are missing. Layers with most work come first. Block sizes that fail are skipped.
 
     Args:
         calls: Layers, with kernel maps on the device.
         device: Device to measure on.
         progress: Reports every group.
         measure: Returns the milliseconds of a call; by default the median of ten runs, by the device's clock.
+        budget: Seconds after which no other block sizes are tried.
+        again: Whether to measure groups that the file already has.
 
     Returns:
         Path of the file.
     """
     path, measure = blocks_path(device), measure or time_on_device
     blocks = read_blocks(path)
-    convolutions, weight_gradients = dict(blocks.convolutions), dict(blocks.weight_gradients)
-    done: set[str] = set()
-    for call in calls:
-        tasks = list(_tasks(call, device))
-        with progress.task(f"{call.channels_in} to {call.channels_out} channels", total=len(tasks)) as task:
-            for layer, kind, run, default, candidates in tasks:
-                task.advance()
-                name = layer_class(layer)
-                if (kind + name) in done:
-                    continue
-                done.add(kind + name)
-                times = {config: _time(run, config, measure) for config in candidates}
-                best = min(times, key=lambda config: times[config])
-                progress.note(f"{kind}, {name}: {times[best]:.3f} ms, default blocks {times[default]:.3f} ms")
-                (convolutions if kind == "convolution" else weight_gradients)[name] = best
+    found: dict[str, dict[str, Any]] = {
+        "convolution": {} if again else dict(blocks.convolutions),
+        "weight gradient": {} if again else dict(blocks.weight_gradients),
+    }
+    deadline, left = time.monotonic() + budget, 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, "convolutions": convolutions, "weight gradients": weight_gradients}
-    write_text(path, json.dumps(content, indent=1) + "\n")
-    _tuned.cache_clear()
+    for call in sorted(calls, key=_work, reverse=True):
+        for layer, kind, run, default, candidates in _tasks(call, device):
+            name = layer_class(layer)
+            if name in found[kind]:
+                continue
+            if time.monotonic() >= deadline:
+                left += 1
+                continue
+            times = {}
+            for config in candidates:  # the default blocks first
+                if times and time.monotonic() >= deadline:
+                    break
+                times[config] = _time(run, config, measure, lambda why: progress.note(f"skipped: {why}"))
+            best = min(times, key=lambda config: times[config])
+            if math.isinf(times[best]):
+                progress.note(f"{kind}, {name}: no blocks run")
+                continue
+            progress.note(f"{kind}, {name}: {times[best]:.3f} ms, default blocks {times[default]:.3f} ms")
+            found[kind][name] = best
+            content = {
+                "format": FORMAT,
+                "convolutions": blocks.convolutions | found["convolution"],
+                "weight gradients": blocks.weight_gradients | found["weight gradient"],
+            }
+            write_text(path, json.dumps(content, indent=1) + "\n")
+            _tuned.cache_clear()
+    if left:
+        progress.note(f"the budget of {budget:g} s is spent: {left} groups are left; run it again to go on")
     return path
+
+
+def _work(call: LayerCall) -> int:
+    """Return an upper limit of the multiplications of a layer."""
+    return call.kernel_map.neighbours.numel() * call.channels_in * call.channels_out
 
 
 def _tasks(call: LayerCall, device: torch.device) -> Iterable[tuple[Layer, str, Callable[..., object], Any, list[Any]]]:
@@ -211,11 +242,15 @@ def weight_gradient_candidates(default: WeightGradientConfig) -> list[WeightGrad
     return list(dict.fromkeys([default, *others]))
 
 
-def _time(run: Callable[[Any], object], config: Any, measure: Measure) -> float:
+def _time(run: Callable[[Any], object], config: Any, measure: Measure, report: Callable[[str], None]) -> float:
+    """Return the milliseconds, infinite for blocks that exceed the device's resources, or fail to compile or run."""
     try:
         return measure(lambda: run(config))
     except OutOfResources:
-        return float("inf")
+        return math.inf
+    except (RuntimeError, ValueError, AssertionError, triton.CompilationError) as error:
+        report(f"{tuple(config)}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        return math.inf
 
 
 def time_on_device(call: Callable[[], object]) -> float:

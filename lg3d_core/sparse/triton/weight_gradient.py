@@ -22,7 +22,7 @@ from lg3d_core.sparse.triton.pairs import pair_lists
 def _multiply_pairs(
     features,  # (inputs, IN)
     gradient,  # (outputs, OUT)
-    partials,  # (SPLIT, offsets, IN, OUT) float32
+    partials,  # (parts, offsets, IN, OUT) float32
     pair_inputs,  # (offsets, capacity) int32
     pair_outputs,  # (offsets, capacity) int32
     pair_counts,  # (offsets,) int32
@@ -33,7 +33,6 @@ def _multiply_pairs(
     BLOCK_IN: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_PAIRS: tl.constexpr,
-    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
@@ -45,8 +44,8 @@ def _multiply_pairs(
     # 2. Run of the offset's pairs of this part.
     count = tl.load(pair_counts + offset)
     blocks = (count + BLOCK_PAIRS - 1) // BLOCK_PAIRS
-    first = blocks * part // SPLIT
-    last = blocks * (part + 1) // SPLIT
+    first = blocks * part // tl.num_programs(1)
+    last = blocks * (part + 1) // tl.num_programs(1)
     sums = tl.zeros([BLOCK_IN, BLOCK_OUT], dtype=tl.float32)
     for block in range(first, last):
         pair = block * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
@@ -112,7 +111,6 @@ def weight_gradient(
             BLOCK_IN=config.block_in,
             BLOCK_OUT=config.block_out,
             BLOCK_PAIRS=config.block_pairs,
-            SPLIT=config.split,
             PRECISION=precision,
             WIDEN=INTERPRETED,
             num_warps=config.num_warps,

@@ -1,0 +1,228 @@
+"""The Python API: the same labels and heat as the commands, from files and from arrays."""
+
+import json
+import logging
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lg3d_core as lg3d
+from lg3d_core.errors import CheckpointError, DataError, SettingsError, ShapeError
+from lg3d_core.inference.ask import Conversation
+from lg3d_core.inference.predict import predict as predict_scans
+from lg3d_core.language import questions
+from lg3d_core.language.anchors_file import Anchors, save_anchors
+from lg3d_core.models import names
+from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
+from lg3d_core.networks.minkunet import MinkUNet
+from lg3d_core.progress import Progress
+from lg3d_core.scans.ply import Mesh, write_ply
+from lg3d_core.settings import AskSettings, PredictSettings
+from lg3d_core.vocabulary import load_vocabulary
+from tests.scan_files import furnished_room, points_ply
+
+VOCABULARY = load_vocabulary("scannet200")
+XYZ, RGB, FACES = furnished_room()
+XYZ = XYZ.astype(np.float32)
+INFO = CheckpointInfo(
+    kind="finetune",
+    network="14A",
+    num_classes=200,
+    voxel_size=0.1,
+    vocabulary=VOCABULARY.name,
+    vocabulary_digest=VOCABULARY.digest,
+)
+
+
+class WordEncoder:
+    """Each word has a random direction; a text is the sum of its words."""
+
+    encoder, weights = "hf:words, mean pooling", "made up"
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        words = [[np.random.default_rng(zlib.crc32(word.encode())) for word in text.lower().split()] for text in texts]
+        vectors = np.array([sum(rng.normal(size=96) for rng in row) for row in words], dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "checkpoint.safetensors"
+    save_checkpoint(path, MinkUNet("14A", num_classes=200), INFO)
+    return path
+
+
+@pytest.fixture
+def grounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(questions, "_load", lambda *_: WordEncoder())
+    return write_grounded(tmp_path)
+
+
+def write_grounded(folder: Path, *, anchors_name: str = "anchors.safetensors") -> Path:
+    """Write a language-grounded checkpoint with random weights, and its anchors."""
+    metadata = {
+        "encoder": WordEncoder.encoder,
+        "weights": WordEncoder.weights,
+        "prompt": "{}",
+        "vocabulary_digest": VOCABULARY.digest,
+        "projection": "none",
+    }
+    anchors = Anchors(WordEncoder().encode(VOCABULARY.names), VOCABULARY.names, metadata, None)
+    save_anchors(folder / anchors_name, anchors)
+    info = CheckpointInfo(
+        kind="pretrain",
+        network="14A",
+        num_classes=None,
+        voxel_size=0.1,
+        vocabulary=VOCABULARY.name,
+        vocabulary_digest=VOCABULARY.digest,
+        anchors_digest=anchors.digest,
+        settings=json.dumps({"anchors": anchors_name}),
+    )
+    torch.manual_seed(0)
+    save_checkpoint(folder / "checkpoint.safetensors", MinkUNet("14A"), info)
+    return folder / "checkpoint.safetensors"
+
+
+def test_labels_are_those_of_the_command(classifier: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "room.ply"
+    write_ply(scan, Mesh(XYZ, RGB, FACES.astype(np.int32)))
+    settings = PredictSettings(scans=(str(scan),), checkpoint=classifier, out=tmp_path, formats=("npz",), device="cpu")
+    (labelled,) = predict_scans(settings, Progress()).labelled
+    written = np.load(labelled.files[0])
+    model = lg3d.load_model(classifier.parent, device="cpu")
+    result = model.predict(str(scan))
+    np.testing.assert_array_equal(result.ids[result.labels], written["label"])
+    np.testing.assert_array_equal(result.scores, written["confidence"])
+    assert result.labels.dtype == np.int32
+    assert result.scores.dtype == np.float32
+    assert result.names == model.names == VOCABULARY.names
+    assert (result.scale, result.up) == (labelled.scale, labelled.up)
+    for arrays in ((XYZ, RGB, FACES), (XYZ.astype(np.float64), RGB / 255, FACES)):
+        again = model.predict(arrays)
+        np.testing.assert_array_equal(again.labels, result.labels)
+        np.testing.assert_array_equal(again.scores, result.scores)
+
+
+def test_vertices_added_on_large_triangles_are_left_out_of_the_result(classifier: Path) -> None:
+    corners = np.array([[0, 0, 0], [4, 0, 0], [4, 3, 0], [0, 3, 0]], dtype=np.float32)
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    result = lg3d.load_model(classifier, device="cpu").predict((corners, None, faces), scale="m", up="z")
+    assert result.labels.shape == result.scores.shape == (4,)
+    assert (result.scores > 0).all()
+
+
+def test_vertices_without_a_usable_position_have_no_label(classifier: Path, caplog: pytest.LogCaptureFixture) -> None:
+    xyz = XYZ.copy()
+    xyz[7] = np.nan
+    with caplog.at_level(logging.WARNING, logger="lg3d"):
+        result = lg3d.load_model(classifier, device="cpu").predict((xyz, RGB))
+    assert (result.labels[7], result.scores[7]) == (-1, 0)
+    assert (np.delete(result.labels, 7) >= 0).all()
+    assert any("1 of" in message and "no usable position" in message for message in caplog.messages)
+
+
+def test_heat_is_that_of_the_command(grounded: Path, tmp_path: Path) -> None:
+    scan = points_ply(tmp_path / "room.ply", XYZ, RGB)
+    settings = AskSettings(scan=str(scan), texts=("door",), checkpoint=grounded, device="cpu", threshold=0.3)
+    conversation = Conversation(settings, Progress())
+    (expected,) = conversation.ask(["door"])
+    model = lg3d.load_model(grounded, device="cpu")
+    match = model.ask("door", scan, threshold=0.3)
+    np.testing.assert_array_equal(match.heat, conversation.at_vertices(expected))
+    assert match.heat.shape == (len(XYZ),)
+    assert [vars(place) for place in match.places] == [vars(place) for place in expected.places]
+    assert match.nearest == expected.nearest
+    again = model.ask("door", threshold=0.9999)  # the same scan, without another pass
+    np.testing.assert_array_equal(again.heat, match.heat)
+    assert again.places == []
+    with pytest.raises(CheckpointError, match="without a classifier: run lg3d finetune"):
+        model.predict(scan)
+
+
+def test_a_text_without_a_scan_is_an_error(grounded: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no scan to search: pass one, as in model.ask\(text, 'scan.ply'\)"):
+        lg3d.load_model(grounded, device="cpu").ask("door")
+
+
+def test_a_classifier_without_aligned_features_answers_no_text(classifier: Path) -> None:
+    with pytest.raises(CheckpointError, match="no longer aligned with text"):
+        lg3d.load_model(classifier, device="cpu").ask("door", (XYZ, RGB))
+
+
+@pytest.mark.parametrize(
+    ("scan", "message"),
+    [
+        ((XYZ[:, :2], RGB), r"positions of shape \(vertices, 3\), got"),
+        ((XYZ.astype(int), RGB), "floating-point positions"),
+        ((XYZ, RGB[:5]), r"colours of shape \(\d+, 3\), got \(5, 3\)"),
+        ((XYZ, RGB.astype(int)), "colours as uint8, or as floats in 0..1, got int64"),
+        ((XYZ, RGB.astype(float)), r"floats in 0\.\.1, got floats in"),
+        ((XYZ, RGB / 255 * np.nan), "floats in 0..1"),
+        ((XYZ, RGB, FACES.astype(float)), r"integer triangles of shape \(faces, 3\)"),
+        ((XYZ, RGB, FACES + len(XYZ)), "triangles with corners in 0.."),
+        ((), "expected a file, xyz, .* got 0 arrays"),
+        ((XYZ, RGB, FACES, FACES), "got 4 arrays"),
+        ((None, RGB), "expected a file, xyz"),
+    ],
+)
+def test_invalid_arrays_are_described(classifier: Path, scan: object, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        lg3d.load_model(classifier, device="cpu").predict(scan)  # type: ignore[arg-type]
+
+
+def test_an_empty_scan_is_an_error(classifier: Path) -> None:
+    with pytest.raises(DataError, match="arrays: the scan has no vertices"):
+        lg3d.load_model(classifier, device="cpu").predict((XYZ[:0], RGB[:0]))
+
+
+def test_invalid_options_and_names_are_errors(classifier: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        lg3d.load_model(tmp_path / "none.safetensors")
+    with pytest.raises(SettingsError, match="--device must be one of"):
+        lg3d.load_model(classifier, device="tpu")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="--up must be"):
+        lg3d.load_model(classifier, device="cpu").predict((XYZ, RGB), up="w")  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
+        lg3d.load_modle  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_shipped_model_is_the_default(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "shipped_checkpoint", lambda: classifier)
+    assert lg3d.load_model(device="cpu").checkpoint == classifier
+    monkeypatch.setattr(names, "shipped_checkpoint", lambda: None)
+    with pytest.raises(CheckpointError, match="no model ships with this version of lg3d: pass a checkpoint"):
+        lg3d.load_model("shipped")
+
+
+def test_importing_the_package_loads_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys, lg3d_core\n"
+        "assert not {'torch', 'numpy', 'h5py'} & set(sys.modules)\n"
+        "assert 'load_model' in dir(lg3d_core)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_objects_cover_the_labelled_vertices_in_the_scans_own_units(classifier: Path) -> None:
+    model = lg3d.load_model(classifier, device="cpu")
+    assert model.predict((XYZ, RGB)).objects is None  # without an offset head
+    metres = model.predict((XYZ, RGB), scale="m", up="z", objects=True, min_points=30)
+    millimetres = model.predict((1000 * XYZ, RGB), scale="mm", up="z", objects=True, min_points=30)
+    assert metres.objects
+    assert millimetres.objects
+    for one, other in zip(metres.objects, millimetres.objects, strict=True):
+        assert {metres.names[k] for k in metres.labels[one.rows]} == {one.name}
+        assert len(one.rows) >= 30
+        assert 0 < one.score <= 1
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_allclose(1000 * one.centre, other.centre, atol=1)
+        np.testing.assert_allclose(one.size, other.size, atol=1e-3)
+        assert one.corners.shape == (8, 3)
