@@ -63,7 +63,7 @@ class Recorder(Progress):
 
 
 def scene(scene_id: str, seen: list[int], truth: list[int]) -> FakeScene:
-    """Points 1 m apart in pairs that share a voxel: the second of each pair follows the first one's colour."""
+    """Points in pairs that share a voxel and its mean colour; the pairs are 1 m apart."""
     num = len(seen)
     xyz = np.zeros((num, 3), dtype=np.float32)
     xyz[:, 0] = np.arange(num) // 2 + 0.1
@@ -75,8 +75,8 @@ def scene(scene_id: str, seen: list[int], truth: list[int]) -> FakeScene:
 STORE = FakeStore(
     make_vocabulary("head", "common", "tail"),
     {
-        # voxels (0 1) (2 3) (4 5): seen 0, 1, 2 by their first points
-        "one": scene("one", seen=[0, 0, 1, 1, 2, 0], truth=[0, 0, 1, 0, -1, 2]),
+        # voxels (0 1) (2 3) (4 5): seen 0, 1, 2
+        "one": scene("one", seen=[0, 0, 1, 1, 2, 2], truth=[0, 0, 1, 0, -1, 2]),
         "two": scene("two", seen=[1, 1], truth=[0, 1]),
         "bare": scene("bare", seen=[2, 2], truth=[-1, -1]),
     },

@@ -70,12 +70,12 @@ def test_a_small_sample_is_not_cut() -> None:
 
 def test_selected_scenes_of_a_batch_are_a_batch() -> None:
     samples = [sample_of(400, seed) for seed in range(4)]
-    whole = collate(samples)
+    whole = collate(samples, with_instances=True)
     for first, last in ((0, 2), (1, 2), (1, 4)):
-        part, expected = whole.select(first, last), collate(samples[first:last])
+        part, expected = whole.select(first, last), collate(samples[first:last], with_instances=True)
         assert part.scene_ids == expected.scene_ids
         assert part.scene_sizes == expected.scene_sizes
-        for name in ("coordinates", "features", "labels", "instances", "positions"):
+        for name in ("coordinates", "features", "labels", "instances"):
             torch.testing.assert_close(getattr(part, name), getattr(expected, name), rtol=0, atol=0)
     assert whole.coordinates[-1, 0] == 3  # the whole is untouched
     assert whole.select(0, 2).placed == 12

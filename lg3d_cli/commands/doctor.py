@@ -9,13 +9,12 @@ from lg3d_core.settings import DoctorSettings
 def doctor(settings: DoctorSettings) -> None:
     """Show the devices, backends, encoders and versions of this machine, or forecast training on it.
 
-    Example: lg3d doctor --json
     Example: lg3d doctor --plan --recipe paper-34c
     """
     if settings.plan:
         from lg3d_core.training.forecast import describe_forecast, plan
 
-        forecasts = plan(settings.recipe, settings.plan_options(), console.progress())
+        forecasts = plan(settings.recipe, settings.plan_options(), console.progress(quiet=settings.quiet))
         if settings.json:
             console.result_json({forecast.command: forecast._asdict() for forecast in forecasts})
         else:
