@@ -2,8 +2,8 @@
 
     python benchmarks/superpoints.py STORE CHECKPOINT
 
-Prints JSON: miou_present, AP, AP50 and AP25 at the vertices of the validation scenes, for voxels, for superpoints that
-are computed from the points, and for the segments of the scenes; and the CPU time of superpoints per 100,000 points.
+Prints JSON: miou_present, AP, AP50 and AP25 at the vertices of the validation scenes, for voxels and for superpoints,
+and the CPU time of superpoints per 100,000 points.
 """
 
 import json
@@ -37,7 +37,7 @@ def instances_of(labelled: LabelledScan) -> PredictedInstances:
 
 
 def main(folder: Path, checkpoint: Path) -> None:
-    """Predict every validation scene three times, and print the scores."""
+    """Predict every validation scene twice, and print the scores."""
     store = SceneStore(folder)
     vocabulary = store.vocabulary
     size = len(vocabulary)
@@ -50,12 +50,11 @@ def main(folder: Path, checkpoint: Path) -> None:
         started = time.process_time()
         segment_points(scene.xyz, scene.rgb, scene.normal)
         seconds, points = seconds + time.process_time() - started, points + len(scene.xyz)
-        plain = scene._replace(segment=np.full_like(scene.segment, -1))
-        for name, shown, votes in (("voxels", plain, False), ("points", plain, True), ("segments", scene, True)):
+        for name, votes in (("voxels", False), ("superpoints", True)):
             labelled = label_scan(
                 predictor,
                 vocabulary,
-                input_of_scene(shown, vocabulary),
+                input_of_scene(scene, vocabulary),
                 objects=True,
                 min_points=MIN_POINTS,
                 superpoints=votes,

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import plain_frame
 from lg3d_core.scans.ply import Mesh, write_ply
 from lg3d_core.scans.surface import surface_in_memory
-from lg3d_core.store.scene_file import Scene
 from tests.scan_files import furnished_room
 from tests.test_inference_objects import CHAIR, FLOOR, NAMES, SPACING, TABLE, VOCABULARY, checkpoint, settings_of
 
@@ -28,18 +26,12 @@ __all__ = ["checkpoint"]
 XYZ, RGB, FACES = furnished_room()
 
 
-def strip(count: int, segment: list[int], **changes: Any) -> Input:
-    """Points in a line, one per voxel of 5 cm, with a segment each."""
+def strip(count: int, segment: list[int], monkeypatch: pytest.MonkeyPatch) -> Input:
+    """Points in a line, one per voxel of 5 cm, with a superpoint each."""
     xyz = np.column_stack([np.arange(count), np.zeros(count), np.zeros(count)]) * SPACING + SPACING / 2
-    rgb = np.full((count, 3), 9, dtype=np.uint8)
-    faces = np.zeros((0, 3), dtype=np.int32)
-    surface = surface_in_memory(Path("a"), xyz.astype(np.float32), rgb, faces)
-    none = np.zeros(count, dtype=np.int32)
-    scene = Scene(
-        "a", "val", xyz.astype(np.float32), rgb, np.zeros_like(xyz, dtype=np.float32), none.astype(np.int16), none,
-        np.array(segment, dtype=np.int32), faces,
-    )  # fmt: skip
-    return Input("a", "a", surface, plain_frame(), scene, VOCABULARY)._replace(**changes)
+    surface = surface_in_memory(Path("a"), xyz.astype(np.float32), np.full((count, 3), 9, dtype=np.uint8), None)
+    monkeypatch.setattr(module, "segment_points", lambda *_: np.array(segment))
+    return Input("a", "a", surface, plain_frame())
 
 
 def logits(rows: list[dict[int, float]]) -> torch.Tensor:
@@ -54,9 +46,11 @@ def logits(rows: list[dict[int, float]]) -> torch.Tensor:
 TABLE_LIKE, CHAIR_LIKE, FLOOR_LIKE = {TABLE: 0.9, CHAIR: 0.1}, {TABLE: 0.4, CHAIR: 0.6}, {FLOOR: 1.0}
 
 
-def test_a_superpoint_gets_the_class_of_highest_mean_probability() -> None:
+def test_a_superpoint_gets_the_class_of_highest_mean_probability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two of three points say chair, but the mean is 0.57 for table."""
-    scan = strip(5, [7, 7, 7, 3, 3])
+    scan = strip(5, [1, 1, 1, 0, 0], monkeypatch)
     voxels = voxelize_scan(scan.surface, scan.frame, SPACING)
     values = logits([TABLE_LIKE, CHAIR_LIKE, CHAIR_LIKE, FLOOR_LIKE, FLOOR_LIKE])
     found = find_superpoints(
@@ -72,8 +66,10 @@ def test_a_superpoint_gets_the_class_of_highest_mean_probability() -> None:
     np.testing.assert_allclose(at_voxels.confidence, [1.7 / 3] * 3 + [1, 1], atol=1e-6)
 
 
-def test_a_superpoint_belongs_to_the_object_of_its_class_with_more_than_half_of_its_points() -> None:
-    scan = strip(9, [1, 1, 1, 2, 2, 3, 3, 3, 3])
+def test_a_superpoint_belongs_to_the_object_of_its_class_with_more_than_half_of_its_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scan = strip(9, [0, 0, 0, 1, 1, 2, 2, 2, 2], monkeypatch)
     voxels = voxelize_scan(scan.surface, scan.frame, SPACING)
     rows = [TABLE_LIKE] * 3 + [TABLE_LIKE] * 2 + [CHAIR_LIKE] * 4
     found = find_superpoints(
@@ -86,9 +82,11 @@ def test_a_superpoint_belongs_to_the_object_of_its_class_with_more_than_half_of_
     assert found.vote(np.full(9, -1, dtype=np.int32), np.zeros(0, dtype=np.int64)).tolist() == [-1, -1, -1]
 
 
-def test_objects_of_superpoints_are_whole() -> None:
+def test_objects_of_superpoints_are_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A gap of misclassified voxels inside a table splits it; its superpoint joins the parts."""
-    scan = strip(300, [1] * 300)
+    scan = strip(300, [0] * 300, monkeypatch)
     voxels = voxelize_scan(scan.surface, scan.frame, SPACING)
     rows = [TABLE_LIKE] * 140 + [FLOOR_LIKE] * 20 + [TABLE_LIKE] * 140
     features = [(np.arange(300), logits(rows))]
@@ -112,16 +110,14 @@ def test_objects_of_superpoints_are_whole() -> None:
 
 def test_too_many_vertices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_VERTICES", 4)
-    scan = strip(5, [1] * 5)
+    scan = strip(5, [0] * 5, monkeypatch)
     voxels = voxelize_scan(scan.surface, scan.frame, SPACING)
     with pytest.raises(DataError, match=r"a: 5 vertices, expected at most 4 with --superpoints: pass --no-superpoints"):
         find_superpoints(scan, voxels, [], score=lambda features: features, num_classes=5)
 
 
 @pytest.mark.parametrize("faces", [FACES, np.zeros((0, 3), dtype=np.int64)])
-def test_a_scan_without_segments_is_segmented_by_its_points(
-    checkpoint: Path, tmp_path: Path, faces: np.ndarray
-) -> None:
+def test_a_scan_is_segmented_by_its_points(checkpoint: Path, tmp_path: Path, faces: np.ndarray) -> None:
     scan = tmp_path / "room.ply"
     write_ply(scan, Mesh(XYZ.astype(np.float32), RGB, faces.astype(np.int32)))
     settings = settings_of(

@@ -223,9 +223,9 @@ class Conversation:
             )
         self._vectors = torch.from_numpy(self._anchors.vectors).to(self._predictor.device)
         self._scale = spread_of(self._vectors.cpu())
-        self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
         network = self._predictor.network
         self._classify = None if network.num_classes is None else network.classify
+        self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
         self._rows = partial(vertex_rows, self.scan.surface, self.scan.frame, self._voxels)
         self._nearest: npt.NDArray[np.int16] | None = None
         self._wants_objects = wants_objects(settings.objects, model.info, self.checkpoint, progress)
@@ -269,8 +269,7 @@ class Conversation:
         if not self._wants_objects:
             return None
         names = self._anchors.names
-        classify = self._predictor.network.classify
-        score = classify if self._predictor.network.num_classes == len(names) else self._score_by_cosine
+        score = self._classify or self._score_by_cosine
         features = VoxelFeatures(
             replace(self._predictor, score=score), self._voxels, name=self.scan.name, progress=self._progress
         )
@@ -302,8 +301,8 @@ class Conversation:
         heat = np.empty((len(self._voxels.keys), len(texts)), dtype=np.float32)
         nearest = np.empty(len(self._voxels.keys), dtype=np.int16)
         with torch.inference_mode():
-            for rows, features in self._features:
-                features = self._aligned(features)
+            for rows, part in self._features:
+                features = self._aligned(part)
                 heat[rows] = text_heat(features, self._vectors, texts, scale=self._scale).cpu().numpy()
                 unit = torch.nn.functional.normalize(self._vectors, dim=1)
                 nearest[rows] = (features @ unit.T).argmax(dim=1).to(torch.int16).cpu().numpy()

@@ -84,8 +84,8 @@ def find_superpoints(
 ) -> Superpoints:
     """Find the superpoints of a scan, and average the class probabilities over each.
 
-    A scene of a store has the segments of its scan, if all its vertices have one. Otherwise, points are segmented by
-    normals and colours; no mesh is needed.
+    Vertices are segmented by normals and colours; no mesh is needed. The segments of a store's scene are not used: on
+    the demo's rooms, they gain less.
 
     Args:
         scan: Scan.
@@ -134,10 +134,6 @@ def find_superpoints(
 
 def _segment(scan: Input, inside: npt.NDArray[np.int64], xyz: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Return the superpoint of each usable vertex, contiguous from 0."""
-    scene = scan.scene
-    if scene is not None and (scene.segment >= 0).all():
-        numbers: npt.NDArray[np.int64] = np.unique(scene.segment[inside], return_inverse=True)[1].astype(np.int64)
-        return numbers
     colors = scan.surface.colors
     rgb = None if colors is None else colors(0, scan.surface.num_vertices)[inside]
     normals = None
