@@ -13,8 +13,8 @@ import numpy as np
 from lg3d_core.evaluation.table import group_table, percent
 from lg3d_core.reporting.confusions import Confusion
 from lg3d_core.reporting.differences import Difference
+from lg3d_core.reporting.figure_kinds import PLACES, FigureKind
 from lg3d_core.reporting.frequency import Frequency
-from lg3d_core.reporting.object_figures import OBJECT_CAPTIONS
 from lg3d_core.reporting.object_tables import class_precision_table, precision_table
 from lg3d_core.reporting.subject import ReportedRun
 
@@ -23,6 +23,7 @@ class PageFigure(NamedTuple):
     """Figure on the page.
 
     Attributes:
+        kind: Kind of the figure, which determines its place.
         name: Base name of the figure's files.
         title: Heading of the figure.
         caption: Caption of the figure.
@@ -30,6 +31,7 @@ class PageFigure(NamedTuple):
         files: Names of the files beside the page.
     """
 
+    kind: FigureKind
     name: str
     title: str
     caption: str
@@ -46,7 +48,7 @@ class PageContent(NamedTuple):
         store: Path of the store.
         store_digest: Digest of the store's content.
         frequency: Class frequencies; None if no run has scores.
-        figures: Figures by name, in the order of the page.
+        figures: Figures; those of one kind are shown in this order.
         confusions: Most frequent confusions by the names of runs with scores.
         differences: Differences of the other runs from the first.
         notes: Remarks for the reader, one sentence each.
@@ -58,7 +60,7 @@ class PageContent(NamedTuple):
     store: str
     store_digest: str
     frequency: Frequency | None
-    figures: Mapping[str, PageFigure]
+    figures: Sequence[PageFigure]
     confusions: Mapping[str, Sequence[Confusion]]
     differences: Sequence[Difference]
     notes: Sequence[str]
@@ -198,15 +200,10 @@ def _order(value: float) -> str:
 
 def _figures(content: PageContent) -> dict[str, list[dict[str, Any]]]:
     """Return the figures of each place on the page."""
-    own = content.figures
-    places = {
-        "first": ["curves", "differences", "frequency"],
-        "categories": [name for name in own if name.startswith("categories")],
-        "confusions": [name for name in own if name.startswith("confusion")],
-        "last": ["features", "rooms"],
-        "objects": [name for name in own if name.partition("-")[0] in OBJECT_CAPTIONS],
+    return {
+        place: [_figure(figure) for kind in kinds for figure in content.figures if figure.kind is kind]
+        for place, kinds in PLACES.items()
     }
-    return {place: [_figure(own[name]) for name in names if name in own] for place, names in places.items()}
 
 
 def _figure(figure: PageFigure) -> dict[str, Any]:
