@@ -81,7 +81,7 @@ def default_values(cls: type[Settings]) -> dict[str, Any]:
 
 def parameter(field: Field, default: Any) -> inspect.Parameter:
     """Return the Typer parameter of a field: an option, or an argument."""
-    kind: Any = bool if field.kind is bool else list[str] if field.is_tuple and not field.splits_on_commas else str
+    kind: Any = bool if field.kind is bool else list[str] if field.is_tuple else str
     text = help_text(field, default)
     completer = COMPLETERS.get(field.option.completes) or (words(field.choices) if field.choices else None)
     info: Any

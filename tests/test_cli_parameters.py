@@ -148,6 +148,15 @@ def test_saved_settings_name_their_command() -> None:
         assert cls.from_json(settings.to_json()) == settings
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_several_values_can_be_repeated(name: str) -> None:
+    command = GROUP.commands[name]
+    for field in fields_of(COMMANDS[name]).values():
+        if field.is_tuple and not field.is_argument and not field.option.recipe_only:
+            words = [field.option_name, "a", field.option_name, "b"]
+            assert command.make_context(name, words, resilient_parsing=True).params[field.name] == ["a", "b"]
+
+
 def test_a_command_decides_nothing() -> None:
     for path in (ROOT / "lg3d_cli" / "commands").glob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

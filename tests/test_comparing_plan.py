@@ -229,6 +229,12 @@ def test_a_malformed_change_is_rejected(change: str) -> None:
         parse_changes((change,))
 
 
+@pytest.mark.parametrize("again", ["finetune.batch_size=3", "finetune.batch-size=2"])
+def test_a_key_that_is_changed_twice_is_refused(again: str) -> None:
+    with pytest.raises(SettingsError, match=r"--set names finetune.batch.size twice"):
+        parse_changes(("finetune.batch_size=2", again))
+
+
 def test_given_anchors_replace_those_of_the_recipe(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--anchors"):
         plan("table1-7-ours", seeds=1, anchors=tmp_path / "none")

@@ -443,7 +443,7 @@ def test_a_check_needs_no_store_but_a_list_of_scenes(store: SceneStore, tmp_path
 
     def lines(text: str) -> list[str]:
         scenes.write_text(text)
-        settings = ScoreSettings(predictions=(labels,), store=nowhere, jobs=1, check=True, scenes=scenes)
+        settings = ScoreSettings(predictions=(labels,), store=nowhere, jobs=1, check=True, scene_list=scenes)
         return check(settings, Progress()).lines
 
     assert lines(f"{first}\n{second}\n") == []
@@ -498,9 +498,9 @@ def test_the_command_prints_problems_on_stdout_and_exits_with_1(store: SceneStor
     assert json.loads(done.stdout)["predictions"][0]["vertex"]["num_classes"] == 200
     done = lg3d("score", str(bad), *words)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    done = lg3d("score", str(good), "--scenes", "x.txt", *words)
+    done = lg3d("score", str(good), "--scene-list", "x.txt", *words)
     assert done.returncode == 2
-    assert "--scenes requires --check" in done.stderr
+    assert "--scene-list requires --check" in done.stderr
 
 
 def lg3d(*words: str) -> subprocess.CompletedProcess[str]:

@@ -343,7 +343,7 @@ def test_the_page_of_an_answer_has_its_heat_and_leaves_out_what_has_no_place(wor
 
 
 def test_a_page_without_a_text_is_refused(workplace: Path) -> None:
-    with pytest.raises(SettingsError, match="--html requires a TEXT to show the heat of"):
+    with pytest.raises(SettingsError, match="--html requires TEXT"):
         settings_of(workplace, html=workplace / "a.html")
 
 

@@ -251,7 +251,10 @@ def test_one_bad_scan_does_not_stop_the_others(checkpoint: Path, tmp_path: Path)
     assert list(report["failed"]) == ["bad.ply", "nosuch"]
     assert "truncated" in report["failed"]["bad.ply"]
     errors = [line for line in done.stderr.splitlines() if line.startswith("lg3d: error: ")]
-    assert len(errors) == 2
+    assert [line.removeprefix("lg3d: error: ").split(": ")[0] for line in errors] == [
+        "cannot predict bad.ply",
+        "cannot predict nosuch",
+    ]
     assert "found\tvertices\tshare\tconfidence" in done.stderr
     assert (tmp_path / "good.labelled.ply").is_file()
 

@@ -16,6 +16,8 @@ from lg3d_core.reporting.differences import compare_runs, plot_differences
 from lg3d_core.reporting.embedding import anchor_rows, embed, embedding_key, measure_cohesion, plot_embeddings
 from lg3d_core.reporting.frequency import Frequency, plot_categories, plot_frequency
 from lg3d_core.reporting.measure import FeatureSample, Measurement, _Draw
+from lg3d_core.reporting.objects import ObjectRow, plot_object_rooms
+from lg3d_core.reporting.rooms import RoomRow, plot_rooms
 from lg3d_core.reporting.runs import Curve, RunRecord
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.vocabulary import Vocabulary
@@ -248,3 +250,21 @@ def test_a_map_that_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 2 anchors, got 1"):
         write_anchors_map(make_anchors(np.eye(1), ("a",)), tmp_path / "map.png", vocabulary="scannet200")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("marks_errors", "explained"), [(False, []), (True, ["right", "wrong"])])
+def test_the_legend_of_rooms_explains_errors_where_a_column_marks_them(
+    marks_errors: bool, explained: list[str]
+) -> None:
+    picture = np.zeros((3, 4, 3), dtype=np.uint8)
+    run = ("Errors", "mIoU 50.0", picture)  # the run's name does not decide
+    figure = plot_rooms([RoomRow("scene", (run,), marks_errors, (((1, 2, 3), "chair"),))])
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chair", "unannotated", *explained]
+
+
+def test_only_the_first_picture_of_a_room_with_objects_has_the_rooms_name() -> None:
+    picture = np.zeros((3, 4, 3), dtype=np.uint8)
+    figure = plot_object_rooms([ObjectRow("scene", (("colours", picture), ("colours", picture)))])
+    assert figure is not None
+    assert [axis.get_title().splitlines()[0].strip() for axis in figure.axes] == ["scene", ""]

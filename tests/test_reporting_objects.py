@@ -172,7 +172,9 @@ def test_tables_list_the_groups_and_the_classes_with_objects_or_predictions() ->
     assert table is not None
     assert table.header == ["Category", "Group", "Training objects", "Objects here", "AP50 one", "AP50 two"]
     chair = f"{100 * scores.ap50[CHAIR]:.2f}"
-    assert table.rows[0] == ["chair", "head", "1,234", "2", chair, chair]
+    name, group, cells = table.rows[0]
+    assert (name, group, [cell.text for cell in cells]) == ("chair", "head", ["1,234", "2", chair, chair])
+    assert [float(cell.order) for cell in cells] == pytest.approx([1234, 2, *[scores.ap50[CHAIR]] * 2], abs=1e-6)
     assert [row[0] for row in table.rows] == ["chair", "table", VOCABULARY.names[TAIL]]
 
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 
 from lg3d_core.reporting.confusions import Confusion
+from lg3d_core.reporting.figure_kinds import CAPTIONS, PLACES, TITLES, FigureKind, Plot
 from lg3d_core.reporting.frequency import Frequency
 from lg3d_core.reporting.page import PageContent, PageFigure, build_page
 from lg3d_core.reporting.subject import ReportedRun
@@ -41,7 +42,10 @@ def build(*runs: ReportedRun) -> str:
             store=NAME,
             store_digest=NAME,
             frequency=Frequency(COUNTS.sum(axis=1), COUNTS.sum(axis=1), COUNTS.sum(axis=1)),
-            figures={name: PageFigure(name, NAME, NAME, PNG, (NAME, "b.pdf")) for name in ("curves", "categories-1")},
+            figures=[
+                PageFigure(kind, kind, NAME, NAME, PNG, (NAME, "b.pdf"))
+                for kind in (FigureKind.CURVES, FigureKind.CATEGORIES)
+            ],
             confusions={run.name: (Confusion(NAME, NAME, 1234, 0.25),) for run in runs},
             differences=(),
             notes=(NAME,),
@@ -100,3 +104,14 @@ def test_a_run_without_scores_has_its_card_alone() -> None:
     page = build_page(PageContent((reported("run", None),), "val", "data", "0", None, {}, {}, (), (), "0"))
     assert re.findall(r'<section id="(\w+)-\w+"', page) == ["card"]
     assert "<h2>Card of run</h2>" in page
+
+
+def test_every_kind_of_figure_has_a_title_a_caption_and_one_place() -> None:
+    places = [kind for kinds in PLACES.values() for kind in kinds]
+    assert sorted(places) == sorted(FigureKind) == sorted(TITLES) == sorted(CAPTIONS)
+
+
+def test_a_figure_of_one_of_several_runs_is_numbered_and_named_after_the_run() -> None:
+    one, all_runs = Plot(FigureKind.TAIL, None, "rooms-2", 2), Plot(FigureKind.TAIL, None)
+    assert (one.name, one.title) == ("tail-2", f"{TITLES[FigureKind.TAIL]}: rooms-2")
+    assert (all_runs.name, all_runs.title) == ("tail", TITLES[FigureKind.TAIL])

@@ -86,6 +86,13 @@ def test_missing_files_are_named_one_by_one(rooms: Path) -> None:
     assert [problem.fatal for problem in report.problems] == [True, False, True, True]
 
 
+def test_a_colon_in_the_folders_name_does_not_cut_the_path_of_a_missing_file(rooms: Path) -> None:
+    root = rooms.rename(rooms.parent / "disk: 2")
+    mesh = root / "scans" / "scene9002_00" / "scene9002_00_vh_clean_2.ply"
+    mesh.unlink()
+    assert [problem.file for problem in audit(root).problems] == [str(mesh)]
+
+
 def test_coordinates_that_are_not_finite_and_foreign_annotations_are_found(rooms: Path) -> None:
     mesh = rooms / "scans_test/scene9003_00/scene9003_00_vh_clean_2.ply"
     data = mesh.read_bytes()

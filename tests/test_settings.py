@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,12 +10,15 @@ from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.settings import (
     COMMANDS,
     AnchorsSettings,
+    AskSettings,
     EvalSettings,
     FinetuneSettings,
     PredictSettings,
     PrepareSettings,
     PretrainSettings,
     RoomsSettings,
+    ScoreSettings,
+    Settings,
     recipe_names,
 )
 
@@ -244,3 +248,35 @@ def test_saved_settings_keep_their_command_and_recipe_but_not_how_it_reports() -
         PretrainSettings.from_json(json.dumps(saved))
     del saved["command"], saved["recipe"]  # as earlier versions wrote them
     assert FinetuneSettings.from_json(json.dumps(saved)).network == "14A"
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "option", "other", "typed"),
+    [
+        (ScoreSettings, "scene_list", "--scene-list requires --check", {"check": True}, {"predictions": ("a.zip",)}),
+        (AskSettings, "html", "--html requires TEXT", {"texts": ("chair",)}, {"scan": "a.ply"}),
+        (RoomsSettings, "furniture_names", "--furniture-names requires --furniture", {"furniture": "f"}, {"out": "o"}),
+    ],
+)
+def test_a_value_that_requires_another_option_is_ignored_without_it_unless_typed(
+    cls: type[Settings], field: str, option: str, other: dict[str, Any], typed: dict[str, Any], tmp_path: Path
+) -> None:
+    config = write(tmp_path / "lg3d.toml", f"{field} = 'x'\n")
+    environ = {f"LG3D_{field.upper()}": "x"}
+    assert getattr(cls.resolve(config=config, **typed), field) is None
+    assert getattr(cls.resolve(environ=environ, **typed), field) is None
+    assert getattr(cls.resolve(config=config, **typed, **other), field) == Path("x")
+    with pytest.raises(UsageError, match=f"{option}: pass it, or leave out"):
+        cls.resolve(**typed, **{field: "x"})
+    with pytest.raises(SettingsError, match=option):
+        cls(**typed, **{field: Path("x")})
+
+
+def test_the_number_of_rooms_of_a_shared_file_does_not_concern_score(tmp_path: Path) -> None:
+    config = write(tmp_path / "lg3d.toml", "scenes = 12\n")
+    assert RoomsSettings.resolve(config=config, out="raw").scenes == 12
+    assert ScoreSettings.resolve(config=config, predictions=("a.zip",)).scene_list is None
+
+
+def test_a_repeated_choice_applies_once() -> None:
+    assert PredictSettings.resolve(scans=["a.ply"], formats=["ply", "npz,ply"]).formats == ("ply", "npz")

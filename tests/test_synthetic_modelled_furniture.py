@@ -163,7 +163,7 @@ def test_names_that_know_no_model_and_names_without_furniture_are_refused(folder
     (tmp_path / "names.tsv").write_text("model\tsection\tthing\nThrone\t\tchair\n")
     with pytest.raises(DataError, match="contains none of its models"):
         read(folder)
-    with pytest.raises(SettingsError, match="--furniture-names must be left out"):
+    with pytest.raises(SettingsError, match="--furniture-names requires --furniture"):
         RoomsSettings(out=tmp_path, furniture_names=tmp_path / "names.tsv")
     with pytest.raises(SettingsError, match="--spacing"):
         RoomsSettings(out=tmp_path, spacing=1.0)

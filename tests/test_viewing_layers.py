@@ -69,6 +69,8 @@ def test_heat_of_a_text_is_a_layer_titled_by_it() -> None:
     assert view.layers["heat-1"][0].tolist() == list(HEAT_STOPS[0])
     assert view.layers["heat-1"][-1].tolist() == list(HEAT_STOPS[-1])
     assert (view.layers["heat-2"] == view.layers["heat-1"][::-1]).all()
+    assert view.heat_texts == {"heat-1": "somewhere to sit", "heat-2": "light"}
+    assert {"“somewhere to sit” 1.00", "“light” 0.00"} <= set(view.describe(9))
     assert view.key("heat-1").ramp == HEAT_STOPS
     assert view.is_smooth("heat-2")
     lightness = view.layers["heat-1"].astype(float) @ [0.2126, 0.7152, 0.0722]

@@ -135,6 +135,7 @@ def test_the_page_holds_heat_and_the_gallery() -> None:
     page = read_page(text)
     description, arrays = json.loads(page.scripts["description"]), unpack(page)
     layer = description["layers"][-1]
+    assert [layer["text"] for layer in description["layers"]] == [None] * (len(seen.layers) - 1) + [HOSTILE]
     assert (layer["name"], layer["title"], layer["array"]) == ("heat-1", f"\u201c{HOSTILE}\u201d", "heat-1")
     assert np.abs(arrays["heat-1"].ravel() / 255 - hot).max() <= 0.5 / 255 + 1e-6
     assert "<img" not in text

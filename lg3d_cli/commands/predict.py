@@ -32,7 +32,7 @@ def predict(settings: PredictSettings) -> None:
     if not settings.quiet:
         _show_found(report)
     for scan, reason in report.failed.items():
-        console.error(reason if scan in reason else f"{scan}: {reason}")
+        console.error(f"cannot predict {scan}: {reason}")
     if settings.json:
         console.result_json(report.to_dict())
     else:

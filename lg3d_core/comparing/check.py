@@ -77,7 +77,7 @@ def check(settings: ScoreSettings, progress: Progress) -> CheckReport:
     Raises:
         DataError: The store or the file of scenes is missing, damaged or empty.
     """
-    if settings.scenes is None:
+    if settings.scene_list is None:
         store = SceneStore(settings.store)
         scenes: dict[str, int | None] = {s: store.entry(s).num_points for s in store.scene_ids(settings.split)}
         vocabulary = store.vocabulary
@@ -85,12 +85,12 @@ def check(settings: ScoreSettings, progress: Progress) -> CheckReport:
             raise DataError(f"no scenes to check in {store.path}: pass another --split than {settings.split}")
         others = {scene_id: split for split in SPLITS for scene_id in store.scene_ids(split) if scene_id not in scenes}
     else:
-        scenes, vocabulary, others = read_scenes(settings.scenes), load_vocabulary(settings.vocabulary), {}
+        scenes, vocabulary, others = read_scenes(settings.scene_list), load_vocabulary(settings.vocabulary), {}
         unknown = sum(number is None for number in scenes.values())
         if unknown:
             progress.warn(
-                f"{settings.scenes} has no number of vertices for {unknown} scenes: the length of their files is not "
-                "checked"
+                f"{settings.scene_list} has no number of vertices for {unknown} scenes: the length of their files "
+                "is not checked"
             )
     checked = [
         _check(name, path, scenes, vocabulary, others, settings, progress)

@@ -165,11 +165,15 @@ def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
     """Parse `key=value` and `command.key=value` into a recipe. A value that is not valid TOML is text.
 
     Raises:
-        SettingsError: A change has another form.
+        SettingsError: A change has another form, or a key is repeated.
     """
     table: dict[str, Any] = {}
+    seen: set[str] = set()
     for change in changes:
         key, text = parse_assignment(change, option="--set", field="changes")
+        if key.replace("-", "_") in seen:
+            raise SettingsError(f"--set names {key} twice: pass one value", fields=("changes",))
+        seen.add(key.replace("-", "_"))
         command, _, name = key.rpartition(".")
         (table.setdefault(command, {}) if command else table)[name] = parse_value(text)
     return table

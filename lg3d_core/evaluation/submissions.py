@@ -172,7 +172,7 @@ class Submission:
         """
         name = f"{scene_id}.txt"
         ids = self.read_values(name, num_vertices=num_vertices)
-        self._require_not_negative(ids, name, "the class id")
+        self._require_not_negative(ids, name, "the class id", hint=" (0 for no class)")
         return ids
 
     def read_instances(self, scene_id: str, vocabulary: Vocabulary, *, num_vertices: int) -> PredictedInstances:
@@ -276,13 +276,10 @@ class Submission:
                 f"{self.path}: {name} has {shown!r} as value {number}: expected integers, without decimals"
             ) from None
 
-    def _require_not_negative(self, values: npt.NDArray[np.integer], name: str, what: str) -> None:
+    def _require_not_negative(self, values: npt.NDArray[np.integer], name: str, what: str, *, hint: str = "") -> None:
         if len(values) and values.min() < 0:
             row = int(np.flatnonzero(values < 0)[0])
-            raise DataError(
-                f"{self.path}: {name} has {what} {values[row]} for vertex {row}: expected 0 or more"
-                + (" (0 for no class)" if what == "the class id" else "")
-            )
+            raise DataError(f"{self.path}: {name} has {what} {values[row]} for vertex {row}: expected 0 or more{hint}")
 
     def _read(self, name: str, *, limit: int, truncate: bool = False) -> bytes:
         if name not in self.names:

@@ -26,15 +26,18 @@ def group_table(evaluation: "Evaluation") -> Table:
     The rows are vertices and voxels, each over the whole vocabulary and over the present classes, and a row that is
     comparable with the paper's tables: voxels, the whole vocabulary, the paper's precision and recall.
     """
-    groups = list(evaluation.vertex.means)
-    header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in groups)]
+    header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in evaluation.vertex.means)]
+    return Table(header, [[label, *map(percent, values)] for label, values in group_values(evaluation)])
+
+
+def group_values(evaluation: "Evaluation") -> list[tuple[str, list[float]]]:
+    """Return the rows of `group_table` as label and values in 0..1, NaN where undefined."""
     rows = []
     for level, scores in (("vertices", evaluation.vertex), ("voxels", evaluation.voxel)):
-        rows.append([f"{level}, {scores.miou_name}", *_cells(scores.means, ("iou", "precision", "recall"))])
-        rows.append([f"{level}, miou_present", *_cells(scores.means_present, ("iou", "precision", "recall"))])
-    paper = _cells(evaluation.voxel.means, ("iou", "precision_paper", "recall_paper"))
-    rows.append(["voxels, as the paper", *paper])
-    return Table(header, rows)
+        rows.append((f"{level}, {scores.miou_name}", _values(scores.means, ("iou", "precision", "recall"))))
+        rows.append((f"{level}, miou_present", _values(scores.means_present, ("iou", "precision", "recall"))))
+    paper = _values(evaluation.voxel.means, ("iou", "precision_paper", "recall_paper"))
+    return [*rows, ("voxels, as the paper", paper)]
 
 
 def narrow_group_table(evaluation: "Evaluation") -> Table:
@@ -116,5 +119,5 @@ def percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.2f}"
 
 
-def _cells(means: dict[str, Means], names: tuple[str, ...]) -> list[str]:
-    return [percent(getattr(group, name)) for name in names for group in means.values()]
+def _values(means: dict[str, Means], names: tuple[str, ...]) -> list[float]:
+    return [getattr(group, name) for name in names for group in means.values()]

@@ -1,29 +1,16 @@
 """Figures of a report about predicted objects: only for runs whose network has an offset head."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.progress import Progress
+from lg3d_core.reporting.figure_kinds import FigureKind, Plot
 from lg3d_core.reporting.frequency import Frequency
 from lg3d_core.reporting.objects import ObjectRow, draw_cases, draw_object_rooms, plot_cases, plot_object_rooms
 from lg3d_core.reporting.precision import ScoredObjects, plot_precision_over_frequency, plot_precision_recall
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.store.scene_store import SceneStore
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-OBJECT_CAPTIONS = {
-    "precision": "AP50 of every class over its annotated objects in the training scenes. Lines: means of head, common "
-    "and tail.",
-    "recall": "Mean over the classes of each group that have objects. The precision at a recall is the highest one at "
-    "this or a higher recall.",
-    "tail": "Annotated objects of tail classes with the highest IoU (left) and the lowest (right), with the prediction "
-    "of the same class that fits best, or else of any class, and its confidence.",
-    "objects": "Annotated and predicted objects (the paper's Figure 8). A predicted object has the colour of the "
-    "annotated one with which it shares most vertices.",
-}
 
 
 class ObjectPictures(NamedTuple):
@@ -80,13 +67,15 @@ def draw_objects(
     return ObjectPictures(scored, rooms, cases)
 
 
-def plot_objects(pictures: ObjectPictures, frequency: Frequency) -> "Iterator[tuple[str, str, Figure | None]]":
-    """Yield name, title and figure; none without objects."""
+def plot_objects(pictures: ObjectPictures, frequency: Frequency) -> Iterator[Plot]:
+    """Yield the figures; none without objects."""
     if not pictures.runs:
         return
-    yield "precision", "AP and frequency", plot_precision_over_frequency(pictures.runs, frequency)
-    yield "recall", "Precision and recall of objects", plot_precision_recall(pictures.runs)
-    yield "objects", "Objects", plot_object_rooms(pictures.rooms)
+    yield Plot(FigureKind.PRECISION, plot_precision_over_frequency(pictures.runs, frequency))
+    yield Plot(FigureKind.RECALL, plot_precision_recall(pictures.runs))
+    yield Plot(FigureKind.OBJECTS, plot_object_rooms(pictures.rooms))
+    if len(pictures.cases) == 1:
+        yield Plot(FigureKind.TAIL, plot_cases(pictures.cases[0][1]))
+        return
     for number, (name, rows) in enumerate(pictures.cases, start=1):
-        end, title = ("", "") if len(pictures.cases) == 1 else (f"-{number}", f": {name}")
-        yield f"tail{end}", f"Best and worst objects of the tail{title}", plot_cases(rows)
+        yield Plot(FigureKind.TAIL, plot_cases(rows), name, number)

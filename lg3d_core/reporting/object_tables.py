@@ -1,11 +1,12 @@
 """Tables of a report about predicted objects."""
 
-import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from lg3d_core.evaluation.instances import InstanceScores
 from lg3d_core.evaluation.table import Table, instance_table, percent
 from lg3d_core.reporting.frequency import Frequency
+from lg3d_core.reporting.page_cell import PageCell, sort_key
 from lg3d_core.reporting.subject import ReportedRun
 
 
@@ -28,7 +29,19 @@ def precision_table(runs: Sequence[ReportedRun]) -> Table | None:
     return Table(tables[0][1].header, rows)
 
 
-def class_precision_table(runs: Sequence[ReportedRun], frequency: Frequency) -> Table | None:
+class ClassPrecisions(NamedTuple):
+    """AP50 by class.
+
+    Attributes:
+        header: Column names.
+        rows: Name, group and further cells of each class.
+    """
+
+    header: list[str]
+    rows: list[tuple[str, str, list[PageCell]]]
+
+
+def class_precision_table(runs: Sequence[ReportedRun], frequency: Frequency) -> ClassPrecisions | None:
     """Return AP50 of each run and class that has objects or predictions. None without objects."""
     scored = scored_objects(runs)
     if not scored:
@@ -42,6 +55,7 @@ def class_precision_table(runs: Sequence[ReportedRun], frequency: Frequency) -> 
             continue
         precisions = [float(scores.ap50[index]) for _, scores in scored]
         counts = [int(frequency.instances[index]), int(first.num_objects[index])]
-        cells = [f"{count:,}" for count in counts] + ["-" if math.isnan(ap) else percent(ap) for ap in precisions]
-        rows.append([category.name, category.group or "-", *cells])
-    return Table(header, rows)
+        cells = [PageCell(sort_key(count), f"{count:,}") for count in counts]
+        cells += [PageCell(sort_key(ap), percent(ap)) for ap in precisions]
+        rows.append((category.name, category.group or "-", cells))
+    return ClassPrecisions(header, rows)

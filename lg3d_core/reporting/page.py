@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lg3d_core.evaluation.table import group_table, percent
+from lg3d_core.evaluation.table import group_table, group_values, percent
 from lg3d_core.reporting.confusions import Confusion
 from lg3d_core.reporting.differences import Difference
+from lg3d_core.reporting.figure_kinds import PLACES, FigureKind
 from lg3d_core.reporting.frequency import Frequency
-from lg3d_core.reporting.object_figures import OBJECT_CAPTIONS
 from lg3d_core.reporting.object_tables import class_precision_table, precision_table
+from lg3d_core.reporting.page_cell import PageCell, sort_key
 from lg3d_core.reporting.subject import ReportedRun
 
 
@@ -23,6 +24,7 @@ class PageFigure(NamedTuple):
     """Figure on the page.
 
     Attributes:
+        kind: Kind of the figure, which determines its place.
         name: Base name of the figure's files.
         title: Heading of the figure.
         caption: Caption of the figure.
@@ -30,6 +32,7 @@ class PageFigure(NamedTuple):
         files: Names of the files beside the page.
     """
 
+    kind: FigureKind
     name: str
     title: str
     caption: str
@@ -46,7 +49,7 @@ class PageContent(NamedTuple):
         store: Path of the store.
         store_digest: Digest of the store's content.
         frequency: Class frequencies; None if no run has scores.
-        figures: Figures by name, in the order of the page.
+        figures: Figures; those of one kind are shown in this order.
         confusions: Most frequent confusions by the names of runs with scores.
         differences: Differences of the other runs from the first.
         notes: Remarks for the reader, one sentence each.
@@ -58,27 +61,11 @@ class PageContent(NamedTuple):
     store: str
     store_digest: str
     frequency: Frequency | None
-    figures: Mapping[str, PageFigure]
+    figures: Sequence[PageFigure]
     confusions: Mapping[str, Sequence[Confusion]]
     differences: Sequence[Difference]
     notes: Sequence[str]
     version: str
-
-
-class PageCell(NamedTuple):
-    """Cell of the table of classes.
-
-    Attributes:
-        order: Number to sort by; empty for none.
-        text: Shown text.
-        is_iou: Whether the cell is an IoU.
-        bar: IoU in 0..1, drawn as a bar; empty for none.
-    """
-
-    order: str
-    text: str
-    is_iou: bool = False
-    bar: str = ""
 
 
 def build_page(content: PageContent) -> str:
@@ -137,7 +124,7 @@ def _scores(content: PageContent) -> dict[str, Any] | None:
     if not scored:
         return None
     tables = [group_table(evaluation) for _, evaluation in scored]
-    best = _best_cells([table.rows for table in tables])
+    best = _best_cells([[values for _, values in group_values(evaluation)] for _, evaluation in scored])
     return {
         "header": tables[0].header,
         "miou_name": scored[0][1].vertex.miou_name,
@@ -155,12 +142,12 @@ def _scores(content: PageContent) -> dict[str, Any] | None:
     }
 
 
-def _best_cells(tables: Sequence[Sequence[Sequence[str]]]) -> set[tuple[int, int, int]]:
-    """Return run, row and column of the best cells of each row; empty if all runs are equal."""
+def _best_cells(tables: Sequence[Sequence[Sequence[float]]]) -> set[tuple[int, int, int]]:
+    """Return run, row and column of the best values at each place, as the table rounds them; none if all are equal."""
     found = set()
     for y, rows in enumerate(zip(*tables, strict=True)):
-        for x, cells in enumerate(zip(*(row[1:] for row in rows), strict=True)):
-            values = [-math.inf if cell == "-" else float(cell) for cell in cells]
+        for x, cells in enumerate(zip(*rows, strict=True)):
+            values = [-math.inf if math.isnan(value) else round(100 * value, 2) for value in cells]
             if min(values) < max(values):
                 found |= {(run, y, x) for run, value in enumerate(values) if value == max(values)}
     return found
@@ -180,33 +167,24 @@ def _categories(content: PageContent) -> dict[str, Any] | None:
         if first.support[index] == 0 and all(scores.predicted[index] == 0 for _, scores in scored):
             continue
         training, support = int(content.frequency.training[index]), int(first.support[index])
-        cells = [PageCell(_order(number), f"{number:,}") for number in (training, support)]
+        cells = [PageCell(sort_key(number), f"{number:,}") for number in (training, support)]
         for _, scores in scored:
             iou = float(scores.iou[index]) if support else math.nan
             bar = "" if math.isnan(iou) else f"{iou:.4f}"
-            cells.append(PageCell(_order(iou), percent(iou), is_iou=True, bar=bar))
+            cells.append(PageCell(sort_key(iou), percent(iou), is_iou=True, bar=bar))
         for difference in content.differences:
             change = float(difference.iou[index])
-            cells.append(PageCell(_order(change), "-" if math.isnan(change) else f"{100 * change:+.2f}"))
+            cells.append(PageCell(sort_key(change), "-" if math.isnan(change) else f"{100 * change:+.2f}"))
         rows.append((category.name, category.group or "-", cells))
     return {"header": header, "rows": rows}
 
 
-def _order(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
 def _figures(content: PageContent) -> dict[str, list[dict[str, Any]]]:
     """Return the figures of each place on the page."""
-    own = content.figures
-    places = {
-        "first": ["curves", "differences", "frequency"],
-        "categories": [name for name in own if name.startswith("categories")],
-        "confusions": [name for name in own if name.startswith("confusion")],
-        "last": ["features", "rooms"],
-        "objects": [name for name in own if name.partition("-")[0] in OBJECT_CAPTIONS],
+    return {
+        place: [_figure(figure) for kind in kinds for figure in content.figures if figure.kind is kind]
+        for place, kinds in PLACES.items()
     }
-    return {place: [_figure(own[name]) for name in names if name in own] for place, names in places.items()}
 
 
 def _figure(figure: PageFigure) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The command `report`: read the runs, measure missing results, draw the figures, and write the page."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lg3d_core import __version__
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError, UsageError
@@ -14,9 +14,10 @@ from lg3d_core.reporting.confusions import Confusion, most_confused, plot_confus
 from lg3d_core.reporting.curves import plot_curves
 from lg3d_core.reporting.differences import Difference, compare_runs, plot_differences
 from lg3d_core.reporting.embedding import Cohesion, can_embed, embed, embedding_key, measure_cohesion, plot_embeddings
+from lg3d_core.reporting.figure_kinds import CAPTIONS, FigureKind, Plot
 from lg3d_core.reporting.frequency import Frequency, plot_categories, plot_frequency
 from lg3d_core.reporting.measure import keep, measure_run
-from lg3d_core.reporting.object_figures import OBJECT_CAPTIONS, draw_objects, plot_objects
+from lg3d_core.reporting.object_figures import draw_objects, plot_objects
 from lg3d_core.reporting.page import PageContent, PageFigure, build_page
 from lg3d_core.reporting.rooms import RoomRow, choose_scenes, draw_rooms, plot_rooms
 from lg3d_core.reporting.runs import RunRecord, find_recorded, read_runs
@@ -24,9 +25,6 @@ from lg3d_core.reporting.style import drawing, write_figure
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.settings import ReportSettings
 from lg3d_core.store.scene_store import SceneStore
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PAGE_NAME = "report.html"
 
@@ -138,16 +136,9 @@ def open_store(records: Sequence[RunRecord], settings: ReportSettings, progress:
     """
     vocabularies = {record.name: _digest(record, "vocabulary") for record in records}
     stores = {record.name: _digest(record, "store") for record in records}
-    for what, digests in (("vocabularies", vocabularies), ("stores", stores)):
-        known = {name: digest for name, digest in digests.items() if digest}
-        if len(set(known.values())) > 1 and (what == "vocabularies" or settings.store is None):
-            told = ", ".join(f"{name} {digest}" for name, digest in known.items())
-            hint = (
-                "report each run separately"
-                if what == "vocabularies"
-                else "pass --store DIR to score all of them on one store"
-            )
-            raise SettingsError(f"these runs were trained on different {what} ({told}): {hint}")
+    _require_one(vocabularies, "vocabularies", advice="report each run separately")
+    if settings.store is None:
+        _require_one(stores, "stores", advice="pass --store DIR to score all of them on one store")
     path = settings.store
     if path is None:
         recorded = str(records[0].settings.get("store", "data"))
@@ -164,6 +155,13 @@ def open_store(records: Sequence[RunRecord], settings: ReportSettings, progress:
                 "have seen scenes that are scored here"
             )
     return store
+
+
+def _require_one(digests: Mapping[str, str], what: str, *, advice: str) -> None:
+    known = {name: digest for name, digest in digests.items() if digest}
+    if len(set(known.values())) > 1:
+        listed = ", ".join(f"{name} {digest}" for name, digest in known.items())
+        raise SettingsError(f"these runs were trained on different {what} ({listed}): {advice}")
 
 
 def _digest(record: RunRecord, name: str) -> str:
@@ -196,33 +194,32 @@ def _write(
     )
     scored = [(run, run.evaluation, run.measurement) for run in runs if run.evaluation and run.measurement]
     differences = compare_runs(runs)
-    figures: dict[str, PageFigure] = {}
+    figures: list[PageFigure] = []
     kinds = ("png", *(kind for kind in ("pdf", "svg") if getattr(settings, kind)))
 
     rooms = _draw_rooms(runs, store, scenes, progress)
     pictures = draw_objects(runs, store, scenes, progress)
     with progress.task("draw", total=5 + 2 * len(scored) + pictures.num_figures, unit="figure") as task:
 
-        def add(name: str, title: str, figure: "Figure | None") -> None:
-            if figure is not None:
-                png = write_figure(figure, out / name, kinds)
-                caption = CAPTIONS[name.partition("-")[0]]
-                figures[name] = PageFigure(name, title, caption, png, tuple(f"{name}.{kind}" for kind in kinds))
-            task.advance(status=name)
+        def add(plot: Plot) -> None:
+            if plot.figure is not None:
+                png = write_figure(plot.figure, out / plot.name, kinds)
+                files = tuple(f"{plot.name}.{kind}" for kind in kinds)
+                figures.append(PageFigure(plot.kind, plot.name, plot.title, CAPTIONS[plot.kind], png, files))
+            task.advance(status=plot.name)
 
-        add("curves", "Learning curves", plot_curves(runs))
-        add("differences", "Differences by class", plot_differences(runs, differences))
-        add("frequency", "IoU and frequency", plot_frequency(runs, frequency))
+        add(Plot(FigureKind.CURVES, plot_curves(runs)))
+        add(Plot(FigureKind.DIFFERENCES, plot_differences(runs, differences)))
+        add(Plot(FigureKind.FREQUENCY, plot_frequency(runs, frequency)))
         for number, (run, evaluation, measurement) in enumerate(scored, start=1):
-            end, title = ("", "") if len(scored) == 1 else (f"-{number}", f": {run.name}")
-            categories = plot_categories(evaluation.vertex, frequency, run.name)
-            add(f"categories{end}", f"Classes by frequency{title}", categories)
+            shown = ("", 0) if len(scored) == 1 else (run.name, number)
+            add(Plot(FigureKind.CATEGORIES, plot_categories(evaluation.vertex, frequency, run.name), *shown))
             confusion = plot_confusions(measurement.vertices, store.vocabulary, run.name)
-            add(f"confusion{end}", f"Confusion{title}", confusion)
-        add("features", "Features", plot_embeddings(runs, store.vocabulary))
-        add("rooms", "Rooms", plot_rooms(rooms))
-        for name, title, figure in plot_objects(pictures, frequency):
-            add(name, title, figure)
+            add(Plot(FigureKind.CONFUSION, confusion, *shown))
+        add(Plot(FigureKind.FEATURES, plot_embeddings(runs, store.vocabulary)))
+        add(Plot(FigureKind.ROOMS, plot_rooms(rooms)))
+        for plot in plot_objects(pictures, frequency):
+            add(plot)
     confusions = {run.name: most_confused(m.vertices, store.vocabulary) for run, _, m in scored}
     cohesion = {
         run.name: found
@@ -244,7 +241,7 @@ def _write(
     write_text(out / PAGE_NAME, build_page(content))
     return Report(
         page=out / PAGE_NAME,
-        figures=tuple(out / file for figure in figures.values() for file in figure.files),
+        figures=tuple(out / file for figure in figures for file in figure.files),
         split=settings.split,
         store=store.path,
         runs=runs,
@@ -263,20 +260,3 @@ def _draw_rooms(
     except MissingDependencyError as error:
         progress.warn(f"cannot draw rooms: {error}")
         return []
-
-
-CAPTIONS = {
-    **OBJECT_CAPTIONS,
-    "curves": "Faint lines: every optimizer step; bold lines: mean over a twentieth of the run. Validation covers the "
-    "classes that occur in the validation scenes.",
-    "differences": "Difference in vertex IoU from the first run: the classes that improved and got worse most.",
-    "frequency": "Vertex IoU of every class over its annotated vertices in the training scenes. Lines: means of head, "
-    "common and tail.",
-    "categories": "Annotated objects and vertices of every class in the training scenes, most objects first (the "
-    "paper's Figure 4); below, its vertex IoU.",
-    "confusion": "Predictions for the annotated vertices of the most confused classes, in percent of each row. "
-    "Framed: correct.",
-    "features": "t-SNE of the directions of voxel features, sampled evenly from the classes, and of the text anchors "
-    "of the training (the paper's Figure 7). Distances between clusters are not meaningful.",
-    "rooms": "The rooms with the most classes, with near walls and ceiling cut away (the paper's Figure 6).",
-}

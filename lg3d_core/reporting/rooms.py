@@ -30,12 +30,14 @@ class RoomRow(NamedTuple):
 
     Attributes:
         scene: Id of the scene.
-        panels: Title and picture of every column, all of the same size.
+        panels: Title, note and picture of every column, all of the same size.
+        marks_errors: Whether a column shows the errors of a run.
         legend: Colour and name of the annotated or predicted classes, largest first.
     """
 
     scene: str
     panels: tuple[tuple[str, str, Image], ...]
+    marks_errors: bool
     legend: tuple[tuple[tuple[int, int, int], str], ...]
 
 
@@ -86,19 +88,14 @@ def _draw_room(store: SceneStore, scene: str, guesses: Sequence[tuple[str, Scene
     plain = views[0][1] if views else build_view(data, store.vocabulary)
     shown = tuple(name for name in ("colours", "truth") if name in plain.layers)
     first = shown if not views else (*shown, "prediction", *(("errors",) if len(views) == 1 else ()))
-    pictures = render_layers(plain, tuple(layer for layer in first if layer in plain.layers), **size)
-    titles = [(plain.title(layer), "") for layer in first if layer in plain.layers]
-    panels = list(zip(titles, pictures, strict=True))
-    if views:
-        at = titles.index((plain.title("prediction"), ""))
-        panels[at] = ((views[0][0], _score(views[0][1])), panels[at][1])
+    layers = tuple(layer for layer in first if layer in plain.layers)
+    panels = []
+    for layer, picture in zip(layers, render_layers(plain, layers, **size), strict=True):
+        is_run = bool(views) and layer == "prediction"
+        panels.append((views[0][0], _score(plain), picture) if is_run else (plain.title(layer), "", picture))
     for name, view in views[1:]:
-        panels.append(((name, _score(view)), render_layers(view, ("prediction",), **size)[0]))
-    return RoomRow(
-        scene,
-        tuple((title, note, picture) for (title, note), picture in panels),
-        _legend([view for _, view in views] or [plain]),
-    )
+        panels.append((name, _score(view), render_layers(view, ("prediction",), **size)[0]))
+    return RoomRow(scene, tuple(panels), "errors" in layers, _legend([view for _, view in views] or [plain]))
 
 
 def _score(view: SceneView) -> str:
@@ -139,7 +136,6 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
     grid = figure.subplots(len(rows) * lines, per_line, squeeze=False, height_ratios=heights)
     for axis in grid.flat:
         axis.set_axis_off()
-    errors = any(title == "Errors" for row in rows for title, _, _ in row.panels)
     for number, row in enumerate(rows):
         axes = grid[number * lines : (number + 1) * lines].flat
         for k, (axis, (title, note, picture)) in enumerate(zip(axes, row.panels, strict=False)):
@@ -150,7 +146,7 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
     from matplotlib.patches import Patch
 
     entries = [*((color, name) for color, name in legend), (NEUTRAL, "unannotated")]
-    if errors:
+    if any(row.marks_errors for row in rows):
         entries += [(ERROR_COLORS["right"], "right"), (ERROR_COLORS["wrong"], "wrong")]
     handles = [Patch(facecolor=[c / 255 for c in color], edgecolor="#8a919d", linewidth=0.3) for color, _ in entries]
     figure.legend(

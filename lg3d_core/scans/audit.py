@@ -171,8 +171,8 @@ def audit_scan(files: ScanFiles, table: LabelTable | None) -> _Findings:
         require_id(files)
     except DataError as error:
         note(str(error), files.folder)
-    for line in missing_files(files):
-        note(line, Path(line.partition(": ")[0]))
+    for missing in missing_files(files):
+        note(missing.reason, missing.path)
     if files.info is None:
         note(missing_info(files), files.folder / f"{files.scene_id}.txt", fatal=False)
     else:

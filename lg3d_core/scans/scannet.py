@@ -236,7 +236,7 @@ def require_files(files: ScanFiles) -> None:
     require_id(files)
     missing = missing_files(files)
     if missing:
-        raise DataError(missing[0])
+        raise DataError(missing[0].reason)
 
 
 def require_id(files: ScanFiles) -> None:
@@ -249,20 +249,34 @@ def require_id(files: ScanFiles) -> None:
         raise DataError(f"{files.scene_id[:100]!r} is not a scene id: expected letters, digits, '_', '-' and '.'")
 
 
-def missing_files(files: ScanFiles) -> list[str]:
-    """Return one message per missing file without which a scan cannot be read."""
+class MissingFile(NamedTuple):
+    """Missing file or folder without which a scan cannot be read.
+
+    Attributes:
+        path: Missing file or folder.
+        reason: Message that names it.
+    """
+
+    path: Path
+    reason: str
+
+
+def missing_files(files: ScanFiles) -> list[MissingFile]:
+    """Return the missing files without which a scan cannot be read."""
     if files.folder.is_symlink() and not files.folder.exists():
         target = os.readlink(files.folder)
-        return [f"{files.folder}: broken link to {target}: mount the disk, or remove the link"]
+        reason = f"{files.folder}: broken link to {target}: mount the disk, or remove the link"
+        return [MissingFile(files.folder, reason)]
     found = []
     if not files.mesh.exists():
         dense = files.folder / f"{files.scene_id}{DENSE_MESH_SUFFIX}"
         note = f"; {dense.name} is a different, denser mesh and cannot replace it" if dense.exists() else ""
-        found.append(f"{files.mesh}: the mesh is missing{note}")
+        found.append(MissingFile(files.mesh, f"{files.mesh}: the mesh is missing{note}"))
     for path, suffix in ((files.segments, SEGMENTS_SUFFIX), (files.aggregation, AGGREGATION_SUFFIX)):
         if path is None and not files.is_test:
             wanted = files.folder / f"{files.scene_id}{suffix}"
-            found.append(f"{wanted}: missing (scans without annotation belong under {SCANS_FOLDERS[1]}/)")
+            reason = f"{wanted}: missing (scans without annotation belong under {SCANS_FOLDERS[1]}/)"
+            found.append(MissingFile(wanted, reason))
     return found
 
 

@@ -69,6 +69,7 @@ class _Found:
         for field in self.known.values():
             if field.is_required and field.name not in self.values:
                 raise _missing(field)
+        self._drop_unused(cls)
         try:
             return cls(**self.values)
         except SettingsError as error:
@@ -76,6 +77,13 @@ class _Found:
             if TYPED in found or not found:
                 raise UsageError(str(error), fields=error.fields) from None
             raise SettingsError(f"{found[0].name}: {error}", fields=error.fields) from None
+
+    def _drop_unused(self, cls: "type[S]") -> None:
+        """Drop values of `only_with` that were not typed: variables and files hold them for other calls as well."""
+        for name, other in cls.only_with.items():
+            typed = self.sources.get(name) is TYPED
+            if not typed and not self.values.get(other, self.known[other].default):
+                self.values.pop(name, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,9 @@ class Settings:
     reads_config: ClassVar[bool] = True
     """Whether the command takes values from the settings file."""
 
+    only_with: ClassVar[Mapping[str, str]] = {}
+    """Fields that require another one. Where it has no value, only a typed value of such a field is an error."""
+
     json: Annotated[bool, Doc("Result as one JSON object on stdout."), Option(panel=Panel.OUTPUT)] = False
     quiet: Annotated[bool, Doc("Only warnings and errors on stderr."), Option(short="-q", panel=Panel.OUTPUT)] = False
 
@@ -101,6 +112,10 @@ class Settings:
             problem = field.problem(value)
             if problem:
                 raise SettingsError(f"{field.option_name} must be {problem}, got {_shown(value)}", fields=(field.name,))
+        for name, other in self.only_with.items():
+            if getattr(self, name) != fields_of(type(self))[name].default and not getattr(self, other):
+                first, second = option_name(type(self), name), option_name(type(self), other)
+                raise SettingsError(f"{first} requires {second}: pass it, or leave out {first}", fields=(name,))
 
     @classmethod
     def resolve(
@@ -331,6 +346,7 @@ def _convert(value: Any, field: Field, source: _Source) -> Any:
         if field.splits_on_commas or source.is_variable:
             items = [part for item in items for part in (_split(item) if isinstance(item, str) else [item])]
         converted = tuple(_convert_item(item, field, source) for item in items)
+        converted = tuple(dict.fromkeys(converted)) if field.choices else converted  # a choice applies once
     problem = field.problem(converted)
     if problem:
         raise source.fail(field, problem, converted)

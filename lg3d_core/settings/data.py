@@ -1,5 +1,6 @@
 """Settings of the commands that make data: init, prepare, anchors, rooms."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -179,6 +180,7 @@ class RoomsSettings(SeedFields, WorkerFields):
     """`lg3d rooms`: procedural rooms in ScanNet's raw format. Equal seeds give equal rooms, whatever `jobs` is."""
 
     command: ClassVar[str] = "rooms"
+    only_with: ClassVar[Mapping[str, str]] = {"furniture_names": "furniture"}
 
     out: Annotated[Path, Doc("Folder to write."), Argument()]
     scenes: Annotated[AtLeastOne, Doc("Number of rooms.")] = 24
@@ -205,8 +207,6 @@ class RoomsSettings(SeedFields, WorkerFields):
         super().__post_init__()
         allowed = not self.scanned or self.spacing is None
         self._require(allowed, "spacing", "left out with --scanned, whose cameras differ in it")
-        allowed = self.furniture_names is None or self.furniture is not None
-        self._require(allowed, "furniture_names", "left out without --furniture")
 
     @property
     def mesh_spacing(self) -> float | None:

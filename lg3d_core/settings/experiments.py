@@ -1,12 +1,12 @@
 """Settings of the commands around experiments: demo, bench, compare, report, doctor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_doc import Doc
 
-from lg3d_core.errors import SettingsError
 from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import (
     BenchBackend,
@@ -150,6 +150,7 @@ class ScoreSettings(StoreFields, WorkerFields):
     """`lg3d score`: scores of predictions in the benchmark's submission format."""
 
     command: ClassVar[str] = "score"
+    only_with: ClassVar[Mapping[str, str]] = {"scene_list": "check"}
 
     predictions: Annotated[
         tuple[Path, ...],
@@ -162,14 +163,14 @@ class ScoreSettings(StoreFields, WorkerFields):
         "auto"
     )
     check: Annotated[bool, Doc("List what the benchmark's server would reject instead of scoring.")] = False
-    scenes: Annotated[
+    scene_list: Annotated[
         Path | None,
         Doc("For --check without a store: file with one scene id per line, and optionally its number of vertices."),
         Option(panel=Panel.DATA),
     ] = None
     vocabulary: Annotated[
         str,
-        Doc("Vocabulary for --scenes: scannet200, scannet20, or a TSV file with columns id and name."),
+        Doc("Vocabulary for --scene-list: scannet200, scannet20, or a TSV file with columns id and name."),
         Option(panel=Panel.DATA),
     ] = "scannet200"
     per_class: Annotated[bool, Doc("Table of the scores per class."), Option(panel=Panel.TABLE)] = False
@@ -181,13 +182,6 @@ class ScoreSettings(StoreFields, WorkerFields):
     resamples: Annotated[
         int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
     ] = CompareSettings.resamples
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scenes is not None and not self.check:
-            raise SettingsError(
-                "--scenes requires --check: scores need the ground truth of a store", fields=("scenes",)
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

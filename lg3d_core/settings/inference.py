@@ -1,13 +1,13 @@
 """Settings of the commands that use a trained network: eval, predict, ask, view, convert, export, models, push."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_doc import Doc
 
-from lg3d_core.errors import SettingsError
 from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, PredictionTask, Split, Up
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
@@ -211,6 +211,7 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
     """`lg3d ask`: the places in a scan that a text describes."""
 
     command: ClassVar[str] = "ask"
+    only_with: ClassVar[Mapping[str, str]] = {"html": "texts"}
 
     scan: Annotated[str, Doc(SCAN_FILES), Argument("SCAN", completes="scenes")]
     texts: Annotated[
@@ -240,11 +241,6 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
     encoder_checkpoint: Annotated[
         Path | None, Doc("Local weights of an open_clip encoder, instead of a download."), Option(panel=Panel.NETWORK)
     ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.html is not None and not self.texts:
-            raise SettingsError("--html requires a TEXT to show the heat of: pass one", fields=("html", "texts"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.scans.normals import vertex_normals
 from lg3d_core.settings import AskSettings, ViewSettings
 from lg3d_core.store.scene_file import Scene
-from lg3d_core.viewing.layers import HEAT, SceneView, build_view
+from lg3d_core.viewing.layers import SceneView, build_view, heat_name
 from lg3d_core.viewing.objects import PredictedObjects
 from lg3d_core.viewing.server import publish_heat, serve_view
 from lg3d_core.vocabulary import Vocabulary
@@ -170,7 +170,7 @@ class AskedPage:
         for answer in answers:
             self._number += 1
             heat = self._conversation.at_vertices(answer)[self._rows]
-            publish_heat(self._server, f"{HEAT}{self._number}", answer.text, heat)
+            publish_heat(self._server, heat_name(self._number), answer.text, heat)
 
     def wait(self) -> None:
         """Wait until the user presses Ctrl-C."""

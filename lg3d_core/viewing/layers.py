@@ -32,8 +32,6 @@ LAYER_TITLES = {
 }
 ANNOTATED_LAYERS = ("truth", "instances")
 """Layers that show the annotation."""
-HEAT = "heat-"
-"""Layers of heat are named `heat-1`, `heat-2`, ... and titled by their texts."""
 
 MAX_REACH = 1e8
 """Maximum distance from the origin in metres: above any map projection, and small enough to be squared."""
@@ -149,22 +147,23 @@ class SceneView:
     objects: tuple[ShownObject, ...] = ()
     object_number: npt.NDArray[np.int32] | None = None
 
+    @cached_property
+    def heat_texts(self) -> dict[str, str]:
+        """Return the text of each heat layer by the layer's name."""
+        return {heat_name(k): text for k, text in enumerate(self.heat, start=1)}
+
     def title(self, layer: str) -> str:
         """Return the title of a layer; the title of heat is its text in quotation marks."""
-        text = self.heat_text(layer)
+        text = self.heat_texts.get(layer)
         return LAYER_TITLES[layer] if text is None else heat_title(text)
-
-    def heat_text(self, layer: str) -> str | None:
-        """Return the text of a heat layer, None for other layers."""
-        return list(self.heat)[int(layer.removeprefix(HEAT)) - 1] if layer.startswith(HEAT) else None
 
     def is_smooth(self, layer: str) -> bool:
         """Return whether colours may be interpolated between vertices; class colours may not."""
-        return layer in ("colours", "confidence") or layer.startswith(HEAT)
+        return layer in ("colours", "confidence") or layer in self.heat_texts
 
     def key(self, layer: str) -> LayerKey:
         """Return the legend of a layer's colours, apart from class colours."""
-        if layer.startswith(HEAT):
+        if layer in self.heat_texts:
             return HEAT_KEY
         if layer == "confidence":
             return LayerKey(ramp=CONFIDENCE_STOPS, low="unsure 0", high="1 sure")
@@ -189,7 +188,7 @@ class SceneView:
         if self.object_number is not None and self.object_number[row] > 0:
             one = self.objects[self.object_number[row] - 1]
             words.append(f"object {one.title}: {one.name}, confidence {one.confidence:.2f}")
-        words += [f"{self.title(f'{HEAT}{k}')} {heat[row]:.2f}" for k, heat in enumerate(self.heat.values(), start=1)]
+        words += [f"{heat_title(text)} {heat[row]:.2f}" for text, heat in self.heat.items()]
         if own >= 0 and group.get(own):
             words.append(f"{group[own]} class")
         return tuple(words)
@@ -235,6 +234,11 @@ class SceneView:
         known, right = self.label >= 0, self.label == self.predicted
         counts = {"right": known & right, "wrong": known & ~right, "unannotated": ~known}
         return {name: float(mask.mean()) for name, mask in counts.items()}
+
+
+def heat_name(number: int) -> str:
+    """Return the name of a heat layer by its number from 1: `heat-1`, `heat-2`, ..."""
+    return f"heat-{number}"
 
 
 def heat_title(text: str) -> str:
@@ -294,7 +298,7 @@ def build_view(
     shown, number = ((), None) if objects is None else show_predicted(objects, label, instance, vocabulary.names)
     if number is not None:
         layers["objects"] = _instance_colors(number)
-    layers |= {f"{HEAT}{k}": ramp_colors(values, HEAT_STOPS) for k, values in enumerate(texts.values(), start=1)}
+    layers |= {heat_name(k): ramp_colors(values, HEAT_STOPS) for k, values in enumerate(texts.values(), start=1)}
     return SceneView(
         scene_id=scene.scene_id,
         xyz=np.asarray(scene.xyz, dtype=np.float32),

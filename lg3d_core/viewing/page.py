@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lg3d_core.files import write_text
 from lg3d_core.viewing.camera import FIELD_OF_VIEW
-from lg3d_core.viewing.layers import ERROR_COLORS, HEAT, NEUTRAL, SceneView
+from lg3d_core.viewing.layers import ERROR_COLORS, NEUTRAL, SceneView
 from lg3d_core.viewing.objects import Placed, ShownObject, place_objects
 
 COMPRESSION = 4  # zlib level: 9 saves 3 % more and takes five times as long
@@ -153,12 +153,13 @@ DRAWN_FROM = {
 
 
 def _describe_layer(view: SceneView, name: str) -> dict[str, Any]:
-    kind, array = ("ramp", name) if name.startswith(HEAT) else DRAWN_FROM[name]
+    kind, array = ("ramp", name) if name in view.heat_texts else DRAWN_FROM[name]
     key = view.key(name)
     swatches = [{"color": color, "name": meaning, "share": share} for color, meaning, share in key.swatches]
     return {
         "name": name,
         "title": view.title(name),
+        "text": view.heat_texts.get(name),
         "smooth": view.is_smooth(name),
         "kind": kind,
         "array": array,
@@ -183,8 +184,8 @@ def page_arrays(view: SceneView) -> dict[str, npt.NDArray[Any]]:
     if view.predicted is not None and view.confidence is not None:
         arrays["predicted"] = view.predicted.astype(np.int16)
         arrays["confidence"] = np.round(np.clip(np.nan_to_num(view.confidence), 0, 1) * 255).astype(np.uint8)
-    for k, values in enumerate(view.heat.values(), start=1):
-        arrays[f"{HEAT}{k}"] = np.round(values * 255).astype(np.uint8)
+    for name, values in zip(view.heat_texts, view.heat.values(), strict=True):
+        arrays[name] = np.round(values * 255).astype(np.uint8)
     if view.gallery.parts:
         arrays["part"] = view.gallery.number
     if "augmentation" in view.layers:

@@ -13,7 +13,7 @@ from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.viewing.box_lines import BOX_LAYERS, boxes_in_sight, draw_lines, write_names
 from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.cutaway import hidden_from
-from lg3d_core.viewing.layers import HEAT, NEUTRAL, SceneView
+from lg3d_core.viewing.layers import NEUTRAL, SceneView
 from lg3d_core.viewing.open3d_buffers import render_buffers
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def render_picture(
     """
     usual: tuple[str, ...] = SAMPLE_LAYERS if "augmentation" in view.layers else PICTURE_LAYERS
     if view.heat:
-        usual = ("colours", *(name for name in view.layers if name.startswith(HEAT)))
+        usual = ("colours", *view.heat_texts)
     shown = tuple(name for name in usual if name in view.layers) if layers is None else layers
     unknown = [name for name in shown if name not in view.layers]
     if unknown or not shown:

@@ -342,13 +342,14 @@ def publish_heat(server: PageServer, name: str, text: str, heat: npt.NDArray[np.
 
     Args:
         server: Server of a live page.
-        name: Name of the layer, `heat-` and an unused number.
+        name: Name of the layer, see `heat_name`; not in use.
         text: Text of the heat, used as title.
         heat: Heat at the page's vertices, shape `(points,)`, 0..1.
     """
     layer = {
         "name": name,
         "title": heat_title(text),
+        "text": text,
         "smooth": True,
         "kind": "ramp",
         "array": name,

@@ -210,7 +210,7 @@ class SceneWindow:
     def tell_keys(self) -> None:
         """Print the keys and mouse gestures."""
         view = self.view
-        titles = [view.title(name) if view.heat_text(name) else view.title(name).lower() for name in view.layers]
+        titles = [view.title(name) if name in view.heat_texts else view.title(name).lower() for name in view.layers]
         layers = ", ".join(f"{k} {title}" for k, title in enumerate(titles, start=1))
         self.progress.note(
             "mouse: point at a surface for its class; drag rotates, Shift-drag moves, the wheel zooms; the page of "

@@ -48,7 +48,7 @@ function release(event) {
   if (vertex < 0) return;
   const layer = side === "left" ? state.layer : state.beside;
   if (layer === "objects" && arrays.object[vertex] > 0) { flyTo(arrays.object[vertex] === state.object ? 0 : arrays.object[vertex]); return; }
-  const category = layer === "prediction" || layer === "objects" || layer === "confidence" || layer.startsWith("heat-") || arrays.label[vertex] < 0 ? arrays.predicted?.[vertex] : arrays.label[vertex];
+  const category = layer === "prediction" || layer === "objects" || layer === "confidence" || isHeat(layerOf.get(layer)) || arrays.label[vertex] < 0 ? arrays.predicted?.[vertex] : arrays.label[vertex];
   if (category !== undefined && entryOf.has(category)) isolate(category, event.shiftKey);
 }
 canvas.addEventListener("pointerup", release);

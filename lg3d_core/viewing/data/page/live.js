@@ -21,7 +21,7 @@ function forget(name) {
 async function takeHeat({ layer, data }) {
   const values = await inflate(data);
   if (values.length !== scene.points) throw new Error(`heat of ${values.length} vertices for a scene of ${scene.points}`);
-  const again = scene.layers.find(known => known.title === layer.title);
+  const again = scene.layers.find(known => known.text === layer.text);
   if (again) layer = again;
   arrays[layer.array] = values;
   if (!again) {

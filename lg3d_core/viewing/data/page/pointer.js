@@ -31,7 +31,7 @@ function hover() {
   if (instance && instance[vertex] > 0) lines.push(element("div", "", `instance ${instance[vertex]}`));
   const own = arrays.object?.[vertex] > 0 ? objects.find(one => one.number === arrays.object[vertex]) : null;
   if (own) lines.push(element("div", "", `object ${own.title}: ${own.name}, confidence ${own.confidence.toFixed(2)}`));
-  for (const layer of scene.layers) if (layer.name.startsWith("heat-")) lines.push(element("div", "", `${layer.title} ${(arrays[layer.array][vertex] / 255).toFixed(2)}`));
+  for (const layer of scene.layers) if (isHeat(layer)) lines.push(element("div", "", `${layer.title} ${(arrays[layer.array][vertex] / 255).toFixed(2)}`));
   const group = entryOf.get(known ? label[vertex] : predicted?.[vertex])?.group;
   if (group) lines.push(element("div", "", `${group} class`));
   tip.replaceChildren(...lines);
