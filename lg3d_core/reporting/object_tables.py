@@ -1,6 +1,5 @@
 """Tables of a report about predicted objects."""
 
-import math
 from collections.abc import Sequence
 
 from lg3d_core.evaluation.instances import InstanceScores
@@ -42,6 +41,6 @@ def class_precision_table(runs: Sequence[ReportedRun], frequency: Frequency) -> 
             continue
         precisions = [float(scores.ap50[index]) for _, scores in scored]
         counts = [int(frequency.instances[index]), int(first.num_objects[index])]
-        cells = [f"{count:,}" for count in counts] + ["-" if math.isnan(ap) else percent(ap) for ap in precisions]
+        cells = [f"{count:,}" for count in counts] + [percent(ap) for ap in precisions]
         rows.append([category.name, category.group or "-", *cells])
     return Table(header, rows)
