@@ -12,6 +12,7 @@ from lg3d_core.comparing.record import Record
 from lg3d_core.comparing.statistics import (
     METRICS,
     Difference,
+    Samples,
     Spread,
     differences_of,
     group_members,
@@ -222,7 +223,7 @@ def _compare_objects(
         return differences
     weights = scene_weights(len(records[0][0].counts.scene_ids), resamples=resamples)
     with progress.task("intervals", total=len(scored) * len(records[0]), unit="run") as shown:
-        first = []
+        first: list[Samples] = []
         for number in scored:
             samples = []
             for matches in by_row[number]:
