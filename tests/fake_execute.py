@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lg3d_core.evaluation.instances import SceneMatches, score_instances
+from lg3d_core.evaluation.packed_matches import pack_matches, unpack_matches
+from lg3d_core.vocabulary import load_vocabulary
+
 NUM_CLASSES = 200
 
 
@@ -38,8 +42,16 @@ def main(step: dict[str, str], pipe: int) -> int:
         support = rng.integers(50, 100, size=(4, NUM_CLASSES))
         correct = (support * (0.5 if settings["start"] == "scratch" else 0.75)).astype(np.int64)
         ids = [f"scene{k}" for k in range(4)]
-        np.savez(folder / "scenes.npz", scene_ids=ids, correct=correct, support=support, predicted=support)
-        (folder / "scores.json").write_text("{}")
+        scores, arrays = {}, {}
+        if settings["task"] == "instance":  # one object in each scene, found if the run was pre-trained
+            found = [] if settings["start"] == "scratch" else [0]
+            one = SceneMatches(*(np.array(own) for own in ([3], [3 for _ in found], found, found, found, found, found)))
+            one = one._replace(confidence=one.confidence + 0.5, pair_iou=one.pair_iou + 0.72)
+            arrays["matches"] = pack_matches([one] * 4)
+            unpacked = unpack_matches(arrays["matches"], 4)
+            scores["instances"] = score_instances(unpacked, load_vocabulary("scannet200")).to_dict()
+        np.savez(folder / "scenes.npz", scene_ids=ids, correct=correct, support=support, predicted=support, **arrays)
+        (folder / "scores.json").write_text(json.dumps(scores))
     (folder / "done.json").write_text("{}")
     return 0
 

@@ -208,6 +208,26 @@ def test_the_command_prints_the_table_json_or_markdown(
 
 
 @pytest.mark.usefixtures("fake")
+def test_the_command_prints_differences_in_ap_of_runs_of_the_instance_task(
+    store_path: Path, tmp_path: Path, recipes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for recipe in recipes[:2]:
+        text = Path(recipe).read_text()
+        text += "" if "[finetune]" in text else "[finetune]\n"
+        Path(recipe).write_text(text + 'task = "instance"\n')
+    paths = ["--store", str(store_path), "--out", str(tmp_path / "out")]
+    app(["compare", *recipes[:2], *paths, "--seeds", "1", "-q"], standalone_mode=False)
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    differences = [line for line in lines if line[0] == "Ours"][-4:]  # mIoU, AP, AP50, AP25
+    # every scene has one object: found by the pre-trained run alone with IoU 0.72, above 5 of the 9 thresholds of AP
+    assert [line[-1] for line in differences[1:]] == [
+        "+55.56 [+55.56, +55.56]",
+        "+100.00 [+100.00, +100.00]",
+        "+100.00 [+100.00, +100.00]",
+    ]
+
+
+@pytest.mark.usefixtures("fake")
 def test_a_figure_is_drawn_and_an_invalid_one_is_rejected_before_any_run(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

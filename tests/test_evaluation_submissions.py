@@ -1,3 +1,4 @@
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -6,8 +7,8 @@ import pytest
 
 from lg3d_core.errors import DataError
 from lg3d_core.evaluation.checks import check_submission
-from lg3d_core.evaluation.instances import PredictedInstances
-from lg3d_core.evaluation.submissions import Submission, write_submission
+from lg3d_core.evaluation.instances import PredictedInstances, match_masks, scored_classes
+from lg3d_core.evaluation.submissions import MAX_PREDICTIONS, Submission, write_submission
 from lg3d_core.vocabulary import load_vocabulary
 
 VOCABULARY = load_vocabulary("scannet200")
@@ -139,6 +140,39 @@ def test_invalid_instances_are_rejected(tmp_path: Path, line: str, message: str)
         pytest.raises(DataError, match=message),
     ):
         submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)
+
+
+def test_a_scene_has_a_maximum_number_of_predictions(tmp_path: Path) -> None:
+    line = f"predicted_masks/a.txt {CHAIR_ID} 0.5\n\n"  # empty lines do not count
+    files = {"scene0000_00.txt": line * MAX_PREDICTIONS, "predicted_masks/a.txt": "1\n0\n0\n1\n"}
+    with Submission(write_zip(tmp_path / "most.zip", files)) as submission:
+        assert len(submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)) == MAX_PREDICTIONS
+    files["scene0000_00.txt"] += line
+    message = r"more.zip: scene0000_00.txt has more than 10,000 predictions: remove those of low confidence"
+    with Submission(write_zip(tmp_path / "more.zip", files)) as submission:
+        with pytest.raises(DataError, match=message):
+            submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)
+        problems = check_submission(submission, {"scene0000_00": 4}, VOCABULARY, task="instance")
+    assert "scene0000_00.txt has more than 10,000 predictions: remove those of low confidence" in [
+        problem.message for problem in problems
+    ]
+
+
+def test_many_large_masks_are_matched_one_at_a_time(tmp_path: Path) -> None:
+    size, number = 50_000, 200
+    files = {
+        "scene0000_00.txt": f"predicted_masks/a.txt {CHAIR_ID} 0.5\n" * number,
+        "predicted_masks/a.txt": "1\n" * size,
+    }
+    labels, instances = np.full(size, CHAIR), np.ones(size, dtype=np.int64)
+    tracemalloc.start()
+    with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
+        masks = submission.iterate_masks("scene0000_00", VOCABULARY, num_vertices=size)
+        matches = match_masks(labels, instances, masks, scored=scored_classes(VOCABULARY))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert matches.pair_iou.tolist() == [1.0] * number
+    assert peak < 0.2 * number * size * 8  # bytes of the rows of all masks
 
 
 @pytest.mark.parametrize("name", ["../scene0000_00.txt", "/scene0000_00.txt", "a/../../b.txt", "C:\\a.txt"])

@@ -53,5 +53,5 @@ def _show(comparison: "Comparison", settings: CompareSettings) -> None:
     fits = console.has_room_for(score_table(comparison).header)
     for part in [metrics] if fits else [[metric] for metric in metrics]:
         console.result_table(describe(comparison), *score_table(comparison, part))
-    if len(comparison.rows) > 1:
-        console.result_table(describe_differences(comparison), *difference_table(comparison))
+    for metric in comparison.compared_metrics:
+        console.result_table(describe_differences(comparison, metric), *difference_table(comparison, metric))

@@ -45,6 +45,7 @@ def compare(settings: CompareSettings, progress: Progress) -> Comparison:
             classes=settings.classes,
             resamples=settings.resamples,
             facts={"settings": json.loads(settings.to_json()), "store_digest": store.digest},
+            progress=progress,
         )
         write_text(settings.out / TABLE_JSON, json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n")
         write_text(settings.out / TABLE_MARKDOWN, to_markdown(comparison))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lg3d_core.comparing.statistics import FloatArray, group_members
+from lg3d_core.comparing.statistics import FloatArray, Samples, group_members
 from lg3d_core.evaluation.instances import (
     AT_25,
     AT_50,
@@ -23,9 +23,7 @@ MAX_VALUES = 1 << 22
 """Maximum number of weighted predictions in memory at once."""
 
 
-def resampled_precisions(
-    matches: Sequence[SceneMatches], vocabulary: Vocabulary, weights: FloatArray
-) -> dict[str, dict[str, FloatArray]]:
+def resampled_precisions(matches: Sequence[SceneMatches], vocabulary: Vocabulary, weights: FloatArray) -> Samples:
     """Return mean AP, AP50 and AP25 of every bootstrap sample, by metric and group.
 
     The means are over the classes that have objects in the sample.
@@ -73,6 +71,9 @@ def _class_precisions(decisions: Decisions, num_objects: FloatArray, weights: Fl
         counted = slice(int(np.searchsorted(confidence, confidence[correct.argmax()])), None)
         own, correct, confidence = own[counted], correct[counted], confidence[counted]
         _, first = np.unique(confidence, return_index=True)
+        # Recall changes only at confidences with right predictions; their precision and the next one are needed.
+        rises = np.logical_or.reduceat(correct, first)
+        first = first[rises | np.append(False, rises[:-1])]
         chunk = max(1, MAX_VALUES // len(own))
         for start in range(0, len(weights), chunk):
             rows = slice(start, start + chunk)
@@ -89,7 +90,8 @@ def _areas(drawn: FloatArray, correct: np.ndarray, first: np.ndarray, num_object
     Args:
         drawn: How often each sample draws each prediction, by ascending confidence, shape `(samples, predictions)`.
         correct: Whether each prediction is a true positive, shape `(predictions,)`.
-        first: First prediction of each distinct confidence, shape `(thresholds,)`.
+        first: First prediction of each distinct confidence with a true positive, and of the next one, shape
+            `(thresholds,)`.
         num_objects: Number of objects in each sample, shape `(samples,)`.
     """
     accepted = np.add.reduceat(drawn, first, axis=1)

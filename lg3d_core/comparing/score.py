@@ -13,7 +13,8 @@ from lg3d_core.comparing.statistics import (
     Difference,
     FloatArray,
     Interval,
-    difference_of,
+    Samples,
+    differences_of,
     interval_of,
     resampled_means,
     scene_weights,
@@ -31,8 +32,8 @@ from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.vocabulary import SPLITS, Vocabulary
 
 Intervals = dict[str, dict[str, dict[str, Interval]]]
-Samples = dict[str, dict[str, dict[str, FloatArray]]]
-"""Values of the bootstrap samples by the classes of the means ("all" or "present"), metric and group."""
+SamplesByClasses = dict[str, Samples]
+"""Values of the bootstrap samples by the classes of the means, "all" or "present"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,7 @@ def score(settings: ScoreSettings, progress: Progress) -> ScoreReport:
     weights = scene_weights(len(scene_ids), resamples=settings.resamples)
     with progress.task("intervals", total=len(settings.predictions), unit="submission") as shown:
         scored: list[ScoredPredictions] = []
-        first: Samples = {}
+        first: SamplesByClasses = {}
         for number, (name, path) in enumerate(zip(name_all(settings.predictions), settings.predictions, strict=True)):
             own = [results[scene_id].results[number] for scene_id in scene_ids]
             unknown = sum(result.num_unknown for result in own)
@@ -230,7 +231,7 @@ def _require_truth(results: dict[str, SceneResults], task: Task, settings: Score
 
 def _score(
     results: Sequence[SceneResult], scene_ids: Sequence[str], vocabulary: Vocabulary, weights: FloatArray
-) -> tuple[Scores | InstanceScores, Samples]:
+) -> tuple[Scores | InstanceScores, SamplesByClasses]:
     """Return the scores over all scenes, and the values of the bootstrap samples."""
     matches = [result.matches for result in results if result.matches is not None]
     if matches:
@@ -249,7 +250,7 @@ def _score(
     return score_confusion(total, vocabulary), samples
 
 
-def _intervals(samples: Samples) -> Intervals:
+def _intervals(samples: SamplesByClasses) -> Intervals:
     return {
         classes: {
             metric: {group: interval_of(values[1:]) for group, values in groups.items()}
@@ -259,14 +260,9 @@ def _intervals(samples: Samples) -> Intervals:
     }
 
 
-def _differ(
-    mine: dict[str, dict[str, FloatArray]], theirs: dict[str, dict[str, FloatArray]]
-) -> dict[str, dict[str, Difference]]:
-    return {
-        metric: {group: difference_of(values[None], theirs[metric][group][None]) for group, values in groups.items()}
-        for metric, groups in mine.items()
-        if metric not in ("precision", "recall")
-    }
+def _differ(mine: Samples, theirs: Samples) -> dict[str, dict[str, Difference]]:
+    compared = {metric: groups for metric, groups in mine.items() if metric not in ("precision", "recall")}
+    return differences_of([compared], [theirs])
 
 
 def _plain_interval(low: float, high: float) -> list[float | None]:

@@ -1,13 +1,10 @@
 """Tables of the command `score`."""
 
-import math
-
+from lg3d_core.comparing.cells import difference_cell, interval_cell
 from lg3d_core.comparing.score import ScoredPredictions, ScoreReport
-from lg3d_core.comparing.statistics import Difference, Interval
+from lg3d_core.comparing.statistics import Interval
 from lg3d_core.evaluation.instances import InstanceScores
-from lg3d_core.evaluation.table import INSTANCE_METRICS, Table, class_rows, instance_rows, percent
-
-METRICS = {"iou": "mIoU", "precision": "Precision", "recall": "Recall", **INSTANCE_METRICS}
+from lg3d_core.evaluation.table import TITLES, Table, class_rows, instance_rows
 
 
 def score_table(report: ScoreReport) -> Table:
@@ -19,8 +16,8 @@ def score_table(report: ScoreReport) -> Table:
     rows = []
     for own in report.predictions:
         for label, metric, values, intervals in _values(own):
-            cells = [_cell(values[group], intervals[group]) for group in values]
-            rows.append([f"{own.name}: {label}{METRICS[metric]}" if several else f"{label}{METRICS[metric]}", *cells])
+            cells = [interval_cell(values[group], intervals[group]) for group in values]
+            rows.append([f"{own.name}: {label}{TITLES[metric]}" if several else f"{label}{TITLES[metric]}", *cells])
     groups = (*report.vocabulary.groups, "all")
     return Table(["", *(group.capitalize() for group in groups)], rows)
 
@@ -29,7 +26,7 @@ def difference_table(report: ScoreReport) -> Table:
     """Return the differences of every other submission from the first, in points, with intervals over scenes."""
     groups = (*report.vocabulary.groups, "all")
     rows = [
-        [f"{own.name}: {METRICS[metric]}", *(_difference(differences[group]) for group in groups)]
+        [f"{own.name}: {TITLES[metric]}", *(difference_cell(differences[group]) for group in groups)]
         for own in report.predictions[1:]
         for metric, differences in own.differences.items()
     ]
@@ -74,16 +71,3 @@ def _values(own: ScoredPredictions) -> list[tuple[str, str, dict[str, float], di
         )
         for metric, intervals in own.intervals[classes].items()
     ]
-
-
-def _cell(value: float, interval: Interval) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{percent(value)} [{percent(interval.low)}, {percent(interval.high)}]"
-
-
-def _difference(own: Difference) -> str:
-    if math.isnan(own.value):
-        return "-"
-    relative = "" if math.isnan(own.relative) else f", {100 * own.relative:+.1f} %"
-    return f"{100 * own.value:+.2f} [{100 * own.low:+.2f}, {100 * own.high:+.2f}]{relative}"

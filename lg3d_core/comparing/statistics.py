@@ -20,6 +20,9 @@ METRICS = ("iou", "precision", "recall")
 COVERAGE = 0.95
 """Coverage of the bootstrap intervals."""
 
+Samples = dict[str, dict[str, FloatArray]]
+"""Values by metric and group, shape `(1 + resamples,)`: over the scenes themselves, then of each bootstrap sample."""
+
 
 class Spread(NamedTuple):
     """Mean over seeds and sample standard deviation (n - 1), which is nan for one seed."""
@@ -36,13 +39,13 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Difference between the mean IoU of a row and of the first row, averaged over the seeds.
+    """Difference between a score of a row and of the first row, averaged over the seeds.
 
     Attributes:
         value: Difference over the evaluated scenes.
         low: Lower end of the interval over scenes.
         high: Upper end of the interval; 2.5 % of the bootstrap samples are beyond each end.
-        relative: `value` as a fraction of the first row's mean IoU; nan if that is 0.
+        relative: `value` as a fraction of the first row's score; nan if that is 0.
         by_seed: Difference of each seed.
     """
 
@@ -128,13 +131,10 @@ def paired_differences(
         raise DataError("the rows were scored on different scenes: compare again with an empty output folder")
     weights = scene_weights(len(scenes), resamples=resamples, seed=seed)
     mine, theirs = (
-        [resampled_means(counts, vocabulary, weights, present=present)["iou"] for counts in counts_of_seeds]
+        [resampled_means(counts, vocabulary, weights, present=present) for counts in counts_of_seeds]
         for counts_of_seeds in (row, first)
     )
-    return {
-        group: difference_of(np.stack([own[group] for own in mine]), np.stack([own[group] for own in theirs]))
-        for group in mine[0]
-    }
+    return differences_of(mine, theirs)["iou"]
 
 
 def scene_weights(num_scenes: int, *, resamples: int, seed: int = 0) -> FloatArray:
@@ -147,9 +147,7 @@ def scene_weights(num_scenes: int, *, resamples: int, seed: int = 0) -> FloatArr
     return np.concatenate([np.ones((1, num_scenes)), drawn])
 
 
-def resampled_means(
-    counts: SceneCounts, vocabulary: Vocabulary, weights: FloatArray, *, present: bool
-) -> dict[str, dict[str, FloatArray]]:
+def resampled_means(counts: SceneCounts, vocabulary: Vocabulary, weights: FloatArray, *, present: bool) -> Samples:
     """Return the mean IoU, precision and recall of every bootstrap sample, by metric and group.
 
     Args:
@@ -176,6 +174,24 @@ def interval_of(samples: FloatArray) -> Interval:
         return Interval(math.nan, math.nan)
     low, high = np.quantile(samples, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Interval(float(low), float(high))
+
+
+def differences_of(mine: Sequence[Samples], theirs: Sequence[Samples]) -> dict[str, dict[str, Difference]]:
+    """Return the differences of two rows by metric and group.
+
+    Args:
+        mine: Values of the row for each seed.
+        theirs: Values of the reference row for the same seeds, from the same bootstrap samples.
+    """
+    return {
+        metric: {
+            group: difference_of(
+                np.stack([own[metric][group] for own in mine]), np.stack([own[metric][group] for own in theirs])
+            )
+            for group in groups
+        }
+        for metric, groups in mine[0].items()
+    }
 
 
 def difference_of(mine: FloatArray, theirs: FloatArray) -> Difference:

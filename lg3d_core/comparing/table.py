@@ -2,24 +2,30 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from lg3d_core.comparing.cells import difference_cell, spread_cell
+from lg3d_core.comparing.instance_statistics import resampled_precisions
 from lg3d_core.comparing.plan import Row
 from lg3d_core.comparing.record import Record
 from lg3d_core.comparing.statistics import (
     METRICS,
     Difference,
+    Samples,
     Spread,
+    differences_of,
     group_members,
     mean_scores,
     paired_differences,
+    scene_weights,
     spread,
 )
-from lg3d_core.evaluation.table import INSTANCE_METRICS, Table
+from lg3d_core.evaluation.scores import none_if_undefined
+from lg3d_core.evaluation.table import INSTANCE_METRICS, TITLES, Table
+from lg3d_core.progress import Progress
 from lg3d_core.vocabulary import Vocabulary
 
-TITLES = {"iou": "mIoU", "precision": "Precision", "recall": "Recall", **INSTANCE_METRICS}
 INSTANCE_TITLES = {"precision": "Precision", "iou": "mIoU", "ap50": "mAP@0.5", "ap": "mAP", "ap25": "mAP@0.25"}
 """Columns of the summary of instance segmentation; the first three are those of the paper's Table 3."""
 
@@ -37,6 +43,8 @@ class ComparedRow:
         scores: Mean and standard deviation over seeds, by metric and group.
         by_seed: Value of each seed, by metric and group.
         difference: Difference of mean IoU from the first row, by group; empty in the first row.
+        instance_differences: Differences of AP, AP50 and AP25 from the first row, by metric and group, over the classes
+            with objects; empty in the first row and if one of the two rows has no scores of objects.
     """
 
     label: str
@@ -47,6 +55,7 @@ class ComparedRow:
     scores: dict[str, dict[str, Spread]]
     by_seed: dict[str, dict[str, tuple[float, ...]]]
     difference: dict[str, Difference]
+    instance_differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,13 @@ class Comparison:
         """Metrics of the rows; those of objects only if a row has them."""
         return tuple(self.rows[0].scores)
 
+    @property
+    def compared_metrics(self) -> tuple[str, ...]:
+        """Metrics with differences from the first row; none for a single row."""
+        if len(self.rows) == 1:
+            return ()
+        return ("iou", *(INSTANCE_METRICS if any(row.instance_differences for row in self.rows) else ()))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values for JSON, scores in 0..1; undefined values are None."""
         return {
@@ -94,22 +110,17 @@ class Comparison:
                     "scores": {
                         metric: {
                             group: {
-                                "mean": _plain(own.mean),
-                                "deviation": _plain(own.deviation),
-                                "by_seed": [_plain(value) for value in row.by_seed[metric][group]],
+                                "mean": none_if_undefined(own.mean),
+                                "deviation": none_if_undefined(own.deviation),
+                                "by_seed": [none_if_undefined(value) for value in row.by_seed[metric][group]],
                             }
                             for group, own in groups.items()
                         }
                         for metric, groups in row.scores.items()
                     },
-                    "difference": {
-                        group: {
-                            "value": _plain(own.value),
-                            "interval": [_plain(own.low), _plain(own.high)],
-                            "relative": _plain(own.relative),
-                            "by_seed": [_plain(value) for value in own.by_seed],
-                        }
-                        for group, own in row.difference.items()
+                    "difference": _plain_differences(row.difference),
+                    "instance_differences": {
+                        metric: _plain_differences(groups) for metric, groups in row.instance_differences.items()
                     },
                 }
                 for row in self.rows
@@ -125,6 +136,7 @@ def compare_records(
     classes: str,
     resamples: int,
     facts: dict[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compute the comparison from stored scores.
 
@@ -135,6 +147,7 @@ def compare_records(
         classes: Classes in the means, "present" or "all".
         resamples: Number of bootstrap samples per interval.
         facts: Additional entries of the JSON file.
+        progress: Progress of the intervals of AP, which take up to a minute per run.
 
     Raises:
         DataError: The rows were scored on different scenes.
@@ -142,6 +155,7 @@ def compare_records(
     present = classes == "present"
     groups = group_members(vocabulary)
     has_objects = any("instances" in record.scores for own in records for record in own)
+    instance_differences = _compare_objects(records, vocabulary, resamples=resamples, progress=progress or Progress())
     compared: list[ComparedRow] = []
     for number, (row, own) in enumerate(zip(rows, records, strict=True)):
         by_seed: dict[str, dict[str, tuple[float, ...]]] = {metric: {} for metric in METRICS}
@@ -171,7 +185,19 @@ def compare_records(
         )
         scores = {metric: {group: spread(values) for group, values in own.items()} for metric, own in by_seed.items()}
         runs = tuple(folder.name for folder in row.runs)
-        compared.append(ComparedRow(row.label, row.recipe, row.method, runs, row.share, scores, by_seed, difference))
+        compared.append(
+            ComparedRow(
+                label=row.label,
+                recipe=row.recipe,
+                method=row.method,
+                runs=runs,
+                share=row.share,
+                scores=scores,
+                by_seed=by_seed,
+                difference=difference,
+                instance_differences=instance_differences[number],
+            )
+        )
     first = records[0][0].counts
     return Comparison(
         rows=tuple(compared),
@@ -182,6 +208,31 @@ def compare_records(
         num_present=int((first.support.sum(axis=0) > 0).sum()),
         facts=facts or {},
     )
+
+
+def _compare_objects(
+    records: Sequence[Sequence[Record]], vocabulary: Vocabulary, *, resamples: int, progress: Progress
+) -> list[dict[str, dict[str, Difference]]]:
+    """Return the differences in AP of each row from the first one; empty for the first row and rows without objects."""
+    differences: list[dict[str, dict[str, Difference]]] = [{} for _ in records]
+    by_row = [[record.matches for record in own if record.matches is not None] for own in records]
+    scored = [
+        number for number, (own, matches) in enumerate(zip(records, by_row, strict=True)) if len(own) == len(matches)
+    ]
+    if len(scored) < 2 or scored[0] != 0:
+        return differences
+    weights = scene_weights(len(records[0][0].counts.scene_ids), resamples=resamples)
+    with progress.task("intervals", total=len(scored) * len(records[0]), unit="run") as shown:
+        first: list[Samples] = []
+        for number in scored:
+            samples = []
+            for matches in by_row[number]:
+                samples.append(resampled_precisions(matches, vocabulary, weights))
+                shown.advance()
+            first = first or samples
+            if number:
+                differences[number] = differences_of(samples, first)
+    return differences
 
 
 def _instance_mean(record: Record, group: str, metric: str) -> float:
@@ -198,7 +249,7 @@ def score_table(comparison: Comparison, metrics: Sequence[str] | None = None) ->
     metrics = comparison.metrics if metrics is None else metrics
     header = ["", *(f"{TITLES[metric]} {group.capitalize()}" for metric in metrics for group in comparison.groups)]
     rows = [
-        [row.label, *(_spread(row.scores[metric][group]) for metric in metrics for group in comparison.groups)]
+        [row.label, *(spread_cell(row.scores[metric][group]) for metric in metrics for group in comparison.groups)]
         for row in comparison.rows
     ]
     return Table(header, rows)
@@ -206,16 +257,19 @@ def score_table(comparison: Comparison, metrics: Sequence[str] | None = None) ->
 
 def instance_summary(comparison: Comparison) -> Table:
     """Return one row per recipe with the columns of the paper's Table 3, over all classes, in percent."""
-    rows = [[row.label, *(_spread(row.scores[metric]["all"]) for metric in INSTANCE_TITLES)] for row in comparison.rows]
+    rows = [
+        [row.label, *(spread_cell(row.scores[metric]["all"]) for metric in INSTANCE_TITLES)] for row in comparison.rows
+    ]
     return Table(["", *INSTANCE_TITLES.values()], rows)
 
 
-def difference_table(comparison: Comparison) -> Table:
-    """Return the mIoU difference of every other row from the first, in points, with interval and relative change."""
+def difference_table(comparison: Comparison, metric: str = "iou") -> Table:
+    """Return the difference of every other row from the first, in points, with interval and relative change."""
     header = ["", *(group.capitalize() for group in comparison.groups)]
-    rows = [
-        [row.label, *(_difference(row.difference[group]) for group in comparison.groups)] for row in comparison.rows[1:]
-    ]
+    rows = []
+    for row in comparison.rows[1:]:
+        own = row.difference if metric == "iou" else row.instance_differences.get(metric, {})
+        rows.append([row.label, *(difference_cell(own[group]) if own else "-" for group in comparison.groups)])
     return Table(header, rows)
 
 
@@ -226,9 +280,13 @@ def describe(comparison: Comparison) -> str:
     return f"Percent at vertices of {comparison.num_scenes} scenes, over {over} classes; mean ± deviation over {number}"
 
 
-def describe_differences(comparison: Comparison) -> str:
-    """Return a description of the differences."""
-    return f"Difference in mIoU from {comparison.rows[0].label}: points [95 % interval over scenes], relative"
+def describe_differences(comparison: Comparison, metric: str = "iou") -> str:
+    """Return a description of the differences in a metric."""
+    over = ", over the classes with objects" if metric in INSTANCE_METRICS else ""
+    return (
+        f"Difference in {TITLES[metric]} from {comparison.rows[0].label}{over}: points [95 % interval over scenes], "
+        "relative"
+    )
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -238,8 +296,9 @@ def to_markdown(comparison: Comparison) -> str:
         parts += [*_markdown(instance_summary(comparison)), ""]
     for metric in comparison.metrics:
         parts += [*_markdown(score_table(comparison, [metric])), ""]
-    if len(comparison.rows) > 1:
-        parts += [f"{describe_differences(comparison)}.", "", *_markdown(difference_table(comparison)), ""]
+    for metric in comparison.compared_metrics:
+        parts += [f"{describe_differences(comparison, metric)}.", ""]
+        parts += [*_markdown(difference_table(comparison, metric)), ""]
     return "\n".join(parts)
 
 
@@ -249,20 +308,14 @@ def _markdown(table: Table) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def _spread(own: Spread) -> str:
-    if math.isnan(own.mean):
-        return "-"
-    deviation = "" if math.isnan(own.deviation) else f" ± {100 * own.deviation:.2f}"
-    return f"{100 * own.mean:.2f}{deviation}"
-
-
-def _difference(own: Difference) -> str:
-    if math.isnan(own.value):
-        return "-"
-    relative = "" if math.isnan(own.relative) else f", {100 * own.relative:+.1f} %"
-    return f"{100 * own.value:+.2f} [{100 * own.low:+.2f}, {100 * own.high:+.2f}]{relative}"
-
-
-def _plain(value: float) -> float | None:
-    """Return None for nan, which JSON does not have."""
-    return None if math.isnan(value) else value
+def _plain_differences(by_group: dict[str, Difference]) -> dict[str, dict[str, Any]]:
+    """Return differences as plain values for JSON."""
+    return {
+        group: {
+            "value": none_if_undefined(own.value),
+            "interval": [none_if_undefined(own.low), none_if_undefined(own.high)],
+            "relative": none_if_undefined(own.relative),
+            "by_seed": [none_if_undefined(value) for value in own.by_seed],
+        }
+        for group, own in by_group.items()
+    }

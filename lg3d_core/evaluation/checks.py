@@ -1,7 +1,7 @@
 """Check of a submission against the rules of the benchmark's server.
 
-The rules on files and values are those of the benchmark's documentation. It gives no size limit, but the server unpacks a
-submission within a limited time, and users report that 12 GB failed; `MAX_UNPACKED` stays below that.
+The rules on files and values are those of the benchmark's documentation. It gives no size limit, but the server unpacks
+a submission within a limited time, and users report that 12 GB failed; `MAX_UNPACKED` stays below that.
 """
 
 from collections.abc import Collection, Iterator, Mapping

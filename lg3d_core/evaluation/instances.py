@@ -18,7 +18,7 @@ The rules:
 Source: the evaluation script of the ScanNet benchmark, instance task, with the class list of ScanNet200.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -102,7 +102,8 @@ class SceneMatches(NamedTuple):
         confidence: Confidence of each prediction that counts, shape `(predictions,)`, float64.
         ignorable: Fraction of each prediction's vertices that are void or belong to a too small object of its class,
             0..1, shape `(predictions,)`, float64.
-        pair_object: Object of each overlapping pair of one class, ascending, shape `(pairs,)`, int64.
+        pair_object: Object of each pair of one class with an IoU above the lowest threshold, ascending, shape
+            `(pairs,)`, int64.
         pair_prediction: Prediction of each pair, ascending within an object, shape `(pairs,)`, int64.
         pair_iou: Intersection over union of each pair, 0..1, shape `(pairs,)`, float64.
     """
@@ -140,6 +141,25 @@ def match_scene(
         ShapeError: The lengths differ, a vertex or class is out of range, or a confidence is not finite.
     """
     _check(labels, instances, predicted, num_classes=len(scored))
+    predictions = zip(predicted.mask_rows(), predicted.classes.tolist(), predicted.confidences.tolist(), strict=True)
+    return match_masks(labels, instances, predictions, scored=scored)
+
+
+def match_masks(
+    labels: npt.NDArray[np.integer],
+    instances: npt.NDArray[np.integer],
+    predictions: Iterable[tuple[IntArray, int, float]],
+    *,
+    scored: npt.NDArray[np.bool_],
+) -> SceneMatches:
+    """Match predictions with the objects of a scene, one mask in memory at a time.
+
+    Args:
+        labels: Class index of each vertex, -1 for unlabelled, shape `(vertices,)`.
+        instances: Object of each vertex, 0 for none, shape `(vertices,)`.
+        predictions: Vertices without repetition, class index and finite confidence of each prediction.
+        scored: Which classes have instances, shape `(classes,)`.
+    """
     object_of_vertex, object_class, object_size = _find_objects(labels, instances, scored)
     counts = object_size >= MIN_VERTICES
     number = np.cumsum(counts) - 1  # index of each object among those that count
@@ -148,16 +168,16 @@ def match_scene(
     confidences: list[float] = []
     ignorable: list[float] = []
     pairs: list[tuple[IntArray, int, FloatArray]] = []
-    for rows, class_, confidence in zip(
-        predicted.mask_rows(), predicted.classes.tolist(), predicted.confidences.tolist(), strict=True
-    ):
+    for rows, class_, confidence in predictions:
         if len(rows) < MIN_VERTICES or not scored[class_]:
             continue
         shared = np.bincount(object_of_vertex[rows] + 1, minlength=len(object_class) + 1)
         void, shared = shared[0], shared[1:]
         same = (object_class == class_) & (shared > 0)
         near = np.flatnonzero(same & counts)
-        pairs.append((number[near], len(classes), shared[near] / (object_size[near] + len(rows) - shared[near])))
+        iou = shared[near] / (object_size[near] + len(rows) - shared[near])
+        decisive = iou > OVERLAPS[AT_25]  # at most three per prediction
+        pairs.append((number[near[decisive]], len(classes), iou[decisive]))
         ignorable.append((void + shared[same & ~counts].sum()) / len(rows))
         classes.append(class_)
         confidences.append(confidence)

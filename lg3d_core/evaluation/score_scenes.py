@@ -1,6 +1,6 @@
 """Scores of submissions on the scenes of a store, one scene in memory at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lg3d_core.evaluation.checks import SceneCheck, check_scene
 from lg3d_core.evaluation.confusion import ConfusionMatrix
-from lg3d_core.evaluation.instances import SceneMatches, match_scene, scored_classes
+from lg3d_core.evaluation.instances import SceneMatches, match_masks, scored_classes
 from lg3d_core.evaluation.submissions import Submission, Task
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.vocabulary import Vocabulary
@@ -121,9 +121,18 @@ class SceneScorer(_Opened):
         self, submission: Submission, scene_id: str, labels: npt.NDArray[np.int16], instances: npt.NDArray[np.int32]
     ) -> SceneResult:
         vocabulary = self.store.vocabulary
-        predicted = submission.read_instances(scene_id, vocabulary, num_vertices=len(labels))
-        matches = match_scene(labels, instances, predicted, scored=scored_classes(vocabulary))
-        return SceneResult(None, matches, len(submission.list_lines(scene_id)) - len(predicted))
+        num_unknown = 0
+
+        def known() -> Iterator[tuple[npt.NDArray[np.int64], int, float]]:
+            nonlocal num_unknown
+            for prediction in submission.iterate_masks(scene_id, vocabulary, num_vertices=len(labels)):
+                if prediction[1] >= 0:
+                    yield prediction
+                else:
+                    num_unknown += 1
+
+        matches = match_masks(labels, instances, known(), scored=scored_classes(vocabulary))
+        return SceneResult(None, matches, num_unknown)
 
 
 class SceneChecker(_Opened):

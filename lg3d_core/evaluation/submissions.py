@@ -12,6 +12,7 @@ that leave the submission are refused.
 Source: "Submission policy" and "Data formats" of the ScanNet benchmark's documentation.
 """
 
+import io
 import lzma
 import math
 import re
@@ -39,6 +40,8 @@ MAX_LINE = 32
 """Maximum bytes of a number with its line end."""
 MAX_INSTANCE_FILE = 1 << 24
 """Maximum bytes of the list of a scene's predictions."""
+MAX_PREDICTIONS = 10_000
+"""Maximum number of predicted objects of a scene. The benchmark states no limit; a room has far fewer objects."""
 MAX_UNCOUNTED = 1 << 26
 """Maximum number of values in a file of a scene whose number of vertices is unknown."""
 MASK_LINE = re.compile(r"(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d{1,18})\s+(?P<confidence>\S+)")
@@ -181,19 +184,30 @@ class Submission:
         Raises:
             DataError: The list or a mask is missing or malformed, an id is negative, or a confidence is not finite.
         """
+        known = [own for own in self.iterate_masks(scene_id, vocabulary, num_vertices=num_vertices) if own[1] >= 0]
+        rows, classes, confidences = zip(*known, strict=True) if known else ((), (), ())
+        return PredictedInstances.from_rows(rows, classes, confidences)
+
+    def iterate_masks(
+        self, scene_id: str, vocabulary: Vocabulary, *, num_vertices: int
+    ) -> Iterator[tuple[IntArray, int, float]]:
+        """Yield vertices, class index and confidence of the predicted objects of a scene, one mask in memory at a time.
+
+        The class index is -1 for ids outside the vocabulary.
+
+        Raises:
+            DataError: The list or a mask is missing or malformed, an id is negative, or a confidence is not finite.
+        """
         lines = list(self.read_lines(scene_id))
-        rows = [self.read_mask(line.mask, num_vertices=num_vertices) for line in lines]
         index = class_indices(np.array([line.raw_id for line in lines], dtype=np.int64), vocabulary)
-        known = np.flatnonzero(index >= 0).tolist()
-        return PredictedInstances.from_rows(
-            [rows[k] for k in known], index[known].tolist(), [lines[k].confidence for k in known]
-        )
+        for line, class_ in zip(lines, index.tolist(), strict=True):
+            yield self.read_mask(line.mask, num_vertices=num_vertices), class_, line.confidence
 
     def read_lines(self, scene_id: str) -> Iterator[PredictedLine]:
         """Yield the predicted objects of a scene, in order.
 
         Raises:
-            DataError: The file is missing or too large, or a line is malformed.
+            DataError: The file is missing or too large, it has too many lines, or a line is malformed.
         """
         for number, line in self.list_lines(scene_id):
             yield self.parse_line(scene_id, number, line)
@@ -202,10 +216,20 @@ class Submission:
         """Return number and text of the lines of a scene's list of predicted objects, without empty ones.
 
         Raises:
-            DataError: The file is missing or too large.
+            DataError: The file is missing or too large, or it has too many lines.
         """
         text = self._read(f"{scene_id}.txt", limit=MAX_INSTANCE_FILE).decode("utf-8", errors="replace")
-        return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        found: list[tuple[int, str]] = []
+        for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+            if not line.strip():
+                continue
+            if len(found) == MAX_PREDICTIONS:
+                raise DataError(
+                    f"{self.path}: {scene_id}.txt has more than {MAX_PREDICTIONS:,} predictions: remove those of low "
+                    "confidence"
+                )
+            found.append((number, line.strip()))
+        return found
 
     def parse_line(self, scene_id: str, number: int, line: str) -> PredictedLine:
         """Return the mask, id and confidence of a line.

@@ -1,16 +1,23 @@
 """Text tables of scores."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from lg3d_core.evaluation.instances import InstanceScores
 from lg3d_core.evaluation.scores import Means, Scores
+from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lg3d_core.evaluation.evaluate import Evaluation
 
-METRICS = ("mIoU", "Precision", "Recall")
+METRICS = {"iou": "mIoU", "precision": "Precision", "recall": "Recall"}
 INSTANCE_METRICS = {"ap": "AP", "ap50": "AP50", "ap25": "AP25"}
+TITLES = METRICS | INSTANCE_METRICS
+"""Titles of the columns and rows of all metrics."""
 
 
 class Table(NamedTuple):
@@ -26,7 +33,8 @@ def group_table(evaluation: "Evaluation") -> Table:
     The rows are vertices and voxels, each over the whole vocabulary and over the present classes, and a row that is
     comparable with the paper's tables: voxels, the whole vocabulary, the paper's precision and recall.
     """
-    header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS for group in evaluation.vertex.means)]
+    groups = list(evaluation.vertex.means)
+    header = ["", *(f"{metric} {group.capitalize()}" for metric in METRICS.values() for group in groups)]
     return Table(header, [[label, *map(percent, values)] for label, values in group_values(evaluation)])
 
 
@@ -34,8 +42,8 @@ def group_values(evaluation: "Evaluation") -> list[tuple[str, list[float]]]:
     """Return the rows of `group_table` as label and values in 0..1, NaN where undefined."""
     rows = []
     for level, scores in (("vertices", evaluation.vertex), ("voxels", evaluation.voxel)):
-        rows.append((f"{level}, {scores.miou_name}", _values(scores.means, ("iou", "precision", "recall"))))
-        rows.append((f"{level}, miou_present", _values(scores.means_present, ("iou", "precision", "recall"))))
+        rows.append((f"{level}, {scores.miou_name}", _values(scores.means, METRICS)))
+        rows.append((f"{level}, miou_present", _values(scores.means_present, METRICS)))
     paper = _values(evaluation.voxel.means, ("iou", "precision_paper", "recall_paper"))
     return [*rows, ("voxels, as the paper", paper)]
 
@@ -48,7 +56,7 @@ def narrow_group_table(evaluation: "Evaluation") -> Table:
     rows = [
         [f"{label}: {metric}", *cells[k * size : (k + 1) * size]]
         for label, *cells in wide.rows
-        for k, metric in enumerate(METRICS)
+        for k, metric in enumerate(METRICS.values())
     ]
     return Table(["", *(group.capitalize() for group in groups)], rows)
 
@@ -65,24 +73,10 @@ def class_rows(scores: Scores, *, absent: bool = False) -> Table:
         scores: Scores at vertices or at voxels.
         absent: Whether to include classes that neither occur nor were predicted.
     """
-    header = ["Category", "Group", "Points", "Predicted", "IoU", "Precision", "Recall"]
-    rows = [
-        [
-            category.name,
-            category.group or "-",
-            str(support),
-            str(predicted),
-            *(
-                percent(float(values[category.index]) if support else math.nan)
-                for values in (scores.iou, scores.precision, scores.recall)
-            ),
-        ]
-        for category, support, predicted in zip(
-            scores.vocabulary.categories, scores.support.tolist(), scores.predicted.tolist(), strict=True
-        )
-        if absent or support or predicted
-    ]
-    return Table(header, rows)
+    values = {METRICS[metric]: getattr(scores, metric) for metric in METRICS}
+    return _class_table(
+        scores.vocabulary, {"Points": scores.support, "Predicted": scores.predicted}, values, absent=absent
+    )
 
 
 def instance_table(scores: InstanceScores) -> Table:
@@ -97,21 +91,8 @@ def instance_table(scores: InstanceScores) -> Table:
 
 def instance_rows(scores: InstanceScores) -> Table:
     """Return AP, AP50 and AP25 of each class that has objects or predictions, in percent."""
-    header = ["Category", "Group", "Objects", "Predicted", *INSTANCE_METRICS.values()]
-    rows = [
-        [
-            category.name,
-            category.group or "-",
-            str(objects),
-            str(predicted),
-            *(percent(float(getattr(scores, metric)[category.index])) for metric in INSTANCE_METRICS),
-        ]
-        for category, objects, predicted in zip(
-            scores.vocabulary.categories, scores.num_objects.tolist(), scores.num_predictions.tolist(), strict=True
-        )
-        if objects or predicted
-    ]
-    return Table(header, rows)
+    values = {INSTANCE_METRICS[metric]: getattr(scores, metric) for metric in INSTANCE_METRICS}
+    return _class_table(scores.vocabulary, {"Objects": scores.num_objects, "Predicted": scores.num_predictions}, values)
 
 
 def percent(share: float) -> str:
@@ -119,5 +100,22 @@ def percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.2f}"
 
 
-def _values(means: dict[str, Means], names: tuple[str, ...]) -> list[float]:
+def _values(means: dict[str, Means], names: Iterable[str]) -> list[float]:
     return [getattr(group, name) for name in names for group in means.values()]
+
+
+def _class_table(
+    vocabulary: Vocabulary,
+    counts: Mapping[str, npt.NDArray[np.integer]],
+    values: Mapping[str, npt.NDArray[np.floating]],
+    *,
+    absent: bool = False,
+) -> Table:
+    """Return one row per class in index order. A class without ground truth, the first count, has no values."""
+    rows = []
+    for category in vocabulary.categories:
+        numbers = [int(own[category.index]) for own in counts.values()]
+        if absent or any(numbers):
+            scores = (float(own[category.index]) if numbers[0] else math.nan for own in values.values())
+            rows.append([category.name, category.group or "-", *map(str, numbers), *map(percent, scores)])
+    return Table(["Category", "Group", *counts, *values], rows)
