@@ -150,7 +150,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_1(workplace: Path, words: lis
     ("words", "expected"),
     [
         (["prepare", ".", "--shard", "5/4"], "--shard must be of the form i/n"),
-        (["pretrain", "--recipe", "nope"], "expected one of demo, paper-18c, paper-34c, paper-34d"),
+        (["pretrain", "--recipe", "nope"], "expected one of any-scan, demo, paper-18c, paper-34c, paper-34d"),
         (["finetune", "--recipe", "demo", "--limited", "5"], "--limited must be above 0 and at most 1"),
         (["finetune", "--recipe", "demo", "--network", "99Z"], "--network must be one of"),
         (["finetune", "--resume", "runs/f", "--epochs", "9"], "leave out --epochs"),
@@ -206,7 +206,7 @@ def test_a_wrong_option_value_is_one_clear_line_and_exit_code_2(
     [
         ({"LG3D_EPOCHS": "0"}, "", "LG3D_EPOCHS must be at least 1, got 0"),
         ({"LG3D_QUIET": "maybe"}, "", "LG3D_QUIET must be true or false, got 'maybe'"),
-        ({"LG3D_RECIPE": "nope"}, "", "LG3D_RECIPE: --recipe nope: expected one of demo"),
+        ({"LG3D_RECIPE": "nope"}, "", "LG3D_RECIPE: --recipe nope: expected one of any-scan, demo"),
         ({}, "epochs = 0\n", "lg3d.toml: --epochs must be at least 1, got 0"),
         ({}, "[finetune]\nloss = 'mse'\n", "lg3d.toml: --loss must be one of cross-entropy"),
         ({}, "recipe = 'mine.toml'\n", "recipe mine.toml: --seed must be a whole number, got 'x'"),

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from lg3d_cli.completion import complete_recipes, complete_runs, complete_scenes, complete_starts, words
-from lg3d_core.settings import Device, recipe_names
+from lg3d_core.settings import recipe_names
+from lg3d_core.settings.choices import DEVICES
 
 ROOT = Path(__file__).parents[1]
 SHIM = f"#!{sys.executable}\nfrom lg3d_cli.__main__ import main\nmain()\n"
@@ -71,8 +72,8 @@ def test_recipes_are_names_and_files(workplace: Path) -> None:
 
 
 def test_words_of_an_option() -> None:
-    assert words(Device)("") == ["auto", "cpu", "cuda"]
-    assert words(Device)("c") == ["cpu", "cuda"]
+    assert words(DEVICES.choices)("") == ["auto", "cpu", "cuda"]
+    assert words(DEVICES.choices)("c") == ["cpu", "cuda"]
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from lg3d_core.settings import COMMANDS, recipe_names
 from tests.terminal import COLUMNS, lg3d_on_terminal
 from tests.test_cli import lg3d
 
-ARGUMENTS = {"scene", "scans", "texts", "recipes", "run"}
+ARGUMENTS = {"scene", "scans", "texts", "recipes", "run", "predictions"}
 """What is typed as an argument, and may be needed though its field has a default."""
 
 

@@ -12,17 +12,7 @@ def doctor(settings: DoctorSettings) -> None:
     Example: lg3d doctor --plan --recipe paper-34c
     """
     if settings.plan:
-        from lg3d_core.training.forecast import describe_forecast, plan
-
-        forecasts = plan(settings.recipe, settings.plan_options(), console.progress(quiet=settings.quiet))
-        if settings.json:
-            console.result_json({forecast.command: forecast._asdict() for forecast in forecasts})
-        else:
-            titles = ["what", *(forecast.command for forecast in forecasts)]
-            rows = zip(*(describe_forecast(forecast) for forecast in forecasts), strict=True)
-            console.result_table(
-                "Training on this machine", titles, [[pairs[0][0], *(p[1] for p in pairs)] for pairs in rows]
-            )
+        _show_plan(settings)
         return
     from lg3d_core.doctor import doctor as examine_machine
 
@@ -31,3 +21,15 @@ def doctor(settings: DoctorSettings) -> None:
         console.result_json(facts)
     else:
         console.result_table("This machine", ["what", "found"], [[key, str(value)] for key, value in facts.items()])
+
+
+def _show_plan(settings: DoctorSettings) -> None:
+    from lg3d_core.training.forecast import describe_forecast, plan
+
+    forecasts = plan(settings.recipe, settings.plan_options(), console.progress(quiet=settings.quiet))
+    if settings.json:
+        console.result_json({forecast.command: forecast._asdict() for forecast in forecasts})
+        return
+    titles = ["what", *(forecast.command for forecast in forecasts)]
+    rows = zip(*(describe_forecast(forecast) for forecast in forecasts), strict=True)
+    console.result_table("Training on this machine", titles, [[pairs[0][0], *(p[1] for p in pairs)] for pairs in rows])
