@@ -1,6 +1,7 @@
 """Stop requests: what is aborted for them, and what happens to the handlers of signals."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +16,17 @@ class Stopped(Task):
 
     def stopping(self) -> None:
         self.count += 1
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_python() -> Iterator[None]:
+    """Set Python's own handlers: a process that was started in the background ignores SIGINT."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_a_signal_aborts_only_what_may_be_dropped() -> None:
