@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import lg3d_core as lg3d
 from lg3d_core.errors import CheckpointError, DataError, SettingsError, ShapeError
@@ -19,25 +18,14 @@ from lg3d_core.inference.predict import predict as predict_scans
 from lg3d_core.language import questions
 from lg3d_core.language.anchors_file import Anchors, save_anchors
 from lg3d_core.models import names
-from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
-from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.scans.ply import Mesh, write_ply
 from lg3d_core.settings import AskSettings, PredictSettings
-from lg3d_core.vocabulary import load_vocabulary
+from tests.random_checkpoint import VOCABULARY, save_random
 from tests.scan_files import furnished_room, points_ply
 
-VOCABULARY = load_vocabulary("scannet200")
 XYZ, RGB, FACES = furnished_room()
 XYZ = XYZ.astype(np.float32)
-INFO = CheckpointInfo(
-    kind="finetune",
-    network="14A",
-    num_classes=200,
-    voxel_size=0.1,
-    vocabulary=VOCABULARY.name,
-    vocabulary_digest=VOCABULARY.digest,
-)
 
 
 class WordEncoder:
@@ -53,10 +41,7 @@ class WordEncoder:
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("run") / "checkpoint.safetensors"
-    save_checkpoint(path, MinkUNet("14A", num_classes=200), INFO)
-    return path
+    return save_random(tmp_path_factory.mktemp("run") / "checkpoint.safetensors")
 
 
 @pytest.fixture
@@ -76,19 +61,13 @@ def write_grounded(folder: Path, *, anchors_name: str = "anchors.safetensors") -
     }
     anchors = Anchors(WordEncoder().encode(VOCABULARY.names), VOCABULARY.names, metadata, None)
     save_anchors(folder / anchors_name, anchors)
-    info = CheckpointInfo(
+    return save_random(
+        folder / "checkpoint.safetensors",
         kind="pretrain",
-        network="14A",
         num_classes=None,
-        voxel_size=0.1,
-        vocabulary=VOCABULARY.name,
-        vocabulary_digest=VOCABULARY.digest,
         anchors_digest=anchors.digest,
         settings=json.dumps({"anchors": anchors_name}),
     )
-    torch.manual_seed(0)
-    save_checkpoint(folder / "checkpoint.safetensors", MinkUNet("14A"), info)
-    return folder / "checkpoint.safetensors"
 
 
 def test_labels_are_those_of_the_command(classifier: Path, tmp_path: Path) -> None:

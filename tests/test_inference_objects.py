@@ -16,8 +16,6 @@ from lg3d_core.inference.input import Input
 from lg3d_core.inference.objects import ScanObjects, find_scan_objects, object_rows, yaw_in_file
 from lg3d_core.inference.predict import predict as predict_scans
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
-from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
-from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame, plain_frame, turn_back
 from lg3d_core.scans.open_scan import open_scan
@@ -28,6 +26,7 @@ from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 from lg3d_core.vocabulary.categories import Category
 from tests.box_rooms import box
 from tests.notes import Notes
+from tests.random_checkpoint import save_random
 from tests.scan_files import furnished_room, points_ply
 from tests.test_cli import lg3d
 
@@ -163,36 +162,13 @@ XYZ, RGB, FACES = furnished_room()
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        kind="finetune",
-        network="14A",
-        num_classes=200,
-        voxel_size=0.1,
-        vocabulary=SCANNET200.name,
-        vocabulary_digest=SCANNET200.digest,
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
-    save_checkpoint(path, MinkUNet("14A", num_classes=200), info)
-    return path
+    return save_random(tmp_path_factory.mktemp("checkpoint") / "random.safetensors")
 
 
 @pytest.fixture(scope="module")
 def headed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with an offset head."""
-    torch.manual_seed(0)
-    info = CheckpointInfo(
-        kind="finetune",
-        network="14A",
-        num_classes=200,
-        voxel_size=0.1,
-        vocabulary=SCANNET200.name,
-        vocabulary_digest=SCANNET200.digest,
-        offset_head=True,
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "headed.safetensors"
-    save_checkpoint(path, MinkUNet("14A", num_classes=200, offset_head=True), info)
-    return path
+    return save_random(tmp_path_factory.mktemp("checkpoint") / "headed.safetensors", offset_head=True)
 
 
 def settings_of(checkpoint: Path, out: Path, *scans: Path, **options: object) -> PredictSettings:

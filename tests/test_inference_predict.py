@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.files import file_names
 from lg3d_core.inference.predict import predict as predict_scans
-from lg3d_core.networks.checkpoint import CheckpointInfo, load_network, save_checkpoint
-from lg3d_core.networks.minkunet import MinkUNet
+from lg3d_core.networks.checkpoint import load_network
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import plain_frame, turn_back
 from lg3d_core.scans.open_scan import open_scan
@@ -23,30 +21,17 @@ from lg3d_core.scans.ply import Mesh, parse_ply, write_ply
 from lg3d_core.settings import PredictSettings, PrepareSettings
 from lg3d_core.store import SceneStore
 from lg3d_core.store.prepare import prepare as prepare_store
-from lg3d_core.vocabulary import load_vocabulary
 from tests.notes import Notes
+from tests.random_checkpoint import VOCABULARY, save_random
 from tests.scan_files import furnished_room, points_ply
 from tests.test_cli import lg3d
 
-VOCABULARY = load_vocabulary("scannet200")
-INFO = CheckpointInfo(
-    kind="finetune",
-    network="14A",
-    num_classes=200,
-    voxel_size=0.1,
-    vocabulary=VOCABULARY.name,
-    vocabulary_digest=VOCABULARY.digest,
-)
 XYZ, RGB, FACES = furnished_room()
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that has learnt nothing, so that its labels depend on every voxel around."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
-    save_checkpoint(path, MinkUNet("14A", num_classes=200), INFO)
-    return path
+    return save_random(tmp_path_factory.mktemp("checkpoint") / "random.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -269,17 +254,10 @@ def test_paths_alone_are_printed_and_quiet_is_quiet(checkpoint: Path, tmp_path: 
 def test_a_checkpoint_that_cannot_name_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no fine-tuned run in"):
         predict_scans(PredictSettings(scans=("a.ply",), runs=tmp_path), Progress())
-    bare = tmp_path / "p.safetensors"
-    info = CheckpointInfo(**{**INFO.__dict__, "kind": "pretrain", "num_classes": None})
-    save_checkpoint(bare, MinkUNet("14A"), info)
+    bare = save_random(tmp_path / "p.safetensors", kind="pretrain", num_classes=None)
     with pytest.raises(CheckpointError, match="without a classifier: run lg3d finetune"):
         predict_scans(settings_of(bare, tmp_path, "a.ply"), Progress())
-    other = tmp_path / "o.safetensors"
-    save_checkpoint(
-        other,
-        MinkUNet("14A", num_classes=3),
-        CheckpointInfo(**{**INFO.__dict__, "num_classes": 3, "vocabulary": "mine", "vocabulary_digest": "1"}),
-    )
+    other = save_random(tmp_path / "o.safetensors", num_classes=3, vocabulary="mine", vocabulary_digest="1")
     with pytest.raises(CheckpointError, match=r"vocabulary mine, .* pass --vocabulary FILE"):
         predict_scans(settings_of(other, tmp_path, "a.ply", store=tmp_path / "none"), Progress())
     with pytest.raises(DataError, match="no vocabulary 'nope'"):

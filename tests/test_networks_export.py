@@ -5,7 +5,7 @@ import io
 import json
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -175,7 +175,6 @@ def test_gathers_and_products_give_the_networks_outputs(options: dict[str, objec
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[MinkUNet, Path]:
-    pytest.importorskip("onnxruntime")
     network = make_network(stem_size=5)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     classes = onnx_file.Classes(VOCABULARY.names, tuple(VOCABULARY.ids.tolist()))
@@ -259,7 +258,6 @@ def workplace(tmp_path: Path) -> tuple[Path, np.ndarray]:
 
 
 def test_commands_run_an_exported_model_as_the_checkpoint(workplace: tuple[Path, np.ndarray]) -> None:
-    pytest.importorskip("onnxruntime")
     folder, xyz = workplace
     done = lg3d("export", "model.safetensors", "model.onnx", cwd=folder)
     assert done.stdout == "model.onnx\n"
@@ -287,7 +285,6 @@ def test_commands_run_an_exported_model_as_the_checkpoint(workplace: tuple[Path,
 
 @pytest.mark.parametrize("votes", [1, 3])
 def test_an_exported_model_predicts_as_the_checkpoint(workplace: tuple[Path, np.ndarray], votes: int) -> None:
-    pytest.importorskip("onnxruntime")
     folder, _ = workplace
     network, info = load_network(folder / "model.safetensors")
     onnx_file.write_onnx(folder / "model.onnx", network, info, None)
@@ -318,7 +315,8 @@ def test_options_that_an_exported_model_does_not_have_are_refused(options: dict[
 
 
 def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     (tmp_path / "page.onnx").write_text("<html>")
     other = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
     onnx.save(other, tmp_path / "other.onnx")
@@ -339,11 +337,12 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_named_with_its_installation(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_installation(
+    module: Literal["onnx", "onnxruntime"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, module, None)
-    load = SimpleNamespace(onnx=onnx_file.import_onnx, onnxruntime=onnx_network.import_onnxruntime)
     with pytest.raises(MissingDependencyError, match=r"pip install 'lg3d\[onnx\]'"):
-        getattr(load, module)()
+        onnx_file.import_onnx(module)
 
 
 def test_a_program_of_torch_export_is_no_checkpoint(tmp_path: Path) -> None:

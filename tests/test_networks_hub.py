@@ -1,5 +1,6 @@
 """Models by name: download from a local fake of the hub, the list of models, and the upload by a fake client."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -19,36 +20,23 @@ from lg3d_core.inference import push as push_module
 from lg3d_core.inference.push import push
 from lg3d_core.language import questions
 from lg3d_core.models.models import models as list_models
-from lg3d_core.networks.checkpoint import CheckpointInfo, read_info, resolve_checkpoint, save_checkpoint
+from lg3d_core.networks.checkpoint import read_info, resolve_checkpoint
 from lg3d_core.networks.hub import cached_models, download_checkpoint, parse_hub_name
-from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ModelsSettings, PushSettings
-from lg3d_core.vocabulary import load_vocabulary
+from tests import random_checkpoint
 from tests.fake_hub import FakeHub, serve_hub
 from tests.notes import Notes
 from tests.scan_files import furnished_room, points_ply
 from tests.test_cli import lg3d
 from tests.test_inference_model import WordEncoder, write_grounded
 
-VOCABULARY = load_vocabulary("scannet200")
-INFO = CheckpointInfo(
-    kind="finetune",
-    network="14A",
-    num_classes=200,
-    voxel_size=0.1,
-    vocabulary=VOCABULARY.name,
-    vocabulary_digest=VOCABULARY.digest,
-    epoch=7,
-)
+INFO = dataclasses.replace(random_checkpoint.INFO, epoch=7)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("runs") / "f" / "checkpoint.safetensors"
-    path.parent.mkdir()
-    save_checkpoint(path, MinkUNet("14A", num_classes=200), INFO)
+    path = random_checkpoint.save_random(tmp_path_factory.mktemp("runs") / "f" / "checkpoint.safetensors", epoch=7)
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "val_miou_present": 0.25}, {"step": 4, "val_miou_present": 0.5}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (path.parent / "metrics.jsonl").write_text(text + '{"step": 5, "val')  # being written

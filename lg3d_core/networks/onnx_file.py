@@ -5,11 +5,12 @@ The graph is written node by node (design page 0030). Its inputs are `colors` an
 """
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -40,20 +41,18 @@ class Classes(NamedTuple):
     ids: tuple[int, ...]
 
 
-def import_onnx() -> ModuleType:
-    """Import `onnx`.
+def import_onnx(name: Literal["onnx", "onnxruntime"] = "onnx") -> ModuleType:
+    """Import a package of the extra `onnx`.
 
     Raises:
         MissingDependencyError: It is not installed, or cannot be imported.
     """
     try:
-        import onnx
+        return importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
             f"ONNX files need onnx and onnxruntime ({error}): pip install 'lg3d[onnx]'"
         ) from None
-    module: ModuleType = onnx
-    return module
 
 
 def build_onnx(network: MinkUNet, metadata: Mapping[str, str]) -> Any:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError, ShapeError
+from lg3d_core.errors import CheckpointError, SettingsError, ShapeError
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.networks.onnx_file import import_onnx, read_onnx
@@ -79,7 +79,7 @@ class OnnxNetwork(nn.Module):
         return self._run(self._heads, OFFSETS, {FEATURES: features.numpy()})
 
     def _open(self, model: Any) -> Any:
-        runtime = import_onnxruntime()
+        runtime = import_onnx("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = WARNINGS_OFF
@@ -94,7 +94,7 @@ class OnnxNetwork(nn.Module):
     def _run(self, session: Any, output: str, inputs: dict[str, npt.NDArray[Any]]) -> Tensor:
         try:
             (values,) = session.run([output], inputs)
-        except _errors(import_onnxruntime()) as error:
+        except _errors(import_onnx("onnxruntime")) as error:
             if "alloc" in str(error):
                 raise MemoryError(str(error)) from None
             raise self._cannot_run(error) from None
@@ -154,22 +154,6 @@ def require_cpu(path: Path, *, device: str, precision: str, backend: str | None,
     wrong = [option for option, is_given in given.items() if is_given]
     if wrong:
         raise SettingsError(f"{path} runs through onnxruntime on the CPU in fp32: omit {' and '.join(wrong)}")
-
-
-def import_onnxruntime() -> ModuleType:
-    """Import `onnxruntime`.
-
-    Raises:
-        MissingDependencyError: It is not installed, or cannot be imported.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"ONNX files need onnx and onnxruntime ({error}): pip install 'lg3d[onnx]'"
-        ) from None
-    module: ModuleType = onnxruntime
-    return module
 
 
 def _errors(runtime: ModuleType) -> tuple[type[Exception], ...]:

@@ -201,6 +201,11 @@ class PredictSettings(ScanSettings, ClassifierFields, ObjectFields, SuperpointFi
     formats: Annotated[
         tuple[PredictionFormat, ...], NonEmpty(), Doc("Formats of the written files."), Option("--format")
     ] = ("ply",)
+    checkpoint: Annotated[
+        Path | None,
+        Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
+        Option(panel=Panel.NETWORK, default="the newest fine-tuned run, else shipped", completes="runs"),
+    ] = None
     vocabulary: Annotated[
         str | None, Doc("Vocabulary of the classes."), Option(panel=Panel.NETWORK, default="the checkpoint's")
     ] = None
@@ -226,7 +231,7 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
     checkpoint: Annotated[
         Path | None,
         Doc("Checkpoint, run folder, hf:OWNER/NAME, or shipped."),
-        Option(panel=Panel.NETWORK, default="the newest pre-training run", completes="runs"),
+        Option(panel=Panel.NETWORK, default="the newest language-grounded run, else shipped", completes="runs"),
     ] = None
     anchors: Annotated[
         Path | None,

@@ -111,7 +111,7 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
     augment: Annotated[bool, Doc("Data augmentation."), Option(panel=Panel.DATA)] = True
     randomise: Annotated[
         bool,
-        Doc("Augmentation with random spacing, gaps, tilt and colours, for scans of other scanners."),
+        Doc("Random point spacing, gaps, tilt and colours, as in scans of other devices."),
         Option(panel=Panel.DATA),
     ] = False
     crop: Annotated[
@@ -318,7 +318,7 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
         Option(panel=Panel.LOSS),
     ] = "inverse-log"
     offset_weight: Annotated[
-        float, Ge(0), Doc("instance: weight of the offset loss."), Option(panel=Panel.ADVANCED)
+        float, Ge(0), Doc("Weight of the offset loss, with --task instance."), Option(panel=Panel.ADVANCED)
     ] = 1.0
     allow_leak: Annotated[
         bool,
