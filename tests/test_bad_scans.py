@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 
 from lg3d_core.networks.checkpoint import save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.scans.open_scan import open_scan
+from tests.random_checkpoint import INFO, save_random
 from tests.scan_files import furnished_room, points_ply, polygons_ply
 from tests.test_cli import lg3d
-from tests.test_inference_predict import INFO
 from tests.test_scans_refine import box_room
 
 XYZ, RGB, _ = furnished_room()
@@ -84,8 +83,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scans of mine")
-    torch.manual_seed(0)
-    save_checkpoint(folder / "c.safetensors", MinkUNet("14A", num_classes=200), INFO)
+    save_random(folder / "c.safetensors")
     for name, write in SCANS.items():
         write(folder / name)
     return folder
