@@ -110,7 +110,8 @@ def take_frames(
 
 def _dot(a: Float32, b: Float32) -> Float32:
     """Return the scalar products along the last axis, which has three entries."""
-    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+    product: Float32 = a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+    return product
 
 
 def _interpolate(corner_rgb: Float32, face: IntArray, weights: Float32) -> Float32:
