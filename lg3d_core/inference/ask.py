@@ -157,15 +157,7 @@ def load_grounded(settings: AskSettings, progress: Progress) -> Grounded:
     info = read_info(path)
     require_grounded(path, info)
     anchors = find_anchors(path, info, settings.anchors)
-    predictor, _ = Predictor.load(
-        path,
-        device=settings.device,
-        precision=settings.precision,
-        backend=settings.backend,
-        memory=settings.memory_bytes,
-        overlap=settings.overlap,
-        votes=settings.votes,
-    )
+    predictor, _ = Predictor.for_scans(path, settings)
     reader = open_reader(
         anchors,
         encoder=settings.encoder,

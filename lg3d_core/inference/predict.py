@@ -189,16 +189,7 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
     path = path or use_shipped(settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
-    predictor, info = Predictor.load(
-        path,
-        device=settings.device,
-        precision=settings.precision,
-        backend=settings.backend,
-        memory=settings.memory_bytes,
-        overlap=settings.overlap,
-        votes=settings.votes,
-        final_relu=settings.final_relu,
-    )
+    predictor, info = Predictor.for_scans(path, settings, final_relu=settings.final_relu)
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     objects = wants_objects(settings.objects, info, path, progress)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
