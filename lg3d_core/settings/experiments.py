@@ -134,7 +134,7 @@ class CompareSettings(StoreFields, DeviceFields):
         Option(panel=Panel.TABLE),
     ] = "present"
     resamples: Annotated[
-        int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
+        int, Ge(100), Doc("Bootstrap samples per interval."), Option(panel=Panel.TABLE)
     ] = 2000
     markdown: Annotated[bool, Doc("Table as Markdown on stdout."), Option(panel=Panel.TABLE)] = False
     plot: Annotated[
@@ -180,7 +180,7 @@ class ScoreSettings(StoreFields, WorkerFields):
         Option(panel=Panel.TABLE),
     ] = "present"
     resamples: Annotated[
-        int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
+        int, Ge(100), Doc("Bootstrap samples per interval."), Option(panel=Panel.TABLE)
     ] = CompareSettings.resamples
 
 
