@@ -126,9 +126,10 @@ def find_scan_objects(
     min_points: int,
     superpoints: Superpoints | None = None,
 ) -> ScanObjects:
-    """Group the labelled voxels of a scan into objects.
+    """Group the labelled voxels of a scan into objects, which do not overlap.
 
-    A voxel that belongs to several groups belongs to the most confident one. Walls and floors are no objects.
+    Groups are taken in descending order of confidence. A group of which more than half belongs to others already is
+    left out; the others get the voxels that are still free. Walls and floors are no objects.
 
     Args:
         scan: Scan.
@@ -151,11 +152,8 @@ def find_scan_objects(
     groups = find_objects(
         found, voxels.centres, np.arange(len(voxels.keys)), without_instances=unscored, grouping=grouping
     )
-    number = np.full(len(voxels.keys), -1, dtype=np.int32)
     order = np.lexsort((-np.diff(groups.starts), -groups.confidences.round(6)))  # of equal ones, the largest first
-    members = list(groups.mask_rows())
-    for rank in range(len(order) - 1, -1, -1):
-        number[members[order[rank]]] = rank
+    number = _share_voxels(list(groups.mask_rows()), order, num_voxels=len(voxels.keys))
     places = voxels.centres
     if superpoints is not None:
         number, places = superpoints.vote(number, groups.classes[order]), superpoints.places
@@ -186,6 +184,18 @@ def find_scan_objects(
             )
         )
     return ScanObjects(tuple(objects), number)
+
+
+def _share_voxels(
+    members: Sequence[npt.NDArray[np.int64]], order: npt.NDArray[np.int64], *, num_voxels: int
+) -> npt.NDArray[np.int32]:
+    """Return the rank in `order` of the group that each voxel belongs to, -1 for none."""
+    number = np.full(num_voxels, -1, dtype=np.int32)
+    for rank, k in enumerate(order.tolist()):
+        free = members[k][number[members[k]] < 0]
+        if 2 * len(free) >= len(members[k]):
+            number[free] = rank
+    return number
 
 
 def object_rows(rows: RowPieces, number: npt.NDArray[np.int32]) -> Iterator[tuple[int, int, npt.NDArray[np.int32]]]:
