@@ -117,8 +117,7 @@ def test_all_seeds_of_a_sample_are_scored_on_the_same_scenes() -> None:
     first, row = [shifted([4, 4])] * 2, [shifted([4, 6]), shifted([8, 10])]
     found = paired_differences(row, first, HALVES, present=True, resamples=4000)["head"]
     assert found.over_scenes == pytest.approx((0.2, 0.4))  # means over seeds: 0.2 and 0.4
-    # One seed and one scene twice: 1 in 16 samples each, more than 2.5 %. With other scenes for each drawn seed it would
-    # be 1 in 64.
+    # One seed and one scene twice: 1 in 16 samples each, more than 2.5 %. With other scenes for each seed, 1 in 64.
     assert found.over_both == pytest.approx((0.0, 0.6))
 
 

@@ -253,7 +253,9 @@ def test_shuffled_anchors_are_the_same_vectors_and_no_class_keeps_its_own():
 def test_a_file_of_shuffled_anchors_has_the_projected_vectors_and_records_the_seed(tmp_path):
     options = {"encoder": "bundled", "dim": 96, "centred": True}
     plain, shuffled = (
-        load_anchors(anchors(AnchorsSettings(anchors=tmp_path / f"{name}.safetensors", shuffled=seed, **options), Progress()))
+        load_anchors(
+            anchors(AnchorsSettings(anchors=tmp_path / f"{name}.safetensors", shuffled=seed, **options), Progress())
+        )
         for name, seed in (("plain", None), ("shuffled", 5))
     )
     assert np.array_equal(shuffled.vectors, shuffle_anchors(plain.vectors, seed=5))

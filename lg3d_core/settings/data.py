@@ -171,7 +171,17 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
             raise UsageError("--order requires --plot FILE: pass it, or leave out --order", fields=("order",))
         if settings.show or settings.plot is not None:
             inspecting = "--show" if settings.show else "--plot"
-            encoding = ("vocabulary", "encoder", "pooling", "checkpoint", "prompt", "dim", "centred", "shuffled", "device")
+            encoding = (
+                "vocabulary",
+                "encoder",
+                "pooling",
+                "checkpoint",
+                "prompt",
+                "dim",
+                "centred",
+                "shuffled",
+                "device",
+            )
             typed = [name for name in encoding if options.get(name) is not None]
             if typed:
                 names = ", ".join(option_name(cls, name) for name in typed)
