@@ -131,14 +131,24 @@ def test_an_object_of_two_predicted_classes_is_one_object_of_the_more_probable_o
 
 def test_a_group_gets_its_free_voxels_if_they_are_at_least_half_of_it() -> None:
     left, right = patch((0, 0, 0), (0.5, 0.5)), patch((0.5, 0, 0), (0.5, 0.5))
-    # The table is 100 points, the chair all 200 (0.4), of which 100 are left: half.
-    shares = np.array([[0, 0, 0.6, 0.4, 0], [0.6, 0, 0, 0.4, 0]])
-    found, own = group([(TABLE, left), (WALL, right)], probabilities=shares)
+    # The table has 100 points. The chair has all 200, of which 100 are left: half.
+    shares = np.array([[0, 0, 0.6, 0.4, 0], [0.4, 0.1, 0, 0.5, 0]])
+    found, own = group([(TABLE, left), (CHAIR, right)], probabilities=shares)
     assert [(one.name, one.points) for one in found.objects] == [("table", 100), ("chair", 100)]
     assert own.tolist() == [0] * 100 + [1] * 100
-    found, own = group([(TABLE, left), (WALL, right[:90])], probabilities=shares)
+    found, own = group([(TABLE, left), (CHAIR, right[:90])], probabilities=shares)
     assert [(one.name, one.points) for one in found.objects] == [("table", 100)]
     assert own.tolist() == [0] * 100 + [-1] * 90
+
+
+def test_a_group_over_which_the_wall_is_more_probable_is_no_object() -> None:
+    left, right = patch((0, 0, 0), (0.5, 0.5)), patch((0.5, 0, 0), (0.5, 0.5))
+    # Over all points: lamp (0.3 + 0.8) / 2 and wall (0.6 + 0.1) / 2, or lamp (0.3 + 0.4) / 2 and wall (0.6 + 0.35) / 2.
+    for last, names in (([0.1, 0.1, 0, 0, 0.8], ["lamp"]), ([0.35, 0.25, 0, 0, 0.4], [])):
+        shares = np.array([[0.6, 0.1, 0, 0, 0.3], last])
+        found, own = group([(WALL, left), (LAMP, right)], probabilities=shares)
+        assert [one.name for one in found.objects] == names
+        assert own.tolist() == [len(names) - 1] * 200
 
 
 def test_objects_with_fewer_points_are_left_out() -> None:
