@@ -227,7 +227,7 @@ def test_a_store_of_another_vocabulary_is_refused(raw_rooms: Path, anchors_path:
     from lg3d_core.store.prepare import prepare as prepare_store
 
     other = pretrained.parents[1] / "data20"
-    prepare_store(PrepareSettings(raw=raw_rooms, store=other, vocabulary="scannet20", jobs=1), Progress())
+    prepare_store(PrepareSettings(raw=raw_rooms, store=other, vocabulary=("scannet20",), jobs=1), Progress())
     runs = pretrained.parents[1] / "refused"
     with pytest.raises(DataError, match="vocabulary"):
         pretrain(PretrainSettings(store=other, anchors=anchors_path, runs=runs, **SMALL), Progress())

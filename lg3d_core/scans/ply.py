@@ -155,6 +155,17 @@ def open_ply(path: Path) -> Surface:
     )
 
 
+def read_vertex_columns(path: Path) -> dict[str, Callable[[], Numbers]]:
+    """Return the number properties of the vertices of a PLY file by name; each is read on demand, shape `(vertices,)`.
+
+    Raises:
+        DataError: As `open_ply`.
+    """
+    header = parse_header(_read_head(path), path)
+    tables, _ = _open_tables(path, header)
+    return tables[_find_vertices(header, path).name].columns
+
+
 def read_ply(path: Path) -> Mesh:
     """Read a mesh of triangles with coloured vertices in ScanNet's form.
 
