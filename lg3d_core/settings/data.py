@@ -115,6 +115,16 @@ class PrepareSettings(StoreCheckSettings, FrameFields):
         return self.raw
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportStoreSettings(WorkerFields, StoreFields):
+    """`lg3d export-store`: a scene store in the layout of other tools."""
+
+    command: ClassVar[str] = "export-store"
+
+    out: Annotated[Path, Doc("Folder to write."), Argument()]
+    force: Annotated[bool, Doc("Write scenes again that are already there.")] = False
+
+
 def _shard_numbers(shard: str) -> tuple[int, int] | None:
     index, slash, count = shard.partition("/")
     if not slash or not (index.isascii() and index.isdecimal() and count.isascii() and count.isdecimal()):

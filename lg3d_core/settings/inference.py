@@ -14,6 +14,7 @@ from lg3d_core.settings.shared import (
     AtLeastOne,
     BackendFields,
     FrameFields,
+    LabelsFields,
     Metres,
     NetworkFields,
     NotNegative,
@@ -42,7 +43,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSettings(ClassifierFields, NetworkFields, VotesFields):
+class EvalSettings(ClassifierFields, LabelsFields, NetworkFields, VotesFields):
     """`lg3d eval`: scores of a checkpoint on a split."""
 
     command: ClassVar[str] = "eval"
@@ -233,7 +234,7 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings(
-    ClassifierFields, ObjectFields, SuperpointFields, PageFields, VoxelFields, SeedFields, BackendFields
+    ClassifierFields, LabelsFields, ObjectFields, SuperpointFields, PageFields, VoxelFields, SeedFields, BackendFields
 ):
     """`lg3d view`: a scene as a window, a page or a picture."""
 

@@ -54,6 +54,17 @@ class StoreFields(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelsFields(Settings):
+    """The labels of a store that has several vocabularies."""
+
+    vocabulary: Annotated[
+        str | None,
+        Doc("Vocabulary of the labels, for a store with several."),
+        Option(panel=Panel.DATA, default="the first of the store, or that of the checkpoint"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunsFields(Settings):
     """The folder of training runs."""
 

@@ -273,7 +273,7 @@ def read_scene_content(
     for name in left_out:
         dtype, width = COLUMNS[name]
         stored[name] = np.zeros(0 if width == 1 else (0, width), dtype)
-    arrays = {name.partition("/")[2]: array for name, array in stored.items()}
+    arrays: dict[str, Any] = {name.partition("/")[2]: array for name, array in stored.items()}
     arrays["normal"] = arrays["normal"].astype(np.float32)
     scene = Scene(scene_id=header.scene, split=header.split, **arrays)
     _require_values(scene, num_classes, path)

@@ -83,8 +83,10 @@ class SceneStore:
                     split=entry["split"],
                     num_points=int(entry["points"]),
                     num_faces=int(entry["faces"]),
-                    digest=str(entry["digest"]),
-                    class_counts={int(key): int(value) for key, value in self._counts_of(entry).items()},
+                    digest=str(self._labels_of(entry)["digest"]),
+                    class_counts={
+                        int(key): int(value) for key, value in self._labels_of(entry)["class_counts"].items()
+                    },
                 )
                 for scene_id, entry in sorted(index["scenes"].items())
             }
@@ -98,11 +100,15 @@ class SceneStore:
         train = {scene_id: entry for scene_id, entry in self._entries.items() if entry.split == "train"}
         self.train_digest = digest_scenes(self.vocabulary, train)
 
-    def _counts_of(self, entry: dict[str, Any]) -> dict[str, Any]:
-        counts: dict[str, Any] = (
-            entry["class_counts"] if self._labels is None else entry["more_class_counts"][self._labels]
-        )
-        return counts
+    @property
+    def labels_suffix(self) -> str:
+        """End of the names of files that depend on the labels; empty for those of the first vocabulary."""
+        return "" if self._labels is None else f"-{self._labels}"
+
+    def _labels_of(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return digest and class counts of a scene's labels."""
+        labels: dict[str, Any] = entry if self._labels is None else entry["more_labels"][self._labels]
+        return labels
 
     def scene_ids(self, split: str | None = None) -> list[str]:
         """Return the sorted ids of all scenes or of a split; may be empty.
@@ -160,11 +166,11 @@ class SceneStore:
         scene, header = read_scene_content(
             path, num_classes=len(self.vocabulary), for_training=for_training, labels=self._labels
         )
-        labels = header.labels_of(self._labels)
-        assert labels is not None  # the file was read with them
-        if labels.vocabulary != self.vocabulary.digest:
-            raise DataError(f"{path} has labels of another vocabulary than {INDEX_NAME}: run lg3d prepare again")
-        if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene_digest(header) != entry.digest:
+        if (
+            scene.scene_id != scene_id
+            or len(scene.xyz) != entry.num_points
+            or scene_digest(header, self._labels) != entry.digest
+        ):
             raise DataError(f"{path} does not fit {INDEX_NAME}: run lg3d prepare again")
         if budget is None or entry.split != "train":
             return scene
@@ -258,7 +264,7 @@ def write_index(
             "faces": header.num_faces,
             "digest": scene_digest(header),
             "class_counts": _counts_to_json(header.class_counts),
-            **_more_counts(header),
+            **_more_labels(header),
         }
         for header in sorted(headers, key=lambda header: header.scene)
     }
@@ -274,9 +280,12 @@ def write_index(
     write_bytes(path / INDEX_NAME, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _more_counts(header: SceneHeader) -> dict[str, Any]:
-    counts = {name: _counts_to_json(labels.class_counts) for name, labels in header.more_labels.items()}
-    return {"more_class_counts": counts} if counts else {}
+def _more_labels(header: SceneHeader) -> dict[str, Any]:
+    found = {
+        name: {"digest": scene_digest(header, name), "class_counts": _counts_to_json(labels.class_counts)}
+        for name, labels in header.more_labels.items()
+    }
+    return {"more_labels": found} if found else {}
 
 
 def _counts_to_json(counts: dict[int, int]) -> dict[str, int]:
@@ -310,9 +319,20 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def scene_digest(header: SceneHeader) -> str:
-    """Return the digest of all inputs that determine the content of a scene file."""
-    parts = (str(FORMAT_VERSION), header.source_digest, header.label_table, header.vocabulary, header.split)
+def scene_digest(header: SceneHeader, labels: str | None = None) -> str:
+    """Return the digest of all inputs that determine the content of a scene with the labels of one vocabulary.
+
+    Args:
+        header: Header of the scene file.
+        labels: Name of the vocabulary, if it is not the first one.
+
+    Raises:
+        DataError: The file has no labels of the vocabulary.
+    """
+    found = header.labels_of(labels)
+    if found is None:
+        raise DataError(f"{header.scene} has no labels of the vocabulary {labels}: run lg3d prepare again")
+    parts = (str(FORMAT_VERSION), header.source_digest, header.label_table, found.vocabulary, header.split)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

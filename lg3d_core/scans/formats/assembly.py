@@ -259,7 +259,8 @@ def _keep_faces(faces: npt.NDArray[np.integer], kept: npt.NDArray[np.bool_]) -> 
     if kept.all():
         return faces.astype(np.int32)
     whole = faces[kept[faces].all(axis=1)]
-    return (np.cumsum(kept) - 1)[whole].astype(np.int32)
+    rows: npt.NDArray[np.int32] = (np.cumsum(kept) - 1)[whole].astype(np.int32)
+    return rows
 
 
 def _alignment_of(frame: Frame) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Class names of a data set, from a vocabulary file in TSV or from JSON."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,22 @@ def load_names(name: str) -> Vocabulary:
     """Load a vocabulary by name or from a TSV file, as `load_vocabulary` does, or from a JSON file.
 
     JSON is a list of names (their ids are 0, 1, ...), an object of ids and names in either order, or a list of objects
-    with `id` and `name`, and optionally `color` as three numbers of 0..255 and `split` (head, common, tail).
+    with `id` and `name`, and optionally `color` as three numbers of 0..255 and `split` (head, common, tail). The
+    vocabulary of a file `classes.tsv` or `classes.json` is named after its folder.
 
     Raises:
         ChoiceError: The vocabulary does not exist.
         DataError: The file has another format.
     """
     path = Path(name)
+    if path.name in NAME_FILES:
+        return replace(_load_names(path), name=path.resolve().parent.name)
+    return _load_names(path)
+
+
+def _load_names(path: Path) -> Vocabulary:
     if path.suffix.lower() != ".json" or not path.is_file():
-        return load_vocabulary(name)
+        return load_vocabulary(str(path))
     try:
         rows = _rows(_parse(path))
         return make_vocabulary(path.stem, rows)

@@ -59,9 +59,7 @@ def open_folder(settings: PrepareSettings) -> RawFolder:
         DataError: The folder does not exist, is of no known format, or has no scenes.
         UsageError: An option does not apply to the format.
     """
-    name, note = settings.format, ""
-    if name == "auto":
-        name, note = _recognise(settings.raw_folder)
+    name, note = _recognise(settings.raw_folder) if settings.format == "auto" else (str(settings.format), "")
     form = FORMATS[name]
     unused = [field for field in OPTIONAL if field not in form.uses and getattr(settings, field) not in UNSET]
     for field in unused:

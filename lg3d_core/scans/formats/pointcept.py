@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,8 +78,10 @@ class PointceptScene(RawScene):
             raise DataError(f"{self.place / COORD}: expected an array (points, 3) of numbers, found {xyz.shape}")
         rgb, warnings = self._read_colors(len(xyz))
         normal = self._read("normal")
-        if normal is not None and normal.shape != xyz.shape:
-            raise DataError(f"{self.place}/normal.npy: expected an array {xyz.shape}, found {normal.shape}")
+        if normal is not None and (normal.shape != xyz.shape or normal.dtype.kind != "f"):
+            raise DataError(
+                f"{self.place}/normal.npy: expected floats {xyz.shape}, found {normal.dtype} {normal.shape}"
+            )
         instance, segment = self._read(self.object_ids), self._read("superpoint")
         arrays = SceneArrays(
             path=self.place,
@@ -97,7 +100,7 @@ class PointceptScene(RawScene):
         digest = digest_files(self.files)
         return assemble(arrays, frame, scene_id=self.scene_id, vocabularies=self.vocabularies, digest=digest)
 
-    def _read(self, name: str) -> npt.NDArray[np.generic] | None:
+    def _read(self, name: str) -> npt.NDArray[Any] | None:
         path = self.place / f"{name}.npy"
         return read_npy(path) if name and path.exists() else None
 
@@ -135,7 +138,7 @@ class PointceptScene(RawScene):
         values = require_length(values, num_points, source=str(path))
         return map_ids(values, np.arange(len(vocabulary)), source=str(path))
 
-    def _read_objects(self, values: npt.NDArray[np.generic], num_points: int) -> npt.NDArray[np.int32]:
+    def _read_objects(self, values: npt.NDArray[Any], num_points: int) -> npt.NDArray[np.int32]:
         source = f"{self.place}/{self.object_ids}.npy"
         if values.ndim == 2 and values.shape[1] > 1:
             values = values[:, 0]
