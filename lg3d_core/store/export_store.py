@@ -12,11 +12,10 @@ from lg3d_core.errors import DataError
 from lg3d_core.files import write_text
 from lg3d_core.processes import run_in_processes
 from lg3d_core.progress import Progress
-from lg3d_core.scans.formats.pointcept import label_array
+from lg3d_core.scans.formats.pointcept import LABEL_ARRAYS, label_array
 from lg3d_core.settings import ExportStoreSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.vocabulary import Vocabulary
-from lg3d_core.vocabulary.categories import SHIPPED
 
 DIGEST_NAME = ".lg3d"
 """File of a scene's folder with the digest of the scene, by which a later run skips it."""
@@ -68,7 +67,7 @@ def export_store(settings: ExportStoreSettings, progress: Progress) -> ExportSto
         for scene_id in store.scene_ids()
     ]
     for k, vocabulary in enumerate(store.vocabularies):
-        if vocabulary.name not in SHIPPED:
+        if vocabulary.name not in LABEL_ARRAYS:
             name = "classes.tsv" if k == 0 else f"classes_{vocabulary.name}.tsv"
             write_text(settings.out / name, _to_tsv(vocabulary))
     done = [] if settings.force else [job.scene_id for job in jobs if _is_done(job)]

@@ -18,7 +18,7 @@ MAX_CATEGORIES = 32_767
 GROUPS = ("head", "common", "tail")
 
 # Column of scannetv2-labels.combined.tsv with the ids of each shipped vocabulary.
-SHIPPED = {"scannet200": "id", "scannet20": "nyu40id"}
+SHIPPED = {"scannet200": "id", "scannet20": "nyu40id", "s3dis": "id", "arkitscenes": "id"}
 
 
 @dataclass(frozen=True)

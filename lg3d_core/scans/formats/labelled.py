@@ -30,9 +30,10 @@ from lg3d_core.scans.formats.assembly import (
     no_labels,
     require_length,
 )
+from lg3d_core.scans.formats.listing import list_scenes
 from lg3d_core.scans.formats.names import find_names, load_vocabularies
-from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene, find_repeated
-from lg3d_core.scans.formats.splits import Place, assign_splits, place_of
+from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
+from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.frame import find_frame
 from lg3d_core.scans.las import read_las_columns
 from lg3d_core.scans.open_scan import open_scan
@@ -274,8 +275,7 @@ def open_labelled(settings: PrepareSettings) -> RawFolder:
     paths = set(found)
     second = {path: _find_labels(path, paths) if COLOR in settings.labels else None for path in found}
     own = [path for path in found if path not in second.values()]
-    places = sorted((place_of(raw, path) for path in own), key=lambda place: (place.scene_id, place.path))
-    assignment = assign_splits(raw, places)
+    places = [place_of(raw, path) for path in own]
     table = digest_choice("labelled", *settings.labels, settings.object_ids, settings.scale, settings.up)
 
     def scene_of(place: Place, split: str) -> RawScene:
@@ -292,15 +292,7 @@ def open_labelled(settings: PrepareSettings) -> RawFolder:
             up=settings.up,
         )
 
-    return RawFolder(
-        path=raw,
-        format="labelled",
-        vocabularies=vocabularies,
-        scenes=[scene_of(*pair) for pair in zip(places, assignment.splits, strict=True)],
-        label_table=table,
-        problems=(*assignment.problems, *find_repeated([(place.scene_id, place.path) for place in places])),
-        warnings=tuple(assignment.warnings),
-    )
+    return list_scenes(raw, "labelled", vocabularies, places, table, scene_of)
 
 
 def _find_labels(path: Path, paths: set[Path]) -> Path | None:

@@ -6,17 +6,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lg3d_core.errors import UsageError
+from lg3d_core.scans.formats.arkitscenes import open_arkitscenes, recognise_arkitscenes
 from lg3d_core.scans.formats.labelled import open_labelled, recognise_labelled
 from lg3d_core.scans.formats.names import load_vocabularies
 from lg3d_core.scans.formats.pointcept import open_pointcept, recognise_pointcept
 from lg3d_core.scans.formats.raw_folder import RawFolder
+from lg3d_core.scans.formats.replica import open_replica, recognise_replica
+from lg3d_core.scans.formats.s3dis import open_s3dis, recognise_s3dis
 from lg3d_core.scans.formats.scannet import open_scannet
+from lg3d_core.scans.formats.scannetpp import open_scannetpp, recognise_scannetpp
 from lg3d_core.scans.scannet import SCANS_FOLDERS
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
 POINTS = ("points", "the vocabulary")
-UNMAPPED = {"scannet": ("objects", LABEL_TABLE_NAME), "": POINTS}
+OBJECTS = ("objects", "the vocabulary")
+UNMAPPED = {
+    "scannet": ("objects", LABEL_TABLE_NAME),
+    "s3dis": OBJECTS,
+    "scannetpp": OBJECTS,
+    "replica": OBJECTS,
+    "arkitscenes": OBJECTS,
+    "": POINTS,
+}
 """Unit in which raw labels outside the vocabulary are counted, and what lacks them; "" for the other formats."""
 
 
@@ -47,6 +59,10 @@ OPTIONAL, UNSET = ("labels", "object_ids", "scale", "up"), ((), None, "auto")
 FORMATS: dict[str, _Format] = {
     "scannet": _Format(_recognise_scannet, _open_scannet),
     "pointcept": _Format(recognise_pointcept, open_pointcept, ("labels", "object_ids", "scale", "up")),
+    "s3dis": _Format(recognise_s3dis, open_s3dis, ("scale", "up")),
+    "scannetpp": _Format(recognise_scannetpp, open_scannetpp, ("scale", "up")),
+    "replica": _Format(recognise_replica, open_replica, ("scale", "up")),
+    "arkitscenes": _Format(recognise_arkitscenes, open_arkitscenes, ("scale", "up")),
     "labelled": _Format(recognise_labelled, open_labelled, ("labels", "object_ids", "scale", "up")),
 }
 """Formats by name, in the order in which they are tried."""

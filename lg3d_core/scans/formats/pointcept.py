@@ -29,9 +29,10 @@ from lg3d_core.scans.formats.assembly import (
     no_labels,
     require_length,
 )
+from lg3d_core.scans.formats.listing import list_scenes
 from lg3d_core.scans.formats.names import find_names, load_vocabularies
-from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene, find_repeated
-from lg3d_core.scans.formats.splits import Place, assign_splits, place_of
+from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
+from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.scannet import Scan
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.vocabulary import Vocabulary
@@ -168,8 +169,7 @@ def open_pointcept(settings: PrepareSettings) -> RawFolder:
     vocabularies = load_vocabularies(settings.vocabulary or (_find_vocabulary(raw, sample),))
     arrays = _choose_arrays(settings.labels, vocabularies, sample)
     object_ids = {None: "instance", "none": ""}.get(settings.object_ids, settings.object_ids or "")
-    places = sorted((place_of(raw, path) for path in found), key=lambda place: (place.scene_id, place.path))
-    assignment = assign_splits(raw, places)
+    places = [place_of(raw, path) for path in found]
     table = digest_choice("pointcept", *arrays, object_ids, settings.scale, settings.up)
 
     def scene_of(place: Place, split: str) -> RawScene:
@@ -185,15 +185,7 @@ def open_pointcept(settings: PrepareSettings) -> RawFolder:
             up=settings.up,
         )
 
-    return RawFolder(
-        path=raw,
-        format="pointcept",
-        vocabularies=vocabularies,
-        scenes=[scene_of(*pair) for pair in zip(places, assignment.splits, strict=True)],
-        label_table=table,
-        problems=(*assignment.problems, *find_repeated([(place.scene_id, place.path) for place in places])),
-        warnings=tuple(assignment.warnings),
-    )
+    return list_scenes(raw, "pointcept", vocabularies, places, table, scene_of)
 
 
 def label_array(vocabulary: Vocabulary, *, is_first: bool) -> str:

@@ -1,7 +1,7 @@
 """Split of each scene of a data set: from its folder, from split files, or from the convention of S3DIS."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ def place_of(raw: Path, path: Path) -> Place:
     return Place("_".join(names), path, split)
 
 
-def assign_splits(raw: Path, places: Iterable[Place]) -> Assignment:
+def assign_splits(raw: Path, places: Iterable[Place], split_files: Mapping[str, str] | None = None) -> Assignment:
     """Assign scenes to splits.
 
     The files `train.txt`, `val.txt` and `test.txt` win over folders; rooms of S3DIS in neither go to "val" in Area 5;
@@ -69,7 +69,7 @@ def assign_splits(raw: Path, places: Iterable[Place]) -> Assignment:
     problems: list[Problem] = []
     listed: dict[str, str] = {}
     try:
-        listed = read_split_lists(raw)
+        listed = read_split_lists(raw, split_files)
     except DataError as error:
         problems.append(Problem("", str(raw), str(error), True))
     splits, unknown = [], []
