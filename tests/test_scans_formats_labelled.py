@@ -220,3 +220,22 @@ def test_options_of_other_formats_are_rejected(tmp_path: Path) -> None:
     box_rooms.write_dataset(tmp_path / "raw", train=1, val=0, spacing=0.5)
     with pytest.raises(UsageError, match="--labels does not apply to the format scannet: leave it out"):
         prepare(tmp_path / "raw", labels=("label",))
+
+
+def test_a_folder_of_scannet_at_the_wrong_level_keeps_its_hint(tmp_path: Path) -> None:
+    from tests import box_rooms
+
+    box_rooms.write_dataset(tmp_path / "raw", train=1, val=0, spacing=0.5)
+    with pytest.raises(DataError, match=r"contains no scans.*; pass its parent"):
+        prepare(tmp_path / "raw/scans")
+    with pytest.raises(DataError, match=r"contains no scans.*; this is a single scan"):
+        prepare(tmp_path / "raw/scans/scene9000_00")
+
+
+def test_a_unit_that_does_not_apply_is_ignored_with_a_warning(tmp_path: Path) -> None:
+    from tests import box_rooms
+
+    box_rooms.write_dataset(tmp_path / "raw", train=1, val=0, spacing=0.5)
+    listener = Notes()
+    prepare(tmp_path / "raw", listener, scale="cm")
+    assert listener.warnings[0] == "--scale does not apply to the format scannet and is ignored"

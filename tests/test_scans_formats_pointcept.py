@@ -208,3 +208,32 @@ def test_shards_of_another_format_merge(raw: Path) -> None:
     prepare(raw, shard="2/2")
     merged = merge_shards(StoreCheckSettings(store=raw.parent / "data", jobs=1), Progress())
     assert merged.scenes == ["hall", "kitchen", "office"]
+
+
+def test_scenes_without_faces_objects_and_segments_train(tmp_path: Path, room: Room) -> None:
+    from lg3d_core.evaluation.eval import evaluate
+    from lg3d_core.settings import EvalSettings, FinetuneSettings
+    from lg3d_core.training.finetune import finetune
+
+    raw = tmp_path / "raw"
+    for split, name in (("train", "scene0000_00"), ("train", "scene0001_00"), ("val", "scene0011_00")):
+        folder = write_pointcept_scene(raw / split / name, room, array="segment200")
+        for array in ("instance", "normal"):
+            (folder / f"{array}.npy").unlink()
+    prepare(raw)
+    settings = FinetuneSettings(
+        store=tmp_path / "data",
+        runs=tmp_path / "runs",
+        start="scratch",
+        network="14A",
+        voxel_size=0.2,
+        epochs=1,
+        batch_size=2,
+        limited=0.2,
+        instances=2,
+        jobs=0,
+        device="cpu",
+    )
+    checkpoint = finetune(settings, Progress())
+    found = evaluate(EvalSettings(store=tmp_path / "data", checkpoint=checkpoint, device="cpu"), Progress())
+    assert found.vertex.support.sum() == len(room.xyz)

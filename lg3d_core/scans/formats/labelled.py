@@ -39,7 +39,7 @@ from lg3d_core.scans.las import read_las_columns
 from lg3d_core.scans.open_scan import open_scan
 from lg3d_core.scans.pcd import read_pcd_columns
 from lg3d_core.scans.ply import read_vertex_columns
-from lg3d_core.scans.scannet import Scan
+from lg3d_core.scans.scannet import DENSE_MESH_SUFFIX, MESH_SUFFIX, Scan
 from lg3d_core.scans.surface import Surface, surface_in_memory
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.vocabulary import Vocabulary
@@ -241,9 +241,11 @@ def _find(columns: Mapping[str, object], names: Sequence[str | None]) -> str | N
 
 
 def recognise_labelled(raw: Path) -> str:
-    """Return what a folder in this format has, or ""."""
+    """Return what a folder in this format has, or ""; ScanNet's meshes have their labels in other files."""
     found = next(_walk(raw), None)
-    return "" if found is None else str(found.relative_to(raw))
+    if found is None or found.name.endswith((MESH_SUFFIX, DENSE_MESH_SUFFIX)):
+        return ""
+    return str(found.relative_to(raw))
 
 
 def open_labelled(settings: PrepareSettings) -> RawFolder:
