@@ -17,6 +17,7 @@ from lg3d_core.settings.shared import (
     Countable,
     DeviceFields,
     FrameFields,
+    Seed,
     SeedFields,
     StoreFields,
     VocabularyFields,
@@ -169,6 +170,11 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
         Doc("Subtract the mean of the categories; a smaller --dim is then PCA, else SVD."),
         Option(panel=Panel.ENCODING),
     ] = False
+    shuffled: Annotated[
+        Seed | None,
+        Doc("Random seed of a shuffle that assigns each anchor to another category: a control without meaning."),
+        Option(panel=Panel.ENCODING, default="off"),
+    ] = None
     show: Annotated[bool, Doc("Print the 5 nearest categories of each one."), Option(panel=Panel.INSPECTION)] = False
     plot: Annotated[
         Path | None,
@@ -192,7 +198,17 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
             raise UsageError("--order requires --plot FILE: pass it, or leave out --order", fields=("order",))
         if settings.show or settings.plot is not None:
             inspecting = "--show" if settings.show else "--plot"
-            encoding = ("vocabulary", "encoder", "pooling", "checkpoint", "prompt", "dim", "centred", "device")
+            encoding = (
+                "vocabulary",
+                "encoder",
+                "pooling",
+                "checkpoint",
+                "prompt",
+                "dim",
+                "centred",
+                "shuffled",
+                "device",
+            )
             typed = [name for name in encoding if options.get(name) is not None]
             if typed:
                 names = ", ".join(option_name(cls, name) for name in typed)
