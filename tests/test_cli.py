@@ -140,7 +140,6 @@ def test_doctor_reports_versions() -> None:
         (["view", "scene9999_99"], "scene9999_99"),
         (["view", "../../etc/passwd"], "passwd"),
         (["view", "room.ply"], "lg3d predict room.ply --format html writes a page of it"),
-        (["predict", "data"], "expected"),
         (["anchors"], "--encoder bundled"),
         (["rooms", "data"], "data"),
     ],
