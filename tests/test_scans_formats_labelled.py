@@ -137,6 +137,9 @@ def test_colours_of_the_classes_are_labels_of_their_own_or_of_a_second_file(tmp_
     assert (stored(raw, "kitchen").rgb == 128).all()
     assert report.unmapped == {"rgb 185 10 200": 2 * int((room.label == 6).sum())}
     assert "its colours are the labels: using grey, which reduces accuracy" in listener.warnings[0]
+    names = raw / "classes.tsv"
+    names.write_text(names.read_text().replace("\t10\t200", "\t10\t201"))  # no colour of the files is a class now
+    assert (prepare(raw, labels=("color",)).prepared, stored(raw).label.max()) == (["hall", "kitchen"], -1)
 
 
 @pytest.mark.parametrize(
