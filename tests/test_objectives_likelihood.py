@@ -1,7 +1,5 @@
 """The log probability of each voxel's class against PyTorch's log_softmax, for any pieces and threads."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -36,10 +34,9 @@ def piece_values(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture(params=["cpu", "gpu"])
-def branch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def branch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "gpu":
         monkeypatch.setattr(likelihood, "runs_on_workers", lambda _: False)
-    yield
 
 
 @pytest.mark.usefixtures("piece_values", "branch")

@@ -2,8 +2,8 @@
 
     output[v] = logits[v, labels[v]] - log(sum over classes c of exp(logits[v, c]))
 
-Reference: `torch.nn.functional.log_softmax`. On the CPU a piece of voxels is computed at a time, which stays in a core's
-cache; the results do not depend on the pieces or on the number of threads.
+Reference: `torch.nn.functional.log_softmax`. On the CPU a piece of voxels is computed at a time, which stays in a
+core's cache; the results do not depend on the pieces or on the number of threads.
 """
 
 from typing import Any
