@@ -227,7 +227,8 @@ def test_memory_is_returned_after_the_outermost_context_even_if_it_fails(monkeyp
             assert calls[-2:] == [(-3, 128 << 20), (-1, -1)]
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert calls[-2:] == [(-3, 32 << 20), (-1, 64 << 20)]
 
 

@@ -248,10 +248,11 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
         DataError: The vocabulary that was passed cannot be read.
     """
     if name is not None:
-        candidates = [load_vocabulary(name)]
+        candidates = [known for known in _stored_vocabularies(store) if known.name == name]
+        candidates = candidates or [load_vocabulary(name)]
     else:
         candidates = [load_vocabulary(shipped) for shipped in SHIPPED]
-        candidates += _stored_vocabulary(store)
+        candidates += _stored_vocabularies(store)
     for vocabulary in candidates:
         if _fits(info, vocabulary):
             return vocabulary
@@ -263,11 +264,11 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
     )
 
 
-def _stored_vocabulary(store: Path) -> list[Vocabulary]:
+def _stored_vocabularies(store: Path) -> list[Vocabulary]:
     from lg3d_core.store.scene_store import SceneStore
 
     try:
-        return [SceneStore(store).vocabulary]
+        return list(SceneStore(store).vocabularies)
     except DataError:
         return []
 

@@ -42,6 +42,7 @@ from lg3d_core.settings.choices import (
 )
 from lg3d_core.settings.data import (
     AnchorsSettings,
+    ExportStoreSettings,
     InitSettings,
     PrepareSettings,
     RoomsSettings,
@@ -86,6 +87,7 @@ COMMANDS: dict[str, type[Settings]] = {
         RoomsSettings,
         ConvertSettings,
         ExportSettings,
+        ExportStoreSettings,
         ModelsSettings,
         PushSettings,
         DemoSettings,
@@ -121,6 +123,7 @@ __all__ = [
     "DoctorSettings",
     "EvalSettings",
     "ExportSettings",
+    "ExportStoreSettings",
     "FinetuneSettings",
     "HeatFormat",
     "Hinge",

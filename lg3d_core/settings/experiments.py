@@ -25,6 +25,7 @@ from lg3d_core.settings.shared import (
     AtLeastOne,
     Countable,
     DeviceFields,
+    LabelsFields,
     Metres,
     NetworkFields,
     NotNegative,
@@ -93,7 +94,7 @@ class BenchSettings(SeedFields, DeviceFields, PrecisionFields, StoreFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(StoreFields, DeviceFields):
+class CompareSettings(StoreFields, LabelsFields, DeviceFields):
     """`lg3d compare`: recipes that are trained, scored and compared, one row of the table each."""
 
     command: ClassVar[str] = "compare"
@@ -133,9 +134,7 @@ class CompareSettings(StoreFields, DeviceFields):
         Doc("Categories of the means: those with ground truth in the scored scenes, or all, absent ones counting 0."),
         Option(panel=Panel.TABLE),
     ] = "present"
-    resamples: Annotated[
-        int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
-    ] = 2000
+    resamples: Annotated[int, Ge(100), Doc("Bootstrap samples per interval."), Option(panel=Panel.TABLE)] = 2000
     markdown: Annotated[bool, Doc("Table as Markdown on stdout."), Option(panel=Panel.TABLE)] = False
     plot: Annotated[
         Path | None,
@@ -169,23 +168,23 @@ class ScoreSettings(StoreFields, WorkerFields):
         Option(panel=Panel.DATA),
     ] = None
     vocabulary: Annotated[
-        str,
-        Doc("Vocabulary for --scene-list: scannet200, scannet20, or a TSV file with columns id and name."),
-        Option(panel=Panel.DATA),
-    ] = "scannet200"
+        str | None,
+        Doc("Vocabulary of the labels; with --scene-list: scannet200, scannet20, or a TSV file."),
+        Option(panel=Panel.DATA, default="the first of the store; with --scene-list scannet200"),
+    ] = None
     per_class: Annotated[bool, Doc("Table of the scores per class."), Option(panel=Panel.TABLE)] = False
     classes: Annotated[
         ScoredClasses,
         Doc("Classes of the mean IoU in the differences: those with ground truth in the scored scenes, or all."),
         Option(panel=Panel.TABLE),
     ] = "present"
-    resamples: Annotated[
-        int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
-    ] = CompareSettings.resamples
+    resamples: Annotated[int, Ge(100), Doc("Bootstrap samples per interval."), Option(panel=Panel.TABLE)] = (
+        CompareSettings.resamples
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings(RunsFields, SeedFields, NetworkFields):
+class ReportSettings(RunsFields, LabelsFields, SeedFields, NetworkFields):
     """`lg3d report`: one page and figures of one run, or of several side by side."""
 
     command: ClassVar[str] = "report"

@@ -28,6 +28,7 @@ from lg3d_core.settings.fields import Ge, Gt, Hint, Le, Lt, Matches, Option, Pan
 from lg3d_core.settings.shared import (
     AnchorsFields,
     AtLeastOne,
+    LabelsFields,
     Metres,
     NetworkFields,
     NotNegative,
@@ -48,13 +49,13 @@ Milestones = Annotated[
 ]
 FIT_MEMORY = ("micro_batch", "max_voxels")
 """Fields that decide how batches fit into memory."""
-RESUMABLE = (*FIT_MEMORY, "store", "anchors", "learning_rate")
+RESUMABLE = (*FIT_MEMORY, "store", "anchors", "learning_rate", "wandb")
 """Fields that a resumed run may override: an equal store or equal anchors may be elsewhere, and a run that diverged
 resumes with a lower rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFields):
+class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFields, NetworkFields):
     """What pre-training and fine-tuning share."""
 
     follows_recipe: ClassVar[bool] = True
@@ -80,6 +81,11 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
     validate_every: Annotated[
         NotNegative, Doc("Epochs between validations; 0: only after the last epoch."), Option(panel=Panel.RUN)
     ] = 1
+    wandb: Annotated[
+        bool,
+        Doc("Log the metrics to Weights & Biases as well; local files only with WANDB_MODE=offline."),
+        Option(panel=Panel.RUN),
+    ] = False
     network: Annotated[NetworkName, Doc("U-Net architecture."), Option(panel=Panel.NETWORK)] = "34D"
     norm_momentum: Annotated[
         float | None,
@@ -292,7 +298,10 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = "semantic"
     start: Annotated[
         str,
-        Doc("Checkpoint, run folder or hf:OWNER/NAME; latest: the newest pre-training run; scratch: no pre-training."),
+        Doc(
+            "Checkpoint, run folder, hf:OWNER/NAME or shipped; latest: the newest pre-training run; scratch: no "
+            "pre-training."
+        ),
         Option("--from", panel=Panel.RUN, completes="starts"),
     ] = "latest"
     classifier: Annotated[

@@ -35,7 +35,7 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
     Raises:
         DataError: The store is missing or has no training scenes.
     """
-    store = SceneStore(settings.store)
+    store = SceneStore(settings.store, settings.vocabulary)
     scene_ids = store.scene_ids("train")
     if not scene_ids:
         raise DataError(f"{settings.store} has no training scenes: prepare a raw folder whose split files list some")

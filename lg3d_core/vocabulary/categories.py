@@ -18,7 +18,7 @@ MAX_CATEGORIES = 32_767
 GROUPS = ("head", "common", "tail")
 
 # Column of scannetv2-labels.combined.tsv with the ids of each shipped vocabulary.
-SHIPPED = {"scannet200": "id", "scannet20": "nyu40id"}
+SHIPPED = {"scannet200": "id", "scannet20": "nyu40id", "s3dis": "id", "arkitscenes": "id"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def _parse_category(index: int, row: dict[str, str]) -> Category:
     name = (row["name"] or "").strip()
     if not name:
         raise ValueError(f"class {row['id']} has no name")
-    red, green, blue = (int(row.get(channel) or _fallback_channel(index, k)) for k, channel in enumerate(RGB))
+    fallback = fallback_color(index)
+    red, green, blue = (int(row.get(channel) or fallback[k]) for k, channel in enumerate(RGB))
     if not all(0 <= channel <= 255 for channel in (red, green, blue)):
         raise ValueError(f"class {row['id']} has a colour outside 0 to 255: {red} {green} {blue}")
     return Category(index, int(row["id"]), name, group, (row.get("in_val") or "1") != "0", (red, green, blue))
@@ -155,6 +156,7 @@ def _parse_category(index: int, row: dict[str, str]) -> Category:
 RGB = ("red", "green", "blue")
 
 
-def _fallback_channel(index: int, channel: int) -> int:
-    """Return a channel of a generated mid-bright colour, for vocabularies without colours."""
-    return 64 + (index * (67, 101, 149)[channel] + 80 * channel) % 176
+def fallback_color(index: int) -> tuple[int, int, int]:
+    """Return a generated mid-bright colour of a class, for vocabularies without colours."""
+    red, green, blue = (64 + (index * (67, 101, 149)[channel] + 80 * channel) % 176 for channel in range(3))
+    return red, green, blue
