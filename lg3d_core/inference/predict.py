@@ -33,7 +33,7 @@ from lg3d_core.scans.frame import Frame
 from lg3d_core.scans.open_scan import OPENERS
 from lg3d_core.settings import PredictSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
-from lg3d_core.vocabulary.categories import SHIPPED
+from lg3d_core.vocabulary.vocabulary_file import SHIPPED
 
 ENDING = ".labelled"
 OWN_COLORS = ("scan_red", "scan_green", "scan_blue")

@@ -91,7 +91,7 @@ class Measurement:
         sample: Sampled features.
         anchors: Text anchors of the training, or None.
         predictions: Predictions of the scenes that are shown, by id.
-        cases: Best and worst objects of the tail, of a network with an offset head.
+        cases: Best and worst objects of rare classes, of a network with an offset head.
         embedding: Positions of features and then anchors in the map, float32 `(voxels + anchors, 2)`; None until it is
             computed.
         embedding_key: Digest of the embedding's inputs.
@@ -260,6 +260,7 @@ def _measure(
     draw = _Draw(max(MIN_VOXELS, settings.points // max(present, 1)), settings.seed)
     predictions: dict[str, ScenePrediction] = {}
     cases: list[ObjectCase] = []
+    rarest = store.vocabulary.rarest_group(store.class_counts("train"))
 
     def observe(scene: "Scene", prediction: Prediction) -> None:
         vertices.update(scene.label, prediction.label)
@@ -269,7 +270,7 @@ def _measure(
         if scene.scene_id in scenes:
             predictions[scene.scene_id] = ScenePrediction.of(prediction)
         if prediction.objects is not None:
-            cases.extend(find_cases(scene, prediction.objects, store.vocabulary))
+            cases.extend(find_cases(scene, prediction.objects, store.vocabulary, group=rarest))
 
     evaluation = evaluate_scenes(
         subject.predictor,

@@ -327,6 +327,6 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = False
     instances: Annotated[
         NotNegative,
-        Doc("Objects of tail categories that augmentation adds to each training scene."),
+        Doc("Objects of tail categories (of the rarest group) that augmentation adds to each training scene."),
         Option(panel=Panel.DATA),
     ] = 0
