@@ -144,6 +144,11 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
         ),
         Option(panel=Panel.ENCODING),
     ] = None
+    like: Annotated[
+        Path | None,
+        Doc("Anchors file whose encoder and projection are used, for joint training with another vocabulary."),
+        Option(panel=Panel.ENCODING),
+    ] = None
     dim: Annotated[
         AtLeastOne | None,
         Doc("Width: narrower by SVD or PCA (see --centred), wider by zeros."),
@@ -169,6 +174,8 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
     def __post_init__(self) -> None:
         super().__post_init__()
         alone = self.prompt_file is None or (self.texts == "names" and self.prompt == ("{}",))
+        free = self.like is None or (self.dim is None and not self.centred)
+        self._require(free, "like", "passed without --dim and --centred, which it determines", "dim", "centred")
         self._require(alone, "prompt_file", "passed without --texts and --prompt, which it replaces", "texts", "prompt")
 
     @classmethod
@@ -192,6 +199,7 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
                 "prompt",
                 "texts",
                 "prompt_file",
+                "like",
                 "dim",
                 "centred",
                 "device",
