@@ -36,6 +36,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
         backend=settings.backend,
         votes=settings.votes,
         final_relu=settings.final_relu,
+        vocabulary=store.vocabulary.digest,
     )
     require_classifier(path, info, store.vocabulary)
     if settings.export is not None:

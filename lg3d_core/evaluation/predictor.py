@@ -150,8 +150,11 @@ class Predictor:
         overlap: float | None = None,
         votes: int = 1,
         final_relu: bool | None = None,
+        vocabulary: str | None = None,
     ) -> tuple[Self, CheckpointInfo]:
         """Load the network of a checkpoint. Return the predictor and the checkpoint's metadata.
+
+        Of several vocabularies, that with the digest `vocabulary` is kept, or else the first one.
 
         Raises:
             CheckpointError: The checkpoint cannot be read.
@@ -164,7 +167,7 @@ class Predictor:
             where, precision = torch.device("cpu"), "fp32"
         else:
             where = resolve_device(device)
-            network, info = load_network(path, device=where, final_relu=final_relu)
+            network, info = load_network(path, device=where, final_relu=final_relu, vocabulary=vocabulary)
         predictor = cls(
             network=network,
             voxel_size=info.voxel_size,

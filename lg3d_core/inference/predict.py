@@ -198,6 +198,7 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
         overlap=settings.overlap,
         votes=settings.votes,
         final_relu=settings.final_relu,
+        vocabulary=None if settings.vocabulary is None else load_vocabulary(settings.vocabulary).digest,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     objects = wants_objects(settings.objects, info, path, progress)
