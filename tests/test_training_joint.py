@@ -245,7 +245,6 @@ def test_a_joint_run_is_scored_on_each_store_and_classifies_each_vocabulary(stor
     assert np.array_equal(network.final.kernel.detach().numpy().reshape(-1, 5), anchors.vectors.T)
     assert load_network(tuned)[1].num_classes == 200  # the first vocabulary
 
-    tuned.unlink()  # resuming a finished run writes it again, from the same inputs
     finetune(FinetuneSettings(resume=tuned.parent), Progress())
     moved = dataclasses.replace(settings, resume=tuned.parent, also_store=(stores.first,), overrides=("also_store",))
     with pytest.raises(DataError):
