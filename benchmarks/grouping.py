@@ -5,15 +5,17 @@
 
 The ceiling is the average precision of the objects of all scenes when every voxel has its true class, with true offsets
 to the centres of the objects and without offsets. The time is that of grouping synthetic voxels of 5 cm with noisy
-offsets: CPU seconds on one core, the best of five repetitions.
+offsets and two classes each: CPU seconds on one core, the best of five repetitions.
 
 With a checkpoint that has an offset head, the average precision of its objects on the validation scenes is measured
-instead: with its offsets, and as connected components of its classes.
+instead: with its offsets (also as dual set), and as connected components, each with all probable classes of a voxel and
+with the most probable one alone.
 """
 
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ import numpy as np
 import torch
 
 from lg3d_core.evaluation.instances import SceneMatches, match_scene, score_instances, scored_classes
-from lg3d_core.evaluation.objects import Grouping, find_objects
+from lg3d_core.evaluation.interpolation import Candidates
+from lg3d_core.evaluation.objects import MIN_PROBABILITY, Grouping, find_objects
 from lg3d_core.evaluation.predictor import PredictedVoxels, Predictor, VoxelLabels, voxel_centres
 from lg3d_core.objectives.offsets import number_objects, true_offsets
 from lg3d_core.sampling.voxels import voxelize
@@ -69,16 +72,22 @@ def find_ceiling(store: SceneStore, voxel_size: float, *, with_offsets: bool) ->
 
 
 def score_offsets(store: SceneStore, checkpoint: Path) -> dict[str, dict[str, float]]:
-    """Return AP, AP50 and AP25 of a checkpoint's objects on the validation scenes, with and without its offsets."""
+    """Return AP, AP50 and AP25 of a checkpoint's objects on the validation scenes for several rules of grouping."""
     predictor, info = Predictor.load(checkpoint)
-    grouping = Grouping.for_voxels(info.voxel_size)
+    rules = {}
+    for classes, minimum in (("probable classes", MIN_PROBABILITY), ("most probable class", None)):
+        usual = replace(Grouping.for_voxels(info.voxel_size), min_probability=minimum)
+        rules[f"offsets, {classes}"] = (usual, True)
+        rules[f"offsets, dual set, {classes}"] = (replace(usual, dual_set=True), True)
+        rules[f"connected components, {classes}"] = (usual, False)
     scored = scored_classes(store.vocabulary)
     without = np.flatnonzero(~scored).tolist()
-    matches: dict[str, list[SceneMatches]] = {"offsets": [], "connected components": []}
+    matches: dict[str, list[SceneMatches]] = {name: [] for name in rules}
     for scene_id in store.scene_ids("val"):
         scene = store.read(scene_id)
         found, centres, point_to_voxel = predictor.predict(scene).voxels
-        for name, voxels in (("offsets", found), ("connected components", found._replace(offsets=None))):
+        for name, (grouping, with_offsets) in rules.items():
+            voxels = found if with_offsets else found._replace(offsets=None)
             objects = find_objects(voxels, centres, point_to_voxel, without_instances=without, grouping=grouping)
             matches[name].append(match_scene(scene.label, scene.instance, objects, scored=scored))
     scores = {name: score_instances(own, store.vocabulary) for name, own in matches.items()}
@@ -86,7 +95,7 @@ def score_offsets(store: SceneStore, checkpoint: Path) -> dict[str, dict[str, fl
 
 
 def draw_voxels(number: int) -> PredictedVoxels:
-    """Draw a room of boxes, each a shell of voxels, with offsets that miss the centres by 5 cm on average."""
+    """Draw a room of boxes, each a shell of voxels with two classes; offsets miss the centres by 5 cm on average."""
     rng = np.random.default_rng(0)
     shell = np.argwhere(np.pad(np.zeros((6, 6, 6), dtype=bool), 1, constant_values=True))
     count = -(-number // len(shell))
@@ -97,7 +106,16 @@ def draw_voxels(number: int) -> PredictedVoxels:
     label = rng.integers(2, 40, size=count).repeat(len(shell))[:number]
     mistaken = rng.random(number) < 0.1
     label[mistaken] = rng.integers(2, 40, size=int(mistaken.sum()))
-    found = VoxelLabels(label.astype(np.int16), rng.random(number).astype(np.float32), offsets.astype(np.float32))
+    other = rng.integers(40, 80, size=count).repeat(len(shell))[:number]
+    confidence = rng.uniform(0.5, 0.9, size=number)
+    candidates = Candidates(
+        np.stack([label, other], axis=1).astype(np.int16),
+        np.stack([confidence, 1 - confidence], axis=1).astype(np.float32),
+        num_classes=80,
+    )
+    found = VoxelLabels(
+        candidates.classes[:, 0], candidates.probabilities[:, 0], offsets.astype(np.float32), candidates
+    )
     return PredictedVoxels(found, voxel_centres(cells, EDGE), np.arange(number))
 
 

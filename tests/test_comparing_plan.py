@@ -18,8 +18,10 @@ from lg3d_core.settings import (
 )
 
 ROOT = Path(__file__).parents[1]
-TABLES = sorted((ROOT / "examples" / "tables").glob("*.toml"))
-BY_NAME = {path.stem: str(path) for path in TABLES}
+RECIPES = sorted((ROOT / "examples" / "tables").glob("*.toml"))
+TABLES = [path for path in RECIPES if path.stem.startswith(("table", "figure"))]
+CONVERGENCE = [path for path in RECIPES if path not in TABLES]
+BY_NAME = {path.stem: str(path) for path in RECIPES}
 
 
 def plan(*names: str, **values: Any) -> Plan:
@@ -57,6 +59,37 @@ def test_every_recipe_of_a_table_fits_the_real_settings(path: Path) -> None:
         assert AnchorsSettings.resolve(recipe=str(path)).dim == (96 if path.stem.startswith("table2") else 512)
     found = plan(path.stem, seeds=1)
     assert kinds(found)[-1] == "finetune"
+
+
+@pytest.mark.parametrize("path", CONVERGENCE, ids=lambda path: path.stem)
+def test_recipes_of_the_convergence_tables_differ_only_in_method_and_epochs(path: Path) -> None:
+    table = read_recipe(str(path))
+    finetune = FinetuneSettings.resolve(recipe=str(path))
+    pretrain = PretrainSettings.resolve(recipe=str(path))
+    is_equal = path.stem.startswith("equal-compute")
+    assert (finetune.epochs, pretrain.epochs) == (120 if is_equal else 60, 60 if "pretrain" in table else 1)
+    assert (finetune.start == "scratch") != ("pretrain" in table)
+    needs_anchors = finetune.classifier == "anchors" or ("pretrain" in table and pretrain.method == "language")
+    assert needs_anchors == ("anchors" in table)
+    assert ("shuffled" in table.get("anchors", {})) == ("shuffled" in path.stem)
+    common = read_recipe(BY_NAME["convergence-1-scratch"])
+    phases = {"compare", "anchors", "pretrain", "finetune"}
+    assert {k: v for k, v in table.items() if k not in phases} == {k: v for k, v in common.items() if k not in phases}
+
+
+def test_convergence_tables_share_runs_and_both_protocols_have_the_total_of_epochs() -> None:
+    free = plan(*(path.stem for path in CONVERGENCE if path.stem.startswith("convergence")), seeds=1)
+    assert sorted(kinds(free)) == [*["anchors"] * 2, *["finetune"] * 7, *["pretrain"] * 3]
+    equal = plan(
+        *(path.stem for path in CONVERGENCE if path.stem.startswith("equal-compute")),
+        *(path.stem for path in CONVERGENCE if path.stem[:13] in {f"convergence-{k}" for k in (3, 4, 5)}),
+        seeds=1,
+    )
+    assert {row.runs for row in free.rows[2:5]} == {row.runs for row in equal.rows[4:]}
+    epochs = {step.folder: json.loads(step.settings)["epochs"] for step in equal.steps if step.kind != "anchors"}
+    needs = {step.folder: step.needs for step in equal.steps}
+    total = [epochs[run] + sum(epochs.get(need, 0) for need in needs[run]) for row in equal.rows for run in row.runs]
+    assert total == [120] * 7
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,9 @@ def test_a_difference_equals_hand_arithmetic() -> None:
     assert found["all"].value == pytest.approx((8 / 20 + 20 / 22 - 20 / 30) / 2)
     assert found["head"].relative == pytest.approx(0.8)
     # two scenes: a sample holds the first twice, each once, or the second twice; the difference is 8/20 in all of them
-    assert (found["head"].low, found["head"].high) == pytest.approx((0.4, 0.4))
+    assert found["head"].over_scenes == pytest.approx((0.4, 0.4))
     low, high = 20 / 20 - 20 / 28, 20 / 24 - 20 / 32  # of the second scene twice, and of the first
-    assert (found["tail"].low, found["tail"].high) == pytest.approx((high, low))
+    assert found["tail"].over_scenes == pytest.approx((high, low))
 
 
 def test_seeds_are_averaged_and_listed() -> None:
@@ -98,10 +98,63 @@ def test_seeds_are_averaged_and_listed() -> None:
     assert found.value == pytest.approx(0.25)
 
 
+def test_one_seed_has_the_same_interval_over_scenes_and_over_both() -> None:
+    found = paired_differences([shifted([8, 10])], [shifted([4, 9])], HALVES, present=True, resamples=500)["all"]
+    assert found.over_both == found.over_scenes
+
+
+def test_the_interval_over_seeds_of_a_single_scene_equals_hand_arithmetic() -> None:
+    # a sample has the first seed twice, both, or the second twice, with probabilities 1/4, 1/2 and 1/4
+    found = paired_differences(
+        [shifted([6]), shifted([9])], [shifted([5]), shifted([5])], HALVES, present=True, resamples=500
+    )["head"]
+    assert found.over_scenes == pytest.approx((0.25, 0.25))
+    assert found.over_both == pytest.approx((0.1, 0.4))
+
+
+def test_all_seeds_of_a_sample_are_scored_on_the_same_scenes() -> None:
+    # differences: seed 0 has 0 and 0.2 in the two scenes, seed 1 0.4 and 0.6
+    first, row = [shifted([4, 4])] * 2, [shifted([4, 6]), shifted([8, 10])]
+    found = paired_differences(row, first, HALVES, present=True, resamples=4000)["head"]
+    assert found.over_scenes == pytest.approx((0.2, 0.4))  # means over seeds: 0.2 and 0.4
+    # One seed and one scene twice: 1 in 16 samples each, more than 2.5 %. With other scenes for each seed, 1 in 64.
+    assert found.over_both == pytest.approx((0.0, 0.6))
+
+
+def test_a_sample_draws_the_same_seeds_for_both_rows() -> None:
+    first, row = [shifted([1]), shifted([8])], [shifted([2]), shifted([9])]
+    found = paired_differences(row, first, HALVES, present=True, resamples=500)["head"]
+    assert found.over_both == pytest.approx((0.1, 0.1))
+
+
+def test_the_interval_over_scenes_and_seeds_equals_a_slow_bootstrap() -> None:
+    """Seeds and scenes drawn one by one, matrices added, scored by the evaluation."""
+    rng = np.random.default_rng(4)
+    mine, theirs = ([random_matrices(LETTERS, 6, rng) for _ in range(4)] for _ in range(2))
+    found = paired_differences(
+        [counts_of(own) for own in mine], [counts_of(own) for own in theirs], LETTERS, present=True, resamples=4000
+    )["all"]
+
+    def miou(matrices: list[ConfusionMatrix], drawn: list[int]) -> float:
+        total = ConfusionMatrix(3)
+        total.counts[:] = sum(matrices[k].counts for k in drawn)
+        return score_confusion(total, LETTERS).miou_present
+
+    samples = []
+    for _ in range(1000):
+        scenes = rng.integers(0, 6, size=6).tolist()
+        differences = [miou(mine[seed], scenes) - miou(theirs[seed], scenes) for seed in rng.integers(0, 4, size=4)]
+        samples.append(statistics.mean(differences))
+    deviation = float(np.std(samples))
+    assert found.over_both.low == pytest.approx(np.quantile(samples, 0.025), abs=0.3 * deviation)
+    assert found.over_both.high == pytest.approx(np.quantile(samples, 0.975), abs=0.3 * deviation)
+    assert found.over_both.high - found.over_both.low > found.over_scenes.high - found.over_scenes.low
+
+
 def test_equal_rows_have_no_difference_in_any_sample() -> None:
     counts = counts_of(random_matrices(LETTERS, 6, np.random.default_rng(1)))
     for own in paired_differences([counts], [counts], LETTERS, present=False, resamples=200).values():
-        assert (own.value, own.low, own.high) == (0, 0, 0)
+        assert (own.value, *own.over_scenes, *own.over_both) == (0, 0, 0, 0, 0)
 
 
 def test_the_interval_equals_a_slow_bootstrap() -> None:
@@ -120,8 +173,8 @@ def test_the_interval_equals_a_slow_bootstrap() -> None:
         samples.append(values[0] - values[1])
     deviation = float(np.std(samples))
     # a quantile of 1000 samples is known to about sqrt(0.025 * 0.975 / 1000) / 0.058 = 0.085 deviations
-    assert found.low == pytest.approx(np.quantile(samples, 0.025), abs=0.3 * deviation)
-    assert found.high == pytest.approx(np.quantile(samples, 0.975), abs=0.3 * deviation)
+    assert found.over_scenes.low == pytest.approx(np.quantile(samples, 0.025), abs=0.3 * deviation)
+    assert found.over_scenes.high == pytest.approx(np.quantile(samples, 0.975), abs=0.3 * deviation)
 
 
 def test_for_many_scenes_the_interval_is_that_of_the_normal_distribution() -> None:
@@ -133,15 +186,15 @@ def test_for_many_scenes_the_interval_is_that_of_the_normal_distribution() -> No
     per_scene = (shares[0] - shares[1]) / 10
     error = per_scene.std(ddof=1) / math.sqrt(400)
     assert found.value == pytest.approx(per_scene.mean())
-    assert found.high - found.value == pytest.approx(1.96 * error, rel=0.08)
-    assert found.value - found.low == pytest.approx(1.96 * error, rel=0.08)
+    assert found.over_scenes.high - found.value == pytest.approx(1.96 * error, rel=0.08)
+    assert found.value - found.over_scenes.low == pytest.approx(1.96 * error, rel=0.08)
 
 
 def test_a_group_without_ground_truth_has_no_difference() -> None:
     counts = counts_of([ConfusionMatrix(3)])
     found = paired_differences([counts], [counts], LETTERS, present=True, resamples=100)["tail"]
     assert math.isnan(found.value)
-    assert math.isnan(found.low)
+    assert math.isnan(found.over_scenes.low)
     assert math.isnan(found.relative)
 
 

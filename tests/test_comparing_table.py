@@ -101,6 +101,7 @@ def test_differences_in_ap_have_intervals_over_scenes() -> None:
     assert second["instance_differences"]["ap50"]["all"] == {
         "value": pytest.approx(0.5),
         "interval": [pytest.approx(0), pytest.approx(1)],
+        "interval_scenes_and_seeds": [pytest.approx(0), pytest.approx(1)],
         "relative": pytest.approx(1),
         "by_seed": [pytest.approx(0.5)],
     }
@@ -111,7 +112,20 @@ def test_differences_in_ap_are_means_over_seeds() -> None:
     comparison = compare([scored(0.68, None)] * 2, [scored(0.68, 0.68), scored(0.68, None)])
     own = comparison.rows[1].instance_differences["ap50"]["all"]
     assert own.by_seed == pytest.approx((0.5, 0))
-    assert (own.value, own.low, own.high, own.relative) == pytest.approx((0.25, 0, 0.5, 0.5))
+    assert (own.value, *own.over_scenes, own.relative) == pytest.approx((0.25, 0, 0.5, 0.5))
+    # A sample draws the first seed twice and scene two twice with probability 1/4 * 1/4: a difference of 1.
+    assert own.over_both == pytest.approx((0, 1))
+
+
+def test_tables_have_intervals_over_seeds_if_there_are_several() -> None:
+    one, two = [scored(0.68, None)], [scored(0.68, 0.68)]
+    assert "[95 % interval over scenes]" in describe_differences(compare(one, two))
+    several = compare(one * 2, [*two, *one])
+    assert "[95 % interval over scenes and seeds]" in describe_differences(several)
+    assert difference_table(several, "ap50").rows[0][4] == "+25.00 [+0.00, +100.00], +50.0 %"
+    plain = several.to_dict()["rows"][1]["instance_differences"]["ap50"]["all"]
+    assert plain["interval"] == pytest.approx([0, 0.5])
+    assert plain["interval_scenes_and_seeds"] == pytest.approx([0, 1])
 
 
 def test_only_rows_with_scores_of_objects_have_differences_in_ap() -> None:

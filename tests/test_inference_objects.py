@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lg3d_core.evaluation.boxes import Box
+from lg3d_core.evaluation.interpolation import Candidates
 from lg3d_core.evaluation.predictor import VoxelLabels
 from lg3d_core.inference.input import Input
 from lg3d_core.inference.objects import ScanObjects, find_scan_objects, object_rows, yaw_in_file
@@ -58,21 +59,35 @@ def scan_of(xyz: np.ndarray, frame: Frame | None = None) -> tuple[Input, ScanVox
 
 
 def group(
-    patches: list[tuple[int, np.ndarray]], *, min_points: int = 1, logits: torch.Tensor | None = None
+    patches: list[tuple[int, np.ndarray]],
+    *,
+    min_points: int = 1,
+    logits: torch.Tensor | None = None,
+    probabilities: np.ndarray | None = None,
 ) -> tuple[ScanObjects, np.ndarray]:
-    """Objects of patches with a class each, and the object of every point."""
+    """Objects of patches with a class each, and the object of every point.
+
+    `probabilities` of the classes, one row per patch, replace the class of the patches.
+    """
     xyz = np.concatenate([points for _, points in patches])
     scan, voxels = scan_of(xyz)
     rows = np.concatenate([rows for _, _, rows in vertex_rows(scan.surface, scan.frame, voxels)])
     label = np.zeros(len(voxels.keys), dtype=np.int16)
     label[rows] = np.concatenate([np.full(len(points), category) for category, points in patches])
     confidence = np.full(len(label), 0.6, dtype=np.float32)
+    labels = VoxelLabels(label, confidence)
+    if probabilities is not None:
+        shares = np.empty((len(label), len(NAMES)), dtype=np.float32)
+        shares[rows] = np.repeat(probabilities, [len(points) for _, points in patches], axis=0)
+        ranked = np.argsort(-shares, axis=1, kind="stable").astype(np.int16)
+        best = Candidates(ranked, np.take_along_axis(shares, ranked.astype(np.int64), axis=1), len(NAMES))
+        labels = VoxelLabels(best.classes[:, 0], best.probabilities[:, 0], None, best)
     if logits is None:
         logits = torch.zeros(len(label), len(NAMES))
     found = find_scan_objects(
         scan,
         voxels,
-        VoxelLabels(label, confidence),
+        labels,
         [(np.arange(len(label)), logits)],
         rows=partial(vertex_rows, scan.surface, scan.frame, voxels),
         score=lambda features: features,
@@ -102,6 +117,38 @@ def test_walls_and_floors_are_no_objects_and_two_tables_are_two() -> None:
     sizes = [one.box.size for one in found.objects]
     np.testing.assert_allclose(sizes, [[0.95, 0.45, 0], [0.55, 0.35, 0]], atol=1e-6)
     np.testing.assert_allclose(found.objects[0].box.centre, [1.0, 0.75, 0.725], atol=1e-6)
+
+
+def test_an_object_of_two_predicted_classes_is_one_object_of_the_more_probable_one() -> None:
+    left, right = patch((0, 0, 0), (0.5, 0.5)), patch((0.5, 0, 0), (0.3, 0.5))
+    # Over all 160 points the table has (100 * 0.6 + 60 * 0.3) / 160, the chair (100 * 0.1 + 60 * 0.5) / 160.
+    shares = np.array([[0.3, 0, 0.6, 0.1, 0], [0.2, 0, 0.3, 0.5, 0]])
+    found, own = group([(TABLE, left), (CHAIR, right)], probabilities=shares)
+    assert [(one.name, one.points) for one in found.objects] == [("table", 160)]
+    assert found.objects[0].confidence == pytest.approx(0.4875)
+    assert own.tolist() == [0] * 160
+
+
+def test_a_group_gets_its_free_voxels_if_they_are_at_least_half_of_it() -> None:
+    left, right = patch((0, 0, 0), (0.5, 0.5)), patch((0.5, 0, 0), (0.5, 0.5))
+    # The table has 100 points. The chair has all 200, of which 100 are left: half.
+    shares = np.array([[0, 0, 0.6, 0.4, 0], [0.4, 0.1, 0, 0.5, 0]])
+    found, own = group([(TABLE, left), (CHAIR, right)], probabilities=shares)
+    assert [(one.name, one.points) for one in found.objects] == [("table", 100), ("chair", 100)]
+    assert own.tolist() == [0] * 100 + [1] * 100
+    found, own = group([(TABLE, left), (CHAIR, right[:90])], probabilities=shares)
+    assert [(one.name, one.points) for one in found.objects] == [("table", 100)]
+    assert own.tolist() == [0] * 100 + [-1] * 90
+
+
+def test_a_group_over_which_the_wall_is_more_probable_is_no_object() -> None:
+    left, right = patch((0, 0, 0), (0.5, 0.5)), patch((0.5, 0, 0), (0.5, 0.5))
+    # Over all points: lamp (0.3 + 0.8) / 2 and wall (0.6 + 0.1) / 2, or lamp (0.3 + 0.4) / 2 and wall (0.6 + 0.35) / 2.
+    for last, names in (([0.1, 0.1, 0, 0, 0.8], ["lamp"]), ([0.35, 0.25, 0, 0, 0.4], [])):
+        shares = np.array([[0.6, 0.1, 0, 0, 0.3], last])
+        found, own = group([(WALL, left), (LAMP, right)], probabilities=shares)
+        assert [one.name for one in found.objects] == names
+        assert own.tolist() == [len(names) - 1] * 200
 
 
 def test_objects_with_fewer_points_are_left_out() -> None:

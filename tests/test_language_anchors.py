@@ -21,8 +21,11 @@ from lg3d_core.language import (
     require_vocabulary,
     save_anchors,
 )
+from lg3d_core.language.anchors import anchors, shuffle_anchors
 from lg3d_core.language.anchors_file import FORMAT, describe_projection, removes_mean
 from lg3d_core.language.prompts import fill_prompts
+from lg3d_core.progress import Progress
+from lg3d_core.settings import AnchorsSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
 
 METADATA = {"encoder": "e", "weights": "w", "prompt": "{}", "vocabulary_digest": "d", "projection": "none"}
@@ -234,6 +237,30 @@ def test_centred_anchors_lose_what_they_share():
     kept = cosines(project_anchors(many, 12))[~np.eye(40, dtype=bool)].mean()
     assert kept > 0.8
     assert abs(cosines(project_anchors(many, 12, centred=True))[~np.eye(40, dtype=bool)].mean()) < 0.05
+
+
+def test_shuffled_anchors_are_the_same_vectors_and_no_class_keeps_its_own():
+    vectors = random_vectors(50, 4)
+    shuffled = shuffle_anchors(vectors, seed=3)
+    assert sorted(shuffled.tolist()) == sorted(vectors.tolist())
+    assert not (shuffled == vectors).all(axis=1).any()
+    assert np.array_equal(shuffle_anchors(vectors, seed=3), shuffled)
+    assert not np.array_equal(shuffle_anchors(vectors, seed=4), shuffled)
+    assert shuffle_anchors(vectors[:2], seed=0).tolist() == vectors[[1, 0]].tolist()
+    assert shuffle_anchors(vectors[:1], seed=0).tolist() == vectors[:1].tolist()
+
+
+def test_a_file_of_shuffled_anchors_has_the_projected_vectors_and_records_the_seed(tmp_path):
+    options = {"encoder": "bundled", "dim": 96, "centred": True}
+    plain, shuffled = (
+        load_anchors(
+            anchors(AnchorsSettings(anchors=tmp_path / f"{name}.safetensors", shuffled=seed, **options), Progress())
+        )
+        for name, seed in (("plain", None), ("shuffled", 5))
+    )
+    assert np.array_equal(shuffled.vectors, shuffle_anchors(plain.vectors, seed=5))
+    assert shuffled.names == plain.names
+    assert shuffled.metadata == {**plain.metadata, "shuffled": "5"}
 
 
 def test_the_projection_is_described():

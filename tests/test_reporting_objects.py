@@ -102,8 +102,12 @@ def test_the_best_and_the_worst_are_of_different_classes_where_possible() -> Non
 
 
 def test_a_vertex_belongs_to_its_most_confident_object_and_has_its_color() -> None:
-    number = number_objects(predictions((CHAIR, 0, 4, 0.5), (TABLE, 2, 6, 0.9)), 8)
+    overlapping = predictions((CHAIR, 0, 4, 0.5), (TABLE, 2, 6, 0.9))
+    number = number_objects(overlapping, np.array([CHAIR, CHAIR, TABLE, TABLE, TABLE, TABLE, TABLE, TABLE]))
     assert number.tolist() == [1, 1, 2, 2, 2, 2, 0, 0]
+    assert number_objects(overlapping, np.full(8, CHAIR)).tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    twice = predictions((CHAIR, 0, 4, 0.5), (CHAIR, 2, 6, 0.9))
+    assert number_objects(twice, np.full(8, CHAIR)).tolist() == [1, 1, 2, 2, 2, 2, 0, 0]
     annotated = np.array([7, 7, 0, 0, 0, 0, 3, 3])
     assert match_colors(number, annotated).tolist() == [7, 7, 10, 10, 10, 10, 0, 0]
 

@@ -10,12 +10,13 @@ from lg3d_core.errors import SettingsError
 from lg3d_core.progress import Progress
 from lg3d_core.settings import RoomsSettings
 from lg3d_core.synthetic import write_rooms
+from lg3d_core.synthetic.camera.frames import _interpolate, _smear
 from lg3d_core.synthetic.camera.fusion import FusedMesh, remove_small_components, simplify, sort_mesh
 from lg3d_core.synthetic.camera.path import camera_matrix
 from lg3d_core.synthetic.camera.profile import CameraProfile, draw_profile
 from lg3d_core.synthetic.camera.raycasting import build_scene
 from lg3d_core.synthetic.camera.scan import scan_with_camera
-from lg3d_core.synthetic.camera.segmentation import segment_mesh, split_by_thing
+from lg3d_core.synthetic.camera.segmentation import segment_mesh, split_by_thing, vertex_normals
 from lg3d_core.synthetic.floor_plan import THICKNESS, arrange
 from lg3d_core.synthetic.kinds import KINDS, furnish
 from lg3d_core.synthetic.layout import Room
@@ -48,6 +49,41 @@ def test_a_floor_and_a_wall_are_two_segments_and_a_plane_is_one() -> None:
     assert len(set(segment_mesh(floor, faces).tolist())) == 1
 
 
+def segment_edge_by_edge(xyz: np.ndarray, faces: np.ndarray, threshold: float, smallest: int) -> list[int]:
+    """Felzenszwalb and Huttenlocher's algorithm without shortcuts."""
+    normal = vertex_normals(xyz, faces)
+    weights = {}
+    for a, b in {(min(a, b), max(a, b)) for x, y, z in faces.tolist() for a, b in ((x, y), (y, z), (z, x))}:
+        weight = 1 - (normal[a] * normal[b]).sum()
+        weights[a, b] = weight**2 if (normal[b] * (xyz[b] - xyz[a])).sum() > 0 else weight
+    edges = sorted(weights, key=lambda edge: (weights[edge], edge))
+    segment, limit = list(range(len(xyz))), dict.fromkeys(range(len(xyz)), threshold)
+
+    def join(a: int, b: int) -> int:
+        segment[:] = [a if root == b else root for root in segment]
+        return segment.count(a)
+
+    for edge in edges:
+        a, b = (segment[end] for end in edge)
+        if a != b and weights[edge] <= min(limit[a], limit[b]):
+            limit[a] = weights[edge] + threshold / join(a, b)
+    for edge in edges:
+        a, b = (segment[end] for end in edge)
+        if a != b and min(segment.count(a), segment.count(b)) < smallest:
+            join(a, b)
+    return segment
+
+
+@pytest.mark.parametrize("chunk", [7, 100, 10_000])
+def test_segments_are_those_of_the_algorithm_edge_by_edge(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lg3d_core.synthetic.camera.segmentation.CHUNK", chunk)
+    xyz, faces = plane(16, 12)
+    xyz[:, 2] = 0.02 * np.abs(np.sin(40 * xyz[:, 0])) + np.random.default_rng(0).normal(0, 0.002, len(xyz))
+    expected = segment_edge_by_edge(xyz, faces, 0.03, 6)
+    assert 4 < len(set(expected)) < 40
+    assert segment_mesh(xyz, faces, threshold=0.03, smallest=6).tolist() == expected
+
+
 def test_segments_are_cut_between_things_and_tiny_pieces_join_the_rest() -> None:
     segment = np.zeros(30, dtype=np.int64)
     thing = np.array([4] * 15 + [7] * 12 + [9] * 3)
@@ -69,6 +105,30 @@ def test_vertices_of_a_cell_become_their_mean_and_small_components_vanish() -> N
     )
     assert len(remove_small_components(far, 5).xyz) == 400
     assert len(remove_small_components(far, 4).xyz) == 404
+
+
+def test_faces_that_share_only_a_vertex_are_two_components() -> None:
+    xyz = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [-1, 0, 0], [-1, -1, 0]], dtype=float)
+    faces = np.array([[0, 1, 2], [1, 3, 2], [0, 4, 5]])  # the last one touches vertex 0
+    left = remove_small_components(FusedMesh(xyz, np.zeros_like(xyz), faces), 3)
+    assert left.faces.tolist() == [[0, 1, 2], [1, 3, 2], [0, 4, 5]]  # vertex 0 counts for the last face
+    left = remove_small_components(FusedMesh(xyz, np.zeros_like(xyz), faces), 4)
+    assert left.faces.tolist() == []
+
+
+def test_a_pixel_has_the_colour_between_the_corners_of_its_face() -> None:
+    corner_rgb = np.array([[0, 0, 0, 1, 0, 0, 0, 1, 0], [0.2, 0.2, 0.2] * 3], dtype=np.float32)
+    weights = np.array([[[0.25, 0.5], [0.1, 0.2]]], dtype=np.float32)
+    rgb = _interpolate(corner_rgb, np.array([[0, 1]]), weights)
+    assert rgb[:, 0, 0] == pytest.approx([0.25, 0.5, 0.0])
+    assert rgb[:, 0, 1] == pytest.approx([0.2, 0.2, 0.2])
+
+
+def test_blur_averages_rolled_images() -> None:
+    rgb = np.random.default_rng(0).random((3, 6, 20))
+    smeared = _smear(rgb, np.array([0.1, 0, 0]), 100.0, 0.5)  # 0.1 * 100 * 0.5 = 5 pixels: from -2 to 2
+    moved = sum(np.roll(rgb, step, axis=2) for step in (-2, -1, 0, 1, 2)) / 5
+    assert smeared == pytest.approx((2 * moved + np.roll(moved, 1, axis=1) + np.roll(moved, 1, axis=2)) / 4)
 
 
 @pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (2.1, -0.7, 0.2), (-1.0, 0.4, -0.1)])

@@ -124,6 +124,24 @@ def test_negative_indices_count_back_and_weights_are_left_out() -> None:
     assert found.uv[0].tolist() == [[0.25, 0.75]] * 3
 
 
+@pytest.mark.parametrize(
+    ("faces", "with_texture"),
+    [
+        ("f 1 2 3\nf 3 2 4\n", False),
+        ("f 1//1 2//1 3//1\nf 3//1 2//1  4//1 \n", False),
+        ("f 1/1 2/1 3/1\nf 3/1 2/1 4/1\n", True),
+        ("f 1/1/1 2/1/1 3/1/1\nf 3/1/1 2/1/1 4/1/1\n", True),
+        ("f 1/1/1 2/1/1 3/1/1\nf 3/1 2/1 4/1\n", True),
+        ("f 1/1/1 2/1/1 3/1/1\nf -2/-1 -3/-1/1 -1/-1\n", True),
+        ("f 1/1/ 2/1/ 3/1/\nf 3/1/ 2/1/ 4/1/\n", True),
+    ],
+)
+def test_corners_may_have_any_of_the_forms(faces: str, with_texture: bool) -> None:
+    found = parse(f"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\nvn 0 0 1\nvt 0.25 0.75\n{faces}")
+    assert found.xyz[:, :, :2].tolist() == [[[0, 0], [1, 0], [0, 1]], [[0, 1], [1, 0], [1, 1]]]
+    assert found.uv.tolist() == [[[0.25, 0.75] if with_texture else [0, 0]] * 3] * 2
+
+
 def test_a_polygon_with_a_dent_keeps_its_area() -> None:
     # an L of 3 unit squares, whose fan from the first corner would cover the missing square
     corners = [(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)]

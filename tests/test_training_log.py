@@ -9,7 +9,7 @@ import pytest
 
 from lg3d_core.progress import Task, Topic
 from lg3d_core.settings import FinetuneSettings
-from lg3d_core.training.log import Meter, TrainingLog, open_events
+from lg3d_core.training.log import Meter, TrainingLog, open_trackers
 from lg3d_core.training.run import Run
 from lg3d_core.training.step import StepResult
 
@@ -33,8 +33,8 @@ class Display(Task):
 @pytest.mark.parametrize("leads", [True, False])
 def test_every_process_displays_a_step_and_the_leader_writes_it(leads: bool, tmp_path: Path) -> None:
     run, display = Run.create(FinetuneSettings(runs=tmp_path, name="f")), Display()
-    with open_events(run, leads=leads, purge_step=0) as events:
-        TrainingLog(run, events, display, epochs=5, per_epoch=2).step(STEP, epoch=1, done=4, rate=0.1, speed=SPEED)
+    with open_trackers(run, FinetuneSettings(), leads=leads, purge_step=0) as trackers:
+        TrainingLog(run, trackers, display, epochs=5, per_epoch=2).step(STEP, epoch=1, done=4, rate=0.1, speed=SPEED)
     assert display.seen == [(Topic.LOSSES, STEP.losses), (Topic.SPEED, SPEED), (1, "epoch 2/5")]
     assert (list(run.folder.glob("events.*")) != []) == leads
     assert run.metrics_file.is_file() == leads

@@ -18,8 +18,8 @@ def interval_cell(value: float, interval: Interval) -> str:
 
 
 def difference_cell(own: Difference) -> str:
-    """Return a difference, its interval and its relative size, such as `+2.00 [+1.00, +3.00], +4.0 %`."""
+    """Return a difference, its interval over scenes and seeds and its relative size: `+2.00 [+1.00, +3.00], +4.0 %`."""
     if math.isnan(own.value):
         return "-"
     relative = "" if math.isnan(own.relative) else f", {100 * own.relative:+.1f} %"
-    return f"{100 * own.value:+.2f} [{100 * own.low:+.2f}, {100 * own.high:+.2f}]{relative}"
+    return f"{100 * own.value:+.2f} [{100 * own.over_both.low:+.2f}, {100 * own.over_both.high:+.2f}]{relative}"

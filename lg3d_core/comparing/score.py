@@ -74,7 +74,7 @@ class ScoredPredictions:
                 metric: {
                     group: {
                         "value": none_if_undefined(own.value),
-                        "interval": _plain_interval(own.low, own.high),
+                        "interval": _plain_interval(*own.over_scenes),
                         "relative": none_if_undefined(own.relative),
                     }
                     for group, own in groups.items()

@@ -1,7 +1,9 @@
-"""Means and standard deviations over seeds, and scores and differences with intervals over scenes.
+"""Means and standard deviations over seeds, and scores and differences with bootstrap intervals.
 
-An interval shows the effect of the choice of scenes. Each bootstrap sample draws as many scenes as there are, with
-replacement; counts are summed over the sample before any division.
+Each bootstrap sample draws as many scenes as there are, with replacement; counts are summed over the sample before any
+division. Such an interval shows the effect of the choice of validation scenes. An interval over scenes and seeds also
+draws as many seeds as there are, with replacement. Scenes and seeds are crossed: every seed is scored on the scenes of
+the sample.
 """
 
 import math
@@ -32,7 +34,7 @@ class Spread(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Percentile bootstrap interval over scenes; nan if it is undefined."""
+    """Percentile bootstrap interval; nan if it is undefined."""
 
     low: float
     high: float
@@ -43,15 +45,15 @@ class Difference(NamedTuple):
 
     Attributes:
         value: Difference over the evaluated scenes.
-        low: Lower end of the interval over scenes.
-        high: Upper end of the interval; 2.5 % of the bootstrap samples are beyond each end.
+        over_scenes: Interval over scenes, for these seeds; 2.5 % of the bootstrap samples are beyond each end.
+        over_both: Interval over scenes and seeds; equal to `over_scenes` for one seed.
         relative: `value` as a fraction of the first row's score; nan if that is 0.
         by_seed: Difference of each seed.
     """
 
     value: float
-    low: float
-    high: float
+    over_scenes: Interval
+    over_both: Interval
     relative: float
     by_seed: tuple[float, ...]
 
@@ -109,11 +111,10 @@ def paired_differences(
     resamples: int,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Return the differences of mean IoU by group, with percentile bootstrap intervals over scenes.
+    """Return the differences of mean IoU by group, with percentile bootstrap intervals.
 
     Each bootstrap sample draws as many scenes as there are, with replacement, the same ones for both rows and all
-    seeds. Counts are summed over the sample before any division. The interval therefore shows the effect of the choice
-    of validation scenes; `by_seed` shows the effect of the training seed.
+    seeds. Counts are summed over the sample before any division.
 
     Args:
         row: Counts of the row for each seed.
@@ -145,6 +146,16 @@ def scene_weights(num_scenes: int, *, resamples: int, seed: int = 0) -> FloatArr
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(num_scenes, np.full(num_scenes, 1 / num_scenes), size=resamples)
     return np.concatenate([np.ones((1, num_scenes)), drawn])
+
+
+def seed_weights(num_seeds: int, *, resamples: int, seed: int = 0) -> FloatArray:
+    """Return how often each bootstrap sample draws each training seed, shape `(resamples, seeds)`.
+
+    The draws do not depend on those of `scene_weights`.
+    """
+    rng = np.random.default_rng([seed, num_seeds])
+    drawn = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples)
+    return drawn.astype(np.float64)
 
 
 def resampled_means(counts: SceneCounts, vocabulary: Vocabulary, weights: FloatArray, *, present: bool) -> Samples:
@@ -195,7 +206,9 @@ def differences_of(mine: Sequence[Samples], theirs: Sequence[Samples]) -> dict[s
 
 
 def difference_of(mine: FloatArray, theirs: FloatArray) -> Difference:
-    """Return the difference of two rows with its interval, from the same bootstrap samples.
+    """Return the difference of two rows with its intervals, from the same bootstrap samples.
+
+    Rows are paired by seed: a sample that draws a seed draws it for both rows.
 
     Args:
         mine: Values of the row, shape `(seeds, 1 + resamples)`; the first column is over the scenes themselves.
@@ -203,9 +216,13 @@ def difference_of(mine: FloatArray, theirs: FloatArray) -> Difference:
     """
     by_seed = mine[:, 0] - theirs[:, 0]
     value, base = float(by_seed.mean()), float(theirs[:, 0].mean())
-    low, high = interval_of((mine - theirs)[:, 1:].mean(axis=0))
+    samples = (mine - theirs)[:, 1:]
+    over_scenes = over_both = interval_of(samples.mean(axis=0))
+    if len(samples) > 1:
+        drawn = seed_weights(len(samples), resamples=samples.shape[1])
+        over_both = interval_of((drawn.T * samples).mean(axis=0))
     relative = value / base if base > 0 else math.nan
-    return Difference(value, low, high, relative, tuple(float(one) for one in by_seed))
+    return Difference(value, over_scenes, over_both, relative, tuple(float(one) for one in by_seed))
 
 
 def _divide(part: FloatArray, whole: FloatArray) -> FloatArray:

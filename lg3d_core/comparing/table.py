@@ -283,8 +283,9 @@ def describe(comparison: Comparison) -> str:
 def describe_differences(comparison: Comparison, metric: str = "iou") -> str:
     """Return a description of the differences in a metric."""
     over = ", over the classes with objects" if metric in INSTANCE_METRICS else ""
+    drawn = "scenes and seeds" if comparison.num_seeds > 1 else "scenes"
     return (
-        f"Difference in {TITLES[metric]} from {comparison.rows[0].label}{over}: points [95 % interval over scenes], "
+        f"Difference in {TITLES[metric]} from {comparison.rows[0].label}{over}: points [95 % interval over {drawn}], "
         "relative"
     )
 
@@ -313,7 +314,8 @@ def _plain_differences(by_group: dict[str, Difference]) -> dict[str, dict[str, A
     return {
         group: {
             "value": none_if_undefined(own.value),
-            "interval": [none_if_undefined(own.low), none_if_undefined(own.high)],
+            "interval": [none_if_undefined(end) for end in own.over_scenes],
+            "interval_scenes_and_seeds": [none_if_undefined(end) for end in own.over_both],
             "relative": none_if_undefined(own.relative),
             "by_seed": [none_if_undefined(value) for value in own.by_seed],
         }

@@ -126,9 +126,11 @@ def find_scan_objects(
     min_points: int,
     superpoints: Superpoints | None = None,
 ) -> ScanObjects:
-    """Group the labelled voxels of a scan into objects.
+    """Group the labelled voxels of a scan into objects, which do not overlap.
 
-    A voxel that belongs to several groups belongs to the most confident one. Walls and floors are no objects.
+    Groups are taken in descending order of confidence. A group of which more than half belongs to others already is
+    left out; the others get the voxels that are still free. Walls and floors are no objects, and a group over which
+    one of them is more probable is left out.
 
     Args:
         scan: Scan.
@@ -146,22 +148,13 @@ def find_scan_objects(
     """
     if superpoints is not None:
         found = found._replace(**superpoints.at_voxels()._asdict() | {"offsets": found.offsets})
-    unscored = [k for k, name in enumerate(vocabulary.names) if name in UNSCORED_NAMES]
-    grouping = replace(Grouping.for_voxels(voxels.voxel_size), min_points=1)
-    groups = find_objects(
-        found, voxels.centres, np.arange(len(voxels.keys)), without_instances=unscored, grouping=grouping
-    )
-    number = np.full(len(voxels.keys), -1, dtype=np.int32)
-    order = np.lexsort((-np.diff(groups.starts), -groups.confidences.round(6)))  # of equal ones, the largest first
-    members = list(groups.mask_rows())
-    for rank in range(len(order) - 1, -1, -1):
-        number[members[order[rank]]] = rank
+    number, classes, confidences = _group_voxels(voxels, found, vocabulary)
     places = voxels.centres
     if superpoints is not None:
-        number, places = superpoints.vote(number, groups.classes[order]), superpoints.places
-    points = _count_points(rows, number, len(order))
+        number, places = superpoints.vote(number, classes), superpoints.places
+    points = _count_points(rows, number, len(classes))
     kept = np.flatnonzero(points >= max(min_points, 1))
-    renumbered = np.full(len(order) + 1, -1, dtype=np.int32)
+    renumbered = np.full(len(classes) + 1, -1, dtype=np.int32)
     renumbered[kept] = np.arange(len(kept))
     number = renumbered[number]
     if superpoints is None:
@@ -171,7 +164,7 @@ def find_scan_objects(
     boxes = _fit_boxes(scan, rows, places, number, len(kept))
     objects = []
     for k, rank in enumerate(kept.tolist()):
-        category = int(groups.classes[order[rank]])
+        category = int(classes[rank])
         best = np.argsort(-shares[k], kind="stable")[:NUM_NAMES]
         objects.append(
             FoundObject(
@@ -179,13 +172,60 @@ def find_scan_objects(
                 category=category,
                 name=vocabulary.names[category],
                 label=int(vocabulary.ids[category]),
-                confidence=float(groups.confidences[order[rank]]),
+                confidence=float(confidences[rank]),
                 box=boxes[k],
                 points=int(points[rank]),
                 names=tuple((vocabulary.names[j], float(shares[k, j])) for j in best.tolist()),
             )
         )
     return ScanObjects(tuple(objects), number)
+
+
+class _Groups(NamedTuple):
+    """Disjoint groups of voxels, most confident first.
+
+    Attributes:
+        number: Group of each voxel, -1 for none, shape `(voxels,)`, int32.
+        classes: Class of each group, shape `(groups,)`.
+        confidences: Confidence of each group, shape `(groups,)`.
+    """
+
+    number: npt.NDArray[np.int32]
+    classes: npt.NDArray[np.int64]
+    confidences: npt.NDArray[np.float64]
+
+
+def _group_voxels(voxels: ScanVoxels, found: VoxelLabels, vocabulary: Vocabulary) -> _Groups:
+    """Group voxels by class, leave out groups on walls and floors, and give each voxel to one group."""
+    background = [k for k, name in enumerate(vocabulary.names) if name in UNSCORED_NAMES]
+    grouping = replace(Grouping.for_voxels(voxels.voxel_size), min_points=1)
+    groups = find_objects(
+        found, voxels.centres, np.arange(len(voxels.keys)), without_instances=background, grouping=grouping
+    )
+    members = list(groups.mask_rows())
+    probabilities = _find_probabilities(found, background)
+    number = np.full(len(voxels.keys), -1, dtype=np.int32)
+    chosen: list[int] = []
+    # Of equally confident groups, the largest one is first.
+    for k in np.lexsort((-np.diff(groups.starts), -groups.confidences.round(6))).tolist():
+        own = members[k]
+        free = own[number[own] < 0]
+        if 2 * len(free) >= len(own) and probabilities[own].mean(axis=0).max(initial=0) <= groups.confidences[k]:
+            number[free] = len(chosen)
+            chosen.append(k)
+    return _Groups(number, groups.classes[chosen], groups.confidences[chosen])
+
+
+def _find_probabilities(found: VoxelLabels, classes: Sequence[int]) -> npt.NDArray[np.floating]:
+    """Return the probability of some classes at each voxel, 0 if it is not known, shape `(voxels, classes)`."""
+    if found.candidates is None:
+        ranked, probabilities = found.label[:, None], found.confidence[:, None]
+    else:
+        ranked, probabilities = found.candidates.classes, found.candidates.probabilities
+    own = np.zeros((len(ranked), len(classes)))
+    for column, class_ in enumerate(classes):
+        own[:, column] = np.where(ranked == class_, probabilities, 0).sum(axis=1)
+    return own
 
 
 def object_rows(rows: RowPieces, number: npt.NDArray[np.int32]) -> Iterator[tuple[int, int, npt.NDArray[np.int32]]]:

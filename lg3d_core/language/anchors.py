@@ -62,7 +62,11 @@ def anchors(settings: AnchorsSettings, progress: Progress) -> Path:
     projection = describe_projection(len(vocabulary), source.dim, dim, centred=settings.centred)
     vectors = project_anchors(source.vectors, dim, centred=settings.centred)
     way = None if projection == "none" else fit_projection(source.vectors, dim, centred=settings.centred)
-    made = Anchors(vectors, source.names, {**source.metadata, "projection": projection}, way)
+    metadata = {**source.metadata, "projection": projection}
+    if settings.shuffled is not None:
+        vectors = shuffle_anchors(vectors, seed=settings.shuffled)
+        metadata["shuffled"] = str(settings.shuffled)
+    made = Anchors(vectors, source.names, metadata, way)
     return _finish(settings, made, progress)
 
 
@@ -80,6 +84,14 @@ def _finish(settings: AnchorsSettings, made: Anchors, progress: Progress) -> Pat
         f"(projection: {made.metadata['projection']})"
     )
     return settings.anchors
+
+
+def shuffle_anchors(vectors: npt.NDArray[np.float32], *, seed: int) -> npt.NDArray[np.float32]:
+    """Return the same anchors in another order, in which no class keeps its own (for two or more classes)."""
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    shuffled = np.empty_like(vectors)
+    shuffled[order] = vectors[np.roll(order, 1)]
+    return shuffled
 
 
 def encode_names(

@@ -64,8 +64,8 @@ class ScenePrediction(NamedTuple):
     Attributes:
         label: Class of every vertex, int16 `(vertices,)`.
         confidence: Confidence of every vertex, float32 `(vertices,)`.
-        objects: Number of every vertex's most confident object, from 1, 0 for none, int32 `(vertices,)`; None for a
-            network without an offset head.
+        objects: Number of every vertex's most confident object of its class, from 1, 0 for none, int32 `(vertices,)`;
+            None for a network without an offset head.
     """
 
     label: npt.NDArray[np.int16]
@@ -76,7 +76,7 @@ class ScenePrediction(NamedTuple):
     def of(cls, prediction: Prediction) -> Self:
         """Return the parts of a prediction that are kept."""
         objects = prediction.objects
-        numbers = None if objects is None else number_objects(objects, len(prediction.label))
+        numbers = None if objects is None else number_objects(objects, prediction.label)
         return cls(prediction.label, prediction.confidence, numbers)
 
 

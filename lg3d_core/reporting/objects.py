@@ -127,12 +127,17 @@ def _spread(ranked: Sequence[ObjectCase], number: int) -> list[ObjectCase]:
     return [ranked[k] for k in sorted([*firsts, *others][:number])]
 
 
-def number_objects(predicted: PredictedInstances, num_vertices: int) -> npt.NDArray[np.int32]:
-    """Return the number of each vertex's most confident object, from 1; 0 for none."""
-    number = np.zeros(num_vertices, dtype=np.int32)
+def number_objects(predicted: PredictedInstances, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+    """Return the number of each vertex's most confident object of its own class, from 1; 0 for none.
+
+    Args:
+        predicted: Objects, which may overlap.
+        labels: Predicted class of each vertex, shape `(vertices,)`.
+    """
+    number = np.zeros(len(labels), dtype=np.int32)
     masks = list(predicted.mask_rows())
     for k in np.argsort(predicted.confidences, kind="stable").tolist():
-        number[masks[k]] = k + 1
+        number[masks[k][labels[masks[k]] == predicted.classes[k]]] = k + 1
     return number
 
 

@@ -16,6 +16,7 @@ from lg3d_core.settings.shared import (
     AtLeastOne,
     Countable,
     DeviceFields,
+    Seed,
     SeedFields,
     StoreFields,
     VocabularyFields,
@@ -159,6 +160,11 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
         Doc("Subtract the mean of the categories; a smaller --dim is then PCA, else SVD."),
         Option(panel=Panel.ENCODING),
     ] = False
+    shuffled: Annotated[
+        Seed | None,
+        Doc("Random seed of a shuffle that assigns each anchor to another category: a control without meaning."),
+        Option(panel=Panel.ENCODING, default="off"),
+    ] = None
     show: Annotated[bool, Doc("Print the 5 nearest categories of each one."), Option(panel=Panel.INSPECTION)] = False
     plot: Annotated[
         Path | None,
@@ -174,8 +180,9 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
     def __post_init__(self) -> None:
         super().__post_init__()
         alone = self.prompt_file is None or (self.texts == "names" and self.prompt == ("{}",))
-        free = self.like is None or (self.dim is None and not self.centred)
-        self._require(free, "like", "passed without --dim and --centred, which it determines", "dim", "centred")
+        free = self.like is None or (self.dim is None and not self.centred and self.shuffled is None)
+        others = ("dim", "centred", "shuffled")
+        self._require(free, "like", "passed without --dim, --centred and --shuffled", *others)
         self._require(alone, "prompt_file", "passed without --texts and --prompt, which it replaces", "texts", "prompt")
 
     @classmethod
@@ -202,6 +209,7 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
                 "like",
                 "dim",
                 "centred",
+                "shuffled",
                 "device",
             )
             typed = [name for name in encoding if options.get(name) is not None]

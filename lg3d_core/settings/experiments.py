@@ -133,9 +133,7 @@ class CompareSettings(StoreFields, DeviceFields):
         Doc("Categories of the means: those with ground truth in the scored scenes, or all, absent ones counting 0."),
         Option(panel=Panel.TABLE),
     ] = "present"
-    resamples: Annotated[
-        int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
-    ] = 2000
+    resamples: Annotated[int, Ge(100), Doc("Bootstrap samples per interval."), Option(panel=Panel.TABLE)] = 2000
     markdown: Annotated[bool, Doc("Table as Markdown on stdout."), Option(panel=Panel.TABLE)] = False
     plot: Annotated[
         Path | None,
@@ -179,9 +177,9 @@ class ScoreSettings(StoreFields, WorkerFields):
         Doc("Classes of the mean IoU in the differences: those with ground truth in the scored scenes, or all."),
         Option(panel=Panel.TABLE),
     ] = "present"
-    resamples: Annotated[
-        int, Ge(100), Doc("Bootstrap samples of the scenes per interval."), Option(panel=Panel.TABLE)
-    ] = CompareSettings.resamples
+    resamples: Annotated[int, Ge(100), Doc("Bootstrap samples per interval."), Option(panel=Panel.TABLE)] = (
+        CompareSettings.resamples
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ Milestones = Annotated[
 ]
 FIT_MEMORY = ("micro_batch", "max_voxels")
 """Fields that decide how batches fit into memory."""
-RESUMABLE = (*FIT_MEMORY, "store", "anchors", "also_store", "also_anchors", "learning_rate")
+RESUMABLE = (*FIT_MEMORY, "store", "anchors", "also_store", "also_anchors", "learning_rate", "wandb")
 """Fields that a resumed run may override: an equal store or equal anchors may be elsewhere, and a run that diverged
 resumes with a lower rate."""
 
@@ -80,6 +80,11 @@ class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFie
     validate_every: Annotated[
         NotNegative, Doc("Epochs between validations; 0: only after the last epoch."), Option(panel=Panel.RUN)
     ] = 1
+    wandb: Annotated[
+        bool,
+        Doc("Log the metrics to Weights & Biases as well; local files only with WANDB_MODE=offline."),
+        Option(panel=Panel.RUN),
+    ] = False
     network: Annotated[NetworkName, Doc("U-Net architecture."), Option(panel=Panel.NETWORK)] = "34D"
     norm_momentum: Annotated[
         float | None,

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,15 @@ class EventFile:
         self._write(file_version="brain.Event:2")
         self._write(session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START), step=purge_step)
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Write one value.
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write the values of one step.
 
         Raises:
             DataError: The file cannot be written.
         """
-        scalar = self._summaries.Summary.Value(tag=name, simple_value=float(value))
-        self._write(summary=self._summaries.Summary(value=[scalar]), step=step)
+        for name, value in values.items():
+            scalar = self._summaries.Summary.Value(tag=name, simple_value=float(value))
+            self._write(summary=self._summaries.Summary(value=[scalar]), step=step)
 
     def close(self) -> None:
         """Close the file; all values are already written."""

@@ -42,6 +42,7 @@ from lg3d_core.training.scenes import (
     open_training_data,
 )
 from lg3d_core.training.snapshots import Snapshots
+from lg3d_core.training.wandb_run import import_wandb
 
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
@@ -119,6 +120,7 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
             settings.
         DataError: The store is missing, damaged or empty.
         CheckpointError: `settings.resume` is not the folder of a run.
+        MissingDependencyError: `settings.wandb` without wandb.
         LostProcessError: Another process of this run is gone.
         EndedElsewhere: Another process of this run reports why it ends.
     """
@@ -126,6 +128,8 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
     if settings.resume is not None:
         run = Run.open(settings.resume)
         settings = _override(run, settings, {*settings.overrides, *_not_default(settings)})
+    if settings.wandb:
+        import_wandb()  # before anything is written
     with join(settings, progress) as world:
         if not world.leads:
             progress = Progress()

@@ -1,33 +1,45 @@
-"""Log of a training run: metrics.jsonl, TensorBoard events and the progress display."""
+"""Log of a training run: metrics.jsonl, TensorBoard events, Weights & Biases, and the progress display."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Protocol, TypeVar
 
 from lg3d_core.progress import Task, Topic
+from lg3d_core.settings import TrainSettings
 from lg3d_core.training.events import EventFile
 from lg3d_core.training.run import Run
 from lg3d_core.training.step import StepResult
 from lg3d_core.training.validation import Validation
+from lg3d_core.training.wandb_run import WandbRun
 
 T = TypeVar("T")
 
 
+class Tracker(Protocol):
+    """Receiver of the metrics of a run."""
+
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Record the values of one step."""
+
+    def close(self) -> None:
+        """End the record."""
+
+
 class TrainingLog:
-    """Log of the steps and validations of a run; a process without an event file only displays them.
+    """Log of the steps and validations of a run; a process without trackers only displays them.
 
     Args:
         run: Folder of the run.
-        events: Event file of the leader; None in the other processes.
+        trackers: Receivers of the leader's metrics; none in the other processes.
         task: Display of the progress.
         epochs: Epochs of the whole run.
         per_epoch: Optimiser steps per epoch.
     """
 
-    def __init__(self, run: Run, events: EventFile | None, task: Task, *, epochs: int, per_epoch: int) -> None:
+    def __init__(self, run: Run, trackers: Sequence[Tracker], task: Task, *, epochs: int, per_epoch: int) -> None:
         self._run = run
-        self._events = events
+        self._trackers = trackers
         self._task = task
         self._epochs = epochs
         self._per_epoch = per_epoch
@@ -44,10 +56,9 @@ class TrainingLog:
             speed: Figures of the meter.
         """
         losses = result.losses
-        if self._events is not None:
+        if self._trackers:
             self._run.log({"step": done, "epoch": epoch, "lr": rate, **losses, **speed, **result.facts})
-            for name, value in {**losses, "lr": rate}.items():
-                self._events.add_scalar(f"train/{name}", value, done)
+            self._track("train", {**losses, "lr": rate}, done)
         self._task.show(Topic.LOSSES, losses)
         self._task.show(Topic.SPEED, speed)
         self._status = f"epoch {epoch + 1}/{self._epochs}"
@@ -59,14 +70,17 @@ class TrainingLog:
 
     def validation(self, validation: Validation, *, epoch: int) -> None:
         """Log the scores after an epoch, from 1."""
-        if self._events is not None:
+        if self._trackers:
             step, scores = epoch * self._per_epoch, validation.logged
             self._run.log({"step": step, "epoch": epoch, **{f"val_{name}": value for name, value in scores.items()}})
-            for name, value in scores.items():
-                self._events.add_scalar(f"val/{name}", value, step)
+            self._track("val", scores, step)
         if self._status:
             self._task.advance(0, status=self._status)
         self._task.show(Topic.VALIDATION, {"epoch": epoch, **validation.group_scores})
+
+    def _track(self, group: str, values: Mapping[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.add_scalars({f"{group}/{name}": value for name, value in values.items()}, step)
 
 
 class Meter:
@@ -98,16 +112,19 @@ class Meter:
 
 
 @contextmanager
-def open_events(run: Run, *, leads: bool, purge_step: int) -> Iterator[EventFile | None]:
-    """Open the TensorBoard event file of a run; in a resumed run, steps after `purge_step` are replaced.
+def open_trackers(run: Run, settings: TrainSettings, *, leads: bool, purge_step: int) -> Iterator[Sequence[Tracker]]:
+    """Open the TensorBoard event file of a run and, if chosen, its run of Weights & Biases.
 
-    A process that does not lead has no event file.
+    Args:
+        run: Folder of the run.
+        settings: Settings of the run.
+        leads: Whether this process leads; the others have no trackers.
+        purge_step: In a resumed run, steps after this one are replaced in the event file.
     """
-    if not leads:
-        yield None
-        return
-    events = EventFile(run.folder, purge_step=purge_step + 1)
-    try:
-        yield events
-    finally:
-        events.close()
+    with ExitStack() as stack:
+        trackers: list[Tracker] = []
+        if leads:
+            trackers.append(stack.enter_context(closing(EventFile(run.folder, purge_step=purge_step + 1))))
+            if settings.wandb:
+                trackers.append(stack.enter_context(closing(WandbRun(run.folder, settings))))
+        yield trackers

@@ -28,7 +28,7 @@ from lg3d_core.training.distributed import World
 from lg3d_core.training.forecast import choose_jobs, model_step
 from lg3d_core.training.joint import JointLearner, JointValidator
 from lg3d_core.training.learners import Learner
-from lg3d_core.training.log import Meter, TrainingLog, open_events
+from lg3d_core.training.log import Meter, TrainingLog, open_trackers
 from lg3d_core.training.optimisation import make_optimiser, set_norm_momentum
 from lg3d_core.training.outlook import Outlook
 from lg3d_core.training.snapshots import Position, Snapshots
@@ -153,12 +153,12 @@ class Trainer(Generic[B]):
         with (
             use_backend(settings.backend),
             owned_threads(),
-            open_events(self.run, leads=self.world.leads, purge_step=self.steps_done) as events,
+            open_trackers(self.run, settings, leads=self.world.leads, purge_step=self.steps_done) as trackers,
             self.progress.task(settings.command, total=self.total_steps, unit="step") as task,
             stop_signals(task, alone=self.world.size == 1) as stop,
         ):
             task.skip(self.steps_done)
-            log = TrainingLog(self.run, events, task, epochs=settings.epochs, per_epoch=self.per_epoch)
+            log = TrainingLog(self.run, trackers, task, epochs=settings.epochs, per_epoch=self.per_epoch)
             try:
                 self._train_epochs(log, stop)
             except Dropped:

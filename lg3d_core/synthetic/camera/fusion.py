@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lg3d_core.synthetic.camera.frames import Frame, intrinsic_matrix
 from lg3d_core.synthetic.camera.profile import CameraProfile
@@ -74,23 +76,31 @@ def sort_mesh(mesh: FusedMesh) -> FusedMesh:
     faces = rank[mesh.faces]
     first = faces.argmin(axis=1)[:, None]
     faces = np.take_along_axis(faces, (first + np.arange(3)) % 3, axis=1)  # rotated, so that the orientation stays
-    return FusedMesh(mesh.xyz[order], mesh.rgb[order], faces[np.lexsort(faces.T[::-1])])
+    key = faces[:, 0] * np.int64(len(order)) + faces[:, 1]
+    return FusedMesh(mesh.xyz[order], mesh.rgb[order], faces[np.lexsort((faces[:, 2], key))])
 
 
 def remove_small_components(mesh: FusedMesh, smallest: int) -> FusedMesh:
     """Remove connected components of fewer than `smallest` vertices."""
-    open3d = import_open3d()
-    legacy = open3d.geometry.TriangleMesh(
-        open3d.utility.Vector3dVector(mesh.xyz), open3d.utility.Vector3iVector(mesh.faces.astype(np.int32))
-    )
-    clusters, _, _ = legacy.cluster_connected_triangles()
-    cluster = np.asarray(clusters).astype(np.int64)
+    cluster = _connected_faces(mesh.faces)
     owner = np.full(len(mesh.xyz), -1, dtype=np.int64)
     owner[mesh.faces.reshape(-1)] = np.repeat(cluster, 3)
     sizes = np.bincount(owner[owner >= 0], minlength=int(cluster.max(initial=0)) + 1)
     faces = mesh.faces[sizes[cluster] >= smallest]
     used, corners = np.unique(faces, return_inverse=True)
     return FusedMesh(mesh.xyz[used], mesh.rgb[used], corners.reshape(-1, 3))
+
+
+def _connected_faces(faces: IntArray) -> IntArray:
+    """Return the component of each face; faces that share an edge are in one component."""
+    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    key = edges[:, 0] * (int(faces.max(initial=0)) + 1) + edges[:, 1]
+    order = np.argsort(key, kind="stable")
+    shared = np.flatnonzero(key[order[1:]] == key[order[:-1]])
+    one, other = order[shared] // 3, order[shared + 1] // 3
+    links = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(len(faces), len(faces)))
+    component: IntArray = connected_components(links, directed=False)[1].astype(np.int64)
+    return component
 
 
 def simplify(mesh: FusedMesh, spacing: float) -> FusedMesh:

@@ -23,16 +23,14 @@ def bake_light(room: Room, xyz: Array, normal: Array, faces: IntArray, scene: An
     core = import_open3d().core
     start = xyz + 0.012 * normal
 
-    def occluded(direction: Array, reach: Array | float) -> Array:
-        rays = np.concatenate([start, direction], axis=1).astype(np.float32)
-        if isinstance(reach, float):
-            return np.asarray(scene.test_occlusions(core.Tensor(rays), tnear=0.0, tfar=reach).numpy(), dtype=float)
-        rays[:, 3:] *= reach[:, None]
-        return np.asarray(scene.test_occlusions(core.Tensor(rays), tnear=0.0, tfar=0.97).numpy(), dtype=float)
+    def occluded(origin: Array, direction: Array, reach: float) -> Array:
+        rays = np.empty((len(origin), 6), dtype=np.float32)
+        rays[:, :3], rays[:, 3:] = origin, direction
+        return np.asarray(scene.test_occlusions(core.Tensor(rays), tnear=0.0, tfar=reach).numpy(), dtype=float)
 
     shade = np.zeros(len(xyz))
     for _ in range(OCCLUSION_RAYS):
-        shade += occluded(_near(normal, rng), float(OCCLUSION_REACH * rng.uniform(0.4, 1.0)))
+        shade += occluded(start, _near(normal, rng), float(OCCLUSION_REACH * rng.uniform(0.4, 1.0)))
     strength = float(rng.uniform(0.25, 0.6))
     light = ((1 - strength * shade / OCCLUSION_RAYS) * (0.9 + 0.1 * normal[:, 2]))[:, None] * np.ones(3)
     sources = [thing for thing in room.things if thing.label in LIGHTS]
@@ -53,7 +51,10 @@ def bake_light(room: Room, xyz: Array, normal: Array, faces: IntArray, scene: An
         distance = np.linalg.norm(ray, axis=1) + 1e-6
         ray /= distance[:, None]
         facing = np.clip((ray * normal).sum(axis=1), 0, 1)
-        arriving = facing * (1 - occluded(ray, distance)) / (0.4 + 0.35 * distance**1.5)
+        rows = np.flatnonzero(facing)  # the others receive nothing
+        hidden = np.zeros(len(xyz))
+        hidden[rows] = occluded(start[rows], ray[rows].astype(np.float32) * distance[rows, None], 0.97)
+        arriving = facing * (1 - hidden) / (0.4 + 0.35 * distance**1.5)
         direct += float(rng.uniform(0.4, 1.0)) * arriving[:, None] * warm
     total = ambient * light + direct
     total = _average(total, faces, rounds=2)

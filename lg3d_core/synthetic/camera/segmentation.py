@@ -9,6 +9,8 @@ SMALLEST = 20
 """Minimum number of vertices of a segment; smaller ones are merged with a neighbour."""
 SMALLEST_PIECE = 8
 """Minimum number of vertices of a piece of a segment; smaller pieces get the thing of most of the segment."""
+CHUNK = 40_000
+"""Number of edges after which those that join nothing are removed from the rest."""
 
 
 def segment_mesh(xyz: Array, faces: IntArray, *, threshold: float = THRESHOLD, smallest: int = SMALLEST) -> IntArray:
@@ -37,17 +39,31 @@ def segment_mesh(xyz: Array, faces: IntArray, *, threshold: float = THRESHOLD, s
     parent = list(range(len(xyz)))
     size = [1] * len(xyz)
     limit = [threshold] * len(xyz)
-    a_list, b_list, w_list = first[order].tolist(), second[order].tolist(), weight[order].tolist()
-    for a, b, w in zip(a_list, b_list, w_list, strict=True):
-        while parent[a] != a:
-            parent[a] = a = parent[parent[a]]
-        while parent[b] != b:
-            parent[b] = b = parent[parent[b]]
-        if a != b and w <= limit[a] and w <= limit[b]:
-            parent[b] = a
-            size[a] += size[b]
-            limit[a] = w + threshold / size[a]
-    for a, b in zip(a_list, b_list, strict=True):
+    first, second, weight = first[order], second[order], weight[order]
+    for start in range(0, len(order), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        a_ends, b_ends, weights = first[chunk], second[chunk], weight[chunk]
+        if start:
+            # Edges inside a segment, and edges of segments whose limit is exceeded, never join anything.
+            roots = _roots(parent)
+            a_ends, b_ends, limits = roots[a_ends], roots[b_ends], np.array(limit)
+            parent = roots.tolist()
+            left = (a_ends != b_ends) & (np.minimum(limits[a_ends], limits[b_ends]) >= weights[0])
+            a_ends, b_ends, weights = a_ends[left], b_ends[left], weights[left]
+        for a, b, w in zip(a_ends.tolist(), b_ends.tolist(), weights.tolist(), strict=True):
+            while parent[a] != a:
+                parent[a] = a = parent[parent[a]]
+            while parent[b] != b:
+                parent[b] = b = parent[parent[b]]
+            if a != b and w <= limit[a] and w <= limit[b]:
+                parent[b] = a
+                size[a] += size[b]
+                limit[a] = w + threshold / size[a]
+    roots = _roots(parent)
+    sizes = np.bincount(roots, minlength=len(xyz))[roots]
+    # Sizes only grow: edges inside a segment, or between two large ones, never join anything.
+    left = (roots[first] != roots[second]) & (np.minimum(sizes[first], sizes[second]) < smallest)
+    for a, b in zip(first[left].tolist(), second[left].tolist(), strict=True):
         while parent[a] != a:
             a = parent[a]
         while parent[b] != b:
@@ -55,6 +71,11 @@ def segment_mesh(xyz: Array, faces: IntArray, *, threshold: float = THRESHOLD, s
         if a != b and (size[a] < smallest or size[b] < smallest):
             parent[b] = a
             size[a] += size[b]
+    return _roots(parent)
+
+
+def _roots(parent: list[int]) -> IntArray:
+    """Return the root of each entry of a forest."""
     roots = np.array(parent)
     while True:
         above = roots[roots]

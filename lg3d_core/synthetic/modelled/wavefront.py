@@ -1,5 +1,6 @@
 """Parser of Wavefront OBJ and MTL text into triangles with materials."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,7 +67,9 @@ def parse_wavefront(text: str, read_materials: Callable[[str], dict[str, Materia
     current = 0
     for line in text.replace("\\\n", " ").splitlines():
         word, _, rest = line.lstrip().partition(" ")
-        if word == "v":
+        if word == "vn":
+            pass
+        elif word == "v":
             positions.append(rest)
         elif word == "vt":
             texture.append(rest)
@@ -149,6 +152,9 @@ def _table(lines: list[str], columns: int) -> Array:
 
 def _corners(polygons: list[str], seen: list[tuple[int, int]]) -> tuple[IntArray, IntArray, IntArray]:
     """Return all polygons' rows of vertices and texture coordinates (-1 for none), and their numbers of corners."""
+    regular = _regular_corners(polygons)
+    if regular is not None:
+        return regular
     corners: list[int] = []
     texture: list[int] = []
     sizes: list[int] = []
@@ -168,6 +174,18 @@ def _corners(polygons: list[str], seen: list[tuple[int, int]]) -> tuple[IntArray
         raise DataError(f"invalid face {line!r}") from None
     except OverflowError:
         raise DataError("a face refers to a vertex of more than 64 bits") from None
+
+
+def _regular_corners(polygons: list[str]) -> tuple[IntArray, IntArray, IntArray] | None:
+    """Return what `_corners` returns for files with positive numbers and one form of corners, None for others."""
+    text = "\n".join(polygons)
+    for form, numbers in ((r"\d{1,9}/\d{0,9}/\d{1,9}", 3), (r"\d{1,9}/\d{1,9}", 2), (r"\d{1,9}", 1)):
+        if re.fullmatch(rf"\s*+(?:{form}(?:\s++|\Z))++", text, re.ASCII):
+            table = np.fromstring(text.replace("//", "/0/").replace("/", " "), dtype=np.int64, sep=" ")
+            corners, texture = table.reshape(-1, numbers).T[:2] if numbers > 1 else (table, np.zeros_like(table))
+            if (corners > 0).all():
+                return corners - 1, texture - 1, np.array([len(line.split()) for line in polygons], dtype=np.int64)
+    return None
 
 
 def _triangulate(sizes: IntArray, xyz: Array) -> tuple[IntArray, IntArray]:
