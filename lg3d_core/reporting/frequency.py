@@ -81,7 +81,8 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
     first.set_ylabel("training objects")
     second.set_ylabel("training vertices")
     first.set_title(title)
-    first.legend(ncols=3, loc="upper right")
+    if vocabulary.groups:
+        first.legend(ncols=3, loc="upper right")
     lower.set_ylabel("IoU (%)")
     lower.set_ylim(-3, 103)
     lower.set_xlim(-1, len(order))
