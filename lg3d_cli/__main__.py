@@ -24,6 +24,7 @@ from lg3d_cli.commands import (
     doctor,
     evaluate,
     export,
+    export_store,
     finetune,
     init,
     models,
@@ -42,7 +43,7 @@ from lg3d_cli.variables import unknown_variables
 from lg3d_core import __version__
 from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, SettingsError, explain_os_error
 
-RESUMABLE = ("prepare", "rooms", "compare")
+RESUMABLE = ("prepare", "rooms", "compare", "export-store")
 """Commands that keep finished parts when they are run again."""
 TRAINED_TOGETHER = ("pretrain", "finetune")
 """Commands whose work the processes of `torchrun` share."""
@@ -123,6 +124,7 @@ for name, function in {
     "rooms": rooms.rooms,
     "convert": convert.convert,
     "export": export.export,
+    "export-store": export_store.export_store,
     "models": models.models,
     "push": push.push,
     "demo": demo.demo,

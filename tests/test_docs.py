@@ -23,6 +23,7 @@ import typer
 from lg3d_cli.__main__ import app
 from lg3d_core.settings import COMMANDS, recipe_names
 from tests import box_rooms
+from tests.labelled_scans import labelled_room, write_names, write_room_ply
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
@@ -241,6 +242,10 @@ def test_the_commands_of_a_page_run(
     mesh = raw_scans / "scans" / "scene0011_00" / "scene0011_00_vh_clean_2.ply"
     for scan in ("kitchen.ply", "hall.ply"):  # scans that somebody made
         shutil.copy(mesh, tmp_path / "work" / scan)
+    write_names(tmp_path / "work" / "scans")
+    for split, name in (("train", "room1"), ("train", "room2"), ("val", "room3")):
+        room = labelled_room()
+        write_room_ply(tmp_path / "work" / "scans" / split / f"{name}.ply", room, label=room.label)
     lines = [line for line in OWN if line.page == page.name]
     expected = [line.text for line in lines if not reason_not_to_run(line)]
     if (

@@ -271,3 +271,11 @@ def test_labelled_points_without_an_object_are_reported(store: SceneStore) -> No
     listener = Notes()
     budget_of(store, progress=listener)
     assert listener.messages == ["scene9000_00: 3 labelled points have no instance and lose their label"]
+
+
+def test_in_a_scene_without_instances_each_label_is_one_object() -> None:
+    rng = np.random.default_rng(0)
+    xyz, label = rng.random((300, 3), dtype=np.float32), np.repeat([0, 1, -1], 100).astype(np.int16)
+    none = np.zeros(300, dtype=np.int32)
+    rows = choose_rows(xyz, label, none, ratio=0.1, seed=0, name="s")
+    assert [int((label[rows] == index).sum()) for index in (0, 1, -1)] == [10, 10, 0]

@@ -19,10 +19,10 @@ import pytest
 from lg3d_core.errors import DataError
 from lg3d_core.files import lock_file
 from lg3d_core.progress import Progress
+from lg3d_core.scans.formats import scannet as scannet_format
 from lg3d_core.seal import SEAL_BYTES
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.store import PrepareReport, SceneStore, prepare_store
-from lg3d_core.store import prepare as prepare_module
 from lg3d_core.store.scene_file import read_scene_file, read_scene_header
 from tests import box_rooms
 from tests.notes import Notes
@@ -218,11 +218,11 @@ def test_a_store_of_another_vocabulary_is_kept_unless_forced(raw: Path, tmp_path
     prepare(raw, tmp_path / "data")
     before = contents(tmp_path / "data")
     with pytest.raises(DataError, match="contains scenes of the vocabulary scannet200, not scannet20: choose another"):
-        prepare(raw, tmp_path / "data", vocabulary="scannet20")
+        prepare(raw, tmp_path / "data", vocabulary=("scannet20",))
     assert contents(tmp_path / "data") == before
     shutil.rmtree(raw / "scans" / IDS[0])
     listener = Notes()
-    prepare(raw, tmp_path / "data", listener, vocabulary="scannet20", force=True)
+    prepare(raw, tmp_path / "data", listener, vocabulary=("scannet20",), force=True)
     store = SceneStore(tmp_path / "data")
     assert (store.vocabulary.name, store.scene_ids()) == ("scannet20", IDS[1:])
     assert any("another vocabulary" in message for message in listener.warnings)
@@ -414,14 +414,14 @@ def test_the_scene_file_records_its_inputs(raw: Path, tmp_path: Path) -> None:
 def test_a_file_that_vanishes_while_it_is_looked_at_fails_its_scene_alone(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = prepare_module.require_files
+    original = scannet_format.require_files
 
     def vanish(files: Any) -> None:
         original(files)
         if files.scene_id == IDS[0]:
             files.info.unlink()
 
-    monkeypatch.setattr(prepare_module, "require_files", vanish)
+    monkeypatch.setattr(scannet_format, "require_files", vanish)
     report = prepare(raw, tmp_path / "data")
     assert report.prepared == IDS[1:]
     assert "cannot be read" in report.failed[IDS[0]]

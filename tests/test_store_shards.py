@@ -151,7 +151,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         r"1-of-3\.json is damaged",
     ),
     "a vocabulary that is none": (
-        lambda _, store: edit(part(store, 1), vocabulary=[]),
+        lambda _, store: edit(part(store, 1), vocabularies=[]),
         r"1-of-3\.json is damaged",
     ),
 }

@@ -424,7 +424,7 @@ def test_a_store_without_objects_is_rejected_before_anything_is_written(
     furnished_store_path: Path, tmp_path: Path
 ) -> None:
     store = copy_without_objects(furnished_store_path, tmp_path / "data")
-    with pytest.raises(DataError, match=r"the training scenes of .* have no instance annotations: --task instance"):
+    with pytest.raises(DataError, match=r"the training scenes of .* have no objects: --task instance"):
         finetune(settings(store, tmp_path / "runs", "x"), Progress())
     assert not (tmp_path / "runs").exists()
     checkpoint = finetune(settings(store, tmp_path / "runs", "semantic", task="semantic"), Progress())

@@ -13,7 +13,7 @@ from lg3d_core.settings import PrepareSettings
 
 @settings_command(PrepareSettings)
 def prepare(settings: PrepareSettings) -> None:
-    """Convert raw scans to the scene store. Rerun the command to resume after an interruption.
+    """Convert raw scenes to the scene store. Rerun the command to resume after an interruption.
 
     Example: lg3d prepare /data/scannet --store data --jobs 8
     """
@@ -79,23 +79,23 @@ def _verify(settings: PrepareSettings) -> None:
 
 
 def _check(settings: PrepareSettings) -> None:
-    from lg3d_core.scans.audit import audit_scans
-    from lg3d_core.vocabulary import load_vocabulary
+    from lg3d_core.scans.audit import audit_folder
+    from lg3d_core.scans.formats.open_folder import UNMAPPED, open_folder
 
-    report = audit_scans(
-        settings.raw_folder,
-        load_vocabulary(settings.vocabulary),
-        jobs=settings.jobs,
-        progress=console.progress(quiet=settings.quiet),
-    )
+    progress = console.progress(quiet=settings.quiet)
+    folder = open_folder(settings)
+    if folder.note:
+        progress.note(folder.note)
+    report = audit_folder(folder, jobs=settings.jobs, progress=progress)
     if settings.json:
         console.result_json(report.to_json())
     else:
         rows = [[problem.scene, problem.file, problem.reason] for problem in report.problems]
         console.result_table("Problems", ["scene", "file", "reason"], rows)
         unmapped = sorted(report.unmapped.items(), key=lambda item: -item[1])
+        unit, table = UNMAPPED.get(folder.format, UNMAPPED[""])
         console.result_table(
-            "Raw labels outside the table", ["raw label", "objects"], [[label, str(count)] for label, count in unmapped]
+            f"Raw labels outside {table}", ["raw label", unit], [[label, str(count)] for label, count in unmapped]
         )
     if report.problems:
         raise typer.Exit(1)

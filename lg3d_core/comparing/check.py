@@ -78,14 +78,15 @@ def check(settings: ScoreSettings, progress: Progress) -> CheckReport:
         DataError: The store or the file of scenes is missing, damaged or empty.
     """
     if settings.scene_list is None:
-        store = SceneStore(settings.store)
+        store = SceneStore(settings.store, settings.vocabulary)
         scenes: dict[str, int | None] = {s: store.entry(s).num_points for s in store.scene_ids(settings.split)}
         vocabulary = store.vocabulary
         if not scenes:
             raise DataError(f"no scenes to check in {store.path}: pass another --split than {settings.split}")
         others = {scene_id: split for split in SPLITS for scene_id in store.scene_ids(split) if scene_id not in scenes}
     else:
-        scenes, vocabulary, others = read_scenes(settings.scene_list), load_vocabulary(settings.vocabulary), {}
+        scenes, others = read_scenes(settings.scene_list), {}
+        vocabulary = load_vocabulary(settings.vocabulary or "scannet200")
         unknown = sum(number is None for number in scenes.values())
         if unknown:
             progress.warn(

@@ -28,7 +28,7 @@ def compare(settings: CompareSettings, progress: Progress) -> Comparison:
         DataError: There is no store, there are no scenes to score, or a run failed.
         Interrupted: Ctrl-C was pressed; the current runs have saved their state.
     """
-    store = SceneStore(settings.store)
+    store = SceneStore(settings.store, settings.vocabulary)
     if not store.scene_ids(settings.split):
         raise DataError(f"no scenes to score in {settings.store}: choose another --split")
     plan = plan_table(settings, store_digest=store.digest)

@@ -200,6 +200,7 @@ def _plan_run(
     source = f"recipe {recipe}"
     shared: dict[str, Any] = {
         "store": settings.store,
+        "vocabulary": settings.vocabulary,
         "runs": settings.out / "runs",
         "network": settings.network,
         "voxel_size": settings.voxel_size,
@@ -279,7 +280,12 @@ def _plan_anchors(
     """Return the step that makes a recipe's anchors in the network's feature width; empty for anchors from a file."""
     if settings.anchors is not None:
         return []
-    wanted = replace(_read_phase(AnchorsSettings, table, cell, source, {"device": settings.device}), dim=None)
+    wanted = replace(
+        _read_phase(
+            AnchorsSettings, table, cell, source, {"device": settings.device, "vocabulary": settings.vocabulary}
+        ),
+        dim=None,
+    )
     folder = settings.out / "anchors" / _digest(wanted, network)
     wanted = replace(wanted, anchors=folder / ANCHORS_NAME)
     return [Step("anchors", folder, wanted.to_json(), (), settings.store, network=network)]
@@ -296,6 +302,8 @@ def _train_step(
 def _digest(settings: Settings, *others: str) -> str:
     """Return a digest of everything that affects a step's result."""
     values = {key: value for key, value in json.loads(settings.to_json()).items() if key not in NOT_RESULTS}
+    if values.get("vocabulary") is None:  # the digest of the store's scenes includes their vocabulary
+        values.pop("vocabulary", None)
     text = json.dumps([settings.command, values, *others], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -129,7 +129,7 @@ def score(settings: ScoreSettings, progress: Progress) -> ScoreReport:
         DataError: A submission or scene cannot be read or lacks a scene, the submissions are of different tasks, or
             the split has no scenes or no ground truth for the task.
     """
-    store = SceneStore(settings.store)
+    store = SceneStore(settings.store, settings.vocabulary)
     scene_ids = store.scene_ids(settings.split)
     if not scene_ids:
         raise DataError(f"no scenes to score in {store.path}: pass another --split than {settings.split}")

@@ -25,7 +25,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
         CheckpointError: There is no checkpoint, or it has no classifier or another vocabulary.
         DataError: There is no store, the split has no scenes, or the submission cannot be written.
     """
-    store = SceneStore(settings.store)
+    store = SceneStore(settings.store, settings.vocabulary)
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
@@ -38,6 +38,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
         final_relu=settings.final_relu,
         vocabulary=store.vocabulary.digest,
     )
+    store = SceneStore(settings.store, settings.vocabulary, preferred=info.vocabulary_digest)
     require_classifier(path, info, store.vocabulary)
     if settings.export is not None:
         sweep_temporaries(settings.export)

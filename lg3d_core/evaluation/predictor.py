@@ -154,7 +154,7 @@ class Predictor:
     ) -> tuple[Self, CheckpointInfo]:
         """Load the network of a checkpoint. Return the predictor and the checkpoint's metadata.
 
-        Of several vocabularies, that with the digest `vocabulary` is kept, or else the first one.
+        Of several vocabularies, that with the digest or name `vocabulary` is kept, or else the first one.
 
         Raises:
             CheckpointError: The checkpoint cannot be read.

@@ -198,7 +198,7 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
         overlap=settings.overlap,
         votes=settings.votes,
         final_relu=settings.final_relu,
-        vocabulary=None if settings.vocabulary is None else load_vocabulary(settings.vocabulary).digest,
+        vocabulary=None if settings.vocabulary is None else Path(settings.vocabulary).stem,
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     objects = wants_objects(settings.objects, info, path, progress)
@@ -249,10 +249,11 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
         DataError: The vocabulary that was passed cannot be read.
     """
     if name is not None:
-        candidates = [load_vocabulary(name)]
+        candidates = [known for known in _stored_vocabularies(store) if known.name == name]
+        candidates = candidates or [load_vocabulary(name)]
     else:
         candidates = [load_vocabulary(shipped) for shipped in SHIPPED]
-        candidates += _stored_vocabulary(store)
+        candidates += _stored_vocabularies(store)
     for vocabulary in candidates:
         if _fits(info, vocabulary):
             return vocabulary
@@ -264,11 +265,11 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
     )
 
 
-def _stored_vocabulary(store: Path) -> list[Vocabulary]:
+def _stored_vocabularies(store: Path) -> list[Vocabulary]:
     from lg3d_core.store.scene_store import SceneStore
 
     try:
-        return [SceneStore(store).vocabulary]
+        return list(SceneStore(store).vocabularies)
     except DataError:
         return []
 

@@ -114,14 +114,14 @@ class CheckpointInfo:
         digests = {own.digest for own in self.vocabularies} or {self.vocabulary_digest}
         return digest in digests or "" in digests
 
-    def select(self, digest: str | None) -> tuple["CheckpointInfo", slice]:
+    def select(self, wanted: str | None) -> tuple["CheckpointInfo", slice]:
         """Return the metadata for one of several vocabularies, and its classes in the classifier.
 
         Args:
-            digest: Digest of the vocabulary; the first vocabulary if the checkpoint does not have it.
+            wanted: Digest or name of the vocabulary; the first vocabulary if the checkpoint does not have it.
         """
-        digests = [own.digest for own in self.vocabularies]
-        number = digests.index(digest) if digest in digests else 0
+        found = [number for number, own in enumerate(self.vocabularies) if wanted in (own.digest, own.name)]
+        number = found[0] if found else 0
         own = self.vocabularies[number]
         first = sum(other.num_classes for other in self.vocabularies[:number])
         info = dataclasses.replace(
@@ -279,7 +279,7 @@ def load_network(
 ) -> tuple[MinkUNet, CheckpointInfo]:
     """Build the network of a checkpoint with its weights, in evaluation mode; `final_relu` as in `read_info`.
 
-    A checkpoint of several vocabularies is reduced to the classes and metadata of one: that with the digest
+    A checkpoint of several vocabularies is reduced to the classes and metadata of one: that with the digest or name
     `vocabulary`, or else the first one.
 
     Raises:

@@ -145,7 +145,8 @@ def open_store(records: Sequence[RunRecord], settings: ReportSettings, progress:
         path = find_recorded(records[0].folder, recorded)
         if path is None:
             raise DataError(f"{records[0].folder} was trained on {recorded}, which is missing: pass --store DIR")
-    store = SceneStore(path)
+    preferred = next((digest for digest in vocabularies.values() if digest), "")
+    store = SceneStore(path, settings.vocabulary, preferred=preferred)
     if not store.scene_ids(settings.split):
         raise DataError(f"no scenes to score in {path}: pass another --split")
     for name, digest in stores.items():

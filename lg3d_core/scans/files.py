@@ -1,12 +1,15 @@
-"""Size-limited reading of raw files, with errors that name the file."""
+"""Size-limited reading of raw files, with errors that name the file, and the digest of several files."""
 
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lg3d_core.errors import DataError
 
 MAX_FILE_BYTES = 1 << 30
+PIECE_BYTES = 1 << 24
 
 
 def read_file(path: Path) -> bytes:
@@ -46,3 +49,30 @@ def parse_json_object(data: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, found a {type(value).__name__}")
     return value
+
+
+def digest_contents(contents: Iterable[tuple[Path, bytes]]) -> str:
+    """Return the SHA-256 over names, sizes and bytes of files, first 16 hex digits."""
+    total = hashlib.sha256()
+    for path, data in contents:
+        total.update(f"{path.name} {len(data)}\n".encode())
+        total.update(data)
+    return total.hexdigest()[:16]
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """Return `digest_contents` of files of any size, which are read in pieces.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            total.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                while piece := file.read(PIECE_BYTES):
+                    total.update(piece)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return total.hexdigest()[:16]

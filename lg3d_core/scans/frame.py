@@ -153,7 +153,7 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
     elif surface.scale is not None:
         metres = surface.scale
     else:
-        unit = guess_unit(size, _spacing(core, surface.num_vertices * len(core) / len(sample)))
+        unit = guess_unit(size, spacing_of(core, surface.num_vertices * len(core) / len(sample)))
         metres = UNITS[unit]
         notes.append(f"{sides} units: the unit is assumed to be {unit} (--scale overrides)")
     longest = float(size.max()) * metres
@@ -314,7 +314,7 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
     return low, high, core
 
 
-def _spacing(core: Array, num_points: float) -> float:
+def spacing_of(core: Array, num_points: float) -> float:
     """Return the approximate distance of neighbouring vertices: the root of the surface per point, in file units.
 
     The surface is counted in cells of a grid of 48 along the longest side; each occupied cell counts as the area of one

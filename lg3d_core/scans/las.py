@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +96,23 @@ def open_las(path: Path) -> Surface:
         is_double=True,
         doubts=doubts,
     )
+
+
+def read_las_columns(path: Path) -> dict[str, Callable[[], npt.NDArray[Any]]]:
+    """Return the dimensions of the points of a LAS or LAZ file by name; each is read on demand, shape `(points,)`.
+
+    Raises:
+        DataError: As `open_las`.
+        MissingDependencyError: As `open_las`.
+    """
+    num_points = open_las(path).num_vertices
+    with _opened(path) as reader:
+        names = list(reader.header.point_format.dimension_names)
+
+    def later(name: str) -> Callable[[], npt.NDArray[Any]]:
+        return lambda: np.asarray(_read(path, 0, num_points)[name])
+
+    return {name: later(name) for name in names}
 
 
 def _require_honest_header(path: Path) -> None:

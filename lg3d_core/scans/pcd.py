@@ -33,18 +33,7 @@ def open_pcd(path: Path) -> Surface:
     Raises:
         DataError: The file is missing, truncated, not PCD, or lacks x, y or z.
     """
-    data = read_file(path)
-    header, start = _read_header(data, path)
-    record, num_points = _record(header, path)
-    kind = header["DATA"][0]
-    if kind == "ascii":
-        columns = _read_ascii(data[start:], record, num_points, path)
-    elif kind == "binary":
-        columns = _read_binary(data, start, record, num_points, path)
-    elif kind == "binary_compressed":
-        columns = _read_compressed(data, start, record, num_points, path)
-    else:
-        raise DataError(f"{path}: DATA {kind}: expected ascii, binary or binary_compressed")
+    columns, num_points = _read_columns(path)
     axes = {name.lower(): column for name, column in reversed(columns.items()) if column.ndim == 1}
     missing = [axis for axis in "xyz" if axis not in axes]
     if missing:
@@ -58,6 +47,30 @@ def open_pcd(path: Path) -> Surface:
         None,
         doubts=() if colors is None else colors.doubts,
     )
+
+
+def read_pcd_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the fields of a PCD file by name, shape `(points,)` or `(points, count)`.
+
+    Raises:
+        DataError: As `open_pcd`.
+    """
+    return _read_columns(path)[0]
+
+
+def _read_columns(path: Path) -> tuple[dict[str, npt.NDArray[Any]], int]:
+    """Return the fields by name, and the number of points."""
+    data = read_file(path)
+    header, start = _read_header(data, path)
+    record, num_points = _record(header, path)
+    kind = header["DATA"][0]
+    if kind == "ascii":
+        return _read_ascii(data[start:], record, num_points, path), num_points
+    if kind == "binary":
+        return _read_binary(data, start, record, num_points, path), num_points
+    if kind == "binary_compressed":
+        return _read_compressed(data, start, record, num_points, path), num_points
+    raise DataError(f"{path}: DATA {kind}: expected ascii, binary or binary_compressed")
 
 
 def _read_header(data: bytes, path: Path) -> tuple[dict[str, list[str]], int]:

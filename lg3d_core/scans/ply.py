@@ -155,6 +155,54 @@ def open_ply(path: Path) -> Surface:
     )
 
 
+def read_vertex_columns(path: Path) -> dict[str, Callable[[], Numbers]]:
+    """Return the number properties of the vertices of a PLY file by name; each is read on demand, shape `(vertices,)`.
+
+    Raises:
+        DataError: As `open_ply`.
+    """
+    header = parse_header(_read_head(path), path)
+    tables, _ = _open_tables(path, header)
+    return tables[_find_vertices(header, path).name].columns
+
+
+class FaceValues(NamedTuple):
+    """Faces of a PLY file with a number of each.
+
+    Attributes:
+        counts: Number of corners of each face, shape `(faces,)`, int64.
+        corners: Concatenated corners, shape `(sum of counts,)`, int64.
+        values: Number of each face, shape `(faces,)`.
+    """
+
+    counts: npt.NDArray[np.int64]
+    corners: npt.NDArray[np.int64]
+    values: Numbers
+
+
+def read_face_values(path: Path, name: str) -> FaceValues:
+    """Return the faces of a PLY file with a number property of theirs.
+
+    Raises:
+        DataError: As `open_ply`, or the faces have no such property, or use missing vertices.
+    """
+    header = parse_header(_read_head(path), path)
+    tables, _ = _open_tables(path, header)
+    num_vertices = _find_vertices(header, path).num_rows
+    for element, lists in _corner_lists(header, tables, []).items():
+        if name not in tables[element].columns:
+            continue
+        if isinstance(lists, Lists):
+            counts, corners = lists.counts, _whole_corners(lists.values, path).astype(np.int64)
+        else:
+            counts = np.full(len(lists), lists.shape[1], dtype=np.int64)
+            corners = _whole_corners(lists, path).astype(np.int64).reshape(-1)
+        if len(corners) and not 0 <= int(corners.min()) <= int(corners.max()) < num_vertices:
+            raise DataError(f"{path}: faces use vertices outside of 0 to {num_vertices - 1}")
+        return FaceValues(counts, corners, tables[element].columns[name]())
+    raise DataError(f"{path}: expected faces with a property {name}, found none")
+
+
 def read_ply(path: Path) -> Mesh:
     """Read a mesh of triangles with coloured vertices in ScanNet's form.
 

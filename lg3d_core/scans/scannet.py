@@ -1,11 +1,10 @@
 """Reader of a scan in ScanNet's files: mesh, over-segmentation, annotated groups of segments, and alignment."""
 
-import hashlib
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.files import parse_json_object, read_file
+from lg3d_core.scans.files import digest_contents, digest_files, parse_json_object, read_file
 from lg3d_core.scans.normals import vertex_normals
 from lg3d_core.scans.ply import Mesh, parse_ply
 from lg3d_core.vocabulary import LabelTable
@@ -81,6 +80,7 @@ class Scan(NamedTuple):
         unmapped: Raw labels missing from the label table, with their number of objects.
         warnings: Warnings about the files, one line each.
         digest: SHA-256 over the files' bytes, first 16 hex digits.
+        more_labels: Labels as in `label` of further vocabularies, by name.
     """
 
     scene_id: str
@@ -96,6 +96,7 @@ class Scan(NamedTuple):
     unmapped: dict[str, int]
     warnings: tuple[str, ...]
     digest: str
+    more_labels: Mapping[str, npt.NDArray[np.int16]] = {}
 
 
 def find_scans(raw: Path) -> list[ScanFiles]:
@@ -151,8 +152,8 @@ def _scan_files(folder: Path, *, is_test: bool) -> ScanFiles:
     )
 
 
-def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
-    """Read one scan and label its vertices.
+def read_scan(files: ScanFiles, table: LabelTable, more_tables: Mapping[str, LabelTable] | None = None) -> Scan:
+    """Read one scan and label its vertices, with the table of one vocabulary or of several.
 
     A vertex in several groups belongs to the last one. Its instance is objectId + 1; its label is -1 if the raw label
     is outside the vocabulary. Groups with equal segments and label are reduced to the last one, with a warning. A scan
@@ -171,6 +172,7 @@ def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
     label = np.full(num_vertices, -1, dtype=np.int16)
     instance = np.zeros(num_vertices, dtype=np.int32)
     segment = np.full(num_vertices, -1, dtype=np.int32)
+    more_labels = {name: label.copy() for name in more_tables or ()}
     unmapped: dict[str, int] = {}
     if files.segments is not None and files.aggregation is not None:
         segment = parse_segments(files, contents[files.segments], num_vertices)
@@ -179,6 +181,7 @@ def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
         warnings += describe_groups(files, groups, ids)
         kept = drop_repeated(groups)
         label, instance = _paint(kept, table, ids, row)
+        more_labels = {name: _paint(kept, other, ids, row)[0] for name, other in (more_tables or {}).items()}
         unmapped = count_unmapped(kept, table)
     return Scan(
         scene_id=files.scene_id,
@@ -193,7 +196,8 @@ def read_scan(files: ScanFiles, table: LabelTable) -> Scan:
         annotated=files.aggregation is not None,
         unmapped=unmapped,
         warnings=tuple(warnings),
-        digest=_digest(contents.items()),
+        digest=digest_contents(contents.items()),
+        more_labels=more_labels,
     )
 
 
@@ -203,15 +207,7 @@ def digest_scan(files: ScanFiles) -> str:
     Raises:
         DataError: A file cannot be read.
     """
-    return _digest((path, read_file(path)) for path in files.present)
-
-
-def _digest(contents: Iterable[tuple[Path, bytes]]) -> str:
-    total = hashlib.sha256()
-    for path, data in contents:
-        total.update(f"{path.name} {len(data)}\n".encode())
-        total.update(data)
-    return total.hexdigest()[:16]
+    return digest_files(files.present)
 
 
 def _paint(
@@ -233,20 +229,20 @@ def require_files(files: ScanFiles) -> None:
     Raises:
         DataError: A file is missing; the message names the first one.
     """
-    require_id(files)
+    require_id(files.scene_id)
     missing = missing_files(files)
     if missing:
         raise DataError(missing[0].reason)
 
 
-def require_id(files: ScanFiles) -> None:
+def require_id(scene_id: str) -> None:
     """Raise DataError if an id cannot be a file name in the store.
 
     Raises:
         DataError: The id is invalid.
     """
-    if SCENE_ID.fullmatch(files.scene_id) is None:
-        raise DataError(f"{files.scene_id[:100]!r} is not a scene id: expected letters, digits, '_', '-' and '.'")
+    if SCENE_ID.fullmatch(scene_id) is None:
+        raise DataError(f"{scene_id[:100]!r} is not a scene id: expected letters, digits, '_', '-' and '.'")
 
 
 class MissingFile(NamedTuple):

@@ -44,6 +44,7 @@ from lg3d_core.settings.choices import (
 )
 from lg3d_core.settings.data import (
     AnchorsSettings,
+    ExportStoreSettings,
     InitSettings,
     PrepareSettings,
     RoomsSettings,
@@ -90,6 +91,7 @@ COMMANDS: dict[str, type[Settings]] = {
         RoomsSettings,
         ConvertSettings,
         ExportSettings,
+        ExportStoreSettings,
         ModelsSettings,
         PushSettings,
         DemoSettings,
@@ -126,6 +128,7 @@ __all__ = [
     "DoctorSettings",
     "EvalSettings",
     "ExportSettings",
+    "ExportStoreSettings",
     "FinetuneSettings",
     "HeatFormat",
     "Hinge",

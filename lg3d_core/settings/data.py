@@ -9,13 +9,14 @@ from annotated_doc import Doc
 
 from lg3d_core.errors import UsageError
 from lg3d_core.settings.base import CONFIG_NAME, Settings, option_name, recipe_names
-from lg3d_core.settings.choices import ClassTexts, Device, Order, Pooling, VocabularyAction
+from lg3d_core.settings.choices import ClassTexts, Device, Order, Pooling, RawFormat, VocabularyAction
 from lg3d_core.settings.fields import Argument, Ge, Le, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
     AnchorsFields,
     AtLeastOne,
     Countable,
     DeviceFields,
+    FrameFields,
     Seed,
     SeedFields,
     StoreFields,
@@ -57,13 +58,29 @@ class StoreCheckSettings(WorkerFields, StoreFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareSettings(StoreCheckSettings, VocabularyFields):
+class PrepareSettings(StoreCheckSettings, FrameFields):
     """`lg3d prepare`: raw scans to the scene store."""
 
     raw: Annotated[
         Path | None,
-        Doc("Folder of the raw scans: scans/, scans_test/, the label table."),
+        Doc("Folder of the raw scans."),
         Argument(default=f"raw of {CONFIG_NAME}"),
+    ] = None
+    format: Annotated[RawFormat, Doc("Format of the folder; auto: by its files."), Option(panel=Panel.SCAN)] = "auto"
+    vocabulary: Annotated[
+        tuple[str, ...],
+        Doc("Vocabulary: scannet200, scannet20, or a TSV or JSON file of ids and names; several are stored together."),
+        Option(panel=Panel.DATA, default="that of the format"),
+    ] = ()
+    labels: Annotated[
+        tuple[str, ...],
+        Doc("Array or vertex property with the labels, one per vocabulary; color: the colours of the classes."),
+        Option(panel=Panel.SCAN, default="by the usual names"),
+    ] = ()
+    object_ids: Annotated[
+        str | None,
+        Doc("Array or vertex property with the object of each vertex; none: no objects."),
+        Option(panel=Panel.SCAN, default="by the usual names"),
     ] = None
     shard: Annotated[
         str,
@@ -97,6 +114,16 @@ class PrepareSettings(StoreCheckSettings, VocabularyFields):
         """Folder of the raw scans; `--merge` and `--verify` do without one."""
         assert self.raw is not None
         return self.raw
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStoreSettings(WorkerFields, StoreFields):
+    """`lg3d export-store`: a scene store in the layout of other tools."""
+
+    command: ClassVar[str] = "export-store"
+
+    out: Annotated[Path, Doc("Folder to write."), Argument()]
+    force: Annotated[bool, Doc("Write scenes again that are already there.")] = False
 
 
 def _shard_numbers(shard: str) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from lg3d_core.settings.shared import (
     AtLeastOne,
     Countable,
     DeviceFields,
+    LabelsFields,
     Metres,
     NetworkFields,
     NotNegative,
@@ -93,7 +94,7 @@ class BenchSettings(SeedFields, DeviceFields, PrecisionFields, StoreFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(StoreFields, DeviceFields):
+class CompareSettings(StoreFields, LabelsFields, DeviceFields):
     """`lg3d compare`: recipes that are trained, scored and compared, one row of the table each."""
 
     command: ClassVar[str] = "compare"
@@ -167,10 +168,10 @@ class ScoreSettings(StoreFields, WorkerFields):
         Option(panel=Panel.DATA),
     ] = None
     vocabulary: Annotated[
-        str,
-        Doc("Vocabulary for --scene-list: scannet200, scannet20, or a TSV file with columns id and name."),
-        Option(panel=Panel.DATA),
-    ] = "scannet200"
+        str | None,
+        Doc("Vocabulary of the labels; with --scene-list: scannet200, scannet20, or a TSV file."),
+        Option(panel=Panel.DATA, default="the first of the store; with --scene-list scannet200"),
+    ] = None
     per_class: Annotated[bool, Doc("Table of the scores per class."), Option(panel=Panel.TABLE)] = False
     classes: Annotated[
         ScoredClasses,
@@ -183,7 +184,7 @@ class ScoreSettings(StoreFields, WorkerFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings(RunsFields, SeedFields, NetworkFields):
+class ReportSettings(RunsFields, LabelsFields, SeedFields, NetworkFields):
     """`lg3d report`: one page and figures of one run, or of several side by side."""
 
     command: ClassVar[str] = "report"

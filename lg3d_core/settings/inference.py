@@ -1,6 +1,5 @@
 """Settings of the commands that use a trained network: eval, predict, ask, view, convert, export, models, push."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Annotated, ClassVar
 from annotated_doc import Doc
 
 from lg3d_core.settings.base import Settings
-from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, PredictionTask, Split, Up
+from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, PredictionTask, Split
 from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
     AtLeastOne,
     BackendFields,
+    FrameFields,
+    LabelsFields,
     Metres,
     NetworkFields,
     NotNegative,
@@ -24,10 +25,10 @@ from lg3d_core.settings.shared import (
     VotesFields,
     VoxelFields,
     WeightsFields,
+    is_positive,
 )
 
 SCAN_FILES = "PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or scene id of the store."
-UNITS = ("auto", "m", "cm", "mm", "in", "ft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSettings(ClassifierFields, NetworkFields, VotesFields):
+class EvalSettings(ClassifierFields, LabelsFields, NetworkFields, VotesFields):
     """`lg3d eval`: scores of a checkpoint on a split."""
 
     command: ClassVar[str] = "eval"
@@ -123,35 +124,18 @@ class PushSettings(Settings):
     private: Annotated[bool, Doc("Create the repository as private.")] = False
 
 
-def _is_positive(text: str) -> bool:
-    try:
-        return 0 < float(text) < math.inf
-    except ValueError:
-        return False
-
-
 def _num_bytes(text: str) -> int | None:
     text = text.upper().removesuffix("B").removesuffix("I")
     factor = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}.get(text[-1:])
     number = text[:-1] if factor is not None else text
-    size = float(number) * (factor or 1) if _is_positive(number) else 0.0
+    size = float(number) * (factor or 1) if is_positive(number) else 0.0
     return int(size) if 1 <= size < 2**63 else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanSettings(RunsFields, StoreFields, NetworkFields, VotesFields):
+class ScanSettings(RunsFields, StoreFields, NetworkFields, VotesFields, FrameFields):
     """How a scan of any origin is read, and how a network is run over it."""
 
-    scale: Annotated[
-        str,
-        Matches(
-            lambda text: text in UNITS or (_is_positive(text) and 1e-6 <= float(text) <= 1e6),
-            f"{', '.join(UNITS)}, or a positive number of metres (1e-6 to 1e6)",
-        ),
-        Doc(f"Unit of the scan: {', '.join(UNITS[1:])}, or metres per unit; auto: guess."),
-        Option(panel=Panel.SCAN),
-    ] = "auto"
-    up: Annotated[Up, Doc("Axis of the scan that points up; auto: guess."), Option(panel=Panel.SCAN)] = "auto"
     memory: Annotated[
         str | None,
         Matches(lambda text: _num_bytes(text) is not None, "a size such as 4G or 500M"),
@@ -250,7 +234,7 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings(
-    ClassifierFields, ObjectFields, SuperpointFields, PageFields, VoxelFields, SeedFields, BackendFields
+    ClassifierFields, LabelsFields, ObjectFields, SuperpointFields, PageFields, VoxelFields, SeedFields, BackendFields
 ):
     """`lg3d view`: a scene as a window, a page or a picture."""
 

@@ -1,5 +1,6 @@
 """Groups of fields that several commands share."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +8,10 @@ from typing import Annotated
 from annotated_doc import Doc
 
 from lg3d_core.settings.base import Settings
-from lg3d_core.settings.choices import Backend, Device, Precision
+from lg3d_core.settings.choices import Backend, Device, Precision, Up
 from lg3d_core.settings.fields import Ge, Gt, Le, Matches, Option, Panel
 
+UNITS = ("auto", "m", "cm", "mm", "in", "ft")
 MOST = 2**31 - 1
 Countable = Matches(lambda value: value <= MOST, f"at most {MOST}")
 """The limit of every count: larger ones do not fit into the integers of libraries."""
@@ -20,11 +22,46 @@ Metres = Annotated[float, Gt(0), Le(100)]
 Port = Annotated[int, Ge(0), Le(65535)]
 
 
+def is_positive(text: str) -> bool:
+    """Whether a text is a positive number."""
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFields(Settings):
+    """Unit and up axis of scans that do not record them."""
+
+    scale: Annotated[
+        str,
+        Matches(
+            lambda text: text in UNITS or (is_positive(text) and 1e-6 <= float(text) <= 1e6),
+            f"{', '.join(UNITS)}, or a positive number of metres (1e-6 to 1e6)",
+        ),
+        Doc(f"Unit of the scan: {', '.join(UNITS[1:])}, or metres per unit; auto: guess."),
+        Option(panel=Panel.SCAN),
+    ] = "auto"
+    up: Annotated[Up, Doc("Axis of the scan that points up; auto: guess."), Option(panel=Panel.SCAN)] = "auto"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreFields(Settings):
     """The scene store."""
 
     store: Annotated[Path, Doc("Folder of the scene store."), Option(panel=Panel.DATA)] = Path("data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsFields(Settings):
+    """The labels of a store that has several vocabularies."""
+
+    vocabulary: Annotated[
+        str | None,
+        Doc("Vocabulary of the labels, for a store with several."),
+        Option(panel=Panel.DATA, default="the first of the store, or that of the checkpoint"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from lg3d_core.settings.fields import Ge, Gt, Hint, Le, Lt, Matches, Option, Pan
 from lg3d_core.settings.shared import (
     AnchorsFields,
     AtLeastOne,
+    LabelsFields,
     Metres,
     NetworkFields,
     NotNegative,
@@ -54,7 +55,7 @@ resumes with a lower rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(RunsFields, StoreFields, VoxelFields, SeedFields, NetworkFields):
+class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFields, NetworkFields):
     """What pre-training and fine-tuning share."""
 
     follows_recipe: ClassVar[bool] = True
@@ -320,7 +321,10 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = "semantic"
     start: Annotated[
         str,
-        Doc("Checkpoint, run folder or hf:OWNER/NAME; latest: the newest pre-training run; scratch: no pre-training."),
+        Doc(
+            "Checkpoint, run folder, hf:OWNER/NAME or shipped; latest: the newest pre-training run; scratch: no "
+            "pre-training."
+        ),
         Option("--from", panel=Panel.RUN, completes="starts"),
     ] = "latest"
     classifier: Annotated[

@@ -2,7 +2,8 @@
 
 Each object in the training scenes keeps label and instance at `max(5, round(ratio x size))` points, or at all if it has
 fewer: a random point and those that farthest-point sampling adds. Points that share an instance and a label form an
-object. Unlabelled points, and labelled points without an instance, keep nothing.
+object; in a scene without any instance, all points of a label form one. Unlabelled points, and labelled points without
+an instance in a scene with instances, keep nothing.
 
 File format, with `S` training scenes of `C` classes in the order of their ids and `K` kept points in total:
 
@@ -114,6 +115,9 @@ def ensure_budget(
 ) -> Budget:
     """Read a label budget of a store, or choose it and write `STORE/budgets/<ratio>-seed<seed>.h5`.
 
+    Labels of another vocabulary than the first one of the store have a budget of their own, whose name ends in that of
+    the vocabulary.
+
     A budget that was made for other training scenes is replaced.
 
     Args:
@@ -131,7 +135,7 @@ def ensure_budget(
         raise UsageError(f"--limited must be above 0 and at most 1 (0.05 is 5 %), got {ratio!r}")
     if seed < 0:
         raise UsageError(f"--limited-seed must be 0 or more, got {seed!r}")
-    name = f"{float(ratio)!r}-seed{seed}"
+    name = f"{float(ratio)!r}-seed{seed}{store.labels_suffix}"
     places = [store.path / BUDGETS_FOLDER / f"{name}.h5"]
     if elsewhere is not None:
         places.append(elsewhere / f"{name}-{store.train_digest}.h5")
@@ -237,7 +241,8 @@ def _choose_scenes(
     for scene_id in scene_ids:
         scene = store.read(scene_id)
         rows = choose_rows(scene.xyz, scene.label, scene.instance, ratio=ratio, seed=seed, name=scene_id)
-        stray = int(((scene.label >= 0) & (scene.instance == 0)).sum())
+        has_objects = bool((scene.instance > 0).any())
+        stray = int(((scene.label >= 0) & (scene.instance == 0)).sum()) if has_objects else 0
         yield scene_id, rows, scene.label[rows], stray
 
 
@@ -257,7 +262,7 @@ def choose_rows(
     Args:
         xyz: Points in metres, shape `(points, 3)`, float32.
         label: Label, -1 for none, shape `(points,)`.
-        instance: Instance, 0 for none, shape `(points,)`.
+        instance: Instance, 0 for none, shape `(points,)`. If it is 0 everywhere, each label is one object.
         ratio: Fraction of each object's points, in (0, 1].
         seed: Random seed.
         name: Id of the scene, so that equal objects of two scenes may keep different points.
@@ -266,7 +271,7 @@ def choose_rows(
         Kept rows, ascending, shape `(kept,)`, int64.
     """
     salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    rows = np.flatnonzero((label >= 0) & (instance > 0))
+    rows = np.flatnonzero((label >= 0) & ((instance > 0) | (not (instance > 0).any())))
     order = rows[np.lexsort((rows, label[rows], instance[rows]))]
     changes = (np.diff(instance[order]) != 0) | (np.diff(label[order]) != 0)
     kept = []

@@ -1,7 +1,5 @@
-"""Preparation of raw scans as a scene store: parallel, resumable and safe to kill."""
+"""Preparation of raw scenes as a scene store: parallel, resumable and safe to kill."""
 
-import itertools
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
@@ -9,33 +7,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lg3d_core import __version__
 from lg3d_core.errors import DataError
 from lg3d_core.files import lock_file, sweep_temporaries, write_bytes
 from lg3d_core.processes import run_in_processes
 from lg3d_core.progress import Progress
-from lg3d_core.scans import Scan, ScanFiles, find_scans, read_scan
+from lg3d_core.scans import Scan
 from lg3d_core.scans.files import read_file
-from lg3d_core.scans.scannet import digest_scan, require_files
+from lg3d_core.scans.formats.open_folder import UNMAPPED, open_folder
+from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
 from lg3d_core.seal import seal, sealed_digest
 from lg3d_core.settings import PrepareSettings, StoreCheckSettings
-from lg3d_core.store.scene_file import Scene, SceneHeader, read_scene_file, read_scene_header, write_scene_file
+from lg3d_core.store.scene_file import (
+    MoreLabels,
+    Scene,
+    SceneHeader,
+    read_scene_file,
+    read_scene_header,
+    write_scene_file,
+)
 from lg3d_core.store.scene_store import INDEX_NAME, SCENES_FOLDER, SceneStore, write_index
 from lg3d_core.store.shards import Shard, digest_plan, read_seals, read_shards, remove_shards, write_shard
-from lg3d_core.vocabulary import (
-    LabelTable,
-    Vocabulary,
-    load_scene_splits,
-    load_vocabulary,
-    read_label_table,
-    read_split_files,
-)
-from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
+from lg3d_core.vocabulary import Vocabulary
 
 MAX_NAMED = 10
 """Number of raw labels listed in a warning, most frequent first."""
-NO_TABLE = LabelTable({}, "none")
 
 
 class PrepareReport(NamedTuple):
@@ -57,16 +55,14 @@ class PrepareReport(NamedTuple):
 
 
 class _Job(NamedTuple):
-    files: ScanFiles
-    split: str
+    scene: RawScene
     target: Path
-    table: LabelTable
-    vocabulary: Vocabulary
+    vocabularies: tuple[Vocabulary, ...]
     force: bool
 
     @property
     def scene_id(self) -> str:
-        return self.files.scene_id
+        return self.scene.scene_id
 
 
 class _State(Enum):
@@ -83,74 +79,70 @@ class _Outcome(NamedTuple):
 
 
 def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
-    """Write one HDF5 file per scan of a raw folder, and then `store.json`.
+    """Write one HDF5 file per scene of a raw folder, and then `store.json`.
 
-    A scan that cannot be read is reported in `failed`, and the others are prepared. A scene is skipped if its file is
-    intact and was made from the same input with the same vocabulary, label table and split. The split comes from the
-    split files of the raw folder, else from the benchmark's; a scene in neither goes to "train", with a warning; scans
-    under `scans_test/` go to "test".
+    A scene that cannot be read is reported in `failed`, and the others are prepared. A scene is skipped if its file is
+    intact and was made from the same input with the same vocabularies, label table and split.
 
     With `shard="i/n"` only every n-th scene is prepared, and a shard file is written instead of `store.json`, which
     `merge_shards` writes when all shards are done; shards may run at the same time, on several machines.
 
     Raises:
-        DataError: The raw folder, scans or label table are missing, the store has another vocabulary or is in use, the
+        DataError: The raw folder, scenes or label table are missing, the store has another vocabulary or is in use, the
             disk is full, or a worker died. Scenes prepared until then remain, and the next run resumes.
     """
-    vocabulary = load_vocabulary(settings.vocabulary)
-    scans = find_scans(settings.raw_folder)
-    table = NO_TABLE
-    if not all(files.is_test for files in scans):
-        table = read_label_table(settings.raw_folder / LABEL_TABLE_NAME, vocabulary)
-    failed = {files.scene_id: _twice(files.scene_id) for files in _repeated(scans)}
-    splits = _assign_splits(scans, settings.raw_folder, progress)
+    folder = open_folder(settings)
+    folder.require()
+    if folder.note:
+        progress.note(folder.note)
+    for warning in folder.warnings:
+        progress.warn(warning)
+    failed = folder.failed
     index, count = settings.shard_numbers
-    own = [files for files in scans if files.scene_id not in failed][index - 1 :: count]
+    own = [scene for scene in folder.scenes if scene.scene_id not in failed][index - 1 :: count]
     scenes_folder = _make_folders(settings.store)
-    jobs = [
-        _Job(
-            files,
-            splits[files.scene_id],
-            scenes_folder / f"{files.scene_id}.h5",
-            NO_TABLE if files.is_test else table,
-            vocabulary,
-            settings.force,
-        )
-        for files in own
-    ]
+    jobs = [_Job(scene, scenes_folder / f"{scene.scene_id}.h5", folder.vocabularies, settings.force) for scene in own]
     with _sole_writer(settings.store, index, count, progress):
         if not settings.force:
-            _require_vocabulary(settings.store, vocabulary, progress)
-        for folder in (settings.store, scenes_folder):
-            sweep_temporaries(folder)
+            _require_vocabulary(settings.store, folder.vocabularies[0], progress)
+        for place in (settings.store, scenes_folder):
+            sweep_temporaries(place)
         # From here on, the shard files of an earlier array job no longer describe this store.
         remove_shards(settings.store, index, count)
         prepared, skipped, headers, errors = _prepare_scenes(jobs, settings.jobs, progress)
         failed |= errors
         unmapped = _count_unmapped(headers)
         if count == 1:
-            _write_index(settings.store, vocabulary, headers, _provenance(settings.raw_folder, table.digest), progress)
+            provenance = _provenance(folder.path, folder.label_table, folder.format)
+            _write_index(settings.store, folder.vocabularies, headers, provenance, progress)
         else:
-            shard = Shard(
-                index=index,
-                count=count,
-                plan=digest_plan(splits, vocabulary, table),
-                raw=settings.raw_folder,
-                label_table=table.digest,
-                vocabulary=vocabulary,
-                seals=read_seals(settings.store, headers),
-                failed=dict(sorted(failed.items())),
-                unmapped=dict(sorted(unmapped.items())),
-            )
-            write_shard(settings.store, shard)
+            write_shard(settings.store, _shard_of(folder, (index, count), headers, failed, settings.store))
             progress.note(f"when all {count} shards are done, run: lg3d prepare --merge --store {settings.store}")
-    _warn_of_labels(unmapped, headers, progress)
+    _warn_of_labels(unmapped, headers, folder.format, progress)
+    _warn_of_units(headers, progress)
     return PrepareReport(
         store=settings.store,
         prepared=sorted(prepared),
         skipped=sorted(skipped),
         failed=dict(sorted(failed.items())),
         unmapped=dict(sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def _shard_of(
+    folder: RawFolder, numbers: tuple[int, int], headers: list[SceneHeader], failed: dict[str, str], store: Path
+) -> Shard:
+    return Shard(
+        index=numbers[0],
+        count=numbers[1],
+        plan=digest_plan(folder.splits, folder.vocabularies, folder.label_table),
+        raw=folder.path,
+        label_table=folder.label_table,
+        vocabularies=folder.vocabularies,
+        format=folder.format,
+        seals=read_seals(store, headers),
+        failed=dict(sorted(failed.items())),
+        unmapped=dict(sorted(_count_unmapped(headers).items())),
     )
 
 
@@ -189,39 +181,33 @@ def _count_unmapped(headers: list[SceneHeader]) -> dict[str, int]:
     return unmapped
 
 
-def _warn_of_labels(unmapped: dict[str, int], headers: list[SceneHeader], progress: Progress) -> None:
-    """Warn about raw labels that the label table lacks, and about scenes without any labelled point."""
+def _warn_of_labels(unmapped: dict[str, int], headers: list[SceneHeader], form: str, progress: Progress) -> None:
+    """Warn about raw labels outside the vocabulary, and about scenes without any labelled point."""
     if unmapped:
         ranked = sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
         some = ", ".join(f"{label!r} {objects}" for label, objects in ranked[:MAX_NAMED])
         rest = f", and {len(ranked) - MAX_NAMED} more" if len(ranked) > MAX_NAMED else ""
+        unit, table = UNMAPPED.get(form, UNMAPPED[""])
         progress.warn(
-            f"{sum(unmapped.values())} objects have no label, because {LABEL_TABLE_NAME} lacks their raw labels "
-            f"({some}{rest})"
+            f"{sum(unmapped.values())} {unit} have no label, because {table} lacks their raw labels ({some}{rest})"
         )
     annotated = [header for header in headers if header.split != "test"]
     if annotated and not any(header.class_counts for header in annotated):
         progress.warn(f"no point of these {len(annotated)} scenes has a label of the vocabulary: training rejects them")
 
 
-def _repeated(scans: list[ScanFiles]) -> list[ScanFiles]:
-    return [b for a, b in itertools.pairwise(scans) if a.scene_id == b.scene_id]
-
-
-def _twice(scene_id: str) -> str:
-    return f"{scene_id} exists in both scans/ and scans_test/: remove one of them"
-
-
-def _assign_splits(scans: list[ScanFiles], raw: Path, progress: Progress) -> dict[str, str]:
-    known = load_scene_splits() | read_split_files(raw)
-    unknown = [files.scene_id for files in scans if not files.is_test and files.scene_id not in known]
-    if unknown:
-        some = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        progress.warn(
-            f"{len(unknown)} scenes are in no split and go to train ({some}): "
-            f"list them in {raw}/scannetv2_train.txt, scannetv2_val.txt or scannetv2_test.txt"
-        )
-    return {files.scene_id: "test" if files.is_test else known.get(files.scene_id, "train") for files in scans}
+def _warn_of_units(headers: list[SceneHeader], progress: Progress) -> None:
+    """Warn about scenes whose unit was estimated to differ from that of most scenes."""
+    units = {header.scene: round(float(np.cbrt(np.linalg.det(header.axis_alignment[:3, :3]))), 6) for header in headers}
+    scenes_of = {unit: sorted(s for s, own in units.items() if own == unit) for unit in set(units.values())}
+    usual = max(scenes_of, key=lambda unit: (len(scenes_of[unit]), unit), default=1.0)
+    for unit, scenes in sorted(scenes_of.items()):
+        if unit != usual:
+            some = ", ".join(scenes[:3]) + (", ..." if len(scenes) > 3 else "")
+            progress.warn(
+                f"mixed units: {len(scenes)} scenes have a unit of {unit:g} m ({some}), the other scenes of "
+                f"{usual:g} m; each is converted by its own: pass --scale if all have the same unit"
+            )
 
 
 def _make_folders(store: Path) -> Path:
@@ -285,25 +271,17 @@ def _vocabulary_of_scenes(store: Path) -> str | None:
 def _prepare_scene(job: _Job) -> _Outcome:
     """Write the file of a scene unless it is up to date; only a failed write raises."""
     try:
-        require_files(job.files)
-        stamp = _stamp(job.files)
+        job.scene.require()
+        stamp = job.scene.stamp()
         done = None if job.force else _find_done(job, stamp)
         if done is not None:
             return _Outcome(_State.SKIPPED, "", (), done)
-        scan = read_scan(job.files, job.table)
+        scan = job.scene.read()
     except DataError as error:
         return _Outcome(_State.FAILED, str(error), (), None)
     scene, header = _scene_of(scan, job, stamp)
     write_scene_file(job.target, scene, header)
     return _Outcome(_State.PREPARED, "", scan.warnings, header)
-
-
-def _stamp(files: ScanFiles) -> str:
-    """Return names, sizes and modification times (in nanoseconds) of a scan's files."""
-    try:
-        return json.dumps([[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files.present])
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 def _find_done(job: _Job, stamp: str) -> SceneHeader | None:
@@ -317,37 +295,56 @@ def _find_done(job: _Job, stamp: str) -> SceneHeader | None:
         header = read_scene_header(job.target)
         is_sealed = sealed_digest(job.target) is not None
         if not is_sealed:
-            read_scene_file(job.target, num_classes=len(job.vocabulary))
+            read_scene_file(job.target, num_classes=len(job.vocabularies[0]))
     except DataError:
         return None  # missing, damaged or of another version: prepare again
-    made_so = (header.scene, header.split, header.label_table, header.vocabulary)
-    if made_so != (job.files.scene_id, job.split, job.table.digest, job.vocabulary.digest):
+    made_so = (header.scene, header.split, header.label_table, _digests_of(header))
+    if made_so != (job.scene_id, job.scene.split, job.scene.label_table, _digests(job.vocabularies)):
         return None
-    if header.source_stamp != stamp and header.source_digest != digest_scan(job.files):
+    if header.source_stamp != stamp and header.source_digest != job.scene.digest():
         return None
     if not is_sealed:
         write_bytes(job.target, seal(read_file(job.target)))
     return header
 
 
+def _digests(vocabularies: tuple[Vocabulary, ...]) -> dict[str | None, str]:
+    """Return the digest of each vocabulary by name, and of the first one by None."""
+    first, *others = vocabularies
+    return {None: first.digest, **{vocabulary.name: vocabulary.digest for vocabulary in others}}
+
+
+def _digests_of(header: SceneHeader) -> dict[str | None, str]:
+    """Return `_digests` of the vocabularies that a scene file was made with."""
+    return {None: header.vocabulary, **{name: labels.vocabulary for name, labels in header.more_labels.items()}}
+
+
+def _count_classes(label: npt.NDArray[np.int16]) -> dict[int, int]:
+    labels, counts = np.unique(label[label >= 0], return_counts=True)
+    return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+
+
 def _scene_of(scan: Scan, job: _Job, stamp: str) -> tuple[Scene, SceneHeader]:
-    labels, counts = np.unique(scan.label[scan.label >= 0], return_counts=True)
     header = SceneHeader(
         scene=scan.scene_id,
-        split=job.split,
+        split=job.scene.split,
         axis_alignment=scan.axis_alignment,
         source_digest=scan.digest,
         source_stamp=stamp,
-        label_table=job.table.digest,
-        vocabulary=job.vocabulary.digest,
+        label_table=job.scene.label_table,
+        vocabulary=job.vocabularies[0].digest,
         num_points=len(scan.xyz),
         num_faces=len(scan.faces),
-        class_counts=dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+        class_counts=_count_classes(scan.label),
         unmapped=scan.unmapped,
+        more_labels={
+            vocabulary.name: MoreLabels(vocabulary.digest, _count_classes(scan.more_labels[vocabulary.name]))
+            for vocabulary in job.vocabularies[1:]
+        },
     )
     scene = Scene(
         scene_id=scan.scene_id,
-        split=job.split,
+        split=job.scene.split,
         xyz=scan.xyz,
         rgb=scan.rgb,
         normal=scan.normal,
@@ -355,16 +352,21 @@ def _scene_of(scan: Scan, job: _Job, stamp: str) -> tuple[Scene, SceneHeader]:
         instance=scan.instance,
         segment=scan.segment,
         faces=scan.faces,
+        more_labels=scan.more_labels,
     )
     return scene, header
 
 
-def _provenance(raw: Path, label_table: str) -> dict[str, str]:
-    return {"lg3d": __version__, "raw": str(raw), "label_table": label_table}
+def _provenance(raw: Path, label_table: str, form: str) -> dict[str, str]:
+    return {"lg3d": __version__, "raw": str(raw), "format": form, "label_table": label_table}
 
 
 def _write_index(
-    store: Path, vocabulary: Vocabulary, known: list[SceneHeader], provenance: dict[str, str], progress: Progress
+    store: Path,
+    vocabularies: tuple[Vocabulary, ...],
+    known: list[SceneHeader],
+    provenance: dict[str, str],
+    progress: Progress,
 ) -> None:
     """Write `store.json` from the scene files; the headers in `known` are not read again."""
     headers = {header.scene: header for header in known}
@@ -376,12 +378,12 @@ def _write_index(
         except DataError as error:
             progress.warn(f"not listed in {INDEX_NAME}: {error}")
             continue
-        if header.scene != path.stem or header.vocabulary != vocabulary.digest:
+        if header.scene != path.stem or _digests_of(header) != _digests(vocabularies):
             progress.warn(f"not listed in {INDEX_NAME}: {path} belongs to another scene or another vocabulary")
             continue
         headers[header.scene] = header
     if headers:
-        write_index(store, vocabulary, list(headers.values()), provenance)
+        write_index(store, vocabularies, list(headers.values()), provenance)
 
 
 class MergeReport(NamedTuple):
@@ -435,8 +437,10 @@ def merge_shards(settings: StoreCheckSettings, progress: Progress) -> MergeRepor
             reason = wrong[min(wrong)]
             raise DataError(f"{len(wrong)} scenes differ from what their shards wrote (run {again} again): {reason}")
         first = shards.parts[0]
-        _write_index(store, first.vocabulary, headers, _provenance(first.raw, first.label_table), progress)
-    _warn_of_labels(shards.unmapped, headers, progress)
+        provenance = _provenance(first.raw, first.label_table, first.format)
+        _write_index(store, first.vocabularies, headers, provenance, progress)
+    _warn_of_labels(shards.unmapped, headers, first.format, progress)
+    _warn_of_units(headers, progress)
     return MergeReport(
         store=store,
         shards=len(shards.parts),

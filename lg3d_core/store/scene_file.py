@@ -9,13 +9,14 @@ File format, with `N` vertices and `F` faces:
     points/instance  int32   (N,)     0 none
     points/segment   int32   (N,)     -1 none
     mesh/faces       int32   (F, 3)
+    labels/NAME      int16   (N,)     as points/label, for each further vocabulary of the store
 
 The root attributes are those of `SceneHeader`. The file ends with a checksum of all its bytes, see `lg3d_core.seal`.
 """
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +52,8 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "points/segment": ("<i4", 1),
     "mesh/faces": ("<i4", 3),
 }
+LABEL_COLUMN = COLUMNS["points/label"]
+LABELS_GROUP = "labels"
 NOT_TRAINED_ON = ("points/normal", "points/segment", "mesh/faces")
 """Datasets that training does not need unless objects are pasted; more than half of a file."""
 
@@ -68,6 +71,7 @@ class Scene(NamedTuple):
         instance: Object, 0 for none, shape `(points,)`, int32.
         segment: Segment of the over-segmentation, -1 for none, shape `(points,)`, int32.
         faces: Corners of the triangles, shape `(faces, 3)`, int32.
+        more_labels: Labels of the store's further vocabularies, by name, as `label`; empty if a scene is read.
     """
 
     scene_id: str
@@ -79,6 +83,19 @@ class Scene(NamedTuple):
     instance: npt.NDArray[np.int32]
     segment: npt.NDArray[np.int32]
     faces: npt.NDArray[np.int32]
+    more_labels: Mapping[str, npt.NDArray[np.int16]] = {}
+
+
+class MoreLabels(NamedTuple):
+    """Labels of a further vocabulary in a scene file.
+
+    Attributes:
+        vocabulary: Digest of the vocabulary.
+        class_counts: Number of labelled points of each class that occurs.
+    """
+
+    vocabulary: str
+    class_counts: dict[int, int]
 
 
 class SceneHeader(NamedTuple):
@@ -96,6 +113,7 @@ class SceneHeader(NamedTuple):
         num_faces: Number of triangles.
         class_counts: Number of labelled points of each class that occurs.
         unmapped: Raw labels missing from the label table, with their number of objects.
+        more_labels: Labels of the store's further vocabularies, by name.
     """
 
     scene: str
@@ -109,6 +127,11 @@ class SceneHeader(NamedTuple):
     num_faces: int
     class_counts: dict[int, int]
     unmapped: dict[str, int]
+    more_labels: Mapping[str, MoreLabels] = {}
+
+    def labels_of(self, name: str | None) -> MoreLabels | None:
+        """Return the labels of a vocabulary, or None; without a name, those of the first vocabulary."""
+        return MoreLabels(self.vocabulary, self.class_counts) if name is None else self.more_labels.get(name)
 
 
 def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
@@ -133,8 +156,15 @@ def encode_scene(scene: Scene, header: SceneHeader) -> bytes:
             stored = arrays[name].astype(dtype, copy=False)
             add_column(file, name, stored, fletcher32=False)
             sums[name] = checksum(stored)
+        for name, label in scene.more_labels.items():
+            stored = label.astype(LABEL_COLUMN[0], copy=False)
+            add_column(file, f"{LABELS_GROUP}/{name}", stored, fletcher32=False)
         file.attrs["format_version"] = FORMAT_VERSION
-        for key, value in (header._asdict() | {"checksums": sums}).items():
+        attributes = header._asdict() | {"checksums": sums}
+        more_labels = attributes.pop("more_labels")
+        if more_labels:
+            attributes["more_labels"] = {name: labels._asdict() for name, labels in more_labels.items()}
+        for key, value in attributes.items():
             text = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
             # Fixed-length text is stored in the object header, under its checksum; h5py's variable-length text is not.
             file.attrs[key] = np.bytes_(text.encode()) if isinstance(text, str) else text
@@ -174,6 +204,8 @@ def write_scene_file(path: Path, scene: Scene, header: SceneHeader) -> None:
     with h5py.File(BytesIO(data), "r") as file:
         for name in COLUMNS:
             open_column(file, name, *COLUMNS[name], path=path)
+        for name in scene.more_labels:
+            open_column(file, f"{LABELS_GROUP}/{name}", *LABEL_COLUMN, path=path)
     write_bytes(path, data)
 
 
@@ -195,12 +227,14 @@ class SceneContent(NamedTuple):
     header: SceneHeader
 
 
-def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False) -> Scene:
+def read_scene_file(path: Path, *, num_classes: int, for_training: bool = False, labels: str | None = None) -> Scene:
     """Read the scene of a file; see `read_scene_content`."""
-    return read_scene_content(path, num_classes=num_classes, for_training=for_training).scene
+    return read_scene_content(path, num_classes=num_classes, for_training=for_training, labels=labels).scene
 
 
-def read_scene_content(path: Path, *, num_classes: int, for_training: bool = False) -> SceneContent:
+def read_scene_content(
+    path: Path, *, num_classes: int, for_training: bool = False, labels: str | None = None
+) -> SceneContent:
     """Read a scene and its header, and check layout and values.
 
     The seal is verified before HDF5 opens the file. A file of an older version, without a seal, is verified by the
@@ -210,9 +244,10 @@ def read_scene_content(path: Path, *, num_classes: int, for_training: bool = Fal
         path: Path of the file.
         num_classes: Number of classes; labels must be below it.
         for_training: Whether to skip normals, segments and faces, which then have no rows; takes 0.4 of the time.
+        labels: Name of the further vocabulary whose labels are returned as `Scene.label`; None: the first one.
 
     Raises:
-        DataError: The file is missing, damaged, of another version, or contains invalid values.
+        DataError: The file is missing, damaged, of another version, lacks the labels, or contains invalid values.
     """
     is_sealed = require_whole(path) is not None
     with open_hdf5(path) as file:
@@ -223,6 +258,12 @@ def read_scene_content(path: Path, *, num_classes: int, for_training: bool = Fal
             if column.shape[0] != rows:
                 raise DataError(f"{path}: {name} has {column.shape[0]} rows, its header records {rows}; {AGAIN}")
         left_out = NOT_TRAINED_ON if for_training else ()
+        if labels is not None:
+            if labels not in header.more_labels:
+                raise DataError(f"{path}: has no labels of the vocabulary {labels}; {AGAIN}")
+            columns["points/label"] = open_column(file, f"{LABELS_GROUP}/{labels}", *LABEL_COLUMN, path=path)
+            if columns["points/label"].shape[0] != header.num_points:
+                raise DataError(f"{path}: the labels {labels} have another length than the points; {AGAIN}")
         stored = {name: read_column(column) for name, column in columns.items() if name not in left_out}
         if not is_sealed:
             sums = dict(json.loads(read_attributes(file, ("checksums",), path)["checksums"]))
@@ -232,7 +273,7 @@ def read_scene_content(path: Path, *, num_classes: int, for_training: bool = Fal
     for name in left_out:
         dtype, width = COLUMNS[name]
         stored[name] = np.zeros(0 if width == 1 else (0, width), dtype)
-    arrays = {name.partition("/")[2]: array for name, array in stored.items()}
+    arrays: dict[str, Any] = {name.partition("/")[2]: array for name, array in stored.items()}
     arrays["normal"] = arrays["normal"].astype(np.float32)
     scene = Scene(scene_id=header.scene, split=header.split, **arrays)
     _require_values(scene, num_classes, path)
@@ -270,7 +311,7 @@ def open_hdf5(path: Path, *, again: str = AGAIN) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, AttributeError) as error:
         size = path.stat().st_size
         raise DataError(
             f"{path}: damaged, not an intact HDF5 file ({size} bytes; {_first_line(error)}); {again}"
@@ -322,7 +363,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _parse_header(file: h5py.File, path: Path) -> SceneHeader:
-    attributes = read_attributes(file, ("format_version", *SceneHeader._fields), path)
+    names = [name for name in SceneHeader._fields if name not in SceneHeader._field_defaults]
+    attributes = read_attributes(file, ("format_version", *names), path)
     version = attributes.pop("format_version")
     if version != FORMAT_VERSION:
         raise DataError(f"{path}: format version {version}, expected {FORMAT_VERSION}: prepare it with this version")
@@ -330,11 +372,16 @@ def _parse_header(file: h5py.File, path: Path) -> SceneHeader:
     counts = {int(key): int(value) for key, value in json.loads(attributes["class_counts"]).items()}
     unmapped = {str(key): int(value) for key, value in json.loads(attributes["unmapped"]).items()}
     points, faces = int(attributes["num_points"]), int(attributes["num_faces"])
+    more_labels = {
+        str(name): MoreLabels(str(fields["vocabulary"]), {int(k): int(n) for k, n in fields["class_counts"].items()})
+        for name, fields in json.loads(_text(file.attrs.get("more_labels", "{}"))).items()
+    }
     text = ("scene", "split", "source_digest", "source_stamp", "label_table", "vocabulary")
     wrong = [key for key in text if not isinstance(attributes[key], str)]
     if wrong or attributes["split"] not in SPLITS or min(points, faces) < 0:
         raise DataError(f"{path}: its attributes {', '.join(wrong) or 'split'} are invalid; {AGAIN}")
     parsed = {"axis_alignment": alignment, "class_counts": counts, "unmapped": unmapped}
+    parsed |= {"more_labels": more_labels}
     return SceneHeader(**(attributes | parsed | {"num_points": points, "num_faces": faces}))
 
 
@@ -348,7 +395,11 @@ def read_attributes(file: h5py.File, names: tuple[str, ...], path: Path, *, agai
     if missing:
         raise DataError(f"{path}: expected the attributes {', '.join(names)}, but {missing[0]} is missing; {again}")
     values = {name: file.attrs[name] for name in names}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+    return {name: _text(value) for name, value in values.items()}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _require_values(scene: Scene, num_classes: int, path: Path) -> None:

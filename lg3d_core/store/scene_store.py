@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.store.budgets import Budget
 from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_content
-from lg3d_core.vocabulary import SPLITS, Category, Vocabulary
+from lg3d_core.vocabulary import SPLITS, Category, Vocabulary, load_vocabulary
 from lg3d_core.vocabulary.vocabulary_file import RESERVED_GROUP
 
 INDEX_NAME = "store.json"
@@ -48,29 +49,44 @@ class SceneStore:
     """
 
     path: Path
+    vocabularies: tuple[Vocabulary, ...]
+    """Vocabularies of the labels in the scene files; the first one is the default."""
     vocabulary: Vocabulary
+    """Vocabulary of the labels that are read."""
     digest: str
     """Digest of the vocabulary and every scene: equal exactly if two stores were made from the same input."""
     train_digest: str
     """Digest of the vocabulary and the training scenes, which identifies what a label budget is made for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vocabulary: str | None = None, *, preferred: str = "") -> None:
         """Read `store.json`.
+
+        Args:
+            path: Folder of the store.
+            vocabulary: Vocabulary whose labels are read: its name, or the path of an equal vocabulary's file.
+            preferred: Digest of the vocabulary to use if the store has it and `vocabulary` is None; the first one is
+                used otherwise.
 
         Raises:
             DataError: The store is missing, unfinished or of another version; the message names the command to run.
+            ChoiceError: The store has no labels of the vocabulary.
         """
         self.path = path
         index = _read_index(path)
         try:
-            self.vocabulary = vocabulary_from_json(index["vocabulary"])
+            first = vocabulary_from_json(index["vocabulary"])
+            self.vocabularies = (first, *map(vocabulary_from_json, index.get("more_vocabularies", ())))
+            self.vocabulary = _choose_vocabulary(self.vocabularies, vocabulary, preferred, path)
+            self._labels = None if self.vocabulary is first else self.vocabulary.name
             self._entries = {
                 str(scene_id): SceneEntry(
                     split=entry["split"],
                     num_points=int(entry["points"]),
                     num_faces=int(entry["faces"]),
-                    digest=str(entry["digest"]),
-                    class_counts={int(key): int(value) for key, value in entry["class_counts"].items()},
+                    digest=str(self._labels_of(entry)["digest"]),
+                    class_counts={
+                        int(key): int(value) for key, value in self._labels_of(entry)["class_counts"].items()
+                    },
                 )
                 for scene_id, entry in sorted(index["scenes"].items())
             }
@@ -83,6 +99,16 @@ class SceneStore:
         self.digest = digest_scenes(self.vocabulary, self._entries)
         train = {scene_id: entry for scene_id, entry in self._entries.items() if entry.split == "train"}
         self.train_digest = digest_scenes(self.vocabulary, train)
+
+    @property
+    def labels_suffix(self) -> str:
+        """End of the names of files that depend on the labels; empty for those of the first vocabulary."""
+        return "" if self._labels is None else f"-{self._labels}"
+
+    def _labels_of(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Return digest and class counts of a scene's labels."""
+        labels: dict[str, Any] = entry if self._labels is None else entry["more_labels"][self._labels]
+        return labels
 
     def scene_ids(self, split: str | None = None) -> list[str]:
         """Return the sorted ids of all scenes or of a split; may be empty.
@@ -137,8 +163,14 @@ class SceneStore:
         """
         entry = self.entry(scene_id)
         path = self.scene_path(scene_id)
-        scene, header = read_scene_content(path, num_classes=len(self.vocabulary), for_training=for_training)
-        if scene.scene_id != scene_id or len(scene.xyz) != entry.num_points or scene_digest(header) != entry.digest:
+        scene, header = read_scene_content(
+            path, num_classes=len(self.vocabulary), for_training=for_training, labels=self._labels
+        )
+        if (
+            scene.scene_id != scene_id
+            or len(scene.xyz) != entry.num_points
+            or scene_digest(header, self._labels) != entry.digest
+        ):
             raise DataError(f"{path} does not fit {INDEX_NAME}: run lg3d prepare again")
         if budget is None or entry.split != "train":
             return scene
@@ -200,7 +232,26 @@ class SceneStore:
         return rows
 
 
-def write_index(path: Path, vocabulary: Vocabulary, headers: list[SceneHeader], provenance: dict[str, Any]) -> None:
+def _choose_vocabulary(known: tuple[Vocabulary, ...], wanted: str | None, preferred: str, path: Path) -> Vocabulary:
+    if wanted is None:
+        return next((vocabulary for vocabulary in known if vocabulary.digest == preferred), known[0])
+    by_name = {vocabulary.name: vocabulary for vocabulary in known}
+    if wanted in by_name:
+        return by_name[wanted]
+    if Path(wanted).is_file():
+        digest = load_vocabulary(wanted).digest
+        for vocabulary in known:
+            if vocabulary.digest == digest:
+                return vocabulary
+    raise ChoiceError(
+        f"{path} has no labels of the vocabulary {wanted}, expected one of {', '.join(by_name)}: pass one of them as "
+        "--vocabulary, or prepare the store with both"
+    )
+
+
+def write_index(
+    path: Path, vocabularies: Sequence[Vocabulary], headers: list[SceneHeader], provenance: dict[str, Any]
+) -> None:
     """Write `store.json` for scenes whose files are in place.
 
     Raises:
@@ -212,7 +263,8 @@ def write_index(path: Path, vocabulary: Vocabulary, headers: list[SceneHeader], 
             "points": header.num_points,
             "faces": header.num_faces,
             "digest": scene_digest(header),
-            "class_counts": {str(index): count for index, count in sorted(header.class_counts.items())},
+            "class_counts": _counts_to_json(header.class_counts),
+            **_more_labels(header),
         }
         for header in sorted(headers, key=lambda header: header.scene)
     }
@@ -220,11 +272,24 @@ def write_index(path: Path, vocabulary: Vocabulary, headers: list[SceneHeader], 
         "format": "lg3d scene store",
         "format_version": FORMAT_VERSION,
         "provenance": provenance,
-        "vocabulary": vocabulary_to_json(vocabulary),
+        "vocabulary": vocabulary_to_json(vocabularies[0]),
+        **({"more_vocabularies": [vocabulary_to_json(v) for v in vocabularies[1:]]} if len(vocabularies) > 1 else {}),
         "splits": {split: [s for s, entry in scenes.items() if entry["split"] == split] for split in SPLITS},
         "scenes": scenes,
     }
     write_bytes(path / INDEX_NAME, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _more_labels(header: SceneHeader) -> dict[str, Any]:
+    found = {
+        name: {"digest": scene_digest(header, name), "class_counts": _counts_to_json(labels.class_counts)}
+        for name, labels in header.more_labels.items()
+    }
+    return {"more_labels": found} if found else {}
+
+
+def _counts_to_json(counts: dict[int, int]) -> dict[str, int]:
+    return {str(index): count for index, count in sorted(counts.items())}
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -254,9 +319,20 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def scene_digest(header: SceneHeader) -> str:
-    """Return the digest of all inputs that determine the content of a scene file."""
-    parts = (str(FORMAT_VERSION), header.source_digest, header.label_table, header.vocabulary, header.split)
+def scene_digest(header: SceneHeader, labels: str | None = None) -> str:
+    """Return the digest of all inputs that determine the content of a scene with the labels of one vocabulary.
+
+    Args:
+        header: Header of the scene file.
+        labels: Name of the vocabulary, if it is not the first one.
+
+    Raises:
+        DataError: The file has no labels of the vocabulary.
+    """
+    found = header.labels_of(labels)
+    if found is None:
+        raise DataError(f"{header.scene} has no labels of the vocabulary {labels}: run lg3d prepare again")
+    parts = (str(FORMAT_VERSION), header.source_digest, header.label_table, found.vocabulary, header.split)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

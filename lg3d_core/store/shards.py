@@ -21,9 +21,9 @@ from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.seal import sealed_digest
 from lg3d_core.store.scene_file import SceneHeader
 from lg3d_core.store.scene_store import SCENES_FOLDER, SHARDS_FOLDER, vocabulary_from_json, vocabulary_to_json
-from lg3d_core.vocabulary import LabelTable, Vocabulary
+from lg3d_core.vocabulary import Vocabulary
 
-FORMAT = "lg3d shard 1"
+FORMAT = "lg3d shard 2"
 NAME = re.compile(r"([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.json")
 
 
@@ -37,7 +37,8 @@ class Shard:
         plan: Digest of all scenes, their splits, label table and vocabulary: equal for all shards of one job.
         raw: Raw folder.
         label_table: Digest of the label table.
-        vocabulary: Vocabulary of the labels.
+        vocabularies: Vocabularies of the labels.
+        format: Name of the raw folder's format.
         seals: Seal of the file of each scene that the shard prepared or found up to date.
         failed: Reason for each scene that could not be prepared.
         unmapped: Raw labels missing from the label table, with their number of objects.
@@ -48,7 +49,8 @@ class Shard:
     plan: str
     raw: Path
     label_table: str
-    vocabulary: Vocabulary
+    vocabularies: tuple[Vocabulary, ...]
+    format: str
     seals: dict[str, str]
     failed: dict[str, str]
     unmapped: dict[str, int]
@@ -89,9 +91,10 @@ def read_seals(store: Path, headers: Sequence[SceneHeader]) -> dict[str, str]:
     return {scene_id: sealed_digest(folder / f"{scene_id}.h5") or "" for scene_id in names}
 
 
-def digest_plan(splits: Mapping[str, str], vocabulary: Vocabulary, table: LabelTable) -> str:
+def digest_plan(splits: Mapping[str, str], vocabularies: Sequence[Vocabulary], label_table: str) -> str:
     """Return the digest of everything that the shards of one job must agree on, 16 hex digits."""
-    parts = (vocabulary.digest, table.digest, *(f"{scene_id} {split}" for scene_id, split in sorted(splits.items())))
+    digests = [vocabulary.digest for vocabulary in vocabularies]
+    parts = (*digests, label_table, *(f"{scene_id} {split}" for scene_id, split in sorted(splits.items())))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -106,7 +109,8 @@ def write_shard(store: Path, shard: Shard) -> None:
         "plan": shard.plan,
         "raw": str(shard.raw),
         "label_table": shard.label_table,
-        "vocabulary": vocabulary_to_json(shard.vocabulary),
+        "vocabularies": [vocabulary_to_json(vocabulary) for vocabulary in shard.vocabularies],
+        "raw_format": shard.format,
         "seals": shard.seals,
         "failed": shard.failed,
         "unmapped": shard.unmapped,
@@ -174,16 +178,26 @@ def _read_shard(path: Path, index: int, count: int) -> Shard:
         body = parse_json_object(read_file(path), path)
         if body["format"] != FORMAT:
             raise ValueError(f"format {body['format']!r}, expected {FORMAT!r}")
-        texts = (body["plan"], body["raw"], body["label_table"], *body["seals"].values(), *body["failed"].values())
+        texts = (
+            body["plan"],
+            body["raw"],
+            body["label_table"],
+            body["raw_format"],
+            *body["seals"].values(),
+            *body["failed"].values(),
+        )
         if not all(isinstance(text, str) for text in texts) or not all(SCENE_ID.fullmatch(s) for s in body["seals"]):
             raise ValueError("a value is not text, or a scene is not a valid id")
+        if not body["vocabularies"]:
+            raise ValueError("no vocabulary")
         return Shard(
             index=index,
             count=count,
             plan=body["plan"],
             raw=Path(body["raw"]),
             label_table=body["label_table"],
-            vocabulary=vocabulary_from_json(body["vocabulary"]),
+            vocabularies=tuple(map(vocabulary_from_json, body["vocabularies"])),
+            format=body["raw_format"],
             seals=dict(body["seals"]),
             failed=dict(body["failed"]),
             unmapped={str(label): int(objects) for label, objects in body["unmapped"].items()},

@@ -34,7 +34,7 @@ class _Job(NamedTuple):
     scene_id: str
     path: Path
     digest: str
-    num_classes: int
+    num_classes: dict[str | None, int]
 
 
 class _Finding(NamedTuple):
@@ -49,8 +49,10 @@ def verify_store(settings: StoreCheckSettings, progress: Progress) -> VerifyRepo
         DataError: The store is missing, or its index is damaged and must be prepared again.
     """
     store = SceneStore(settings.store)
+    first, *others = store.vocabularies
+    num_classes = {None: len(first)} | {vocabulary.name: len(vocabulary) for vocabulary in others}
     jobs = [
-        _Job(scene_id, store.scene_path(scene_id), store.entry(scene_id).digest, len(store.vocabulary))
+        _Job(scene_id, store.scene_path(scene_id), store.entry(scene_id).digest, num_classes)
         for scene_id in store.scene_ids()
     ]
     whole, unsealed, damaged = [], [], {}
@@ -79,7 +81,8 @@ def _verify_scene(job: _Job) -> _Finding:
         header = read_scene_header(job.path)
         if header.scene != job.scene_id or scene_digest(header) != job.digest:
             return _Finding(f"{job.path} is another scene, or made from other input than store.json records", False)
-        read_scene_file(job.path, num_classes=job.num_classes)
+        for labels, num_classes in job.num_classes.items():
+            read_scene_file(job.path, num_classes=num_classes, labels=labels)
         return _Finding("", sealed_digest(job.path) is not None)
     except DataError as error:
         return _Finding(str(error), False)

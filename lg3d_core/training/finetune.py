@@ -13,7 +13,8 @@ from torch import Tensor
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.instances import scored_classes
 from lg3d_core.language.anchors_file import Anchors
-from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info, resolve_checkpoint
+from lg3d_core.models.names import find_model
+from lg3d_core.networks.checkpoint import CheckpointInfo, load_weights, newest_checkpoint, read_info
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
@@ -44,7 +45,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
             and a start checkpoint that was trained with other labels.
         DataError: The store is missing, damaged or empty, or has no objects to learn from, or the anchors are missing,
             damaged or of another vocabulary.
-        CheckpointError: The start checkpoint is missing, or has another network, vocabulary or anchors.
+        CheckpointError: The start checkpoint is missing, or has another network or anchors.
         Interrupted: A signal arrived; the run can be resumed with `--resume`.
     """
     with open_run(settings, progress) as opened:
@@ -60,9 +61,11 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
                 offset_head=settings.task == "instance",
             )
         else:
-            network = _load_start(start, info, settings, data)
+            network = _load_start(start, info, settings, data, opened.progress)
         vocabularies = [one.store.vocabulary for one in data.stores]
-        anchors_digest = None if info is None else info.anchors_of(vocabularies[0].digest)
+        anchors_digest = None
+        if info is not None:
+            anchors_digest = info.anchors_of(vocabularies[0].digest) or info.anchors_digest
         anchors: list[Anchors] = []
         if settings.classifier != "fresh":
             anchors = load_all_anchors(settings, network, vocabularies)
@@ -135,7 +138,7 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     if settings.start == SCRATCH:
         return None
     if settings.start != LATEST:
-        return resolve_checkpoint(Path(settings.start), progress, final_relu=settings.final_relu)
+        return find_model(settings.start, progress, final_relu=settings.final_relu)
     newest = newest_checkpoint(settings.runs, "pretrain")
     if newest is None:
         raise CheckpointError(
@@ -145,16 +148,17 @@ def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
     return newest
 
 
-def _load_start(start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData) -> MinkUNet:
+def _load_start(
+    start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData, progress: Progress
+) -> MinkUNet:
     if info.network != settings.network:
         raise CheckpointError(
             f"{start} holds a {info.network} network, not {settings.network}: pass --network {info.network}"
         )
     if not info.knows(data.store.vocabulary.digest):
-        raise CheckpointError(
-            f"{start} was trained with the vocabulary {info.vocabulary} ({info.vocabulary_digest}), but the store "
-            f"{settings.store} has {data.store.vocabulary.name} ({data.store.vocabulary.digest}): prepare a store with "
-            "the vocabulary of the checkpoint, or pre-train on this store"
+        progress.note(
+            f"{start} was trained with the vocabulary {info.vocabulary}: its features are used, and the classifier of "
+            f"{data.store.vocabulary.name} is new"
         )
     info = dataclasses.replace(info, offset_head=settings.task == "instance")
     network = info.build_network(num_classes=sum(data.sizes))
@@ -174,8 +178,8 @@ def _require_objects(data: TrainingData, with_instances: npt.NDArray[np.bool_]) 
         if with_instances[labels].any():
             return
     raise DataError(
-        f"the training scenes of {data.store.path} have no instance annotations: --task instance needs scans with "
-        "*.aggregation.json, prepared again; --task semantic needs labels only"
+        f"the training scenes of {data.store.path} have no objects: --task instance needs the object of each vertex "
+        "(in ScanNet's files *.aggregation.json), prepared again; --task semantic needs labels only"
     )
 
 

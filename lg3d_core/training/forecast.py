@@ -323,7 +323,7 @@ def describe_forecast(found: Forecast) -> list[tuple[str, str]]:
 def _look_at_scenes(settings: TrainSettings) -> Scenes:
     """Count the training scenes of the store, and load two of them; without a store, assume ScanNet's."""
     try:
-        store = SceneStore(settings.store)
+        store = SceneStore(settings.store, settings.vocabulary)
         scene_ids = store.scene_ids("train")
     except DataError:
         scene_ids = []

@@ -61,7 +61,7 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
     Raises:
         DataError: The store is missing or has no training scenes.
     """
-    data = _open_store(settings, settings.store, progress)
+    data = _open_store(settings, settings.store, progress, vocabulary=settings.vocabulary)
     data = data._replace(others=tuple(_open_store(settings, path, progress) for path in settings.also_store))
     share = settings.batch_size // num_processes
     micro = min(settings.micro_batch or share, share)
@@ -80,13 +80,15 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
     return data
 
 
-def _open_store(settings: TrainSettings, path: Path, progress: Progress) -> TrainingData:
+def _open_store(
+    settings: TrainSettings, path: Path, progress: Progress, *, vocabulary: str | None = None
+) -> TrainingData:
     """Open one store of a run.
 
     Raises:
         DataError: The store is missing or has no training scenes or labels.
     """
-    store = SceneStore(path)
+    store = SceneStore(path, vocabulary)
     scene_ids = store.scene_ids("train")
     if not scene_ids:
         raise DataError(f"{path} has no training scenes: prepare a raw folder whose split files list some")

@@ -39,7 +39,7 @@ def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str]
         CheckpointError: The checkpoint cannot be used, or none can compute the heat of a text.
         MissingDependencyError: A picture or window needs open3d, which is missing.
     """
-    store = SceneStore(settings.store)
+    store = SceneStore(settings.store, settings.vocabulary)
     if settings.augmented:
         if settings.checkpoint is not None:
             progress.note("a training sample is shown without a prediction: --checkpoint is ignored")
@@ -73,6 +73,9 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
             final_relu=settings.final_relu,
             vocabulary=store.vocabulary.digest,
         )
+        fitting = SceneStore(settings.store, settings.vocabulary, preferred=info.vocabulary_digest)
+        if fitting.vocabulary.digest != store.vocabulary.digest:
+            store, scene = fitting, fitting.read(settings.scene)
         require_classifier(path, info, store.vocabulary)
         labelled = label_scan(
             predictor,

@@ -12,7 +12,7 @@ from lg3d_core.vocabulary.categories import Category, Vocabulary, fallback_color
 
 MAX_CATEGORIES = 32_767
 """Maximum of an int16 label."""
-SHIPPED = {"scannet200": "id", "scannet20": "nyu40id"}
+SHIPPED = {"scannet200": "id", "scannet20": "nyu40id", "s3dis": "id", "arkitscenes": "id"}
 """Column of scannetv2-labels.combined.tsv with the ids of each shipped vocabulary."""
 RGB = ("red", "green", "blue")
 COLUMNS = ("id", "name", "group", "in_val", *RGB, "synonyms", "ignored")
