@@ -109,22 +109,7 @@ class Trainer(Generic[B]):
             world=world,
             precision=precision,
         )
-        self.validator: Validator | JointValidator
-        validators = [
-            Validator(
-                _make_predictor(own, settings, device=world.device, precision=precision),
-                store,
-                _find_validation_scenes(own, store, progress),
-                world=world,
-                progress=progress,
-            )
-            for own, store in zip(
-                learner.learners if isinstance(learner, JointLearner) else (learner,), stores, strict=True
-            )
-        ]
-        self.validator = validators[0]
-        if len(validators) > 1:
-            self.validator = JointValidator({f"store{k}": own for k, own in enumerate(validators, start=1)})
+        self.validator = _make_validator(learner, stores, settings, world=world, precision=precision, progress=progress)
         self.outlook = Outlook(
             settings,
             steps=self.total_steps,
@@ -318,6 +303,33 @@ class Trainer(Generic[B]):
             self.stepper.require_finite(epoch=self.position.epoch + 1, cause=self.few)
             self.snapshots.save_state(self.network, self.optimiser, self.position)
         self.world.wait()
+
+
+def _make_validator(
+    learner: Learner[B],
+    stores: Sequence[SceneStore],
+    settings: TrainSettings,
+    *,
+    world: World,
+    precision: str,
+    progress: Progress,
+) -> Validator | JointValidator:
+    """Return the validator of a learner, or of the learners of each store in joint training."""
+    validators = [
+        Validator(
+            _make_predictor(own, settings, device=world.device, precision=precision),
+            store,
+            _find_validation_scenes(own, store, progress),
+            world=world,
+            progress=progress,
+        )
+        for own, store in zip(
+            learner.learners if isinstance(learner, JointLearner) else (learner,), stores, strict=True
+        )
+    ]
+    if len(validators) == 1:
+        return validators[0]
+    return JointValidator({f"store{number}": own for number, own in enumerate(validators, start=1)})
 
 
 def _make_predictor(learner: Learner[B], settings: TrainSettings, *, device: torch.device, precision: str) -> Predictor:
