@@ -64,7 +64,7 @@ def trained(request: pytest.FixtureRequest, raw_rooms: Path, tmp_path_factory: p
     classes = folder / "five.tsv"
     classes.write_text("id\tname\tgroup\n" + "\n".join(lines) + "\n")
     report = prepare_store(
-        PrepareSettings(raw=raw_rooms, store=folder / "data", jobs=1, vocabulary=str(classes)), Progress()
+        PrepareSettings(raw=raw_rooms, store=folder / "data", jobs=1, vocabulary=(str(classes),)), Progress()
     )
     assert not report.failed
     anchors = make_anchors(

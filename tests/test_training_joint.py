@@ -184,7 +184,7 @@ def stores(raw_rooms: Path, store_path: Path, anchors_path: Path, tmp_path_facto
     names = {3: "floor", 2: "chair", 4: "table", 6: "couch", 56: "trash can"}
     classes = folder / "five.tsv"
     classes.write_text("id\tname\n" + "".join(f"{number}\t{name}\n" for number, name in names.items()))
-    prepare_store(PrepareSettings(raw=raw_rooms, store=folder / "five", jobs=1, vocabulary=str(classes)), Progress())
+    prepare_store(PrepareSettings(raw=raw_rooms, store=folder / "five", jobs=1, vocabulary=(str(classes),)), Progress())
     second = make_anchors(
         AnchorsSettings(anchors=folder / "five.safetensors", like=anchors_path, vocabulary=str(classes)), Progress()
     )
