@@ -154,7 +154,7 @@ def relabel(store: Path, value: int, *, instance: int | None = None) -> None:
             changed = changed._replace(instance=np.full_like(scene.instance, instance))
         write_scene_file(opened.scene_path(scene_id), changed, header)
         headers.append(header)
-    write_index(store, opened.vocabulary, headers, {})
+    write_index(store, [opened.vocabulary], headers, {})
 
 
 def test_training_scenes_without_a_label_are_refused(store_path: Path, anchors_path: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_another_store_is_refused_by_name(finished: Path, tmp_path: Path, change
     for header in headers:
         scene = store.read(header.scene)._replace(split=header.split)
         write_scene_file(store.scene_path(header.scene), scene, header)
-    write_index(store.path, store.vocabulary, headers, {})
+    write_index(store.path, [store.vocabulary], headers, {})
     before = (finished / "resume.pt").read_bytes()
     with pytest.raises(DataError, match=f"trained with other data .*{names}.*pass --store"):
         finetune(FinetuneSettings(resume=finished), Progress())

@@ -13,18 +13,24 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lg3d_core.progress import Progress
 from lg3d_core.sparse_benchmark.workload import gather_clouds, make_workload
 
 ROOT = Path(__file__).parents[2]
 WHEELS, KIT = ROOT / ".whl", ROOT / ".gpu"
-LOCK = ROOT / "requirements.lock"
-PACKAGES = ("annotated-doc", "fpsample", "h5py", "psutil", "safetensors", "typer", "rich", "shellingham")
-"""Locked packages that the plan imports, as far as the GPU machine may lack them."""
+LOCK = ROOT / "requirements-base.lock"
+PACKAGES = ("fpsample", "h5py", "psutil", "safetensors", "typer", "rich")
+"""Locked packages that the plan imports and the GPU machine may lack; what they need comes along."""
+INSTALLED = ("numpy",)
+"""Packages that the GPU machine has with PyTorch, in the versions that fit it."""
 OPTIONAL = ("spconv-triton==1.0.0",)
 CACHE = "/tmp/lg3d-triton"  # the cache holds absolute paths: one path on both machines
 VOXEL_SIZE = 0.02
@@ -64,14 +70,28 @@ def locked_versions() -> dict[str, str]:
     """Return the version of every package in the lock file."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
     found = (re.match(r"([A-Za-z0-9_.-]+)==([^\s;]+)", line) for line in lines)
-    return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
+    return {canonicalize_name(match[1]): match[2] for match in found if match}
+
+
+def with_needs(names: Sequence[str]) -> list[str]:
+    """Return packages and all packages that they need, except those in `INSTALLED`, in order of discovery."""
+    found: list[str] = []
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop(0))
+        if name in found or name in INSTALLED:
+            continue
+        found.append(name)
+        needs = map(Requirement, metadata.requires(name) or ())
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
 
 
 def build_wheels(python: str) -> list[str]:
     """Fetch or build wheels for another Python; return what could not be had."""
     WHEELS.mkdir(exist_ok=True)
     versions = locked_versions()
-    wanted = [f"{name}=={versions[name]}" for name in PACKAGES if name in versions]
+    wanted = [f"{name}=={versions[name]}" for name in with_needs(PACKAGES)]
     missing = []
     for requirement in (*wanted, *OPTIONAL):
         name = requirement.partition("==")[0].replace("-", "_")

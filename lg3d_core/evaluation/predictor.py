@@ -16,12 +16,13 @@ from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.evaluation.instances import PredictedInstances
 from lg3d_core.evaluation.interpolation import Candidates, choose_voxels
 from lg3d_core.evaluation.votes import Vote, draw_votes
-from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
+from lg3d_core.memory import available_memory, is_out_of_memory, kept_memory, memory_limit_error
 from lg3d_core.networks.checkpoint import CheckpointInfo, is_onnx, load_network
 from lg3d_core.networks.onnx_network import OnnxNetwork, load_onnx_network, require_cpu
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.voxels import mean_colors, pack, voxelize
+from lg3d_core.settings import ScanSettings
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 
 if TYPE_CHECKING:
@@ -179,6 +180,23 @@ class Predictor:
             votes=votes,
         )
         return predictor, info
+
+    @classmethod
+    def for_scans(
+        cls, path: Path, settings: ScanSettings, *, final_relu: bool | None = None, vocabulary: str | None = None
+    ) -> tuple[Self, CheckpointInfo]:
+        """Load as `load`, with the settings of a command on scans."""
+        return cls.load(
+            path,
+            device=settings.device,
+            precision=settings.precision,
+            backend=settings.backend,
+            memory=settings.memory_bytes,
+            overlap=settings.overlap,
+            votes=settings.votes,
+            final_relu=final_relu,
+            vocabulary=vocabulary,
+        )
 
     def require_classes(self, count: int, name: str) -> None:
         """Check that the number of class scores is that of a vocabulary.
@@ -417,7 +435,7 @@ class Predictor:
         colors = torch.from_numpy(rgb.astype(np.float32) / np.float32(255) - np.float32(0.5))
         backend = use_backend(self.backend) if self.backend else nullcontext()
         try:
-            with torch.inference_mode(), _evaluating(self.network), owned_threads(), backend:
+            with torch.inference_mode(), _evaluating(self.network), owned_threads(), kept_memory(), backend:
                 voxels = SparseTensor(colors.to(self.device), coordinates.to(self.device))
                 with autocast(self.device, self.precision):
                     features: Tensor = self.network(voxels)

@@ -12,6 +12,7 @@ import torch
 
 from lg3d_core.errors import Interrupted
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.memory import kept_memory
 from lg3d_core.progress import Progress
 from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import owned_threads, use_backend
@@ -138,6 +139,7 @@ class Trainer(Generic[B]):
         with (
             use_backend(settings.backend),
             owned_threads(),
+            kept_memory(),
             open_trackers(self.run, settings, leads=self.world.leads, purge_step=self.steps_done) as trackers,
             self.progress.task(settings.command, total=self.total_steps, unit="step") as task,
             stop_signals(task, alone=self.world.size == 1) as stop,
