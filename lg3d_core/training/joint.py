@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -115,3 +116,8 @@ class JointValidator:
             found[name] = own.validate(stop, lambda scenes, before=done: show(before + scenes))  # type: ignore[misc]
             done += len(own.scene_ids)
         return JointValidation(next(iter(found.values())).evaluation, found)
+
+
+def separate(learner: Learner[Any]) -> tuple[Learner[Any], ...]:
+    """Return the learners of each vocabulary, or a learner that is not joint."""
+    return learner.learners if isinstance(learner, JointLearner) else (learner,)

@@ -27,7 +27,7 @@ from lg3d_core.training.batches import (
 )
 from lg3d_core.training.distributed import World
 from lg3d_core.training.forecast import choose_jobs, model_step
-from lg3d_core.training.joint import JointLearner, JointValidator
+from lg3d_core.training.joint import JointValidator, separate
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.log import Meter, TrainingLog, open_trackers
 from lg3d_core.training.optimisation import make_optimiser, set_norm_momentum
@@ -325,9 +325,7 @@ def _make_validator(
             world=world,
             progress=progress,
         )
-        for own, store in zip(
-            learner.learners if isinstance(learner, JointLearner) else (learner,), stores, strict=True
-        )
+        for own, store in zip(separate(learner), stores, strict=True)
     ]
     if len(validators) == 1:
         return validators[0]
