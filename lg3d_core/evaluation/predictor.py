@@ -151,8 +151,11 @@ class Predictor:
         overlap: float | None = None,
         votes: int = 1,
         final_relu: bool | None = None,
+        vocabulary: str | None = None,
     ) -> tuple[Self, CheckpointInfo]:
         """Load the network of a checkpoint. Return the predictor and the checkpoint's metadata.
+
+        Of several vocabularies, that with the digest or name `vocabulary` is kept, or else the first one.
 
         Raises:
             CheckpointError: The checkpoint cannot be read.
@@ -165,7 +168,7 @@ class Predictor:
             where, precision = torch.device("cpu"), "fp32"
         else:
             where = resolve_device(device)
-            network, info = load_network(path, device=where, final_relu=final_relu)
+            network, info = load_network(path, device=where, final_relu=final_relu, vocabulary=vocabulary)
         predictor = cls(
             network=network,
             voxel_size=info.voxel_size,
@@ -180,7 +183,7 @@ class Predictor:
 
     @classmethod
     def for_scans(
-        cls, path: Path, settings: ScanSettings, *, final_relu: bool | None = None
+        cls, path: Path, settings: ScanSettings, *, final_relu: bool | None = None, vocabulary: str | None = None
     ) -> tuple[Self, CheckpointInfo]:
         """Load as `load`, with the settings of a command on scans."""
         return cls.load(
@@ -192,6 +195,7 @@ class Predictor:
             overlap=settings.overlap,
             votes=settings.votes,
             final_relu=final_relu,
+            vocabulary=vocabulary,
         )
 
     def require_classes(self, count: int, name: str) -> None:
@@ -378,7 +382,8 @@ class Predictor:
         fixed = weights + (FIXED_BYTES if self.device.type == "cpu" else 0)
         if self.memory - fixed < LEAST_VOXELS * per_voxel:
             least = (fixed + LEAST_VOXELS * per_voxel) / 2**20
-            raise UsageError(f"--memory {self.memory / 2**20:.0f}M is too small: expected at least {least:.0f}M")
+            given = f"{self.memory / 2**20:.0f}M" if self.memory >= 2**20 else f"{self.memory} bytes"
+            raise UsageError(f"--memory {given} is too small: expected at least {least:.0f}M")
         return int((self.memory - fixed) // per_voxel)
 
     def _tile(self, cells: npt.NDArray[np.int32], limit: int) -> Tiling:
