@@ -8,7 +8,7 @@ TESTS := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist 
 MINKOWSKI_VERSION := 0.5.4
 MULTIARCH = $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('MULTIARCH') or '')")
 
-.PHONY: demo test test-gpu gpu-kit test-fuzz test-kill test-wheel docs check format lint types minkowski system system-dev system-minkowski clean
+.PHONY: demo test test-gpu gpu-kit test-fuzz test-kill test-wheel docker-steps docs check format lint types minkowski system system-dev system-minkowski clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lg3d demo
@@ -50,6 +50,11 @@ test-wheel: $(VENV)/.installed
 	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps build/wheel/lg3d-*.whl
 	build/wheel/venv/bin/pip check --disable-pip-version-check
 	cd build/wheel && venv/bin/lg3d demo --scenes 4 --quiet && venv/bin/lg3d doctor
+
+# The RUN steps of the Dockerfile, in build/docker, without Docker and root. STEPS="TORCH_INDEX=https://..." sets build arguments.
+STEPS ?=
+docker-steps:
+	PYTHONPATH=. $(PYTHON) -m tests.dockerfile_steps build/docker $(STEPS)
 
 # The documentation site, in build/site; a broken link is an error.
 docs: $(VENV)/.installed-docs

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lg3d_core.evaluation.eval import evaluate as evaluate_checkpoint
 from lg3d_core.evaluation.evaluate import Evaluation
+from lg3d_core.files import require_folder
 from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.settings import (
@@ -57,6 +58,7 @@ def demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
 
     A repeated demo keeps the existing rooms and store and starts new training runs.
     """
+    require_folder(settings.out, "--out")
     steps = _Steps(progress)
     out = settings.out
     raw, store, anchors, runs = out / "rooms", out / "data", out / "anchors.safetensors", out / "runs"

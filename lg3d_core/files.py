@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, SettingsError
 
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -66,6 +66,25 @@ def recognise_foreign(path: Path) -> str | None:
     if len(start) > 8 and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
         return "a text file, not the file itself: download it again"
     return None
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Check that a command can write into a folder, before long work. The folder may be missing.
+
+    Args:
+        path: Folder.
+        option: Option that chose it.
+
+    Raises:
+        SettingsError: The folder, or a folder above it, is a file or is not writable.
+    """
+    place = path
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise SettingsError(f"{option} must be a folder, and {place} is a file: pass another {option}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SettingsError(f"{option}: no permission to write into {place}: pass another {option}")
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lg3d_core.errors import DataError
-from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_text
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.files import atomic_folder, atomic_path, lock_file, require_folder, sweep_temporaries, write_text
 
 
 def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -127,3 +127,19 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
         (folder / "a").touch()
     assert len(swept) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_folder(tmp_path, "--out")
+    require_folder(tmp_path / "new" / "newer", "--out")
+    file = tmp_path / "scan.ply"
+    file.write_text("x")
+    for path in (file, file / "labels"):
+        with pytest.raises(SettingsError) as caught:
+            require_folder(path, "--out")
+        assert str(caught.value) == f"--out must be a folder, and {file} is a file: pass another --out"
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(SettingsError, match=r"^--out: no permission to write into .*: pass another --out$"):
+        require_folder(tmp_path / "new", "--out")

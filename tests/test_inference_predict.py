@@ -242,6 +242,9 @@ def test_one_bad_scan_does_not_stop_the_others(checkpoint: Path, tmp_path: Path)
     ]
     assert "found\tvertices\tshare\tconfidence" in done.stderr
     assert (tmp_path / "good.labelled.ply").is_file()
+    assert "cannot predict nosuch: nosuch" not in done.stderr  # named once
+    refused = lg3d("predict", good.name, "--out", good.name, cwd=tmp_path, code=1)
+    assert refused.stderr == "lg3d: error: --out must be a folder, and good.ply is a file: pass another --out\n"
 
 
 def test_paths_alone_are_printed_and_quiet_is_quiet(checkpoint: Path, tmp_path: Path) -> None:

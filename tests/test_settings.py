@@ -280,3 +280,33 @@ def test_the_number_of_rooms_of_a_shared_file_does_not_concern_score(tmp_path: P
 
 def test_a_repeated_choice_applies_once() -> None:
     assert PredictSettings.resolve(scans=["a.ply"], formats=["ply", "npz,ply"]).formats == ("ply", "npz")
+
+
+@pytest.mark.parametrize("as_variable", [False, True])
+def test_a_shared_value_that_only_other_commands_have_is_ignored(tmp_path: Path, as_variable: bool) -> None:
+    config = write(tmp_path / "lg3d.toml", "" if as_variable else 'task = "auto"\nformat = "html"\n')
+    environ = {"LG3D_TASK": "auto", "LG3D_FORMAT": "html"} if as_variable else {}
+    assert FinetuneSettings.resolve(config=config, environ=environ).task == "semantic"
+    assert EvalSettings.resolve(config=config, environ=environ).task == "auto"
+    assert PredictSettings.resolve(config=config, environ=environ, scans="a.ply").format == ("html",)
+    default = AskSettings(scan="a.ply").format
+    assert AskSettings.resolve(config=config, environ=environ, scan="a.ply").format == default
+    config.write_text('task = "instance"\n')
+    assert FinetuneSettings.resolve(config=config).task == "instance"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('task = "panoptic"\n', "--task must be one of semantic, instance, got 'panoptic'"),
+        ('[finetune]\ntask = "auto"\n', "--task must be one of semantic, instance, got 'auto'"),
+        ("epochs = 0\n", "--epochs must be at least 1, got 0"),
+    ],
+)
+def test_a_shared_value_that_no_command_has_or_a_commands_own_one_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    config = write(tmp_path / "lg3d.toml", text)
+    with pytest.raises(SettingsError) as caught:
+        FinetuneSettings.resolve(config=config)
+    assert str(caught.value) == f"{config}: {message}"

@@ -7,7 +7,7 @@ from lg3d_core.settings import AnchorsSettings
 
 @settings_command(AnchorsSettings)
 def anchors(settings: AnchorsSettings) -> None:
-    """Encode the category names as text anchors.
+    """Encode the class names as text anchors.
 
     Examples: lg3d anchors --encoder bundled --dim 96
 

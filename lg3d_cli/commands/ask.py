@@ -19,7 +19,7 @@ OBJECT_HEADER = ["text", "heat", "position", "size in m", "object"]
 
 @settings_command(AskSettings)
 def ask(settings: AskSettings) -> None:
-    """Find the objects or places that a text describes, as heat from 0 to 1.
+    """Find the objects or places that a text describes. Shows them as heat from 0 to 1.
 
     Heat compares the text with the vocabulary's names: at 0.5 it fits a place as well as they do on average.
 

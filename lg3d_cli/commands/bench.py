@@ -7,7 +7,7 @@ from lg3d_core.settings import BenchSettings
 
 @settings_command(BenchSettings)
 def bench(settings: BenchSettings) -> None:
-    """Time the sparse engine beside other engines, in turns; results are compared first.
+    """Time the sparse engine beside other engines. Results are compared first.
 
     Ratios are best / median; below 1 is faster.
 

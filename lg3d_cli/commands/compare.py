@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @settings_command(CompareSettings)
 def compare(settings: CompareSettings) -> None:
-    """Train, score and compare recipes, one row of the table each. Finished runs are reused.
+    """Train, score and compare recipes, one row each. Finished runs are reused.
 
     Example: lg3d compare examples/tables/table1-*.toml --seeds 3 --network 14A --voxel-size 0.05 --epochs 30
     """

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @settings_command(ConvertSettings)
 def convert(settings: ConvertSettings) -> None:
-    """Convert weights of MinkowskiEngine 0.5 to a checkpoint of lg3d, or back. Pickled code is never executed.
+    """Convert weights of MinkowskiEngine 0.5, or back to it. Pickled code is never executed.
 
     Example: lg3d convert 34D_CLIP_finetuned.ckpt --out released.safetensors
     """

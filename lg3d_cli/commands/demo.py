@@ -8,7 +8,7 @@ from lg3d_core.settings import DemoSettings
 
 @settings_command(DemoSettings)
 def demo(settings: DemoSettings) -> None:
-    """Run the whole pipeline on procedural rooms, in minutes on a CPU.
+    """Run the whole pipeline on procedural rooms, in minutes.
 
     Each step prints the equivalent command.
 

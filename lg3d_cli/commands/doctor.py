@@ -7,7 +7,7 @@ from lg3d_core.settings import DoctorSettings
 
 @settings_command(DoctorSettings)
 def doctor(settings: DoctorSettings) -> None:
-    """Show the devices, backends, encoders and versions of this machine, or forecast training on it.
+    """Show the devices and versions of this machine. With --plan, forecast training on it.
 
     Example: lg3d doctor --plan --recipe paper-34c
     """

@@ -7,7 +7,7 @@ from lg3d_core.settings import FinetuneSettings
 
 @settings_command(FinetuneSettings)
 def finetune(settings: FinetuneSettings) -> None:
-    """Train a classifier of voxels, from a pre-trained network or from scratch.
+    """Train a classifier, from pre-trained weights or scratch.
 
     Example: lg3d finetune --from "$ckpt" --limited 0.05
     """

@@ -22,7 +22,7 @@ SHOWN_PROBLEMS = 10
 
 @settings_command(InitSettings)
 def init(settings: InitSettings) -> None:
-    """Write lg3d.toml with data, device and recipe, after asking for them and checking them.
+    """Ask for data, device and recipe, and write lg3d.toml.
 
     All commands in this folder read the file. In scripts, pass the answers as options:
 

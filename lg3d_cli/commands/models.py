@@ -14,7 +14,7 @@ HEADER = ["model", "MB", "network", "voxels", "classes", "ask", "objects", "epoc
 
 @settings_command(ModelsSettings)
 def models(settings: ModelsSettings) -> None:
-    """List the models on this machine: the shipped one, those cached from Hugging Face, and the runs in a folder.
+    """List the models on this machine. These are the shipped one, those cached from Hugging Face, and runs.
 
     mIoU is the last validation score of a run, over the classes that are present.
 

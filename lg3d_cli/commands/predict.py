@@ -17,7 +17,7 @@ SHOWN = 20
 
 @settings_command(PredictSettings)
 def predict(settings: PredictSettings) -> None:
-    """Predict the class of every vertex of any scan, and write it as labelled PLY, npz, text or page.
+    """Predict the class of every vertex of any scan. Writes labelled PLY, npz, text or a page.
 
     With a checkpoint of finetune --task instance, objects are listed too: name, confidence, box, number of points.
 
@@ -32,7 +32,7 @@ def predict(settings: PredictSettings) -> None:
     if not settings.quiet:
         _show_found(report)
     for scan, reason in report.failed.items():
-        console.error(f"cannot predict {scan}: {reason}")
+        console.error(f"cannot predict {scan}: {reason.removeprefix(f'{scan}: ')}")
     if settings.json:
         console.result_json(report.to_dict())
     else:
@@ -51,7 +51,8 @@ def _show_found(report: "PredictReport") -> None:
         more = len(rows) - SHOWN
         if more > 0:
             rows = [*rows[:SHOWN], [f"... {more} more", "", "", ""]]
-        console.notice(f"{labels.scan}: {labels.num_vertices} vertices, {len(labels.found)} categories")
+        classes = "1 class" if len(labels.found) == 1 else f"{len(labels.found)} classes"
+        console.notice(f"{labels.scan}: {labels.num_vertices} vertices, {classes}")
         console.note_table("", ["found", "vertices", "share", "confidence"], rows)
         if labels.objects is not None:
             _show_objects(labels)

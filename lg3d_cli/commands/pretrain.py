@@ -7,7 +7,7 @@ from lg3d_core.settings import PretrainSettings
 
 @settings_command(PretrainSettings)
 def pretrain(settings: PretrainSettings) -> None:
-    """Pre-train the network on text anchors, or with a baseline method.
+    """Pre-train the network on text anchors, or with a baseline.
 
     Example: ckpt=$(lg3d pretrain --recipe paper-34d --limited 0.05)
     """

@@ -7,7 +7,7 @@ from lg3d_core.settings import PushSettings
 
 @settings_command(PushSettings)
 def push(settings: PushSettings) -> None:
-    """Upload a checkpoint, its anchors and a model card to Hugging Face, for use as --checkpoint hf:OWNER/NAME.
+    """Upload a checkpoint to Hugging Face. Its anchors and a model card are added; use it as hf:OWNER/NAME.
 
     Needs an access token in HF_TOKEN, or a login with the command hf auth login.
 

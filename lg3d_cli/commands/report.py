@@ -7,7 +7,7 @@ from lg3d_core.settings import ReportSettings
 
 @settings_command(ReportSettings)
 def report(settings: ReportSettings) -> None:
-    """Write one page and figures of a run, or of several runs side by side.
+    """Write a page of one run, or of several side by side.
 
     Learning curves, scores, IoU per category, confusions, a map of the features, scenes, and how the run was made.
 

@@ -9,7 +9,7 @@ from lg3d_core.settings import ScoreSettings
 
 @settings_command(ScoreSettings)
 def score(settings: ScoreSettings) -> None:
-    """Score predictions in the benchmark's submission format, or check what its server would reject.
+    """Score or check predictions in the benchmark's format.
 
     Several predictions are compared with the first one.
 

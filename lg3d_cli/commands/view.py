@@ -7,7 +7,7 @@ from lg3d_core.settings import ViewSettings
 
 @settings_command(ViewSettings)
 def view(settings: ViewSettings) -> None:
-    """Show a scene: colours, ground truth, prediction, errors, confidence, instances, objects.
+    """Show a scene with its labels, prediction and objects.
 
     With a display, a window opens: point at an object for its class in the terminal, H for the keys.
     Without one, a picture and a page are written.

@@ -7,7 +7,7 @@ from lg3d_core.comparing.record import read_record
 from lg3d_core.comparing.run import LOGS, run_steps
 from lg3d_core.comparing.table import Comparison, compare_records, to_markdown
 from lg3d_core.errors import DataError
-from lg3d_core.files import lock_file, sweep_temporaries, write_text
+from lg3d_core.files import lock_file, require_folder, sweep_temporaries, write_text
 from lg3d_core.progress import Progress
 from lg3d_core.settings import CompareSettings
 from lg3d_core.store.scene_store import SceneStore
@@ -28,6 +28,7 @@ def compare(settings: CompareSettings, progress: Progress) -> Comparison:
         DataError: There is no store, there are no scenes to score, or a run failed.
         Interrupted: Ctrl-C was pressed; the current runs have saved their state.
     """
+    require_folder(settings.out, "--out")
     store = SceneStore(settings.store, settings.vocabulary)
     if not store.scene_ids(settings.split):
         raise DataError(f"no scenes to score in {settings.store}: choose another --split")

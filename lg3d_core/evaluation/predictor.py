@@ -22,6 +22,7 @@ from lg3d_core.networks.onnx_network import OnnxNetwork, load_onnx_network, requ
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.voxels import mean_colors, pack, voxelize
+from lg3d_core.settings import ScanSettings
 from lg3d_core.sparse import SparseTensor, owned_threads, use_backend
 
 if TYPE_CHECKING:
@@ -176,6 +177,22 @@ class Predictor:
             votes=votes,
         )
         return predictor, info
+
+    @classmethod
+    def for_scans(
+        cls, path: Path, settings: ScanSettings, *, final_relu: bool | None = None
+    ) -> tuple[Self, CheckpointInfo]:
+        """Load as `load`, with the settings of a command on scans."""
+        return cls.load(
+            path,
+            device=settings.device,
+            precision=settings.precision,
+            backend=settings.backend,
+            memory=settings.memory_bytes,
+            overlap=settings.overlap,
+            votes=settings.votes,
+            final_relu=final_relu,
+        )
 
     def require_classes(self, count: int, name: str) -> None:
         """Check that the number of class scores is that of a vocabulary.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.files import require_folder
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, name_features, spread_of, text_heat
 from lg3d_core.inference.heat_colors import ramp_colors
@@ -157,15 +158,7 @@ def load_grounded(settings: AskSettings, progress: Progress) -> Grounded:
     info = read_info(path)
     require_grounded(path, info)
     anchors = find_anchors(path, info, settings.anchors)
-    predictor, _ = Predictor.load(
-        path,
-        device=settings.device,
-        precision=settings.precision,
-        backend=settings.backend,
-        memory=settings.memory_bytes,
-        overlap=settings.overlap,
-        votes=settings.votes,
-    )
+    predictor, _ = Predictor.for_scans(path, settings)
     reader = open_reader(
         anchors,
         encoder=settings.encoder,
@@ -205,6 +198,8 @@ class Conversation:
             MissingDependencyError: The encoder is not available.
             DataError: The scan or the anchors cannot be read.
         """
+        if settings.out is not None:
+            require_folder(settings.out, "--out")
         for text in settings.texts:
             _require_words(text)
         self._settings = settings

@@ -309,14 +309,7 @@ def load_model(
         encoder=encoder,
     )
     path = find_model(name, progress)
-    predictor, info = Predictor.load(
-        path,
-        device=settings.device,
-        precision=settings.precision,
-        backend=settings.backend,
-        memory=settings.memory_bytes,
-        votes=settings.votes,
-    )
+    predictor, info = Predictor.for_scans(path, settings)
     return Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lg3d_core.errors import CheckpointError, DataError, Lg3dError, SettingsError
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
-from lg3d_core.files import sweep_temporaries
+from lg3d_core.files import require_folder, sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_text, write_vertices_ply
 from lg3d_core.inference.input import Input, open_input, refine_input
 from lg3d_core.inference.objects import (
@@ -185,20 +185,12 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
         CheckpointError: The checkpoint is missing or has no classifier, or its classes are unknown.
         SettingsError: The device does not exist, or the memory limit is too small.
     """
+    require_folder(settings.out, "--out")
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     path = path or use_shipped(settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
-    predictor, info = Predictor.load(
-        path,
-        device=settings.device,
-        precision=settings.precision,
-        backend=settings.backend,
-        memory=settings.memory_bytes,
-        overlap=settings.overlap,
-        votes=settings.votes,
-        final_relu=settings.final_relu,
-    )
+    predictor, info = Predictor.for_scans(path, settings, final_relu=settings.final_relu)
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     objects = wants_objects(settings.objects, info, path, progress)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]

@@ -35,7 +35,10 @@ def open_scan(path: Path) -> Surface:
     opener = OPENERS.get(path.suffix.lower())
     if opener is None:
         known = ", ".join(suffix.removeprefix(".").upper() for suffix in OPENERS)
-        raise DataError(f"{path}: expected a scan in one of {known}, found the suffix {path.suffix!r}: convert it")
+        if path.is_dir():
+            raise DataError(f"{path}: expected a file in one of {known}, found a folder: pass the scans in it")
+        found = f"the suffix {path.suffix!r}" if path.suffix else "a name without suffix"
+        raise DataError(f"{path}: expected a scan in one of {known}, found {found}: convert or rename it")
     surface = opener(path)
     if surface.num_vertices == 0:
         raise DataError(f"{path}: the scan has no vertices")

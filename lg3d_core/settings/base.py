@@ -2,7 +2,9 @@
 
 A value is taken from the first of: the command's option, the environment variable `LG3D_<KEY>`, `lg3d.toml` in the
 working directory, the recipe, the default in the dataclass. Recipes and `lg3d.toml` have the same form: top-level keys
-apply to every command with such a field, keys in a table `[pretrain]`, `[finetune]`, ... to that command alone.
+apply to every command with such a field, keys in a table `[pretrain]`, `[finetune]`, ... to that command alone. The
+choices of a few fields (`task`, `format`) differ between commands: commands whose field does not have the value of a
+top-level key or a variable ignore it.
 """
 
 import dataclasses
@@ -154,8 +156,9 @@ class Settings:
         found.take(_table_values(cls, table, source=str(config)), _Source(str(config)))
         for field in known.values():
             for variable in (f"LG3D_{key.upper()}" for key in (field.name, field.key)):
-                if variable in environ:
-                    found.take({field.name: environ[variable]}, _Source(variable, is_variable=True))
+                source = _Source(variable, is_variable=True)
+                if variable in environ and not _belongs_to_others(field, environ[variable], source):
+                    found.take({field.name: environ[variable]}, source)
         typed = {"recipe": recipe if "recipe" in known else None, **options}
         found.take({name: value for name, value in typed.items() if value is not None}, TYPED)
         return found.build(cls)
@@ -275,9 +278,24 @@ def _table_values(cls: type[Settings], table: dict[str, Any], *, source: str) ->
                 )
         elif _plain(key) not in every_field:
             raise SettingsError(f"{source}: no setting {key!r}{_did_you_mean(key, every_field)}")
-        elif _plain(key) in own:
+        elif _plain(key) in own and not _belongs_to_others(fields_of(cls)[own[_plain(key)]], value, _Source(source)):
             values[own[_plain(key)]] = value
     return values | {own[_plain(name)]: value for name, value in table.get(cls.command, {}).items()}
+
+
+def _belongs_to_others(field: Field, value: Any, source: _Source) -> bool:
+    """Return whether a value for every command fits other commands' settings of this name, but not this one's."""
+    from lg3d_core.settings import COMMANDS
+
+    def fits(other: Field) -> bool:
+        try:
+            _convert(value, other, source)
+        except SettingsError:
+            return False
+        return True
+
+    others = (fields_of(command).get(field.name) for command in COMMANDS.values())
+    return not fits(field) and any(other is not None and fits(other) for other in others)
 
 
 def _names(cls: type[Settings]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.files import write_text
+from lg3d_core.files import require_folder, write_text
 from lg3d_core.processes import run_in_processes
 from lg3d_core.progress import Progress
 from lg3d_core.scans.formats.pointcept import LABEL_ARRAYS, label_array
@@ -53,6 +53,7 @@ def export_store(settings: ExportStoreSettings, progress: Progress) -> ExportSto
     Raises:
         DataError: The store or a scene is missing or damaged, or the folder cannot be written.
     """
+    require_folder(settings.out, "OUT")
     store = SceneStore(settings.store)
     names = tuple(vocabulary.name for vocabulary in store.vocabularies)
     others = [SceneStore(settings.store, name) for name in names[1:]]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, UsageError
 from lg3d_core.scans.files import read_file
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.vocabulary import Category, Vocabulary, load_vocabulary
@@ -60,6 +60,17 @@ def load_vocabularies(names: tuple[str, ...]) -> tuple[Vocabulary, ...]:
     if odd:
         raise DataError(f"the vocabulary {odd[0]!r} has an unusable name: rename its file to letters, digits, '_', '-'")
     return vocabularies
+
+
+def require_labels(labels: tuple[str, ...], vocabularies: tuple[Vocabulary, ...]) -> None:
+    """Check that `--labels` was passed once per vocabulary, or not at all.
+
+    Raises:
+        UsageError: The numbers differ.
+    """
+    if labels and len(labels) != len(vocabularies):
+        counts = f"{len(labels)} --labels for {len(vocabularies)} vocabularies"
+        raise UsageError(f"{counts}: pass --labels once per --vocabulary", fields=("labels",))
 
 
 def find_names(raw: Path) -> str | None:
