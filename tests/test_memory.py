@@ -206,8 +206,7 @@ import resource, torch
 from lg3d_core.memory import kept_memory
 
 with kept_memory(), kept_memory():
-    for _ in range(3):
-        torch.empty(16 << 20).fill_(1)
+    torch.empty(25 << 20).fill_(1)  # larger: an aligned block of the same size may not fit into its own hole
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(16 << 20).fill_(1)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
