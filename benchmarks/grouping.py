@@ -71,8 +71,8 @@ def find_ceiling(store: SceneStore, voxel_size: float, *, with_offsets: bool) ->
     return {"objects": int(scores.num_objects.sum()), **{name: scores.mean(name) for name in ("ap", "ap50", "ap25")}}
 
 
-def score_offsets(store: SceneStore, checkpoint: Path) -> dict[str, dict[str, float]]:
-    """Return AP, AP50 and AP25 of a checkpoint's objects on the validation scenes for several rules of grouping."""
+def score_offsets(store: SceneStore, checkpoint: Path) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return AP, AP50 and AP25 of a checkpoint's objects on the validation scenes, by rules of grouping and group."""
     predictor, info = Predictor.load(checkpoint)
     rules = {}
     for classes, minimum in (("probable classes", MIN_PROBABILITY), ("most probable class", None)):
@@ -91,7 +91,10 @@ def score_offsets(store: SceneStore, checkpoint: Path) -> dict[str, dict[str, fl
             objects = find_objects(voxels, centres, point_to_voxel, without_instances=without, grouping=grouping)
             matches[name].append(match_scene(scene.label, scene.instance, objects, scored=scored))
     scores = {name: score_instances(own, store.vocabulary) for name, own in matches.items()}
-    return {name: {metric: own.mean(metric) for metric in ("ap", "ap50", "ap25")} for name, own in scores.items()}
+    means: dict[str, dict[str, dict[str, float | None]]] = {
+        name: own.to_dict()["means"] for name, own in scores.items()
+    }
+    return means
 
 
 def draw_voxels(number: int) -> PredictedVoxels:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.devices import autocast
+from lg3d_core.memory import kept_memory
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import cross_entropy_loss
 from lg3d_core.sampling import voxelize
@@ -52,11 +53,12 @@ def training_step(network: MinkUNet, coordinates: Tensor) -> Callable[[str], Non
     def step(precision: str) -> None:
         network.train()
         optimiser.zero_grad(set_to_none=True)
-        with autocast(CPU, precision):
-            logits = network.classify(network(SparseTensor(features, coordinates)))
-            loss = cross_entropy_loss(logits, labels)
-        loss.backward()
-        optimiser.step()
+        with kept_memory():
+            with autocast(CPU, precision):
+                logits = network.classify(network(SparseTensor(features, coordinates)))
+                loss = cross_entropy_loss(logits, labels)
+            loss.backward()
+            optimiser.step()
 
     return step
 
@@ -67,7 +69,7 @@ def prediction(network: MinkUNet, coordinates: Tensor) -> Callable[[str], None]:
 
     def predict(precision: str) -> None:
         network.eval()
-        with torch.inference_mode(), autocast(CPU, precision):
+        with kept_memory(), torch.inference_mode(), autocast(CPU, precision):
             network.classify(network(SparseTensor(features, coordinates)))
 
     return predict

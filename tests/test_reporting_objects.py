@@ -232,7 +232,7 @@ def test_a_run_with_an_offset_head_has_figures_of_objects_and_keeps_them(
     assert 0 < means["ap"] < means["ap25"]
     text = first.page.read_text()
     titles = ("AP of objects", "AP and frequency", "Precision and recall of objects", "Objects", "AP50 by class")
-    for title in (*titles, "Best and worst objects of the tail"):
+    for title in (*titles, "Best and worst objects of rare classes"):
         assert f"<h2>{title}</h2>" in text
     assert f"<td>{100 * means['ap50']:.2f}</td>" in text
     page = first.page.read_bytes()

@@ -137,6 +137,9 @@ def test_colours_of_the_classes_are_labels_of_their_own_or_of_a_second_file(tmp_
     assert (stored(raw, "kitchen").rgb == 128).all()
     assert report.unmapped == {"rgb 185 10 200": 2 * int((room.label == 6).sum())}
     assert "its colours are the labels: using grey, which reduces accuracy" in listener.warnings[0]
+    names = raw / "classes.tsv"
+    names.write_text(names.read_text().replace("\t10\t200", "\t10\t201"))  # no colour of the files is a class now
+    assert (prepare(raw, labels=("color",)).prepared, stored(raw).label.max()) == (["hall", "kitchen"], -1)
 
 
 @pytest.mark.parametrize(
@@ -239,3 +242,35 @@ def test_a_unit_that_does_not_apply_is_ignored_with_a_warning(tmp_path: Path) ->
     listener = Notes()
     prepare(tmp_path / "raw", listener, scale="cm")
     assert listener.warnings[0] == "--scale does not apply to the format scannet and is ignored"
+
+
+def test_a_folder_scans_of_own_files_is_not_taken_for_scannets(tmp_path: Path, room: Room) -> None:
+    raw = tmp_path / "raw"
+    write_names(raw)
+    write_room_ply(raw / "scans/kitchen.ply", room, label=room.label)
+    assert prepare(raw).prepared == ["scans_kitchen"]
+
+
+def test_thousands_of_labels_outside_the_vocabulary_are_summed_up(raw: Path, room: Room) -> None:
+    label = 1000 + np.arange(len(room.xyz))
+    label[:20] = 50
+    write_room_ply(raw / "val/hall.ply", room, label=label)
+    report = prepare(raw)
+    assert report.failed == {}
+    assert len(report.unmapped) == 101
+    assert next(iter(report.unmapped)) == f"{len(room.xyz) - 20 + 1 - 100} other labels"
+    assert report.unmapped["50"] == 20
+    assert sum(report.unmapped.values()) == len(room.xyz)
+
+
+@pytest.mark.parametrize("name", ["label", "instance"])
+def test_arrays_of_another_length_fail_their_scene_alone(raw: Path, room: Room, name: str) -> None:
+    (raw / "val/hall.ply").unlink()
+    arrays = {"label": room.label, "instance": room.instance}
+    np.savez(raw / "val/hall.npz", xyz=room.xyz, rgb=room.rgb, **(arrays | {name: arrays[name][:-5]}))
+    report = prepare(raw)
+    assert report.prepared == ["kitchen", "office"]
+    assert report.failed["hall"] == (
+        f"{raw}/val/hall.npz: {name}: expected {len(room.xyz)} values, one per point, found an array "
+        f"({len(room.xyz) - 5},)"
+    )

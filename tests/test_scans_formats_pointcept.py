@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, UsageError
 from lg3d_core.progress import Progress
 from lg3d_core.scans.audit import audit_folder
 from lg3d_core.scans.formats.open_folder import open_folder
@@ -198,6 +198,11 @@ def test_a_folder_without_class_names_says_how_to_pass_them(raw: Path) -> None:
     with pytest.raises(DataError, match="has no class names: pass --vocabulary FILE"):
         prepare(raw)
     assert not (raw.parent / "data").exists()
+
+
+def test_there_is_one_label_array_per_vocabulary(raw: Path) -> None:
+    with pytest.raises(UsageError, match="2 --labels for 1 vocabularies: pass --labels once per --vocabulary"):
+        prepare(raw, labels=("segment", "segment20"))
 
 
 def test_shards_of_another_format_merge(raw: Path) -> None:

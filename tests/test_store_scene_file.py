@@ -1,6 +1,7 @@
 """Scene files: what is written comes back, and nothing that is damaged or hostile is read."""
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -273,6 +274,9 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "negative size": (set_attribute("num_points", -5), "are invalid"),
     "no numbers": (set_attribute("class_counts", '{"a": 1}'), "damaged"),
     "alignment": (set_attribute("axis_alignment", np.eye(3)), "damaged"),
+    "more labels that are a list": (set_attribute("more_labels", "[1]"), "damaged"),
+    "more labels without counts": (set_attribute("more_labels", '{"a": {"vocabulary": "v"}}'), "damaged"),
+    "more labels of no kind": (set_attribute("more_labels", 7), "damaged"),
 }
 
 
@@ -283,6 +287,12 @@ def test_a_hostile_file_is_refused(path: Path, name: str) -> None:
         change(file)
     with pytest.raises(DataError, match=rf"room\.h5: .*{reason}"):
         read(path)
+
+
+def test_a_file_whose_writer_still_holds_its_lock_is_read(path: Path) -> None:
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert read(path).scene_id == "room"
 
 
 def test_a_chunk_that_was_never_written_is_not_read_as_zeros(path: Path) -> None:

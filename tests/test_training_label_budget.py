@@ -70,7 +70,7 @@ def falsify_labels(path: Path) -> float:
             header = header._replace(class_counts=counts)
             write_scene_file(store.scene_path(scene_id), scene._replace(label=label, instance=instance), header)
         headers.append(header)
-    write_index(path, store.vocabulary, headers, {})
+    write_index(path, [store.vocabulary], headers, {})
     return changed / total
 
 

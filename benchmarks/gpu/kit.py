@@ -2,9 +2,10 @@
 
 python -m benchmarks.gpu.kit [--python python3.12] [--networks 34D,34C]
 
-Writes two folders that git ignores. `.whl` has the wheels that lg3d needs beyond PyTorch. `.gpu` has the voxels of two
-procedural rooms and, if `--python` has a PyTorch and a Triton, the compiled kernels of the networks, which are valid if
-the GPU machine has the same versions.
+The GPU machine needs PyTorch with Triton, SciPy, scikit-learn, TensorBoard and pytest. Writes two folders that git
+ignores. `.whl` has the wheels that lg3d needs beyond those. `.gpu` has the voxels of two procedural rooms and, if
+`--python` has a PyTorch and a Triton, the compiled kernels of the networks, which are valid if the GPU machine has the
+same versions.
 """
 
 import argparse
@@ -13,18 +14,24 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lg3d_core.progress import Progress
 from lg3d_core.sparse_benchmark.workload import gather_clouds, make_workload
 
 ROOT = Path(__file__).parents[2]
 WHEELS, KIT = ROOT / ".whl", ROOT / ".gpu"
-LOCK = ROOT / "requirements.lock"
-PACKAGES = ("annotated-doc", "fpsample", "h5py", "psutil", "safetensors", "typer", "rich", "shellingham")
-"""Locked packages that the plan imports, as far as the GPU machine may lack them."""
+LOCK = ROOT / "requirements-base.lock"
+PACKAGES = ("fpsample", "h5py", "pillow", "psutil", "safetensors", "typer", "rich")
+"""Locked packages that the plan imports and the GPU machine may lack; what they need comes along."""
+INSTALLED = ("numpy",)
+"""Packages that the GPU machine has with PyTorch, in the versions that fit it."""
 OPTIONAL = ("spconv-triton==1.0.0",)
 CACHE = "/tmp/lg3d-triton"  # the cache holds absolute paths: one path on both machines
 VOXEL_SIZE = 0.02
@@ -35,7 +42,7 @@ S: python3 -m pip install -q --no-index --no-deps --upgrade --target /tmp/site .
    mkdir -p {cache}; [ -f .gpu/triton.tar.gz ] && tar xzf .gpu/triton.tar.gz -C {cache}; \\
    export PYTHONPATH=.:/tmp/site PYTHONUNBUFFERED=1 TRITON_CACHE_DIR={cache} PYTORCH_ALLOC_CONF=expandable_segments:True
 
-1. Is it right? fold must print 0; fp32 differs by less than 1e-4, bf16 by less than 0.1.
+1. Is it right? fold must print 0; fp32 differs by less than 1e-4, bf16 about as much as bf16 of plain PyTorch.
    S; nvidia-smi -L; nproc; python3 -m lg3d_cli doctor
    S; timeout 130 python3 -m benchmarks.gpu.step $OUT fold check14A check34C
    S; timeout 400 make test-gpu GPU_PYTHON=python3
@@ -45,7 +52,7 @@ S: python3 -m pip install -q --no-index --no-deps --upgrade --target /tmp/site .
    S; timeout 400 python3 -m benchmarks.gpu.step $OUT/l layers
    S; timeout 590 python3 benchmarks/tune_triton.py --network 34D --budget 500
 3. Does it train? The last val_miou_present must be eval's; data_wait should be a few percent of seconds.
-   S; L="python3 -m lg3d_cli"; $L rooms /tmp/raw --scenes 20 --vertices 150000 -q; \\
+   S; L="timeout 200 python3 -m lg3d_cli"; $L rooms /tmp/raw --scenes 20 --vertices 150000 -q; \\
    $L prepare /tmp/raw --store /tmp/data; \\
    $L anchors --anchors /tmp/a.safetensors --encoder bundled --dim 512; \\
    $L pretrain --store /tmp/data --anchors /tmp/a.safetensors --runs /tmp/runs --name p --epochs 12 \\
@@ -64,14 +71,28 @@ def locked_versions() -> dict[str, str]:
     """Return the version of every package in the lock file."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
     found = (re.match(r"([A-Za-z0-9_.-]+)==([^\s;]+)", line) for line in lines)
-    return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
+    return {canonicalize_name(match[1]): match[2] for match in found if match}
+
+
+def with_needs(names: Sequence[str]) -> list[str]:
+    """Return packages and all packages that they need, except those in `INSTALLED`, in order of discovery."""
+    found: list[str] = []
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop(0))
+        if name in found or name in INSTALLED:
+            continue
+        found.append(name)
+        needs = map(Requirement, metadata.requires(name) or ())
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
 
 
 def build_wheels(python: str) -> list[str]:
     """Fetch or build wheels for another Python; return what could not be had."""
     WHEELS.mkdir(exist_ok=True)
     versions = locked_versions()
-    wanted = [f"{name}=={versions[name]}" for name in PACKAGES if name in versions]
+    wanted = [f"{name}=={versions[name]}" for name in with_needs(PACKAGES)]
     missing = []
     for requirement in (*wanted, *OPTIONAL):
         name = requirement.partition("==")[0].replace("-", "_")

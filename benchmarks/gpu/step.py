@@ -4,7 +4,8 @@ python -m benchmarks.gpu.step OUT PART...
 
 Parts:
     fold        a network that was validated between training steps against the same weights loaded anew: prints 0
-    check34C    outputs and gradients in fp32 and bf16 against plain PyTorch in fp32 (any network: check14A, ...)
+    check34C    outputs and gradients in fp32 and bf16, and in bf16 with plain PyTorch, against plain PyTorch in fp32
+                (any network: check14A, ...)
     step34D     seconds of training steps, host time, memory, inference, and the kernels that take most time
     layers      useful TFLOP/s of wide and narrow layers, with the default blocks and some others
 
@@ -126,14 +127,20 @@ def check_fold(figures: Figures, room: Room) -> None:
 def check_network(figures: Figures, room: Room, plan: str) -> None:
     """Compare kernels with plain PyTorch in fp32, as relative differences of norms."""
     found = {}
-    for name, backend, half in (("exact", "torch", False), ("fp32", BACKEND, False), ("bf16", BACKEND, True)):
+    ways = {
+        "exact": ("torch", False),
+        "fp32": (BACKEND, False),
+        "bf16": (BACKEND, True),
+        "bf16 of plain PyTorch": ("torch", True),
+    }
+    for name, (backend, half) in ways.items():
         network = make_network(plan)
         with use_backend(backend):
             logits = room.logits(network, half=half).float()
             logits.square().mean().backward()
         gradients = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
         found[name] = (logits.detach(), gradients)
-    for name in ("fp32", "bf16"):
+    for name in list(ways)[1:]:
         pairs = zip(found[name], found["exact"], strict=True)
         figures.add(f"{plan} {name}: output, gradient", [float((a - b).norm() / b.norm()) for a, b in pairs])
 

@@ -86,6 +86,8 @@ def _check(settings: PrepareSettings) -> None:
     folder = open_folder(settings)
     if folder.note:
         progress.note(folder.note)
+    for warning in folder.warnings:
+        progress.warn(warning)
     report = audit_folder(folder, jobs=settings.jobs, progress=progress)
     if settings.json:
         console.result_json(report.to_json())

@@ -38,6 +38,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
         backend=settings.backend,
         votes=settings.votes,
         final_relu=settings.final_relu,
+        vocabulary=store.vocabulary.digest,
     )
     store = SceneStore(settings.store, settings.vocabulary, preferred=info.vocabulary_digest)
     require_classifier(path, info, store.vocabulary)

@@ -16,7 +16,7 @@ from lg3d_core.errors import CheckpointError, SettingsError, UsageError
 from lg3d_core.evaluation.instances import PredictedInstances
 from lg3d_core.evaluation.interpolation import Candidates, choose_voxels
 from lg3d_core.evaluation.votes import Vote, draw_votes
-from lg3d_core.memory import available_memory, is_out_of_memory, memory_limit_error
+from lg3d_core.memory import available_memory, is_out_of_memory, kept_memory, memory_limit_error
 from lg3d_core.networks.checkpoint import CheckpointInfo, is_onnx, load_network
 from lg3d_core.networks.onnx_network import OnnxNetwork, load_onnx_network, require_cpu
 from lg3d_core.networks.tiles import Tiling, reach_of, tile_voxels
@@ -151,8 +151,11 @@ class Predictor:
         overlap: float | None = None,
         votes: int = 1,
         final_relu: bool | None = None,
+        vocabulary: str | None = None,
     ) -> tuple[Self, CheckpointInfo]:
         """Load the network of a checkpoint. Return the predictor and the checkpoint's metadata.
+
+        Of several vocabularies, that with the digest or name `vocabulary` is kept, or else the first one.
 
         Raises:
             CheckpointError: The checkpoint cannot be read.
@@ -165,7 +168,7 @@ class Predictor:
             where, precision = torch.device("cpu"), "fp32"
         else:
             where = resolve_device(device)
-            network, info = load_network(path, device=where, final_relu=final_relu)
+            network, info = load_network(path, device=where, final_relu=final_relu, vocabulary=vocabulary)
         predictor = cls(
             network=network,
             voxel_size=info.voxel_size,
@@ -180,7 +183,7 @@ class Predictor:
 
     @classmethod
     def for_scans(
-        cls, path: Path, settings: ScanSettings, *, final_relu: bool | None = None
+        cls, path: Path, settings: ScanSettings, *, final_relu: bool | None = None, vocabulary: str | None = None
     ) -> tuple[Self, CheckpointInfo]:
         """Load as `load`, with the settings of a command on scans."""
         return cls.load(
@@ -192,6 +195,7 @@ class Predictor:
             overlap=settings.overlap,
             votes=settings.votes,
             final_relu=final_relu,
+            vocabulary=vocabulary,
         )
 
     def require_classes(self, count: int, name: str) -> None:
@@ -432,7 +436,7 @@ class Predictor:
         colors = torch.from_numpy(rgb.astype(np.float32) / np.float32(255) - np.float32(0.5))
         backend = use_backend(self.backend) if self.backend else nullcontext()
         try:
-            with torch.inference_mode(), _evaluating(self.network), owned_threads(), backend:
+            with torch.inference_mode(), _evaluating(self.network), owned_threads(), kept_memory(), backend:
                 voxels = SparseTensor(colors.to(self.device), coordinates.to(self.device))
                 with autocast(self.device, self.precision):
                     features: Tensor = self.network(voxels)

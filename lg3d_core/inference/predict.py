@@ -33,7 +33,7 @@ from lg3d_core.scans.frame import Frame
 from lg3d_core.scans.open_scan import OPENERS
 from lg3d_core.settings import PredictSettings
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
-from lg3d_core.vocabulary.categories import SHIPPED
+from lg3d_core.vocabulary.vocabulary_file import SHIPPED
 
 ENDING = ".labelled"
 OWN_COLORS = ("scan_red", "scan_green", "scan_blue")
@@ -190,7 +190,12 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
     path = path or use_shipped(settings.runs, progress)
     if path is None:
         raise CheckpointError(f"no fine-tuned run in {settings.runs}: run lg3d finetune, or pass --checkpoint FILE")
-    predictor, info = Predictor.for_scans(path, settings, final_relu=settings.final_relu)
+    predictor, info = Predictor.for_scans(
+        path,
+        settings,
+        final_relu=settings.final_relu,
+        vocabulary=None if settings.vocabulary is None else Path(settings.vocabulary).stem,
+    )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     objects = wants_objects(settings.objects, info, path, progress)
     files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]

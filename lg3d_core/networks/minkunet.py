@@ -128,6 +128,15 @@ class MinkUNet(nn.Module):
         out = self.block8(_join(_step(self.convtr7p2s2, self.bntr7, out), stem))
         return x.restore(out.features)
 
+    def keep_classes(self, classes: slice) -> None:
+        """Reduce the classifier to consecutive classes, in place."""
+        assert self.final is not None
+        assert self.final.bias is not None
+        with torch.no_grad():
+            self.final.kernel = nn.Parameter(self.final.kernel[..., classes].clone())
+            self.final.bias = nn.Parameter(self.final.bias[..., classes].clone())
+        self.num_classes = self.final.kernel.shape[-1]
+
     def classify(self, features: Tensor) -> Tensor:
         """Return logits of shape `(voxels, num_classes)` for features of shape `(voxels, num_features)`.
 

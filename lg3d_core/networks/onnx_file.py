@@ -4,7 +4,6 @@ The graph is written node by node (design page 0030). Its inputs are `colors` an
 `lg3d_core.networks.tables`; its outputs `features`, `scores` and `offsets` have one row per voxel, any number of them.
 """
 
-import dataclasses
 import importlib
 import json
 from collections.abc import Mapping
@@ -177,7 +176,7 @@ def describe_model(info: CheckpointInfo, classes: Classes | None) -> dict[str, s
         "voxel_size": repr(info.voxel_size),
         "stem_size": str(info.stem_size),
         "vocabulary": info.vocabulary,
-        INFO_KEY: json.dumps(dataclasses.asdict(info)),
+        INFO_KEY: info.to_json(),
     }
     if classes is not None:
         texts |= {"classes": json.dumps(classes.names), "class_ids": json.dumps(classes.ids)}

@@ -4,9 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax
 
 from lg3d_core.errors import ShapeError
+from lg3d_core.objectives.likelihood import log_likelihood, mean_over_labelled
 from lg3d_core.objectives.validation import full_precision, require_labels
 
 # Lower bound of 1 - p: at 0 the derivative of its power is infinite for gamma below 1.
@@ -26,11 +26,9 @@ def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ShapeError: Shapes do not match, or labels are outside `[-1, classes)`.
     """
-    logits, labels = _labelled_rows(logits, labels)
-    if len(labels) == 0:
-        return logits.sum()
+    logits, labels = _check(logits, labels)
     with full_precision(logits):
-        return cross_entropy(logits, labels)
+        return mean_over_labelled(-log_likelihood(logits, labels), labels)
 
 
 def weighted_cross_entropy_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -54,11 +52,10 @@ def weighted_cross_entropy_loss(logits: Tensor, labels: Tensor, weights: Tensor)
         raise ShapeError(
             f"expected one weight for each class of logits {tuple(logits.shape)}, got {tuple(weights.shape)}"
         )
-    logits, labels = _labelled_rows(logits, labels)
-    if len(labels) == 0:
-        return logits.sum()
+    logits, labels = _check(logits, labels)
     with full_precision(logits):
-        return cross_entropy(logits, labels, weight=weights.to(logits), reduction="sum") / len(labels)
+        loss = -log_likelihood(logits, labels) * weights.to(logits)[labels.clamp_min(0)]
+        return mean_over_labelled(loss, labels)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, alpha: Tensor | None = None) -> Tensor:
@@ -86,14 +83,14 @@ def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, alpha: Tensor | 
         raise ShapeError(f"gamma must be 0 or more, got {gamma}")
     if alpha is not None and alpha.shape != logits.shape[1:]:
         raise ShapeError(f"expected one alpha for each class of logits {tuple(logits.shape)}, got {tuple(alpha.shape)}")
-    logits, labels = _labelled_rows(logits, labels)
-    if len(labels) == 0:
-        return logits.sum()
+    logits, labels = _check(logits, labels)
     with full_precision(logits):
-        log_probability = log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
+        log_probability = log_likelihood(logits, labels)
         doubt = -torch.expm1(log_probability)
         loss = -(doubt.clamp_min(SMALLEST_DOUBT) ** gamma) * log_probability
-        return loss.mean() if alpha is None else (alpha.to(logits)[labels] * loss).mean()
+        if alpha is not None:
+            loss = alpha.to(logits)[labels.clamp_min(0)] * loss
+        return mean_over_labelled(loss, labels)
 
 
 def inverse_log_alpha(counts: Tensor | npt.NDArray[np.integer]) -> Tensor:
@@ -147,13 +144,10 @@ def printed_alpha(counts: Tensor | npt.NDArray[np.integer]) -> Tensor:
     return (logarithms / total).float()
 
 
-def _labelled_rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _check(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if logits.ndim != 2:
         raise ShapeError(f"expected logits (voxels, classes), got shape {tuple(logits.shape)}")
     require_labels(logits, labels, num_classes=logits.shape[1])
-    rows = (labels >= 0).nonzero().squeeze(1)
-    if len(rows) < len(labels):
-        logits, labels = logits[rows], labels[rows]
     return logits if logits.dtype == torch.float64 else logits.float(), labels.long()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lg3d_core.errors import SettingsError, ShapeError
+from lg3d_core.objectives.likelihood import log_likelihood, mean_over_labelled
 from lg3d_core.objectives.validation import full_precision, require_labels
 from lg3d_core.settings import Distance, Hinge
 
@@ -138,13 +139,11 @@ def language_softmax_loss(features: Tensor, labels: Tensor, anchors: Tensor, *, 
     require_labels(features, labels, num_classes=len(anchors))
     with full_precision(features):
         rows = (labels >= 0).nonzero().squeeze(1)
-        features = _at_least_float32(features[rows])
-        if len(rows) == 0:
-            return features.sum()
+        features, labels = _at_least_float32(features[rows]), labels[rows].long()
         normalize = torch.nn.functional.normalize
         directions = normalize(anchors.to(features), dim=1, eps=SHORTEST_FEATURE)
         cosines = normalize(features, dim=1, eps=SHORTEST_FEATURE) @ directions.T
-        return torch.nn.functional.cross_entropy(cosines / temperature, labels[rows].long())
+        return mean_over_labelled(-log_likelihood(cosines / temperature, labels), labels)
 
 
 def _require_one_width(features: Tensor, anchors: Tensor) -> None:

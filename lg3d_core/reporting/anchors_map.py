@@ -9,16 +9,17 @@ import numpy.typing as npt
 from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
 from lg3d_core.language.anchors_file import Anchors
 from lg3d_core.reporting.style import (
-    GROUP_MARKS,
     INSTALL,
     QUIET,
     drawing,
     figure_kind,
+    group_marks,
     new_figure,
     shorten,
     write_figure_as,
 )
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
+from lg3d_core.vocabulary.categories import order_groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
         anchors: Anchors of at least two classes.
         path: File to write, atomically.
         vocabulary: Vocabulary whose groups colour the names, if it has the classes of the anchors.
-        order: Order by similarity (hierarchical clusters, drawn beside the map), or by head, common and tail.
+        order: Order by similarity (hierarchical clusters, drawn beside the map), or by groups.
 
     Raises:
         SettingsError: The suffix is unknown, or the order is by groups and the vocabulary has none.
@@ -46,7 +47,7 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
     groups = _groups_of(anchors, vocabulary)
     if order == "groups" and not any(groups):
         raise SettingsError(
-            "--order groups: the vocabulary of these anchors has no head, common and tail groups; omit the option",
+            "--order groups: the vocabulary of these anchors has no groups; omit the option",
             fields=("order",),
         )
     with drawing():
@@ -111,9 +112,10 @@ def plot_anchors(anchors: Anchors, groups: tuple[str, ...], *, order: Order) -> 
     axes.tick_params(length=0, pad=2)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    marks = group_marks(order_groups(groups))
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         for label, row in zip(labels, rows, strict=True):
-            label.set_color(_dark(GROUP_MARKS[groups[row]].color))
+            label.set_color(_dark(marks[groups[row]].color))
     if order == "likeness":
         _draw_tree(figure.add_axes(place(left, bottom + side + 0.03, side, 0.06 * side)), tree, size)
     _draw_scale(figure, place(left + side + 0.12, bottom, 0.14, min(side, max(3.0, side / 4))), image)
@@ -144,7 +146,7 @@ def _cluster(cosines: npt.NDArray[np.float64]) -> dict[str, list[Any]]:
 
 
 def _by_group(groups: tuple[str, ...]) -> list[int]:
-    ranks = list(GROUP_MARKS)
+    ranks = [*order_groups(groups), ""]
     return sorted(range(len(groups)), key=lambda index: (ranks.index(groups[index]), index))
 
 
@@ -169,9 +171,10 @@ def _draw_heading(figure: "Figure", anchors: Anchors, groups: tuple[str, ...], *
 
     encoder = f"{shorten(anchors.metadata['encoder'], 40 if len(groups) < 60 else 120)}, width {anchors.dim}"
     figure.text(left, top, encoder, fontsize=9, va="top", fontweight="bold")
-    known = [group for group in GROUP_MARKS if group and group in groups]
+    known = order_groups(groups)
     if known:
-        handles = [Patch(color=_dark(GROUP_MARKS[group].color), label=group) for group in known]
+        marks = group_marks(known)
+        handles = [Patch(color=_dark(marks[group].color), label=group) for group in known]
         figure.legend(
             handles=handles, loc="upper right", ncols=len(known), fontsize=8, handlelength=1, borderaxespad=0.3
         )

@@ -60,7 +60,7 @@ TITLES = {
     FigureKind.PRECISION: "AP and frequency",
     FigureKind.RECALL: "Precision and recall of objects",
     FigureKind.OBJECTS: "Objects",
-    FigureKind.TAIL: "Best and worst objects of the tail",
+    FigureKind.TAIL: "Best and worst objects of rare classes",
 }
 
 CAPTIONS = {
@@ -69,7 +69,7 @@ CAPTIONS = {
     FigureKind.DIFFERENCES: "Difference in vertex IoU from the first run: the classes that improved and "
     "got worse most.",
     FigureKind.FREQUENCY: "Vertex IoU of every class over its annotated vertices in the training scenes. Lines: means "
-    "of head, common and tail.",
+    "of the groups.",
     FigureKind.CATEGORIES: "Annotated objects and vertices of every class in the training scenes, most objects first "
     "(the paper's Figure 4); below, its vertex IoU.",
     FigureKind.CONFUSION: "Predictions for the annotated vertices of the most confused classes, in percent of each "
@@ -78,13 +78,13 @@ CAPTIONS = {
     "anchors of the training (the paper's Figure 7). Distances between clusters are not meaningful.",
     FigureKind.ROOMS: "The rooms with the most classes, with near walls and ceiling cut away (the paper's Figure 6).",
     FigureKind.PRECISION: "AP50 of every class over its annotated objects in the training scenes. Lines: means of "
-    "head, common and tail.",
+    "the groups.",
     FigureKind.RECALL: "Mean over the classes of each group that have objects. The precision at a recall is the "
     "highest one at this or a higher recall.",
     FigureKind.OBJECTS: "Annotated and predicted objects (the paper's Figure 8). A predicted object has the colour of "
     "the annotated one with which it shares most vertices.",
-    FigureKind.TAIL: "Annotated objects of tail classes with the highest IoU (left) and the lowest (right), with the "
-    "prediction of the same class that fits best, or else of any class, and its confidence.",
+    FigureKind.TAIL: "Annotated objects of the rarest group of classes with the highest IoU (left) and the lowest "
+    "(right), with the prediction of the same class that fits best, or else of any class, and its confidence.",
 }
 
 PLACES = {

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.evaluation.scores import Scores
-from lg3d_core.reporting.style import FAINT, GROUP_MARKS, INK, PAGE, QUIET, count_axis, grid, halo, new_figure, shorten
+from lg3d_core.reporting.style import FAINT, INK, PAGE, QUIET, count_axis, grid, group_marks, halo, new_figure, shorten
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.vocabulary import Vocabulary
 
@@ -52,8 +52,7 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
     counted = ((first, frequency.instances), (second, frequency.training))
     place = np.arange(len(order))
     iou = 100 * scores.iou[order]
-    for group in _groups(vocabulary):
-        mark = GROUP_MARKS[group]
+    for group, mark in group_marks(vocabulary.groups).items():
         rows = np.array([vocabulary.categories[index].group == group for index in order], dtype=bool)
         if not rows.any():
             continue
@@ -82,7 +81,8 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
     first.set_ylabel("training objects")
     second.set_ylabel("training vertices")
     first.set_title(title)
-    first.legend(ncols=3, loc="upper right")
+    if vocabulary.groups:
+        first.legend(ncols=3, loc="upper right")
     lower.set_ylabel("IoU (%)")
     lower.set_ylim(-3, 103)
     lower.set_xlim(-1, len(order))
@@ -154,11 +154,10 @@ def plot_scatter(
     least = counts[present][counts[present] > 0]
     floor = float(least.min()) / 6 if len(least) else 1.0
     x = np.where(counts > 0, x, floor)
-    for group in _groups(vocabulary):
+    for group, mark in group_marks(vocabulary.groups).items():
         members = [index for index in present.tolist() if vocabulary.categories[index].group == group]
         if not members:
             continue
-        mark = GROUP_MARKS[group]
         axes.scatter(
             x[members],
             y[members],
@@ -203,7 +202,3 @@ def plot_scatter(
         axes.axvline(floor * 2.2, color=QUIET, linewidth=0.6, linestyle=(0, (2, 2)))
         axes.set_xlim(left=floor / 2)
         axes.text(floor * 1.9, 102, absent, rotation=90, ha="right", va="top", fontsize=6.5, color=QUIET)
-
-
-def _groups(vocabulary: Vocabulary) -> list[str]:
-    return [group for group in GROUP_MARKS if any(category.group == group for category in vocabulary.categories)]

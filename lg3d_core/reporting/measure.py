@@ -34,6 +34,7 @@ from lg3d_core.reporting.objects import ObjectCase, choose_cases, find_cases, nu
 from lg3d_core.reporting.runs import RunRecord, find_recorded
 from lg3d_core.settings import ReportSettings
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lg3d_core.store.scene_file import Scene
@@ -91,7 +92,7 @@ class Measurement:
         sample: Sampled features.
         anchors: Text anchors of the training, or None.
         predictions: Predictions of the scenes that are shown, by id.
-        cases: Best and worst objects of the tail, of a network with an offset head.
+        cases: Best and worst objects of rare classes, of a network with an offset head.
         embedding: Positions of features and then anchors in the map, float32 `(voxels + anchors, 2)`; None until it is
             computed.
         embedding_key: Digest of the embedding's inputs.
@@ -144,6 +145,8 @@ def measure_run(
     if run.checkpoint is None:
         return None
     info = read_info(run.checkpoint)
+    if info.vocabularies:
+        info, _ = info.select(store.vocabulary.digest)
     if info.num_classes is not None or run.method == "language":
         require_classifier(
             run.checkpoint, replace(info, num_classes=info.num_classes or len(store.vocabulary)), store.vocabulary
@@ -159,7 +162,7 @@ def measure_run(
     missing = [scene for scene in scenes if kept is None or scene not in kept.predictions]
     if kept is not None and (not missing or kept.evaluation is None):
         return kept
-    subject = _load_subject(run, anchors, settings, num_classes=len(store.vocabulary))
+    subject = _load_subject(run, anchors, settings, store.vocabulary)
     if kept is None:
         kept = _measure(subject, key, store, missing, settings, progress=progress)
     else:
@@ -228,16 +231,22 @@ def _file(path: Path | None) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _load_subject(run: RunRecord, anchors: Anchors | None, settings: ReportSettings, *, num_classes: int) -> _Subject:
+def _load_subject(
+    run: RunRecord, anchors: Anchors | None, settings: ReportSettings, vocabulary: Vocabulary
+) -> _Subject:
     assert run.checkpoint is not None
     predictor, info = Predictor.load(
-        run.checkpoint, device=settings.device, precision=settings.precision, backend=settings.backend
+        run.checkpoint,
+        device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
+        vocabulary=vocabulary.digest,
     )
     if info.num_classes is not None:
         grouping = Grouping.for_voxels(info.voxel_size) if info.offset_head else None
         return _Subject(predictor, True, anchors, grouping)
     if anchors is None:
-        zeros = replace(predictor, score=lambda features: features.new_zeros(len(features), num_classes))
+        zeros = replace(predictor, score=lambda features: features.new_zeros(len(features), len(vocabulary)))
         return _Subject(zeros, False, None)
     vectors = torch.from_numpy(anchors.vectors).to(predictor.device)
     distance = run.settings.get("distance", "cosine")
@@ -260,6 +269,7 @@ def _measure(
     draw = _Draw(max(MIN_VOXELS, settings.points // max(present, 1)), settings.seed)
     predictions: dict[str, ScenePrediction] = {}
     cases: list[ObjectCase] = []
+    rarest = store.vocabulary.rarest_group(store.class_counts("train"))
 
     def observe(scene: "Scene", prediction: Prediction) -> None:
         vertices.update(scene.label, prediction.label)
@@ -269,7 +279,7 @@ def _measure(
         if scene.scene_id in scenes:
             predictions[scene.scene_id] = ScenePrediction.of(prediction)
         if prediction.objects is not None:
-            cases.extend(find_cases(scene, prediction.objects, store.vocabulary))
+            cases.extend(find_cases(scene, prediction.objects, store.vocabulary, group=rarest))
 
     evaluation = evaluate_scenes(
         subject.predictor,

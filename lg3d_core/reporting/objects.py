@@ -1,4 +1,4 @@
-"""Predicted objects of a run: the best and worst of the tail, and pictures of them. Source: figure 8."""
+"""Predicted objects of a run: the best and worst of rare classes, and pictures of them. Source: figure 8."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -72,11 +72,13 @@ class ObjectRow(NamedTuple):
     panels: tuple[tuple[str, Image], ...]
 
 
-def find_cases(scene: "Scene", predicted: PredictedInstances, vocabulary: Vocabulary) -> list[ObjectCase]:
-    """Return the annotated objects of the tail classes of a scene; of all classes if the vocabulary has no groups."""
+def find_cases(
+    scene: "Scene", predicted: PredictedInstances, vocabulary: Vocabulary, *, group: str = "tail"
+) -> list[ObjectCase]:
+    """Return the annotated objects of a group's classes in a scene; of all classes without such a group."""
     members = scored_classes(vocabulary)
-    if vocabulary.groups:
-        members &= np.isin(np.arange(len(vocabulary)), vocabulary.groups["tail"])
+    if group in vocabulary.groups:
+        members &= np.isin(np.arange(len(vocabulary)), vocabulary.groups[group])
     kept = (scene.label >= 0) & (scene.instance > 0)
     kept &= members[np.where(kept, scene.label, 0)]
     keys = np.where(kept, scene.label.astype(np.int64) << 32 | scene.instance, -1)

@@ -17,7 +17,7 @@ from lg3d_core.evaluation.instances import (
     rank_classes,
 )
 from lg3d_core.reporting.frequency import Frequency, plot_scatter
-from lg3d_core.reporting.style import GROUP_MARKS, PAGE, grid, new_figure, shorten
+from lg3d_core.reporting.style import NO_GROUP, PAGE, grid, group_marks, new_figure, shorten
 from lg3d_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -104,16 +104,16 @@ def mean_curves(
 
 
 def plot_precision_recall(runs: Sequence[ScoredObjects]) -> "Figure | None":
-    """Draw the mean precision-recall curves of head, common and tail at IoU 0.50 and 0.25. Return None without runs."""
+    """Draw the mean precision-recall curves of each group at IoU 0.50 and 0.25. Return None without runs."""
     if not runs:
         return None
     figure = new_figure(PAGE, 2.6 * len(runs) + 0.25)
     axes = figure.subplots(len(runs), 2, squeeze=False, sharex=True, sharey=True)
     for run, (left, right) in zip(runs, axes, strict=True):
         for axis, at in ((left, AT_50), (right, AT_25)):
-            overlap = float(OVERLAPS[at])
+            overlap, marks = float(OVERLAPS[at]), group_marks(run.scores.vocabulary.groups)
             for group, curve in mean_curves(run.matches, run.scores.vocabulary, overlap=overlap).items():
-                mark = GROUP_MARKS.get(group, GROUP_MARKS[""])
+                mark = marks.get(group, NO_GROUP)
                 axis.plot(100 * RECALLS, 100 * curve, color=mark.color, linestyle=mark.line, label=group)
             axis.set_title(f"{shorten(run.name, 30)}, IoU {overlap:.2f}")
             axis.set_xlim(0, 100)

@@ -178,9 +178,10 @@ def write_card(
     ]
     lines += ["", "## Training data", "", data.strip()]
     lines += ["", "## Scores", "", SCORES_TEXT, ""]
+    groups = measured[0].single.vertex.vocabulary.groups if measured else {}
     lines += [
-        "| scenes | number | classes | votes | mIoU | head | common | tail | accuracy | AP50 | AP25 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(['scenes', 'number', 'classes', 'votes', 'mIoU', *groups, 'accuracy', 'AP50', 'AP25'])} |",
+        "|" + "---|" * (8 + len(groups)),
     ]
     for test in measured:
         lines.append(_score_row(test.title, 1, test.single))
@@ -195,7 +196,7 @@ def write_card(
 
 def _score_row(title: str, votes: int, evaluation: Evaluation) -> str:
     scores = evaluation.vertex
-    groups = [percent(scores.means_present[name].iou) for name in ("head", "common", "tail") if name in scores.means]
+    groups = [percent(scores.means_present[name].iou) for name in scores.vocabulary.groups]
     cells = [title, str(evaluation.num_scenes), str(scores.num_present), str(votes), percent(scores.miou_present)]
     objects = evaluation.instances
     precisions = ["-", "-"] if objects is None else [percent(objects.mean(metric)) for metric in ("ap50", "ap25")]

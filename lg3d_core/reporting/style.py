@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,12 +55,17 @@ RUN_MARKS = (
     Mark(SKY, "P", (0, (3, 1, 1, 1, 1, 1))),
     Mark(BLACK, "X", "-"),
 )
-GROUP_MARKS = {
-    "head": Mark(BLUE, "o", "-"),
-    "common": Mark(ORANGE, "s", (0, (5, 1.5))),
-    "tail": Mark(PURPLE, "^", (0, (1.2, 1.2))),
-    "": Mark(BLACK, "o", "-"),
-}
+GROUP_MARKS = (
+    Mark(BLUE, "o", "-"),
+    Mark(ORANGE, "s", (0, (5, 1.5))),
+    Mark(PURPLE, "^", (0, (1.2, 1.2))),
+    Mark(GREEN, "D", (0, (5, 1.5, 1, 1.5))),
+    Mark(VERMILION, "v", (0, (8, 2))),
+    Mark(SKY, "P", (0, (3, 1, 1, 1, 1, 1))),
+)
+"""Marks of the groups of a vocabulary, in their order; they repeat after the last one."""
+NO_GROUP = Mark(BLACK, "o", "-")
+"""Mark of classes without a group, and of all classes together."""
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -97,6 +102,12 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "lg3d",
     "text.parse_math": False,  # class names may contain "$"
 }
+
+
+def group_marks(groups: Iterable[str]) -> dict[str, Mark]:
+    """Return the mark of each group and, last, of classes without a group (`""`)."""
+    names = [group for group in dict.fromkeys(groups) if group]
+    return {group: GROUP_MARKS[k % len(GROUP_MARKS)] for k, group in enumerate(names)} | {"": NO_GROUP}
 
 
 def run_mark(index: int) -> Mark:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 BANK_FOLDER = "instances"
 BANK_FORMAT = 1
-GROUP = "tail"
+PREFIX = "tail"
 MIN_POINTS = 20
 """Smaller objects are indistinguishable from noise at any voxel size."""
 CHUNK_ROWS = 2048
@@ -145,13 +145,13 @@ def ensure_bank(
     """Load the bank of a store and label budget, and build it first if it is missing or damaged.
 
     A new bank is written to the store, or to `elsewhere` if the store is read-only. The bank is empty if the vocabulary
-    has no tail classes or the training scenes have no object of a tail class.
+    has no groups or the training scenes have no object of a class of its rarest group.
 
     Raises:
         DataError: The store is damaged, or the file cannot be written.
     """
     key = bank_key(store, budget)
-    name = f"{GROUP}-{key}.h5"
+    name = f"{PREFIX}-{key}.h5"
     places = [store.path / BANK_FOLDER / name] + ([] if elsewhere is None else [elsewhere / name])
     for path in filter(Path.exists, places):
         try:
@@ -171,9 +171,15 @@ def ensure_bank(
     return load_bank(path, key=key)
 
 
+def find_rare_classes(store: "SceneStore", budget: "Budget | None") -> npt.NDArray[np.int64]:
+    """Return the classes of the rarest group, by the visible training labels; empty if the vocabulary has no groups."""
+    group = store.vocabulary.rarest_group(store.class_counts("train", budget=budget))
+    return store.vocabulary.groups.get(group, np.empty(0, dtype=np.int64))
+
+
 def bank_key(store: "SceneStore", budget: "Budget | None") -> str:
-    """Return a hash of the training scenes, their visible labels and the tail classes, as 16 hex digits."""
-    tail = store.vocabulary.groups.get(GROUP, np.empty(0, dtype=np.int64))
+    """Return a hash of the training scenes, their visible labels and the rare classes, as 16 hex digits."""
+    tail = find_rare_classes(store, budget)
     parts = (BANK_FORMAT, MIN_POINTS, store.train_digest, budget.digest if budget else "all labels", tail.tolist())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -203,7 +209,7 @@ def load_bank(path: Path, *, key: str) -> InstanceBank:
 
 def _encode_bank(store: "SceneStore", budget: "Budget | None", key: str, progress: Progress) -> bytes:
     """Cut the objects of all training scenes and return the file's bytes. One scene is in memory at a time."""
-    tail = store.vocabulary.groups.get(GROUP, np.empty(0, dtype=np.int64))
+    tail = find_rare_classes(store, budget)
     scene_ids = [scene_id for scene_id in store.scene_ids("train") if _holds_any(store, budget, scene_id, tail)]
     offsets, categories, scenes = [0], [], []
     image = BytesIO()

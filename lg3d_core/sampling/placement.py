@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.height_map import HeightMap, build_height_map
-from lg3d_core.sampling.instance_bank import GROUP, Instance, InstanceBank, ensure_bank
+from lg3d_core.sampling.instance_bank import Instance, InstanceBank, ensure_bank
 
 if TYPE_CHECKING:
     from lg3d_core.store.budgets import Budget
@@ -117,11 +117,18 @@ def open_pasting(
         DataError: The store is damaged, or the bank cannot be written.
     """
     bank = ensure_bank(store, budget=budget, progress=progress, elsewhere=elsewhere)
+    group = store.vocabulary.rarest_group(store.class_counts("train", budget=budget))
+    if not group:
+        progress.warn(
+            f"instance sampling is off: the vocabulary {store.vocabulary.name} has no groups; `lg3d vocabulary "
+            f"from-store {store.path}` writes it with groups by frequency"
+        )
+        return None
     if len(bank) == 0:
-        progress.warn(f"instance sampling is off: the training scenes have no objects of {GROUP} classes")
+        progress.warn(f"instance sampling is off: the training scenes have no objects of {group} classes")
         return None
     progress.note(
-        f"instance sampling: {count} objects per scene, from {len(bank)} of {len(bank.categories)} {GROUP} classes"
+        f"instance sampling: {count} objects per scene, from {len(bank)} of {len(bank.categories)} {group} classes"
     )
     names = store.vocabulary.index_by_name
     return InstancePasting(bank=bank, count=count, shell=frozenset(names[name] for name in SHELL if name in names))

@@ -18,6 +18,7 @@ from lg3d_core.settings.choices import (
     BenchPeer,
     CheckpointForm,
     Classifier,
+    ClassTexts,
     Contrast,
     Device,
     Distance,
@@ -39,6 +40,7 @@ from lg3d_core.settings.choices import (
     Split,
     Task,
     Up,
+    VocabularyAction,
 )
 from lg3d_core.settings.data import (
     AnchorsSettings,
@@ -47,6 +49,7 @@ from lg3d_core.settings.data import (
     PrepareSettings,
     RoomsSettings,
     StoreCheckSettings,
+    VocabularySettings,
 )
 from lg3d_core.settings.experiments import (
     BenchSettings,
@@ -74,6 +77,7 @@ COMMANDS: dict[str, type[Settings]] = {
     for cls in (
         InitSettings,
         PrepareSettings,
+        VocabularySettings,
         AnchorsSettings,
         PretrainSettings,
         FinetuneSettings,
@@ -113,6 +117,7 @@ __all__ = [
     "BenchSettings",
     "Benchmark",
     "CheckpointForm",
+    "ClassTexts",
     "Classifier",
     "CompareSettings",
     "Contrast",
@@ -157,6 +162,8 @@ __all__ = [
     "TrainSettings",
     "Up",
     "ViewSettings",
+    "VocabularyAction",
+    "VocabularySettings",
     "option_name",
     "read_recipe",
     "recipe_names",

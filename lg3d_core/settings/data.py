@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Self
 from annotated_doc import Doc
 
 from lg3d_core.errors import UsageError
-from lg3d_core.settings.base import CONFIG_NAME, option_name, recipe_names
-from lg3d_core.settings.choices import Device, Order, Pooling, RawFormat
+from lg3d_core.settings.base import CONFIG_NAME, Settings, option_name, recipe_names
+from lg3d_core.settings.choices import ClassTexts, Device, Order, Pooling, RawFormat, VocabularyAction
 from lg3d_core.settings.fields import Argument, Ge, Le, Lt, Matches, NonEmpty, Option, Panel
 from lg3d_core.settings.shared import (
     AnchorsFields,
@@ -160,6 +160,23 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
         Doc("Template with {} for the name; features of several templates are averaged."),
         Option(panel=Panel.ENCODING),
     ] = ("{}",)
+    texts: Annotated[
+        ClassTexts,
+        Doc("Texts of the classes: names, shipped descriptions of the 200 classes, or both with equal weight."),
+        Option(panel=Panel.ENCODING),
+    ] = "names"
+    prompt_file: Annotated[
+        Path | None,
+        Doc(
+            "Table of sentences for each class, averaged: columns name (* for every class) and text ({} for the name)."
+        ),
+        Option(panel=Panel.ENCODING),
+    ] = None
+    like: Annotated[
+        Path | None,
+        Doc("Anchors file whose encoder and projection are used, for joint training with another vocabulary."),
+        Option(panel=Panel.ENCODING),
+    ] = None
     dim: Annotated[
         AtLeastOne | None,
         Doc("Width: narrower by SVD or PCA (see --centred), wider by zeros."),
@@ -182,8 +199,18 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
         Option(panel=Panel.INSPECTION),
     ] = None
     order: Annotated[
-        Order, Doc("Order of the drawing: by likeness, or head, common, tail."), Option(panel=Panel.INSPECTION)
+        Order,
+        Doc("Order of the drawing: by likeness, or by the groups of the classes."),
+        Option(panel=Panel.INSPECTION),
     ] = "likeness"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        alone = self.prompt_file is None or (self.texts == "names" and self.prompt == ("{}",))
+        free = self.like is None or (self.dim is None and not self.centred and self.shuffled is None)
+        others = ("dim", "centred", "shuffled")
+        self._require(free, "like", "passed without --dim, --centred and --shuffled", *others)
+        self._require(alone, "prompt_file", "passed without --texts and --prompt, which it replaces", "texts", "prompt")
 
     @classmethod
     def resolve(cls, **options: Any) -> Self:
@@ -204,6 +231,9 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
                 "pooling",
                 "checkpoint",
                 "prompt",
+                "texts",
+                "prompt_file",
+                "like",
                 "dim",
                 "centred",
                 "shuffled",
@@ -216,6 +246,30 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
                     f"{inspecting} reads the anchors file as it is: leave out {names}", fields=tuple(typed)
                 )
         return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularySettings(Settings):
+    """`lg3d vocabulary`: a list of classes."""
+
+    command: ClassVar[str] = "vocabulary"
+
+    action: Annotated[
+        VocabularyAction,
+        Doc(
+            "show a vocabulary, check a file, or write the vocabulary of a store with groups by frequency: from-store."
+        ),
+        Argument(),
+    ]
+    source: Annotated[
+        str, Doc("scannet200, scannet20, or a TSV file; for from-store the folder of the scene store."), Argument()
+    ]
+    groups: Annotated[
+        tuple[str, ...],
+        Doc("Groups of from-store, most frequent first: the classes by labelled training points, in equal parts."),
+        Option(commas=True),
+    ] = ("head", "common", "tail")
+    out: Annotated[Path, Doc("File that from-store writes.")] = Path("vocabulary.tsv")
 
 
 @dataclass(frozen=True, kw_only=True)

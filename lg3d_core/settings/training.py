@@ -49,7 +49,7 @@ Milestones = Annotated[
 ]
 FIT_MEMORY = ("micro_batch", "max_voxels")
 """Fields that decide how batches fit into memory."""
-RESUMABLE = (*FIT_MEMORY, "store", "anchors", "learning_rate", "wandb")
+RESUMABLE = (*FIT_MEMORY, "store", "anchors", "also_store", "also_anchors", "learning_rate", "wandb")
 """Fields that a resumed run may override: an equal store or equal anchors may be elsewhere, and a run that diverged
 resumes with a lower rate."""
 
@@ -105,6 +105,21 @@ class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFiel
         Doc("Learning rate schedule: decay at milestones, or cosine to zero."),
         Option(panel=Panel.OPTIMISATION),
     ] = "step"
+    also_store: Annotated[
+        tuple[Path, ...],
+        Doc("Further scene store to train on, with labels of its own vocabulary."),
+        Option(panel=Panel.DATA),
+    ] = ()
+    also_anchors: Annotated[
+        tuple[Path, ...],
+        Doc("Text anchors of the vocabulary of each --also-store, in the same order."),
+        Option(panel=Panel.DATA),
+    ] = ()
+    store_shares: Annotated[
+        tuple[Annotated[float, Gt(0)], ...],
+        Doc("Relative share of each store among the scenes of an epoch, --store first."),
+        Option(panel=Panel.DATA, default="every scene once"),
+    ] = ()
     limited: Annotated[
         float | None,
         Gt(0),
@@ -197,6 +212,12 @@ class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFiel
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require(self.augment or not self.randomise, "randomise", "left out with --no-augment", "augment")
+        stores = len(self.also_store)
+        if self.resume is None:
+            fits = len(self.also_anchors) == stores
+            self._require(fits, "also_anchors", f"one file for each of {stores} --also-store", "also_store")
+            fits = len(self.store_shares) in (0, stores + 1)
+            self._require(fits, "store_shares", f"one number for each of {stores + 1} stores", "also_store")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +298,8 @@ class PretrainSettings(TrainSettings, AnchorsFields):
         super().__post_init__()
         cosine = self.contrast == "margin" or self.distance == "cosine"
         self._require(cosine, "distance", "cosine with --contrast softmax", "contrast")
+        joint = not self.also_store or self.method == "language"
+        self._require(joint, "also_store", "left out without --method language", "method")
         radii = self.partition_radii
         rising = len(radii) == 2 and 0 <= radii[0] < radii[1]
         self._require(rising, "partition_radii", "two rising lengths in metres")
@@ -336,6 +359,12 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = False
     instances: Annotated[
         NotNegative,
-        Doc("Objects of tail categories that augmentation adds to each training scene."),
+        Doc("Objects of tail categories (of the rarest group) that augmentation adds to each training scene."),
         Option(panel=Panel.DATA),
     ] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        joint = not self.also_store or (self.classifier == "fixed-anchors" and self.task == "semantic")
+        expected = "left out without --classifier fixed-anchors, or with --task instance"
+        self._require(joint, "also_store", expected, "classifier", "task")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lg3d_core.devices import autocast
 from lg3d_core.errors import Lg3dError, UsageError
+from lg3d_core.memory import kept_memory
 from lg3d_core.networks import MinkUNet
 from lg3d_core.sparse import (
     BACKENDS,
@@ -204,7 +205,7 @@ class Lg3dEngine(Engine):
     @contextmanager
     def context(self) -> Iterator[None]:
         """Run all operations inside the block on this backend."""
-        with use_backend(self.backend), owned_threads() if self.device.type == "cpu" else nullcontext():
+        with use_backend(self.backend), kept_memory(), owned_threads() if self.device.type == "cpu" else nullcontext():
             yield
 
 

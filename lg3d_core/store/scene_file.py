@@ -309,7 +309,8 @@ def open_hdf5(path: Path, *, again: str = AGAIN) -> Iterator[h5py.File]:
     if not path.is_file():
         raise DataError(f"{path}: missing; {again}")
     try:
-        with h5py.File(path, "r") as file:
+        # Without HDF5's lock: files are replaced by renaming, and their writer holds a lock for a moment longer.
+        with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, AttributeError) as error:
         size = path.stat().st_size

@@ -17,7 +17,7 @@ from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.store.budgets import Budget
 from lg3d_core.store.scene_file import FORMAT_VERSION, MAX_ROWS, Scene, SceneHeader, read_scene_content
 from lg3d_core.vocabulary import SPLITS, Category, Vocabulary, load_vocabulary
-from lg3d_core.vocabulary.categories import GROUPS
+from lg3d_core.vocabulary.vocabulary_file import RESERVED_GROUP
 
 INDEX_NAME = "store.json"
 SCENES_FOLDER = "scenes"
@@ -346,12 +346,14 @@ def digest_scenes(vocabulary: Vocabulary, entries: dict[str, SceneEntry]) -> str
 
 def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return a complete vocabulary as JSON values, so that a store does not depend on the user's file."""
-    return {
+    value: dict[str, Any] = {
         "name": vocabulary.name,
         "id_column": vocabulary.id_column,
         "digest": vocabulary.digest,
-        "categories": [category.__dict__ for category in vocabulary.categories],
+        "categories": [_category_to_json(category) for category in vocabulary.categories],
     }
+    optional = {"ignored_ids": vocabulary.ignored_ids, "group_order": vocabulary.group_order}
+    return value | {name: list(values) for name, values in optional.items() if values}
 
 
 def vocabulary_from_json(value: dict[str, Any]) -> Vocabulary:
@@ -359,24 +361,32 @@ def vocabulary_from_json(value: dict[str, Any]) -> Vocabulary:
     categories = tuple(_category(index, fields) for index, fields in enumerate(value["categories"]))
     if not (isinstance(value["name"], str) and isinstance(value["id_column"], str) and categories):
         raise ValueError("the vocabulary has no name, no column or no classes")
-    vocabulary = Vocabulary(name=value["name"], id_column=value["id_column"], categories=categories)
+    ignored, order = value.get("ignored_ids", []), value.get("group_order", [])
+    if not all(type(number) is int for number in ignored) or not all(isinstance(group, str) for group in order):
+        raise ValueError("the ignored ids are not integers, or a group has no name")
+    vocabulary = Vocabulary(value["name"], value["id_column"], categories, tuple(ignored), tuple(order))
     if vocabulary.digest != value["digest"]:
         raise ValueError("the vocabulary does not match its digest")
     return vocabulary
 
 
+def _category_to_json(category: Category) -> dict[str, Any]:
+    """Return a class without empty synonyms, so that stores of vocabularies without them do not change."""
+    fields = dict(category.__dict__)
+    return fields if category.synonyms else {name: value for name, value in fields.items() if name != "synonyms"}
+
+
 def _category(index: int, fields: dict[str, Any]) -> Category:
     """Read one class of a file and check the type of every field."""
     red, green, blue = fields["color"]
-    category = Category(**(fields | {"color": (red, green, blue)}))
+    category = Category(**(fields | {"color": (red, green, blue), "synonyms": tuple(fields.get("synonyms", ()))}))
     numbers = (category.index, category.id, red, green, blue)
     if not all(type(number) is int for number in numbers) or category.index != index or abs(category.id) >= 1 << 63:
         raise ValueError(f"class {index} has another index or an invalid number")
-    if not all(isinstance(text, str) for text in (category.name, category.group)) or category.group not in (
-        "",
-        *GROUPS,
-    ):
-        raise ValueError(f"class {index} has an invalid name or group")
+    if not all(isinstance(text, str) for text in (category.name, category.group, *category.synonyms)):
+        raise ValueError(f"class {index} has an invalid name, group or synonym")
+    if category.group.casefold() == RESERVED_GROUP:
+        raise ValueError(f"class {index} has the group {category.group!r}, which is not allowed")
     if type(category.in_validation) is not bool or not all(0 <= channel <= 255 for channel in (red, green, blue)):
         raise ValueError(f"class {index} has an invalid colour")
     return category

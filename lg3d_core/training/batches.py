@@ -17,6 +17,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch, collate
 from lg3d_core.sampling.cut import crop_views, cut_sample, view_cropping_generator
 from lg3d_core.sampling.dataset import SceneDataset
+from lg3d_core.sampling.joint import JointScenes
 from lg3d_core.sampling.views import ViewBatch, ViewDataset, collate_views
 from lg3d_core.stopping import leave_stopping_to_parent
 
@@ -91,7 +92,9 @@ class BatchSource(Protocol[B]):
 class SceneBatches:
     """Batches of labelled scenes; a scene with more than `max_voxels` voxels is cut into parts."""
 
-    def __init__(self, scenes: SceneDataset, *, max_voxels: int | None = None, with_instances: bool = False) -> None:
+    def __init__(
+        self, scenes: SceneDataset | JointScenes, *, max_voxels: int | None = None, with_instances: bool = False
+    ) -> None:
         self.scenes = scenes
         self.max_voxels = max_voxels
         self.with_instances = with_instances

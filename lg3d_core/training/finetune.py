@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
+from lg3d_core.sampling.joint import first_classes
 from lg3d_core.settings import FinetuneSettings
 from lg3d_core.training.batches import SceneBatches
+from lg3d_core.training.joint import JointLearner
 from lg3d_core.training.launch import open_run, train_run
 from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification, InstanceSegmentation, Learner
-from lg3d_core.training.run_anchors import load_fitting_anchors
+from lg3d_core.training.run_anchors import load_all_anchors, trained_vocabularies
 from lg3d_core.training.scenes import ALL_LABELS, TrainingData
+from lg3d_core.vocabulary import Vocabulary
 
 SCRATCH = "scratch"
 LATEST = "latest"
@@ -53,31 +57,27 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         if start is None or info is None:
             network = MinkUNet(
                 settings.network,
-                num_classes=len(data.store.vocabulary),
+                num_classes=sum(data.sizes),
                 offset_head=settings.task == "instance",
             )
         else:
             network = _load_start(start, info, settings, data, opened.progress)
-        anchors_digest = None if info is None else info.anchors_digest
+        vocabularies = [one.store.vocabulary for one in data.stores]
+        anchors_digest = None
+        if info is not None:
+            anchors_digest = info.anchors_of(vocabularies[0].digest) or info.anchors_digest
+        anchors: list[Anchors] = []
         if settings.classifier != "fresh":
-            anchors = load_fitting_anchors(settings, network, data.store.vocabulary)
-            if anchors_digest not in (None, anchors.digest):
-                raise CheckpointError(
-                    f"{settings.anchors} holds anchors {anchors.digest}, but {settings.start} was pre-trained with "
-                    f"{anchors_digest}: pass --anchors FILE"
-                )
+            anchors = load_all_anchors(settings, network, vocabularies)
+            if info is not None:
+                _require_own_anchors(info, settings, vocabularies, anchors)
             _start_as_anchors(network, anchors, fixed=settings.classifier == "fixed-anchors")
-            anchors_digest = anchors.digest
+            anchors_digest = anchors[0].digest
         # "latest" is resolved once, so that a resumed run starts from the same checkpoint.
         settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
-        counts = data.store.class_counts("train", budget=data.budget)
-        semantic = Classification(
-            network.to(opened.device),
-            loss=settings.loss,
-            gamma=settings.gamma,
-            alpha=_class_weights(settings, counts, opened.device),
-        )
-        learner: Learner[Batch] = semantic
+        classifiers = _make_classifiers(settings, network.to(opened.device), data, opened.device)
+        semantic = classifiers[0]
+        learner: Learner[Batch] = semantic if len(classifiers) == 1 else JointLearner(classifiers, data.sizes)
         if settings.task == "instance":
             with_instances = scored_classes(data.store.vocabulary)
             _require_objects(data, with_instances)
@@ -90,11 +90,48 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
         return train_run(
             dataclasses.replace(opened, settings=settings),
             learner,
-            SceneBatches(data.dataset, max_voxels=settings.max_voxels, with_instances=settings.task == "instance"),
+            SceneBatches(
+                data.scenes(settings), max_voxels=settings.max_voxels, with_instances=settings.task == "instance"
+            ),
             facts={"from": settings.start, "task": settings.task},
             anchors_digest=anchors_digest,
             labels_before="" if info is None else _labels_seen(info, settings, data),
+            vocabularies=trained_vocabularies(vocabularies, anchors),
         )
+
+
+def _make_classifiers(
+    settings: FinetuneSettings, network: MinkUNet, data: TrainingData, device: torch.device
+) -> list[Classification]:
+    """Return the classifier of every store's vocabulary, on its classes of the network."""
+    first = first_classes(data.sizes)
+    return [
+        Classification(
+            network,
+            loss=settings.loss,
+            gamma=settings.gamma,
+            alpha=_class_weights(settings, one.store.class_counts("train", budget=one.budget), device),
+            classes=slice(*first[number : number + 2]) if data.others else None,
+        )
+        for number, one in enumerate(data.stores)
+    ]
+
+
+def _require_own_anchors(
+    info: CheckpointInfo, settings: FinetuneSettings, vocabularies: Sequence[Vocabulary], anchors: Sequence[Anchors]
+) -> None:
+    """Reject anchors of which the start checkpoint had others.
+
+    Raises:
+        CheckpointError: The checkpoint was pre-trained with other anchors of a vocabulary.
+    """
+    for vocabulary, own, path in zip(vocabularies, anchors, (settings.anchors, *settings.also_anchors), strict=True):
+        expected = info.anchors_of(vocabulary.digest)
+        if expected not in (None, own.digest):
+            raise CheckpointError(
+                f"{path} holds anchors {own.digest}, but {settings.start} was pre-trained with {expected}: pass "
+                "--anchors FILE"
+            )
 
 
 def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
@@ -118,13 +155,13 @@ def _load_start(
         raise CheckpointError(
             f"{start} holds a {info.network} network, not {settings.network}: pass --network {info.network}"
         )
-    if info.vocabulary_digest not in ("", data.store.vocabulary.digest):
+    if not info.knows(data.store.vocabulary.digest):
         progress.note(
             f"{start} was trained with the vocabulary {info.vocabulary}: its features are used, and the classifier of "
             f"{data.store.vocabulary.name} is new"
         )
     info = dataclasses.replace(info, offset_head=settings.task == "instance")
-    network = info.build_network(num_classes=len(data.store.vocabulary))
+    network = info.build_network(num_classes=sum(data.sizes))
     load_weights(network, start, fresh_classifier=True)
     return network
 
@@ -181,7 +218,7 @@ def _require_no_leak(
             "labels of this run"
         )
         return
-    others = {*seen.split(",")} - {"", data.budget.digest}
+    others = {*seen.split(",")} - {"", *(one.budget.digest for one in data.stores if one.budget is not None)}
     if not others:
         return
     what = "all labels" if ALL_LABELS in others else "another label budget"
@@ -192,15 +229,16 @@ def _require_no_leak(
     )
 
 
-def _start_as_anchors(network: MinkUNet, anchors: Anchors, *, fixed: bool) -> None:
+def _start_as_anchors(network: MinkUNet, anchors: Sequence[Anchors], *, fixed: bool) -> None:
     """Initialise the classifier with the anchors: the first logits are cosines times the norm of the feature.
 
-    A fixed classifier is not trained.
+    The classes of several vocabularies follow each other. A fixed classifier is not trained.
     """
     assert network.final is not None
     assert network.final.bias is not None
+    vectors = np.concatenate([own.vectors for own in anchors])
     with torch.no_grad():
-        network.final.kernel.copy_(torch.from_numpy(anchors.vectors).T.reshape(network.final.kernel.shape))
+        network.final.kernel.copy_(torch.from_numpy(vectors).T.reshape(network.final.kernel.shape))
         network.final.bias.zero_()
     network.final.requires_grad_(not fixed)
 

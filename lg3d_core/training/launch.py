@@ -4,7 +4,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from lg3d_core.devices import resolve_precision
 from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.files import write_text
-from lg3d_core.networks.checkpoint import CheckpointInfo
+from lg3d_core.networks.checkpoint import CheckpointInfo, TrainedVocabulary
 from lg3d_core.progress import Progress
 from lg3d_core.settings import (
     FIT_MEMORY,
@@ -47,10 +47,36 @@ from lg3d_core.training.wandb_run import import_wandb
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
 
-OWN_OF_A_START = ("recipe", "name", "runs", "resume", "start", "jobs", "rank_timeout", "store", "anchors", *FIT_MEMORY)
+OWN_OF_A_START = (
+    "recipe",
+    "name",
+    "runs",
+    "resume",
+    "start",
+    "jobs",
+    "rank_timeout",
+    "store",
+    "anchors",
+    "also_store",
+    "also_anchors",
+    *FIT_MEMORY,
+)
 """Settings that may change when `torchrun` restarts and resumes an existing run."""
 
-OF_A_MACHINE = ("recipe", "store", "anchors", "runs", "name", "resume", "start", "jobs", "device", "rank_timeout")
+OF_A_MACHINE = (
+    "recipe",
+    "store",
+    "anchors",
+    "also_store",
+    "also_anchors",
+    "runs",
+    "name",
+    "resume",
+    "start",
+    "jobs",
+    "device",
+    "rank_timeout",
+)
 """Settings that may differ between the machines of a run: paths and the number of loading processes."""
 SEEN_SECONDS = 10.0
 """Seconds that a network file system may take to show a folder that another machine has made."""
@@ -111,7 +137,7 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
             settings = dataclasses.replace(settings, name=world.find_name(settings))
             run = _find_run(settings, world, progress)
             if run is not None:
-                settings = _override(run, settings, {"store", "anchors", *FIT_MEMORY})
+                settings = _override(run, settings, {"store", "anchors", "also_store", "also_anchors", *FIT_MEMORY})
         if run is not None:
             _save_overrides(run, settings, world, progress)
         world.share_of(settings.batch_size)
@@ -229,6 +255,7 @@ def train_run(
     facts: Mapping[str, Any],
     anchors_digest: str | None,
     labels_before: str | None = "",
+    vocabularies: tuple[TrainedVocabulary, ...] = (),
 ) -> Path:
     """Make the run's folder if it is new, train, and return the path of the last checkpoint.
 
@@ -239,6 +266,7 @@ def train_run(
         facts: Facts for the run's card, in addition to those on its data.
         anchors_digest: Digest of the text anchors that the features are trained towards, if any.
         labels_before: Labels on which the initial weights depend, as in `CheckpointInfo.labels_seen`.
+        vocabularies: Vocabularies of joint training, with the digests of their anchors.
 
     Raises:
         SettingsError: A folder of that name exists, or the loss became non-finite.
@@ -246,7 +274,7 @@ def train_run(
     """
     settings, data, run, world = opened.settings, opened.data, opened.run, opened.world
     world.require_equal(
-        {"text anchors of digest": anchors_digest or "none"},
+        {"text anchors of digest": _join_anchors(anchors_digest, vocabularies)},
         "copy --anchors and --from of the first machine to this one",
     )
     precision = resolve_training_precision(settings, world.device, run)
@@ -269,13 +297,14 @@ def train_run(
         final_relu=learner.network.final_relu,
         labels_seen=join_labels(labels_before, digest_labels(data, settings)),
         offset_head=learner.network.offset_head is not None,
+        vocabularies=vocabularies,
     )
-    digests = digest_inputs(data, anchors_digest)
+    digests = digest_inputs(data, _join_anchors(anchors_digest, vocabularies))
     with run.sole_writer() if world.leads else nullcontext():
         trainer = Trainer(
             learner,
             source,
-            store=data.store,
+            stores=[one.store for one in data.stores],
             snapshots=Snapshots(run, settings=settings, info=info, digests=digests, leads=world.leads),
             settings=settings,
             world=world,
@@ -284,3 +313,8 @@ def train_run(
         )
         trainer.train()
     return run.checkpoint
+
+
+def _join_anchors(digest: str | None, vocabularies: Sequence[TrainedVocabulary]) -> str:
+    """Return the digest of the text anchors, or those of all vocabularies of joint training."""
+    return "+".join(own.anchors_digest for own in vocabularies) or digest or "none"

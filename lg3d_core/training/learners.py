@@ -220,13 +220,19 @@ class SceneContexts:
 class Classification:
     """Linear classifier on the features. Source: section 3.2, equations 4 and 5."""
 
-    def __init__(self, network: MinkUNet, *, loss: Loss, gamma: float, alpha: Tensor | None) -> None:
-        """Create a classifier with one of four losses; the two weighted ones need `alpha`, shape `(classes,)`."""
+    def __init__(
+        self, network: MinkUNet, *, loss: Loss, gamma: float, alpha: Tensor | None, classes: slice | None = None
+    ) -> None:
+        """Create a classifier with one of four losses; the two weighted ones need `alpha`, shape `(classes,)`.
+
+        `classes` limits the classifier to consecutive classes of the network, with labels from 0; None uses all.
+        """
         assert (alpha is not None) == (loss in WEIGHTED_LOSSES), "class weights require a weighted loss"
         self.network = network
         self.kind = loss
         self.gamma = gamma
         self.alpha = alpha
+        self.classes = classes
 
     def weights(self, batch: Batch) -> tuple[int, ...]:
         """Return the number of labelled voxels."""
@@ -235,7 +241,7 @@ class Classification:
     def loss(self, features: Tensor, batch: Batch, *, seeds: Sequence[int]) -> tuple[LossParts, ...]:
         """Return the cross entropy or focal loss, optionally with class weights."""
         del seeds
-        logits = self.network.classify(features)
+        logits = self.scores(features)
         if self.kind == "cross-entropy":
             return (LossParts(cross_entropy_loss(logits, batch.labels), {}),)
         if self.kind == "weighted-cross-entropy":
@@ -245,7 +251,8 @@ class Classification:
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the logits of the classifier."""
-        return self.network.classify(features)
+        logits = self.network.classify(features)
+        return logits if self.classes is None else logits[:, self.classes]
 
 
 class InstanceSegmentation:

@@ -4,7 +4,7 @@ Several processes may run it together (see `lg3d_core.training.distributed`): ea
 of the validation scenes, all take the same steps, and the leader writes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -12,6 +12,7 @@ import torch
 
 from lg3d_core.errors import Interrupted
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.memory import kept_memory
 from lg3d_core.progress import Progress
 from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import owned_threads, use_backend
@@ -26,6 +27,7 @@ from lg3d_core.training.batches import (
 )
 from lg3d_core.training.distributed import World
 from lg3d_core.training.forecast import choose_jobs, model_step
+from lg3d_core.training.joint import JointValidator, separate
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.log import Meter, TrainingLog, open_trackers
 from lg3d_core.training.optimisation import make_optimiser, set_norm_momentum
@@ -51,7 +53,7 @@ class Trainer(Generic[B]):
         learner: Learner[B],
         source: BatchSource[B],
         *,
-        store: SceneStore,
+        stores: Sequence[SceneStore],
         snapshots: Snapshots,
         settings: TrainSettings,
         world: World,
@@ -63,7 +65,7 @@ class Trainer(Generic[B]):
         Args:
             learner: Network and loss; the network is trained in place.
             source: Augmented training scenes.
-            store: Store with the validation scenes.
+            stores: Stores with the validation scenes: one for each learner of a joint learner, else one.
             snapshots: Checkpoints and saved state of the run.
             settings: Settings of the run.
             world: The processes that train together, and the device of the network.
@@ -108,9 +110,7 @@ class Trainer(Generic[B]):
             world=world,
             precision=precision,
         )
-        predictor = _make_predictor(learner, settings, device=world.device, precision=precision)
-        scene_ids = _find_validation_scenes(learner, store, progress)
-        self.validator = Validator(predictor, store, scene_ids, world=world, progress=progress)
+        self.validator = _make_validator(learner, stores, settings, world=world, precision=precision, progress=progress)
         self.outlook = Outlook(
             settings,
             steps=self.total_steps,
@@ -139,6 +139,7 @@ class Trainer(Generic[B]):
         with (
             use_backend(settings.backend),
             owned_threads(),
+            kept_memory(),
             open_trackers(self.run, settings, leads=self.world.leads, purge_step=self.steps_done) as trackers,
             self.progress.task(settings.command, total=self.total_steps, unit="step") as task,
             stop_signals(task, alone=self.world.size == 1) as stop,
@@ -304,6 +305,31 @@ class Trainer(Generic[B]):
             self.stepper.require_finite(epoch=self.position.epoch + 1, cause=self.few)
             self.snapshots.save_state(self.network, self.optimiser, self.position)
         self.world.wait()
+
+
+def _make_validator(
+    learner: Learner[B],
+    stores: Sequence[SceneStore],
+    settings: TrainSettings,
+    *,
+    world: World,
+    precision: str,
+    progress: Progress,
+) -> Validator | JointValidator:
+    """Return the validator of a learner, or of the learners of each store in joint training."""
+    validators = [
+        Validator(
+            _make_predictor(own, settings, device=world.device, precision=precision),
+            store,
+            _find_validation_scenes(own, store, progress),
+            world=world,
+            progress=progress,
+        )
+        for own, store in zip(separate(learner), stores, strict=True)
+    ]
+    if len(validators) == 1:
+        return validators[0]
+    return JointValidator({f"store{number}": own for number, own in enumerate(validators, start=1)})
 
 
 def _make_predictor(learner: Learner[B], settings: TrainSettings, *, device: torch.device, precision: str) -> Predictor:

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.views import ViewDataset
 from lg3d_core.settings import PretrainSettings
 from lg3d_core.training.batches import SceneBatches, ViewBatches
+from lg3d_core.training.joint import JointLearner
 from lg3d_core.training.launch import OpenedRun, open_run, train_run
 from lg3d_core.training.learners import LanguageGrounding, LanguageSoftmax, SceneContexts, SupervisedContrast
-from lg3d_core.training.run_anchors import load_fitting_anchors
+from lg3d_core.training.run_anchors import describe_anchors, load_all_anchors, trained_vocabularies
 
 SOFTMAX_TEMPERATURE = 0.05
 TEMPERATURES = {"supcon": 0.1, "csc": 0.4}
@@ -37,29 +39,36 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
 def _ground_in_language(opened: OpenedRun[PretrainSettings]) -> Path:
     settings = opened.settings
     network = MinkUNet(settings.network)
-    anchors = load_fitting_anchors(settings, network, opened.data.store.vocabulary)
-    network, vectors = network.to(opened.device), torch.from_numpy(anchors.vectors).to(opened.device)
-    learner: LanguageGrounding | LanguageSoftmax
-    if settings.contrast == "softmax":
-        learner = LanguageSoftmax(network, vectors, temperature=settings.temperature or SOFTMAX_TEMPERATURE)
-    else:
-        learner = LanguageGrounding(
-            network,
-            vectors,
-            distance=settings.distance,
-            hinge=settings.hinge,
-            negatives=settings.negatives,
-            replacement=settings.replacement,
-            positive_margin=settings.positive_margin,
-            negative_margin=settings.negative_margin,
-            negative_weight=settings.negative_weight,
-        )
+    vocabularies = [data.store.vocabulary for data in opened.data.stores]
+    anchors = load_all_anchors(settings, network, vocabularies)
+    network = network.to(opened.device)
+    learners = [_make_learner(settings, network, torch.from_numpy(own.vectors).to(opened.device)) for own in anchors]
     return train_run(
         opened,
-        learner,
-        SceneBatches(opened.data.dataset, max_voxels=settings.max_voxels),
-        facts={"method": settings.method, "anchors": anchors.metadata},
-        anchors_digest=anchors.digest,
+        learners[0] if len(learners) == 1 else JointLearner(learners, opened.data.sizes),
+        SceneBatches(opened.data.scenes(settings), max_voxels=settings.max_voxels),
+        facts={"method": settings.method, "anchors": describe_anchors(anchors[0])},
+        anchors_digest=anchors[0].digest,
+        vocabularies=trained_vocabularies(vocabularies, anchors),
+    )
+
+
+def _make_learner(
+    settings: PretrainSettings, network: MinkUNet, vectors: Tensor
+) -> LanguageGrounding | LanguageSoftmax:
+    """Return the learner of one vocabulary with the anchors `vectors`, shape `(classes, D)`."""
+    if settings.contrast == "softmax":
+        return LanguageSoftmax(network, vectors, temperature=settings.temperature or SOFTMAX_TEMPERATURE)
+    return LanguageGrounding(
+        network,
+        vectors,
+        distance=settings.distance,
+        hinge=settings.hinge,
+        negatives=settings.negatives,
+        replacement=settings.replacement,
+        positive_margin=settings.positive_margin,
+        negative_margin=settings.negative_margin,
+        negative_weight=settings.negative_weight,
     )
 
 

@@ -1,6 +1,7 @@
 """Training scenes of a run, and their description for its card."""
 
 import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lg3d_core.errors import DataError
@@ -8,6 +9,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import SceneDataset
 from lg3d_core.sampling.instance_bank import BANK_FOLDER
+from lg3d_core.sampling.joint import JointScenes
 from lg3d_core.sampling.placement import InstancePasting, open_pasting
 from lg3d_core.settings import FinetuneSettings, PretrainSettings, TrainSettings
 from lg3d_core.store.budgets import BUDGETS_FOLDER, Budget, ensure_budget
@@ -17,11 +19,35 @@ ALL_LABELS = "all"
 
 
 class TrainingData(NamedTuple):
-    """Store, scenes, label budget and pasted objects of a training run."""
+    """Store, scenes, label budget and pasted objects of a training run.
+
+    Attributes:
+        store: Scene store.
+        budget: Label budget, if one is set.
+        dataset: Augmented training scenes of the store.
+        others: Data of further stores with their own vocabularies.
+    """
 
     store: SceneStore
     budget: Budget | None
     dataset: SceneDataset
+    others: tuple["TrainingData", ...] = ()
+
+    @property
+    def stores(self) -> tuple["TrainingData", ...]:
+        """Data of every store; the first one is this."""
+        return (self, *self.others)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of classes of every store's vocabulary."""
+        return tuple(len(data.store.vocabulary) for data in self.stores)
+
+    def scenes(self, settings: TrainSettings) -> SceneDataset | JointScenes:
+        """Return the training scenes of all stores."""
+        if not self.others:
+            return self.dataset
+        return JointScenes([data.dataset for data in self.stores], shares=settings.store_shares, seed=settings.seed)
 
 
 def open_training_data(settings: TrainSettings, progress: Progress, *, num_processes: int = 1) -> TrainingData:
@@ -35,10 +61,37 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
     Raises:
         DataError: The store is missing or has no training scenes.
     """
-    store = SceneStore(settings.store, settings.vocabulary)
+    data = _open_store(settings, settings.store, progress, vocabulary=settings.vocabulary)
+    data = data._replace(others=tuple(_open_store(settings, path, progress) for path in settings.also_store))
+    share = settings.batch_size // num_processes
+    micro = min(settings.micro_batch or share, share)
+    passes = -(-share // micro)
+    scenes = data.scenes(settings)
+    mixed = ""
+    if isinstance(scenes, JointScenes):
+        mixed = f" an epoch ({', '.join(map(str, scenes.draws))} of {len(data.stores)} stores)"
+    progress.note(
+        f"effective batch {settings.batch_size} scenes ("
+        + (f"{num_processes} processes, each " if num_processes > 1 else "")
+        + f"{passes} forward pass{'es' if passes > 1 else ''} of {micro}), "
+        f"{len(scenes)} training scenes{mixed}"
+        + (f", {settings.limited:.0%} of the labels" if data.budget is not None and settings.limited else "")
+    )
+    return data
+
+
+def _open_store(
+    settings: TrainSettings, path: Path, progress: Progress, *, vocabulary: str | None = None
+) -> TrainingData:
+    """Open one store of a run.
+
+    Raises:
+        DataError: The store is missing or has no training scenes or labels.
+    """
+    store = SceneStore(path, vocabulary)
     scene_ids = store.scene_ids("train")
     if not scene_ids:
-        raise DataError(f"{settings.store} has no training scenes: prepare a raw folder whose split files list some")
+        raise DataError(f"{path} has no training scenes: prepare a raw folder whose split files list some")
     budget = None
     if settings.limited is not None:
         budget = ensure_budget(
@@ -59,15 +112,6 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
         pasting=_open_pasting(settings, store, budget, progress),
         crop=settings.crop,
         seed=settings.seed,
-    )
-    share = settings.batch_size // num_processes
-    micro = min(settings.micro_batch or share, share)
-    passes = -(-share // micro)
-    progress.note(
-        f"effective batch {settings.batch_size} scenes ("
-        + (f"{num_processes} processes, each " if num_processes > 1 else "")
-        + f"{passes} forward pass{'es' if passes > 1 else ''} of {micro}), "
-        f"{len(scene_ids)} training scenes" + (f", {settings.limited:.0%} of the labels" if budget else "")
     )
     return TrainingData(store, budget, dataset)
 
@@ -115,7 +159,8 @@ def digest_labels(data: TrainingData, settings: TrainSettings) -> str:
     """Return which labels of the training scenes a run sees: empty, `all`, or the digest of its label budget."""
     if not uses_labels(settings):
         return ""
-    return ALL_LABELS if data.budget is None else data.budget.digest
+    own = (ALL_LABELS if one.budget is None else one.budget.digest for one in data.stores)
+    return ",".join(sorted(set(own)))
 
 
 def join_labels(before: str | None, own: str) -> str | None:
@@ -126,7 +171,18 @@ def join_labels(before: str | None, own: str) -> str | None:
 
 
 def digest_inputs(data: TrainingData, anchors_digest: str | None) -> dict[str, str]:
-    """Return the values that must be equal when a run is resumed, by their name in messages."""
+    """Return the values that must be equal when a run is resumed, by their name in messages.
+
+    Further stores are part of the values of the first one.
+    """
+    found = _digest_store_inputs(data, anchors_digest)
+    for other in data.others:
+        own = _digest_store_inputs(other, None)
+        found |= {name: f"{found[name]}+{own[name]}" for name in ("store", "split", "label budget")}
+    return found
+
+
+def _digest_store_inputs(data: TrainingData, anchors_digest: str | None) -> dict[str, str]:
     split = "\n".join(f"{scene_id} {data.store.split_of(scene_id)}" for scene_id in data.store.scene_ids())
     return {
         "store": data.store.digest,
@@ -138,25 +194,32 @@ def digest_inputs(data: TrainingData, anchors_digest: str | None) -> dict[str, s
 
 def digest_data(data: TrainingData) -> dict[str, str]:
     """Return the values that must be equal on all machines, by their name in messages."""
-    pasting = data.dataset.pasting
+    pastings = [one.dataset.pasting for one in data.stores]
     return {
-        "a store of digest": data.store.digest,
-        "a label budget of digest": "none" if data.budget is None else data.budget.digest,
-        "an instance bank of key": "none" if pasting is None else pasting.bank.key,
+        "a store of digest": "+".join(one.store.digest for one in data.stores),
+        "a label budget of digest": "+".join(
+            "none" if one.budget is None else one.budget.digest for one in data.stores
+        ),
+        "an instance bank of key": "+".join("none" if pasting is None else pasting.bank.key for pasting in pastings),
     }
 
 
 def describe_data(data: TrainingData, settings: TrainSettings) -> dict[str, Any]:
     """Describe the training data for the run's card."""
+    others = [_describe_store(other, path) for other, path in zip(data.others, settings.also_store, strict=True)]
+    return _describe_store(data, settings.store, settings) | ({"other_stores": others} if others else {})
+
+
+def _describe_store(data: TrainingData, path: Path, settings: TrainSettings | None = None) -> dict[str, Any]:
     counts = data.store.class_counts("train", budget=data.budget)
     return {
-        "store": {"path": str(settings.store), "digest": data.store.digest},
+        "store": {"path": str(path), "digest": data.store.digest},
         "vocabulary": {"name": data.store.vocabulary.name, "digest": data.store.vocabulary.digest},
         "training_scenes": len(data.store.scene_ids("train")),
         "validation_scenes": len(data.store.scene_ids("val")),
         "labelled_points": int(counts.sum()),
         "categories_with_labels": int((counts > 0).sum()),
-        "effective_batch": settings.batch_size,
+        **({} if settings is None else {"effective_batch": settings.batch_size}),
         "instance_bank": None
         if data.dataset.pasting is None
         else {"key": data.dataset.pasting.bank.key, "objects": len(data.dataset.pasting.bank)},

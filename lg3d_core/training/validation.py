@@ -58,10 +58,14 @@ class Validation:
 
     def describe(self, *, epoch: int, epochs: int) -> str:
         """Return the scores after an epoch in one line."""
+        return f"epoch {epoch}/{epochs}: validation {self.describe_scores()}"
+
+    def describe_scores(self) -> str:
+        """Return the scores on one line."""
         scores = self.evaluation.vertex
         whole = f"{scores.miou_name} {scores.miou_200:.4f}"
         precisions = "".join(f", {INSTANCE_METRICS[metric]} {score:.4f}" for metric, score in self.precisions.items())
-        return f"epoch {epoch}/{epochs}: validation miou_present {scores.miou_present:.4f}, {whole}{precisions}"
+        return f"miou_present {scores.miou_present:.4f}, {whole}{precisions}"
 
 
 class Validator:

@@ -1,4 +1,4 @@
-"""Gallery of a scene's objects, tail classes first."""
+"""Gallery of a scene's objects, classes of the rarest group first."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +10,6 @@ from lg3d_core.evaluation.grouping import connect_cells
 if TYPE_CHECKING:
     from lg3d_core.viewing.layers import SceneView
 
-GROUP_ORDER = ("tail", "common", "head", "")
 CELL = 0.08
 """Cell size in metres: predicted vertices of one class whose cells touch form one region."""
 MIN_VERTICES = 20
@@ -26,7 +25,7 @@ class Part(NamedTuple):
         number: Number of the part in `Gallery.number`, from 1.
         category: Vocabulary index.
         name: Class name.
-        group: "head", "common", "tail", or "".
+        group: Name of its group, or "".
         middle: Centre of the bounding box in metres.
         radius: Half the diagonal of the bounding box in metres.
         vertices: Number of vertices.
@@ -51,7 +50,7 @@ class Gallery(NamedTuple):
     """All parts of a scene.
 
     Attributes:
-        parts: Parts, sorted by group (tail first), then name, then size.
+        parts: Parts, sorted by group (the last one first), then name, then size.
         number: Part number of each vertex, 0 for none, int32 `(points,)`.
         annotated: Whether the parts are annotated objects rather than predicted regions.
     """
@@ -86,18 +85,15 @@ def find_gallery(view: "SceneView") -> Gallery:
             categories, counts = np.unique(category[rows], return_counts=True)
             own = int(categories[np.argmax(counts)])
             parts.append((rows, own, *groups[own]))
-    parts.sort(key=lambda part: (GROUP_ORDER.index(part[3]) if part[3] in GROUP_ORDER else 3, -len(part[0])))
-    parts = sorted(parts[:MAX_PARTS], key=lambda part: _reading_order(part[3], part[2], len(part[0])))
+    ranks = {group: rank for rank, group in enumerate([*reversed(view.groups), ""])}
+    parts.sort(key=lambda part: (ranks[part[3]], -len(part[0])))
+    parts = sorted(parts[:MAX_PARTS], key=lambda part: (ranks[part[3]], part[2], -len(part[0])))
     renumbered = np.zeros(len(view.xyz), dtype=np.int32)
     described = []
     for index, (rows, own, name, group) in enumerate(parts, start=1):
         renumbered[rows] = index
         described.append(_describe(view, rows, index, own, name, group, annotated=annotated))
     return Gallery(tuple(described), renumbered, annotated)
-
-
-def _reading_order(group: str, name: str, vertices: int) -> tuple[int, str, int]:
-    return (GROUP_ORDER.index(group) if group in GROUP_ORDER else len(GROUP_ORDER), name, -vertices)
 
 
 def _describe(

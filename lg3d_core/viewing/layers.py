@@ -56,7 +56,7 @@ class LegendEntry(NamedTuple):
     Attributes:
         category: Vocabulary index.
         name: Class name.
-        group: "head", "common", "tail", or "".
+        group: Name of its group, or "".
         color: Display colour, 0..255.
         share: Share of the scene's vertices that are annotated as this class (predicted, without annotation), 0..1.
         predicted_share: Share of the scene's vertices that are predicted as this class, 0..1; None without a
@@ -128,6 +128,7 @@ class SceneView:
         objects: Predicted objects; empty without any.
         object_number: Number of each vertex's predicted object, 0 for none, int32 `(points,)`; None if objects were not
             predicted.
+        groups: Names of the vocabulary's groups, most frequent first.
     """
 
     scene_id: str
@@ -146,6 +147,7 @@ class SceneView:
     heat: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     objects: tuple[ShownObject, ...] = ()
     object_number: npt.NDArray[np.int32] | None = None
+    groups: tuple[str, ...] = ()
 
     @cached_property
     def heat_texts(self) -> dict[str, str]:
@@ -316,6 +318,7 @@ def build_view(
         heat=texts,
         objects=shown,
         object_number=number,
+        groups=tuple(vocabulary.groups),
     )
 
 

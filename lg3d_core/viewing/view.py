@@ -73,7 +73,11 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
         progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth only")
     else:
         predictor, info = Predictor.load(
-            path, device=settings.device, backend=settings.backend, final_relu=settings.final_relu
+            path,
+            device=settings.device,
+            backend=settings.backend,
+            final_relu=settings.final_relu,
+            vocabulary=store.vocabulary.digest,
         )
         fitting = SceneStore(settings.store, settings.vocabulary, preferred=info.vocabulary_digest)
         if fitting.vocabulary.digest != store.vocabulary.digest:

@@ -1,24 +1,21 @@
-"""Evaluated classes: contiguous index, raw id, name, frequency group and display colour."""
+"""Evaluated classes: contiguous index, raw id, name, frequency group, synonyms and display colour."""
 
-import csv
 import hashlib
-import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import ChoiceError, DataError
-
-MAX_CATEGORIES = 32_767
-"""Maximum of an int16 label."""
 GROUPS = ("head", "common", "tail")
+"""Groups of the benchmark, most frequent first; a vocabulary may have others."""
 
-# Column of scannetv2-labels.combined.tsv with the ids of each shipped vocabulary.
-SHIPPED = {"scannet200": "id", "scannet20": "nyu40id", "s3dis": "id", "arkitscenes": "id"}
+
+def order_groups(groups: Iterable[str]) -> list[str]:
+    """Return each group once: head, common, tail, and then others in the order of their first occurrence."""
+    names = [name for name in dict.fromkeys(groups) if name]
+    return sorted(names, key=lambda name: GROUPS.index(name) if name in GROUPS else len(GROUPS))
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,11 @@ class Category:
         index: Contiguous training index from 0, the rank of `id`.
         id: Raw id in the benchmark's label table and in submissions.
         name: Name of the class, which is also the encoded text.
-        group: "head", "common" or "tail" by frequency of labelled surface points; "" if the vocabulary has no groups.
+        group: Name of the class's group, such as "head", "common" or "tail" by frequency of labelled surface points; ""
+            for none.
         in_validation: Whether the benchmark's validation scenes have annotated surface of the class.
         color: Display colour (red, green, blue), 0..255.
+        synonyms: Other names of the class. Raw labels that equal one get this class if the label table lacks them.
     """
 
     index: int
@@ -40,6 +39,7 @@ class Category:
     group: str
     in_validation: bool
     color: tuple[int, int, int]
+    synonyms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Vocabulary:
     id_column: str
     """Column of the raw label table with the ids of these classes."""
     categories: tuple[Category, ...]
+    ignored_ids: tuple[int, ...] = ()
+    """Raw ids that are known and not evaluated: their points are unlabelled."""
+    group_order: tuple[str, ...] = ()
+    """Names of the groups, most frequent first, where it is not the order of the groups' first classes."""
 
     def __len__(self) -> int:
         return len(self.categories)
@@ -81,79 +85,33 @@ class Vocabulary:
 
     @cached_property
     def groups(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Indices of the head, common and tail classes; empty if the vocabulary has no groups."""
-        found = {group: [c.index for c in self.categories if c.group == group] for group in GROUPS}
-        return {group: np.array(rows, dtype=np.int64) for group, rows in found.items() if rows}
+        """Class indices of each group, most frequent group first; empty if the vocabulary has no groups.
+
+        The order is head, common, tail, then `group_order`, and then that of the groups' first classes.
+        """
+        own = {category.group for category in self.categories}
+        names = order_groups([*filter(own.__contains__, self.group_order), *(c.group for c in self.categories)])
+        found = {name: [c.index for c in self.categories if c.group == name] for name in names}
+        return {name: np.array(rows, dtype=np.int64) for name, rows in found.items()}
+
+    def rarest_group(self, counts: npt.NDArray[np.int64]) -> str:
+        """Return the group that instance sampling draws from: "tail", or else the one with the smallest mean count.
+
+        Args:
+            counts: Number of labelled training points of each class, shape `(classes,)`.
+
+        Returns:
+            Name of the group; "" if the vocabulary has no groups.
+        """
+        if "tail" in self.groups:
+            return "tail"
+        return min(self.groups, key=lambda group: float(counts[self.groups[group]].mean()), default="")
 
     @cached_property
     def digest(self) -> str:
         """Hash of ids and names in order, equal exactly if two vocabularies are interchangeable."""
         text = "\n".join(f"{category.id}\t{category.name}" for category in self.categories)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def load_vocabulary(name: str = "scannet200") -> Vocabulary:
-    """Load a shipped vocabulary by name, or a user's vocabulary from a TSV file.
-
-    A vocabulary file has a header and the columns `id` and `name`; `split` (head, common, tail), `in_val` (0 or 1) and
-    `red`, `green`, `blue` are optional. Rows may be in any order: the training index is the rank of the id. Labels are
-    looked up in column `id` of the raw label table.
-
-    Raises:
-        ChoiceError: The vocabulary does not exist.
-        DataError: The file has another format.
-    """
-    if name in SHIPPED:
-        text = (resources.files("lg3d_core.vocabulary") / "data" / f"{name}.tsv").read_text(encoding="utf-8")
-        return _parse_vocabulary(text, name=name, id_column=SHIPPED[name], source=name)
-    path = Path(name)
-    if not path.is_file():
-        known = ", ".join(SHIPPED)
-        raise ChoiceError(
-            f"no vocabulary {name!r}: expected one of {known}, or the path of a TSV file with id and name"
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"vocabulary {path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return _parse_vocabulary(text, name=path.stem, id_column="id", source=str(path))
-
-
-def _parse_vocabulary(text: str, *, name: str, id_column: str, source: str) -> Vocabulary:
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=None), delimiter="\t", quoting=csv.QUOTE_NONE))
-    except csv.Error as error:
-        raise DataError(f"vocabulary {source} is not a table of tab-separated text: {error}") from None
-    if not rows or not {"id", "name"} <= set(rows[0]):
-        raise DataError(f"vocabulary {source} has no rows with the columns id and name (tab-separated, with a header)")
-    try:
-        rows.sort(key=lambda row: int(row["id"]))
-        categories = tuple(_parse_category(index, row) for index, row in enumerate(rows))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"vocabulary {source} has an invalid row: {error}") from None
-    if len(categories) > MAX_CATEGORIES:
-        raise DataError(f"vocabulary {source} has {len(categories)} classes, expected at most {MAX_CATEGORIES}")
-    for what, values in (("id", [c.id for c in categories]), ("name", [c.name for c in categories])):
-        if len(set(values)) != len(values):
-            raise DataError(f"vocabulary {source} has the same {what} twice")
-    return Vocabulary(name=name, id_column=id_column, categories=categories)
-
-
-def _parse_category(index: int, row: dict[str, str]) -> Category:
-    group = (row.get("split") or "").strip()
-    if group not in ("", *GROUPS):
-        raise ValueError(f"split must be head, common or tail, got {group!r}")
-    name = (row["name"] or "").strip()
-    if not name:
-        raise ValueError(f"class {row['id']} has no name")
-    fallback = fallback_color(index)
-    red, green, blue = (int(row.get(channel) or fallback[k]) for k, channel in enumerate(RGB))
-    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"class {row['id']} has a colour outside 0 to 255: {red} {green} {blue}")
-    return Category(index, int(row["id"]), name, group, (row.get("in_val") or "1") != "0", (red, green, blue))
-
-
-RGB = ("red", "green", "blue")
 
 
 def fallback_color(index: int) -> tuple[int, int, int]:

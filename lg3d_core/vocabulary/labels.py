@@ -19,7 +19,7 @@ class LabelTable(NamedTuple):
     Attributes:
         index_by_label: Training index of every raw label in the table, -1 if its id is outside the vocabulary. A label
             missing here is unmapped: treat it as -1 and report it.
-        digest: SHA-256 of the file's bytes, first 16 hex digits.
+        digest: SHA-256 of the file's bytes and of the vocabulary's synonyms, first 16 hex digits.
     """
 
     index_by_label: dict[str, int]
@@ -30,7 +30,8 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
     """Read the raw label table for one vocabulary.
 
     Rows are matched on the exact `raw_category`, and the first row of a label is used. The id is that of the
-    vocabulary's `id_column`. Line ends (LF or CRLF) and a byte-order mark have no effect.
+    vocabulary's `id_column`. A synonym of a class that no row has is a raw label of that class. Line ends (LF or CRLF)
+    and a byte-order mark have no effect.
 
     Raises:
         DataError: The file is missing, is not UTF-8, lacks a column, or has no row whose id is in the vocabulary.
@@ -63,9 +64,16 @@ def read_label_table(path: Path, vocabulary: Vocabulary) -> LabelTable:
             continue
         is_id = raw_id.isdecimal() and len(raw_id) <= MAX_ID_DIGITS
         index_by_label[label] = vocabulary.index_by_id.get(int(raw_id), -1) if is_id else -1
+    for category in vocabulary.categories:
+        for synonym in category.synonyms:
+            index_by_label.setdefault(synonym, category.index)
     if all(index < 0 for index in index_by_label.values()):
         raise DataError(
             f"label table {path}: none of its {len(index_by_label)} raw labels has an id of the vocabulary "
             f"{vocabulary.name} in the column {vocabulary.id_column}: pass another --vocabulary, or correct the column"
         )
-    return LabelTable(index_by_label, hashlib.sha256(data).hexdigest()[:16])
+    digest = hashlib.sha256(data)
+    for category in vocabulary.categories:
+        for synonym in category.synonyms:
+            digest.update(f"\n{category.index}\t{synonym}".encode())
+    return LabelTable(index_by_label, digest.hexdigest()[:16])

@@ -18,6 +18,8 @@ from lg3d_core.vocabulary import Vocabulary
 
 GREY = 128
 NO_LABEL = -1
+MAX_UNMAPPED, MAX_LABEL = 100, 100
+"""Maximum number of raw labels outside the vocabulary that a scene file lists, and their maximum length."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -234,9 +236,6 @@ def assemble(
     rgb = np.full((len(xyz), 3), GREY, dtype=np.uint8) if arrays.rgb is None else arrays.rgb
     labels = [mapped.label[kept] for mapped in arrays.labels]
     num_points = len(positions)
-    unmapped: dict[str, int] = {}
-    for mapped in arrays.labels[:1]:
-        unmapped = dict(sorted(mapped.unmapped.items(), key=lambda item: (-item[1], item[0])))
     return Scan(
         scene_id=scene_id,
         xyz=positions,
@@ -248,11 +247,20 @@ def assemble(
         faces=faces,
         axis_alignment=alignment,
         annotated=bool((labels[0] != NO_LABEL).any()),
-        unmapped=unmapped,
+        unmapped=_most_frequent(arrays.labels[0].unmapped),
         warnings=tuple(warnings),
         digest=digest,
         more_labels={v.name: label for v, label in zip(vocabularies[1:], labels[1:], strict=True)},
     )
+
+
+def _most_frequent(unmapped: dict[str, int]) -> dict[str, int]:
+    """Return the most frequent raw labels, and the number of points of all others together."""
+    ranked = sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
+    listed = {label[:MAX_LABEL]: count for label, count in ranked[:MAX_UNMAPPED]}
+    if len(ranked) > MAX_UNMAPPED:
+        listed[f"{len(ranked) - MAX_UNMAPPED} other labels"] = sum(count for _, count in ranked[MAX_UNMAPPED:])
+    return listed
 
 
 def _keep_faces(faces: npt.NDArray[np.integer], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:

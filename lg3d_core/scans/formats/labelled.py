@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, UsageError
 from lg3d_core.scans.colors import colors_as_bytes
 from lg3d_core.scans.files import digest_files
 from lg3d_core.scans.formats.arrays import read_npz
@@ -31,7 +31,7 @@ from lg3d_core.scans.formats.assembly import (
     require_length,
 )
 from lg3d_core.scans.formats.listing import list_scenes
-from lg3d_core.scans.formats.names import find_names, load_vocabularies
+from lg3d_core.scans.formats.names import find_names, load_vocabularies, require_labels
 from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
 from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.frame import find_frame
@@ -253,6 +253,7 @@ def open_labelled(settings: PrepareSettings) -> RawFolder:
 
     Raises:
         DataError: The folder does not exist, has no scans, or has no class names.
+        UsageError: The number of `--labels` is not that of the vocabularies.
     """
     raw = settings.raw_folder
     if not raw.is_dir():
@@ -268,17 +269,15 @@ def open_labelled(settings: PrepareSettings) -> RawFolder:
             "put it there as classes.tsv"
         )
     vocabularies = load_vocabularies(names)
-    if settings.labels and len(settings.labels) != len(vocabularies):
-        raise DataError(
-            f"{len(settings.labels)} --labels for {len(vocabularies)} vocabularies: pass --labels once per --vocabulary"
-        )
+    require_labels(settings.labels, vocabularies)
     if len(vocabularies) > 1 and not settings.labels:
-        raise DataError(f"{len(vocabularies)} vocabularies: pass --labels once for each")
+        raise UsageError(f"{len(vocabularies)} vocabularies: pass --labels once for each", fields=("labels",))
     paths = set(found)
     second = {path: _find_labels(path, paths) if COLOR in settings.labels else None for path in found}
     own = [path for path in found if path not in second.values()]
     places = [place_of(raw, path) for path in own]
-    table = digest_choice("labelled", *settings.labels, settings.object_ids, settings.scale, settings.up)
+    colors = [vocabulary.colors.tolist() for vocabulary in vocabularies] if COLOR in settings.labels else []
+    table = digest_choice("labelled", *settings.labels, settings.object_ids, settings.scale, settings.up, *colors)
 
     def scene_of(place: Place, split: str) -> RawScene:
         return LabelledScene(

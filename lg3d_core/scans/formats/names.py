@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, UsageError
 from lg3d_core.scans.files import read_file
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.vocabulary import Category, Vocabulary, load_vocabulary
-from lg3d_core.vocabulary.categories import GROUPS, MAX_CATEGORIES, fallback_color
+from lg3d_core.vocabulary.categories import fallback_color
+from lg3d_core.vocabulary.vocabulary_file import MAX_CATEGORIES, RESERVED_GROUP
 
 NAME_FILES = ("classes.tsv", "classes.json")
 """Files of a raw folder that hold its class names."""
@@ -19,7 +20,8 @@ def load_names(name: str) -> Vocabulary:
     """Load a vocabulary by name or from a TSV file, as `load_vocabulary` does, or from a JSON file.
 
     JSON is a list of names (their ids are 0, 1, ...), an object of ids and names in either order, or a list of objects
-    with `id` and `name`, and optionally `color` as three numbers of 0..255 and `split` (head, common, tail). The
+    with `id` and `name`, and optionally `color` as three numbers of 0..255 and `group` (any name but `all`;
+    `split` is an older name of it). The
     vocabulary of a file `classes.tsv` or `classes.json` is named after its folder.
 
     Raises:
@@ -62,13 +64,24 @@ def load_vocabularies(names: tuple[str, ...]) -> tuple[Vocabulary, ...]:
     return vocabularies
 
 
+def require_labels(labels: tuple[str, ...], vocabularies: tuple[Vocabulary, ...]) -> None:
+    """Check that `--labels` was passed once per vocabulary, or not at all.
+
+    Raises:
+        UsageError: The numbers differ.
+    """
+    if labels and len(labels) != len(vocabularies):
+        counts = f"{len(labels)} --labels for {len(vocabularies)} vocabularies"
+        raise UsageError(f"{counts}: pass --labels once per --vocabulary", fields=("labels",))
+
+
 def find_names(raw: Path) -> str | None:
     """Return the path of a raw folder's own class names, or None."""
     return next((str(raw / name) for name in NAME_FILES if (raw / name).is_file()), None)
 
 
 def make_vocabulary(name: str, rows: list[dict[str, Any]]) -> Vocabulary:
-    """Return the vocabulary of rows with `id`, `name` and optionally `color` and `split`.
+    """Return the vocabulary of rows with `id`, `name` and optionally `color` and `group`.
 
     Raises:
         ValueError: A row is invalid, an id or name occurs twice, or there are no rows.
@@ -85,10 +98,10 @@ def make_vocabulary(name: str, rows: list[dict[str, Any]]) -> Vocabulary:
 
 
 def _category(index: int, row: dict[str, Any]) -> Category:
-    name, group = str(row["name"]).strip(), str(row.get("split") or "")
+    name, group = str(row["name"]).strip(), str(row.get("group") or row.get("split") or "")
     red, green, blue = map(int, row.get("color") or fallback_color(index))
-    if not name or group not in ("", *GROUPS) or not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"class {row['id']} has no name, an unknown split, or a colour outside 0 to 255")
+    if not name or group.casefold() == RESERVED_GROUP or not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"class {row['id']} has no name, the group {RESERVED_GROUP}, or a colour outside 0 to 255")
     return Category(index, int(row["id"]), name, group, True, (red, green, blue))
 
 

@@ -15,7 +15,7 @@ from lg3d_core.scans.formats.replica import open_replica, recognise_replica
 from lg3d_core.scans.formats.s3dis import open_s3dis, recognise_s3dis
 from lg3d_core.scans.formats.scannet import open_scannet
 from lg3d_core.scans.formats.scannetpp import open_scannetpp, recognise_scannetpp
-from lg3d_core.scans.scannet import SCANS_FOLDERS
+from lg3d_core.scans.scannet import MESH_SUFFIX, SCANS_FOLDERS
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
 
@@ -47,7 +47,9 @@ class _Format(NamedTuple):
 
 
 def _recognise_scannet(raw: Path) -> str:
-    return next((f"a folder {name}/" for name in SCANS_FOLDERS if (raw / name).is_dir()), "")
+    meshes = (mesh for name in SCANS_FOLDERS for mesh in raw.glob(f"{name}/*/*{MESH_SUFFIX}"))
+    found = next(meshes, None)
+    return "" if found is None else str(found.relative_to(raw))
 
 
 def _open_scannet(settings: PrepareSettings) -> RawFolder:

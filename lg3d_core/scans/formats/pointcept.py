@@ -30,7 +30,7 @@ from lg3d_core.scans.formats.assembly import (
     require_length,
 )
 from lg3d_core.scans.formats.listing import list_scenes
-from lg3d_core.scans.formats.names import find_names, load_vocabularies
+from lg3d_core.scans.formats.names import find_names, load_vocabularies, require_labels
 from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
 from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.scannet import Scan
@@ -158,6 +158,7 @@ def open_pointcept(settings: PrepareSettings) -> RawFolder:
 
     Raises:
         DataError: The folder does not exist, has no scenes, or has no class names.
+        UsageError: The number of `--labels` is not that of the vocabularies.
     """
     raw = settings.raw_folder
     if not raw.is_dir():
@@ -208,10 +209,7 @@ def _find_vocabulary(raw: Path, scene: Path) -> str:
 
 def _choose_arrays(typed: tuple[str, ...], vocabularies: tuple[Vocabulary, ...], scene: Path) -> tuple[str, ...]:
     if typed:
-        if len(typed) != len(vocabularies):
-            raise DataError(
-                f"{len(typed)} --labels for {len(vocabularies)} vocabularies: pass --labels once per --vocabulary"
-            )
+        require_labels(typed, vocabularies)
         return tuple(name.removesuffix(".npy") for name in typed)
     chosen = []
     for k, vocabulary in enumerate(vocabularies):

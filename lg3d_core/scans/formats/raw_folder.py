@@ -1,5 +1,6 @@
 """Interface of the readers: a raw folder is a list of scenes, each of which can be read and audited on its own."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from lg3d_core.errors import DataError
 from lg3d_core.scans.files import digest_files
 from lg3d_core.scans.scannet import Scan, require_id
 from lg3d_core.vocabulary import SPLITS, Vocabulary
+
+MAX_STAMP = 4096
+"""Maximum length of a stamp; the attributes of a scene file hold less than 64 KiB."""
 
 
 class Problem(NamedTuple):
@@ -94,15 +98,16 @@ class RawScene(ABC):
         return Findings(len(scan.xyz), problems, scan.unmapped)
 
     def stamp(self) -> str:
-        """Return names, sizes and modification times (in nanoseconds) of the files.
+        """Return names, sizes and modification times (in nanoseconds) of the files; a digest of these if they are many.
 
         Raises:
             DataError: A file is missing.
         """
         try:
-            return json.dumps([[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files])
+            text = json.dumps([[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.files])
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        return text if len(text) <= MAX_STAMP else hashlib.sha256(text.encode()).hexdigest()
 
     def digest(self) -> str:
         """Return `Scan.digest` without parsing the files.
