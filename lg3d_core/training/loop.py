@@ -6,7 +6,7 @@ of the validation scenes, all take the same steps, and the leader writes.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -317,6 +317,7 @@ def _make_validator(
     progress: Progress,
 ) -> Validator | JointValidator:
     """Return the validator of a learner, or of the learners of each store in joint training."""
+    learners: Sequence[Any] = learner.learners if isinstance(learner, JointLearner) else (learner,)
     validators = [
         Validator(
             _make_predictor(own, settings, device=world.device, precision=precision),
@@ -325,9 +326,7 @@ def _make_validator(
             world=world,
             progress=progress,
         )
-        for own, store in zip(
-            learner.learners if isinstance(learner, JointLearner) else (learner,), stores, strict=True
-        )
+        for own, store in zip(learners, stores, strict=True)
     ]
     if len(validators) == 1:
         return validators[0]
