@@ -69,7 +69,8 @@ class _Stoppable(TyperGroup):
             else:
                 context = getattr(error, "ctx", None)
                 path = context.command_path if context is not None else "lg3d"
-                console.error(f"{error.format_message().rstrip('.')} ({path} --help lists the options)")
+                listed = "options" if context is not None and context.parent is not None else "commands and options"
+                console.error(f"{error.format_message().rstrip('.')} ({path} --help lists the {listed})")
             sys.exit(error.exit_code)  # type: ignore[attr-defined]
         sys.exit(outcome if isinstance(outcome, int) else 0)
 

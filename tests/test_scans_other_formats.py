@@ -156,3 +156,11 @@ def test_other_suffixes_and_empty_scans_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="no vertices"):
         open_scan(tmp_path / "b.ply")
+
+
+def test_a_folder_and_a_name_without_suffix_are_called_that(tmp_path: Path) -> None:
+    (tmp_path / "scan").write_text("x")
+    with pytest.raises(DataError, match=r"expected a scan in one of PLY, .*, found a name without suffix: convert or"):
+        open_scan(tmp_path / "scan")
+    with pytest.raises(DataError, match=r"expected a file in one of PLY, .*, found a folder: pass the scans in it$"):
+        open_scan(tmp_path)

@@ -288,9 +288,9 @@ def test_a_shared_value_that_only_other_commands_have_is_ignored(tmp_path: Path,
     environ = {"LG3D_TASK": "auto", "LG3D_FORMAT": "html"} if as_variable else {}
     assert FinetuneSettings.resolve(config=config, environ=environ).task == "semantic"
     assert EvalSettings.resolve(config=config, environ=environ).task == "auto"
-    assert PredictSettings.resolve(config=config, environ=environ, scans="a.ply").format == ("html",)
-    default = AskSettings(scan="a.ply").format
-    assert AskSettings.resolve(config=config, environ=environ, scan="a.ply").format == default
+    assert PredictSettings.resolve(config=config, environ=environ, scans="a.ply").formats == ("html",)
+    default = AskSettings(scan="a.ply").formats
+    assert AskSettings.resolve(config=config, environ=environ, scan="a.ply").formats == default
     config.write_text('task = "instance"\n')
     assert FinetuneSettings.resolve(config=config).task == "instance"
 

@@ -141,8 +141,8 @@ def test_compare_refuses_recipes_that_leak_and_plans_all_that_are_shipped(store_
 # Labels
 
 
-def relabel(store: Path, value: int, *, instance: int | None = None) -> None:
-    """Give every point of a store one label."""
+def relabel(store: Path, value: int, *, instance: int | None = None, stray: bool = False) -> None:
+    """Give every point of a store one label; with `stray`, no point of an object, and all others."""
     opened = SceneStore(store)
     headers = []
     for scene_id in opened.scene_ids():
@@ -150,6 +150,9 @@ def relabel(store: Path, value: int, *, instance: int | None = None) -> None:
         label = np.full_like(scene.label, value)
         header = header._replace(class_counts={value: len(label)} if value >= 0 else {})
         changed = scene._replace(label=label)
+        if stray:
+            own = np.arange(len(label)) < 50
+            changed = changed._replace(label=np.where(own, -1, label), instance=own.astype(np.int32))
         if instance is not None:
             changed = changed._replace(instance=np.full_like(scene.instance, instance))
         write_scene_file(opened.scene_path(scene_id), changed, header)
@@ -168,9 +171,12 @@ def test_training_scenes_without_a_label_are_refused(store_path: Path, anchors_p
             pretrain(PretrainSettings(method=method, **common), Progress())
     assert not (tmp_path / "runs").exists()
     pretrain(PretrainSettings(method="csc", contrast_points=64, **common), Progress())  # learns without labels
-    relabel(tmp_path / "data", 3, instance=0)
+    relabel(tmp_path / "data", 3, stray=True)
     with pytest.raises(DataError, match="none in an annotated object"):
         finetune(scratch(tmp_path / "data", tmp_path / "runs", limited=0.5), Progress())
+    relabel(tmp_path / "data", 3, instance=0)
+    settings = scratch(tmp_path / "data", tmp_path / "runs", limited=0.5, limited_seed=1)
+    finetune(settings, Progress())  # without any object, each class is one
 
 
 # Resuming

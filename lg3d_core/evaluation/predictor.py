@@ -382,7 +382,8 @@ class Predictor:
         fixed = weights + (FIXED_BYTES if self.device.type == "cpu" else 0)
         if self.memory - fixed < LEAST_VOXELS * per_voxel:
             least = (fixed + LEAST_VOXELS * per_voxel) / 2**20
-            raise UsageError(f"--memory {self.memory / 2**20:.0f}M is too small: expected at least {least:.0f}M")
+            given = f"{self.memory / 2**20:.0f}M" if self.memory >= 2**20 else f"{self.memory} bytes"
+            raise UsageError(f"--memory {given} is too small: expected at least {least:.0f}M")
         return int((self.memory - fixed) // per_voxel)
 
     def _tile(self, cells: npt.NDArray[np.int32], limit: int) -> Tiling:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -120,3 +121,8 @@ class JointValidator:
 def _after(done: int, show: Callable[[int], None]) -> Callable[[int], None]:
     """Return a function that shows a number of finished scenes in addition to those before."""
     return lambda scenes: show(done + scenes)
+
+
+def separate(learner: Learner[Any]) -> tuple[Learner[Any], ...]:
+    """Return the learners of each vocabulary, or a learner that is not joint."""
+    return learner.learners if isinstance(learner, JointLearner) else (learner,)

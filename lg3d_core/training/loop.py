@@ -6,7 +6,7 @@ of the validation scenes, all take the same steps, and the leader writes.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -27,7 +27,7 @@ from lg3d_core.training.batches import (
 )
 from lg3d_core.training.distributed import World
 from lg3d_core.training.forecast import choose_jobs, model_step
-from lg3d_core.training.joint import JointLearner, JointValidator
+from lg3d_core.training.joint import JointValidator, separate
 from lg3d_core.training.learners import Learner
 from lg3d_core.training.log import Meter, TrainingLog, open_trackers
 from lg3d_core.training.optimisation import make_optimiser, set_norm_momentum
@@ -317,7 +317,6 @@ def _make_validator(
     progress: Progress,
 ) -> Validator | JointValidator:
     """Return the validator of a learner, or of the learners of each store in joint training."""
-    learners: Sequence[Any] = learner.learners if isinstance(learner, JointLearner) else (learner,)
     validators = [
         Validator(
             _make_predictor(own, settings, device=world.device, precision=precision),
@@ -326,7 +325,7 @@ def _make_validator(
             world=world,
             progress=progress,
         )
-        for own, store in zip(learners, stores, strict=True)
+        for own, store in zip(separate(learner), stores, strict=True)
     ]
     if len(validators) == 1:
         return validators[0]
