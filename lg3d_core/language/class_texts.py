@@ -75,11 +75,12 @@ def parse_prompt_file(text: str, *, source: str) -> PromptFile:
     """
     try:
         reader = csv.DictReader(io.StringIO(text, newline=None), delimiter="\t", quoting=csv.QUOTE_NONE)
-        reader.fieldnames = [(column or "").strip() for column in reader.fieldnames or ()]
+        header = [(column or "").strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = header
         rows = [(reader.line_num, (row.get("name") or "").strip(), (row.get("text") or "").strip()) for row in reader]
     except csv.Error as error:
         raise DataError(f"prompt file {source} is not a table of tab-separated text: {error}") from None
-    if not rows or not {"name", "text"} <= set(reader.fieldnames):
+    if not rows or not {"name", "text"} <= set(header):
         raise DataError(
             f"prompt file {source} has no rows with the columns name and text (tab-separated, with a header)"
         )

@@ -113,9 +113,14 @@ class JointValidator:
         """
         found, done = {}, 0
         for name, own in self.validators.items():
-            found[name] = own.validate(stop, lambda scenes, before=done: show(before + scenes))  # type: ignore[misc]
+            found[name] = own.validate(stop, _after(done, show))
             done += len(own.scene_ids)
         return JointValidation(next(iter(found.values())).evaluation, found)
+
+
+def _after(done: int, show: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that shows a number of finished scenes in addition to those before."""
+    return lambda scenes: show(done + scenes)
 
 
 def separate(learner: Learner[Any]) -> tuple[Learner[Any], ...]:
