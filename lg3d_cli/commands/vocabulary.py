@@ -17,7 +17,7 @@ HEADER = ["index", "id", "name", "group", "validation", "colour", "synonyms"]
 
 @settings_command(VocabularySettings)
 def vocabulary(settings: VocabularySettings) -> None:
-    """Show or check a vocabulary, or write that of a store with groups by frequency.
+    """Show, check or write a vocabulary. That of a store gets groups by frequency.
 
     Examples: lg3d vocabulary show scannet200
 
