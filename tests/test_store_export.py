@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import SettingsError
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ExportStoreSettings, PrepareSettings
 from lg3d_core.store import SceneStore, prepare_store
@@ -84,5 +84,5 @@ def test_a_second_export_skips_what_is_there_and_writes_what_changed(store: Path
 
 def test_a_folder_that_cannot_be_written_is_an_error(store: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(DataError, match=r"cannot write .*pass another OUT"):
+    with pytest.raises(SettingsError, match=r"OUT must be a folder.*pass another OUT"):
         export(store, tmp_path / "out")

@@ -294,8 +294,10 @@ def _belongs_to_others(field: Field, value: Any, source: _Source) -> bool:
             return False
         return True
 
-    others = (fields_of(command).get(field.name) for command in COMMANDS.values())
-    return not fits(field) and any(other is not None and fits(other) for other in others)
+    if fits(field):
+        return False
+    others = (other for command in COMMANDS.values() for other in fields_of(command).values())
+    return any({other.name, other.key} & {field.name, field.key} and fits(other) for other in others)
 
 
 def _names(cls: type[Settings]) -> dict[str, str]:

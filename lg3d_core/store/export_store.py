@@ -51,7 +51,8 @@ def export_store(settings: ExportStoreSettings, progress: Progress) -> ExportSto
     are not ScanNet's are written to `classes.tsv`. Scenes of the split "test" without any label get no labels.
 
     Raises:
-        DataError: The store or a scene is missing or damaged, or the folder cannot be written.
+        DataError: The store or a scene is missing or damaged, or a file cannot be written.
+        SettingsError: The folder cannot be written.
     """
     require_folder(settings.out, "OUT")
     store = SceneStore(settings.store)
