@@ -17,7 +17,9 @@ HEADER = ["index", "id", "name", "group", "validation", "colour", "synonyms"]
 
 @settings_command(VocabularySettings)
 def vocabulary(settings: VocabularySettings) -> None:
-    """Show, check or write a vocabulary. That of a store gets groups by frequency.
+    """Show or check a vocabulary, or write that of a store.
+
+    A vocabulary that is written has groups by frequency.
 
     Examples: lg3d vocabulary show scannet200
 
