@@ -147,11 +147,11 @@ def find_scan_objects(
         Objects, and the object of each voxel, or of each superpoint.
     """
     if superpoints is not None:
-        found = found._replace(**superpoints.at_voxels()._asdict() | {"offsets": found.offsets})
+        found = superpoints.at_voxels()._replace(offsets=found.offsets)
     number, classes, confidences = _group_voxels(voxels, found, vocabulary)
     places = voxels.centres
     if superpoints is not None:
-        number, places = superpoints.vote(number, classes), superpoints.places
+        number, places = superpoints.vote(number, len(classes)), superpoints.places
     points = _count_points(rows, number, len(classes))
     kept = np.flatnonzero(points >= max(min_points, 1))
     renumbered = np.full(len(classes) + 1, -1, dtype=np.int32)

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from lg3d_core.errors import DataError
+from lg3d_core.evaluation.interpolation import Candidates
 from lg3d_core.evaluation.predictor import VoxelLabels
 from lg3d_core.inference.input import Input
 from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows
@@ -19,6 +20,8 @@ from lg3d_core.scans.superpoints import segment_points
 
 MAX_VERTICES = 2_000_000
 """Maximum number of vertices, which take about one minute of CPU time and 4 GB of memory."""
+
+VOXELS_AT_ONCE = 16_384
 
 
 class Superpoints(NamedTuple):
@@ -48,35 +51,31 @@ class Superpoints(NamedTuple):
             yield start, stop, self.of_vertex[start:stop]
 
     def at_voxels(self) -> VoxelLabels:
-        """Return the prediction of each voxel: the class of most of its vertices."""
-        entries = self.shared.tocoo()
-        votes = csr_matrix(
-            (entries.data, (entries.col, self.label[entries.row])),
-            shape=(self.shared.shape[1], self.probabilities.shape[1]),
-        )
+        """Return the prediction of each voxel: the mean of the probabilities of its vertices' superpoints."""
         vertices = np.asarray(self.shared.sum(axis=0)).reshape(-1)
-        return VoxelLabels(
-            label=np.asarray(votes.argmax(axis=1)).reshape(-1).astype(np.int16),
-            confidence=((self.shared.T @ self.confidence) / np.maximum(vertices, 1)).astype(np.float32),
-        )
+        weights = (self.shared / np.maximum(vertices, 1)).T.tocsr()
+        candidates = Candidates.empty(len(vertices), self.probabilities.shape[1])
+        for start in range(0, len(vertices), VOXELS_AT_ONCE):
+            rows = np.arange(start, min(start + VOXELS_AT_ONCE, len(vertices)))
+            candidates.set_rows(rows, torch.from_numpy(weights[rows] @ self.probabilities).log())
+        return VoxelLabels(candidates.classes[:, 0].copy(), candidates.probabilities[:, 0].copy(), None, candidates)
 
-    def vote(self, number: npt.NDArray[np.int32], classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Return the object of each superpoint: the one of its class that has more than half of its vertices.
+    def vote(self, number: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+        """Return the object of each superpoint, the one that has more than half of its vertices, or -1.
 
         Args:
             number: Object of each voxel, -1 for none, shape `(voxels,)`.
-            classes: Class of each object, shape `(objects,)`.
+            count: Number of objects.
         """
-        if len(classes) == 0:
+        if count == 0:
             return np.full(len(self.label), -1, dtype=np.int32)
         owned = np.flatnonzero(number >= 0)
-        member = csr_matrix((np.ones(len(owned)), (owned, number[owned])), shape=(len(number), len(classes)))
+        member = csr_matrix((np.ones(len(owned)), (owned, number[owned])), shape=(len(number), count))
         votes = self.shared @ member
         best = np.asarray(votes.argmax(axis=1)).reshape(-1)
         most = votes.max(axis=1).toarray().reshape(-1)
         size = np.asarray(self.shared.sum(axis=1)).reshape(-1)
-        wins = (most > 0.5 * size) & (classes[best] == self.label)
-        return np.where(wins, best, -1).astype(np.int32)
+        return np.where(most > 0.5 * size, best, -1).astype(np.int32)
 
 
 def find_superpoints(
