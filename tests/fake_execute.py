@@ -26,8 +26,8 @@ def main(step: dict[str, str], pipe: int) -> int:
         return 1
     if settings.get("gamma") == 8:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        (folder / "waiting").touch()
         try:
+            (folder / "waiting").touch()
             time.sleep(60)
         except KeyboardInterrupt:
             (folder / "saved").touch()

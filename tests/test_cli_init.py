@@ -32,6 +32,8 @@ from tests.test_cli import lg3d
 
 ARGUMENTS = {"scene", "scans", "texts", "recipes", "run", "predictions"}
 """What is typed as an argument, and may be needed though its field has a default."""
+CHOICES = {"action": "show", "texts": "names"}
+"""Values of fields that have choices in some command."""
 
 
 def a_project(raw: str = "/data/scannet", recipe: str = "demo") -> Project:
@@ -46,7 +48,7 @@ def test_every_command_resolves_with_the_written_file(recipe: str, tmp_path: Pat
             continue
         required = {entry.name for entry in dataclasses.fields(command) if entry.default is dataclasses.MISSING}
         typed = required - {"raw"} | {entry.name for entry in dataclasses.fields(command) if entry.name in ARGUMENTS}
-        settings = command.resolve(config=path, **dict.fromkeys(typed, "x"))
+        settings = command.resolve(config=path, **{field: CHOICES.get(field, "x") for field in typed})
         assert getattr(settings, "device", "cpu") == "cpu", name
         assert getattr(settings, "store", Path("data")) == Path("data"), name
     assert COMMANDS["prepare"].resolve(config=path) == COMMANDS["prepare"](raw=Path("/data/scannet"))  # type: ignore[call-arg]

@@ -76,14 +76,14 @@ def test_a_stop_in_the_middle_of_something_long_saves_what_came_before_it(
 ) -> None:
     """The third forward pass, after its statistics moved, and the second epoch's validation would take a minute."""
     calls = {"step": 0, "validation": 0}
-    entropy, count = classification.cross_entropy, Validator.validate
+    likelihood, count = classification.log_likelihood, Validator.validate
 
     def slow_loss(*arguments: Any, **options: Any) -> torch.Tensor:
         calls["step"] += 1
         if moment == "step" and calls["step"] == 4:
             stop_in(0.1)
             time.sleep(60)
-        return entropy(*arguments, **options)
+        return likelihood(*arguments, **options)
 
     def slow_validation(*arguments: Any, **options: Any) -> Any:
         calls["validation"] += 1
@@ -92,7 +92,7 @@ def test_a_stop_in_the_middle_of_something_long_saves_what_came_before_it(
             time.sleep(60)
         return count(*arguments, **options)
 
-    monkeypatch.setattr(classification, "cross_entropy", slow_loss)
+    monkeypatch.setattr(classification, "log_likelihood", slow_loss)
     monkeypatch.setattr(Validator, "validate", slow_validation)
     settings = scratch(store_path, tmp_path, "f")
     handler = signal.getsignal(signal.SIGTERM)
