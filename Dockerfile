@@ -17,9 +17,9 @@ RUN apt-get update \
 ARG PREFIX=/opt/lg3d
 RUN python3 -m venv ${PREFIX}
 
-# The only step that depends on the hardware. Later steps keep this version of torch.
+# The only step that depends on the hardware. Later steps keep these versions, since each torchvision needs one of torch.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN ${PREFIX}/bin/pip install --no-cache-dir --index-url ${TORCH_INDEX} 'torch>=2.10'
+RUN ${PREFIX}/bin/pip install --no-cache-dir --index-url ${TORCH_INDEX} 'torch>=2.10' torchvision
 
 ARG EXTRAS=view-cpu,las,e57
 COPY pyproject.toml README.md LICENSE /src/
