@@ -67,9 +67,8 @@ from lg3d_cli import console
 @entry.app.command("spoil")
 def spoil():
     {begin}
-    import slow_module
-    print("imported", flush=True)
     try:
+        import slow_module
         time.sleep(5)
     finally:
         print("cleaned up", flush=True)
@@ -85,6 +84,7 @@ try:
 except BaseException as error:
     print("broken by", type(error).__name__, flush=True)
     raise ImportError("this extension module fails in its own way") from None
+print("imported", flush=True)
 """
 
 
