@@ -282,3 +282,9 @@ def test_a_box_without_its_shape_is_one_line(tmp_path: Path, room: Room) -> None
     report = prepare(raw)
     assert report.prepared == ["2"]
     assert "box 0 has no label, or no segments.obbAligned" in report.failed["1"]
+
+
+@pytest.mark.parametrize("name", ["pointcept", "labelled", "s3dis", "scannetpp", "replica", "arkitscenes"])
+def test_a_folder_that_does_not_exist_is_named_as_such(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"^no such folder: {tmp_path / 'gone'}$"):
+        open_folder(PrepareSettings(raw=tmp_path / "gone", format=name))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Assignment of scenes to train, val and test."""
 
 import csv
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -28,9 +29,25 @@ def read_split_files(folder: Path) -> dict[str, str]:
     Raises:
         DataError: A file is not text, or two files list the same scene, which would be used for training and testing.
     """
-    found: dict[str, str] = {}
-    for split in SPLITS:
-        path = folder / f"scannetv2_{split}.txt"
+    return read_split_lists(folder, {f"scannetv2_{split}.txt": split for split in SPLITS})
+
+
+def read_split_lists(folder: Path, names: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Read the files `train.txt`, `val.txt` and `test.txt` of a folder, with one scene id per line, where they exist.
+
+    Args:
+        folder: Folder of the files.
+        names: Split of each file name, instead of these three.
+
+    Returns:
+        Split of each listed scene.
+
+    Raises:
+        DataError: A file is not text, or two files list the same scene, which would be used for training and testing.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, split in (names or {f"{split}.txt": split for split in SPLITS}).items():
+        path = folder / name
         if not path.is_file():
             continue
         try:
@@ -40,6 +57,6 @@ def read_split_files(folder: Path) -> dict[str, str]:
         except OSError as error:
             raise DataError(f"cannot read the split file {path}: {error.strerror}") from None
         for scene_id in filter(None, map(str.strip, lines)):
-            if found.setdefault(scene_id, split) != split:
-                raise DataError(f"split file {path} lists {scene_id}, which scannetv2_{found[scene_id]}.txt lists too")
-    return found
+            if found.setdefault(scene_id, (split, name))[0] != split:
+                raise DataError(f"split file {path} lists {scene_id}, which {found[scene_id][1]} lists too")
+    return {scene_id: split for scene_id, (split, _) in found.items()}

@@ -252,12 +252,10 @@ def open_labelled(settings: PrepareSettings) -> RawFolder:
     """List the scenes of a folder of labelled scans.
 
     Raises:
-        DataError: The folder does not exist, has no scans, or has no class names.
+        DataError: The folder has no scans, or has no class names.
         UsageError: The number of `--labels` is not that of the vocabularies.
     """
     raw = settings.raw_folder
-    if not raw.is_dir():
-        raise DataError(f"no such folder: {raw}")
     found = sorted(_walk(raw))
     if not found:
         kinds = ", ".join(suffix.removeprefix(".").upper() for suffix in SUFFIXES)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lg3d_core.errors import UsageError
+from lg3d_core.errors import DataError, UsageError
 from lg3d_core.scans.formats.arkitscenes import open_arkitscenes, recognise_arkitscenes
 from lg3d_core.scans.formats.labelled import open_labelled, recognise_labelled
 from lg3d_core.scans.formats.names import load_vocabularies
@@ -85,6 +85,8 @@ def open_folder(settings: PrepareSettings) -> RawFolder:
             option = "--" + field.replace("_", "-")
             raise UsageError(f"{option} does not apply to the format {name}: leave it out", fields=(field,))
     ignored = tuple(f"--{field} does not apply to the format {name} and is ignored" for field in unused)
+    if name != "scannet" and not settings.raw_folder.is_dir():  # ScanNet's reader names the expected folder
+        raise DataError(f"no such folder: {settings.raw_folder}")
     folder = form.open(settings)
     return replace(folder, note=note, warnings=(*ignored, *folder.warnings))
 

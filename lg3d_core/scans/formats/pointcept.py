@@ -157,12 +157,10 @@ def open_pointcept(settings: PrepareSettings) -> RawFolder:
     """List the scenes of a folder in this format.
 
     Raises:
-        DataError: The folder does not exist, has no scenes, or has no class names.
+        DataError: The folder has no scenes, or has no class names.
         UsageError: The number of `--labels` is not that of the vocabularies.
     """
     raw = settings.raw_folder
-    if not raw.is_dir():
-        raise DataError(f"no such folder: {raw}")
     found = sorted(_walk(raw))
     if not found:
         raise DataError(f"{raw} contains no scenes: expected folders such as {raw}/train/scene0000_00/{COORD}")

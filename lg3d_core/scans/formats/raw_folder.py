@@ -3,7 +3,6 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 from lg3d_core.errors import DataError
 from lg3d_core.scans.files import digest_files
 from lg3d_core.scans.scannet import Scan, require_id
-from lg3d_core.vocabulary import SPLITS, Vocabulary
+from lg3d_core.vocabulary import Vocabulary
 
 MAX_STAMP = 4096
 """Maximum length of a stamp; the attributes of a scene file hold less than 64 KiB."""
@@ -173,36 +172,6 @@ def find_repeated(places: list[tuple[str, Path]]) -> list[Problem]:
         for scene_id, found in by_id.items()
         if len(found) > 1
     ]
-
-
-def read_split_lists(folder: Path, names: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Read the files `train.txt`, `val.txt` and `test.txt` of a folder, with one scene id per line, where they exist.
-
-    Args:
-        folder: Folder of the files.
-        names: Split of each file name, instead of these three.
-
-    Returns:
-        Split of each listed scene.
-
-    Raises:
-        DataError: A file is not text, or two files list the same scene, which would be used for training and testing.
-    """
-    found: dict[str, tuple[str, str]] = {}
-    for name, split in (names or {f"{split}.txt": split for split in SPLITS}).items():
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"split file {path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-        except OSError as error:
-            raise DataError(f"cannot read the split file {path}: {error.strerror}") from None
-        for scene_id in filter(None, map(str.strip, lines)):
-            if found.setdefault(scene_id, (split, name))[0] != split:
-                raise DataError(f"split file {path} lists {scene_id}, which {found[scene_id][1]} lists too")
-    return {scene_id: split for scene_id, (split, _) in found.items()}
 
 
 def _listed(paths: list[Path]) -> str:

@@ -106,7 +106,7 @@ def open_scannetpp(settings: PrepareSettings) -> RawFolder:
     """List the scenes of a folder in this format.
 
     Raises:
-        DataError: The folder does not exist, has no scenes, or has no class names.
+        DataError: The folder has no scenes, or has no class names.
     """
     raw = settings.raw_folder
     meshes = _find_meshes(raw)

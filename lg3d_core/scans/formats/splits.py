@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.formats.raw_folder import Problem, read_split_lists
+from lg3d_core.scans.formats.raw_folder import Problem
+from lg3d_core.vocabulary import read_split_lists
 
 SPLIT_FOLDERS = {
     "train": "train",
