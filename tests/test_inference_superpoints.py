@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,7 +133,16 @@ def test_too_many_vertices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("faces", [FACES, np.zeros((0, 3), dtype=np.int64)])
-def test_a_scan_is_segmented_by_its_points(checkpoint: Path, tmp_path: Path, faces: np.ndarray) -> None:
+def test_a_scan_is_segmented_by_its_points(
+    checkpoint: Path, tmp_path: Path, faces: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment, segments = module.segment_points, []
+
+    def keep(*arguments: Any) -> np.ndarray:
+        segments.append(segment(*arguments))
+        return segments[-1]
+
+    monkeypatch.setattr(module, "segment_points", keep)
     scan = tmp_path / "room.ply"
     write_ply(scan, Mesh(XYZ.astype(np.float32), RGB, faces.astype(np.int32)))
     settings = settings_of(
@@ -142,6 +152,9 @@ def test_a_scan_is_segmented_by_its_points(checkpoint: Path, tmp_path: Path, fac
     label, instance = (np.loadtxt(path, dtype=int) for path in labels.files[:2])
     assert sum(found.vertices for found in labels.found) == len(XYZ)
     assert len(np.unique(label)) < 40  # patches instead of noise
+    (own,) = segments
+    for values in (label, instance):  # one class and one object, or none, for each superpoint
+        assert len(np.unique(np.column_stack([own, values]), axis=0)) == own.max() + 1
     assert labels.objects is not None
     for one in labels.objects:
         assert one.points == (instance == one.id).sum()
