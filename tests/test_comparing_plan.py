@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lg3d_core.comparing.plan import Plan, parse_changes, plan_table
-from lg3d_core.errors import SettingsError
+from lg3d_core.errors import CheckpointError, SettingsError
 from lg3d_core.settings import (
     AnchorsSettings,
     CompareSettings,
@@ -275,6 +275,24 @@ def test_given_anchors_replace_those_of_the_recipe(tmp_path: Path) -> None:
     assert PretrainSettings.from_json(first.steps[0].settings).anchors == tmp_path / "mine"
     (tmp_path / "mine").write_bytes(b"2")
     assert plan("table1-7-ours", seeds=1, anchors=tmp_path / "mine").rows[0].runs != first.rows[0].runs
+
+
+def test_a_row_that_starts_from_a_checkpoint_has_no_pre_training_and_depends_on_the_file(tmp_path: Path) -> None:
+    start, recipe = tmp_path / "start.safetensors", tmp_path / "mine.toml"
+    recipe.write_text(f"[finetune]\nfrom = '{start}'\nepochs = 2\n")
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*start\.safetensors"):
+        plan(str(recipe), seeds=2)
+    start.write_bytes(b"1")
+    first = plan(str(recipe), seeds=2)
+    assert kinds(first) == ["finetune", "finetune"]
+    assert [FinetuneSettings.from_json(step.settings).start for step in first.steps] == [str(start)] * 2
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(b"1")
+    assert plan(str(recipe), seeds=2, changes=(f"finetune.from={moved}",)).rows[0].runs == first.rows[0].runs
+    start.write_bytes(b"2")
+    assert plan(str(recipe), seeds=2).rows[0].runs != first.rows[0].runs
+    # A label budget is checked when the run starts, against the labels that the checkpoint records.
+    assert kinds(plan(str(recipe), seeds=1, changes=("finetune.limited=0.1",))) == ["finetune"]
 
 
 def test_rows_that_cannot_be_planned_are_rejected(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a classifier starts as."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,37 @@ def test_a_classifier_that_is_trained_is_not_grounded(
 ) -> None:
     assert is_grounded(read_info(grounded))
     assert not is_grounded(read_info(finetune(fine_tuning(store_path, grounded, anchors_path, tmp_path), Progress())))
+
+
+@pytest.mark.parametrize(("optimiser", "rate"), [("sgd", 0.2), ("adamw", 0.01)])
+def test_a_linear_probe_changes_the_classifier_and_nothing_else(
+    optimiser: str, rate: float, grounded: Path, store_path: Path, anchors_path: Path, tmp_path: Path
+) -> None:
+    settings = fine_tuning(
+        store_path,
+        grounded,
+        anchors_path,
+        tmp_path,
+        classifier="fresh",
+        linear_probe=True,
+        optimiser=optimiser,
+        learning_rate=rate,
+        weight_decay=0.05,
+        norm_momentum=0.5,
+        epochs=3,
+        validate_every=1,
+    )
+    checkpoint = finetune(settings, Progress())
+    before, after = load_file(grounded), load_file(checkpoint)
+    assert set(after) == set(before) | {"final.kernel", "final.bias"}
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert after["final.bias"].any()
+    log = [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
+    first, last = ([line["loss"] for line in log if "loss" in line and line["epoch"] == epoch] for epoch in (0, 2))
+    assert sum(last) < sum(first)
+
+
+def test_a_linear_probe_needs_a_classifier_that_can_be_trained() -> None:
+    for conflict in ({"classifier": "fixed-anchors"}, {"task": "instance"}):
+        with pytest.raises(SettingsError, match="--linear-probe must be left out with"):
+            FinetuneSettings(linear_probe=True, **conflict)  # type: ignore[arg-type]

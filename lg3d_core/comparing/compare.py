@@ -22,7 +22,6 @@ def compare(settings: CompareSettings, progress: Progress) -> Comparison:
     Finished runs of earlier comparisons into the same folder are reused, even for other rows, and interrupted runs are
     resumed. Rows with the same pre-training share it. The table is also written as `table.json` and `table.md`.
 
-
     Raises:
         SettingsError: A recipe conflicts with the settings.
         DataError: There is no store, there are no scenes to score, or a run failed.
@@ -32,7 +31,7 @@ def compare(settings: CompareSettings, progress: Progress) -> Comparison:
     store = SceneStore(settings.store, settings.vocabulary)
     if not store.scene_ids(settings.split):
         raise DataError(f"no scenes to score in {settings.store}: choose another --split")
-    plan = plan_table(settings, store_digest=store.digest)
+    plan = plan_table(settings, store_digest=store.digest, progress=progress)
     settings.out.mkdir(parents=True, exist_ok=True)
     with lock_file(settings.out / ".lock", holder="another comparison"):
         for folder in (settings.out, settings.out / LOGS):

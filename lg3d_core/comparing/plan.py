@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 
 from lg3d_core.comparing.grid import Cell, cell_fields, cell_label, grid_cells, parse_assignment, parse_value
 from lg3d_core.errors import SettingsError, UsageError
+from lg3d_core.models.names import find_model
+from lg3d_core.progress import Progress
 from lg3d_core.settings import (
     AnchorsSettings,
     CompareSettings,
@@ -25,6 +27,8 @@ S = TypeVar("S", bound=Settings)
 T = TypeVar("T", FinetuneSettings, PretrainSettings)
 Kind = Literal["anchors", "pretrain", "finetune"]
 SCRATCH = "scratch"
+LATEST = "latest"
+"""Value of `from` with which fine-tuning starts from the pre-training of its own recipe."""
 NOT_RESULTS = {
     "command",
     "recipe",
@@ -102,16 +106,20 @@ class Plan:
     steps: tuple[Step, ...]
 
 
-def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
+def plan_table(settings: CompareSettings, *, store_digest: str, progress: Progress | None = None) -> Plan:
     """Plan the runs of several recipes: one row per recipe and combination of values of the grid.
+
+    A recipe whose fine-tuning starts from a checkpoint (`from = "runs/a"`) has no pre-training of its own.
 
     Args:
         settings: Recipes, seeds, values that override those of the recipes, and the grid.
         store_digest: Digest of the scenes, so that runs on other scenes are not reused.
+        progress: Receives a note if a start checkpoint is downloaded.
 
     Raises:
         SettingsError: There is no recipe, two rows have the same label, one conflicts with the settings, or a key of
             the grid changes no run.
+        CheckpointError: A start checkpoint does not exist.
     """
     changes = parse_changes(settings.changes)
     cells = grid_cells(settings.grid, settings.changes)
@@ -122,7 +130,7 @@ def plan_table(settings: CompareSettings, *, store_digest: str) -> Plan:
         label = _read_label(recipe, table) or Path(recipe).stem
         runs = []
         for seed in range(settings.seeds):
-            own = _plan_run(settings, recipe, table, cell, seed=seed, store_digest=store_digest)
+            own = _plan_run(settings, recipe, table, cell, seed=seed, store_digest=store_digest, progress=progress)
             steps |= {step.folder: step for step in own}
             runs.append(own[-1].folder)
         share = FinetuneSettings.from_json(own[-1].settings).limited
@@ -194,7 +202,14 @@ def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan_run(
-    settings: CompareSettings, recipe: str, table: dict[str, Any], cell: Cell, *, seed: int, store_digest: str
+    settings: CompareSettings,
+    recipe: str,
+    table: dict[str, Any],
+    cell: Cell,
+    *,
+    seed: int,
+    store_digest: str,
+    progress: Progress | None,
 ) -> list[Step]:
     """Return the steps of one row and seed; the last one is fine-tuning."""
     source = f"recipe {recipe}"
@@ -213,22 +228,27 @@ def _plan_run(
     if pretrain.method == "csc":  # uses no labels, so that rows with any share of them have this pre-training in common
         pretrain = replace(pretrain, limited=None, limited_seed=PretrainSettings.limited_seed)
     finetune, pretrain = _all_labels(finetune), _all_labels(pretrain)
-    if finetune.start != SCRATCH:
+    pretrains = finetune.start == LATEST
+    if pretrains:
         _require_no_leak(pretrain, finetune, source)
     steps: list[Step] = []
-    before, grounded = SCRATCH, finetune.start != SCRATCH and pretrain.method == "language"
+    before, grounded = SCRATCH, pretrains and pretrain.method == "language"
     anchors = ""
     if grounded or finetune.classifier != "fresh":
         steps += _plan_anchors(settings, table, cell, finetune.network, source=source)
-        anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors)
+        anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors, "--anchors")
         file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
         assert file is not None
         pretrain, finetune = replace(pretrain, anchors=file), replace(finetune, anchors=file)
-    if finetune.start != SCRATCH:
+    if pretrains:
         before = _digest(pretrain, store_digest, anchors if grounded else "")
         folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{before}"
         steps.append(_train_step(pretrain, folder, tuple(step.folder for step in steps)))
         finetune = replace(finetune, start=str(folder))
+    elif finetune.start != SCRATCH:
+        start = find_model(finetune.start, progress or Progress(), final_relu=finetune.final_relu)
+        before = _file_digest(start, f"{source}: from")
+        finetune = replace(finetune, start=str(start))
     used = [anchors] if finetune.classifier != "fresh" else []
     digest = _digest(finetune, store_digest, before, settings.split, *used)
     folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
@@ -308,9 +328,9 @@ def _digest(settings: Settings, *others: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _file_digest(path: Path | None) -> str:
+def _file_digest(path: Path | None, option: str) -> str:
     assert path is not None
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise SettingsError(f"--anchors {path} cannot be read ({error.strerror})", fields=("anchors",)) from None
+        raise SettingsError(f"{option} {path} cannot be read ({error.strerror})", fields=("anchors",)) from None

@@ -3,7 +3,8 @@
 Source: C. Choy et al., "4D Spatio-Temporal ConvNets: Minkowski Convolutional Neural Networks".
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,24 @@ class MinkUNet(nn.Module):
         if num_classes is not None:
             self.final = SparseConvolution(self.num_features, num_classes, kernel_size=1, bias=True)
         self.offset_head: OffsetHead | None = OffsetHead(self.num_features) if offset_head else None
+        self._frozen = False
+
+    def freeze_features(self) -> None:
+        """Exclude everything but the classifier from training: its weights and running statistics stay as they are."""
+        self._frozen = True
+        for module in self._feature_modules():
+            module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation. Frozen layers stay in evaluation."""
+        super().train(mode)
+        if self._frozen:
+            for module in self._feature_modules():
+                module.eval()
+        return self
+
+    def _feature_modules(self) -> Iterator[nn.Module]:
+        return (module for module in self.children() if module is not self.final)
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Compute one feature per voxel.

@@ -335,6 +335,11 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
         ),
         Option(panel=Panel.NETWORK),
     ] = "fresh"
+    linear_probe: Annotated[
+        bool,
+        Doc("Train only the classifier; the features stay as they are."),
+        Option(panel=Panel.NETWORK),
+    ] = False
     loss: Annotated[
         Loss,
         Doc(
@@ -368,3 +373,6 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
         joint = not self.also_store or (self.classifier == "fixed-anchors" and self.task == "semantic")
         expected = "left out without --classifier fixed-anchors, or with --task instance"
         self._require(joint, "also_store", expected, "classifier", "task")
+        probes = not self.linear_probe or (self.classifier != "fixed-anchors" and self.task == "semantic")
+        expected = "left out with --classifier fixed-anchors or --task instance"
+        self._require(probes, "linear_probe", expected, "classifier", "task")

@@ -73,6 +73,8 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
                 _require_own_anchors(info, settings, vocabularies, anchors)
             _start_as_anchors(network, anchors, fixed=settings.classifier == "fixed-anchors")
             anchors_digest = anchors[0].digest
+        if settings.linear_probe:
+            network.freeze_features()
         # "latest" is resolved once, so that a resumed run starts from the same checkpoint.
         settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
         classifiers = _make_classifiers(settings, network.to(opened.device), data, opened.device)
