@@ -1,6 +1,7 @@
 """Labels for any scan, from reading to the written file."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -247,6 +248,45 @@ def test_one_bad_scan_does_not_stop_the_others(checkpoint: Path, tmp_path: Path)
     assert refused.stderr == "lg3d: error: --out must be a folder, and good.ply is a file: pass another --out\n"
 
 
+def test_scans_that_cannot_be_opened_are_reported_before_a_model_is_loaded(tmp_path: Path) -> None:
+    """The checkpoint does not exist, so an attempt to load it would be the error."""
+    (tmp_path / "a.stl").touch()
+    (tmp_path / "folder.ply").mkdir()
+    os.mkfifo(tmp_path / "pipe.ply")
+    kinds = "PLY, PCD, OBJ, GLB, GLTF, LAS, LAZ, E57"
+    for word, reason in {
+        "gone.ply": "gone.ply: no such file",
+        "gone": "gone: no such file, and no scene store at data with a scene of that name",
+        "a.stl": f"a.stl: expected a scan in one of {kinds}, found the suffix '.stl': convert or rename it",
+        "folder.ply": f"folder.ply: expected a file in one of {kinds}, found a folder: pass the scans in it",
+        "pipe.ply": f"pipe.ply: expected a file in one of {kinds}, found a pipe or device: write it to a file",
+    }.items():
+        for command in (("predict", word), ("ask", word, "a chair")):
+            done = lg3d(*command, "--checkpoint", "gone.safetensors", cwd=tmp_path, code=1)
+            assert done.stderr == f"lg3d: error: {reason}\n"
+    done = lg3d("predict", "a.stl", "gone.ply", cwd=tmp_path, code=1)
+    assert done.stderr.startswith("lg3d: error: none of the 2 scans can be opened: a.stl: expected a scan")
+    shown = lg3d("view", "gone.ply", "--checkpoint", "gone.safetensors", cwd=tmp_path, code=1)
+    assert "SCENE must be a scene of the store, got the scan file gone.ply" in shown.stderr
+    # A file that turns out to be damaged when it is opened.
+    (tmp_path / "torn.ply").write_bytes(b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\n")
+    for command in (("predict", "torn.ply"), ("ask", "torn.ply", "a chair")):
+        done = lg3d(*command, "--checkpoint", "gone.safetensors", cwd=tmp_path, code=1)
+        assert "gone" not in done.stderr
+        assert "torn.ply: " in done.stderr
+
+
+def test_a_missing_scan_among_others_is_reported_before_the_others_are_predicted(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    good = points_ply(tmp_path / "good.ply", XYZ[:2000], RGB[:2000])
+    notes = Notes()
+    report = predict_scans(settings_of(checkpoint, tmp_path, good, tmp_path / "gone.ply"), notes)
+    assert notes.messages[0] == f"cannot predict {tmp_path / 'gone.ply'}: no such file"
+    assert [labels.scan for labels in report.labelled] == [str(good)]
+    assert list(report.failed) == [str(tmp_path / "gone.ply")]
+
+
 def test_paths_alone_are_printed_and_quiet_is_quiet(checkpoint: Path, tmp_path: Path) -> None:
     points_ply(tmp_path / "good.ply", XYZ, RGB)
     done = lg3d("predict", "good.ply", "--checkpoint", checkpoint, "--quiet", "--format", "npz", cwd=tmp_path)
@@ -255,16 +295,17 @@ def test_paths_alone_are_printed_and_quiet_is_quiet(checkpoint: Path, tmp_path: 
 
 
 def test_a_checkpoint_that_cannot_name_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    scan = points_ply(tmp_path / "a.ply", XYZ[:100])
     with pytest.raises(CheckpointError, match="no fine-tuned run in"):
-        predict_scans(PredictSettings(scans=("a.ply",), runs=tmp_path), Progress())
+        predict_scans(PredictSettings(scans=(str(scan),), runs=tmp_path), Progress())
     bare = save_random(tmp_path / "p.safetensors", kind="pretrain", num_classes=None)
     with pytest.raises(CheckpointError, match="without a classifier: run lg3d finetune"):
-        predict_scans(settings_of(bare, tmp_path, "a.ply"), Progress())
+        predict_scans(settings_of(bare, tmp_path, scan), Progress())
     other = save_random(tmp_path / "o.safetensors", num_classes=3, vocabulary="mine", vocabulary_digest="1")
     with pytest.raises(CheckpointError, match=r"vocabulary mine, .* pass --vocabulary FILE"):
-        predict_scans(settings_of(other, tmp_path, "a.ply", store=tmp_path / "none"), Progress())
+        predict_scans(settings_of(other, tmp_path, scan, store=tmp_path / "none"), Progress())
     with pytest.raises(DataError, match="no vocabulary 'nope'"):
-        predict_scans(settings_of(checkpoint, tmp_path, "a.ply", vocabulary="nope"), Progress())
+        predict_scans(settings_of(checkpoint, tmp_path, scan, vocabulary="nope"), Progress())
 
 
 def test_names_of_written_files_never_collide_nor_replace_a_scan(tmp_path: Path) -> None:

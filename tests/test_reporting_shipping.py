@@ -174,8 +174,9 @@ def test_a_copy_without_a_model_says_what_to_do(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(models, "FOLDER", tmp_path)
     assert models.shipped_checkpoint() is None
     assert models.shipped_anchors() is None
+    scan = points_ply(tmp_path / "a.ply", np.zeros((3, 3)))
     with pytest.raises(CheckpointError, match=r"no fine-tuned run in .*: run lg3d finetune, or pass --checkpoint"):
-        predict(PredictSettings(scans=("a.ply",), runs=tmp_path), Progress())
+        predict(PredictSettings(scans=(str(scan),), runs=tmp_path), Progress())
     with pytest.raises(CheckpointError, match="no language-grounded run in"):
         find_grounded(None, tmp_path, Progress())
 

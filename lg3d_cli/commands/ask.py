@@ -35,6 +35,9 @@ def ask(settings: AskSettings) -> None:
         raise UsageError(
             'TEXT is missing, and only a terminal has a prompt: lg3d ask SCENE "a place to sit", or pass --serve'
         )
+    from lg3d_core.inference.input import require_input
+
+    require_input(settings.scan, settings.store)  # before PyTorch loads
     from lg3d_core.inference.ask import Conversation
 
     progress = console.progress(quiet=settings.quiet)

@@ -25,6 +25,9 @@ def predict(settings: PredictSettings) -> None:
 
     Example: lg3d predict kitchen.ply hall.glb --out labels --memory 4G
     """
+    from lg3d_core.inference.input import require_some_input
+
+    require_some_input(settings.scans, settings.store)  # before PyTorch loads
     from lg3d_core.inference.predict import predict as predict_scans
     from lg3d_core.viewing.labelled import labelled_page
 

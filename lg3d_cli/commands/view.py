@@ -20,6 +20,9 @@ def view(settings: ViewSettings) -> None:
 
     lg3d view scene0011_00 --serve, on a machine reached by SSH
     """
+    from lg3d_core.inference.input import require_scene
+
+    require_scene(settings.scene, settings.store, settings.vocabulary)  # before PyTorch loads
     from lg3d_core.viewing.view import view as show_scene
 
     announce = (lambda _: None) if settings.json and not settings.serve else console.result

@@ -185,7 +185,7 @@ class Conversation:
         model: Grounded | None = None,
         scan: Input | None = None,
     ) -> None:
-        """Load the model, read the scan, and run the network once.
+        """Open the scan and load the model.
 
         Args:
             settings: Settings of the command.
@@ -204,11 +204,11 @@ class Conversation:
             _require_words(text)
         self._settings = settings
         self._progress = progress
+        if scan is None:
+            scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
         model = model or load_grounded(settings, progress)
         self.checkpoint = model.checkpoint
         self._anchors, self._predictor, self._reader = model.anchors, model.predictor, model.reader
-        if scan is None:
-            scan = open_input(settings.scan, settings.store, scale=settings.scale, up=settings.up, progress=progress)
         voxel_size = self._predictor.voxel_size
         self.scan: Input = refine_input(scan, voxel_size, progress)
         self._voxels: ScanVoxels = voxelize_scan(self.scan.surface, self.scan.frame, voxel_size)

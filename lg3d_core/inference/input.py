@@ -1,6 +1,7 @@
 """Scans that a user names on the command line: a file of any format, or a scene of a store."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,13 +11,14 @@ import numpy.typing as npt
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame, find_frame, plain_frame
-from lg3d_core.scans.open_scan import OPENERS, open_scan
+from lg3d_core.scans.open_scan import OPENERS, open_scan, require_scan
 from lg3d_core.scans.refine import COARSE_EDGE, refine_surface
 from lg3d_core.scans.scannet import INFO_SUFFIX, parse_alignment
 from lg3d_core.scans.surface import Surface, surface_in_memory
 
 if TYPE_CHECKING:
     from lg3d_core.store.scene_file import Scene
+    from lg3d_core.store.scene_store import SceneStore
     from lg3d_core.vocabulary import Vocabulary
 
 SCANNET_MESH = re.compile(r"(?P<scene>.+)_vh_clean(_2)?(\.labels)?\.ply")
@@ -47,6 +49,59 @@ class Input(NamedTuple):
     is_scannet: bool = False
 
 
+def require_input(word: str, store: Path) -> None:
+    """Check that a word names a scan that can be opened, without reading it or loading PyTorch.
+
+    Raises:
+        DataError: It is neither a file in a known format nor a scene of the store.
+    """
+    path = Path(word)
+    if _is_file_name(path):
+        require_scan(path)
+    else:
+        _open_store(word, store)
+
+
+def require_some_input(words: Sequence[str], store: Path) -> dict[str, str]:
+    """Return the words that fail `require_input`, with their reasons.
+
+    Raises:
+        DataError: All of them fail.
+    """
+    failed: dict[str, str] = {}
+    for word in words:
+        try:
+            require_input(word, store)
+        except DataError as error:
+            failed[word] = str(error)
+    if len(failed) == len(set(words)):
+        first = next(iter(failed.values()))
+        raise DataError(first if len(failed) == 1 else f"none of the {len(failed)} scans can be opened: {first}")
+    return failed
+
+
+def require_scene(word: str, store: Path, vocabulary: str | None) -> "SceneStore":
+    """Return a store that has a scene, without reading the scene or loading PyTorch.
+
+    Raises:
+        DataError: The word is a scan file, or there is no such store or scene.
+    """
+    if Path(word).suffix.lower() in OPENERS:
+        raise DataError(
+            f"SCENE must be a scene of the store, got the scan file {word}: lg3d predict {word} --format html writes a "
+            "page of it"
+        )
+    from lg3d_core.store.scene_store import SceneStore
+
+    opened = SceneStore(store, vocabulary)
+    opened.entry(word)
+    return opened
+
+
+def _is_file_name(path: Path) -> bool:
+    return path.suffix.lower() in OPENERS or path.exists()
+
+
 def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progress) -> Input:
     """Open a file, or a scene of the store, and report what was guessed about it.
 
@@ -58,7 +113,7 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
         MissingDependencyError: The format of a file needs a package that is not installed.
     """
     path = Path(word)
-    if path.suffix.lower() not in OPENERS and not path.exists():
+    if not _is_file_name(path):
         return input_of_scene(*_read_scene(word, store))
     surface = open_scan(path)
     info = _find_info(path) if scale == up == "auto" else None
@@ -155,6 +210,12 @@ def refine_input(scan: Input, voxel_size: float, progress: Progress) -> Input:
 
 
 def _read_scene(word: str, store: Path) -> "tuple[Scene, Vocabulary]":
+    opened = _open_store(word, store)
+    return opened.read(word), opened.vocabulary
+
+
+def _open_store(word: str, store: Path) -> "SceneStore":
+    """Return the store of a scene."""
     from lg3d_core.store.scene_store import INDEX_NAME, SceneStore
 
     if not (store / INDEX_NAME).is_file():
@@ -164,4 +225,4 @@ def _read_scene(word: str, store: Path) -> "tuple[Scene, Vocabulary]":
         opened.entry(word)
     except DataError as error:
         raise DataError(f"no such file, and {error}") from None
-    return opened.read(word), opened.vocabulary
+    return opened

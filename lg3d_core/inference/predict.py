@@ -1,6 +1,7 @@
 """`lg3d predict`: a class for every vertex of any scan."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.files import require_folder, sweep_temporaries
 from lg3d_core.inference.files import Columns, file_names, write_lines, write_npz, write_text, write_vertices_ply
-from lg3d_core.inference.input import Input, open_input, refine_input
+from lg3d_core.inference.input import Input, open_input, refine_input, require_some_input
 from lg3d_core.inference.objects import (
     FoundObject,
     RowPieces,
@@ -155,26 +156,53 @@ class PredictReport:
     """Result for all scans.
 
     Attributes:
-        checkpoint: Path of the checkpoint.
+        checkpoint: Path of the checkpoint; None if no scan could be opened, as none was loaded.
         labelled: Results of the scans that succeeded.
         failed: Reason for each scan that failed.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     labelled: list[ScanLabels]
     failed: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
         return {
-            "checkpoint": str(self.checkpoint),
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
             "scans": [labels.to_dict() for labels in self.labelled],
             "failed": self.failed,
         }
 
 
+class _Output(NamedTuple):
+    """Output files of one scan: their path without suffix, and the inputs that they record."""
+
+    stem: Path
+    origin: str
+
+
+class _Model(NamedTuple):
+    """Loaded model of the command.
+
+    Attributes:
+        path: Path of the checkpoint.
+        predictor: Network and how it is run.
+        vocabulary: Its classes.
+        objects: Whether to list objects.
+        outputs: Output files of each scan.
+    """
+
+    path: Path
+    predictor: Predictor
+    vocabulary: Vocabulary
+    objects: bool
+    outputs: list[_Output]
+
+
 def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMaker | None = None) -> PredictReport:
     """Predict a class for the vertices of scans, and write the requested files; a failed scan does not stop the rest.
+
+    The model is loaded when the first scan is open.
 
     Args:
         settings: Settings of the command.
@@ -182,10 +210,44 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
         make_page: Returns the page of a scan; required for the format `html`.
 
     Raises:
+        DataError: None of the scans exists in a known format.
         CheckpointError: The checkpoint is missing or has no classifier, or its classes are unknown.
         SettingsError: The device does not exist, or the memory limit is too small.
     """
     require_folder(settings.out, "--out")
+    failed = require_some_input(settings.scans, settings.store)
+    for word, reason in failed.items():
+        progress.warn(f"cannot predict {word}: {reason.removeprefix(f'{word}: ')}")
+    words = [word for word in settings.scans if word not in failed]
+    labelled: list[ScanLabels] = []
+    model: _Model | None = None
+    with progress.task("predict", total=len(words), unit="scan") as task:
+        for k, word in enumerate(words):
+            scan: Input | None = None
+            with _recording(failed, word):
+                scan = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+            if scan is not None:
+                model = model or _load_model(words, settings, progress)
+                with _recording(failed, word):
+                    labelled.append(_predict(model, scan, model.outputs[k], settings, progress, make_page=make_page))
+            task.advance(status=Path(word).name)
+    failed = {word: failed[word] for word in settings.scans if word in failed}
+    return PredictReport(None if model is None else model.path, labelled, failed)
+
+
+@contextmanager
+def _recording(failed: dict[str, str], word: str) -> Iterator[None]:
+    """Record an error that concerns one scan only."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except Lg3dError as error:
+        failed[word] = str(error)
+
+
+def _load_model(words: Sequence[str], settings: PredictSettings, progress: Progress) -> _Model:
+    """Load the model, and name the output files of the scans."""
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     path = path or use_shipped(settings.runs, progress)
     if path is None:
@@ -198,37 +260,16 @@ def predict(settings: PredictSettings, progress: Progress, *, make_page: PageMak
     )
     vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)
     objects = wants_objects(settings.objects, info, path, progress)
-    files = [Path(word) for word in settings.scans if Path(word).suffix.lower() in OPENERS]
-    stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in settings.scans]
-    origins = [_origin(word, path, settings.store) for word in settings.scans]
+    files = [Path(word) for word in words if Path(word).suffix.lower() in OPENERS]
+    stems = [Path(word).stem if Path(word).suffix.lower() in OPENERS else Path(word).name for word in words]
+    origins = [_origin(word, path, settings.store) for word in words]
     names = file_names(stems, files, settings.out, ENDING, origins=origins)
     for stem, name in zip(stems, names, strict=True):
         if name != f"{stem}{ENDING}":
             progress.note(f"{stem}{ENDING} belongs to another scan or checkpoint: writing {name} instead")
     sweep_temporaries(settings.out)
-    report = PredictReport(path, [], {})
-    with progress.task("predict", total=len(names), unit="scan") as task:
-        for word, name, origin in zip(settings.scans, names, origins, strict=True):
-            try:
-                labels = _predict(
-                    predictor,
-                    vocabulary,
-                    word,
-                    name,
-                    origin,
-                    settings,
-                    progress,
-                    checkpoint=path,
-                    objects=objects,
-                    make_page=make_page,
-                )
-                report.labelled.append(labels)
-            except SettingsError:
-                raise
-            except Lg3dError as error:
-                report.failed[word] = str(error)
-            task.advance(status=Path(word).name)
-    return report
+    outputs = [_Output(settings.out / name, origin) for name, origin in zip(names, origins, strict=True)]
+    return _Model(path, predictor, vocabulary, objects, outputs)
 
 
 def _origin(word: str, checkpoint: Path, store: Path) -> str:
@@ -330,34 +371,30 @@ def label_scan(
 
 
 def _predict(
-    predictor: Predictor,
-    vocabulary: Vocabulary,
-    word: str,
-    name: str,
-    origin: str,
+    model: _Model,
+    opened: Input,
+    output: _Output,
     settings: PredictSettings,
     progress: Progress,
     *,
-    checkpoint: Path,
-    objects: bool,
     make_page: PageMaker | None,
 ) -> ScanLabels:
-    opened = open_input(word, settings.store, scale=settings.scale, up=settings.up, progress=progress)
+    vocabulary = model.vocabulary
     labelled = label_scan(
-        predictor,
+        model.predictor,
         vocabulary,
         opened,
-        objects=objects,
+        objects=model.objects,
         min_points=settings.min_points,
         superpoints=settings.superpoints,
         progress=progress,
     )
     scan, voxels, strays = labelled.scan, labelled.voxels, labelled.voxels.num_outside
     own = scan.surface.num_vertices if scan.num_own is None else scan.num_own
-    files = _write(labelled, vocabulary, settings, name, origin, progress, make_page=make_page)
+    files = _write(labelled, vocabulary, settings.formats, output, progress, make_page=make_page)
     if labelled.found is not None:
-        stem = settings.out / name
-        files += write_objects(stem, scan, labelled.found.objects, checkpoint=checkpoint, origin=origin)
+        objects = labelled.found.objects
+        files += write_objects(output.stem, scan, objects, checkpoint=model.path, origin=output.origin)
     return ScanLabels(
         scan=scan.name,
         files=files,
@@ -397,21 +434,20 @@ def _pieces(labelled: LabelledScan, vocabulary: Vocabulary) -> Columns:
 def _write(
     labelled: LabelledScan,
     vocabulary: Vocabulary,
-    settings: PredictSettings,
-    name: str,
-    origin: str,
+    formats: Sequence[str],
+    output: _Output,
     progress: Progress,
     *,
     make_page: PageMaker | None,
 ) -> list[Path]:
-    scan, found = labelled.scan, labelled.found
+    scan, found, origin = labelled.scan, labelled.found, output.origin
 
     def pieces() -> Columns:
         return _pieces(labelled, vocabulary)
 
     files = []
-    for form in dict.fromkeys(settings.formats):
-        path = settings.out / f"{name}.{form}"
+    for form in dict.fromkeys(formats):
+        path = output.stem.with_name(f"{output.stem.name}.{form}")
         if form == "ply":
             columns, comments = _describe_ply(labelled, vocabulary)
             write_vertices_ply(path, scan.surface, pieces(), columns=columns, comments=comments, origin=origin)
@@ -424,7 +460,7 @@ def _write(
             write_text(path, make_page(labelled, vocabulary, progress), origin=origin)
         files.append(path)
         if form == "txt" and found is not None:
-            files.append(settings.out / f"{name}.instances.txt")
+            files.append(output.stem.with_name(f"{output.stem.name}.instances.txt"))
             write_lines(files[-1], _own_lines(scan, pieces(), "instance"), origin=origin)
     return files
 

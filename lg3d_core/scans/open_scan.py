@@ -23,6 +23,28 @@ OPENERS: dict[str, Callable[[Path], Surface]] = {
 }
 
 
+def require_scan(path: Path) -> None:
+    """Check that a scan file exists, has a known suffix and can be opened, without reading it.
+
+    Raises:
+        DataError: It does not; the message states why.
+    """
+    known = ", ".join(suffix.removeprefix(".").upper() for suffix in OPENERS)
+    try:
+        if not path.exists():
+            raise DataError(f"{path}: no such file")
+        if path.is_dir():
+            raise DataError(f"{path}: expected a file in one of {known}, found a folder: pass the scans in it")
+        if not path.is_file():
+            raise DataError(f"{path}: expected a file in one of {known}, found a pipe or device: write it to a file")
+        if path.suffix.lower() not in OPENERS:
+            found = f"the suffix {path.suffix!r}" if path.suffix else "a name without suffix"
+            raise DataError(f"{path}: expected a scan in one of {known}, found {found}: convert or rename it")
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def open_scan(path: Path) -> Surface:
     """Open a PLY, PCD, OBJ, GLB, glTF, LAS, LAZ or E57 file.
 
@@ -30,16 +52,8 @@ def open_scan(path: Path) -> Surface:
         DataError: The file is missing, damaged, of an unknown format, or has no vertices.
         MissingDependencyError: The package that reads its format is not installed.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
-    opener = OPENERS.get(path.suffix.lower())
-    if opener is None:
-        known = ", ".join(suffix.removeprefix(".").upper() for suffix in OPENERS)
-        if path.is_dir():
-            raise DataError(f"{path}: expected a file in one of {known}, found a folder: pass the scans in it")
-        found = f"the suffix {path.suffix!r}" if path.suffix else "a name without suffix"
-        raise DataError(f"{path}: expected a scan in one of {known}, found {found}: convert or rename it")
-    surface = opener(path)
+    require_scan(path)
+    surface = OPENERS[path.suffix.lower()](path)
     if surface.num_vertices == 0:
         raise DataError(f"{path}: the scan has no vertices")
     return surface

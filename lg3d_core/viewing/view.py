@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from lg3d_core.errors import DataError, MissingDependencyError
+from lg3d_core.errors import MissingDependencyError
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
-from lg3d_core.inference.input import input_of_scene
+from lg3d_core.inference.input import input_of_scene, require_scene
 from lg3d_core.inference.objects import wants_objects
 from lg3d_core.inference.predict import label_scan
 from lg3d_core.progress import Progress
-from lg3d_core.scans.open_scan import OPENERS
 from lg3d_core.settings import ViewSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.viewing.asked import heat_of_scene
@@ -40,12 +39,7 @@ def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str]
         CheckpointError: The checkpoint cannot be used, or none can compute the heat of a text.
         MissingDependencyError: A picture or window needs open3d, which is missing.
     """
-    if Path(settings.scene).suffix.lower() in OPENERS:
-        raise DataError(
-            f"SCENE must be a scene of the store, got the scan file {settings.scene}: lg3d predict {settings.scene} "
-            "--format html writes a page of it"
-        )
-    store = SceneStore(settings.store, settings.vocabulary)
+    store = require_scene(settings.scene, settings.store, settings.vocabulary)
     if settings.augmented:
         if settings.checkpoint is not None:
             progress.note("a training sample is shown without a prediction: --checkpoint is ignored")
