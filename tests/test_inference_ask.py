@@ -20,7 +20,7 @@ from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_
 from lg3d_core.language import encoder_names, questions
 from lg3d_core.language.anchors_file import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
 from lg3d_core.language.questions import find_bundled_encoder, open_reader
-from lg3d_core.networks.checkpoint import CheckpointInfo, save_checkpoint
+from lg3d_core.networks.checkpoint import CheckpointInfo, TrainedVocabulary, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.scans.open_scan import open_scan
@@ -234,6 +234,43 @@ def test_other_anchors_are_refused_and_the_own_ones_are_found(workplace: Path, t
     (workplace / "anchors.safetensors").unlink()
     with pytest.raises(CheckpointError, match="pass --anchors FILE"):
         find_anchors(run, info, None)
+
+
+@pytest.mark.parametrize("has_classifier", [False, True])
+def test_anchors_of_any_vocabulary_of_a_joint_checkpoint_are_accepted(workplace: Path, has_classifier: bool) -> None:
+    names = ("sofa", "tap")
+    first, alone = anchors_of(), WordEncoder().encode(names)
+    assert first.projection is not None
+    second = Anchors(first.projection.apply(alone), names, first.metadata, first.projection)
+    save_anchors(workplace / "second.safetensors", second)
+    count = len(VOCABULARY)
+    info = CheckpointInfo(
+        kind="finetune" if has_classifier else "pretrain",
+        network="14A",
+        num_classes=count + 2 if has_classifier else None,
+        voxel_size=0.1,
+        vocabulary=VOCABULARY.name,
+        vocabulary_digest=VOCABULARY.digest,
+        anchors_digest=first.digest,
+        settings=json.dumps({"anchors": "anchors.safetensors", "classifier": "fixed-anchors"}),
+        vocabularies=(
+            TrainedVocabulary(
+                name=VOCABULARY.name, digest=VOCABULARY.digest, num_classes=count, anchors_digest=first.digest
+            ),
+            TrainedVocabulary(name="two", digest="2", num_classes=2, anchors_digest=second.digest),
+        ),
+    )
+    joint = workplace / "runs" / "p" / "checkpoint.safetensors"
+    save_checkpoint(joint, MinkUNet("14A", num_classes=info.num_classes), info)
+    for path, expected in (("second.safetensors", set(names)), ("anchors.safetensors", set(VOCABULARY.names))):
+        settings = settings_of(workplace, checkpoint=joint, anchors=workplace / path)
+        (answer,) = Conversation(settings, Progress()).ask(["tap"], threshold=0.0)
+        assert {name for name, _ in answer.nearest} <= expected
+        assert answer.places
+        assert {name for place in answer.places for name, _ in place.names} <= expected
+    save_anchors(workplace / "other.safetensors", anchors_of(dim=64))
+    with pytest.raises(CheckpointError, match=f"was trained with .{first.digest}, {second.digest}."):
+        find_anchors(joint, info, workplace / "other.safetensors")
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n\t"])

@@ -26,8 +26,10 @@ from lg3d_core.training.finetune import finetune
 from lg3d_core.training.joint import JointLearner
 from lg3d_core.training.learners import Classification, LanguageGrounding, LanguageSoftmax, Learner
 from lg3d_core.training.pretrain import pretrain
+from lg3d_core.training.scenes import open_training_data
 from tests.fake_store import FakeStore, make_scene, make_vocabulary
 from tests.finished_runs import read_metrics
+from tests.notes import Notes
 
 SIZES = (5, 2)
 SEEDS = (11, 12, 13)
@@ -249,6 +251,31 @@ def test_a_joint_run_is_scored_on_each_store_and_classifies_each_vocabulary(stor
     moved = dataclasses.replace(settings, resume=tuned.parent, also_store=(stores.first,), overrides=("also_store",))
     with pytest.raises(DataError):
         finetune(moved, Progress())
+
+
+def test_a_store_with_several_vocabularies_is_read_with_the_labels_of_its_anchors(
+    raw_rooms: Path, stores: Stores, tmp_path: Path
+) -> None:
+    five = SceneStore(stores.second).vocabulary
+    classes = tmp_path / "five.tsv"
+    classes.write_text("id\tname\n" + "".join(f"{own.id}\t{own.name}\n" for own in five.categories))
+    both = tmp_path / "both"
+    prepare_store(
+        PrepareSettings(raw=raw_rooms, store=both, jobs=1, vocabulary=("scannet200", str(classes))), Progress()
+    )
+    notes = Notes()
+    settings = PretrainSettings(**training(stores, tmp_path / "runs", store=both, also_store=(both,)))
+    first, second = open_training_data(settings, notes).stores
+    assert [len(first.store.vocabulary), len(second.store.vocabulary)] == [200, 5]
+    assert f"{both}: using the labels of five, the vocabulary of {stores.second_anchors}" in notes.notes
+    expected = SceneStore(stores.second)
+    for scene_id in expected.scene_ids("train"):
+        assert np.array_equal(second.store.read(scene_id).label, expected.read(scene_id).label)
+    # The first store, too; --vocabulary wins, and without anchors the first vocabulary is used.
+    alone = {"store": both, "anchors": stores.second_anchors, "also_store": (), "also_anchors": ()}
+    for changes, count in (({}, 5), ({"vocabulary": "scannet200"}, 200), ({"method": "supcon"}, 200)):
+        chosen = PretrainSettings(**training(stores, tmp_path / "runs", **alone, **changes))
+        assert len(open_training_data(chosen, Progress()).store.vocabulary) == count
 
 
 def test_anchors_of_another_space_are_refused(stores: Stores, tmp_path: Path) -> None:

@@ -158,7 +158,8 @@ def load_grounded(settings: AskSettings, progress: Progress) -> Grounded:
     info = read_info(path)
     require_grounded(path, info)
     anchors = find_anchors(path, info, settings.anchors)
-    predictor, _ = Predictor.for_scans(path, settings)
+    own = next((own.digest for own in info.vocabularies if own.anchors_digest == anchors.digest), None)
+    predictor, info = Predictor.for_scans(path, settings, vocabulary=own)
     reader = open_reader(
         anchors,
         encoder=settings.encoder,
@@ -452,6 +453,8 @@ def require_grounded(path: Path, info: CheckpointInfo) -> None:
 def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchors:
     """Return the anchors that a checkpoint was trained with: those that were passed, or those of its run.
 
+    Of several vocabularies, the passed anchors may be those of any; without `given`, those of the first are returned.
+
     Raises:
         CheckpointError: The anchors differ, or cannot be found.
         DataError: The file that was passed cannot be read.
@@ -459,9 +462,10 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
     width = NETWORK_PLANS[info.network].widths[-1]
     if given is not None:
         anchors = load_anchors(given).padded(width)
-        if anchors.digest != info.anchors_digest:
+        trained = [own.anchors_digest for own in info.vocabularies] or [str(info.anchors_digest)]
+        if anchors.digest not in trained:
             raise CheckpointError(
-                f"{given} ({anchors.digest}) are not the anchors that {path} was trained with ({info.anchors_digest})"
+                f"{given} ({anchors.digest}) are not the anchors that {path} was trained with ({', '.join(trained)})"
             )
         return anchors
     named = Path(read_setting(info, "anchors") or "anchors.safetensors")

@@ -309,7 +309,8 @@ def load_model(
         encoder=encoder,
     )
     path = find_model(name, progress)
-    predictor, info = Predictor.for_scans(path, settings)
+    name_of_classes = None if vocabulary is None else Path(vocabulary).stem
+    predictor, info = Predictor.for_scans(path, settings, vocabulary=name_of_classes)
     return Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
 
 

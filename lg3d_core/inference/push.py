@@ -74,7 +74,8 @@ def push(settings: PushSettings, progress: Progress) -> PushReport:
     with tempfile.TemporaryDirectory() as folder:
         if is_grounded(info):
             anchors = Path(folder) / ANCHORS_FILE
-            save_anchors(anchors, find_anchors(path, info, settings.anchors))
+            first = info.select(None)[0] if info.vocabularies else info  # a download is used with its anchors
+            save_anchors(anchors, find_anchors(path, first, settings.anchors))
             operations.append(add(ANCHORS_FILE, anchors))
         with hub_errors(hub, site_of_hub()):
             api.create_repo(hub.repository, private=settings.private, exist_ok=True)

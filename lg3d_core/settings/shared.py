@@ -60,7 +60,7 @@ class LabelsFields(Settings):
     vocabulary: Annotated[
         str | None,
         Doc("Vocabulary of the labels, for a store with several."),
-        Option(panel=Panel.DATA, default="the first of the store, or that of the checkpoint"),
+        Option(panel=Panel.DATA, default="that of the anchors or the checkpoint, else the first of the store"),
     ] = None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lg3d_core.errors import DataError
+from lg3d_core.language.anchors_file import load_anchors
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.augment import Augmentation
 from lg3d_core.sampling.dataset import SceneDataset
@@ -61,8 +62,13 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
     Raises:
         DataError: The store is missing or has no training scenes.
     """
-    data = _open_store(settings, settings.store, progress, vocabulary=settings.vocabulary)
-    data = data._replace(others=tuple(_open_store(settings, path, progress) for path in settings.also_store))
+    store = _choose_labels(settings.store, _used_anchors(settings), progress, vocabulary=settings.vocabulary)
+    others = (
+        _choose_labels(path, anchors, progress)
+        for path, anchors in zip(settings.also_store, settings.also_anchors, strict=True)
+    )
+    data = _open_store(settings, store, progress)
+    data = data._replace(others=tuple(_open_store(settings, other, progress) for other in others))
     share = settings.batch_size // num_processes
     micro = min(settings.micro_batch or share, share)
     passes = -(-share // micro)
@@ -80,18 +86,38 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
     return data
 
 
-def _open_store(
-    settings: TrainSettings, path: Path, progress: Progress, *, vocabulary: str | None = None
-) -> TrainingData:
-    """Open one store of a run.
+def _used_anchors(settings: TrainSettings) -> Path | None:
+    """Return the anchors of the first store, or None if the run does not use any."""
+    if isinstance(settings, PretrainSettings):
+        return settings.anchors if settings.method == "language" else None
+    return settings.anchors if isinstance(settings, FinetuneSettings) and settings.classifier != "fresh" else None
+
+
+def _choose_labels(
+    path: Path, anchors: Path | None, progress: Progress, *, vocabulary: str | None = None
+) -> SceneStore:
+    """Open a store with the labels of a vocabulary, by default that of the anchors if the store has several.
 
     Raises:
-        DataError: The store is missing or has no training scenes or labels.
+        DataError: The store or the anchors are missing or damaged.
     """
     store = SceneStore(path, vocabulary)
+    if vocabulary is not None or anchors is None or len(store.vocabularies) == 1:
+        return store
+    store = SceneStore(path, preferred=load_anchors(anchors).metadata["vocabulary_digest"])
+    progress.note(f"{path}: using the labels of {store.vocabulary.name}, the vocabulary of {anchors}")
+    return store
+
+
+def _open_store(settings: TrainSettings, store: SceneStore, progress: Progress) -> TrainingData:
+    """Open the training scenes of one store.
+
+    Raises:
+        DataError: The store has no training scenes or labels.
+    """
     scene_ids = store.scene_ids("train")
     if not scene_ids:
-        raise DataError(f"{path} has no training scenes: prepare a raw folder whose split files list some")
+        raise DataError(f"{store.path} has no training scenes: prepare a raw folder whose split files list some")
     budget = None
     if settings.limited is not None:
         budget = ensure_budget(
