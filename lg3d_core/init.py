@@ -8,23 +8,37 @@ from lg3d_core.errors import DataError, SettingsError, UsageError
 from lg3d_core.files import write_text
 from lg3d_core.processes import num_cores
 from lg3d_core.progress import Progress
-from lg3d_core.scans.audit import AuditReport, audit_scans
-from lg3d_core.scans.scannet import SCANS_FOLDERS, find_scans
+from lg3d_core.scans.audit import AuditReport, audit_folder
+from lg3d_core.scans.formats.names import NAME_FILES, find_names
+from lg3d_core.scans.formats.open_folder import FORMATS, open_folder, recognise_format
+from lg3d_core.scans.formats.raw_folder import RawFolder
 from lg3d_core.settings import (
     CONFIG_NAME,
     AnchorsSettings,
     Device,
     FinetuneSettings,
+    PrepareSettings,
     PretrainSettings,
+    VocabularySettings,
     read_recipe,
     recipe_names,
     recipe_summary,
 )
 from lg3d_core.settings.fields import fields_of
 from lg3d_core.vocabulary import load_vocabulary
+from lg3d_core.vocabulary.vocabulary_file import SHIPPED
 
-LIKELY_FOLDERS = (".", "scannet", "ScanNet", "raw", "rooms", "demo/rooms", "../scannet", "/data/scannet")
+LIKELY_FOLDERS = (".", *FORMATS, "ScanNet", "raw", "scans", "rooms", "demo/rooms", "../scannet", "/data/scannet")
 """Where raw scans are looked for before anybody is asked, relative to the working directory."""
+LOOSE_FORMATS = ("pointcept", "labelled")
+"""Formats that a folder of other files may resemble: such a folder is proposed only if it has class names."""
+DEFAULT_VOCABULARY = AnchorsSettings.vocabulary
+STORED_VOCABULARY = str(VocabularySettings.out)
+"""File that `lg3d vocabulary from-store` writes by default."""
+VOCABULARY_TABLE = """
+[anchors]
+vocabulary = {}
+"""
 
 
 class Project(NamedTuple):
@@ -35,18 +49,35 @@ class Project(NamedTuple):
         store: Folder of the scene store.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         recipe: Name of a shipped recipe, or path of a TOML file.
+        vocabulary: Vocabulary of the scans: the name of a shipped one, or a file.
     """
 
     raw: Path
     store: Path
     device: Device
     recipe: str
+    vocabulary: str = DEFAULT_VOCABULARY
+
+
+class RawScans(NamedTuple):
+    """Folder of raw scans that was checked.
+
+    Attributes:
+        raw: The folder.
+        vocabulary: Its vocabulary, as in `Project`.
+        report: Result of the audit; None without one.
+    """
+
+    raw: Path
+    vocabulary: str
+    report: AuditReport | None
 
 
 def propose_raw(folder: Path) -> Path | None:
     """The first likely folder that holds scans, as a path from `folder`; None where there is none."""
     for name in LIKELY_FOLDERS:
-        if any((folder / name / scans).is_dir() for scans in SCANS_FOLDERS):
+        found, _ = recognise_format(folder / name)
+        if found and (found not in LOOSE_FORMATS or find_names(folder / name) is not None):
             return Path(name)
     return None
 
@@ -68,31 +99,40 @@ def describe_recipes() -> list[tuple[str, str]]:
     return [(name, recipe_summary(name)) for name in recipe_names()]
 
 
-def check_raw(text: str, *, audit: bool, jobs: int, progress: Progress) -> tuple[Path, AuditReport | None]:
-    """Look through a folder of raw scans.
+def check_raw(text: str, *, audit: bool, jobs: int, progress: Progress) -> RawScans:
+    """Recognise and check a folder of raw scans.
 
     Args:
         text: The folder; `~` is the user's home.
-        audit: Read every scan, rather than only see whether there are any.
-        jobs: Processes; 0 takes one per core.
-        progress: Told of each scene.
-
-    Returns:
-        The folder, and what the audit found.
+        audit: Whether to read every scan.
+        jobs: Number of processes; 0 uses one per core.
+        progress: Receives notes, warnings and one step per scene.
 
     Raises:
-        DataError: No scans, or none that could be prepared.
+        DataError: The folder has no scans, no class names, or no scan that can be prepared.
     """
     raw = Path(text).expanduser()
+    folder = open_folder(PrepareSettings(raw=raw))
+    if folder.note:
+        progress.note(folder.note)
+    for warning in folder.warnings:
+        progress.warn(warning)
     if not audit:
-        find_scans(raw)
-        return raw, None
-    report = audit_scans(raw, load_vocabulary(), jobs=jobs, progress=progress)
+        return RawScans(raw, _find_vocabulary(folder), None)
+    report = audit_folder(folder, jobs=jobs, progress=progress)
     lost = count_lost(report)
     progress.note(
         f"{report.num_scenes} scans, {report.num_vertices:,} vertices" + (f", {lost} of them damaged" if lost else "")
     )
-    return raw, report
+    return RawScans(raw, _find_vocabulary(folder), report)
+
+
+def _find_vocabulary(folder: RawFolder) -> str:
+    """Return a shipped vocabulary or file with the classes of a folder; `STORED_VOCABULARY` if there is none."""
+    own = str(folder.path / NAME_FILES[0])
+    candidates = (*SHIPPED, own) if Path(own).is_file() else tuple(SHIPPED)
+    digest = folder.vocabularies[0].digest
+    return next((name for name in candidates if load_vocabulary(name).digest == digest), STORED_VOCABULARY)
 
 
 def check_device(text: str) -> Device:
@@ -157,6 +197,7 @@ def settings_text(project: Project, report: AuditReport | None) -> str:
         SettingsError: A path that UTF-8 cannot spell.
     """
     found = "" if report is None else f"  # {report.num_scenes} scans, {report.num_vertices:,} vertices"
+    vocabulary = "" if project.vocabulary == DEFAULT_VOCABULARY else VOCABULARY_TABLE.format(_quote(project.vocabulary))
     return f"""\
 # Settings of this working directory: every lg3d command that is started here reads them.
 # An option beats a variable (LG3D_EPOCHS=10), a variable this file, this file the recipe.
@@ -170,7 +211,7 @@ recipe = {_quote(project.recipe)}  # of anchors, pretrain and finetune
 # [finetune]
 # epochs = 60
 # limited = 0.05
-"""
+{vocabulary}"""
 
 
 def init(project: Project, report: AuditReport | None, *, path: Path, force: bool) -> Path:
@@ -195,12 +236,14 @@ def next_commands(project: Project) -> list[tuple[str, str]]:
     """What to type next, in order, each with what it makes."""
     encoder = AnchorsSettings.resolve(recipe=project.recipe).encoder
     download = ", after a download" if encoder.startswith(("open_clip:", "hf:")) else ""
+    from_store = (f"lg3d vocabulary from-store {project.store}", f"class names of the store to {STORED_VOCABULARY}")
     return [
         ("lg3d prepare", f"scans to the store {project.store}/"),
-        ("lg3d anchors", f"category names to anchors.safetensors{download}"),
-        ("lg3d pretrain", "features that lie by the words for what they are"),
-        ("lg3d finetune", "a classifier on them"),
-        ("lg3d eval", "its scores on the validation scenes"),
+        *([from_store] if project.vocabulary == STORED_VOCABULARY else []),
+        ("lg3d anchors", f"class names to anchors.safetensors{download}"),
+        ("lg3d pretrain", "features near the text anchors of their classes"),
+        ("lg3d finetune", "a classifier that starts from these features"),
+        ("lg3d eval", "scores on the validation scenes"),
     ]
 
 

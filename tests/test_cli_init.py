@@ -27,6 +27,7 @@ from lg3d_core.init import (
 )
 from lg3d_core.progress import Progress
 from lg3d_core.settings import COMMANDS, recipe_names
+from tests.labelled_scans import NAMES, labelled_room, write_json, write_names, write_room_ply
 from tests.terminal import COLUMNS, lg3d_on_terminal
 from tests.test_cli import lg3d
 
@@ -87,17 +88,22 @@ def test_a_file_that_is_there_stays_unless_forced(tmp_path: Path) -> None:
 
 def test_scans_are_found_nearby(raw_rooms: Path, tmp_path: Path) -> None:
     assert propose_raw(tmp_path / "empty") is None or propose_raw(tmp_path / "empty") == Path("/data/scannet")
-    (tmp_path / "rooms" / "scans").mkdir(parents=True)
-    assert propose_raw(tmp_path) == Path("rooms")
+    write_room_ply(tmp_path / "labelled" / "train" / "hall.ply", labelled_room())
+    assert propose_raw(tmp_path) in (None, Path("/data/scannet"))  # any folder may have PLY files
+    write_names(tmp_path / "labelled")
+    assert propose_raw(tmp_path) == Path("labelled")
+    (tmp_path / "s3dis" / "Area_1" / "office_1" / "Annotations").mkdir(parents=True)
+    assert propose_raw(tmp_path) == Path("s3dis")
     assert propose_raw(raw_rooms) == Path()
 
 
 def test_a_folder_is_audited_or_only_looked_at(raw_rooms: Path, tmp_path: Path) -> None:
-    raw, report = check_raw(str(raw_rooms), audit=True, jobs=1, progress=Progress())
+    raw, vocabulary, report = check_raw(str(raw_rooms), audit=True, jobs=1, progress=Progress())
     assert report is not None
+    assert vocabulary == "scannet200"
     assert (raw, report.num_scenes, report.problems) == (raw_rooms, 6, [])
     assert f"# 6 scans, {report.num_vertices:,} vertices" in settings_text(a_project(), report)
-    assert check_raw(str(raw_rooms), audit=False, jobs=1, progress=Progress()) == (raw_rooms, None)
+    assert check_raw(str(raw_rooms), audit=False, jobs=1, progress=Progress()) == (raw_rooms, "scannet200", None)
     with pytest.raises(DataError, match="no such folder"):
         check_raw(str(tmp_path / "nowhere"), audit=False, jobs=1, progress=Progress())
 
@@ -129,6 +135,46 @@ def test_devices_and_recipes_are_checked(tmp_path: Path) -> None:
 def test_the_next_commands_say_what_needs_a_download() -> None:
     assert "download" in dict(next_commands(a_project(recipe="paper-34d")))["lg3d anchors"]
     assert "download" not in dict(next_commands(a_project(recipe="demo")))["lg3d anchors"]
+
+
+def test_labelled_scans_are_recognised_and_their_class_names_are_those_of_the_anchors(tmp_path: Path) -> None:
+    room = labelled_room()
+    for split in ("train", "val", "other"):
+        write_room_ply(tmp_path / "my scans" / split / f"{split}_hall.ply", room, label=room.label)
+    words = ["init", "--raw", "my scans", "--device", "cpu", "--recipe", "demo", "--jobs", "1"]
+    refused = lg3d(*words, cwd=tmp_path, code=1)
+    assert "my scans has no class names: put them there as classes.tsv" in refused.stderr
+    write_names(tmp_path / "my scans")
+    done = lg3d(*words, cwd=tmp_path)
+    assert "my scans is read as labelled: it has other/other_hall.ply" in done.stderr
+    assert "lg3d: warning: 1 scenes are in no split and go to train (other_other_hall)" in done.stderr
+    assert "from-store" not in done.stderr
+    assert tomllib.loads((tmp_path / "lg3d.toml").read_text())["anchors"] == {"vocabulary": "my scans/classes.tsv"}
+    assert COMMANDS["anchors"].resolve(config=tmp_path / "lg3d.toml").vocabulary == "my scans/classes.tsv"  # type: ignore[attr-defined]
+    assert lg3d("prepare", "--jobs", "1", "-q", cwd=tmp_path).stdout == "data\n"
+
+
+def test_the_classes_of_other_data_sets_are_shipped_or_written_from_the_store(tmp_path: Path) -> None:
+    """S3DIS has a shipped vocabulary; that of Replica is made from the annotation of its scenes."""
+    (tmp_path / "s3dis" / "Area_1" / "office_1" / "Annotations").mkdir(parents=True)
+    room = labelled_room()
+    habitat = tmp_path / "replica" / "room_0" / "habitat"
+    write_room_ply(habitat / "mesh_semantic.ply", room)
+    classes = [{"id": k, "name": name} for k, name in enumerate(NAMES)]
+    write_json(habitat / "info_semantic.json", {"classes": classes, "objects": []})
+    found = {
+        name: check_raw(str(tmp_path / name), audit=False, jobs=1, progress=Progress()).vocabulary
+        for name in ("s3dis", "replica")
+    }
+    assert found == {"s3dis": "s3dis", "replica": "vocabulary.tsv"}
+    assert [command for command, _ in next_commands(a_project()._replace(vocabulary="vocabulary.tsv"))] == [
+        "lg3d prepare",
+        "lg3d vocabulary from-store data",
+        "lg3d anchors",
+        "lg3d pretrain",
+        "lg3d finetune",
+        "lg3d eval",
+    ]
 
 
 def test_flags_alone_suffice_in_a_script(raw_rooms: Path, tmp_path: Path) -> None:

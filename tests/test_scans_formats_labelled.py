@@ -42,7 +42,7 @@ def test_a_folder_of_ply_files_is_recognised_and_becomes_a_store(raw: Path, room
     listener = Notes()
     report = prepare(raw, listener)
     assert (report.prepared, report.failed, report.unmapped) == (["hall", "kitchen", "office"], {}, {})
-    assert listener.notes[0] == f"{raw} is read as labelled: it has train/kitchen.ply (--format overrides)"
+    assert listener.notes[0] == f"{raw} is read as labelled: it has train/kitchen.ply (lg3d prepare --format overrides)"
     store = SceneStore(report.store)
     assert (store.scene_ids("train"), store.scene_ids("val")) == (["kitchen", "office"], ["hall"])
     assert store.vocabulary.names == NAMES

@@ -39,7 +39,9 @@ def test_a_folder_of_arrays_is_recognised_and_becomes_a_store(raw: Path, room: R
     listener = Notes()
     report = prepare(raw, listener)
     assert (report.prepared, report.failed, report.unmapped) == (["hall", "kitchen", "office"], {}, {})
-    assert listener.notes[0] == (f"{raw} is read as pointcept: it has train/kitchen/coord.npy (--format overrides)")
+    assert listener.notes[0] == (
+        f"{raw} is read as pointcept: it has train/kitchen/coord.npy (lg3d prepare --format overrides)"
+    )
     store = SceneStore(report.store)
     assert (store.scene_ids("train"), store.scene_ids("val")) == (["kitchen", "office"], ["hall"])
     assert store.vocabulary.names == NAMES
@@ -195,7 +197,7 @@ def test_split_files_win_over_folders(raw: Path) -> None:
 
 def test_a_folder_without_class_names_says_how_to_pass_them(raw: Path) -> None:
     (raw / "classes.tsv").unlink()
-    with pytest.raises(DataError, match="has no class names: pass --vocabulary FILE"):
+    with pytest.raises(DataError, match=r"has no class names: put them there as classes\.tsv"):
         prepare(raw)
     assert not (raw.parent / "data").exists()
 

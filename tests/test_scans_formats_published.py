@@ -61,7 +61,7 @@ def test_a_room_of_s3dis_is_the_points_of_its_objects(tmp_path: Path, room: Room
     listener = Notes()
     report = prepare(raw, listener)
     assert (report.failed, report.unmapped) == ({}, {})
-    assert listener.notes[0].endswith("it has Area_1/office_1/Annotations (--format overrides)")
+    assert listener.notes[0].endswith("it has Area_1/office_1/Annotations (lg3d prepare --format overrides)")
     store = SceneStore(report.store)
     assert (store.scene_ids("train"), store.scene_ids("val")) == (["Area_1_office_1"], ["Area_5_hallway_6"])
     assert store.vocabulary == load_vocabulary("s3dis")

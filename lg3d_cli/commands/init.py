@@ -39,8 +39,10 @@ def init(settings: InitSettings) -> None:
     audited = None if report is None else report.to_json()
     details = {**{key: str(value) for key, value in answers._asdict().items()}, "audit": audited}
     console.outcome({"config": config}, as_json=settings.json, details=details)
-    for command, effect in project.next_commands(answers):
-        progress.note(f"next: {command:<14}  # {effect}")
+    commands = project.next_commands(answers)
+    width = max(len(command) for command, _ in commands)
+    for command, effect in commands:
+        progress.note(f"next: {command:<{width}}  # {effect}")
 
 
 def _require_answers(settings: InitSettings, *, asks: bool) -> None:
@@ -53,8 +55,8 @@ def _ask_all(settings: InitSettings, progress: Progress, *, asks: bool) -> "tupl
     from lg3d_core import init as project
 
     look = partial(project.check_raw, audit=settings.audit, jobs=settings.jobs, progress=progress)
-    found, report = _answer("Folder of the raw scans", settings.raw, project.propose_raw(Path()), look, asks=asks)
-    _accept_damage(report, asks=asks, yes=settings.yes)
+    found = _answer("Folder of the raw scans", settings.raw, project.propose_raw(Path()), look, asks=asks)
+    _accept_damage(found.report, asks=asks, yes=settings.yes)
     if asks and settings.device is None:
         console.aside(f"auto is {project.describe_device()}")
     chosen = _answer("Device (auto, cpu, cuda, cuda:N)", settings.device, "auto", project.check_device, asks=asks)
@@ -62,7 +64,8 @@ def _ask_all(settings: InitSettings, progress: Progress, *, asks: bool) -> "tupl
         for name, summary in project.describe_recipes():
             console.aside(f"{name:<9}  {summary}", indent=13)
     plan = _answer("Recipe", settings.recipe, project.propose_recipe(chosen), project.check_recipe, asks=asks)
-    return project.Project(raw=found, store=settings.store, device=chosen, recipe=plan), report
+    answers = project.Project(found.raw, settings.store, chosen, plan, found.vocabulary)
+    return answers, found.report
 
 
 def _answer(question: str, typed: object | None, default: object | None, check: Callable[[str], T], *, asks: bool) -> T:
@@ -72,7 +75,7 @@ def _answer(question: str, typed: object | None, default: object | None, check: 
     if asks:
         return console.ask(question, default=None if default is None else str(default), check=check)
     if default is None:
-        raise SettingsError("found no folder with scans/ here or nearby: pass --raw FOLDER")
+        raise SettingsError("found no folder of raw scans here or nearby: pass --raw FOLDER")
     return check(str(default))
 
 

@@ -36,7 +36,7 @@ class InitSettings(WorkerFields, StoreFields):
 
     raw: Annotated[
         Path | None,
-        Doc("Folder of the raw scans, in ScanNet's layout."),
+        Doc("Folder of the raw scans, in a format that prepare recognises."),
         Option(default="asked for; with --yes the first one found nearby"),
     ] = None
     device: Annotated[Device | None, Doc("Device."), Option(default="asked for; with --yes auto")] = None

@@ -31,7 +31,7 @@ from lg3d_core.scans.formats.assembly import (
     require_length,
 )
 from lg3d_core.scans.formats.listing import list_scenes
-from lg3d_core.scans.formats.names import find_names, load_vocabularies, require_labels
+from lg3d_core.scans.formats.names import find_names, load_vocabularies, missing_names, require_labels
 from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
 from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.frame import find_frame
@@ -262,10 +262,7 @@ def open_labelled(settings: PrepareSettings) -> RawFolder:
         raise DataError(f"{raw} contains no scans: expected files such as {raw}/train/room1.ply ({kinds})")
     names = settings.vocabulary or (find_names(raw) or "",)
     if names == ("",):
-        raise DataError(
-            f"{raw} has no class names: pass --vocabulary FILE, a TSV with the columns id and name or a JSON list, or "
-            "put it there as classes.tsv"
-        )
+        raise missing_names(raw)
     vocabularies = load_vocabularies(names)
     require_labels(settings.labels, vocabularies)
     if len(vocabularies) > 1 and not settings.labels:

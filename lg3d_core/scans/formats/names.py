@@ -80,6 +80,14 @@ def find_names(raw: Path) -> str | None:
     return next((str(raw / name) for name in NAME_FILES if (raw / name).is_file()), None)
 
 
+def missing_names(raw: Path) -> DataError:
+    """Return the error of a raw folder without class names."""
+    return DataError(
+        f"{raw} has no class names: put them there as classes.tsv (columns id and name) or classes.json (a list), or "
+        "pass --vocabulary FILE to lg3d prepare"
+    )
+
+
 def make_vocabulary(name: str, rows: list[dict[str, Any]]) -> Vocabulary:
     """Return the vocabulary of rows with `id`, `name` and optionally `color` and `group`.
 

@@ -77,7 +77,8 @@ def open_folder(settings: PrepareSettings) -> RawFolder:
         DataError: The folder does not exist, is of no known format, or has no scenes.
         UsageError: An option does not apply to the format.
     """
-    name, note = _recognise(settings.raw_folder) if settings.format == "auto" else (str(settings.format), "")
+    name, note = recognise_format(settings.raw_folder) if settings.format == "auto" else (str(settings.format), "")
+    name = name or "scannet"  # whose reader reports what is missing
     form = FORMATS[name]
     unused = [field for field in OPTIONAL if field not in form.uses and getattr(settings, field) not in UNSET]
     for field in unused:
@@ -91,8 +92,8 @@ def open_folder(settings: PrepareSettings) -> RawFolder:
     return replace(folder, note=note, warnings=(*ignored, *folder.warnings))
 
 
-def _recognise(raw: Path) -> tuple[str, str]:
-    """Return the name of a folder's format and a note about it; without any sign, ScanNet's reader reports the error.
+def recognise_format(raw: Path) -> tuple[str, str]:
+    """Return the name of a folder's format and a note about it; both are empty without any sign of a format.
 
     A test of one format never needs more than the names of files.
     """
@@ -100,8 +101,6 @@ def _recognise(raw: Path) -> tuple[str, str]:
         for name, form in FORMATS.items():
             found = form.recognise(raw)
             if found:
-                return (
-                    name,
-                    "" if name == "scannet" else f"{raw} is read as {name}: it has {found} (--format overrides)",
-                )
-    return "scannet", ""
+                note = f"{raw} is read as {name}: it has {found} (lg3d prepare --format overrides)"
+                return name, "" if name == "scannet" else note
+    return "", ""

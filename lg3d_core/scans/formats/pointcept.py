@@ -30,7 +30,7 @@ from lg3d_core.scans.formats.assembly import (
     require_length,
 )
 from lg3d_core.scans.formats.listing import list_scenes
-from lg3d_core.scans.formats.names import find_names, load_vocabularies, require_labels
+from lg3d_core.scans.formats.names import find_names, load_vocabularies, missing_names, require_labels
 from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
 from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.scannet import Scan
@@ -199,10 +199,7 @@ def _find_vocabulary(raw: Path, scene: Path) -> str:
     for name, array in LABEL_ARRAYS.items():
         if (scene / f"{array}.npy").exists():
             return name
-    raise DataError(
-        f"{raw} has no class names: pass --vocabulary FILE, a TSV with the columns id and name or a JSON list, or put "
-        f"it there as classes.tsv"
-    )
+    raise missing_names(raw)
 
 
 def _choose_arrays(typed: tuple[str, ...], vocabularies: tuple[Vocabulary, ...], scene: Path) -> tuple[str, ...]:
