@@ -22,7 +22,7 @@ class Room(NamedTuple):
     instance: np.ndarray
 
 
-def labelled_room(*, seed: int = 0, spacing: float = 0.1) -> Room:
+def labelled_room(*, seed: int = 0, spacing: float = 0.1, dtype: type[np.floating] = np.float32) -> Room:
     """Floor, two walls and five boxes."""
     rng = np.random.default_rng(seed)
     parts = [
@@ -36,7 +36,7 @@ def labelled_room(*, seed: int = 0, spacing: float = 0.1) -> Room:
     sizes = [len(xyz) for _, (xyz, _) in parts]
     starts = np.cumsum([0, *sizes[:-1]])
     return Room(
-        xyz=np.concatenate([xyz for _, (xyz, _) in parts]).astype(np.float32),
+        xyz=np.concatenate([xyz for _, (xyz, _) in parts]).astype(dtype),
         rgb=np.concatenate([np.tile(COLORS[name], (len(xyz), 1)) for name, (xyz, _) in parts]).astype(np.uint8),
         faces=np.concatenate([faces + start for (_, (_, faces)), start in zip(parts, starts, strict=True)]),
         label=np.repeat([NAMES.index(name) for name, _ in parts], sizes),

@@ -6,25 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.box_rooms import COLORS, DEFAULT_OBJECTS, box, grid
+from tests.labelled_scans import labelled_room
 
 
 def furnished_room(*, seed: int = 0, spacing: float = 0.05) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions in metres with +z up, colours and triangles of a room of 4 m x 3 m x 2 m with boxes in it."""
-    rng = np.random.default_rng(seed)
-    parts = [
-        ("floor", grid((0, 0, 0), (4, 0, 0), (0, 3, 0), spacing)),
-        ("wall", grid((0, 0, 0), (4, 0, 0), (0, 0, 2), spacing)),
-        ("wall", grid((0, 0, 0), (0, 3, 0), (0, 0, 2), spacing)),
-    ]
-    for k, label in enumerate(DEFAULT_OBJECTS):
-        low = np.array([0.4 + 0.7 * k, 0.6 + rng.uniform(0, 1.4), 0.0])
-        parts.append((label, box(low, rng.uniform(0.35, 0.6, size=3), spacing)))
-    counts = np.cumsum([0, *(len(xyz) for _, (xyz, _) in parts)])
-    xyz = np.concatenate([xyz for _, (xyz, _) in parts])
-    faces = np.concatenate([faces + first for (_, (_, faces)), first in zip(parts, counts[:-1], strict=True)])
-    rgb = np.concatenate([np.tile(COLORS[label], (len(xyz), 1)) for label, (xyz, _) in parts]).astype(np.uint8)
-    return xyz, rgb, faces
+    room = labelled_room(seed=seed, spacing=spacing, dtype=np.float64)
+    return room.xyz, room.rgb, room.faces
 
 
 def points_ply(
