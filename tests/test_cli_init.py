@@ -104,6 +104,17 @@ def test_a_folder_is_audited_or_only_looked_at(raw_rooms: Path, tmp_path: Path) 
     assert (raw, report.num_scenes, report.problems) == (raw_rooms, 6, [])
     assert f"# 6 scans, {report.num_vertices:,} vertices" in settings_text(a_project(), report)
     assert check_raw(str(raw_rooms), audit=False, jobs=1, progress=Progress()) == (raw_rooms, "scannet200", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, reason in (
+        ("file", "file is a file: expected a folder of scans$"),
+        (
+            "empty",
+            r"contains no scans: expected folders .*; for another format pass --format to lg3d prepare: pointcept",
+        ),
+    ):
+        with pytest.raises(DataError, match=reason):
+            check_raw(str(tmp_path / name), audit=False, jobs=1, progress=Progress())
     with pytest.raises(DataError, match="no such folder"):
         check_raw(str(tmp_path / "nowhere"), audit=False, jobs=1, progress=Progress())
 

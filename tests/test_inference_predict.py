@@ -255,6 +255,7 @@ def test_scans_that_cannot_be_opened_are_reported_before_a_model_is_loaded(tmp_p
     os.mkfifo(tmp_path / "pipe.ply")
     kinds = "PLY, PCD, OBJ, GLB, GLTF, LAS, LAZ, E57"
     for word, reason in {
+        "": "SCAN is an empty text: expected a file, or a scene of the store",
         "gone.ply": "gone.ply: no such file",
         "gone": "gone: no such file, and no scene store at data with a scene of that name",
         "a.stl": f"a.stl: expected a scan in one of {kinds}, found the suffix '.stl': convert or rename it",

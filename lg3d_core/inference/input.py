@@ -55,6 +55,8 @@ def require_input(word: str, store: Path) -> None:
     Raises:
         DataError: It is neither a file in a known format nor a scene of the store.
     """
+    if not word.strip():
+        raise DataError("SCAN is an empty text: expected a file, or a scene of the store")
     path = Path(word)
     if _is_file_name(path):
         require_scan(path)

@@ -145,7 +145,7 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
         )
     low, high, core = find_bulk(sample)
     core = np.concatenate([core, _on_large_triangles(surface, low, high, float(np.ptp(core, axis=0).max()))])
-    size = np.maximum(core.max(axis=0) - core.min(axis=0), 1e-12)
+    size = np.ptp(core, axis=0)
     sides = " x ".join(f"{side:.4g}" for side in size)
     told = parse_scale(scale)
     if told is not None:
@@ -153,7 +153,7 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
     elif surface.scale is not None:
         metres = surface.scale
     else:
-        unit = guess_unit(size, spacing_of(core, surface.num_vertices * len(core) / len(sample)))
+        unit = guess_unit(np.maximum(size, 1e-12), spacing_of(core, surface.num_vertices * len(core) / len(sample)))
         metres = UNITS[unit]
         notes.append(f"{sides} units: the unit is assumed to be {unit} (--scale overrides)")
     longest = float(size.max()) * metres

@@ -247,7 +247,9 @@ class ViewSettings(
         Doc("Layer of the picture, such as truth or prediction."),
         Option(default="the usual layers"),
     ] = ()
-    heat: Annotated[tuple[str, ...], Doc("Text whose heat is shown, by the newest pre-training run.")] = ()
+    heat: Annotated[
+        tuple[str, ...], Doc("Text whose heat is shown, by the newest language-grounded run, else shipped.")
+    ] = ()
     augmented: Annotated[bool, Doc("Show a training sample of the scene instead."), Option(panel=Panel.SAMPLE)] = False
     voxel_size: Annotated[Metres, Doc("Voxel edge of the sample in metres."), Option(panel=Panel.SAMPLE)] = (
         VoxelFields.voxel_size

@@ -103,10 +103,12 @@ def _view(
 
 
 def heat_of_scene(settings: ViewSettings, progress: Progress) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the heat of the texts of `settings.heat` at a scene's vertices, from the newest pre-training run.
+    """Return the heat of the texts of `settings.heat` at a scene's vertices.
+
+    The model is that of `find_grounded`: the newest language-grounded run, else the shipped one.
 
     Raises:
-        CheckpointError: There is no such run, or its anchors or their encoder are missing.
+        CheckpointError: There is no such model, or its anchors or their encoder are missing.
     """
     asked = AskSettings(
         scan=settings.scene,

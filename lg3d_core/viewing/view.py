@@ -64,7 +64,10 @@ def _view_as_it_is(store: SceneStore, settings: ViewSettings, progress: Progress
     prediction = objects = None
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:
-        progress.note(f"no fine-tuned run in {settings.runs}: showing colours and ground truth only")
+        progress.note(
+            f"no fine-tuned run in {settings.runs}: showing colours and ground truth only (pass --checkpoint, such as "
+            "shipped, for a prediction)"
+        )
     else:
         predictor, info = Predictor.load(
             path,

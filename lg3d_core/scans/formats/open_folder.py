@@ -77,8 +77,11 @@ def open_folder(settings: PrepareSettings) -> RawFolder:
         DataError: The folder does not exist, is of no known format, or has no scenes.
         UsageError: An option does not apply to the format.
     """
-    name, note = recognise_format(settings.raw_folder) if settings.format == "auto" else (str(settings.format), "")
-    name = name or "scannet"  # whose reader reports what is missing
+    raw = settings.raw_folder
+    if not raw.is_dir():
+        raise DataError(f"{raw} is a file: expected a folder of scans" if raw.exists() else f"no such folder: {raw}")
+    name, note = recognise_format(raw) if settings.format == "auto" else (str(settings.format), "")
+    is_unknown, name = not name, name or "scannet"
     form = FORMATS[name]
     unused = [field for field in OPTIONAL if field not in form.uses and getattr(settings, field) not in UNSET]
     for field in unused:
@@ -86,9 +89,13 @@ def open_folder(settings: PrepareSettings) -> RawFolder:
             option = "--" + field.replace("_", "-")
             raise UsageError(f"{option} does not apply to the format {name}: leave it out", fields=(field,))
     ignored = tuple(f"--{field} does not apply to the format {name} and is ignored" for field in unused)
-    if name != "scannet" and not settings.raw_folder.is_dir():  # ScanNet's reader names the expected folder
-        raise DataError(f"no such folder: {settings.raw_folder}")
-    folder = form.open(settings)
+    try:
+        folder = form.open(settings)
+    except DataError as error:
+        if not is_unknown:
+            raise
+        others = ", ".join(other for other in FORMATS if other != name)
+        raise DataError(f"{error}; for another format pass --format to lg3d prepare: {others}") from None
     return replace(folder, note=note, warnings=(*ignored, *folder.warnings))
 
 
