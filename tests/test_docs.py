@@ -199,9 +199,16 @@ def finished(raw_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which README's chain has run."""
     folder = tmp_path_factory.mktemp("docs") / "work"
     folder.mkdir()
+    copy_scans(raw_scans, folder)
     with pytest.MonkeyPatch.context() as patch:
         run_lines([line for line in OWN if line.page == "README.md"], folder, raw_scans, patch)
     return folder
+
+
+def copy_scans(raw: Path, folder: Path) -> None:
+    """Copy a mesh under the names of the scans that somebody made."""
+    for scan in ("kitchen.ply", "hall.ply"):
+        shutil.copy(raw / "scans" / "scene0011_00" / "scene0011_00_vh_clean_2.ply", folder / scan)
 
 
 def run_lines(lines: list[Line], folder: Path, raw: Path, patch: pytest.MonkeyPatch) -> list[str]:
@@ -225,7 +232,7 @@ def run_lines(lines: list[Line], folder: Path, raw: Path, patch: pytest.MonkeyPa
             results: list[str] = []
             stdout.setattr("lg3d_cli.console.result", lambda value, results=results: results.append(str(value)))
             try:
-                command.main(words, prog_name="lg3d", standalone_mode=False)
+                assert not command.main(words, prog_name="lg3d", standalone_mode=False), "the exit code is not 0"
             except BaseException as error:
                 error.add_note(str(line))
                 raise
@@ -247,9 +254,6 @@ def test_the_commands_of_a_page_run(
     page: Path, finished: Path, raw_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(finished, tmp_path / "work")
-    mesh = raw_scans / "scans" / "scene0011_00" / "scene0011_00_vh_clean_2.ply"
-    for scan in ("kitchen.ply", "hall.ply"):  # scans that somebody made
-        shutil.copy(mesh, tmp_path / "work" / scan)
     (table,) = TABLE.findall((ROOT / "docs" / "howto" / "vocabularies.md").read_text())
     (tmp_path / "work" / "classes.tsv").write_text(table)
     write_names(tmp_path / "work" / "scans")
