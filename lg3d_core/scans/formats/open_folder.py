@@ -92,7 +92,7 @@ def open_folder(settings: PrepareSettings) -> RawFolder:
     try:
         folder = form.open(settings)
     except DataError as error:
-        if not is_unknown:
+        if not is_unknown or isinstance(error, UsageError):  # an unknown --vocabulary has nothing to do with the format
             raise
         others = ", ".join(other for other in FORMATS if other != name)
         raise DataError(f"{error}; for another format pass --format to lg3d prepare: {others}") from None
