@@ -41,7 +41,7 @@ def read_scenes(store: Path, split: str, voxel_size: float) -> list[Voxels]:
 
 
 def load(path: Path, voxel_size: float) -> Predictor:
-    predictor, _ = Predictor.load(path, device="cpu", precision="fp32")
+    predictor, _ = Predictor.load(path, device="cpu", precision="fp32", adapt=0.0)
     return dataclasses.replace(predictor, voxel_size=voxel_size)
 
 

@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Markdown file about the training data")
     parser.add_argument("--attribution", type=Path, required=True, help="Markdown file: licence and attribution")
     parser.add_argument("--votes", type=int, default=8)
+    parser.add_argument("--adapt", type=float, default=0.0, help="share of a scan's own statistics to record")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     path = ship_model(
@@ -28,6 +29,7 @@ def main() -> None:
         data=options.data.read_text(encoding="utf-8"),
         attribution=options.attribution.read_text(encoding="utf-8"),
         votes=options.votes,
+        adapt=options.adapt,
         progress=console.progress(),
     )
     print(path)

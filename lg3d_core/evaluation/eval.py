@@ -37,6 +37,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
         precision=settings.precision,
         backend=settings.backend,
         votes=settings.votes,
+        adapt=settings.adapt,
         final_relu=settings.final_relu,
         vocabulary=store.vocabulary.digest,
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lg3d_core.devices import autocast, resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, SettingsError, UsageError
+from lg3d_core.evaluation.adaptation import measuring_statistics
 from lg3d_core.evaluation.instances import PredictedInstances
 from lg3d_core.evaluation.interpolation import Candidates, choose_voxels
 from lg3d_core.evaluation.votes import Vote, draw_votes
@@ -127,6 +128,8 @@ class Predictor:
         memory: Memory limit of a forward pass in bytes; None uses a share of the available memory.
         overlap: Overlap of neighbouring tiles in metres; None derives it from the network's receptive field.
         votes: Number of mirrored, rotated and shifted grids whose features are averaged; 1 uses the grid as it is.
+        adapt: Share of the scan's own statistics in batch normalisation, 0..1, measured in one more forward pass. An
+            exported network cannot adapt.
     """
 
     network: "MinkUNet | OnnxNetwork"
@@ -138,6 +141,7 @@ class Predictor:
     memory: int | None = None
     overlap: float | None = None
     votes: int = 1
+    adapt: float = 0.0
 
     @classmethod
     def load(
@@ -150,12 +154,14 @@ class Predictor:
         memory: int | None = None,
         overlap: float | None = None,
         votes: int = 1,
+        adapt: float | None = None,
         final_relu: bool | None = None,
         vocabulary: str | None = None,
     ) -> tuple[Self, CheckpointInfo]:
         """Load the network of a checkpoint. Return the predictor and the checkpoint's metadata.
 
-        Of several vocabularies, that with the digest or name `vocabulary` is kept, or else the first one.
+        Of several vocabularies, that with the digest or name `vocabulary` is kept, or else the first one. Without
+        `adapt`, the value recorded in the checkpoint is used.
 
         Raises:
             CheckpointError: The checkpoint cannot be read.
@@ -163,9 +169,9 @@ class Predictor:
         """
         network: MinkUNet | OnnxNetwork
         if is_onnx(path):
-            require_cpu(path, device=device, precision=precision, backend=backend, final_relu=final_relu)
+            require_cpu(path, device=device, precision=precision, backend=backend, final_relu=final_relu, adapt=adapt)
             network, info = load_onnx_network(path)
-            where, precision = torch.device("cpu"), "fp32"
+            where, precision, adapt = torch.device("cpu"), "fp32", 0.0
         else:
             where = resolve_device(device)
             network, info = load_network(path, device=where, final_relu=final_relu, vocabulary=vocabulary)
@@ -178,6 +184,7 @@ class Predictor:
             memory=memory,
             overlap=overlap,
             votes=votes,
+            adapt=info.adapt if adapt is None else adapt,
         )
         return predictor, info
 
@@ -194,6 +201,7 @@ class Predictor:
             memory=settings.memory_bytes,
             overlap=settings.overlap,
             votes=settings.votes,
+            adapt=settings.adapt,
             final_relu=final_relu,
             vocabulary=vocabulary,
         )
@@ -346,7 +354,7 @@ class Predictor:
                 for tile in tiling.tiles:
                     own = tile.own[~done[tile.own]]
                     if len(own):
-                        outputs = self._vote(cells[tile.rows], rgb[tile.rows])
+                        outputs = self._compute(cells[tile.rows], rgb[tile.rows])
                         if outputs is None:
                             limit, by_user = min(limit, len(tile.rows)) // 2, False
                             break
@@ -399,8 +407,21 @@ class Predictor:
         )
         if missing > 0:
             progress.warn(f"{message}labels may differ within {missing * self.voxel_size:.2f} m of a tile's border")
+        elif self.adapt > 0:
+            progress.note(f"{message}the network adapts to each tile by itself")
         else:
             progress.note(f"{message}labels are the same as without tiles")
+
+    def _compute(
+        self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic]
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Return the features and offsets of a tile's voxels, or None if it does not fit into memory."""
+        if self.adapt == 0:
+            return self._vote(cells, rgb)
+        with measuring_statistics(self.network, self.adapt):
+            if self._run(cells, rgb, training=True) is None:
+                return None
+            return self._vote(cells, rgb)
 
     def _vote(self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic]) -> tuple[Tensor, Tensor | None] | None:
         """Return the features and offsets of a tile's voxels, averaged over all votes, or None without enough memory.
@@ -429,14 +450,16 @@ class Predictor:
         parts = [self.network.offset_head(part.float()) for part in torch.split(features, CHUNK)]
         return vote.restore(torch.cat(parts))
 
-    def _run(self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic]) -> Tensor | None:
-        """Return the features of a tile's voxels, or None if it does not fit into memory."""
+    def _run(
+        self, cells: npt.NDArray[np.int32], rgb: npt.NDArray[np.generic], *, training: bool = False
+    ) -> Tensor | None:
+        """Return the features of a tile's voxels in evaluation or training mode, or None without enough memory."""
         coordinates = torch.zeros((len(cells), 4), dtype=torch.int32)
         coordinates[:, 1:] = torch.from_numpy(cells)
         colors = torch.from_numpy(rgb.astype(np.float32) / np.float32(255) - np.float32(0.5))
         backend = use_backend(self.backend) if self.backend else nullcontext()
         try:
-            with torch.inference_mode(), _evaluating(self.network), owned_threads(), kept_memory(), backend:
+            with torch.inference_mode(), _mode(self.network, training), owned_threads(), kept_memory(), backend:
                 voxels = SparseTensor(colors.to(self.device), coordinates.to(self.device))
                 with autocast(self.device, self.precision):
                     features: Tensor = self.network(voxels)
@@ -464,12 +487,15 @@ def voxel_centres(cells: npt.NDArray[np.integer], voxel_size: float) -> npt.NDAr
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Set evaluation mode inside the block, and restore the mode of each module afterwards."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
+def _mode(network: nn.Module, training: bool) -> Iterator[None]:
+    """Set training or evaluation mode inside the block, and restore the mode of each module afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    if training:
+        network.train()
+    else:
+        network.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes:
+            module.training = mode

@@ -272,6 +272,7 @@ def load_model(
     backend: Backend = "auto",
     memory: str | None = None,
     votes: int = 1,
+    adapt: float | None = None,
     vocabulary: str | None = None,
     anchors: str | os.PathLike[str] | None = None,
     encoder: str | None = None,
@@ -287,6 +288,7 @@ def load_model(
         backend: Backend of the sparse convolutions.
         memory: Memory limit of a forward pass, such as `4G`; larger scans are split into overlapping tiles.
         votes: Number of mirrored, rotated and shifted voxel grids whose predictions are averaged.
+        adapt: Share of a scan's own statistics in batch normalisation, 0..1; None takes that of the model.
         vocabulary: Name or file of the classes; None takes that of the checkpoint.
         anchors: File of the text anchors for `Model.ask`; None takes that of the checkpoint.
         encoder: Text encoder of the anchors, `hf:FOLDER`, if it has moved.
@@ -305,6 +307,7 @@ def load_model(
         backend=backend,
         memory=memory,
         votes=votes,
+        adapt=adapt,
         anchors=anchors,
         encoder=encoder,
     )

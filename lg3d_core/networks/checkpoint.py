@@ -100,6 +100,8 @@ class CheckpointInfo:
     commas; empty for none; None if unknown, as for older versions and foreign weights."""
     offset_head: bool = False
     """Whether the network predicts the vector from each voxel to the centre of its object."""
+    adapt: float = 0.0
+    """Share of a scan's own statistics in batch normalisation, 0..1, unless a prediction is asked for another one."""
     vocabularies: tuple[TrainedVocabulary, ...] = ()
     """Vocabularies of joint training, in the order of their classes in the classifier; empty for a single one."""
 
@@ -250,6 +252,7 @@ def _require_info(info: CheckpointInfo, path: Path) -> None:
         (type(info.final_relu) is bool, "final_relu"),
         (type(info.offset_head) is bool, "offset_head"),
         (info.labels_seen is None or isinstance(info.labels_seen, str), "labels_seen"),
+        (type(info.adapt) in (int, float) and 0 <= info.adapt <= 1, "adapt"),
         (_are_vocabularies(info), "vocabularies"),
     ):
         if not fits:

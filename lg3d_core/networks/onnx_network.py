@@ -139,21 +139,26 @@ def load_onnx_network(path: Path) -> tuple[OnnxNetwork, CheckpointInfo]:
     return OnnxNetwork(model, info, path), info
 
 
-def require_cpu(path: Path, *, device: str, precision: str, backend: str | None, final_relu: bool | None) -> None:
+def require_cpu(
+    path: Path, *, device: str, precision: str, backend: str | None, final_relu: bool | None, adapt: float | None
+) -> None:
     """Reject options that an exported model does not have.
 
     Raises:
-        SettingsError: An option asks for something else than the CPU and fp32.
+        SettingsError: An option asks for something else than the CPU, fp32 and the running statistics.
     """
     given = {
         f"--device {device}": device not in ("auto", "cpu"),
         f"--precision {precision}": precision not in ("auto", "fp32"),
         f"--backend {backend}": backend not in (None, "auto"),
         "--final-relu": final_relu is not None,
+        f"--adapt {adapt}": adapt not in (None, 0),
     }
     wrong = [option for option, is_given in given.items() if is_given]
     if wrong:
-        raise SettingsError(f"{path} runs through onnxruntime on the CPU in fp32: omit {' and '.join(wrong)}")
+        raise SettingsError(
+            f"{path} runs through onnxruntime on the CPU in fp32, without adaptation: omit {' and '.join(wrong)}"
+        )
 
 
 def _errors(runtime: ModuleType) -> tuple[type[Exception], ...]:

@@ -72,6 +72,7 @@ def ship_model(
     data: str,
     attribution: str,
     votes: int = 8,
+    adapt: float = 0.0,
     progress: Progress,
 ) -> Path:
     """Write the checkpoint of a run in half precision, its anchors and its card, and return the checkpoint's path.
@@ -85,6 +86,7 @@ def ship_model(
         data: Description of the training data, in Markdown.
         attribution: Attribution of the training data, in Markdown.
         votes: Number of votes of the second score of each set; 1 leaves it out.
+        adapt: Share of a scan's own statistics in batch normalisation that the file records, 0..1.
         progress: Progress display.
 
     Raises:
@@ -100,7 +102,8 @@ def ship_model(
         raise CheckpointError(f"the anchors of {path} are not those that it was trained with")
     cost = measure_cost(run)
     out = folder / CHECKPOINT_NAME
-    save_checkpoint(out, halve(network), without_places(info))
+    info = dataclasses.replace(without_places(info), adapt=adapt)
+    save_checkpoint(out, halve(network), info)
     save_anchors(folder / ANCHORS_NAME, anchors)
     measured = [_measure(out, *test, votes=votes, progress=progress) for test in tests]
     card = write_card(info, anchors, cost, measured, num_bytes=out.stat().st_size, data=data, attribution=attribution)
@@ -167,6 +170,7 @@ def write_card(
         ("text queries", f"yes, anchors by {anchors.metadata['encoder']}"),
         ("object offsets", "yes" if info.offset_head else "no"),
         ("size", f"{num_bytes / 1e6:.1f} MB, float16"),
+        ("adaptation", f"{100 * info.adapt:g} % of a scan's own statistics (`--adapt {info.adapt:g}`)"),
         ("training", f"{cost.steps} steps, {cost.hours:.1f} hours on one CPU core"),
     ]
     lines = [

@@ -14,6 +14,7 @@ from lg3d_core.settings.shared import (
     AtLeastOne,
     BackendFields,
     FrameFields,
+    InferenceFields,
     LabelsFields,
     Metres,
     NetworkFields,
@@ -22,7 +23,6 @@ from lg3d_core.settings.shared import (
     RunsFields,
     SeedFields,
     StoreFields,
-    VotesFields,
     VoxelFields,
     WeightsFields,
     is_positive,
@@ -43,7 +43,7 @@ class ClassifierFields(RunsFields, StoreFields, WeightsFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSettings(ClassifierFields, LabelsFields, NetworkFields, VotesFields):
+class EvalSettings(ClassifierFields, LabelsFields, NetworkFields, InferenceFields):
     """`lg3d eval`: scores of a checkpoint on a split."""
 
     command: ClassVar[str] = "eval"
@@ -133,7 +133,7 @@ def _num_bytes(text: str) -> int | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanSettings(RunsFields, StoreFields, NetworkFields, VotesFields, FrameFields):
+class ScanSettings(RunsFields, StoreFields, NetworkFields, InferenceFields, FrameFields):
     """How a scan of any origin is read, and how a network is run over it."""
 
     memory: Annotated[

@@ -143,8 +143,8 @@ class NetworkFields(BackendFields, PrecisionFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VotesFields(Settings):
-    """Test-time augmentation."""
+class InferenceFields(Settings):
+    """Averages over several passes, and adaptation to the scan."""
 
     votes: Annotated[
         int,
@@ -153,6 +153,13 @@ class VotesFields(Settings):
         Doc("Rotated, mirrored and shifted copies of a scan whose predictions are averaged; the time grows with them."),
         Option(panel=Panel.COMPUTATION),
     ] = 1
+    adapt: Annotated[
+        float | None,
+        Ge(0),
+        Le(1),
+        Doc("Share of a scan's own statistics in batch normalisation, for scans unlike the training data; 0: none."),
+        Option(panel=Panel.COMPUTATION, default="as recorded in the model"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
