@@ -23,7 +23,7 @@ check: lint types
 # On a machine with a GPU: kernels compiled, at sizes that fill it. GPU_PYTHON=python3 takes another Python's packages.
 GPU_PYTHON ?= $(BIN)/python
 test-gpu:
-	LG3D_TEST_GPU=1 TRITON_INTERPRET=0 PYTHONPATH=.:$$PYTHONPATH $(GPU_PYTHON) -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py
+	LG3D_TEST_GPU=1 TRITON_INTERPRET=0 PYTHONPATH=.:$$PYTHONPATH $(GPU_PYTHON) -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py tests/test_sparse_triton_normalization.py
 
 # What a GPU machine without a network needs, in .whl and .gpu; prints the commands to run there. KIT="--python python3.12"
 # names an interpreter with the GPU machine's PyTorch and Triton, for which kernels are compiled.

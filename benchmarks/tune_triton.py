@@ -66,6 +66,8 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds to spend")
     parser.add_argument("--again", action="store_true", help="measure groups that the file already has")
     choices = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("error: expected a CUDA device, but PyTorch finds none; kernels are tuned on the GPU that runs them")
     device = torch.device("cuda", torch.cuda.current_device())
     dtype = DTYPES[choices.precision]
     coordinates = make_rooms(choices.voxels, choices.batch).to(device)

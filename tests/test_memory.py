@@ -240,3 +240,11 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory, "_find_mallopt", lambda: None)
     with memory.kept_memory():
         pass
+
+
+def test_memory_that_pytorch_keeps_on_a_gpu_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 80 bytes, of which PyTorch took 70 and uses 30: 10 are free, and 40 are kept for the next tensors.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 30)
+    assert memory.available_memory(torch.device("cuda")) == 50

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from lg3d_core.progress import Progress
 from lg3d_core.sparse_benchmark.workload import gather_clouds, make_workload
@@ -33,37 +34,30 @@ PACKAGES = ("fpsample", "h5py", "pillow", "psutil", "safetensors", "typer", "ric
 INSTALLED = ("numpy",)
 """Packages that the GPU machine has with PyTorch, in the versions that fit it."""
 OPTIONAL = ("spconv-triton==1.0.0",)
-CACHE = "/tmp/lg3d-triton"  # the cache holds absolute paths: one path on both machines
+CACHE = "/tmp/lg3d-triton"  # the cache holds absolute paths: one path on both machines, and the default in run.sh
 VOXEL_SIZE = 0.02
 PLAN = """\
-Commands for the GPU machine, each from the root of the checkout. $OUT is a folder for results. Each starts with S:
+Copy the checkout with .whl and .gpu ({size:.0f} MiB) to the GPU machine. There, with OUT=FOLDER for the results, run
 
-S: python3 -m pip install -q --no-index --no-deps --upgrade --target /tmp/site .whl/*.whl; \\
-   mkdir -p {cache}; [ -f .gpu/triton.tar.gz ] && tar xzf .gpu/triton.tar.gz -C {cache}; \\
-   export PYTHONPATH=.:/tmp/site PYTHONUNBUFFERED=1 TRITON_CACHE_DIR={cache} PYTORCH_ALLOC_CONF=expandable_segments:True
+1. OUT=FOLDER bash benchmarks/gpu/run.sh right
+   Is it right? fold must print 0. Differences of the kernels must be at most about those of plain PyTorch.
+   tests.log must end without failures, memcheck.log without errors.
+2. OUT=FOLDER bash benchmarks/gpu/run.sh fast
+   How fast? Times, memory and kernels of training steps of 34D, 34C and 18A.
+3. OUT=FOLDER bash benchmarks/gpu/run.sh train
+   Does it train? The last val_miou_present of finetune.jsonl must be that of eval.json; data_wait should be a few
+   percent of seconds.
+4. OUT=FOLDER bash benchmarks/gpu/run.sh layers
+   How fast are the kernels of wide layers? Under 300 useful TFLOP/s at 512->512: counters before anything else.
+5. OUT=FOLDER bash benchmarks/gpu/run.sh peer
+   How fast beside other engines?
+6. OUT=FOLDER bash benchmarks/gpu/run.sh counters
+   What limits the kernels of layers? Needs ncu.
+7. OUT=FOLDER bash benchmarks/gpu/run.sh tune
+   Measures block sizes of 34D. Later runs take them from ~/.cache/lg3d/triton; OUT has a copy.
 
-1. Is it right? fold must print 0; fp32 differs by less than 1e-4, bf16 about as much as bf16 of plain PyTorch.
-   S; nvidia-smi -L; nproc; python3 -m lg3d_cli doctor
-   S; timeout 130 python3 -m benchmarks.gpu.step $OUT fold check14A check34C
-   S; timeout 400 make test-gpu GPU_PYTHON=python3
-2. How fast? Under 300 useful TFLOP/s at 512->512: see 4 before anything else. Out of memory: --voxels 400000.
-   S; timeout 300 python3 -m benchmarks.gpu.step $OUT step34D
-   S; timeout 200 python3 -m benchmarks.gpu.step $OUT/c step34C step18A
-   S; timeout 400 python3 -m benchmarks.gpu.step $OUT/l layers
-   S; timeout 590 python3 benchmarks/tune_triton.py --network 34D --budget 500
-3. Does it train? The last val_miou_present must be eval's; data_wait should be a few percent of seconds.
-   S; L="timeout 200 python3 -m lg3d_cli"; $L rooms /tmp/raw --scenes 20 --vertices 150000 -q; \\
-   $L prepare /tmp/raw --store /tmp/data; \\
-   $L anchors --anchors /tmp/a.safetensors --encoder bundled --dim 512; \\
-   $L pretrain --store /tmp/data --anchors /tmp/a.safetensors --runs /tmp/runs --name p --epochs 12 \\
-   --validate-every 12; \\
-   $L finetune --store /tmp/data --from /tmp/runs/p --runs /tmp/runs --name f --epochs 8 --validate-every 4; \\
-   $L eval --checkpoint /tmp/runs/f --store /tmp/data --json; cp /tmp/runs/*/metrics.jsonl $OUT
-4. Beside a peer, and counters.
-   S; timeout 400 python3 -m lg3d_cli bench --what layers-train,train --networks 34C --voxel-size 0.02 --batch 2 \\
-   --peers all --out $OUT/bench.json
-   S; timeout 150 ncu --clock-control none -k regex:'_convolve_tiles|_multiply_pairs' -s 6 -c 6 \\
-   --section SpeedOfLight --section MemoryWorkloadAnalysis python3 -m benchmarks.gpu.step $OUT layers
+Each part takes at most ten minutes, writes results while it runs, lists failed steps at the end, and exits with 1 if
+there are any. VOXELS=400000 in front of a command reduces the sizes of 1, 2, 4 and 6.
 """
 
 
@@ -95,14 +89,34 @@ def build_wheels(python: str) -> list[str]:
     wanted = [f"{name}=={versions[name]}" for name in with_needs(PACKAGES)]
     missing = []
     for requirement in (*wanted, *OPTIONAL):
-        name = requirement.partition("==")[0].replace("-", "_")
-        if list(WHEELS.glob(f"{name}-*.whl")):
+        name, _, version = requirement.partition("==")
+        found = find_wheels(name)
+        for other in [wheel for wheel in found if parse_wheel_filename(wheel.name)[1] != Version(version)]:
+            other.unlink()  # with two versions of a package, pip installs none
+            found.remove(other)
+        if found:
             continue
         command = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(WHEELS), requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             missing.append(f"{requirement}: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
     return missing
+
+
+def check_wheels(python: str) -> None:
+    """Raise SystemExit if another Python's pip rejects the wheels, e.g. those of an earlier kit for a third Python."""
+    choices = ["--dry-run", "--quiet", "--no-index", "--no-deps", "--ignore-installed", "--disable-pip-version-check"]
+    wheels = [str(path) for path in sorted(WHEELS.glob("*.whl"))]
+    command = [python, "-m", "pip", "install", *choices, *wheels]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1]
+        raise SystemExit(f"{python} cannot install the wheels in {WHEELS}: {reason}; delete that folder and rerun")
+
+
+def find_wheels(name: str) -> list[Path]:
+    """Return the wheels of a package, of any version."""
+    return [path for path in WHEELS.glob("*.whl") if parse_wheel_filename(path.name)[0] == canonicalize_name(name)]
 
 
 def write_rooms(num_rooms: int, voxel_size: float) -> int:
@@ -121,16 +135,8 @@ def compile_kernels(python: str, networks: list[str], voxels: int) -> str:
         return f"{python} has no PyTorch with Triton: kernels will be compiled on the GPU machine, about a minute each"
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": CACHE, "PYTHONPATH": str(ROOT)}
     for network in networks:
-        command = [
-            python,
-            "-m",
-            "benchmarks.gpu.launches",
-            "--network",
-            network,
-            "--voxels",
-            str(voxels),
-            "--compile",
-        ]
+        choices = ["--network", network, "--voxels", str(voxels), "--compile"]
+        command = [python, "-m", "benchmarks.gpu.launches", *choices]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
         if done.returncode:
             return f"kernels of {network} do not compile: {done.stderr.strip()[-300:]}"
@@ -150,10 +156,12 @@ def main() -> None:
     KIT.mkdir(exist_ok=True)
     for line in build_wheels(choices.python):
         print(f"no wheel of {line}", file=sys.stderr)
+    check_wheels(choices.python)
     print(f".whl: {len(list(WHEELS.glob('*.whl')))} wheels", file=sys.stderr)
     print(f".gpu/rooms.npz: {write_rooms(2, choices.voxel_size):,} voxels of two rooms", file=sys.stderr)
     print(compile_kernels(choices.python, choices.networks.split(","), choices.voxels), file=sys.stderr)
-    print(PLAN.format(cache=CACHE), end="")
+    size = sum(path.stat().st_size for folder in (WHEELS, KIT) for path in folder.iterdir())
+    print(PLAN.format(size=size / 2**20), end="")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,26 @@ python -m benchmarks.gpu.step OUT PART...
 
 Parts:
     fold        a network that was validated between training steps against the same weights loaded anew: prints 0
-    check34C    outputs and gradients in fp32 and bf16, and in bf16 with plain PyTorch, against plain PyTorch in fp32
-                (any network: check14A, ...)
+    check34C    outputs and gradients in fp32 and bf16, of lg3d's kernels and of plain PyTorch, against plain PyTorch in
+                float64 (any network: check14A, ...)
     step34D     seconds of training steps, host time, memory, inference, and the kernels that take most time
     layers      useful TFLOP/s of wide and narrow layers, with the default blocks and some others
+    counters    the default kernels of those layers, twice each, for a profiler such as ncu
 
-Every figure is printed and written to OUT/step.json at once. The voxels are those of `.gpu/rooms.npz`, two procedural
-rooms at 2 cm that `make gpu-kit` writes; `--voxels` takes fewer. Without a GPU, sizes are tiny.
+Every figure is printed and written to OUT/step.json at once; a part that fails does not stop the others. The voxels are
+those of `.gpu/rooms.npz`, two procedural rooms at 2 cm that `make gpu-kit` writes; `--voxels` takes fewer, and a step
+that does not fit into memory takes half. Without a GPU, sizes are tiny.
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,10 +75,18 @@ class Room:
     def __len__(self) -> int:
         return len(self.coordinates)
 
-    def logits(self, network: MinkUNet, *, half: bool = True) -> Tensor:
-        """Run a network on the room."""
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
-            return network.classify(network(SparseTensor(self.colours, self.coordinates)))
+    def halve(self) -> None:
+        """Keep the first half of the voxels."""
+        count = len(self) // 2
+        self.coordinates, self.colours, self.labels = (
+            rows[:count] for rows in (self.coordinates, self.colours, self.labels)
+        )
+
+    def logits(self, network: MinkUNet, *, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        """Run a network on the room, in bf16 under autocast, or in the dtype of its weights."""
+        colours = self.colours if dtype == torch.bfloat16 else self.colours.to(dtype)
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return network.classify(network(SparseTensor(colours, self.coordinates)))
 
 
 def make_network(plan: str) -> MinkUNet:
@@ -125,24 +137,24 @@ def check_fold(figures: Figures, room: Room) -> None:
 
 
 def check_network(figures: Figures, room: Room, plan: str) -> None:
-    """Compare kernels with plain PyTorch in fp32, as relative differences of norms."""
-    found = {}
-    ways = {
-        "exact": ("torch", False),
-        "fp32": (BACKEND, False),
-        "bf16": (BACKEND, True),
-        "bf16 of plain PyTorch": ("torch", True),
-    }
-    for name, (backend, half) in ways.items():
-        network = make_network(plan)
-        with use_backend(backend):
-            logits = room.logits(network, half=half).float()
-            logits.square().mean().backward()
-        gradients = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
-        found[name] = (logits.detach(), gradients)
-    for name in list(ways)[1:]:
-        pairs = zip(found[name], found["exact"], strict=True)
-        figures.add(f"{plan} {name}: output, gradient", [float((a - b).norm() / b.norm()) for a, b in pairs])
+    """Compare kernels, and plain PyTorch, with plain PyTorch in float64, as relative differences of norms."""
+    exact = _logits_and_gradients(room, plan, "torch", torch.float64)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        for title, backend in ((name, BACKEND), (f"{name} of plain PyTorch", "torch")):
+            found = _logits_and_gradients(room, plan, backend, dtype)
+            pairs = zip(found, exact, strict=True)
+            figures.add(f"{plan} {title}: output, gradient", [float((a - b).norm() / b.norm()) for a, b in pairs])
+
+
+def _logits_and_gradients(room: Room, plan: str, backend: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    network = make_network(plan)
+    if dtype == torch.float64:
+        network.double()
+    with use_backend(backend):
+        logits = room.logits(network, dtype=dtype).double()
+        logits.square().mean().backward()
+    gradients = [p.grad.flatten().double() for p in network.parameters() if p.grad is not None]
+    return logits.detach(), torch.cat(gradients)
 
 
 def time_steps(figures: Figures, room: Room, plan: str) -> None:
@@ -187,8 +199,29 @@ def time_steps(figures: Figures, room: Room, plan: str) -> None:
         figures.add(f"{plan}: inference, median and best, ms", milliseconds(lambda: room.logits(network), runs=runs))
 
 
-def time_layers(figures: Figures, room: Room) -> None:
-    """Time the kernels of some layers with several block sizes."""
+def time_steps_that_fit(figures: Figures, room: Room, plan: str) -> None:
+    """Time steps with all voxels, or with as large a half, quarter, ... of them as fits into memory."""
+    while True:
+        try:
+            return time_steps(figures, room, plan)
+        except torch.OutOfMemoryError:
+            figures.add(f"{plan}: out of memory, voxels", len(room))
+        room.halve()
+        torch.cuda.empty_cache()
+
+
+class LayerTrial(NamedTuple):
+    """A kernel of a layer, its blocks, and its rate."""
+
+    name: str
+    default: Any
+    candidates: Callable[[Any], list[Any]]
+    run: Callable[[Any], object]
+    products: int
+
+
+def make_layers(room: Room) -> Iterator[LayerTrial]:
+    """Return the forward pass and the weight gradient of wide and narrow layers."""
     from lg3d_core.sparse.triton.configs import Layer, default_convolution, default_weight_gradient
     from lg3d_core.sparse.triton.convolution import convolve
     from lg3d_core.sparse.triton.tuning import convolution_candidates, weight_gradient_candidates
@@ -199,23 +232,56 @@ def time_layers(figures: Figures, room: Room) -> None:
     for channels in (*WIDE, *NARROW):
         features, gradient = (torch.randn(rows, width, device=DEVICE).to(half) for width in channels)
         weight = torch.randn(27, *channels, device=DEVICE).to(half)
-        layer = Layer(rows, 27, *channels, half)
+        layer, name = Layer(rows, 27, *channels, half), f"{channels[0]}->{channels[1]}"
 
-        def rate(kind: str, config: Any, call: Callable[[], object], channels: tuple[int, int] = channels) -> None:
-            name = f"{kind} {channels[0]}->{channels[1]} {tuple(config)}"
-            try:
-                taken = milliseconds(call, runs=7)[0]
-            except Exception as error:  # noqa: BLE001  # blocks that do not run are a result
-                figures.add(name, repr(error)[:120])
-                return
-            figures.add(name, f"{taken:.2f} ms, {2e-9 * pairs * channels[0] * channels[1] / taken:.0f} useful TFLOP/s")
+        def forward(config: Any, features: Tensor = features, weight: Tensor = weight) -> Tensor:
+            return convolve(features, weight, kernel_map, config)
 
-        for config in convolution_candidates(default_convolution(layer)):
-            rate("forward", config, lambda c=config, f=features, w=weight: convolve(f, w, kernel_map, c))
-        for config in weight_gradient_candidates(default_weight_gradient(layer)):
-            rate(
-                "weight gradient", config, lambda c=config, f=features, g=gradient: weight_gradient(f, g, kernel_map, c)
-            )
+        def backward(config: Any, features: Tensor = features, gradient: Tensor = gradient) -> Tensor:
+            return weight_gradient(features, gradient, kernel_map, config)
+
+        products = pairs * channels[0] * channels[1]
+        yield LayerTrial(f"forward {name}", default_convolution(layer), convolution_candidates, forward, products)
+        default = default_weight_gradient(layer)
+        yield LayerTrial(f"weight gradient {name}", default, weight_gradient_candidates, backward, products)
+
+
+def time_layers(figures: Figures, room: Room) -> None:
+    """Time the kernels of some layers, with the default blocks first, then with others."""
+    trials = list(make_layers(room))
+    others = [(trial, config) for trial in trials for config in trial.candidates(trial.default)[1:]]
+    for trial, config in [*((trial, trial.default) for trial in trials), *others]:
+        name = f"{trial.name} {tuple(config)}"
+        try:
+            taken = milliseconds(lambda run=trial.run, config=config: run(config), runs=7)[0]
+        except Exception as error:  # noqa: BLE001  # blocks that do not run are a result
+            figures.add(name, repr(error)[:120])
+            continue
+        figures.add(name, f"{taken:.2f} ms, {2e-9 * trial.products / taken:.0f} useful TFLOP/s")
+
+
+def run_layers(figures: Figures, room: Room) -> None:
+    """Run the kernels of some layers twice, the second time with all inputs and tables made."""
+    for trial in make_layers(room):
+        for _ in range(2):
+            trial.run(trial.default)
+            wait()
+        figures.add(f"{trial.name}: blocks", tuple(trial.default))
+
+
+def run_part(part: str, figures: Figures, room: Room, small: Room) -> None:
+    if part == "fold":
+        check_fold(figures, small)
+    elif part == "layers":
+        time_layers(figures, room)
+    elif part == "counters":
+        run_layers(figures, room)
+    elif part.startswith("check"):
+        check_network(figures, small, part.removeprefix("check"))
+    elif part.startswith("step"):
+        time_steps_that_fit(figures, room, part.removeprefix("step"))
+    else:
+        raise SystemExit(f"unknown part {part!r}: expected fold, layers, counters, check<network> or step<network>")
 
 
 def main() -> None:
@@ -226,19 +292,17 @@ def main() -> None:
     choices = parser.parse_args()
     figures, room = Figures(choices.out), Room(choices.voxels)
     small = Room(min(60_000, choices.voxels))
+    failed = []
     with use_backend(BACKEND):
         for part in choices.parts:
             print(f"== {part}", flush=True)
-            if part == "fold":
-                check_fold(figures, small)
-            elif part == "layers":
-                time_layers(figures, room)
-            elif part.startswith("check"):
-                check_network(figures, small, part.removeprefix("check"))
-            elif part.startswith("step"):
-                time_steps(figures, room, part.removeprefix("step"))
-            else:
-                raise SystemExit(f"unknown part {part!r}: expected fold, layers, check<network> or step<network>")
+            try:
+                run_part(part, figures, room, small)
+            except Exception as error:  # noqa: BLE001  # one fault of a kernel must not hide the figures of others
+                traceback.print_exc()
+                figures.add(f"{part}: failed", repr(error)[:300])
+                failed.append(part)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":
