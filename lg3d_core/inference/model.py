@@ -23,7 +23,7 @@ from lg3d_core.models.names import SHIPPED_NAME, find_model
 from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.progress import LoggedProgress, Progress
 from lg3d_core.scans.frame import Frame
-from lg3d_core.settings import AskSettings, Backend, Device, Precision, Up
+from lg3d_core.settings import AskSettings, Device, Precision, Up
 from lg3d_core.vocabulary import Vocabulary
 
 Scan = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[npt.NDArray[Any] | None]
@@ -269,7 +269,6 @@ def load_model(
     *,
     device: Device = "auto",
     precision: Precision = "auto",
-    backend: Backend = "auto",
     memory: str | None = None,
     votes: int = 1,
     adapt: float | None = None,
@@ -280,12 +279,13 @@ def load_model(
 ) -> Model:
     """Load a model that labels scans and answers texts.
 
+    The backend of the sparse convolutions is that of the variable `LG3D_BACKEND`, if it is set.
+
     Args:
         name: `shipped` for the model of this package; a checkpoint; the folder of a run; or `hf:OWNER/NAME[@REVISION]`
             for a model on Hugging Face.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
-        backend: Backend of the sparse convolutions.
         memory: Memory limit of a forward pass, such as `4G`; larger scans are split into overlapping tiles.
         votes: Number of mirrored, rotated and shifted voxel grids whose predictions are averaged.
         adapt: Share of a scan's own statistics in batch normalisation, 0..1; None takes that of the model.
@@ -304,7 +304,6 @@ def load_model(
         scan="",
         device=device,
         precision=precision,
-        backend=backend,
         memory=memory,
         votes=votes,
         adapt=adapt,
