@@ -117,7 +117,12 @@ def test_labels_of_a_scan_are_those_of_the_cpu(
             monkeypatch.undo()
         predict(
             PredictSettings(
-                checkpoint=path, scans=(scan,), out=tmp_path / name, formats=("npz",), precision="fp32", device="cpu"
+                checkpoint=path,
+                scans=(str(scan),),
+                out=tmp_path / name,
+                formats=("npz",),
+                precision="fp32",
+                device="cpu",
             ),
             Progress(),
         )

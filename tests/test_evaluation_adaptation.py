@@ -109,7 +109,7 @@ def test_a_model_adapts_as_its_checkpoint_says_unless_told_otherwise(tmp_path: P
 def test_an_exported_model_refuses_to_adapt() -> None:
     for share in (None, 0.0):
         require_cpu(Path("a.onnx"), device="auto", precision="auto", backend=None, final_relu=None, adapt=share)
-    with pytest.raises(SettingsError, match=r"a\.onnx runs .* without adaptation: omit --adapt 0\.3"):
+    with pytest.raises(SettingsError, match=r"a\.onnx runs .* in fp32: omit --adapt 0\.3"):
         require_cpu(Path("a.onnx"), device="auto", precision="auto", backend=None, final_relu=None, adapt=0.3)
 
 

@@ -156,9 +156,7 @@ def require_cpu(
     }
     wrong = [option for option, is_given in given.items() if is_given]
     if wrong:
-        raise SettingsError(
-            f"{path} runs through onnxruntime on the CPU in fp32, without adaptation: omit {' and '.join(wrong)}"
-        )
+        raise SettingsError(f"{path} runs through onnxruntime on the CPU in fp32: omit {' and '.join(wrong)}")
 
 
 def _errors(runtime: ModuleType) -> tuple[type[Exception], ...]:
