@@ -1,5 +1,7 @@
 """Adaptation to a scan: arithmetic, and a network that is the same afterwards."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.evaluation import predictor as predictor_module
+from lg3d_core.evaluation.adaptation import measuring_statistics
+from lg3d_core.evaluation.eval import evaluate
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.inference.model import load_model
+from lg3d_core.inference.predict import predict
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info, save_checkpoint
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.networks.onnx_network import require_cpu
+from lg3d_core.progress import Progress
 from lg3d_core.settings import AskSettings, EvalSettings, PredictSettings
 from lg3d_core.sparse import SparseTensor
+from lg3d_core.store.scene_store import SceneStore
 
 
 class Normalised(nn.Module):
@@ -104,6 +113,45 @@ def test_a_model_adapts_as_its_checkpoint_says_unless_told_otherwise(tmp_path: P
         save_checkpoint(tmp_path / "b.safetensors", network, replace(info, adapt=value))  # type: ignore[arg-type]
         with pytest.raises(CheckpointError, match="its adapt is invalid"):
             read_info(tmp_path / "b.safetensors")
+
+
+def test_every_way_to_a_prediction_passes_the_share_on(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary = SceneStore(store_path).vocabulary
+    info = CheckpointInfo(
+        kind="finetune",
+        network="14A",
+        num_classes=len(vocabulary),
+        voxel_size=0.2,
+        vocabulary=vocabulary.name,
+        vocabulary_digest=vocabulary.digest,
+        adapt=0.3,
+    )
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, MinkUNet("14A", num_classes=len(vocabulary)), info)
+    shares: list[float] = []
+
+    @contextmanager
+    def spy(network: nn.Module, share: float) -> Iterator[None]:
+        shares.append(share)
+        with measuring_statistics(network, share):
+            yield
+
+    monkeypatch.setattr(predictor_module, "measuring_statistics", spy)
+    scene = SceneStore(store_path).scene_ids("val")[0]
+    for share, expected in ((None, {0.3}), (0.2, {0.2}), (0.0, set())):
+        common: dict[str, Any] = {"store": store_path, "checkpoint": path, "adapt": share, "device": "cpu"}
+        evaluate(EvalSettings(**common), Progress())
+        assert set(shares) == expected
+        shares.clear()
+        predict(PredictSettings(scans=(scene,), out=tmp_path, formats=("npz",), **common), Progress())
+        assert set(shares) == expected
+        shares.clear()
+        xyz = np.random.default_rng(0).uniform(0, 2, size=(400, 3))
+        load_model(path, device="cpu", adapt=share).predict((xyz, None))
+        assert set(shares) == expected
+        shares.clear()
 
 
 def test_an_exported_model_refuses_to_adapt() -> None:

@@ -17,6 +17,7 @@ from lg3d_cli.commands import ask as command
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.inference.ask import Conversation, file_part, find_anchors, find_grounded
+from lg3d_core.inference.model import load_model
 from lg3d_core.language import encoder_names, questions
 from lg3d_core.language.anchors_file import Anchors, fit_projection, load_anchors, project_anchors, save_anchors
 from lg3d_core.language.questions import find_bundled_encoder, open_reader
@@ -268,6 +269,8 @@ def test_anchors_of_any_vocabulary_of_a_joint_checkpoint_are_accepted(workplace:
         assert {name for name, _ in answer.nearest} <= expected
         assert answer.places
         assert {name for place in answer.places for name, _ in place.names} <= expected
+    assert load_model(joint, device="cpu", vocabulary="two").info.vocabulary == "two"
+    assert load_model(joint, device="cpu").info.vocabulary == VOCABULARY.name
     save_anchors(workplace / "other.safetensors", anchors_of(dim=64))
     with pytest.raises(CheckpointError, match=f"was trained with .{first.digest}, {second.digest}."):
         find_anchors(joint, info, workplace / "other.safetensors")

@@ -1,6 +1,7 @@
 """Tiles and their rims: every voxel once, and the same labels as in one piece."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,12 @@ def test_with_rims_of_the_whole_reach_tiles_change_nothing(network: MinkUNet, co
     assert "labels are the same as without tiles" in notes.notes[0]
     np.testing.assert_array_equal(tiled.label, whole.label)
     np.testing.assert_allclose(tiled.confidence, whole.confidence, atol=1e-5)  # sums of other blockings: 1e-7 seen
+
+
+def test_tiles_that_adapt_are_not_said_to_change_nothing(network: MinkUNet, corridor: ScanVoxels) -> None:
+    notes = Notes()
+    label(replace(predictor_of(network, voxels=2000), adapt=0.3), corridor, notes)
+    assert notes.notes[0].endswith("the network adapts to each tile by itself")
 
 
 def test_tiles_have_the_offsets_of_the_whole_scan(corridor: ScanVoxels) -> None:

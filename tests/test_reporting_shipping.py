@@ -112,13 +112,17 @@ def test_the_card_of_a_model_with_offsets_has_the_precision_of_its_objects(
     )
     folder = finetune(settings, Progress()).parent
     tests = [("rooms", store_path, "val")]
-    out = ship_model(folder, tmp_path / "out", tests=tests, data="", attribution="", votes=1, progress=Progress())
+    out = ship_model(
+        folder, tmp_path / "out", tests=tests, data="", attribution="", votes=1, adapt=0.25, progress=Progress()
+    )
     assert read_info(out).offset_head
+    assert read_info(out).adapt == 0.25
     found = evaluate(EvalSettings(checkpoint=out, store=store_path), Progress()).instances
     assert found is not None
     card = (out.parent / models.CARD_NAME).read_text()
     assert f"| {percent(found.mean('ap50'))} | {percent(found.mean('ap25'))} |" in card
     assert "| object offsets | yes |" in card
+    assert "| adaptation | 25 % of a scan's own statistics (`--adapt 0.25`) |" in card
 
 
 def test_the_cost_adds_up_the_runs_that_a_run_started_from(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +14,8 @@ from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.models.names import find_model
 from lg3d_core.progress import Progress
 from lg3d_core.settings import (
+    LATEST,
+    SCRATCH,
     AnchorsSettings,
     CompareSettings,
     FinetuneSettings,
@@ -26,9 +29,6 @@ from lg3d_core.settings import (
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T", FinetuneSettings, PretrainSettings)
 Kind = Literal["anchors", "pretrain", "finetune"]
-SCRATCH = "scratch"
-LATEST = "latest"
-"""Value of `from` with which fine-tuning starts from the pre-training of its own recipe."""
 NOT_RESULTS = {
     "command",
     "recipe",
@@ -121,6 +121,12 @@ def plan_table(settings: CompareSettings, *, store_digest: str, progress: Progre
             the grid changes no run.
         CheckpointError: A start checkpoint does not exist.
     """
+
+    @cache
+    def find_start(name: str, final_relu: bool | None) -> tuple[Path, str]:
+        path = find_model(name, progress or Progress(), final_relu=final_relu)
+        return path, _file_digest(path, "from")
+
     changes = parse_changes(settings.changes)
     cells = grid_cells(settings.grid, settings.changes)
     rows: list[Row] = []
@@ -130,7 +136,7 @@ def plan_table(settings: CompareSettings, *, store_digest: str, progress: Progre
         label = _read_label(recipe, table) or Path(recipe).stem
         runs = []
         for seed in range(settings.seeds):
-            own = _plan_run(settings, recipe, table, cell, seed=seed, store_digest=store_digest, progress=progress)
+            own = _plan_run(settings, recipe, table, cell, seed=seed, store_digest=store_digest, find_start=find_start)
             steps |= {step.folder: step for step in own}
             runs.append(own[-1].folder)
         share = FinetuneSettings.from_json(own[-1].settings).limited
@@ -209,9 +215,12 @@ def _plan_run(
     *,
     seed: int,
     store_digest: str,
-    progress: Progress | None,
+    find_start: Callable[[str, bool | None], tuple[Path, str]],
 ) -> list[Step]:
-    """Return the steps of one row and seed; the last one is fine-tuning."""
+    """Return the steps of one row and seed; the last one is fine-tuning.
+
+    `find_start` returns the path and the digest of a start checkpoint by its name.
+    """
     source = f"recipe {recipe}"
     shared: dict[str, Any] = {
         "store": settings.store,
@@ -236,7 +245,7 @@ def _plan_run(
     anchors = ""
     if grounded or finetune.classifier != "fresh":
         steps += _plan_anchors(settings, table, cell, finetune.network, source=source)
-        anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors, "--anchors")
+        anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors, "--anchors", "anchors")
         file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
         assert file is not None
         pretrain, finetune = replace(pretrain, anchors=file), replace(finetune, anchors=file)
@@ -246,8 +255,7 @@ def _plan_run(
         steps.append(_train_step(pretrain, folder, tuple(step.folder for step in steps)))
         finetune = replace(finetune, start=str(folder))
     elif finetune.start != SCRATCH:
-        start = find_model(finetune.start, progress or Progress(), final_relu=finetune.final_relu)
-        before = _file_digest(start, f"{source}: from")
+        start, before = find_start(finetune.start, finetune.final_relu)
         finetune = replace(finetune, start=str(start))
     used = [anchors] if finetune.classifier != "fresh" else []
     digest = _digest(finetune, store_digest, before, settings.split, *used)
@@ -328,9 +336,9 @@ def _digest(settings: Settings, *others: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _file_digest(path: Path | None, option: str) -> str:
+def _file_digest(path: Path | None, option: str, *fields: str) -> str:
     assert path is not None
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise SettingsError(f"{option} {path} cannot be read ({error.strerror})", fields=("anchors",)) from None
+        raise SettingsError(f"{option} {path} cannot be read ({error.strerror})", fields=fields) from None

@@ -14,8 +14,8 @@ def measuring_statistics(network: nn.Module, share: float) -> Iterator[None]:
     Every batch normalisation then uses (1 - share) times its running mean and variance plus `share` times those of the
     scan. At the end, the running statistics and momenta are restored.
 
-    Source: Z. You et al., "Test-time Batch Statistics Calibration for Covariate Shift", with measured statistics as in
-    Y. Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation".
+    Source: F. You et al., "Test-time Batch Statistics Calibration for Covariate Shift" (arXiv:2110.04065). Here, the
+    statistics are measured in a pass of their own, in which every layer is normalised by the scan alone.
 
     Args:
         network: Network on any device. Its training mode is not changed.

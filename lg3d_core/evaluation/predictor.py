@@ -34,7 +34,7 @@ CHUNK = 16_384
 """Number of voxels whose class scores are in memory at once (13 MB for 200 classes)."""
 BASE_BYTES, BYTES_PER_CHANNEL = 3_000, 20
 """Memory of a forward pass in bytes per voxel: a constant, plus an amount per feature channel. Measured on a CPU: 2.4
-to 3.5 kB for 14A (96 channels), 10.8 kB for 34D (512)."""
+to 3.5 kB for 14A (96 channels), 10.8 kB for 34D (512); the pass that adapts to a scan needs up to 3.9 and 13.0 kB."""
 EXPORTED_FACTOR = 1.5
 """Memory per voxel of an exported network, relative to that. Measured: 6.4 kB for 14A, 38,283 voxels."""
 FIXED_BYTES = 600 << 20

@@ -43,7 +43,7 @@ from lg3d_core.networks.hub import ANCHORS_FILE
 from lg3d_core.networks.minkunet import NETWORK_PLANS
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame
-from lg3d_core.settings import AskSettings
+from lg3d_core.settings import SCRATCH, AskSettings
 from lg3d_core.vocabulary import Vocabulary
 from lg3d_core.vocabulary.categories import Category
 
@@ -439,7 +439,7 @@ def require_grounded(path: Path, info: CheckpointInfo) -> None:
         return
     if info.kind != "pretrain" or info.num_classes is not None:
         start = read_setting(info, "start")
-        where = f"its pre-training run {start}" if start not in (None, "scratch") else "a run of lg3d pretrain"
+        where = f"its pre-training run {start}" if start not in (None, SCRATCH) else "a run of lg3d pretrain"
         raise CheckpointError(
             f"{path} is fine-tuned, and its features are no longer aligned with text: pass --checkpoint with {where}, "
             "or fine-tune with --classifier fixed-anchors"

@@ -27,6 +27,7 @@ from lg3d_core.networks.checkpoint import (
     save_checkpoint,
 )
 from lg3d_core.progress import Progress
+from lg3d_core.settings import SCRATCH
 from lg3d_core.store.scene_store import SceneStore
 
 PLACES = ("store", "runs", "anchors", "recipe", "name", "resume", "start")
@@ -134,8 +135,8 @@ def measure_cost(run: Path) -> TrainingCost:
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         taken = [record["seconds"] for record in records if "loss" in record]
         steps, seconds = steps + len(taken), seconds + sum(taken)
-        start = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("start", "scratch")
-        folder = None if start == "scratch" else Path(start).parent
+        start = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("start", SCRATCH)
+        folder = None if start == SCRATCH else Path(start).parent
     return TrainingCost(steps=steps, hours=seconds / 3600)
 
 

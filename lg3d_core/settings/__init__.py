@@ -70,7 +70,15 @@ from lg3d_core.settings.inference import (
     ScanSettings,
     ViewSettings,
 )
-from lg3d_core.settings.training import FIT_MEMORY, RESUMABLE, FinetuneSettings, PretrainSettings, TrainSettings
+from lg3d_core.settings.training import (
+    FIT_MEMORY,
+    LATEST,
+    RESUMABLE,
+    SCRATCH,
+    FinetuneSettings,
+    PretrainSettings,
+    TrainSettings,
+)
 
 COMMANDS: dict[str, type[Settings]] = {
     cls.command: cls
@@ -105,8 +113,10 @@ __all__ = [
     "COMMANDS",
     "CONFIG_NAME",
     "FIT_MEMORY",
+    "LATEST",
     "NOT_SAVED",
     "RESUMABLE",
+    "SCRATCH",
     "Alpha",
     "AnchorsSettings",
     "AskSettings",

@@ -41,6 +41,10 @@ from lg3d_core.settings.shared import (
     WeightsFields,
 )
 
+SCRATCH = "scratch"
+"""Value of `--from`: no pre-training."""
+LATEST = "latest"
+"""Value of `--from`: the newest pre-training run; in `lg3d compare`, the pre-training of the same recipe."""
 DEFAULT_RECIPE = "paper-34d"
 Milestones = Annotated[
     tuple[Annotated[float, Matches(lambda share: 0 <= share <= 1, "shares from 0 to 1")], ...],
@@ -326,7 +330,7 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
             "pre-training."
         ),
         Option("--from", panel=Panel.RUN, completes="starts"),
-    ] = "latest"
+    ] = LATEST
     classifier: Annotated[
         Classifier,
         Doc(

@@ -20,7 +20,7 @@ from lg3d_core.objectives.classification import inverse_log_alpha, printed_alpha
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
 from lg3d_core.sampling.joint import first_classes
-from lg3d_core.settings import FinetuneSettings
+from lg3d_core.settings import LATEST, SCRATCH, FinetuneSettings
 from lg3d_core.training.batches import SceneBatches
 from lg3d_core.training.joint import JointLearner
 from lg3d_core.training.launch import open_run, train_run
@@ -28,9 +28,6 @@ from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification, Instanc
 from lg3d_core.training.run_anchors import load_all_anchors, trained_vocabularies
 from lg3d_core.training.scenes import ALL_LABELS, TrainingData
 from lg3d_core.vocabulary import Vocabulary
-
-SCRATCH = "scratch"
-LATEST = "latest"
 
 
 def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
