@@ -37,8 +37,12 @@ FOREIGN_STARTS = (
     (b"\x89HDF", "an HDF5 file"),
     (b"%PDF", "a PDF file"),
     (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"ply\n", "a PLY mesh"),
+    (b"ply\r\n", "a PLY mesh"),
+    (b"glTF", "a glTF mesh"),
 )
-"""First bytes of files that are often downloaded in place of the wanted binary file, with a description."""
+"""First bytes of files that are often passed or downloaded in place of the wanted file, with a description."""
 
 
 def recognise_foreign(path: Path) -> str | None:

@@ -132,7 +132,16 @@ def test_a_checkpoint_without_words_cannot_be_asked(workplace: Path) -> None:
 
 
 def test_an_empty_text_is_refused_before_anything_is_loaded(workplace: Path) -> None:
-    assert "got an empty one" in one_error(["ask", "without faces.ply", " "], workplace, code=2)
+    assert "TEXT must be a text such as 'somewhere to sit', got ' '" in one_error(
+        ["ask", "without faces.ply", " "], workplace, code=2
+    )
+    assert "--heat must be a text" in one_error(["view", "scene9003_00", "--heat", ""], workplace, code=2)
+
+
+def test_standard_input_and_a_scan_as_a_checkpoint_are_refused(workplace: Path) -> None:
+    assert "scans cannot be read from standard input: pass a file" in one_error(["predict", "-"], workplace)
+    line = one_error(["convert", "without faces.ply", "--out", "x.ckpt"], workplace)
+    assert line.endswith("cannot read the checkpoint without faces.ply: it is a PLY mesh")
 
 
 def test_a_port_in_use_and_a_scene_that_is_not_there(store_path: Path, tmp_path: Path) -> None:

@@ -278,8 +278,9 @@ def test_anchors_of_any_vocabulary_of_a_joint_checkpoint_are_accepted(workplace:
 
 @pytest.mark.parametrize("text", ["", "  ", "\n\t"])
 def test_an_empty_text_is_one_clear_line(workplace: Path, text: str) -> None:
-    with pytest.raises(SettingsError, match="got an empty one"):
-        Conversation(settings_of(workplace, text), Progress())
+    expected = f"TEXT must be a text such as 'somewhere to sit', got {text!r}"
+    with pytest.raises(SettingsError, match=re.escape(expected)):
+        settings_of(workplace, text)
     with pytest.raises(SettingsError, match="got an empty one"):
         read(anchors_of(), text)
 

@@ -19,6 +19,7 @@ from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
 from lg3d_core.inference import push as push_module
 from lg3d_core.inference.push import push
 from lg3d_core.language import questions
+from lg3d_core.models import names
 from lg3d_core.models.models import models as list_models
 from lg3d_core.networks.checkpoint import read_info, resolve_checkpoint
 from lg3d_core.networks.hub import cached_models, download_checkpoint, parse_hub_name
@@ -249,6 +250,14 @@ def test_a_pushed_language_grounded_model_answers_texts(
     match = lg3d_library.load_model("hf:me/words", device="cpu").ask("door", (xyz, rgb))
     assert match.nearest[0] == ("door", pytest.approx(1, abs=1e-3))
     assert match.heat.shape == (len(xyz),)
+
+
+def test_the_shipped_model_can_be_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grounded = write_grounded(tmp_path)
+    monkeypatch.setattr(names, "shipped_checkpoint", lambda: grounded)
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeClient)
+    report = push(PushSettings(checkpoint=Path("shipped"), repository="me/words"), Progress())
+    assert report.files == ("checkpoint.safetensors", "README.md", "anchors.safetensors")
 
 
 def test_a_push_without_a_token_says_how_to_get_one(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,8 +201,6 @@ class Conversation:
         """
         if settings.out is not None:
             require_folder(settings.out, "--out")
-        for text in settings.texts:
-            _require_words(text)
         self._settings = settings
         self._progress = progress
         if scan is None:

@@ -220,6 +220,8 @@ def _open_store(word: str, store: Path) -> "SceneStore":
     """Return the store of a scene."""
     from lg3d_core.store.scene_store import INDEX_NAME, SceneStore
 
+    if word == "-":
+        raise DataError("scans cannot be read from standard input: pass a file")
     if not (store / INDEX_NAME).is_file():
         raise DataError(f"{word}: no such file, and no scene store at {store} with a scene of that name")
     opened = SceneStore(store)

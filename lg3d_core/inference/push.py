@@ -10,7 +10,8 @@ from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.inference.ask import find_anchors
 from lg3d_core.language.anchors_file import save_anchors
 from lg3d_core.models.models import last_score
-from lg3d_core.networks.checkpoint import CheckpointInfo, is_grounded, is_onnx, read_info, resolve_checkpoint
+from lg3d_core.models.names import find_model
+from lg3d_core.networks.checkpoint import CheckpointInfo, is_grounded, is_onnx, read_info
 from lg3d_core.networks.hub import (
     ANCHORS_FILE,
     CHECKPOINT_FILE,
@@ -61,7 +62,7 @@ def push(settings: PushSettings, progress: Progress) -> PushReport:
     hub = parse_hub_name(PREFIX + settings.repository.removeprefix(PREFIX))
     if is_hub_name(settings.checkpoint):
         raise CheckpointError(f"{settings.checkpoint} is on the hub already: pass a file or a run folder")
-    path = resolve_checkpoint(settings.checkpoint, progress)
+    path = find_model(settings.checkpoint, progress)
     if is_torch_file(path) or is_onnx(path):
         raise CheckpointError(f"{path} is not a checkpoint of lg3d: pass a .safetensors file; lg3d convert writes one")
     info = read_info(path)

@@ -31,6 +31,8 @@ NOT_SAVED = ("json", "quiet", "overrides")
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple) and len(value) == 1:
+        value = value[0]  # as it was typed
     return repr(str(value) if isinstance(value, Path) else value)
 
 

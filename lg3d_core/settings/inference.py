@@ -29,6 +29,7 @@ from lg3d_core.settings.shared import (
 )
 
 SCAN_FILES = "PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or scene id of the store."
+Text = Annotated[str, Matches(lambda text: text.strip() != "", "a text such as 'somewhere to sit'")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class PushSettings(Settings):
 
     command: ClassVar[str] = "push"
 
-    checkpoint: Annotated[Path, Doc("Checkpoint or run folder."), Argument(completes="runs")]
+    checkpoint: Annotated[Path, Doc("Checkpoint, run folder, or shipped."), Argument(completes="runs")]
     repository: Annotated[str, Doc("Repository: OWNER/NAME, or OWNER/NAME@BRANCH."), Argument("REPOSITORY")]
     card: Annotated[Path | None, Doc("Model card in Markdown."), Option(default="generated")] = None
     anchors: Annotated[
@@ -204,7 +205,7 @@ class AskSettings(ScanSettings, ObjectFields, PageFields):
 
     scan: Annotated[str, Doc(SCAN_FILES), Argument("SCAN", completes="scenes")]
     texts: Annotated[
-        tuple[str, ...], Doc("Description to search for; without any, a prompt opens."), Argument("TEXT")
+        tuple[Text, ...], Doc("Description to search for; without any, a prompt opens."), Argument("TEXT")
     ] = ()
     threshold: Annotated[float, Gt(0), Lt(1), Doc("Minimum heat of a place.")] = 0.5
     regions: Annotated[AtLeastOne, Doc("Maximum number of places per text.")] = 5
@@ -248,7 +249,7 @@ class ViewSettings(
         Option(default="the usual layers"),
     ] = ()
     heat: Annotated[
-        tuple[str, ...], Doc("Text whose heat is shown, by the newest language-grounded run, else shipped.")
+        tuple[Text, ...], Doc("Text whose heat is shown, by the newest language-grounded run, else shipped.")
     ] = ()
     augmented: Annotated[bool, Doc("Show a training sample of the scene instead."), Option(panel=Panel.SAMPLE)] = False
     voxel_size: Annotated[Metres, Doc("Voxel edge of the sample in metres."), Option(panel=Panel.SAMPLE)] = (
