@@ -1,13 +1,16 @@
 """The figure of a comparison: what is drawn where, read back from the axes."""
 
+import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lg3d_core.comparing.statistics import METRICS, Spread, spread
 from lg3d_core.comparing.table import ComparedRow, Comparison
 from lg3d_core.errors import SettingsError
+from lg3d_core.reporting.runs import Curve
 
 pytest.importorskip("matplotlib", reason="not installed here")
 
@@ -50,6 +53,27 @@ def test_rows_of_one_share_are_drawn_below_each_other_with_seeds_and_values() ->
     assert head.get_ylim()[0] > head.get_ylim()[1]  # the first row above
     assert [text.get_text() for text in everything.texts] == ["5.0"]  # nothing is known of the other
     assert (head.get_title(loc="left"), everything.get_title(loc="left")) == ("Head", "All")
+
+
+def test_learning_curves_are_drawn_above_the_rows() -> None:
+    values = {"head": (0.1,), "all": (0.2,)}
+    curve = Curve(np.array([10, 20]), np.array([0.1, 0.2]))
+    table = comparison(
+        dataclasses.replace(row("Scratch", values), curves=(curve,)),
+        dataclasses.replace(row("Ours", values), curves=(curve._replace(step=curve.step + 20), curve)),
+        row("Unknown", values),
+    )
+    with drawing():
+        figure = plot_comparison(table)
+        encode_figure(figure, "png")
+    above, head, _ = figure.axes
+    assert [list(line.get_xdata()) for line in above.lines] == [[10, 20], [30, 40], [10, 20]]
+    assert list(above.lines[0].get_ydata()) == pytest.approx([10, 20])
+    assert [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()] == ["Scratch", "Ours"]
+    assert above.lines[1].get_color() == above.lines[2].get_color() == head.containers[1].lines[0].get_color()
+    once = comparison(dataclasses.replace(row("Scratch", values), curves=(Curve(curve.step[:1], curve.value[:1]),)))
+    with drawing():
+        assert len(plot_comparison(once).axes) == 2  # a single point is no curve
 
 
 def test_rows_of_several_shares_become_curves_over_them() -> None:

@@ -46,3 +46,31 @@ def test_missing_or_truncated_matches_are_reported(tmp_path: Path, arrays: dict[
     write_run(tmp_path, {"instances": {}}, **arrays)
     with pytest.raises(DataError, match=r"has no readable scores .* remove the folder and compare again"):
         read_record(tmp_path)
+
+
+def write_curve(folder: Path, start: str | None, *records: dict[str, float]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "card.json").write_text(json.dumps({} if start is None else {"from": start}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_the_steps_of_all_earlier_runs_count_in_the_curve(tmp_path: Path) -> None:
+    write_curve(tmp_path / "pretrain", None, {"step": 1, "loss": 2.0}, {"step": 30, "loss": 1.0})
+    write_curve(tmp_path / "first", str(tmp_path / "pretrain" / "checkpoint.safetensors"), {"step": 8, "loss": 1.0})
+    start = str(tmp_path / "first" / "checkpoint.safetensors")
+    for name in ("pretrain", "first"):
+        (tmp_path / name / "checkpoint.safetensors").write_bytes(b"")
+    run = tmp_path / "run"
+    write_curve(run, start, {"step": 4, "val_miou_present": 0.1}, {"step": 9, "val_miou_present": 0.2})
+    write_run(run, {"num_scenes": 2})
+    curve = read_record(run).curve
+    assert curve is not None
+    assert (curve.step.tolist(), curve.value.tolist()) == ([30 + 8 + 4, 30 + 8 + 9], [0.1, 0.2])
+    write_curve(run, "scratch", {"step": 4, "val_miou_present": 0.1})
+    curve = read_record(run).curve
+    assert curve is not None
+    assert curve.step.tolist() == [4]
+    write_curve(run, str(tmp_path / "elsewhere" / "checkpoint.safetensors"), {"step": 4, "val_miou_present": 0.1})
+    assert read_record(run).curve is None  # its first step is unknown
+    write_curve(run, "scratch", {"step": 4, "loss": 0.1})
+    assert read_record(run).curve is None

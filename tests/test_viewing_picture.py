@@ -1,5 +1,6 @@
 """Pictures: which triangle is seen where, what colours come out, and what is said when something is missing."""
 
+import subprocess
 import sys
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -234,6 +235,20 @@ def test_without_pillow_the_message_names_the_remedy(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingDependencyError, match="pip install pillow, or pass --html FILE"):
         compose(build_view(make_room(spacing=0.3), VOCABULARY), {})
+
+
+AFTER_A_PICTURE = """
+import torch
+from tests.test_viewing_picture import AHEAD, CORNERS, FACES, render_buffers
+render_buffers(CORNERS, FACES, AHEAD, width=8, height=8, point_size=1, blends=[])
+torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+"""
+
+
+@needs_open3d
+def test_an_optimizer_can_be_made_after_a_picture() -> None:
+    done = subprocess.run([sys.executable, "-c", AFTER_A_PICTURE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # it crashed when Triton was loaded after Mesa's renderer
 
 
 @needs_open3d

@@ -1,4 +1,4 @@
-"""Figure of a finished comparison: mIoU per row, or over the fraction of labels if the rows differ in it."""
+"""Figure of a finished comparison: mIoU per row with learning curves, or over the fraction of labels if it varies."""
 
 import math
 from pathlib import Path
@@ -20,9 +20,11 @@ from lg3d_core.reporting.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 LABEL = "mIoU, %"
+CURVES = 2.6
+"""Height of the learning curves in inches."""
 
 
 def write_comparison_figure(comparison: Comparison, path: Path) -> Path:
@@ -40,7 +42,8 @@ def write_comparison_figure(comparison: Comparison, path: Path) -> Path:
 def plot_comparison(comparison: Comparison) -> "Figure":
     """Draw one panel per group: curves over the fraction of labels, or one line per row if all fractions are equal.
 
-    Error bars are standard deviations over seeds.
+    Error bars are standard deviations over seeds. With equal fractions, the learning curves of rows with several
+    validations are drawn above: their validation mIoU over all optimizer steps, those of pre-training included.
     """
     shares = sorted({row.share for row in comparison.rows})
     if len(shares) == 1:
@@ -77,8 +80,40 @@ def plot_comparison(comparison: Comparison) -> "Figure":
 
 
 def _plot_rows(comparison: Comparison) -> "Figure":
+    height = 0.7 + 0.21 * len(comparison.rows)
+    has_curves = any(len(curve.step) > 1 for row in comparison.rows for curve in row.curves)
+    figure = new_figure(PAGE, height + CURVES * has_curves)
+    if not has_curves:
+        _plot_scores(figure, comparison)
+        return figure
+    above, below = figure.subfigures(2, 1, height_ratios=(CURVES, height))
+    _plot_curves(above.subplots(), comparison)
+    _plot_scores(below, comparison)
+    return figure
+
+
+def _plot_curves(axes: "Axes", comparison: Comparison) -> None:
+    for number, row in enumerate(comparison.rows):
+        mark = run_mark(number)
+        for curve in row.curves:
+            axes.plot(
+                curve.step,
+                100 * curve.value,
+                color=mark.color,
+                linestyle=mark.line,
+                marker=mark.marker,
+                markersize=3.5,
+                label=shorten(row.label, 40) if curve is row.curves[0] else None,
+            )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set(title="Validation", xlabel="optimizer steps, pre-training included", ylabel=LABEL)
+    grid(axes)
+    axes.figure.legend(loc="outside right upper")
+
+
+def _plot_scores(figure: "Figure | SubFigure", comparison: Comparison) -> None:
     rows = comparison.rows
-    figure = new_figure(PAGE, 0.7 + 0.21 * len(rows))
     panels = figure.subplots(1, len(comparison.groups), sharey=True, squeeze=False)[0]
     for axes, group in zip(panels, comparison.groups, strict=True):
         first = 100 * rows[0].scores["iou"][group].mean
@@ -90,7 +125,7 @@ def _plot_rows(comparison: Comparison) -> "Figure":
                 continue
             seeds = [100 * value for value in row.by_seed["iou"][group]]
             axes.plot(seeds, [place] * len(seeds), "|", color=INK, markersize=5, alpha=0.5)
-            mark = run_mark(0 if place == 0 else 1)
+            mark = run_mark(place)
             axes.errorbar(100 * own.mean, place, xerr=_deviation(own), fmt=mark.marker, color=mark.color, markersize=4)
             axes.annotate(
                 f"{100 * own.mean:.1f}",
@@ -106,7 +141,6 @@ def _plot_rows(comparison: Comparison) -> "Figure":
         _head(axes, group)
     panels[0].set_yticks(range(len(rows)), [shorten(row.label, 32) for row in rows])
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    return figure
 
 
 def _head(axes: "Axes", group: str) -> None:

@@ -11,6 +11,7 @@ from lg3d_core.errors import DataError
 from lg3d_core.evaluation.confusion import SceneCounts
 from lg3d_core.evaluation.instances import SceneMatches
 from lg3d_core.evaluation.packed_matches import unpack_matches
+from lg3d_core.reporting.runs import Curve, read_validation
 
 COUNTS_NAME = "scenes.npz"
 SCORES_NAME = "scores.json"
@@ -23,11 +24,13 @@ class Record(NamedTuple):
         counts: Counts at mesh vertices of each scene.
         scores: Output of `lg3d eval --json`.
         matches: Matched objects of each scene; None for runs of the semantic task.
+        curve: Validation mIoU over optimizer steps, as `read_validation` returns it.
     """
 
     counts: SceneCounts
     scores: dict[str, Any]
     matches: tuple[SceneMatches, ...] | None = None
+    curve: Curve | None = None
 
 
 def read_record(folder: Path) -> Record:
@@ -50,4 +53,4 @@ def read_record(folder: Path) -> Record:
                 matches = tuple(unpack_matches(stored["matches"], len(counts.scene_ids)))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{folder} has no readable scores ({error}): remove the folder and compare again") from None
-    return Record(counts, scores, matches)
+    return Record(counts, scores, matches, read_validation(folder))

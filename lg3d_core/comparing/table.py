@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lg3d_core.comparing.cells import difference_cell, spread_cell
 from lg3d_core.comparing.instance_statistics import resampled_precisions
 from lg3d_core.comparing.plan import Row
@@ -24,6 +27,7 @@ from lg3d_core.comparing.statistics import (
 from lg3d_core.evaluation.scores import none_if_undefined
 from lg3d_core.evaluation.table import INSTANCE_METRICS, TITLES, Table
 from lg3d_core.progress import Progress
+from lg3d_core.reporting.runs import Curve
 from lg3d_core.vocabulary import Vocabulary
 
 INSTANCE_TITLES = {"precision": "Precision", "iou": "mIoU", "ap50": "mAP@0.5", "ap": "mAP", "ap25": "mAP@0.25"}
@@ -45,6 +49,8 @@ class ComparedRow:
         difference: Difference of mean IoU from the first row, by group; empty in the first row.
         instance_differences: Differences of AP, AP50 and AP25 from the first row, by metric and group, over the classes
             with objects; empty in the first row and if one of the two rows has no scores of objects.
+        curves: Validation mIoU of each seed over optimizer steps, those of pre-training included; empty if a run has
+            none.
     """
 
     label: str
@@ -56,6 +62,7 @@ class ComparedRow:
     by_seed: dict[str, dict[str, tuple[float, ...]]]
     difference: dict[str, Difference]
     instance_differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,9 @@ class Comparison:
                     "instance_differences": {
                         metric: _plain_differences(groups) for metric, groups in row.instance_differences.items()
                     },
+                    "curves": [
+                        {"step": curve.step.tolist(), "miou": curve.value.round(6).tolist()} for curve in row.curves
+                    ],
                 }
                 for row in self.rows
             ],
@@ -154,48 +164,29 @@ def compare_records(
     """
     present = classes == "present"
     groups = group_members(vocabulary)
-    has_objects = any("instances" in record.scores for own in records for record in own)
     instance_differences = _compare_objects(records, vocabulary, resamples=resamples, progress=progress or Progress())
+    has_objects = any("instances" in record.scores for own in records for record in own)
+    counts = [[record.counts for record in own] for own in records]
     compared: list[ComparedRow] = []
     for number, (row, own) in enumerate(zip(rows, records, strict=True)):
-        by_seed: dict[str, dict[str, tuple[float, ...]]] = {metric: {} for metric in METRICS}
-        for group, members in groups.items():
-            values = [
-                mean_scores(
-                    record.counts.correct.sum(axis=0),
-                    record.counts.support.sum(axis=0),
-                    record.counts.predicted.sum(axis=0),
-                    members,
-                    present=present,
-                )
-                for record in own
-            ]
-            for k, metric in enumerate(METRICS):
-                by_seed[metric][group] = tuple(float(value[k]) for value in values)
-        if has_objects:
-            for metric in INSTANCE_METRICS:
-                by_seed[metric] = {group: tuple(_instance_mean(one, group, metric) for one in own) for group in groups}
-        counts = [record.counts for record in own]
-        difference = (
-            paired_differences(
-                counts, [record.counts for record in records[0]], vocabulary, present=present, resamples=resamples
-            )
-            if number
-            else {}
-        )
-        scores = {metric: {group: spread(values) for group, values in own.items()} for metric, own in by_seed.items()}
-        runs = tuple(folder.name for folder in row.runs)
+        by_seed = _scores_by_seed(own, groups, present=present, has_objects=has_objects)
+        curves = tuple(record.curve for record in own if record.curve is not None)
         compared.append(
             ComparedRow(
                 label=row.label,
                 recipe=row.recipe,
                 method=row.method,
-                runs=runs,
+                runs=tuple(folder.name for folder in row.runs),
                 share=row.share,
-                scores=scores,
+                scores={metric: {group: spread(each[group]) for group in each} for metric, each in by_seed.items()},
                 by_seed=by_seed,
-                difference=difference,
+                difference=paired_differences(
+                    counts[number], counts[0], vocabulary, present=present, resamples=resamples
+                )
+                if number
+                else {},
                 instance_differences=instance_differences[number],
+                curves=curves if len(curves) == len(own) else (),
             )
         )
     first = records[0][0].counts
@@ -208,6 +199,30 @@ def compare_records(
         num_present=int((first.support.sum(axis=0) > 0).sum()),
         facts=facts or {},
     )
+
+
+def _scores_by_seed(
+    records: Sequence[Record], groups: dict[str, npt.NDArray[np.int64]], *, present: bool, has_objects: bool
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return the value of each seed, by metric and group."""
+    by_seed: dict[str, dict[str, tuple[float, ...]]] = {metric: {} for metric in METRICS}
+    for group, members in groups.items():
+        values = [
+            mean_scores(
+                record.counts.correct.sum(axis=0),
+                record.counts.support.sum(axis=0),
+                record.counts.predicted.sum(axis=0),
+                members,
+                present=present,
+            )
+            for record in records
+        ]
+        for k, metric in enumerate(METRICS):
+            by_seed[metric][group] = tuple(float(value[k]) for value in values)
+    if has_objects:
+        for metric in INSTANCE_METRICS:
+            by_seed[metric] = {group: tuple(_instance_mean(one, group, metric) for one in records) for group in groups}
+    return by_seed
 
 
 def _compare_objects(

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.reporting.runs import Curve
+from lg3d_core.reporting.runs import VALIDATION, Curve
 from lg3d_core.reporting.style import PAGE, grid, new_figure, run_mark, shorten
 from lg3d_core.reporting.subject import ReportedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-VALIDATION = "val_miou_present"
 
 
 def smooth(value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -12,8 +12,12 @@ import numpy.typing as npt
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.networks.checkpoint import CHECKPOINT_NAME
 from lg3d_core.progress import Progress
+from lg3d_core.settings import SCRATCH
 
+CARD_NAME = "card.json"
 METRICS_NAME = "metrics.jsonl"
+VALIDATION = "val_miou_present"
+"""Name of the validation mIoU in `metrics.jsonl`: the mean over classes with ground truth, 0..1."""
 
 
 class Curve(NamedTuple):
@@ -123,6 +127,37 @@ def read_curves(path: Path, progress: Progress) -> dict[str, Curve]:
     }
 
 
+def read_validation(folder: Path) -> Curve | None:
+    """Return a run's validation mIoU in 0..1 over optimizer steps; pre-training and earlier runs count.
+
+    Returns:
+        The curve; None if there was no validation, or if the record of this run or of an earlier one is missing.
+
+    Raises:
+        DataError: A file of a run is damaged.
+    """
+    if not (folder / METRICS_NAME).is_file():
+        return None
+    curve = read_curves(folder / METRICS_NAME, Progress()).get(VALIDATION)
+    before = _steps_before(folder)
+    return None if curve is None or before is None else curve._replace(step=curve.step + before)
+
+
+def _steps_before(folder: Path) -> int | None:
+    """Return the number of optimizer steps of the runs that a run started from; None if it is unknown."""
+    if not (folder / CARD_NAME).is_file():
+        return None
+    start = _read_object(folder / CARD_NAME).get("from", SCRATCH)
+    if start == SCRATCH:
+        return 0
+    found = find_recorded(folder, start)
+    if found is None or not (found.parent / METRICS_NAME).is_file():
+        return None
+    earlier = _steps_before(found.parent)
+    steps = read_curves(found.parent / METRICS_NAME, Progress()).get("loss")
+    return None if earlier is None or steps is None else earlier + int(steps.step[-1])
+
+
 def find_recorded(folder: Path, recorded: str) -> Path | None:
     """Return a path from a run's settings, also if the working directory was moved or renamed.
 
@@ -151,7 +186,7 @@ def _find_folder(path: Path, runs: Path) -> Path:
 
 def _read_run(folder: Path, name: str, progress: Progress) -> RunRecord:
     settings = _read_object(folder / "settings.json")
-    card = _read_object(folder / "card.json") if (folder / "card.json").is_file() else {}
+    card = _read_object(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else {}
     metrics, checkpoint = folder / METRICS_NAME, folder / CHECKPOINT_NAME
     curves = read_curves(metrics, progress) if metrics.is_file() else {}
     if not curves and not checkpoint.is_file():

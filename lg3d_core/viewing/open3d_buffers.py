@@ -1,6 +1,7 @@
 """Off-screen rendering with open3d: the triangle or point of each pixel, and its depth."""
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -32,9 +33,14 @@ class Buffers(NamedTuple):
 def import_open3d() -> Any:
     """Import open3d without its output.
 
+    Triton is imported first: Mesa's software renderer and Triton both contain LLVM, and to load Triton after the first
+    picture, as the optimizers of torch do, crashes the process.
+
     Raises:
         MissingDependencyError: open3d is not installed, or a system library is missing.
     """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
     try:
         with quiet_output():
             import open3d
