@@ -58,6 +58,13 @@ def test_values_gradients_and_running_statistics_are_those_of_pytorch(
     _compare(num_rows, channels, has_residual=has_residual, relu=relu, dtype=dtype)
 
 
+def test_more_parts_than_are_added_at_once_give_the_same_sums():
+    rows = normalization.BLOCK_VALUES // 128
+    num_rows = 4 * rows * (normalization.ADDED_PARTS + 7) + 1
+    assert normalization._blocks(draw(num_rows, 128, seed=5)).parts == normalization.ADDED_PARTS + 8
+    _compare(num_rows, 128, has_residual=True, relu=True, dtype=torch.float32)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("num_rows", "channels"), [(4_099, 384), (800_003, 96)])

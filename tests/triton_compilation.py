@@ -123,7 +123,8 @@ def compile_normalization(channels: int) -> dict[str, dict[str, Any]]:
     types = rows | wide | dict.fromkeys(floats, "*fp32")
     block = min(normalization.MAX_CHANNELS, triton.next_power_of_2(channels))
     sizes = {"BLOCK_C": block, "BLOCK_R": normalization.BLOCK_VALUES // block}
-    sizes |= {"RELU": True, "HAS_RESIDUAL": True, "BLOCK": 256}
+    sizes |= {"RELU": True, "HAS_RESIDUAL": True}
+    added = {"BLOCK_P": normalization.ADDED_PARTS, "BLOCK_C": normalization.ADDED_COLUMNS}
     facts = {}
     for kernel in (
         normalization._measure_parts,
@@ -134,7 +135,8 @@ def compile_normalization(channels: int) -> dict[str, dict[str, Any]]:
         normalization._add_sums,
         normalization._combine_rows,
     ):
-        constants = {name: value for name, value in sizes.items() if name in kernel.arg_names}
+        blocks = added if "BLOCK_P" in kernel.arg_names else sizes
+        constants = {name: value for name, value in blocks.items() if name in kernel.arg_names}
         facts[kernel.fn.__name__] = _compile(kernel, types, constants, 4, 3)
     return facts
 
