@@ -1,13 +1,18 @@
 """Blocks that were measured on a device, and the file that keeps them."""
 
+import itertools
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, SettingsError
+from lg3d_core.networks.minkunet import NETWORK_PLANS, MinkUNet
+from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.progress import Progress
 from lg3d_core.sparse.coordinates import pack
 
@@ -15,10 +20,10 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 
 from triton.runtime.errors import OutOfResources
 
-from lg3d_core.sparse.triton import tuning
+from lg3d_core.sparse.triton import launch, tuning
 from lg3d_core.sparse.triton.configs import ConvolutionConfig, Layer, WeightGradientConfig, default_convolution
 from lg3d_core.sparse.triton.neighbours import build_submanifold_map
-from lg3d_core.sparse.triton.tuning import LayerCall, blocks_path, layer_class, read_blocks
+from lg3d_core.sparse.triton.tuning import LayerCall, blocks_path, choose_convolution, layer_class, read_blocks
 from tests.notes import Notes
 
 CPU = torch.device("cpu")
@@ -135,6 +140,57 @@ def test_measured_blocks_replace_the_shipped_ones(monkeypatch: pytest.MonkeyPatc
     assert tuning.choose_weight_gradient(LAYER, CPU) == gradient
     other = LAYER._replace(channels_out=96)
     assert tuning.choose_convolution(other, CPU) == default_convolution(other)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], torch.device]]:
+    """Give a GPU whose programs may have so many bytes of shared memory."""
+
+    def make(shared: int) -> torch.device:
+        properties = SimpleNamespace(shared_memory_per_block_optin=shared)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        tuning._max_width.cache_clear()
+        return torch.device("cuda", 0)
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "GPU")
+    yield make
+    tuning._max_width.cache_clear()
+    tuning._tuned.cache_clear()
+
+
+@pytest.mark.parametrize("network", NETWORK_PLANS)
+def test_default_blocks_fit_into_the_shared_memory_of_consumer_gpus(network: str, gpu: Callable[[int], torch.device]):
+    limit = 99 << 10
+    device = gpu(limit)
+    with torch.device("meta"):
+        placed = list(place_convolutions(MinkUNet(network, num_classes=200)))
+    for dtype in (torch.bfloat16, torch.float16):
+        for convolution, outputs in itertools.product([one.convolution for one in placed], (340, 27_000, 800_000)):
+            channels, offsets = convolution.kernel.shape[-2:], convolution.kernel_size**3
+            for own in (channels, channels[::-1]):
+                block = choose_convolution(Layer(outputs, offsets, *own, dtype), device)
+                # Two buffers of both factors, as compiled for compute capability 8.9, and the indices of the rows.
+                values = block.block_k * (block.block_m + block.block_n + block.block_rest)
+                assert 2 * 2 * values + 1032 <= limit, (own, block)
+
+
+def test_gpus_with_more_shared_memory_compute_wider_blocks(gpu: Callable[[int], torch.device]):
+    layer = Layer(800_000, 27, 512, 544, torch.bfloat16, backwards=True)
+    assert choose_convolution(layer, gpu(99 << 10))[1:3] == (128, 64)  # 3 * 192 = 576
+    assert choose_convolution(layer, gpu(227 << 10))[1:3] == (256, 16)  # 2 * 272 = 544
+    assert choose_convolution(layer, CPU) == choose_convolution(layer, gpu(163 << 10))
+
+
+def test_a_kernel_that_does_not_fit_on_a_gpu_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "_exchange_device", lambda _: 1, raising=False)
+    left: list[int] = []
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", left.append, raising=False)
+    message = r"^--backend triton: a kernel needs more shared memory than this GPU has \(103432, limit 101376\): pass"
+    with pytest.raises(SettingsError, match=message), launch._OnGpu(0):
+        raise OutOfResources(103_432, 101_376, "shared memory")
+    with launch._OnGpu(0):
+        pass
+    assert left == [1, 1]
 
 
 def test_layers_of_one_class_differ_by_less_than_a_factor_of_two_in_outputs_alone():

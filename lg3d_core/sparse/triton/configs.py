@@ -12,6 +12,7 @@ from lg3d_core.sparse.triton.launch import ceil_div
 NUM_PROCESSORS = 132  # of an H100 or H200; determines the split of small levels on all devices, so that sums agree
 MAX_PARTIAL_BYTES = 256 << 20
 MAX_WIDTH = 272  # maximum number of output channels for which a program of 128 rows can hold the sums
+MAX_WIDTH_SMALL = 256  # the same with the 99 KB of shared memory of consumer GPUs, for which 272 channels need 101 KB
 GATHER_COST = 64  # estimated cost of gathering a row, in output channels
 
 
@@ -60,13 +61,18 @@ class Layer(NamedTuple):
     """Whether the weight is transposed, as for the gradient of the input."""
 
 
-def default_convolution(layer: Layer) -> ConvolutionConfig:
-    """Return the default block sizes of a layer, derived from arithmetic and compiler output, not from timings."""
+def default_convolution(layer: Layer, *, max_width: int = MAX_WIDTH) -> ConvolutionConfig:
+    """Return the default block sizes of a layer, derived from arithmetic and compiler output, not from timings.
+
+    Args:
+        layer: Layer.
+        max_width: Maximum number of output channels per program.
+    """
     half = layer.dtype != torch.float32
     on_tensor_cores = half or layer.tf32
     block_m = 128 if on_tensor_cores and layer.num_outputs > 128 * NUM_PROCESSORS else 64
     widest = (256 if half and block_m == 128 else 128) if on_tensor_cores else 64
-    block_n, block_rest = _cover(layer.channels_out, widest)
+    block_n, block_rest = _cover(layer.channels_out, widest, max_width)
     block_k = _power_of_two(layer.channels_in, 16, 64 if half else 32)
     if ceil_div(layer.channels_in, block_k) * block_k > 1.125 * layer.channels_in:
         block_k = min(block_k, 32)
@@ -94,13 +100,13 @@ def default_weight_gradient(layer: Layer) -> WeightGradientConfig:
     return WeightGradientConfig(block_in, block_out, 64 if half else 32, split, num_warps, 5 if half else 3)
 
 
-def _cover(channels: int, widest: int) -> tuple[int, int]:
+def _cover(channels: int, widest: int, max_width: int) -> tuple[int, int]:
     """Choose one or two blocks of output channels per program, with little padding and few repeated gathers."""
     covers = []
     for block in (16, 32, 64, 128, 256):
         for rest in (0, 16, 32, 64):
             width = block + rest
-            if block <= widest and rest <= block // 2 and width <= MAX_WIDTH:
+            if block <= widest and rest <= block // 2 and width <= max_width:
                 padded = ceil_div(channels, width) * width
                 covers.append((padded * (1 + GATHER_COST / width), block, rest))
     _, block, rest = min(covers)

@@ -21,11 +21,13 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.triton.configs import (
+    MAX_WIDTH,
+    MAX_WIDTH_SMALL,
     ConvolutionConfig,
     Layer,
     WeightGradientConfig,
@@ -37,6 +39,7 @@ from lg3d_core.sparse.triton.weight_gradient import weight_gradient
 
 FORMAT = "lg3d-triton-blocks-1"
 NUM_RUNS = 10
+SMALL_SHARED = 128 << 10  # bytes of shared memory per program; an A100 has 163 KB, an H100 227 KB, an RTX 4090 99 KB
 
 Measure = Callable[[Callable[[], object]], float]
 
@@ -60,7 +63,8 @@ class TunedBlocks(NamedTuple):
 
 def choose_convolution(layer: Layer, device: torch.device) -> ConvolutionConfig:
     """Return the block sizes measured for a layer's group on this device, or else the default ones."""
-    return _tuned(device).convolutions.get(layer_class(layer)) or default_convolution(layer)
+    tuned = _tuned(device).convolutions.get(layer_class(layer))
+    return tuned or default_convolution(layer, max_width=_max_width(device))
 
 
 def choose_weight_gradient(layer: Layer, device: torch.device) -> WeightGradientConfig:
@@ -109,6 +113,15 @@ def _sizes(sizes: Any) -> list[int]:
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise ValueError(f"expected integers, got {sizes}")
     return list(sizes)
+
+
+@cache
+def _max_width(device: torch.device) -> int:
+    """Return the maximum width of a program whose buffers fit into the device's shared memory."""
+    if device.type != "cuda":
+        return MAX_WIDTH
+    available = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return MAX_WIDTH if available >= SMALL_SHARED else MAX_WIDTH_SMALL
 
 
 @cache
@@ -206,9 +219,10 @@ def _tasks(call: LayerCall, device: torch.device) -> Iterable[tuple[Layer, str, 
     def run_weight(config: WeightGradientConfig) -> Tensor:
         return weight_gradient(features, gradient, kernel_map, config, precision=precision)
 
-    default = default_convolution(forth)
+    width = _max_width(device)
+    default = default_convolution(forth, max_width=width)
     yield forth, "convolution", run_forth, default, convolution_candidates(default)
-    default = default_convolution(back)
+    default = default_convolution(back, max_width=width)
     yield back, "convolution", run_back, default, convolution_candidates(default)
     default_weight = default_weight_gradient(forth)
     yield forth, "weight gradient", run_weight, default_weight, weight_gradient_candidates(default_weight)
@@ -246,7 +260,7 @@ def _time(run: Callable[[Any], object], config: Any, measure: Measure, report: C
     """Return the milliseconds, infinite for blocks that exceed the device's resources, or fail to compile or run."""
     try:
         return measure(lambda: run(config))
-    except OutOfResources:
+    except (OutOfResources, SettingsError):
         return math.inf
     except (RuntimeError, ValueError, AssertionError, triton.CompilationError) as error:
         report(f"{tuple(config)}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
