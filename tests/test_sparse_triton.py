@@ -132,8 +132,9 @@ def test_values_and_gradients_equal_the_reference(num_voxels: int, channels: tup
     kernel_map = make_map(layer, scatter_voxels(num_voxels))
     features = draw(kernel_map.num_inputs, channels[0])
     weight = draw(kernel_map.num_offsets, *channels, seed=2) / channels[0] ** 0.5
-    # Measured: 1.8e-7 at most, interpreted; sums over a million voxels may lose some more.
-    assert_close_to_reference(features, weight, kernel_map, 2e-6)
+    # Measured: 1.8e-7 at most, interpreted. The weight gradient of a million voxels has sums of up to 125,000 products
+    # one after the other, which lose 5e-6 in float32 (simulated with NumPy).
+    assert_close_to_reference(features, weight, kernel_map, 1e-5 if num_voxels == 1_000_000 else 2e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
