@@ -136,6 +136,7 @@ def test_every_lg3d_command_of_the_plan_exists_with_its_options(rehearsed: Machi
 def test_every_part_of_the_first_figures_exists(rehearsed: Machine):
     asked = rehearsed.commands("-m benchmarks.gpu.step")
     assert len(asked) == 5
+    assert len({out for out, *_ in asked}) == 5, "a later part would replace the figures of an earlier one"
     for out, *parts in asked:
         assert out.startswith(str(rehearsed.out))
         assert parts[-2:] == ["--voxels", "300"]

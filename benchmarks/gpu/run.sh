@@ -66,8 +66,8 @@ tests() { # tests SECONDS LOG COMMAND...: kernel tests compiled, as in `make tes
 right() {
     nvidia-smi -L
     nproc
-    lg3d 60 doctor
-    figures 130 "$OUT" fold check14A check34C
+    lg3d 30 doctor
+    figures 210 "$OUT/right" fold check14A check34C
     tests 240 "$OUT/tests.log" "$PYTHON" -m pytest tests/test_sparse_triton.py tests/test_sparse_triton_compile.py \
         tests/test_sparse_triton_normalization.py -n 6
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 tests 110 "$OUT/memcheck.log" compute-sanitizer --tool memcheck "$PYTHON" -m \
@@ -75,11 +75,11 @@ right() {
 }
 
 fast() {
-    figures 300 "$OUT" step34D
-    figures 240 "$OUT/c" step34C step18A
+    figures 300 "$OUT/34D" step34D
+    figures 240 "$OUT/34C" step34C step18A
 }
 
-layers() { figures 580 "$OUT" layers; }
+layers() { figures 580 "$OUT/layers" layers; }
 
 train() {
     local data=(--store "$WORK/data") runs=(--runs "$WORK/runs")
@@ -109,7 +109,7 @@ peer() {
 counters() {
     # shellcheck disable=SC2086
     take 580 ncu --clock-control none -k regex:'_convolve_tiles|_multiply_pairs' --section SpeedOfLight \
-        --section MemoryWorkloadAnalysis --section Occupancy "$PYTHON" -m benchmarks.gpu.step "$OUT" counters \
+        --section MemoryWorkloadAnalysis --section Occupancy "$PYTHON" -m benchmarks.gpu.step "$OUT/counters" counters \
         $SMALL >"$OUT/ncu.txt"
     grep -E 'Throughput|Hit|_convolve|_multiply|Occupancy' "$OUT/ncu.txt"
 }
