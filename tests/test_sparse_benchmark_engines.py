@@ -25,7 +25,7 @@ from lg3d_core.sparse_benchmark.agreement import (
     tolerance,
 )
 from lg3d_core.sparse_benchmark.bench import Upstream
-from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Trial, _try_backend, find_backends
+from lg3d_core.sparse_benchmark.engines import Engine, Lg3dEngine, Rows, Trial, _try_backend, find_backends
 from lg3d_core.sparse_benchmark.operations import Operation, plan_operations
 from lg3d_core.sparse_benchmark.peers import (
     PEERS,
@@ -341,3 +341,10 @@ def test_a_batch_is_cropped_to_the_centres_of_its_rooms() -> None:
 def test_on_a_gpu_the_compiled_cpu_kernels_are_not_timed_as_a_backend_of_their_own() -> None:
     with pytest.raises(UsageError, match=r"--backends native: .* on cuda it is the backend torch"):
         _try_backend("native", torch.device("cuda"))
+
+
+def test_the_gradient_of_the_output_keeps_its_digits_in_half_precision_at_any_size():
+    values = torch.zeros(40_000, 100)
+    rows = torch.cat([torch.zeros(len(values), 3, dtype=torch.int32), torch.arange(len(values))[:, None].int()], dim=1)
+    single, half = (Upstream()(Rows(rounded, lambda: rows)) for rounded in (values, values.half()))
+    assert (half.double() - single).norm() < 1e-3 * single.norm()
