@@ -120,8 +120,8 @@ def _max_width(device: torch.device) -> int:
     """Return the maximum width of a program whose buffers fit into the device's shared memory."""
     if device.type != "cuda":
         return MAX_WIDTH
-    available = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-    return MAX_WIDTH if available >= SMALL_SHARED else MAX_WIDTH_SMALL
+    properties: Any = torch.cuda.get_device_properties(device)  # PyTorch's types lack the field
+    return MAX_WIDTH if properties.shared_memory_per_block_optin >= SMALL_SHARED else MAX_WIDTH_SMALL
 
 
 @cache
