@@ -197,6 +197,15 @@ def test_metrics_of_both_runs_reach_the_results(machine: Machine):
     assert (machine.out / "finetune.jsonl").read_text() == "f\n"
 
 
+@pytest.mark.parametrize(("megabytes", "jobs"), [(64, "0"), (24_000, "unset")])
+def test_without_shared_memory_scenes_are_loaded_in_the_training_process(machine: Machine, megabytes: int, jobs: str):
+    seen = machine.folder / "jobs"
+    machine.set_programs(f'echo "${{LG3D_JOBS-unset}}" >> {seen}')
+    make_program(machine.folder / "bin/df", f'[ "${{@: -1}}" = /dev/shm ] && echo Avail && echo {megabytes}')
+    machine.run("train")
+    assert set(seen.read_text().split()[1:]) == {jobs}  # the first is pip
+
+
 def test_a_part_without_wheels_or_results_folder_says_what_to_do(machine: Machine):
     assert "OUT: is not set: expected a folder for results" in machine.run("fast", OUT="").stderr
     for path in (machine.folder / ".whl").iterdir():

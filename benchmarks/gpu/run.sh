@@ -84,6 +84,8 @@ layers() { figures 580 "$OUT/layers" layers; }
 train() {
     local data=(--store "$WORK/data") runs=(--runs "$WORK/runs")
     rm -rf "$WORK"
+    # Batches of loading processes pass through shared memory, of which a container may have only 64 MB.
+    (($(df --output=avail -m /dev/shm | tail -n 1) >= 4096)) || export LG3D_JOBS=0
     lg3d 80 rooms "$WORK/raw" --scenes "$SCENES" --vertices "$VERTICES" -q
     lg3d 80 prepare "$WORK/raw" "${data[@]}"
     lg3d 30 anchors --anchors "$WORK/anchors.safetensors" --encoder bundled --dim 512
