@@ -490,6 +490,8 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
 
 
 def _require_words(text: str) -> None:
+    if not isinstance(text, str):
+        raise SettingsError(f"expected a text such as 'somewhere to sit', got {type(text).__name__}")
     if not text.strip():
         raise SettingsError("expected a text such as 'somewhere to sit', got an empty one", fields=("texts", "heat"))
 
