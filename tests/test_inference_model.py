@@ -298,3 +298,12 @@ def test_texts_scans_and_options_of_other_types_are_described(grounded: Path, cl
 def test_a_vocabulary_that_does_not_exist_is_reported_on_loading(classifier: Path) -> None:
     with pytest.raises(SettingsError, match="no vocabulary 'nope'"):
         lg3d.load_model(classifier, device="cpu", vocabulary="nope")
+
+
+@pytest.mark.parametrize("factor", [1e12, 1e60, 1e300])
+def test_positions_beyond_any_room_are_one_error_without_a_warning(
+    classifier: Path, caplog: pytest.LogCaptureFixture, factor: float
+) -> None:
+    with caplog.at_level(logging.INFO, logger="lg3d"), pytest.raises(DataError, match="expected at most .*--scale"):
+        lg3d.load_model(classifier, device="cpu").predict((XYZ.astype(np.float64) * factor, RGB))
+    assert not any("moved to the origin by" in message and "-0" in message for message in caplog.messages)

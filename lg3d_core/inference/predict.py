@@ -346,7 +346,10 @@ def label_scan(
     voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
     if voxels.num_outside:
         count, total = voxels.num_outside, scan.surface.num_vertices
-        progress.warn(f"{scan.name}: {count} of {total} vertices have no usable position: they get no label")
+        progress.warn(
+            f"{scan.name}: {count} of {total} vertices have no usable position (not finite, or far from the others): "
+            "they get no label"
+        )
     features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
     labels = features.label(keep=objects or superpoints)
     score = predictor.score or predictor.network.classify
