@@ -304,6 +304,6 @@ def test_a_vocabulary_that_does_not_exist_is_reported_on_loading(classifier: Pat
 def test_positions_beyond_any_room_are_one_error_without_a_warning(
     classifier: Path, caplog: pytest.LogCaptureFixture, factor: float
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="lg3d"), pytest.raises(DataError, match="expected at most .*--scale"):
+    with caplog.at_level(logging.INFO, logger="lg3d"), pytest.raises(DataError, match=r"expected at most .*--scale"):
         lg3d.load_model(classifier, device="cpu").predict((XYZ.astype(np.float64) * factor, RGB))
     assert not any("moved to the origin by" in message and "-0" in message for message in caplog.messages)
