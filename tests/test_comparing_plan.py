@@ -64,9 +64,10 @@ def test_recipes_of_the_convergence_tables_differ_only_in_method_and_epochs(path
     table = read_recipe(str(path))
     finetune = FinetuneSettings.resolve(recipe=str(path))
     pretrain = PretrainSettings.resolve(recipe=str(path))
-    is_equal = path.stem.startswith("equal-compute")
-    assert (finetune.epochs, pretrain.epochs) == (120 if is_equal else 60, 60 if "pretrain" in table else 1)
-    assert (finetune.start == "scratch") != ("pretrain" in table)
+    is_continued = finetune.start.endswith(".toml")
+    is_longer = path.stem.startswith("equal-compute") and not is_continued
+    assert (finetune.epochs, pretrain.epochs) == (60 if is_longer else 30, 30 if "pretrain" in table else 1)
+    assert (finetune.start == "scratch" or is_continued) != ("pretrain" in table)
     needs_anchors = finetune.classifier == "anchors" or ("pretrain" in table and pretrain.method == "language")
     assert needs_anchors == ("anchors" in table)
     assert ("shuffled" in table.get("anchors", {})) == ("shuffled" in path.stem)
@@ -83,11 +84,12 @@ def test_convergence_tables_share_runs_and_both_protocols_have_the_total_of_epoc
         *(path.stem for path in CONVERGENCE if path.stem[:13] in {f"convergence-{k}" for k in (3, 4, 5)}),
         seeds=1,
     )
-    assert {row.runs for row in free.rows[2:5]} == {row.runs for row in equal.rows[4:]}
+    assert {row.runs for row in free.rows[2:5]} == {row.runs for row in equal.rows[5:]}
+    assert free.rows[1].runs[0] in {step.folder for step in equal.steps}  # the run that is continued
     epochs = {step.folder: json.loads(step.settings)["epochs"] for step in equal.steps if step.kind != "anchors"}
     needs = {step.folder: step.needs for step in equal.steps}
     total = [epochs[run] + sum(epochs.get(need, 0) for need in needs[run]) for row in equal.rows for run in row.runs]
-    assert total == [120] * 7
+    assert total == [60] * 8
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,47 @@ def test_each_backbone_has_a_recipe_with_anchors_as_wide_as_its_features(name: s
     assert name in recipe_names()
     assert PretrainSettings.resolve(recipe=name).network == network
     assert AnchorsSettings.resolve(recipe=name).dim == dim
+
+
+def write_recipe(path: Path, start: str, *lines: str) -> str:
+    path.write_text("\n".join([f'[compare]\nlabel = "{path.stem}"', "[finetune]", f'from = "{start}"', *lines]))
+    return str(path)
+
+
+def test_a_recipe_starts_from_the_run_of_another_one_with_the_same_seed(tmp_path: Path) -> None:
+    first = write_recipe(tmp_path / "first.toml", "scratch", "epochs = 3")
+    write_recipe(tmp_path / "second.toml", "first.toml", 'classifier = "anchors"', "epochs = 2")
+    third = write_recipe(tmp_path / "third.toml", "second.toml")
+    found = plan(third, first, seeds=2)
+    assert sorted(kinds(found)) == ["anchors", *["finetune"] * 6]
+    steps = {step.folder: step for step in found.steps}
+    for seed in range(2):
+        last = steps[found.rows[0].runs[seed]]
+        (middle,) = (steps[need] for need in last.needs)
+        start = next(steps[need] for need in middle.needs if steps[need].kind == "finetune")
+        assert start.folder == found.rows[1].runs[seed]  # shared with the row of its own
+        assert json.loads(middle.settings)["start"] == str(start.folder)
+        assert json.loads(middle.settings)["seed"] == json.loads(start.settings)["seed"] == seed
+        assert {steps[need].kind for need in middle.needs} == {"anchors", "finetune"}
+    shorter = write_recipe(tmp_path / "first.toml", "scratch", "epochs = 4")
+    assert not set(plan(third, shorter, seeds=2).rows[0].runs) & set(found.rows[0].runs)
+    longer = [step for step in plan(third, seeds=1, epochs=5).steps if step.kind == "finetune"]
+    assert [json.loads(step.settings)["epochs"] for step in longer] == [5, 5, 5]
+
+
+def test_a_recipe_that_starts_from_itself_or_sees_hidden_labels_is_rejected(tmp_path: Path) -> None:
+    first = write_recipe(tmp_path / "first.toml", "second.toml")
+    write_recipe(tmp_path / "second.toml", "first.toml")
+    with pytest.raises(SettingsError, match=r"recipe .*second\.toml: from = 'first\.toml' starts from itself"):
+        plan(first)
+    write_recipe(tmp_path / "second.toml", "scratch")
+    few = write_recipe(tmp_path / "few.toml", "second.toml", "limited = 0.05")
+    with pytest.raises(SettingsError, match=r"the run of second\.toml has all labels and fine-tuning limited = 0\.05"):
+        plan(few)
+    assert plan(few, allow_leak=True).rows
+    assert plan(few, changes=("limited=0.1",)).rows  # for both
+    with pytest.raises(SettingsError, match=r"none\.toml: expected one of .* or a TOML file's path"):
+        plan(write_recipe(tmp_path / "lost.toml", "none.toml"))
 
 
 def test_rows_share_a_pretraining_and_seeds_do_not() -> None:

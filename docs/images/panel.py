@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 from lg3d_cli.live import DrawnTask
+from lg3d_core.progress import Topic
 
 LIGHT = TerminalTheme(
     (255, 255, 255),
@@ -38,13 +39,13 @@ def draw_panel(run: Path, step: int, *, width: int = 80) -> str:
     task = DrawnTask("finetune" if "start" in settings else "pretrain", len(steps), "step", clock=lambda: now[0])
     for record in steps[:step]:
         now[0] += record["seconds"]
-        task.show("losses", {key: record[key] for key in record if key == "loss" or key.endswith("_loss")})
-        task.show("speed", {key: record[key] for key in ("voxels_per_second", "seconds", "data_wait")})
+        task.show(Topic.LOSSES, {key: record[key] for key in record if key == "loss" or key.endswith("_loss")})
+        task.show(Topic.SPEED, {key: record[key] for key in ("voxels_per_second", "seconds", "data_wait")})
         task.advance(status=f"epoch {record['epoch'] + 1}/{settings['epochs']}")
     if validations:
         last, prefix = validations[-1], "val_miou_present_"
         groups = {key.removeprefix(prefix): score for key, score in last.items() if key.startswith(prefix)}
-        task.show("validation", {"epoch": last["epoch"], **groups, "all": last["val_miou_present"]})
+        task.show(Topic.VALIDATION, {"epoch": last["epoch"], **groups, "all": last["val_miou_present"]})
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, legacy_windows=False)
     console.print(task)
     form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # whose fonts would be fetched

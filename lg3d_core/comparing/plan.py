@@ -75,6 +75,7 @@ class Step:
         return (self.folder / DONE_NAME).is_file()
 
 
+RECIPE_SUFFIX = ".toml"
 DONE_NAME = "done.json"
 ANCHORS_NAME = "anchors.safetensors"
 
@@ -109,7 +110,8 @@ class Plan:
 def plan_table(settings: CompareSettings, *, store_digest: str, progress: Progress | None = None) -> Plan:
     """Plan the runs of several recipes: one row per recipe and combination of values of the grid.
 
-    A recipe whose fine-tuning starts from a checkpoint (`from = "runs/a"`) has no pre-training of its own.
+    A recipe whose fine-tuning starts from a checkpoint (`from = "runs/a"`) has no pre-training of its own. It may also
+    start from the run of another recipe with the same seed (`from = "other.toml"`, relative to the recipe).
 
     Args:
         settings: Recipes, seeds, values that override those of the recipes, and the grid.
@@ -216,10 +218,12 @@ def _plan_run(
     seed: int,
     store_digest: str,
     find_start: Callable[[str, bool | None], tuple[Path, str]],
+    later: tuple[str, ...] = (),
 ) -> list[Step]:
     """Return the steps of one row and seed; the last one is fine-tuning.
 
-    `find_start` returns the path and the digest of a start checkpoint by its name.
+    `find_start` returns the path and the digest of a start checkpoint by its name. `later` are the recipes that start
+    from this one.
     """
     source = f"recipe {recipe}"
     shared: dict[str, Any] = {
@@ -238,7 +242,7 @@ def _plan_run(
         pretrain = replace(pretrain, limited=None, limited_seed=PretrainSettings.limited_seed)
     finetune, pretrain = _all_labels(finetune), _all_labels(pretrain)
     pretrains = finetune.start == LATEST
-    if pretrains:
+    if pretrains and pretrain.method != "csc":
         _require_no_leak(pretrain, finetune, source)
     steps: list[Step] = []
     before, grounded = SCRATCH, pretrains and pretrain.method == "language"
@@ -249,19 +253,49 @@ def _plan_run(
         file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
         assert file is not None
         pretrain, finetune = replace(pretrain, anchors=file), replace(finetune, anchors=file)
+    needs = tuple(step.folder for step in steps)
     if pretrains:
         before = _digest(pretrain, store_digest, anchors if grounded else "")
         folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{before}"
-        steps.append(_train_step(pretrain, folder, tuple(step.folder for step in steps)))
-        finetune = replace(finetune, start=str(folder))
+        steps.append(_train_step(pretrain, folder, needs))
+        needs, finetune = (folder,), replace(finetune, start=str(folder))
+    elif finetune.start.endswith(RECIPE_SUFFIX):
+        first = _find_recipe(recipe, finetune.start, later)
+        steps += _plan_run(
+            settings,
+            first,
+            _merge(read_recipe(first), parse_changes(settings.changes)),
+            cell,
+            seed=seed,
+            store_digest=store_digest,
+            find_start=find_start,
+            later=(*later, recipe),
+        )
+        _require_no_leak(FinetuneSettings.from_json(steps[-1].settings), finetune, source)
+        folder = steps[-1].folder
+        before = folder.name.rpartition("-")[2]
+        needs, finetune = (*needs, folder), replace(finetune, start=str(folder))
     elif finetune.start != SCRATCH:
         start, before = find_start(finetune.start, finetune.final_relu)
         finetune = replace(finetune, start=str(start))
     used = [anchors] if finetune.classifier != "fresh" else []
     digest = _digest(finetune, store_digest, before, settings.split, *used)
     folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
-    steps.append(_train_step(finetune, folder, tuple(step.folder for step in steps[-1:]), split=settings.split))
+    steps.append(_train_step(finetune, folder, needs, split=settings.split))
     return steps
+
+
+def _find_recipe(recipe: str, start: str, later: tuple[str, ...]) -> str:
+    """Return the recipe that another one starts from: relative to that recipe, else to the working directory.
+
+    Raises:
+        SettingsError: The recipe starts from itself, directly or through others.
+    """
+    beside = Path(recipe).parent / start
+    found = str(beside) if beside.is_file() else start
+    if Path(found).resolve() in {Path(other).resolve() for other in (*later, recipe)}:
+        raise SettingsError(f"recipe {recipe}: from = {start!r} starts from itself: name another recipe or checkpoint")
+    return found
 
 
 def _read_phase(cls: type[S], table: dict[str, Any], cell: Cell, source: str, options: dict[str, Any]) -> S:
@@ -285,18 +319,19 @@ def _all_labels(settings: T) -> T:
     return replace(settings, limited=None) if settings.limited == 1 else settings
 
 
-def _require_no_leak(pretrain: PretrainSettings, finetune: FinetuneSettings, source: str) -> None:
-    """Check that pre-training does not use labels that the label budget of fine-tuning hides.
+def _require_no_leak(earlier: PretrainSettings | FinetuneSettings, finetune: FinetuneSettings, source: str) -> None:
+    """Check that the run before fine-tuning does not use labels that the label budget of fine-tuning hides.
 
     Raises:
-        SettingsError: Pre-training uses hidden labels, and leaks are not allowed.
+        SettingsError: The run uses hidden labels, and leaks are not allowed.
     """
-    own, before = ((each.limited, each.limited_seed) for each in (finetune, pretrain))
-    if finetune.limited is None or own == before or pretrain.method == "csc" or finetune.allow_leak:
+    own, before = ((each.limited, each.limited_seed) for each in (finetune, earlier))
+    if finetune.limited is None or own == before or finetune.allow_leak:
         return
-    had = "all labels" if pretrain.limited is None else f"limited = {pretrain.limited:g}"
+    had = "all labels" if earlier.limited is None else f"limited = {earlier.limited:g}"
+    run = "pre-training" if isinstance(earlier, PretrainSettings) else f"the run of {finetune.start}"
     raise SettingsError(
-        f"{source}: pre-training has {had} and fine-tuning limited = {finetune.limited:g} (seed "
+        f"{source}: {run} has {had} and fine-tuning limited = {finetune.limited:g} (seed "
         f"{finetune.limited_seed}), so it would see labels that fine-tuning hides: set limited for both, at the top of "
         "the recipe or with --set limited=SHARE, or pass --allow-leak"
     )
