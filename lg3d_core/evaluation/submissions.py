@@ -297,8 +297,7 @@ class Submission:
             number, token = next((k, token) for k, token in enumerate(tokens, start=1) if not _is_integer(token))
             shown = token[:40].decode("utf-8", errors="replace")
             raise DataError(
-                f"{self.path}: {name} has {shown!r} as value {number}: expected integers, without decimals, of at most 64 "
-                "bits"
+                f"{self.path}: {name} has {shown!r} as value {number}: expected integers, without decimals"
             ) from None
 
     def _require_not_negative(self, values: npt.NDArray[np.integer], name: str, what: str, *, hint: str = "") -> None:
