@@ -294,8 +294,14 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
     for vocabulary in candidates:
         if _fits(info, vocabulary):
             return vocabulary
-    if name is not None or info.num_classes is None:
+    if info.num_classes is None:
         require_classifier(path, info, candidates[0])
+    if name is not None:
+        raise CheckpointError(
+            f"--vocabulary {name}: {path} predicts {info.num_classes} classes of the vocabulary "
+            f"{info.vocabulary or 'of unknown name'}, {candidates[0].name} has {len(candidates[0])} other ones: leave "
+            "--vocabulary out, or pass the file of the checkpoint's vocabulary"
+        )
     raise CheckpointError(
         f"{path} predicts {info.num_classes} classes of the vocabulary {info.vocabulary or 'of unknown name'}, which "
         f"is neither bundled nor that of the store {store}: pass --vocabulary FILE"
