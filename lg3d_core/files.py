@@ -91,6 +91,25 @@ def require_folder(path: Path, option: str) -> None:
         raise SettingsError(f"{option}: no permission to write into {place}: pass another {option}")
 
 
+def require_file(path: Path | None, option: str) -> None:
+    """Check that a command can write a file, before long work; nothing to check without a path.
+
+    Raises:
+        SettingsError: The path is a folder, or its folder is a file or is not writable.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise SettingsError(f"{option} must be a file, and {path} is a folder: pass the name of a file in it")
+    place = path.parent
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise SettingsError(f"{option} {path}: {place} is not a folder: pass another {option}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SettingsError(f"{option} {path}: no permission to write into {place}: pass another {option}")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it.
@@ -103,6 +122,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         DataError: Writing failed (full disk, no permission). `path` is unchanged.
     """
     temporary, mark = path, -1
+    if path.is_dir():
+        raise DataError(f"cannot write {path}: it is a folder: pass the name of a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, mark = _make_temporary(path)

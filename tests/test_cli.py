@@ -173,7 +173,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_1(workplace: Path, words: lis
         (["convert", "x.ckpt"], "--out is missing"),
         (["predict"], "SCAN is missing"),
         (
-            ["ask", "scene9003_00", "", "--scale", "big"],
+            ["ask", "scene9003_00", "a chair", "--scale", "big"],
             "--scale must be auto, m, cm, mm, in, ft, or a positive",
         ),
         (["compare", "demo", "--set", "nonsense"], "--set 'nonsense': expected key=value"),

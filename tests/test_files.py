@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from lg3d_core.errors import DataError, SettingsError
-from lg3d_core.files import atomic_folder, atomic_path, lock_file, require_folder, sweep_temporaries, write_text
+from lg3d_core.files import (
+    atomic_folder,
+    atomic_path,
+    lock_file,
+    require_file,
+    require_folder,
+    sweep_temporaries,
+    write_text,
+)
 
 
 def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -143,3 +151,25 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(SettingsError, match=r"^--out: no permission to write into .*: pass another --out$"):
         require_folder(tmp_path / "new", "--out")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_file(None, "--html")
+    require_file(tmp_path / "new" / "page.html", "--html")
+    file = tmp_path / "scan.ply"
+    file.write_text("x")
+    require_file(file, "--html")
+    with pytest.raises(SettingsError, match=r"^--html must be a file, and .* is a folder: pass the name"):
+        require_file(tmp_path, "--html")
+    with pytest.raises(SettingsError, match=r"^--html .*page\.html: .*scan\.ply is not a folder: pass another"):
+        require_file(file / "page.html", "--html")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(SettingsError, match=r"no permission to write into .*: pass another --html$"):
+        require_file(tmp_path / "page.html", "--html")
+
+
+def test_a_folder_in_place_of_a_file_is_reported_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="it is a folder: pass the name of a file in it"), atomic_path(tmp_path) as path:
+        raise AssertionError(path)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lg3d_core as lg3d
 from lg3d_core.errors import CheckpointError, DataError, SettingsError, ShapeError
@@ -205,3 +207,106 @@ def test_objects_cover_the_labelled_vertices_in_the_scans_own_units(classifier: 
         np.testing.assert_allclose(1000 * one.centre, other.centre, atol=1)
         np.testing.assert_allclose(one.size, other.size, atol=1e-3)
         assert one.corners.shape == (8, 3)
+
+
+def test_tensors_lists_and_read_only_views_give_the_labels_of_the_arrays(classifier: Path) -> None:
+    model = lg3d.load_model(classifier, device="cpu")
+    xyz, rgb, faces = XYZ[::9], RGB[::9], np.array([[0, 1, 2]])
+    expected = model.predict((xyz, rgb, faces)).labels
+    fixed = np.asfortranarray(xyz)
+    fixed.flags.writeable = False
+    scans = (
+        (torch.from_numpy(xyz.copy()).requires_grad_(), torch.from_numpy(rgb.copy()), torch.from_numpy(faces)),
+        (fixed, np.asfortranarray(rgb), faces.astype(">i4")),
+        (xyz.astype(">f8"), rgb / 255, faces.astype(np.uint64)),
+        (xyz.tolist(), (rgb / 255).tolist(), faces.tolist()),
+        [list(xyz), rgb, faces],
+    )
+    for scan in scans:
+        np.testing.assert_array_equal(model.predict(scan).labels, expected)
+    grey = model.predict((xyz, None, [])).labels
+    for positions in (xyz, xyz.tolist(), list(xyz), torch.from_numpy(xyz.copy())):
+        np.testing.assert_array_equal(model.predict(positions).labels, grey)
+    assert model.predict(torch.zeros(4, 3, dtype=torch.bfloat16)).labels.shape == (4,)
+    assert model.predict([[0.0, 0, 0], [1, 0, 0]]).labels.shape == (2,)  # two positions, not positions and colours
+
+
+@pytest.mark.parametrize(
+    ("scan", "message"),
+    [
+        (None, "got NoneType"),
+        ({"xyz": XYZ}, "got dict"),
+        (b"room.ply", "got bytes"),
+        ([[0.0, 1.0], [2.0, 3.0, 4.0]], "rows of different lengths"),
+        (np.ma.masked_array(XYZ, mask=XYZ > 1), "expected arrays without a mask"),
+        ((XYZ, np.full(XYZ.shape, np.inf)), "values that are not finite"),
+        ((XYZ, RGB.tolist()), r"got int64: convert them, e\.g\. rgb\.astype"),
+    ],
+)
+def test_other_objects_than_arrays_are_described(classifier: Path, scan: object, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        lg3d.load_model(classifier, device="cpu").predict(scan)  # type: ignore[arg-type]
+
+
+def test_threads_that_share_a_model_get_the_labels_of_single_calls(tmp_path: Path) -> None:
+    path = save_random(tmp_path / "checkpoint.safetensors", adapt=0.3)
+    shared = [lg3d.load_model(path, device="cpu") for _ in range(2)]
+    scans = [(XYZ[k::9], RGB[k::9]) for k in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda k: shared[k % 2].predict(scans[k]), range(6)))
+    alone = lg3d.load_model(path, device="cpu")
+    for k, scan in enumerate(scans):
+        np.testing.assert_array_equal(found[k].scores, alone.predict(scan).scores)
+        np.testing.assert_array_equal(shared[0].predict(scan).scores, alone.predict(scan).scores)
+
+
+def test_changes_of_arrays_and_results_do_not_affect_later_calls(grounded: Path, classifier: Path) -> None:
+    model = lg3d.load_model(grounded, device="cpu")
+    xyz, rgb = XYZ.copy(), RGB.copy()
+    heat = model.ask("door", (xyz, rgb)).heat
+    xyz[:], rgb[:] = 0, 0
+    np.testing.assert_array_equal(model.ask("door").heat, heat)
+    labeller = lg3d.load_model(classifier, device="cpu")
+    first = labeller.predict((XYZ[:50], RGB[:50]))
+    colors = first.colors.copy()
+    first.colors[:] = 0
+    np.testing.assert_array_equal(labeller.predict((XYZ[:50], RGB[:50])).colors, colors)
+
+
+def test_no_other_scan_is_searched_after_one_that_cannot_be_opened(grounded: Path) -> None:
+    model = lg3d.load_model(grounded, device="cpu")
+    model.ask("door", (XYZ, RGB))
+    with pytest.raises(DataError, match=r"none\.ply: no such file"):
+        model.ask("door", "none.ply")
+    with pytest.raises(SettingsError, match="no scan to search"):
+        model.ask("door")
+
+
+def test_texts_scans_and_options_of_other_types_are_described(grounded: Path, classifier: Path) -> None:
+    model = lg3d.load_model(grounded, device="cpu")
+    for text in (None, 3, ["door"], b"door"):
+        with pytest.raises(SettingsError, match="expected a text such as 'somewhere to sit', got"):
+            model.ask(text, (XYZ, RGB))  # type: ignore[arg-type]
+    for scan in ("", " "):
+        with pytest.raises(DataError, match="SCAN is an empty text"):
+            model.ask("door", scan)
+    for value in (0, 2.5, "a"):
+        with pytest.raises(SettingsError, match="--min-points must be"):
+            lg3d.load_model(classifier, device="cpu").predict((XYZ, RGB), min_points=value)  # type: ignore[arg-type]
+
+
+def test_a_vocabulary_that_does_not_exist_is_reported_on_loading(classifier: Path) -> None:
+    with pytest.raises(SettingsError, match="no vocabulary 'nope'"):
+        lg3d.load_model(classifier, device="cpu", vocabulary="nope")
+    other = r"--vocabulary scannet20: .* predicts 200 classes of the vocabulary scannet200, scannet20 has 20 other ones"
+    with pytest.raises(CheckpointError, match=other):
+        lg3d.load_model(classifier, device="cpu", vocabulary="scannet20")
+
+
+@pytest.mark.parametrize("factor", [1e12, 1e60, 1e300])
+def test_positions_beyond_any_room_are_one_error_without_a_warning(
+    classifier: Path, caplog: pytest.LogCaptureFixture, factor: float
+) -> None:
+    with caplog.at_level(logging.INFO, logger="lg3d"), pytest.raises(DataError, match=r"expected at most .*--scale"):
+        lg3d.load_model(classifier, device="cpu").predict((XYZ.astype(np.float64) * factor, RGB))
+    assert not any("moved to the origin by" in message and "-0" in message for message in caplog.messages)

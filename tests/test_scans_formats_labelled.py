@@ -216,6 +216,16 @@ def test_scenes_in_no_split_go_to_train_with_a_warning(raw: Path, room: Room) ->
     )
 
 
+def test_listed_scenes_without_a_file_are_counted(raw: Path, room: Room) -> None:
+    write_room_ply(raw / "attic.ply", room, label=room.label)
+    (raw / "train.txt").write_text("attic\nbarn\ncellar\nloft\nshed\n")
+    listener = Notes()
+    prepare(raw, listener)
+    assert listener.warnings[0] == (
+        f"4 of 5 scenes in the split files have no scan in {raw}: left out (barn, cellar, loft, ...)"
+    )
+
+
 def test_options_of_other_formats_are_rejected(tmp_path: Path) -> None:
     from lg3d_core.errors import UsageError
     from tests import box_rooms

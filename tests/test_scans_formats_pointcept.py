@@ -108,6 +108,7 @@ BAD = {
         lambda hall, room: np.save(hall / "segment.npy", room.label[:-3]),
         r"segment\.npy: expected (\d+) values, one per point, found an array",
     ),
+    "no positions": (lambda hall, _: (hall / "coord.npy").unlink(), r"hall/coord\.npy: missing$"),
     "no labels": (lambda hall, _: (hall / "segment.npy").unlink(), r"segment\.npy: missing; the folder has no labels"),
     "a truncated file": (
         lambda hall, _: (hall / "coord.npy").write_bytes((hall / "coord.npy").read_bytes()[:200]),

@@ -59,7 +59,10 @@ def test_what_the_user_says_beats_every_guess() -> None:
 
 
 def test_a_size_that_no_room_has_is_doubted() -> None:
-    assert "which no room is; pass --scale" in find_frame(surface_of(XYZ), scale="mm", up="z").doubts[0]
+    assert (
+        "the longest side is 0.004 m with a unit of 0.001 m, which is implausible: pass --scale"
+        in find_frame(surface_of(XYZ), scale="mm", up="z").doubts[0]
+    )
 
 
 def test_sizes_between_units_stay_metres() -> None:
@@ -96,6 +99,21 @@ def test_an_ordinary_scan_has_no_strays() -> None:
         low, high, core = find_bulk(cloud)
         assert len(core) == len(cloud)
         assert np.isinf([low, high]).all()
+
+
+@pytest.mark.parametrize("num_points", [50, 100, 200, 500, 1000, 1900])
+@pytest.mark.parametrize("size", [(4.0, 3.0), (10.0, 1.0), (30.0, 2.0)])
+def test_sparse_floors_with_low_walls_keep_all_points(num_points: int, size: tuple[float, float]) -> None:
+    rng = np.random.default_rng(num_points)
+    floor = np.zeros((num_points, 3))
+    floor[:, :2] = rng.random((num_points, 2)) * size
+    walls = rng.random((max(1, num_points // 20), 3)) * [size[0], 0, 1]
+    low, high, core = find_bulk(np.concatenate([floor, walls]))
+    assert len(core) == num_points + len(walls)
+    assert np.isinf([low, high]).all()
+    far = rng.random((2, 3)) * 1e6
+    low, high, core = find_bulk(np.concatenate([floor, walls, far]))
+    assert len(core) == num_points + len(walls) + 2 * (num_points < 100)  # few points have no strays
 
 
 def test_positions_that_are_not_finite_are_counted_and_none_at_all_is_an_error() -> None:

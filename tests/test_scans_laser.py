@@ -64,6 +64,13 @@ def test_a_damaged_las_is_one_line_that_names_it(tmp_path: Path, suffix: str) ->
             read_whole(path)
 
 
+def test_a_las_without_a_whole_header_is_said_to_be_too_short(tmp_path: Path) -> None:
+    path = write_las(tmp_path / "a.las")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"has at least \d+ bytes, found b'LASF.*\(100 bytes\)"):
+        open_scan(path)
+
+
 def write_e57(path: Path, **fields: np.ndarray) -> None:
     file = pye57.E57(str(path), mode="w")
     half_turn = np.array([np.sqrt(0.5), 0, 0, np.sqrt(0.5)])  # a quarter turn about z: x to y

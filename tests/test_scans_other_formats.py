@@ -9,7 +9,7 @@ import trimesh
 from PIL import Image
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.open_scan import open_scan
+from lg3d_core.scans.open_scan import OPENERS, open_scan
 from lg3d_core.scans.pcd import unpack_lzf
 
 XYZ = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=float)
@@ -156,6 +156,21 @@ def test_other_suffixes_and_empty_scans_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="no vertices"):
         open_scan(tmp_path / "b.ply")
+
+
+@pytest.mark.parametrize("suffix", sorted(OPENERS))
+def test_an_empty_file_of_any_format_is_called_empty(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"")
+    with pytest.raises(DataError, match="the file is empty: copy or export it again"):
+        open_scan(tmp_path / f"a{suffix}")
+
+
+def test_a_pcd_without_points_is_one_with_a_blank_rest(tmp_path: Path) -> None:
+    head = "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 0\nHEIGHT 1\nPOINTS 0\nDATA ascii\n"
+    for rest in ("", "\n", " \n\n"):
+        (tmp_path / "a.pcd").write_text(head + rest)
+        with pytest.raises(DataError, match="the scan has no vertices"):
+            open_scan(tmp_path / "a.pcd")
 
 
 def test_a_folder_and_a_name_without_suffix_are_called_that(tmp_path: Path) -> None:

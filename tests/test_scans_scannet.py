@@ -234,6 +234,7 @@ def test_the_right_segments_file_and_odd_titles_are_accepted(tmp_path: Path) -> 
 
 JSON = {
     "cut": (b'{"segIndices": [1, 2', "not JSON .* 20 bytes"),
+    "cut in a text": (b'{"sceneId": "sce', r"not JSON \(Unterminated string at line 1, column 13 of 16 bytes\)"),
     "empty": (b"", "not JSON"),
     "list": (b"[1]", "expected a JSON object, found a list"),
     "deep": (b"[" * 200_000, "JSON nested too deeply"),

@@ -165,6 +165,16 @@ def test_a_scene_in_no_split_goes_to_train_with_a_warning(raw: Path, tmp_path: P
     assert SceneStore(tmp_path / "data").split_of(IDS[3]) == "train"
 
 
+def test_listed_scenes_without_a_scan_are_counted(raw: Path, tmp_path: Path) -> None:
+    lines = (raw / "scannetv2_val.txt").read_text().splitlines()
+    (raw / "scannetv2_val.txt").write_bytes("\r\n\r\n".join(["", *lines, " scene9999_00 "]).encode())
+    listener = Notes()
+    prepare(raw, tmp_path / "data", listener)
+    assert listener.warnings == [
+        f"1 of {len(IDS) + 1} scenes in the split files have no scan in {raw}: left out (scene9999_00)"
+    ]
+
+
 def test_the_folders_split_files_win_over_the_benchmarks(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     box_rooms.write_label_table(raw)

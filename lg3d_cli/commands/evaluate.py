@@ -27,9 +27,9 @@ def evaluate(settings: EvalSettings) -> None:
     if evaluation.instances is not None:
         console.result_table("Objects at vertices, in percent", *instance_table(evaluation.instances))
     if settings.per_class:
-        console.result_table("Per category, at vertices", *per_class_table(evaluation))
+        console.result_table("Per class, at vertices", *per_class_table(evaluation))
         if evaluation.instances is not None:
-            console.result_table("Objects per category", *instance_rows(evaluation.instances))
+            console.result_table("Objects per class", *instance_rows(evaluation.instances))
 
 
 def show_scores(title: str, evaluation: "Evaluation") -> None:

@@ -92,7 +92,7 @@ def _check(settings: PrepareSettings) -> None:
     if settings.json:
         console.result_json(report.to_json())
     else:
-        rows = [[problem.scene, problem.file, problem.reason] for problem in report.problems]
+        rows = [[one.scene, one.file, one.reason.removeprefix(f"{one.file}: ")] for one in report.problems]
         console.result_table("Problems", ["scene", "file", "reason"], rows)
         unmapped = sorted(report.unmapped.items(), key=lambda item: -item[1])
         unit, table = UNMAPPED.get(folder.format, UNMAPPED[""])

@@ -7,7 +7,7 @@ from lg3d_core.evaluation.evaluate import Evaluation, evaluate_scenes
 from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Predictor
 from lg3d_core.evaluation.submit import submitting
-from lg3d_core.files import require_folder, sweep_temporaries
+from lg3d_core.files import require_file, require_folder, sweep_temporaries
 from lg3d_core.models.names import find_model
 from lg3d_core.networks.checkpoint import CheckpointInfo, newest_checkpoint
 from lg3d_core.progress import Progress
@@ -27,6 +27,7 @@ def evaluate(settings: EvalSettings, progress: Progress) -> Evaluation:
     """
     if settings.export is not None:
         require_folder(settings.export, "--export")
+    require_file(settings.submission, "--submission")
     store = SceneStore(settings.store, settings.vocabulary)
     path = find_classifier(settings.checkpoint, settings.runs, progress, final_relu=settings.final_relu)
     if path is None:

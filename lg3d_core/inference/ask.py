@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.evaluation.predictor import Predictor
-from lg3d_core.files import require_folder
+from lg3d_core.files import require_file, require_folder
 from lg3d_core.inference.files import Columns, write_npz, write_vertices_ply
 from lg3d_core.inference.heat import Region, find_regions, name_features, spread_of, text_heat
 from lg3d_core.inference.heat_colors import ramp_colors
@@ -201,6 +201,7 @@ class Conversation:
         """
         if settings.out is not None:
             require_folder(settings.out, "--out")
+        require_file(settings.html, "--html")
         self._settings = settings
         self._progress = progress
         if scan is None:
@@ -490,6 +491,8 @@ def find_anchors(path: Path, info: CheckpointInfo, given: Path | None) -> Anchor
 
 
 def _require_words(text: str) -> None:
+    if not isinstance(text, str):
+        raise SettingsError(f"expected a text such as 'somewhere to sit', got {type(text).__name__}")
     if not text.strip():
         raise SettingsError("expected a text such as 'somewhere to sit', got an empty one", fields=("texts", "heat"))
 

@@ -55,9 +55,7 @@ def require_input(word: str, store: Path) -> None:
     Raises:
         DataError: It is neither a file in a known format nor a scene of the store.
     """
-    if not word.strip():
-        raise DataError("SCAN is an empty text: expected a file, or a scene of the store")
-    path = Path(word)
+    path = _path_of(word)
     if _is_file_name(path):
         require_scan(path)
     else:
@@ -100,6 +98,12 @@ def require_scene(word: str, store: Path, vocabulary: str | None) -> "SceneStore
     return opened
 
 
+def _path_of(word: str) -> Path:
+    if not word.strip():
+        raise DataError("SCAN is an empty text: expected a file, or a scene of the store")
+    return Path(word)
+
+
 def _is_file_name(path: Path) -> bool:
     return path.suffix.lower() in OPENERS or path.exists()
 
@@ -114,7 +118,7 @@ def open_input(word: str, store: Path, *, scale: str, up: str, progress: Progres
         DataError: The word is neither a file nor a scene, or the scan cannot be read.
         MissingDependencyError: The format of a file needs a package that is not installed.
     """
-    path = Path(word)
+    path = _path_of(word)
     if not _is_file_name(path):
         return input_of_scene(*_read_scene(word, store))
     surface = open_scan(path)

@@ -5,6 +5,7 @@ The commands `lg3d predict` and `lg3d ask` use the same functions beneath.
 
 import dataclasses
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lg3d_core.errors import SettingsError, ShapeError
 from lg3d_core.evaluation.predictor import Predictor
@@ -26,8 +28,11 @@ from lg3d_core.scans.frame import Frame
 from lg3d_core.settings import AskSettings, Device, Precision, Up
 from lg3d_core.vocabulary import Vocabulary
 
-Scan = str | os.PathLike[str] | npt.NDArray[Any] | Sequence[npt.NDArray[Any] | None]
+Scan = str | os.PathLike[str] | npt.ArrayLike | Sequence[npt.ArrayLike | None]
 """A file, positions, or positions with colours and optional triangles: `(xyz, rgb)` or `(xyz, rgb, faces)`."""
+
+_LOCK = threading.RLock()
+"""Held while a network runs: its adaptation to a scan, and PyTorch's number of threads, belong to the whole process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +108,8 @@ class TextMatch:
 class Model:
     """Network that labels scans, and finds texts in them if it is language-grounded; `load_model` creates it.
 
+    Threads may share a model: its calls run one after another, as do those of other models in the process.
+
     Attributes:
         checkpoint: Path of the checkpoint.
         info: Metadata of the checkpoint.
@@ -170,21 +177,24 @@ class Model:
         Raises:
             CheckpointError: The checkpoint has no classifier, or its classes are unknown.
             DataError: The scan cannot be read, or has no usable vertex.
+            SettingsError: An option is invalid.
             ShapeError: An array has a wrong shape, dtype or range.
             MissingDependencyError: The format of the file needs a package that is not installed.
             MemoryLimitError: The scan does not fit into memory, not even in tiles.
         """
-        vocabulary = self._classes()
-        opened = self._open(scan, scale=scale, up=up)
-        labelled = label_scan(
-            self._predictor,
-            vocabulary,
-            opened,
-            objects=wants_objects(objects, self.info, self.checkpoint, self._progress),
-            min_points=min_points,
-            superpoints=superpoints,
-            progress=self._progress,
-        )
+        settings = AskSettings.resolve(scan="", min_points=min_points)
+        with _LOCK:
+            vocabulary = self._classes()
+            opened = self._open(scan, scale=scale, up=up)
+            labelled = label_scan(
+                self._predictor,
+                vocabulary,
+                opened,
+                objects=wants_objects(objects, self.info, self.checkpoint, self._progress),
+                min_points=settings.min_points,
+                superpoints=superpoints,
+                progress=self._progress,
+            )
         own, frame = opened.surface.num_vertices, opened.frame
         at = labelled.at_vertices()
         found = None
@@ -196,7 +206,7 @@ class Model:
             scores=at.confidence[:own],
             objects=found,
             ids=np.asarray(vocabulary.ids, dtype=np.int64),
-            colors=vocabulary.colors,
+            colors=vocabulary.colors.copy(),
             scale=frame.scale,
             up=frame.up,
         )
@@ -215,20 +225,25 @@ class Model:
 
         Args:
             text: Text such as "somewhere to sit".
-            scan: Scan as for `predict`; None takes the scan of the previous call of `predict` or `ask`.
+            scan: Scan as for `predict`; None takes the scan of the previous call of `predict` or `ask`, of any thread.
             scale: As for `predict`.
             up: As for `predict`.
             threshold: Minimum heat of a place, 0..1.
             places: Maximum number of places.
 
         Raises:
-            SettingsError: There was no previous call, or the text is empty.
+            SettingsError: There was no previous call, it could not open its scan, the text is empty, or an option is
+                invalid.
             CheckpointError: The checkpoint is not language-grounded, or its anchors or their encoder are missing.
             MissingDependencyError: The text encoder is not installed.
             DataError: The scan cannot be read, or has no usable vertex.
             ShapeError: An array has a wrong shape, dtype or range.
         """
         settings = AskSettings.resolve(scan="", threshold=threshold, regions=places)
+        with _LOCK:
+            return self._ask(text, scan, settings, scale=scale, up=up)
+
+    def _ask(self, text: str, scan: Scan | None, settings: AskSettings, *, scale: str, up: Up) -> TextMatch:
         if scan is not None:
             self._open(scan, scale=scale, up=up)
         if self._scan is None:
@@ -253,6 +268,7 @@ class Model:
 
     def _open(self, scan: Scan, *, scale: str, up: Up) -> Input:
         """Open a scan, and keep it for texts that name none."""
+        self._scan, self._conversation = None, None  # if it fails, no other scan is searched
         settings = AskSettings.resolve(scan="", scale=scale, up=up)
         if isinstance(scan, str | os.PathLike):
             word, store = os.fspath(scan), self._settings.store
@@ -260,7 +276,7 @@ class Model:
         else:
             xyz, rgb, faces = _check_arrays(scan)
             opened = open_arrays(xyz, rgb, faces, scale=settings.scale, up=settings.up, progress=self._progress)
-        self._scan, self._conversation = opened, None
+        self._scan = opened
         return opened
 
 
@@ -295,7 +311,8 @@ def load_model(
         progress: Receives notes, warnings and tasks; None sends notes and warnings to the logger `lg3d`.
 
     Raises:
-        CheckpointError: The checkpoint does not exist or cannot be read.
+        CheckpointError: The checkpoint does not exist, cannot be read, or has no classifier for the vocabulary.
+        DataError: The vocabulary cannot be read.
         SettingsError: An option is invalid, or the device does not exist.
         MissingDependencyError: The model is neither cached nor downloadable.
     """
@@ -313,7 +330,10 @@ def load_model(
     path = find_model(name, progress)
     name_of_classes = None if vocabulary is None else Path(vocabulary).stem
     predictor, info = Predictor.for_scans(path, settings, vocabulary=name_of_classes)
-    return Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
+    model = Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
+    if vocabulary is not None and info.num_classes is not None:
+        model._classes()
+    return model
 
 
 def _convert_objects(
@@ -335,23 +355,25 @@ def _convert_objects(
 
 
 def _check_arrays(
-    scan: npt.NDArray[Any] | Sequence[npt.NDArray[Any] | None],
+    scan: Any,
 ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.uint8] | None, npt.NDArray[np.integer] | None]:
-    """Return positions, colours as bytes, and triangles.
+    """Return copies of positions, colours as bytes, and triangles.
 
     Raises:
         ShapeError: An array has a wrong shape, dtype or range.
     """
-    parts = (scan,) if isinstance(scan, np.ndarray) else tuple(scan)
+    parts = _split_arrays(scan)
     if not 1 <= len(parts) <= 3 or parts[0] is None:
         raise ShapeError(f"expected a file, xyz, (xyz, rgb) or (xyz, rgb, faces), got {len(parts)} arrays")
-    xyz, rgb, faces = (*(None if part is None else np.asarray(part) for part in parts), None, None)[:3]
+    xyz, rgb, faces = (*(None if part is None else _as_array(part) for part in parts), None, None)[:3]
     assert xyz is not None
     if xyz.ndim != 2 or xyz.shape[1] != 3 or not np.issubdtype(xyz.dtype, np.floating):
         raise ShapeError(f"expected floating-point positions of shape (vertices, 3), got {xyz.shape} {xyz.dtype}")
     if rgb is not None:
         rgb = _check_colors(rgb, len(xyz))
     if faces is not None:
+        if faces.size == 0:
+            faces = np.zeros((0, 3), dtype=np.int32)
         if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
             raise ShapeError(f"expected integer triangles of shape (faces, 3), got {faces.shape} {faces.dtype}")
         if faces.size and not 0 <= int(faces.min()) <= int(faces.max()) < len(xyz):
@@ -360,13 +382,46 @@ def _check_arrays(
     return xyz, rgb, faces
 
 
+def _split_arrays(scan: Any) -> tuple[Any, ...]:
+    """Return the arrays of a scan; nested lists of numbers are one array, of positions."""
+    if isinstance(scan, np.ndarray | torch.Tensor):
+        return (scan,)
+    if not isinstance(scan, list | tuple):
+        raise ShapeError(f"expected a file, xyz, (xyz, rgb) or (xyz, rgb, faces), got {type(scan).__name__}")
+    is_row = bool(scan) and not isinstance(scan[0], str) and getattr(_try_array(scan[0]), "ndim", 0) == 1
+    return (scan,) if is_row else tuple(scan)
+
+
+def _try_array(part: Any) -> npt.NDArray[Any] | None:
+    """Return a copy of an array, tensor or nested list; None if the rows of a list differ in length."""
+    if isinstance(part, torch.Tensor):
+        part = part.detach().cpu()
+        part = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
+    try:
+        return np.array(part)
+    except ValueError:
+        return None
+
+
+def _as_array(part: Any) -> npt.NDArray[Any]:
+    if isinstance(part, np.ma.MaskedArray):
+        raise ShapeError("expected arrays without a mask: pass array.filled(np.nan), or drop the masked rows")
+    array = _try_array(part)
+    if array is None:
+        raise ShapeError("expected rows of equal length, got a list with rows of different lengths")
+    return array
+
+
 def _check_colors(rgb: npt.NDArray[Any], num_vertices: int) -> npt.NDArray[np.uint8]:
     if rgb.shape != (num_vertices, 3):
         raise ShapeError(f"expected colours of shape ({num_vertices}, 3), got {rgb.shape}")
     if rgb.dtype == np.uint8:
         return rgb
+    expected = "expected colours as uint8, or as floats in 0..1"
     if not np.issubdtype(rgb.dtype, np.floating):
-        raise ShapeError(f"expected colours as uint8, or as floats in 0..1, got {rgb.dtype}")
-    if rgb.size and not (np.isfinite(rgb).all() and rgb.min() >= 0 and rgb.max() <= 1):
-        raise ShapeError(f"expected colours as uint8, or as floats in 0..1, got floats in {rgb.min():g}..{rgb.max():g}")
+        raise ShapeError(f"{expected}, got {rgb.dtype}: convert them, e.g. rgb.astype(np.uint8) if 255 is white")
+    if not np.isfinite(rgb).all():
+        raise ShapeError(f"{expected}, got values that are not finite")
+    if rgb.size and not (rgb.min() >= 0 and rgb.max() <= 1):
+        raise ShapeError(f"{expected}, got floats in {rgb.min():g}..{rgb.max():g}: divide them by the value of white")
     return np.round(255 * rgb).astype(np.uint8)

@@ -294,8 +294,14 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
     for vocabulary in candidates:
         if _fits(info, vocabulary):
             return vocabulary
-    if name is not None or info.num_classes is None:
+    if info.num_classes is None:
         require_classifier(path, info, candidates[0])
+    if name is not None:
+        raise CheckpointError(
+            f"--vocabulary {name}: {path} predicts {info.num_classes} classes of the vocabulary "
+            f"{info.vocabulary or 'of unknown name'}, {candidates[0].name} has {len(candidates[0])} other ones: leave "
+            "--vocabulary out, or pass the file of the checkpoint's vocabulary"
+        )
     raise CheckpointError(
         f"{path} predicts {info.num_classes} classes of the vocabulary {info.vocabulary or 'of unknown name'}, which "
         f"is neither bundled nor that of the store {store}: pass --vocabulary FILE"
@@ -346,7 +352,10 @@ def label_scan(
     voxels = voxelize_scan(scan.surface, scan.frame, predictor.voxel_size)
     if voxels.num_outside:
         count, total = voxels.num_outside, scan.surface.num_vertices
-        progress.warn(f"{scan.name}: {count} of {total} vertices have no usable position: label 0")
+        progress.warn(
+            f"{scan.name}: {count} of {total} vertices have no usable position (not finite, or far from the others): "
+            "they get no label"
+        )
     features = VoxelFeatures(predictor, voxels, name=scan.name, progress=progress)
     labels = features.label(keep=objects or superpoints)
     score = predictor.score or predictor.network.classify

@@ -125,5 +125,6 @@ def _to_metres(
     already off.
     """
     xyz = surface.positions(start, stop)[inside]
-    metres: npt.NDArray[np.float64] = frame.to_metres(xyz).astype(np.float32).astype(np.float64)
+    with np.errstate(over="ignore"):  # infinite positions are refused by their cells
+        metres: npt.NDArray[np.float64] = frame.to_metres(xyz).astype(np.float32).astype(np.float64)
     return metres

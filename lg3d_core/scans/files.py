@@ -40,8 +40,9 @@ def parse_json_object(data: bytes, path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path}: not JSON ({error.msg} at {where}, {len(data)} bytes): download it again") from None
+        where = f"line {error.lineno}, column {error.colno} of {len(data)} bytes"
+        what = error.msg.removesuffix(" at").removesuffix(" starting")
+        raise DataError(f"{path}: not JSON ({what} at {where}): download it again") from None
     except RecursionError:
         raise DataError(f"{path}: JSON nested too deeply") from None
     except ValueError as error:

@@ -32,6 +32,9 @@ PLAUSIBLE_SIZE = (0.3, 200.0)
 """Range in metres of a plausible longest side."""
 CLEAR_UNIT = 2.0
 """Margin over metres, in squared deviations, that another unit needs to be chosen."""
+MANY_POINTS = 2_000
+"""Number of points from which most of them may be stray; in smaller scans, surfaces are too sparse to be told from
+uniform noise."""
 FAR_COORDINATE = 1000.0
 """Distance from the origin in metres beyond which a scan is moved there, as float32 and the voxel grid lose digits."""
 OFFSET_STEP = 16.0
@@ -158,7 +161,9 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
         notes.append(f"{sides} units: the unit is assumed to be {unit} (--scale overrides)")
     longest = float(size.max()) * metres
     if not PLAUSIBLE_SIZE[0] <= longest <= PLAUSIBLE_SIZE[1]:
-        doubts.append(f"{longest:.3g} m long with a unit of {metres:g} m, which no room is; pass --scale")
+        doubts.append(
+            f"the longest side is {longest:.3g} m with a unit of {metres:g} m, which is implausible: pass --scale"
+        )
     axis = up
     if up == "auto":
         corners = _some_triangles(surface, low, high)
@@ -183,7 +188,8 @@ def find_frame(surface: Surface, *, scale: str = "auto", up: str = "auto") -> Fr
     if np.abs(core).max() * metres > FAR_COORDINATE:
         step = OFFSET_STEP / metres
         offset = np.floor(core.min(axis=0) / step) * step
-        notes.append(f"moved to the origin by {', '.join(f'{value:.0f}' for value in -offset)} units")
+        if offset.any():
+            notes.append(f"moved to the origin by {', '.join(f'{0 - value:.0f}' for value in offset)} units")
     resolution = _resolution(surface, core)
     if resolution * metres > COARSE_STEP:
         doubts.append(
@@ -299,8 +305,11 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
         for axis in range(3):  # sum over each cell and its neighbours
             count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
         expected = 9 * len(core) / (6 * edge**2)
-        scattered = 27 * len(core) / edge**3  # if all were strays: more than 6 deviations above that is not random
-        dense = count.reshape(-1)[flat] >= max(expected / 2, scattered + 6 * math.sqrt(scattered))
+        least = expected / 2
+        if len(core) >= MANY_POINTS:  # most may be strays: more than 6 deviations above uniform ones is not random
+            scattered = 27 * len(core) / edge**3
+            least = max(least, scattered + 6 * math.sqrt(scattered))
+        dense = count.reshape(-1)[flat] >= least
         if not dense.any():
             break
         inner_low, inner_high = core[dense].min(axis=0), core[dense].max(axis=0)

@@ -127,7 +127,10 @@ def _require_honest_header(path: Path) -> None:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if len(head) < HEADER_BYTES or not head.startswith(b"LASF"):
-        raise DataError(f"{path}: expected a LAS file that begins with 'LASF', found {head[:12]!r} ({size} bytes)")
+        raise DataError(
+            f"{path}: expected a LAS file that begins with 'LASF' and has at least {HEADER_BYTES} bytes, found "
+            f"{head[:12]!r} ({size} bytes)"
+        )
     header_size, start, num_records = struct.unpack_from("<HII", head, RECORDS_AT)
     if header_size + num_records * RECORD_BYTES > min(start, size) or start > size:
         raise DataError(

@@ -30,7 +30,7 @@ def open_model(path: Path) -> Surface:
     data = read_file(path)
     model = read_gltf(data, path) if is_gltf else read_obj(data, path)
     if len(model.xyz) == 0:
-        raise DataError(f"{path}: expected vertices, found none: is this a {kind.upper()} file?")
+        raise DataError(f"{path}: expected the vertices of a model in {kind.upper()}, found none")
     colors = color_model(model)
     return surface_in_memory(
         path,

@@ -41,6 +41,8 @@ def require_scan(path: Path) -> None:
             found = f"the suffix {path.suffix!r}" if path.suffix else "a name without suffix"
             raise DataError(f"{path}: expected a scan in one of {known}, found {found}: convert or rename it")
         path.open("rb").close()
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: the file is empty: copy or export it again")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 

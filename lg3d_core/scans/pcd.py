@@ -134,7 +134,7 @@ def _read_ascii(text: bytes, record: np.dtype[Any], num_points: int, path: Path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            numbers = np.fromstring(text, dtype=np.float64, sep=" ")
+            numbers = np.fromstring(text, dtype=np.float64, sep=" ") if text.strip() else np.zeros(0)
         except (DeprecationWarning, ValueError):
             raise DataError(f"{path}: the data contain text that is not a number: export it again") from None
     if len(numbers) != num_points * sum(widths):

@@ -135,7 +135,7 @@ def _shard_numbers(shard: str) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
-    """`lg3d anchors`: category names to text anchors."""
+    """`lg3d anchors`: class names to text anchors."""
 
     command: ClassVar[str] = "anchors"
     follows_recipe: ClassVar[bool] = True
@@ -184,15 +184,15 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
     ] = None
     centred: Annotated[
         bool,
-        Doc("Subtract the mean of the categories; a smaller --dim is then PCA, else SVD."),
+        Doc("Subtract the mean of the classes; a smaller --dim is then PCA, else SVD."),
         Option(panel=Panel.ENCODING),
     ] = False
     shuffled: Annotated[
         Seed | None,
-        Doc("Random seed of a shuffle that assigns each anchor to another category: a control without meaning."),
+        Doc("Random seed of a shuffle that assigns each anchor to another class: a control without meaning."),
         Option(panel=Panel.ENCODING, default="off"),
     ] = None
-    show: Annotated[bool, Doc("Print the 5 nearest categories of each one."), Option(panel=Panel.INSPECTION)] = False
+    show: Annotated[bool, Doc("Print the 5 nearest classes of each one."), Option(panel=Panel.INSPECTION)] = False
     plot: Annotated[
         Path | None,
         Doc("Draw the similarity of the anchors: a .png, .pdf or .svg file."),
@@ -295,7 +295,7 @@ class RoomsSettings(SeedFields, WorkerFields):
         Option(default="procedural furniture"),
     ] = None
     furniture_names: Annotated[
-        Path | None, Doc("Table of the category of each model."), Option(default="the shipped table")
+        Path | None, Doc("Table of the class of each model."), Option(default="the shipped table")
     ] = None
     scanned: Annotated[bool, Doc("Varied rooms, scanned by a simulated hand-held depth camera (needs open3d).")] = False
     validation: Annotated[float, Ge(0), Lt(1), Doc("Fraction of the rooms in the validation split.")] = 0.25

@@ -131,7 +131,7 @@ class CompareSettings(StoreFields, LabelsFields, DeviceFields):
     split: Annotated[Split, Doc("Split to score."), Option(panel=Panel.TABLE)] = "val"
     classes: Annotated[
         ScoredClasses,
-        Doc("Categories of the means: those with ground truth in the scored scenes, or all, absent ones counting 0."),
+        Doc("Classes of the means: those with ground truth in the scored scenes, or all, absent ones counting 0."),
         Option(panel=Panel.TABLE),
     ] = "present"
     resamples: Annotated[int, Ge(100), Doc("Bootstrap samples per interval."), Option(panel=Panel.TABLE)] = 2000
@@ -208,7 +208,7 @@ class ReportSettings(RunsFields, LabelsFields, SeedFields, NetworkFields):
     ] = None
     split: Annotated[Split, Doc("Split to score."), Option(panel=Panel.DATA)] = "val"
     scene: Annotated[
-        tuple[str, ...], Doc("Scene of the split to show."), Option(default="those with the most categories")
+        tuple[str, ...], Doc("Scene of the split to show."), Option(default="those with the most classes")
     ] = ()
     rooms: Annotated[NotNegative, Doc("Number of scenes to show, without --scene.")] = 2
     points: Annotated[NotNegative, Doc("Voxels in the map of features; 0: no map.")] = 2000

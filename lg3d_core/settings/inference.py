@@ -63,7 +63,7 @@ class EvalSettings(ClassifierFields, LabelsFields, NetworkFields, InferenceField
         Matches(lambda path: path.suffix.lower() == ".zip", "a file name that ends in .zip"),
         Doc("Zip file of the predictions for the benchmark's server: objects if they are scored, else classes."),
     ] = None
-    per_class: Annotated[bool, Doc("Table of the scores per category.")] = False
+    per_class: Annotated[bool, Doc("Table of the scores per class.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class SuperpointFields(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(ScanSettings, ClassifierFields, ObjectFields, SuperpointFields):
-    """`lg3d predict`: a category for every vertex of any scan."""
+    """`lg3d predict`: a class for every vertex of any scan."""
 
     command: ClassVar[str] = "predict"
 
@@ -256,5 +256,5 @@ class ViewSettings(
         VoxelFields.voxel_size
     )
     instances: Annotated[
-        NotNegative, Doc("Objects of tail categories added to the sample."), Option(panel=Panel.SAMPLE)
+        NotNegative, Doc("Objects of tail classes added to the sample."), Option(panel=Panel.SAMPLE)
     ] = 5

@@ -246,7 +246,7 @@ class PretrainSettings(TrainSettings, AnchorsFields):
     contrast: Annotated[
         Contrast, Doc("language: the paper's margin loss, or softmax over all anchors."), Option(panel=Panel.LOSS)
     ] = "margin"
-    negatives: Annotated[AtLeastOne, Doc("language: negative categories per voxel."), Option(panel=Panel.LOSS)] = 3
+    negatives: Annotated[AtLeastOne, Doc("language: negative classes per voxel."), Option(panel=Panel.LOSS)] = 3
     negative_margin: Annotated[
         float, Doc("language: distance from which a negative costs nothing."), Option(panel=Panel.LOSS)
     ] = 0.6
@@ -279,10 +279,10 @@ class PretrainSettings(TrainSettings, AnchorsFields):
         int, Ge(2), Doc("supcon, csc: maximum number of compared voxels per scene."), Option(panel=Panel.ADVANCED)
     ] = 4096
     supcon_positives: Annotated[
-        AtLeastOne, Doc("supcon: voxels of the same category per voxel."), Option(panel=Panel.ADVANCED)
+        AtLeastOne, Doc("supcon: voxels of the same class per voxel."), Option(panel=Panel.ADVANCED)
     ] = 5
     supcon_negatives: Annotated[
-        AtLeastOne, Doc("supcon: voxels of other categories per voxel."), Option(panel=Panel.ADVANCED)
+        AtLeastOne, Doc("supcon: voxels of other classes per voxel."), Option(panel=Panel.ADVANCED)
     ] = 5
     view_share: Annotated[
         float, Gt(0), Le(1), Doc("csc: fraction of the points of a scene in each view."), Option(panel=Panel.ADVANCED)
@@ -368,7 +368,7 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = False
     instances: Annotated[
         NotNegative,
-        Doc("Objects of tail categories (of the rarest group) that augmentation adds to each training scene."),
+        Doc("Objects of tail classes (of the rarest group) that augmentation adds to each training scene."),
         Option(panel=Panel.DATA),
     ] = 0
 

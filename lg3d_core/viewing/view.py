@@ -6,6 +6,7 @@ from pathlib import Path
 from lg3d_core.errors import MissingDependencyError
 from lg3d_core.evaluation.eval import find_classifier, require_classifier
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.files import require_file
 from lg3d_core.inference.input import input_of_scene, require_scene
 from lg3d_core.inference.objects import wants_objects
 from lg3d_core.inference.predict import label_scan
@@ -35,11 +36,13 @@ def view(settings: ViewSettings, progress: Progress, *, announce: Callable[[str]
 
     Raises:
         DataError: The store or the scene does not exist, or the port is in use.
-        SettingsError: The scene does not have a layer, or a text is empty.
+        SettingsError: The scene does not have a layer, a text is empty, or a file cannot be written.
         CheckpointError: The checkpoint cannot be used, or none can compute the heat of a text.
         MissingDependencyError: A picture or window needs open3d, which is missing.
     """
     store = require_scene(settings.scene, settings.store, settings.vocabulary)
+    require_file(settings.png, "--png")
+    require_file(settings.html, "--html")
     if settings.augmented:
         if settings.checkpoint is not None:
             progress.note("a training sample is shown without a prediction: --checkpoint is ignored")

@@ -1,7 +1,7 @@
 """Assignment of scenes to train, val and test."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -30,6 +30,16 @@ def read_split_files(folder: Path) -> dict[str, str]:
         DataError: A file is not text, or two files list the same scene, which would be used for training and testing.
     """
     return read_split_lists(folder, {f"scannetv2_{split}.txt": split for split in SPLITS})
+
+
+def describe_missing(listed: Mapping[str, str], found: Collection[str], folder: Path) -> list[str]:
+    """Return a warning if the split files of a folder list scenes that the folder does not have, else nothing."""
+    present = set(found)
+    missing = [scene for scene in listed if scene not in present]
+    if not missing:
+        return []
+    some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    return [f"{len(missing)} of {len(listed)} scenes in the split files have no scan in {folder}: left out ({some})"]
 
 
 def read_split_lists(folder: Path, names: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -23,6 +23,8 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
     """
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing") from None
     except _DAMAGED as error:
         raise DataError(f"{path}: cannot be read as a numpy array ({_reason(error)})") from None
     if not isinstance(values, np.ndarray) or values.ndim == 0:

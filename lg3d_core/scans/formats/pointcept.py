@@ -4,6 +4,7 @@ Labels are class indices, -1 for none; objects are numbered from 0, -1 for none;
 files `face.npy` and `superpoint.npy`, which `lg3d export-store` adds, are read if they exist.
 """
 
+import fnmatch
 import itertools
 import os
 from collections.abc import Iterator
@@ -149,7 +150,7 @@ class PointceptScene(RawScene):
 
 def recognise_pointcept(raw: Path) -> str:
     """Return what a folder in this format has, or ""."""
-    found = next(_walk(raw), None)
+    found = next((path for path in _walk(raw) if (path / COORD).exists()), None)
     return "" if found is None else f"{found.relative_to(raw)}/{COORD}"
 
 
@@ -215,11 +216,14 @@ def _choose_arrays(typed: tuple[str, ...], vocabularies: tuple[Vocabulary, ...],
 
 
 def _walk(raw: Path) -> Iterator[Path]:
-    """Yield the folders with a file `coord.npy`, at most `MAX_DEPTH` levels below a folder."""
+    """Yield the folders with points or labels, at most `MAX_DEPTH` levels below a folder.
+
+    Labels without points are an error of the scene when it is read.
+    """
     for folder, below, names in itertools.islice(os.walk(raw, followlinks=True), MAX_FOLDERS):
         path = Path(folder)
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if path != raw and COORD in names:
+        if path != raw and (COORD in names or fnmatch.filter(names, "segment*.npy")):
             below.clear()
             yield path
         elif len(path.relative_to(raw).parts) >= MAX_DEPTH:

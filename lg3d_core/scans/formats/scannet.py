@@ -30,6 +30,7 @@ from lg3d_core.scans.scannet import (
 )
 from lg3d_core.vocabulary import LabelTable, Vocabulary, load_scene_splits, read_label_table, read_split_files
 from lg3d_core.vocabulary.labels import LABEL_TABLE_NAME
+from lg3d_core.vocabulary.splits import describe_missing
 
 T = TypeVar("T")
 NO_TABLE = LabelTable({}, "none")
@@ -93,11 +94,12 @@ def open_scannet(raw: Path, vocabularies: tuple[Vocabulary, ...]) -> RawFolder:
             tables = {vocabulary.name: read_label_table(path, vocabulary) for vocabulary in vocabularies}
         except DataError as error:
             problems.append(Problem("", str(path), str(error), True))
-    known = load_scene_splits()
+    listed: dict[str, str] = {}
     try:
-        known = known | read_split_files(raw)
+        listed = read_split_files(raw)
     except DataError as error:
         problems.append(Problem("", str(raw), str(error), True))
+    known = load_scene_splits() | listed
     counts = Counter(files.scene_id for files in scans)
     for scene_id in (scene_id for scene_id, count in counts.items() if count > 1):
         reason = f"{scene_id} exists in both scans/ and scans_test/: remove one of them"
@@ -126,7 +128,7 @@ def open_scannet(raw: Path, vocabularies: tuple[Vocabulary, ...]) -> RawFolder:
         scenes=scenes,
         label_table=_digest(tables),
         problems=tuple(problems),
-        warnings=(warning,) if unknown else (),
+        warnings=(*([warning] if unknown else []), *describe_missing(listed, counts, raw)),
     )
 
 

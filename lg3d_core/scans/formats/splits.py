@@ -1,13 +1,14 @@
 """Split of each scene of a data set: from its folder, from split files, or from the convention of S3DIS."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from lg3d_core.errors import DataError
 from lg3d_core.scans.formats.raw_folder import Problem
 from lg3d_core.vocabulary import read_split_lists
+from lg3d_core.vocabulary.splits import describe_missing
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -61,7 +62,7 @@ def place_of(raw: Path, path: Path) -> Place:
     return Place("_".join(names), path, split)
 
 
-def assign_splits(raw: Path, places: Iterable[Place], split_files: Mapping[str, str] | None = None) -> Assignment:
+def assign_splits(raw: Path, places: Collection[Place], split_files: Mapping[str, str] | None = None) -> Assignment:
     """Assign scenes to splits.
 
     The files `train.txt`, `val.txt` and `test.txt` win over folders; rooms of S3DIS in neither go to "val" in Area 5;
@@ -87,4 +88,5 @@ def assign_splits(raw: Path, places: Iterable[Place], split_files: Mapping[str, 
         f"{len(unknown)} scenes are in no split and go to train ({some}): put them into the folders {raw}/train and "
         f"{raw}/val, or list them in {raw}/train.txt and {raw}/val.txt"
     )
-    return Assignment(splits, problems, [warning] if unknown else [])
+    missing = describe_missing(listed, [place.scene_id for place in places], raw)
+    return Assignment(splits, problems, [*([warning] if unknown else []), *missing])
