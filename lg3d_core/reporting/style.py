@@ -54,6 +54,7 @@ RUN_MARKS = (
     Mark(ORANGE, "v", (0, (8, 2))),
     Mark(SKY, "P", (0, (3, 1, 1, 1, 1, 1))),
     Mark(BLACK, "X", "-"),
+    Mark("#7A4B2A", "*", (0, (2, 1))),
 )
 GROUP_MARKS = (
     Mark(BLUE, "o", "-"),
