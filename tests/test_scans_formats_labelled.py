@@ -212,7 +212,7 @@ def test_scenes_in_no_split_go_to_train_with_a_warning(raw: Path, room: Room) ->
     prepare(raw, listener)
     assert SceneStore(raw.parent / "data").split_of("attic") == "train"
     assert listener.warnings[0].startswith(
-        "1 scenes are in no split and go to train (attic): put them into the folders"
+        "scenes in no split, which go to train: 1 (attic): put them into the folders"
     )
 
 

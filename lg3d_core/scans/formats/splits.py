@@ -85,7 +85,7 @@ def assign_splits(raw: Path, places: Collection[Place], split_files: Mapping[str
         splits.append(split or "train")
     some = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
     warning = (
-        f"{len(unknown)} scenes are in no split and go to train ({some}): put them into the folders {raw}/train and "
+        f"scenes in no split, which go to train: {len(unknown)} ({some}): put them into the folders {raw}/train and "
         f"{raw}/val, or list them in {raw}/train.txt and {raw}/val.txt"
     )
     missing = describe_missing(listed, [place.scene_id for place in places], raw)
