@@ -331,8 +331,8 @@ def load_model(
     name_of_classes = None if vocabulary is None else Path(vocabulary).stem
     predictor, info = Predictor.for_scans(path, settings, vocabulary=name_of_classes)
     model = Model(predictor, info, dataclasses.replace(settings, checkpoint=path), vocabulary, progress)
-    if vocabulary is not None and info.num_classes is not None:
-        model._classes()
+    if vocabulary is not None and info.num_classes is not None and info.vocabulary != name_of_classes:
+        model._classes()  # the checkpoint's own vocabulary is not needed for texts
     return model
 
 
