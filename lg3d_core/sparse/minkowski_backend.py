@@ -3,8 +3,6 @@
 It is optional (`make minkowski`) and imported when the backend is selected. Reference: `lg3d_core.sparse.reference`.
 """
 
-import collections
-import collections.abc
 import os
 import sys
 import warnings
@@ -18,6 +16,7 @@ from torch import Tensor
 from lg3d_core.errors import MissingDependencyError, SettingsError
 from lg3d_core.sparse.coordinates import unpack
 from lg3d_core.sparse.kernel_maps import KernelMap, Level
+from lg3d_core.sparse.old_collections import old_names
 
 VERSION = "0.5"
 ADVICE = "run `make minkowski` in lg3d's folder (six minutes, CPU), or see docs/howto/minkowski-engine.md"
@@ -122,7 +121,7 @@ def import_engine() -> Any:
         MissingDependencyError: It is not installed, does not load, or is another version.
     """
     try:
-        with _old_names(), _kept_environment("OMP_NUM_THREADS"), warnings.catch_warnings():
+        with old_names(), _kept_environment("OMP_NUM_THREADS"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns about a CPU build and about the number of threads
             import MinkowskiEngine
     except ImportError as error:
@@ -136,19 +135,6 @@ def import_engine() -> Any:
             f"--backend minkowski: expected MinkowskiEngine {VERSION}, got {MinkowskiEngine.__version__}: {ADVICE}"
         )
     return MinkowskiEngine
-
-
-@contextmanager
-def _old_names() -> Iterator[None]:
-    """Restore the abstract classes that `collections` had until Python 3.9, during the import."""
-    added = [name for name in ("Sequence", "Mapping", "Iterable") if not hasattr(collections, name)]
-    for name in added:
-        setattr(collections, name, getattr(collections.abc, name))
-    try:
-        yield
-    finally:
-        for name in added:
-            delattr(collections, name)
 
 
 @contextmanager

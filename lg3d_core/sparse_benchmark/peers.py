@@ -5,8 +5,6 @@ layout. Batch norm and ReLU are PyTorch's, in place where allowed, so that no pe
 docs/results/README.md lists the assumptions of the adapters and which of them have been run.
 """
 
-import collections
-import collections.abc
 import copy
 import importlib
 import warnings
@@ -24,6 +22,7 @@ from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.blocks import ResidualBlock
 from lg3d_core.networks.placement import place_convolutions
 from lg3d_core.sparse import SparseConvolution
+from lg3d_core.sparse.old_collections import old_names
 from lg3d_core.sparse_benchmark.engines import Engine, Rows, Trial, halving_kernel
 from lg3d_core.sparse_benchmark.machine import DTYPES
 from lg3d_core.sparse_benchmark.workload import Workload
@@ -448,11 +447,7 @@ def find_peers(wanted: Sequence[str], device: torch.device) -> tuple[list[Peer],
 
 
 def import_peer(module_name: str) -> Any:
-    """Import a peer without warnings. MinkowskiEngine 0.5.4 needs names that Python 3.10 moved in `collections`."""
-    if module_name == "MinkowskiEngine":
-        for name in ("Sequence", "Mapping", "MutableMapping", "Iterable"):
-            if not hasattr(collections, name):
-                setattr(collections, name, getattr(collections.abc, name))
-    with warnings.catch_warnings():
+    """Import a peer without warnings."""
+    with old_names() if module_name == "MinkowskiEngine" else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(module_name)
