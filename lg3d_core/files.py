@@ -82,13 +82,10 @@ def require_folder(path: Path, option: str) -> None:
     Raises:
         SettingsError: The folder, or a folder above it, is a file or is not writable.
     """
-    place = path
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
+    place = _nearest(path)
     if not place.is_dir():
         raise SettingsError(f"{option} must be a folder, and {place} is a file: pass another {option}")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise SettingsError(f"{option}: no permission to write into {place}: pass another {option}")
+    _require_permission(place, option, option)
 
 
 def require_file(path: Path | None, option: str) -> None:
@@ -101,13 +98,22 @@ def require_file(path: Path | None, option: str) -> None:
         return
     if path.is_dir():
         raise SettingsError(f"{option} must be a file, and {path} is a folder: pass the name of a file in it")
-    place = path.parent
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
+    place = _nearest(path.parent)
     if not place.is_dir():
         raise SettingsError(f"{option} {path}: {place} is not a folder: pass another {option}")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise SettingsError(f"{option} {path}: no permission to write into {place}: pass another {option}")
+    _require_permission(place, f"{option} {path}", option)
+
+
+def _nearest(path: Path) -> Path:
+    """Return a path, or the first of its parents that exists."""
+    while not os.path.lexists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _require_permission(folder: Path, subject: str, option: str) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingsError(f"{subject}: no permission to write into {folder}: pass another {option}")
 
 
 @contextmanager

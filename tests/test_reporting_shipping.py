@@ -128,7 +128,8 @@ def test_the_card_of_a_model_with_offsets_has_the_precision_of_its_objects(
 def test_the_cost_adds_up_the_runs_that_a_run_started_from(tmp_path: Path) -> None:
     for name, start, seconds in (("a", "scratch", 1800), ("b", str(tmp_path / "a" / "checkpoint.safetensors"), 3600)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "settings.json").write_text(json.dumps({"start": start}))
+        (tmp_path / name / "card.json").write_text(json.dumps({"from": start}))
+        (tmp_path / name / "checkpoint.safetensors").touch()
         records = [{"loss": 1.0, "seconds": seconds}, {"val_miou_present": 0.1}, {"loss": 0.5, "seconds": seconds}]
         (tmp_path / name / "metrics.jsonl").write_text("\n".join(json.dumps(record) for record in records))
     cost = measure_cost(tmp_path / "b")

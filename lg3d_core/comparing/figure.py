@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lg3d_core.comparing.statistics import Spread
 from lg3d_core.comparing.table import ComparedRow, Comparison
+from lg3d_core.reporting.curves import draw_scores
 from lg3d_core.reporting.style import (
     FAINT,
     INK,
@@ -94,17 +95,8 @@ def _plot_rows(comparison: Comparison) -> "Figure":
 
 def _plot_curves(axes: "Axes", comparison: Comparison) -> None:
     for number, row in enumerate(comparison.rows):
-        mark = run_mark(number)
-        for curve in row.curves:
-            axes.plot(
-                curve.step,
-                100 * curve.value,
-                color=mark.color,
-                linestyle=mark.line,
-                marker=mark.marker,
-                markersize=3.5,
-                label=shorten(row.label, 40) if curve is row.curves[0] else None,
-            )
+        for seed, curve in enumerate(row.curves):
+            draw_scores(axes, curve, run_mark(number), label=None if seed else shorten(row.label, 40))
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set(title="Validation", xlabel="optimizer steps, pre-training included", ylabel=LABEL)

@@ -13,8 +13,9 @@ from lg3d_core.networks.hub import cached_models
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ModelsSettings
 
-SCORE = "val_miou_present"
 METRICS_NAME = "metrics.jsonl"
+VALIDATION = "val_miou_present"
+"""Name of the validation mIoU in `metrics.jsonl`: the mean over classes with ground truth, 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def last_score(run: Path) -> float | None:
         return None
     for line in reversed(lines):
         try:
-            value = json.loads(line).get(SCORE)
+            value = json.loads(line).get(VALIDATION)
         except (ValueError, AttributeError):
             continue  # the end of a line that is being written
         if isinstance(value, float):

@@ -47,6 +47,7 @@ MAX_VOXEL_SIZE = 100.0
 FLOATS = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
 CHECKPOINT_NAME = "checkpoint.safetensors"
 BEST_NAME = "best.safetensors"
+CARD_NAME = "card.json"
 ONNX_SUFFIX, PROGRAM_SUFFIX = ".onnx", ".pt2"
 
 
@@ -475,7 +476,7 @@ def newest_checkpoint(runs: Path, *kinds: str, accepts: Callable[[Path], bool] =
 
 def _kind_of_run(folder: Path) -> str | None:
     """Return `pretrain` or `finetune` from the card of a run, or None without a card."""
-    path = folder / "card.json"
+    path = folder / CARD_NAME
     try:
         card = json.loads(path.read_bytes())
     except FileNotFoundError:

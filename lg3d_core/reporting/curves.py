@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.reporting.runs import VALIDATION, Curve
-from lg3d_core.reporting.style import PAGE, grid, new_figure, run_mark, shorten
+from lg3d_core.models.models import VALIDATION
+from lg3d_core.reporting.runs import Curve
+from lg3d_core.reporting.style import PAGE, Mark, grid, new_figure, run_mark, shorten
 from lg3d_core.reporting.subject import ReportedRun
 
 if TYPE_CHECKING:
@@ -76,15 +77,7 @@ def _plot_loss(axes: "Axes", runs: Sequence[tuple[int, ReportedRun]], title: str
 def _plot_validation(axes: "Axes", runs: Sequence[tuple[int, ReportedRun]]) -> None:
     for index, run in runs:
         mark, curve = run_mark(index), run.record.curves[VALIDATION]
-        axes.plot(
-            curve.step,
-            100 * curve.value,
-            color=mark.color,
-            linestyle=mark.line,
-            marker=mark.marker,
-            markersize=4,
-            label=shorten(run.name, 30),
-        )
+        draw_scores(axes, curve, mark, label=shorten(run.name, 30))
         best = int(np.argmax(curve.value))
         axes.annotate(
             f"{100 * curve.value[best]:.1f}",
@@ -100,6 +93,19 @@ def _plot_validation(axes: "Axes", runs: Sequence[tuple[int, ReportedRun]]) -> N
     axes.set_ylim(0, max(100 * float(run.record.curves[VALIDATION].value.max()) for _, run in runs) * 1.2 or 1.0)
     axes.set(title="Validation", xlabel="step", ylabel="mIoU, present (%)")
     grid(axes)
+
+
+def draw_scores(axes: "Axes", curve: Curve, mark: Mark, *, label: str | None) -> None:
+    """Draw scores in percent over optimizer steps, with a mark at each validation."""
+    axes.plot(
+        curve.step,
+        100 * curve.value,
+        color=mark.color,
+        linestyle=mark.line,
+        marker=mark.marker,
+        markersize=4,
+        label=label,
+    )
 
 
 def _plot_rate(axes: "Axes", runs: Sequence[tuple[int, ReportedRun]]) -> None:

@@ -10,14 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import CheckpointError, DataError
-from lg3d_core.networks.checkpoint import CHECKPOINT_NAME
+from lg3d_core.models.models import METRICS_NAME, VALIDATION
+from lg3d_core.networks.checkpoint import CARD_NAME, CHECKPOINT_NAME
 from lg3d_core.progress import Progress
 from lg3d_core.settings import SCRATCH
-
-CARD_NAME = "card.json"
-METRICS_NAME = "metrics.jsonl"
-VALIDATION = "val_miou_present"
-"""Name of the validation mIoU in `metrics.jsonl`: the mean over classes with ground truth, 0..1."""
 
 
 class Curve(NamedTuple):
@@ -139,23 +135,43 @@ def read_validation(folder: Path) -> Curve | None:
     if not (folder / METRICS_NAME).is_file():
         return None
     curve = read_curves(folder / METRICS_NAME, Progress()).get(VALIDATION)
-    before = _steps_before(folder)
-    return None if curve is None or before is None else curve._replace(step=curve.step + before)
+    earlier, is_complete = find_earlier_runs(folder)
+    if curve is None or not is_complete:
+        return None
+    losses = [read_curves(run / METRICS_NAME, Progress()).get("loss") for run in earlier]
+    if any(loss is None for loss in losses):
+        return None
+    return curve._replace(step=curve.step + sum(int(loss.step[-1]) for loss in losses if loss is not None))
 
 
-def _steps_before(folder: Path) -> int | None:
-    """Return the number of optimizer steps of the runs that a run started from; None if it is unknown."""
-    if not (folder / CARD_NAME).is_file():
-        return None
-    start = _read_object(folder / CARD_NAME).get("from", SCRATCH)
-    if start == SCRATCH:
-        return 0
-    found = find_recorded(folder, start)
-    if found is None or not (found.parent / METRICS_NAME).is_file():
-        return None
-    earlier = _steps_before(found.parent)
-    steps = read_curves(found.parent / METRICS_NAME, Progress()).get("loss")
-    return None if earlier is None or steps is None else earlier + int(steps.step[-1])
+class EarlierRuns(NamedTuple):
+    """Runs that a run started from.
+
+    Attributes:
+        folders: Folders with logged steps, the latest run first.
+        is_complete: Whether the last one, or without any the run itself, started from scratch.
+    """
+
+    folders: tuple[Path, ...]
+    is_complete: bool
+
+
+def find_earlier_runs(folder: Path) -> EarlierRuns:
+    """Return the runs that a run started from, as far as their folders exist.
+
+    Raises:
+        DataError: A card is damaged.
+    """
+    folders = [folder]
+    while (folders[-1] / CARD_NAME).is_file():
+        start = _read_object(folders[-1] / CARD_NAME).get("from", SCRATCH)
+        if start == SCRATCH:
+            return EarlierRuns(tuple(folders[1:]), True)
+        found = find_recorded(folders[-1], start)
+        if found is None or found.parent in folders or not (found.parent / METRICS_NAME).is_file():
+            break
+        folders.append(found.parent)
+    return EarlierRuns(tuple(folders[1:]), False)
 
 
 def find_recorded(folder: Path, recorded: str) -> Path | None:

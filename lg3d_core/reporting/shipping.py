@@ -18,6 +18,7 @@ from lg3d_core.evaluation.table import percent
 from lg3d_core.files import write_text
 from lg3d_core.language.anchors_file import Anchors, load_anchors, save_anchors
 from lg3d_core.models import ANCHORS_NAME, CARD_NAME, CHECKPOINT_NAME
+from lg3d_core.models.models import METRICS_NAME
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
     is_grounded,
@@ -27,7 +28,7 @@ from lg3d_core.networks.checkpoint import (
     save_checkpoint,
 )
 from lg3d_core.progress import Progress
-from lg3d_core.settings import SCRATCH
+from lg3d_core.reporting.runs import find_earlier_runs
 from lg3d_core.store.scene_store import SceneStore
 
 PLACES = ("store", "runs", "anchors", "recipe", "name", "resume", "start")
@@ -128,15 +129,10 @@ def without_places(info: CheckpointInfo) -> CheckpointInfo:
 def measure_cost(run: Path) -> TrainingCost:
     """Return the steps and the time of a run and of the runs that it started from, as far as their folders exist."""
     steps, seconds = 0, 0.0
-    seen: set[Path] = set()
-    folder: Path | None = run
-    while folder is not None and folder not in seen and (folder / "metrics.jsonl").is_file():
-        seen.add(folder)
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for folder in (run, *find_earlier_runs(run).folders):
+        records = [json.loads(line) for line in (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
         taken = [record["seconds"] for record in records if "loss" in record]
         steps, seconds = steps + len(taken), seconds + sum(taken)
-        start = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("start", SCRATCH)
-        folder = None if start == SCRATCH else Path(start).parent
     return TrainingCost(steps=steps, hours=seconds / 3600)
 
 

@@ -18,7 +18,7 @@ import torch
 from lg3d_core import __version__
 from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_bytes, write_text
-from lg3d_core.networks.checkpoint import BEST_NAME, CHECKPOINT_NAME
+from lg3d_core.networks.checkpoint import BEST_NAME, CARD_NAME, CHECKPOINT_NAME
 from lg3d_core.networks.torch_files import DAMAGE, read_torch_file
 from lg3d_core.seal import SealError, require_sealed_zip, seal_zip
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
@@ -62,7 +62,7 @@ class Run:
             try:
                 with atomic_folder(folder) as unfinished:
                     write_text(unfinished / SETTINGS_NAME, settings.to_json())
-                    write_text(unfinished / "card.json", _card(settings.command, facts or {}))
+                    write_text(unfinished / CARD_NAME, _card(settings.command, facts or {}))
                 break
             except FileExistsError:
                 if settings.name is None:  # another run was created in the same second
@@ -89,7 +89,7 @@ class Run:
         Raises:
             CheckpointError: The card is damaged or cannot be read.
         """
-        path = self.folder / "card.json"
+        path = self.folder / CARD_NAME
         try:
             card = json.loads(path.read_bytes())
         except FileNotFoundError:
