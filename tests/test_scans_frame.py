@@ -139,10 +139,10 @@ def test_one_point_has_a_frame() -> None:
     assert frame.holds(np.array([[1.0, 2, 3]])).all()
 
 
-def test_obj_is_expected_with_y_up_where_the_shape_does_not_tell() -> None:
+@pytest.mark.parametrize(("name", "up"), [("a.obj", "y"), ("a.glb", "y"), ("a.gltf", "y"), ("a.ply", "z")])
+def test_the_format_decides_the_up_axis_of_a_ball(name: str, up: str) -> None:
     ball = np.random.default_rng(0).normal(size=(5000, 3))
-    assert find_frame(surface_of(ball, "a.obj"), scale="m").up == "y"
-    assert find_frame(surface_of(ball, "a.ply"), scale="m").up == "z"
+    assert find_frame(surface_of(ball, name), scale="m").up == up
 
 
 FAR = np.array([500_000.0, 5_200_000, 300])
@@ -156,6 +156,13 @@ FAR = np.array([500_000.0, 5_200_000, 300])
 def test_positions_far_out_that_lost_their_digits_are_reported(rounded: np.ndarray) -> None:
     (doubt,) = [doubt for doubt in find_frame(surface_of(rounded), scale="m", up="z").doubts if "precision" in doubt]
     assert "positions are rounded to steps of" in doubt
+
+
+@pytest.mark.parametrize("decimals", [2, 1, 0])
+def test_the_step_of_rounded_positions_is_reported(decimals: int) -> None:
+    rounded = surface_of(np.round(XYZ + FAR, decimals))
+    (doubt,) = [doubt for doubt in find_frame(rounded, scale="m", up="z").doubts if "precision" in doubt]
+    assert f"steps of {10**-decimals:g} units" in doubt
 
 
 def test_positions_with_enough_digits_are_not_doubted() -> None:

@@ -80,7 +80,7 @@ def write_e57(path: Path, **fields: np.ndarray) -> None:
 
 def test_e57_applies_the_pose_and_keeps_the_rows_of_invalid_points(tmp_path: Path) -> None:
     invalid = np.zeros(300, dtype=np.int8)
-    invalid[7] = 2
+    invalid[7], invalid[9] = 2, 1  # neither is a position; 1: only the direction is known
     path = tmp_path / "a.e57"
     fields = {f"cartesian{axis}": np.ascontiguousarray(XYZ[:, k]) for k, axis in enumerate("XYZ")}
     fields |= {f"color{name}": np.ascontiguousarray(RGB[:, k]) for k, name in enumerate(("Red", "Green", "Blue"))}
@@ -88,8 +88,8 @@ def test_e57_applies_the_pose_and_keeps_the_rows_of_invalid_points(tmp_path: Pat
     surface = open_scan(path)
     turned = np.stack([-XYZ[:, 1], XYZ[:, 0], XYZ[:, 2]], axis=1) + np.array([1, 2, 3])
     got = surface.positions(0, 300)
-    assert np.isnan(got[7]).all()
-    np.testing.assert_allclose(np.delete(got, 7, axis=0), np.delete(turned, 7, axis=0), atol=1e-9)
+    assert np.isnan(got[[7, 9]]).all()
+    np.testing.assert_allclose(np.delete(got, [7, 9], axis=0), np.delete(turned, [7, 9], axis=0), atol=1e-9)
     assert surface.colors is not None
     np.testing.assert_array_equal(surface.colors(0, 300), RGB)
 

@@ -40,7 +40,7 @@ def test_pcd_gives_points_and_colours(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(surface.positions(0, 4), XYZ)
     assert surface.colors is not None
     np.testing.assert_array_equal(surface.colors(0, 4), RGB)
-    assert (surface.up, surface.scale) == (None, None)
+    assert surface.scale is None
 
 
 @pytest.mark.parametrize("kind", ["ascii", "binary", "binary_compressed"])
@@ -111,7 +111,7 @@ def test_textures_colour_the_vertices_of_obj_and_glb(tmp_path: Path) -> None:
         count = surface.num_vertices
         for (x, y, _), color in zip(surface.positions(0, count), surface.colors(0, count), strict=True):
             assert tuple(color.tolist()) == expected[round(x), round(y)]
-        assert (surface.up, surface.scale) == (("y", 1.0) if path.suffix == ".glb" else (None, None))
+        assert surface.scale == (1.0 if path.suffix == ".glb" else None)
 
 
 def test_parts_of_a_glb_lie_where_their_nodes_put_them(tmp_path: Path) -> None:

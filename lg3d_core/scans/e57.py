@@ -95,9 +95,7 @@ def _read_scan(file: Any, header: Any) -> tuple[npt.NDArray[np.float64], npt.NDA
             if rgb is not None:
                 rgb[row : row + count, k] = arrays[channels[k]][:count]
         for name in invalid:
-            xyz[row : row + count][arrays[name][:count] == 2] = np.nan
-            if name == "sphericalInvalidState":
-                xyz[row : row + count][arrays[name][:count] == 1] = np.nan
+            xyz[row : row + count][arrays[name][:count] != 0] = np.nan  # 1: the direction alone is valid
         row += count
     reader.close()
     if row != header.point_count:

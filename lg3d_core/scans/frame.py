@@ -215,7 +215,8 @@ def _resolution(surface: Surface, core: Array) -> float:
         if not surface.is_double or (values == values.astype(np.float32)).all():
             step = max(step, float(np.spacing(np.float32(np.abs(values).max()))))
         distinct = np.unique(values)
-        decimals = [unit for unit in DECIMALS if len(distinct) > 2 and np.allclose(distinct / unit % 1, 0, atol=1e-9)]
+        steps = [distinct / unit for unit in DECIMALS] if len(distinct) > 2 else []
+        decimals = [unit for unit, n in zip(DECIMALS, steps, strict=False) if np.abs(n - np.round(n)).max() < 1e-6]
         step = max([step, *decimals])
     return step
 

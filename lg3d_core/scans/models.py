@@ -20,7 +20,7 @@ def open_model(path: Path) -> Surface:
     """Open an OBJ, GLB or glTF file of at most 1 GiB, with its vertices in the file's order.
 
     Vertices without a colour of their own get the colour of their texture or material. Missing files and colours become
-    warnings in `Surface.doubts`. In glTF, +y is up and the unit is one metre.
+    warnings in `Surface.doubts`. The unit of glTF is one metre.
 
     Raises:
         DataError: The file is missing, damaged, compressed, or holds no vertices.
@@ -37,7 +37,6 @@ def open_model(path: Path) -> Surface:
         model.xyz if _needs_double(model.xyz) else model.xyz.astype(np.float32),
         colors.rgb,
         model.faces[: model.num_triangles],
-        up="y" if is_gltf else None,
         scale=1.0 if is_gltf else None,
         paint=colors.paint,
         doubts=colors.doubts,

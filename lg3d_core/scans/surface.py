@@ -28,7 +28,6 @@ class Surface:
         colors: Returns their colours, shape `(rows, 3)`, uint8; None if the file has none.
         faces: Corners of triangles, shape `(faces, 3)`, integers; empty for points. May be memory-mapped.
         is_double: Whether the file's positions need more digits than float32 has.
-        up: Up axis that the format defines (glTF), or None.
         scale: Unit in metres that the format defines, or None.
         paint: Returns material colours of positions on triangles, uint8 `(positions, 3)`, from the triangles' rows
             `(positions,)` and the weights of the corners `(positions, 3)`; None if the vertices hold all colours.
@@ -41,15 +40,14 @@ class Surface:
     colors: Callable[[int, int], npt.NDArray[np.uint8]] | None
     faces: npt.NDArray[np.integer]
     is_double: bool = False
-    up: str | None = None
     scale: float | None = None
     paint: Paint | None = None
     doubts: tuple[str, ...] = ()
 
-    def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[tuple[int, int]]:
+    def chunks(self) -> Iterator[tuple[int, int]]:
         """Yield the first row and the end row of each chunk."""
-        for start in range(0, self.num_vertices, rows):
-            yield start, min(self.num_vertices, start + rows)
+        for start in range(0, self.num_vertices, CHUNK_ROWS):
+            yield start, min(self.num_vertices, start + CHUNK_ROWS)
 
 
 def surface_in_memory(
@@ -58,7 +56,6 @@ def surface_in_memory(
     rgb: npt.NDArray[np.uint8] | None,
     faces: npt.NDArray[np.integer] | None,
     *,
-    up: str | None = None,
     scale: float | None = None,
     paint: Paint | None = None,
     doubts: tuple[str, ...] = (),
@@ -71,7 +68,6 @@ def surface_in_memory(
         colors=None if rgb is None else lambda start, stop: rgb[start:stop],
         faces=np.zeros((0, 3), dtype=np.int32) if faces is None else faces,
         is_double=xyz.dtype == np.float64,
-        up=up,
         scale=scale,
         paint=paint,
         doubts=doubts,

@@ -65,6 +65,7 @@ Y_OR_Z_UP = dict.fromkeys(UP_AXES, -2.5) | {"y": 0.0, "z": -0.2}
 EXPECTED: dict[str, Mapping[str, float]] = {
     ".obj": Y_OR_Z_UP,
     ".glb": Y_UP_BY_FORMAT,
+    ".gltf": Y_UP_BY_FORMAT,
     ".las": Z_UP_BY_FORMAT,
     ".laz": Z_UP_BY_FORMAT,
     ".e57": Z_UP_BY_FORMAT,
