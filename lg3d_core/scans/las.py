@@ -1,17 +1,18 @@
 """Reader of LAS and LAZ point clouds, the formats of laser scanners, based on laspy; points are read in chunks."""
 
+import functools
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError, MissingDependencyError
 from lg3d_core.scans.colors import decide_colors, find_channels
-from lg3d_core.scans.surface import Surface
+from lg3d_core.scans.surface import Column, Surface
 
 if TYPE_CHECKING:
     import laspy
@@ -47,6 +48,11 @@ def open_las(path: Path) -> Surface:
         DataError: The file is missing, damaged, or not LAS.
         MissingDependencyError: laspy, or lazrs for LAZ, is not installed.
     """
+    return open_las_columns(path)[0]
+
+
+def open_las_columns(path: Path) -> tuple[Surface, dict[str, Column]]:
+    """Open a LAS or LAZ file as `open_las`; also return the dimensions of its points by name."""
     try:
         import laspy  # noqa: F401
         import lazrs  # noqa: F401 - laspy decompresses with it
@@ -87,7 +93,7 @@ def open_las(path: Path) -> Surface:
             lambda start, stop: np.stack([np.asarray(_read(path, start, stop)[name]) for name in channels], axis=1),
             num_points,
         )
-    return Surface(
+    surface = Surface(
         path=path,
         num_vertices=num_points,
         positions=positions,
@@ -97,22 +103,14 @@ def open_las(path: Path) -> Surface:
         doubts=doubts,
     )
 
+    @functools.cache
+    def points() -> "laspy.ScaleAwarePointRecord":
+        return _read(path, 0, num_points)
 
-def read_las_columns(path: Path) -> dict[str, Callable[[], npt.NDArray[Any]]]:
-    """Return the dimensions of the points of a LAS or LAZ file by name; each is read on demand, shape `(points,)`.
+    def later(name: str) -> Column:
+        return lambda: np.asarray(points()[name])
 
-    Raises:
-        DataError: As `open_las`.
-        MissingDependencyError: As `open_las`.
-    """
-    num_points = open_las(path).num_vertices
-    with _opened(path) as reader:
-        names = list(reader.header.point_format.dimension_names)
-
-    def later(name: str) -> Callable[[], npt.NDArray[Any]]:
-        return lambda: np.asarray(_read(path, 0, num_points)[name])
-
-    return {name: later(name) for name in names}
+    return surface, {name: later(name) for name in names}
 
 
 def _require_honest_header(path: Path) -> None:

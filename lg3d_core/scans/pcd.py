@@ -20,7 +20,7 @@ from lg3d_core.scans.colors import (
     find_channels,
 )
 from lg3d_core.scans.files import MAX_FILE_BYTES, read_file
-from lg3d_core.scans.surface import EXACT_FLOAT32, Surface, as_doubles, surface_in_memory
+from lg3d_core.scans.surface import EXACT_FLOAT32, Column, Surface, as_doubles, held_column, surface_in_memory
 
 MAX_HEADER_BYTES = 1 << 14
 KEYS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
@@ -33,6 +33,11 @@ def open_pcd(path: Path) -> Surface:
     Raises:
         DataError: The file is missing, truncated, not PCD, or lacks x, y or z.
     """
+    return open_pcd_columns(path)[0]
+
+
+def open_pcd_columns(path: Path) -> tuple[Surface, dict[str, Column]]:
+    """Read a PCD file as `open_pcd`; also return its fields by name."""
     columns, num_points = _read_columns(path)
     axes = {name.lower(): column for name, column in reversed(columns.items()) if column.ndim == 1}
     missing = [axis for axis in "xyz" if axis not in axes]
@@ -40,22 +45,14 @@ def open_pcd(path: Path) -> Surface:
         raise DataError(f"{path}: expected fields x, y and z, found no {', '.join(missing)}")
     xyz = np.stack([axes[axis] for axis in "xyz"], axis=1)
     colors = _colors(columns, num_points)
-    return surface_in_memory(
+    surface = surface_in_memory(
         path,
         xyz if xyz.dtype == np.float32 else as_doubles(xyz),
         None if colors is None or colors.read is None else colors.read(0, num_points),
         None,
         doubts=() if colors is None else colors.doubts,
     )
-
-
-def read_pcd_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the fields of a PCD file by name, shape `(points,)` or `(points, count)`.
-
-    Raises:
-        DataError: As `open_pcd`.
-    """
-    return _read_columns(path)[0]
+    return surface, {name: held_column(values) for name, values in columns.items()}
 
 
 def _read_columns(path: Path) -> tuple[dict[str, npt.NDArray[Any]], int]:

@@ -25,7 +25,7 @@ from lg3d_core.scans.colors import (
     splat_rows,
 )
 from lg3d_core.scans.files import read_file
-from lg3d_core.scans.surface import CHUNK_ROWS, EXACT_FLOAT32, Surface, as_doubles
+from lg3d_core.scans.surface import CHUNK_ROWS, EXACT_FLOAT32, Column, Surface, as_doubles
 
 # Names of the number types in a header, and their numpy types without byte order.
 INTEGER_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
@@ -117,7 +117,7 @@ class Table(NamedTuple):
         lists: Lists by name, shape `(rows, length)` if all have the same length, else `Lists`.
     """
 
-    columns: dict[str, Callable[[], Numbers]]
+    columns: dict[str, Column]
     lists: dict[str, Callable[[], "Numbers | Lists"]]
 
 
@@ -130,6 +130,11 @@ def open_ply(path: Path) -> Surface:
     Raises:
         DataError: The file is missing, truncated, not PLY, has no vertex positions, or has faces with missing vertices.
     """
+    return open_ply_columns(path)[0]
+
+
+def open_ply_columns(path: Path) -> tuple[Surface, dict[str, Column]]:
+    """Open a PLY file as `open_ply`; also return the number properties of its vertices by name."""
     header = parse_header(_read_head(path), path)
     vertices = _find_vertices(header, path)
     tables, rest = _open_tables(path, header)
@@ -144,7 +149,7 @@ def open_ply(path: Path) -> Surface:
     corners = _corner_lists(header, tables, doubts)
     faces = _triangles(corners, num_vertices, path)
     colors = _open_colors(header, vertices, tables, corners, doubts)
-    return Surface(
+    surface = Surface(
         path=path,
         num_vertices=num_vertices,
         positions=lambda first, last: np.stack([as_doubles(column[first:last]) for column in xyz], axis=1),
@@ -153,17 +158,7 @@ def open_ply(path: Path) -> Surface:
         is_double=any(_needs_double(column) for column in xyz),
         doubts=tuple(doubts),
     )
-
-
-def read_vertex_columns(path: Path) -> dict[str, Callable[[], Numbers]]:
-    """Return the number properties of the vertices of a PLY file by name; each is read on demand, shape `(vertices,)`.
-
-    Raises:
-        DataError: As `open_ply`.
-    """
-    header = parse_header(_read_head(path), path)
-    tables, _ = _open_tables(path, header)
-    return tables[_find_vertices(header, path).name].columns
+    return surface, table.columns
 
 
 class FaceValues(NamedTuple):

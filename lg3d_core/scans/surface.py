@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ CHUNK_ROWS = 1 << 20
 EXACT_FLOAT32 = 1000.0
 """Coordinate beyond which the decimals of a text file are kept in float64."""
 
+Column = Callable[[], npt.NDArray[Any]]
+"""Returns a number property of all vertices, shape `(vertices,)` or `(vertices, count)`; it is read on demand."""
 Paint = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 
 
@@ -72,6 +75,11 @@ def surface_in_memory(
         paint=paint,
         doubts=doubts,
     )
+
+
+def held_column(values: npt.NDArray[Any]) -> Column:
+    """Return a property that is in memory."""
+    return lambda: values
 
 
 def as_doubles(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

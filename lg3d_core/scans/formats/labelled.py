@@ -35,18 +35,22 @@ from lg3d_core.scans.formats.names import find_names, load_vocabularies, missing
 from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
 from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.frame import find_frame
-from lg3d_core.scans.las import read_las_columns
-from lg3d_core.scans.open_scan import open_scan
-from lg3d_core.scans.pcd import read_pcd_columns
-from lg3d_core.scans.ply import read_vertex_columns
+from lg3d_core.scans.las import open_las_columns
+from lg3d_core.scans.open_scan import open_scan, require_scan
+from lg3d_core.scans.pcd import open_pcd_columns
+from lg3d_core.scans.ply import open_ply_columns
 from lg3d_core.scans.scannet import DENSE_MESH_SUFFIX, MESH_SUFFIX, Scan
-from lg3d_core.scans.surface import Surface, surface_in_memory
+from lg3d_core.scans.surface import Column, Surface, held_column, surface_in_memory
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.vocabulary import Vocabulary
 
-Column = Callable[[], npt.NDArray[Any]]
-
-SUFFIXES = (".ply", ".pcd", ".las", ".laz", ".npz")
+OPENERS: dict[str, Callable[[Path], tuple[Surface, dict[str, Column]]]] = {
+    ".ply": open_ply_columns,
+    ".pcd": open_pcd_columns,
+    ".las": open_las_columns,
+    ".laz": open_las_columns,
+}
+SUFFIXES = (*OPENERS, ".npz")
 LABELS_STEMS = (".labels", "_labels")
 """Ends of the stem of a second file whose vertex colours are the labels of a scene."""
 COLOR = "color"
@@ -181,14 +185,10 @@ def _open(path: Path) -> _File:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return _open_npz(path)
-    surface = open_scan(path)
-    columns: dict[str, Column] = {}
-    if suffix == ".ply":
-        columns = read_vertex_columns(path)
-    elif suffix == ".pcd":
-        columns = {name: _later(values) for name, values in read_pcd_columns(path).items()}
-    elif suffix in (".las", ".laz"):
-        columns = read_las_columns(path)
+    require_scan(path)
+    surface, columns = OPENERS[suffix](path)
+    if surface.num_vertices == 0:
+        raise DataError(f"{path}: the scan has no vertices")
     axes = [_find(columns, (name,)) for name in ("nx", "ny", "nz")]
     if None in axes:
         axes = [_find(columns, (f"normal_{axis}",)) for axis in "xyz"]
@@ -200,7 +200,7 @@ def _open(path: Path) -> _File:
 
 def _open_npz(path: Path) -> _File:
     arrays = read_npz(path)
-    columns = {name: _later(values) for name, values in arrays.items()}
+    columns = {name: held_column(values) for name, values in arrays.items()}
 
     def find(names: Sequence[str], kinds: str) -> npt.NDArray[Any] | None:
         name = _find(columns, names)
@@ -227,10 +227,6 @@ def _open_npz(path: Path) -> _File:
     rows = {name: column for name, column in columns.items() if arrays[name].ndim and len(arrays[name]) == len(xyz)}
     labels = {name: column for name, column in columns.items() if name.lower() in (*LABEL_NAMES, *OBJECT_NAMES)}
     return _File(surface, rows | labels, normal)
-
-
-def _later(values: npt.NDArray[Any]) -> Column:
-    return lambda: values
 
 
 def _find(columns: Mapping[str, object], names: Sequence[str | None]) -> str | None:
