@@ -103,6 +103,20 @@ def test_scenes_without_colours_normals_or_objects_are_prepared(raw: Path) -> No
     assert listener.warnings == [f"{raw}/val/hall: no color.npy: using grey, which reduces accuracy"]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [([-5, -1, 0, 2**40], [-1, -1, 0, 1]), ([np.nan, 3, 3, 0], [-1, 3, 3, 0])],
+    ids=["negative and large", "not a number"],
+)
+def test_superpoints_of_any_numbers_are_stored(
+    raw: Path, room: Room, numbers: list[float], expected: list[int]
+) -> None:
+    np.save(raw / "val/hall/superpoint.npy", np.resize(np.array(numbers), len(room.xyz)))
+    prepare(raw)
+    segment = SceneStore(raw.parent / "data").read("hall").segment
+    np.testing.assert_array_equal(segment, np.resize(expected, len(room.xyz)))
+
+
 BAD = {
     "labels of another length": (
         lambda hall, room: np.save(hall / "segment.npy", room.label[:-3]),
@@ -121,6 +135,22 @@ BAD = {
     "labels that are no whole numbers": (
         lambda hall, room: np.save(hall / "segment.npy", room.label + 0.5),
         r"segment\.npy: expected whole numbers, found 0\.5 at point 0",
+    ),
+    "objects that are text": (
+        lambda hall, room: np.save(hall / "instance.npy", room.instance.astype(str)),
+        r"instance\.npy: expected numbers, found <U",
+    ),
+    "objects that are no whole numbers": (
+        lambda hall, room: np.save(hall / "instance.npy", room.instance + 0.5),
+        r"instance\.npy: expected whole numbers, found",
+    ),
+    "superpoints that are text": (
+        lambda hall, room: np.save(hall / "superpoint.npy", room.instance.astype(str)),
+        r"superpoint\.npy: expected numbers, found <U",
+    ),
+    "an object id beyond 64 bits": (
+        lambda hall, room: np.save(hall / "instance.npy", np.full(len(room.xyz), 2**63 + 5, np.uint64)),
+        r"instance\.npy: a value of 9223372036854775813 is too large",
     ),
     "other units": (
         lambda hall, room: np.save(hall / "coord.npy", room.xyz * 100),

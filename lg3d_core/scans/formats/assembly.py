@@ -34,7 +34,7 @@ class SceneArrays:
         normal: Normals, shape `(points, 3)`; None: those of the faces.
         labels: Labels of each vocabulary in order.
         instance: Object of each point, 0 for none, shape `(points,)`, int32; None for no objects.
-        segment: Segment of each point, -1 for none, shape `(points,)`; None for no segments.
+        segment: Segment of each point, -1 for none, shape `(points,)`, int32; None for no segments.
         warnings: Warnings about the file.
     """
 
@@ -45,7 +45,7 @@ class SceneArrays:
     normal: npt.NDArray[np.floating] | None
     labels: "Sequence[MappedLabels]"
     instance: npt.NDArray[np.int32] | None
-    segment: npt.NDArray[np.integer] | None
+    segment: npt.NDArray[np.int32] | None
     warnings: tuple[str, ...] = ()
 
 
@@ -130,21 +130,24 @@ def as_whole_numbers(values: npt.NDArray[Any], *, source: str) -> npt.NDArray[np
             wrong = ~((values == np.floor(values)) & (np.abs(values) < 2**53))
         if wrong.any():
             raise DataError(f"{source}: expected whole numbers, found {values[wrong][0]:g} at point {wrong.argmax()}")
-    elif values.dtype == np.uint64 and values.size and int(values.max()) >= 2**63:
+    elif values.size and int(values.max()) >= 2**63 - 1:
         raise DataError(f"{source}: a value of {values.max()} is too large")
     return values.astype(np.int64)
 
 
-def as_objects(values: npt.NDArray[Any], *, source: str) -> npt.NDArray[np.int32]:
-    """Convert object ids to those of a store, where 0 means no object.
+def as_objects(values: npt.NDArray[Any], *, source: str, from_zero: bool = False) -> npt.NDArray[np.int32]:
+    """Convert object ids to those of a store, where 0 means no object; large ids are renumbered.
 
-    Negative ids mean no object if there are any, and 0 is then an object; otherwise 0 means no object.
+    Args:
+        values: Id of each point, integers or whole floating-point numbers.
+        source: Array or property that messages name.
+        from_zero: Whether 0 is an object and negative ids mean none; else this holds only if there are negative ids.
 
     Raises:
         DataError: A value is not a whole number.
     """
     numbers = as_whole_numbers(values, source=source)
-    if numbers.size and numbers.min() < 0:
+    if from_zero or (numbers.size and numbers.min() < 0):
         numbers = np.where(numbers < 0, 0, numbers + 1)
     if numbers.size and numbers.max() > MAX_ID:
         ids = np.unique(numbers[numbers > 0])
@@ -243,7 +246,7 @@ def assemble(
         normal=normal,
         label=labels[0],
         instance=np.zeros(num_points, np.int32) if arrays.instance is None else arrays.instance[kept],
-        segment=np.full(num_points, -1, np.int32) if arrays.segment is None else arrays.segment[kept].astype(np.int32),
+        segment=np.full(num_points, -1, np.int32) if arrays.segment is None else arrays.segment[kept],
         faces=faces,
         axis_alignment=alignment,
         annotated=bool((labels[0] != NO_LABEL).any()),

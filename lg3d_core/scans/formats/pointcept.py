@@ -84,7 +84,7 @@ class PointceptScene(RawScene):
             raise DataError(
                 f"{self.place}/normal.npy: expected floats {xyz.shape}, found {normal.dtype} {normal.shape}"
             )
-        instance, segment = self._read(self.object_ids), self._read("superpoint")
+        instance, segment = self._read_numbers(self.object_ids, len(xyz)), self._read_numbers("superpoint", len(xyz))
         arrays = SceneArrays(
             path=self.place,
             xyz=xyz,
@@ -92,10 +92,8 @@ class PointceptScene(RawScene):
             faces=self._read_faces(len(xyz)),
             normal=normal,
             labels=[self._read_labels(*pair, len(xyz)) for pair in zip(self.arrays, self.vocabularies, strict=True)],
-            instance=None if instance is None else self._read_objects(instance, len(xyz)),
-            segment=None
-            if segment is None
-            else require_length(segment, len(xyz), source=f"{self.place}/superpoint.npy"),
+            instance=instance,
+            segment=None if segment is None else segment - 1,
             warnings=warnings,
         )
         frame = metre_frame(arrays, scale=self.scale, up=self.up)
@@ -140,12 +138,15 @@ class PointceptScene(RawScene):
         values = require_length(values, num_points, source=str(path))
         return map_ids(values, np.arange(len(vocabulary)), source=str(path))
 
-    def _read_objects(self, values: npt.NDArray[Any], num_points: int) -> npt.NDArray[np.int32]:
-        source = f"{self.place}/{self.object_ids}.npy"
+    def _read_numbers(self, name: str, num_points: int) -> npt.NDArray[np.int32] | None:
+        """Return the number of each point plus 1, 0 for negative ones; None without the array."""
+        values = self._read(name)
+        if values is None:
+            return None
+        source = f"{self.place}/{name}.npy"
         if values.ndim == 2 and values.shape[1] > 1:
             values = values[:, 0]
-        values = require_length(values, num_points, source=source)
-        return as_objects(np.append(values.astype(np.int64), -1), source=source)[:-1]  # 0 is an object here
+        return as_objects(require_length(values, num_points, source=source), source=source, from_zero=True)
 
 
 def recognise_pointcept(raw: Path) -> str:
