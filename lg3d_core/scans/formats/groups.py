@@ -19,10 +19,17 @@ class RawObject(NamedTuple):
 
 
 class PaintedObjects(NamedTuple):
-    """Labels of each vocabulary, and the object of each point, 0 for none, shape `(points,)`, int32."""
+    """Annotation of points.
+
+    Attributes:
+        labels: Labels of each vocabulary.
+        instance: Object of each point, 0 for none, shape `(points,)`, int32.
+        segment: Segment of each point, shape `(points,)`, int32; None if the format has none.
+    """
 
     labels: list[MappedLabels]
     instance: npt.NDArray[np.int32]
+    segment: npt.NDArray[np.int32] | None = None
 
 
 def paint_objects(objects: Sequence[RawObject], num_points: int, vocabularies: Sequence[Vocabulary]) -> PaintedObjects:

@@ -4,9 +4,6 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from lg3d_core.errors import DataError
 from lg3d_core.scans.files import digest_files
 from lg3d_core.scans.formats.assembly import MappedLabels, SceneArrays, assemble, metre_frame, no_labels
@@ -52,16 +49,11 @@ class MeshScene(RawScene):
 
     @abstractmethod
     def paint(self, surface: Surface) -> PaintedObjects:
-        """Return the labels and objects of the vertices.
+        """Return the labels, objects and segments of the vertices.
 
         Raises:
             DataError: The annotation is damaged, or belongs to another mesh.
         """
-
-    def segments(self, num_points: int) -> npt.NDArray[np.int32] | None:
-        """Return the segment of each vertex, or None if the format has none."""
-        del num_points
-        return None
 
     def read(self) -> Scan:
         """Read the scene.
@@ -76,8 +68,7 @@ class MeshScene(RawScene):
         labels: list[MappedLabels] = [no_labels(num_points) for _ in self.vocabularies]
         instance = segment = None
         if all(path.exists() for path in self.annotation):
-            labels, instance = self.paint(surface)
-            segment = self.segments(num_points)
+            labels, instance, segment = self.paint(surface)
         doubts = [f"{self.mesh}: {doubt}" for doubt in surface.doubts]
         if surface.colors is None:
             doubts.append(f"{self.mesh}: no colours: using grey, which reduces accuracy")

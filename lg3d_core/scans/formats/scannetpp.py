@@ -45,29 +45,20 @@ class ScanNetPPScene(MeshScene):
 
     same_class: dict[str, str]
 
-    def segments(self, num_points: int) -> npt.NDArray[np.int32]:
-        """Return the segment of each vertex.
-
-        Raises:
-            DataError: The file is invalid, or has another length than the mesh.
-        """
-        path = self.annotation[0]
-        values = _whole_numbers(parse_json_object(read_file(path), path).get("segIndices"), "segIndices", path)
-        if len(values) != num_points:
-            raise DataError(
-                f"{path}: segIndices has {len(values)} entries, expected {num_points}, one per vertex of {MESH}"
-            )
-        return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int32)
-
     def paint(self, surface: Surface) -> PaintedObjects:
-        """Return the labels and objects of the vertices.
+        """Return the labels, objects and segments of the vertices.
 
         Raises:
             DataError: A file is invalid, or belongs to another mesh.
         """
         path, groups_path = self.annotation
-        self.segments(surface.num_vertices)  # checks the length
-        segment = _whole_numbers(parse_json_object(read_file(path), path).get("segIndices"), "segIndices", path)
+        values = _whole_numbers(parse_json_object(read_file(path), path).get("segIndices"), "segIndices", path)
+        if len(values) != surface.num_vertices:
+            raise DataError(
+                f"{path}: segIndices has {len(values)} entries, expected {surface.num_vertices}, one per vertex of "
+                f"{MESH}"
+            )
+        known, segment = np.unique(values, return_inverse=True)
         groups = parse_json_object(read_file(groups_path), groups_path).get("segGroups")
         if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
             raise DataError(f"{groups_path}: expected a list segGroups of objects")
@@ -77,10 +68,11 @@ class ScanNetPPScene(MeshScene):
                 raise DataError(f"{groups_path}: group {k} has no label")
             ids = _whole_numbers(group.get("segments"), f"segments of group {k}", groups_path)
             name = group["label"]
-            objects.append(RawObject(self.same_class.get(name, name), np.flatnonzero(np.isin(segment, ids))))
+            objects.append(RawObject(self.same_class.get(name, name), np.flatnonzero(np.isin(known, ids)[segment])))
         if objects and not any(len(one.rows) for one in objects):
             raise DataError(f"{groups_path}: no group refers to a segment of the mesh: does it belong to another scan?")
-        return paint_objects(objects, surface.num_vertices, self.vocabularies)
+        painted = paint_objects(objects, surface.num_vertices, self.vocabularies)
+        return painted._replace(segment=segment.astype(np.int32))
 
 
 def _whole_numbers(value: Any, what: str, path: Path) -> npt.NDArray[np.int64]:
