@@ -10,8 +10,9 @@ import pytest
 
 from lg3d_core.errors import DataError
 from lg3d_core.scans import Mesh, Scan, ScanFiles, find_scans, read_scan, write_ply
-from lg3d_core.scans.scannet import digest_scan, parse_mesh
-from lg3d_core.vocabulary import LabelTable
+from lg3d_core.scans.formats.scannet import open_scannet
+from lg3d_core.scans.scannet import parse_mesh
+from lg3d_core.vocabulary import LabelTable, load_vocabulary
 
 ID = "scene0001_00"
 # Three vertices on segment 7, two on segment 3, one on segment 9: ids in no order, none of them a row.
@@ -313,7 +314,8 @@ def test_the_digest_is_of_all_bytes_and_can_be_had_without_reading(tmp_path: Pat
     assert read(tmp_path / "b", group(0, "chair", 7)).digest == first.digest
     assert read(tmp_path / "c", group(0, "chair", 3)).digest != first.digest
     assert read(tmp_path / "d", group(0, "chair", 7), info="a = b").digest != first.digest
-    assert digest_scan(find_scans(tmp_path / "a")[0]) == first.digest
+    scenes = open_scannet(tmp_path / "a", (load_vocabulary(),)).scenes
+    assert [scene.digest() for scene in scenes] == [first.digest]
 
 
 def test_scans_are_found_in_both_folders_and_sorted(tmp_path: Path) -> None:

@@ -94,10 +94,11 @@ def _check(settings: PrepareSettings) -> None:
     else:
         rows = [[one.scene, one.file, one.reason.removeprefix(f"{one.file}: ")] for one in report.problems]
         console.result_table("Problems", ["scene", "file", "reason"], rows)
-        unmapped = sorted(report.unmapped.items(), key=lambda item: -item[1])
         unit, table = UNMAPPED.get(folder.format, UNMAPPED[""])
         console.result_table(
-            f"Raw labels outside {table}", ["raw label", unit], [[label, str(count)] for label, count in unmapped]
+            f"Raw labels outside {table}",
+            ["raw label", unit],
+            [[label, str(count)] for label, count in report.unmapped.items()],
         )
     if report.problems:
         raise typer.Exit(1)

@@ -1,6 +1,6 @@
 """Readers of scans: ScanNet's files, read strictly and audited, and single files in the common formats."""
 
-from lg3d_core.scans.audit import AuditReport, audit_scans
+from lg3d_core.scans.audit import AuditReport, audit_folder
 from lg3d_core.scans.formats.raw_folder import Problem
 from lg3d_core.scans.ply import Mesh, read_ply, write_ply
 from lg3d_core.scans.scannet import Scan, ScanFiles, find_scans, read_scan
@@ -11,7 +11,7 @@ __all__ = [
     "Problem",
     "Scan",
     "ScanFiles",
-    "audit_scans",
+    "audit_folder",
     "find_scans",
     "read_ply",
     "read_scan",

@@ -6,9 +6,7 @@ from typing import Any
 
 from lg3d_core.processes import run_in_processes
 from lg3d_core.progress import Progress
-from lg3d_core.scans.formats.raw_folder import Findings, Problem, RawFolder, RawScene
-from lg3d_core.scans.formats.scannet import open_scannet
-from lg3d_core.vocabulary import Vocabulary
+from lg3d_core.scans.formats.raw_folder import Findings, Problem, RawFolder, RawScene, join_unmapped
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,6 @@ class AuditReport:
     problems: list[Problem] = field(default_factory=list)
     unmapped: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether every scene can be prepared."""
-        return not any(problem.fatal for problem in self.problems)
-
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON-serializable object."""
         return {
@@ -48,6 +41,8 @@ class AuditReport:
 def audit_folder(folder: RawFolder, *, jobs: int, progress: Progress) -> AuditReport:
     """Check a raw folder for everything that `prepare` would reject or warn about.
 
+    In ScanNet's layout, the checks of a scene continue after its first problem.
+
     Args:
         folder: The folder.
         jobs: Number of processes; 0 uses one per core.
@@ -55,34 +50,20 @@ def audit_folder(folder: RawFolder, *, jobs: int, progress: Progress) -> AuditRe
     """
     problems = list(folder.problems)
     num_vertices = 0
-    unmapped: dict[str, int] = {}
+    unmapped: list[dict[str, int]] = []
     with progress.task("check", total=len(folder.scenes), unit="scene") as task:
         for scene, found in run_in_processes(_audit_scene, folder.scenes, num_processes=jobs):
             problems += found.problems
             num_vertices += found.num_vertices
-            for label, objects in found.unmapped.items():
-                unmapped[label] = unmapped.get(label, 0) + objects
+            unmapped.append(found.unmapped)
             task.advance(status=scene.scene_id)
     return AuditReport(
         raw=folder.path,
         num_scenes=len(folder.scenes),
         num_vertices=num_vertices,
         problems=sorted(problems),
-        unmapped=dict(sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))),
+        unmapped=join_unmapped(unmapped),
     )
-
-
-def audit_scans(raw: Path, vocabulary: Vocabulary, *, jobs: int, progress: Progress) -> AuditReport:
-    """Check a folder in ScanNet's layout; see `audit_folder`.
-
-    The checks cover missing and damaged files, lengths that differ from the mesh's, raw labels missing from the table,
-    repeated ids, non-finite coordinates, and groups without segments or with unknown segments. Unlike `prepare`, the
-    audit continues within a scene after the first problem.
-
-    Raises:
-        DataError: The folder does not exist or contains no scans.
-    """
-    return audit_folder(open_scannet(raw, (vocabulary,)), jobs=jobs, progress=progress)
 
 
 def _audit_scene(scene: RawScene) -> Findings:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.files import digest_contents, digest_files, parse_json_object, read_file
+from lg3d_core.scans.files import digest_contents, parse_json_object, read_file
 from lg3d_core.scans.normals import vertex_normals
 from lg3d_core.scans.ply import Mesh, parse_ply
 from lg3d_core.vocabulary import LabelTable
@@ -199,15 +199,6 @@ def read_scan(files: ScanFiles, table: LabelTable, more_tables: Mapping[str, Lab
         digest=digest_contents(contents.items()),
         more_labels=more_labels,
     )
-
-
-def digest_scan(files: ScanFiles) -> str:
-    """Return `Scan.digest` without parsing the files.
-
-    Raises:
-        DataError: A file cannot be read.
-    """
-    return digest_files(files.present)
 
 
 def _paint(

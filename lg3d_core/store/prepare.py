@@ -17,7 +17,7 @@ from lg3d_core.progress import Progress
 from lg3d_core.scans import Scan
 from lg3d_core.scans.files import read_file
 from lg3d_core.scans.formats.open_folder import UNMAPPED, open_folder
-from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
+from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene, join_unmapped
 from lg3d_core.seal import seal, sealed_digest
 from lg3d_core.settings import PrepareSettings, StoreCheckSettings
 from lg3d_core.store.scene_file import (
@@ -111,12 +111,12 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
         remove_shards(settings.store, index, count)
         prepared, skipped, headers, errors = _prepare_scenes(jobs, settings.jobs, progress)
         failed |= errors
-        unmapped = _count_unmapped(headers)
+        unmapped = join_unmapped(header.unmapped for header in headers)
         if count == 1:
             provenance = _provenance(folder.path, folder.label_table, folder.format)
             _write_index(settings.store, folder.vocabularies, headers, provenance, progress)
         else:
-            write_shard(settings.store, _shard_of(folder, (index, count), headers, failed, settings.store))
+            write_shard(settings.store, _shard_of(folder, (index, count), headers, failed, unmapped, settings.store))
             progress.note(f"when all {count} shards are done, run: lg3d prepare --merge --store {settings.store}")
     _warn_of_labels(unmapped, headers, folder.format, progress)
     _warn_of_units(headers, progress)
@@ -125,12 +125,17 @@ def prepare(settings: PrepareSettings, progress: Progress) -> PrepareReport:
         prepared=sorted(prepared),
         skipped=sorted(skipped),
         failed=dict(sorted(failed.items())),
-        unmapped=dict(sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))),
+        unmapped=unmapped,
     )
 
 
 def _shard_of(
-    folder: RawFolder, numbers: tuple[int, int], headers: list[SceneHeader], failed: dict[str, str], store: Path
+    folder: RawFolder,
+    numbers: tuple[int, int],
+    headers: list[SceneHeader],
+    failed: dict[str, str],
+    unmapped: dict[str, int],
+    store: Path,
 ) -> Shard:
     return Shard(
         index=numbers[0],
@@ -142,7 +147,7 @@ def _shard_of(
         format=folder.format,
         seals=read_seals(store, headers),
         failed=dict(sorted(failed.items())),
-        unmapped=dict(sorted(_count_unmapped(headers).items())),
+        unmapped=unmapped,
     )
 
 
@@ -172,21 +177,11 @@ def _prepare_scenes(jobs: list[_Job], num_processes: int, progress: Progress) ->
     return results
 
 
-def _count_unmapped(headers: list[SceneHeader]) -> dict[str, int]:
-    """Return the unmapped raw labels of scenes with their number of objects."""
-    unmapped: dict[str, int] = {}
-    for header in headers:
-        for label, objects in header.unmapped.items():
-            unmapped[label] = unmapped.get(label, 0) + objects
-    return unmapped
-
-
 def _warn_of_labels(unmapped: dict[str, int], headers: list[SceneHeader], form: str, progress: Progress) -> None:
     """Warn about raw labels outside the vocabulary, and about scenes without any labelled point."""
     if unmapped:
-        ranked = sorted(unmapped.items(), key=lambda item: (-item[1], item[0]))
-        some = ", ".join(f"{label!r} {objects}" for label, objects in ranked[:MAX_NAMED])
-        rest = f", and {len(ranked) - MAX_NAMED} more" if len(ranked) > MAX_NAMED else ""
+        some = ", ".join(f"{label!r} {objects}" for label, objects in list(unmapped.items())[:MAX_NAMED])
+        rest = f", and {len(unmapped) - MAX_NAMED} more" if len(unmapped) > MAX_NAMED else ""
         unit, table = UNMAPPED.get(form, UNMAPPED[""])
         progress.warn(
             f"{sum(unmapped.values())} {unit} have no label, because {table} lacks their raw labels ({some}{rest})"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from lg3d_core.errors import DataError
 from lg3d_core.files import write_text
 from lg3d_core.scans.files import parse_json_object, read_file
+from lg3d_core.scans.formats.raw_folder import join_unmapped
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.seal import sealed_digest
 from lg3d_core.store.scene_file import SceneHeader
@@ -73,11 +74,7 @@ class Shards(NamedTuple):
     @property
     def unmapped(self) -> dict[str, int]:
         """Return the unmapped raw labels of all shards, most frequent first."""
-        total: dict[str, int] = {}
-        for part in self.parts:
-            for label, objects in part.unmapped.items():
-                total[label] = total.get(label, 0) + objects
-        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+        return join_unmapped(part.unmapped for part in self.parts)
 
 
 def read_seals(store: Path, headers: Sequence[SceneHeader]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.frame import UNITS, Frame, find_frame, guess_unit, plain_frame, spacing_of
+from lg3d_core.scans.frame import Frame, find_frame, guess_unit, plain_frame, spacing_of
 from lg3d_core.scans.normals import vertex_normals
 from lg3d_core.scans.scannet import MAX_COORDINATE, MAX_ID, Scan
 from lg3d_core.scans.surface import surface_in_memory
@@ -192,20 +192,11 @@ def metre_frame(arrays: SceneArrays, *, scale: str, up: str) -> Frame:
                 "--scale m if these are metres"
             )
         scale = "m"
-    return find_frame_of(arrays, scale=scale, up="z" if up == "auto" else up)._replace(
-        low=np.full(3, -np.inf), high=np.full(3, np.inf), notes=(), doubts=()
-    )
-
-
-def find_frame_of(arrays: SceneArrays, *, scale: str, up: str) -> Frame:
-    """Return `find_frame` of a scan in memory; a scan in metres with +z up is not moved.
-
-    Raises:
-        DataError: No position is finite.
-    """
-    if scale in UNITS and UNITS[scale] == 1.0 and up == "z":
+    if scale == "m" and up in ("auto", "z"):
         return plain_frame()
-    return find_frame(surface_in_memory(arrays.path, arrays.xyz, arrays.rgb, arrays.faces), scale=scale, up=up)
+    surface = surface_in_memory(arrays.path, arrays.xyz, arrays.rgb, arrays.faces)
+    found = find_frame(surface, scale=scale, up="z" if up == "auto" else up)
+    return found._replace(low=np.full(3, -np.inf), high=np.full(3, np.inf), notes=(), doubts=())
 
 
 def assemble(

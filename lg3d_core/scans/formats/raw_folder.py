@@ -3,6 +3,8 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -160,6 +162,14 @@ class RawFolder:
         stopping = [problem for problem in self.problems if problem.fatal and not problem.scene]
         if stopping:
             raise DataError(stopping[0].reason)
+
+
+def join_unmapped(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of counts of raw labels, most frequent first."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
 def find_repeated(places: list[tuple[str, Path]]) -> list[Problem]:
