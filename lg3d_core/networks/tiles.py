@@ -73,14 +73,14 @@ def tile_voxels(
     Raises:
         UsageError: Even a small box with its rim does not fit.
     """
-    everything = np.arange(len(cells))
     if len(cells) <= max_voxels:
+        everything = np.arange(len(cells))
         return Tiling([Tile(everything, everything)], reach if rim is None else rim)
     widths = [rim] if rim is not None else _widths(reach)
     for width in widths:
         tiles: list[Tile] = []
         total = 0
-        for tile in _split(cells, everything, width, max_voxels):
+        for tile in _split(cells, width, max_voxels):
             if tile is None:
                 break
             tiles.append(tile)
@@ -101,17 +101,16 @@ def _widths(reach: int) -> list[int]:
     return widths
 
 
-def _split(
-    cells: npt.NDArray[np.int32], own: npt.NDArray[np.int64], rim: int, max_voxels: int
-) -> Iterator[Tile | None]:
-    """Yield tiles of a box, halved along its longest side until they fit; None if they never do."""
-    pending = [own]
+def _split(cells: npt.NDArray[np.int32], rim: int, max_voxels: int) -> Iterator[Tile | None]:
+    """Yield tiles, boxes that are halved along their longest side until they fit; None if they never do."""
+    everything = np.arange(len(cells))
+    pending = [(everything, everything)]
     count = 0
     while pending:
-        rows = pending.pop()
-        box = cells[rows]
+        rows, around = pending.pop()  # the rim of a half is inside the rim of the whole
+        box, near = cells[rows], cells[around]
         low, high = box.min(axis=0), box.max(axis=0)
-        with_rim = np.flatnonzero(((cells >= low - rim) & (cells <= high + rim)).all(axis=1))
+        with_rim = around[((near >= low - rim) & (near <= high + rim)).all(axis=1)]
         count += 1
         if len(with_rim) <= max_voxels:
             yield Tile(rows, with_rim)
@@ -124,4 +123,4 @@ def _split(
         if not low[axis] < middle <= high[axis]:
             middle = int(low[axis] + (high[axis] - low[axis] + 1) // 2)
         left = box[:, axis] < middle
-        pending += [rows[~left], rows[left]]
+        pending += [(rows[~left], with_rim), (rows[left], with_rim)]
