@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from lg3d_core.evaluation.boxes import Box
 from lg3d_core.evaluation.interpolation import Candidates
 from lg3d_core.evaluation.predictor import VoxelLabels
+from lg3d_core.inference import scan_voxels
 from lg3d_core.inference.input import Input
 from lg3d_core.inference.objects import ScanObjects, find_scan_objects, object_rows, yaw_in_file
 from lg3d_core.inference.predict import predict as predict_scans
-from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.inference.scan_voxels import ScanVoxels, VertexRows, vertex_rows, voxelize_scan
 from lg3d_core.progress import Progress
 from lg3d_core.scans.frame import Frame, plain_frame, turn_back
 from lg3d_core.scans.open_scan import open_scan
@@ -56,6 +58,25 @@ def scan_of(xyz: np.ndarray, frame: Frame | None = None) -> tuple[Input, ScanVox
     )
     scan = Input("a", "a", surface, frame or plain_frame())
     return scan, voxelize_scan(surface, scan.frame, SPACING)
+
+
+@pytest.mark.parametrize(("kept_rows", "num_reads"), [(1 << 25, 1), (0, 3)])
+def test_the_voxels_of_vertices_are_found_once_if_they_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch, kept_rows: int, num_reads: int
+) -> None:
+    monkeypatch.setattr(scan_voxels, "KEPT_ROWS", kept_rows)
+    scan, voxels = scan_of(patch((0, 0, 0), (1, 1)))
+    expected = [rows for _, _, rows in vertex_rows(scan.surface, scan.frame, voxels)]
+    reads: list[int] = []
+
+    def read(start: int, stop: int) -> np.ndarray:
+        reads.append(start)
+        return scan.surface.positions(start, stop)
+
+    rows_of = VertexRows(replace(scan.surface, positions=read), scan.frame, voxels)
+    for _ in range(3):
+        np.testing.assert_array_equal([rows for _, _, rows in rows_of()], expected)
+    assert len(reads) == num_reads
 
 
 def group(

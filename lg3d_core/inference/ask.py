@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from lg3d_core.inference.objects import (
     object_rows,
     wants_objects,
 )
-from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.inference.scan_voxels import ScanVoxels, VertexRows, voxelize_scan
 from lg3d_core.inference.voxel_features import VoxelFeatures
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.language.questions import QuestionReader, open_reader
@@ -221,7 +221,7 @@ class Conversation:
         network = self._predictor.network
         self._classify = None if network.num_classes is None else network.classify
         self._features = VoxelFeatures(self._predictor, self._voxels, name=self.scan.name, progress=progress)
-        self._rows = partial(vertex_rows, self.scan.surface, self.scan.frame, self._voxels)
+        self._rows = VertexRows(self.scan.surface, self.scan.frame, self._voxels)
         self._nearest: npt.NDArray[np.int16] | None = None
         self._wants_objects = wants_objects(settings.objects, model.info, self.checkpoint, progress)
         self._points_of_voxel: npt.NDArray[np.int64] | None = None
@@ -255,7 +255,7 @@ class Conversation:
         return self._at_vertices(answer.heat)
 
     def _at_vertices(self, heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        rows = np.concatenate([rows for _, _, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels)])
+        rows = np.concatenate([rows for _, _, rows in self._rows()])
         return np.where(rows >= 0, heat[rows], 0).astype(np.float32)
 
     @cached_property
@@ -356,7 +356,7 @@ class Conversation:
         """Return the objects whose vertices have a mean heat of at least the threshold, hottest first."""
         if self._points_of_voxel is None:
             self._points_of_voxel = np.zeros(len(heat), dtype=np.int64)
-            for _, _, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels):
+            for _, _, rows in self._rows():
                 self._points_of_voxel += np.bincount(rows[rows >= 0], minlength=len(heat))
         own = found.number >= 0
         warmth = np.bincount(
@@ -392,7 +392,7 @@ class Conversation:
         return files
 
     def _pieces(self, heat: npt.NDArray[np.float32]) -> Columns:
-        for start, stop, rows in vertex_rows(self.scan.surface, self.scan.frame, self._voxels):
+        for start, stop, rows in self._rows():
             values = np.where(rows >= 0, heat[rows], 0).astype(np.float32)
             paint = ramp_colors(values)
             yield start, stop, {"red": paint[:, 0], "green": paint[:, 1], "blue": paint[:, 2], "heat": values}

@@ -20,7 +20,7 @@ from lg3d_core.evaluation.objects import Grouping, find_objects
 from lg3d_core.evaluation.predictor import VoxelLabels
 from lg3d_core.inference.files import write_text
 from lg3d_core.inference.input import Input
-from lg3d_core.inference.scan_voxels import ScanVoxels
+from lg3d_core.inference.scan_voxels import RowPiece, ScanVoxels
 from lg3d_core.inference.superpoints import Superpoints
 from lg3d_core.inference.voxel_features import FeatureParts
 from lg3d_core.networks.checkpoint import CheckpointInfo
@@ -44,8 +44,8 @@ COLUMNS = (
     *(f"{part}_{k}" for k in range(1, NUM_NAMES + 1) for part in ("name", "probability")),
 )
 """Columns of `objects.csv`."""
-RowPieces = Callable[[], Iterator[tuple[int, int, npt.NDArray[np.int64]]]]
-"""Returns the first row, the end row and the voxel or superpoint of each vertex, -1 for none, piece by piece."""
+RowPieces = Callable[[], Iterator[RowPiece]]
+"""Yields the pieces of a scan with the voxel or superpoint of each vertex."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

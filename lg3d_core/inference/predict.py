@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from lg3d_core.inference.objects import (
     wants_objects,
     write_objects,
 )
-from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows, voxelize_scan
+from lg3d_core.inference.scan_voxels import ScanVoxels, VertexRows, voxelize_scan
 from lg3d_core.inference.superpoints import find_superpoints
 from lg3d_core.inference.voxel_features import VoxelFeatures
 from lg3d_core.models import use_shipped
@@ -360,7 +359,7 @@ def label_scan(
     labels = features.label(keep=objects or superpoints)
     score = predictor.score or predictor.network.classify
     label, confidence, patches, found = labels.label, labels.confidence, None, None
-    rows: RowPieces = partial(vertex_rows, scan.surface, scan.frame, voxels._replace(candidates=labels.candidates))
+    rows: RowPieces = VertexRows(scan.surface, scan.frame, voxels._replace(candidates=labels.candidates))
     if superpoints:
         patches = find_superpoints(scan, voxels, features, score=score, num_classes=len(vocabulary))
         rows, label, confidence = patches.rows, patches.label, patches.confidence

@@ -8,13 +8,19 @@ import numpy.typing as npt
 
 from lg3d_core.errors import DataError
 from lg3d_core.evaluation.interpolation import Candidates, choose_voxels
+from lg3d_core.evaluation.predictor import voxel_centres
 from lg3d_core.sampling.voxels import MAX_CELL, pack, unpack
 from lg3d_core.scans.frame import Frame
 from lg3d_core.scans.surface import Surface
 
 GREY = 128
 """Colour of a scan without colours: the middle of the training range."""
-MAX_VOXELS = 1 << 31
+KEPT_ROWS = 1 << 25
+"""Maximum number of vertices whose voxels are kept between two uses (8 bytes each); above it, they are found again."""
+
+
+RowPiece = tuple[int, int, npt.NDArray[np.int64]]
+"""First row and end row of a piece of a scan, and the voxel or superpoint of each vertex in it, -1 for none."""
 
 
 class ScanVoxels(NamedTuple):
@@ -42,7 +48,7 @@ class ScanVoxels(NamedTuple):
     @property
     def centres(self) -> npt.NDArray[np.float64]:
         """Voxel centres in metres, +z up, shape `(voxels, 3)`, float64."""
-        return (self.cells.astype(np.float64) + 0.5) * self.voxel_size
+        return voxel_centres(self.cells, self.voxel_size)
 
 
 def voxelize_scan(surface: Surface, frame: Frame, voxel_size: float) -> ScanVoxels:
@@ -55,7 +61,8 @@ def voxelize_scan(surface: Surface, frame: Frame, voxel_size: float) -> ScanVoxe
     sums = np.zeros((0, 4))  # red, green, blue, number of vertices
     num_outside = 0
     for start, stop in surface.chunks():
-        own, inside = _chunk_keys(surface, frame, voxel_size, start, stop)
+        inside, metres = _read_usable(surface, frame, start, stop)
+        own = _pack_cells(surface, frame, metres, voxel_size)
         num_outside += (stop - start) - len(inside)
         own_keys, point_to_voxel = np.unique(own, return_inverse=True)
         colors = None if surface.colors is None else surface.colors(start, stop)[inside]
@@ -82,30 +89,62 @@ def _sum_colors(
     return np.stack([*channels, number], axis=1)
 
 
-def vertex_rows(surface: Surface, frame: Frame, voxels: ScanVoxels) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
+def vertex_rows(surface: Surface, frame: Frame, voxels: ScanVoxels) -> Iterator[RowPiece]:
     """Yield for each piece its first row, its end row, and the voxel of each vertex, -1 for none.
 
     If the voxels have candidates, this is the voxel whose label the vertex takes (see `choose_voxels`), else the one
     that contains it.
     """
     for start, stop in surface.chunks():
-        keys, inside = _chunk_keys(surface, frame, voxels.voxel_size, start, stop)
+        inside, metres = _read_usable(surface, frame, start, stop)
         rows = np.full(stop - start, -1, dtype=np.int64)
         if voxels.candidates is None:
-            rows[inside] = np.searchsorted(voxels.keys, keys)
+            rows[inside] = np.searchsorted(voxels.keys, _pack_cells(surface, frame, metres, voxels.voxel_size))
         else:
-            xyz = _to_metres(surface, frame, start, stop, inside)
-            rows[inside] = choose_voxels(voxels.candidates, voxels.keys, xyz, voxel_size=voxels.voxel_size)
+            rows[inside] = choose_voxels(voxels.candidates, voxels.keys, metres, voxel_size=voxels.voxel_size)
         yield start, stop, rows
 
 
-def _chunk_keys(
-    surface: Surface, frame: Frame, voxel_size: float, start: int, stop: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the packed cells of usable vertices, and their rows in the piece."""
+class VertexRows:
+    """Function that yields `vertex_rows` of a scan; they are found once if they fit into memory."""
+
+    def __init__(self, surface: Surface, frame: Frame, voxels: ScanVoxels) -> None:
+        self._scan = (surface, frame, voxels)
+        self._kept: list[RowPiece] | None = None
+
+    def __call__(self) -> Iterator[RowPiece]:
+        """Yield the pieces; callers do not change them."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        fits = self._scan[0].num_vertices <= KEPT_ROWS
+        kept = []
+        for piece in vertex_rows(*self._scan):
+            if fits:
+                kept.append(piece)
+            yield piece
+        if fits:
+            self._kept = kept
+
+
+def _read_usable(
+    surface: Surface, frame: Frame, start: int, stop: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the rows of usable vertices in a piece, and their positions in metres, shape `(usable, 3)`.
+
+    The positions are rounded to float32 as in a store, so that cells do not depend on the type in the file; the offset
+    is already off.
+    """
     xyz = surface.positions(start, stop)
     inside = np.flatnonzero(frame.holds(xyz) & np.isfinite(xyz).all(axis=1))
-    metres = _to_metres(surface, frame, start, stop, inside)
+    with np.errstate(over="ignore"):  # infinite positions are refused by their cells
+        return inside, frame.to_metres(xyz[inside]).astype(np.float32).astype(np.float64)
+
+
+def _pack_cells(
+    surface: Surface, frame: Frame, metres: npt.NDArray[np.float64], voxel_size: float
+) -> npt.NDArray[np.int64]:
+    """Return the packed cells of positions in metres."""
     scaled = np.floor(metres / voxel_size)
     if len(scaled) and np.abs(scaled).max() > MAX_CELL:
         reach = float(np.abs(metres).max())
@@ -113,18 +152,4 @@ def _chunk_keys(
             f"{surface.path}: reaches {reach:.6g} m with a unit of {frame.scale:g} m, expected at most "
             f"{MAX_CELL * voxel_size:.6g} m: pass --scale"
         )
-    return pack(scaled.astype(np.int64)), inside
-
-
-def _to_metres(
-    surface: Surface, frame: Frame, start: int, stop: int, inside: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Return positions of a piece in metres.
-
-    They are rounded to float32 as in a store, so that cells do not depend on the type in the file; the offset is
-    already off.
-    """
-    xyz = surface.positions(start, stop)[inside]
-    with np.errstate(over="ignore"):  # infinite positions are refused by their cells
-        metres: npt.NDArray[np.float64] = frame.to_metres(xyz).astype(np.float32).astype(np.float64)
-    return metres
+    return pack(scaled.astype(np.int64))

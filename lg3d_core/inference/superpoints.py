@@ -13,7 +13,7 @@ from lg3d_core.errors import DataError
 from lg3d_core.evaluation.interpolation import Candidates
 from lg3d_core.evaluation.predictor import VoxelLabels
 from lg3d_core.inference.input import Input
-from lg3d_core.inference.scan_voxels import ScanVoxels, vertex_rows
+from lg3d_core.inference.scan_voxels import RowPiece, ScanVoxels, vertex_rows
 from lg3d_core.inference.voxel_features import FeatureParts
 from lg3d_core.scans.normals import vertex_normals
 from lg3d_core.scans.superpoints import segment_points
@@ -45,7 +45,7 @@ class Superpoints(NamedTuple):
     shared: csr_matrix
     pieces: tuple[tuple[int, int], ...]
 
-    def rows(self) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
+    def rows(self) -> Iterator[RowPiece]:
         """Yield for each piece its first row, its end row, and the superpoint of each vertex, -1 for none."""
         for start, stop in self.pieces:
             yield start, stop, self.of_vertex[start:stop]
