@@ -8,7 +8,6 @@ from lg3d_core.evaluation.evaluate import Evaluation
 from lg3d_core.evaluation.instances import OVERLAPS, InstanceScores
 from lg3d_core.evaluation.scores import score_confusion
 from lg3d_core.evaluation.table import (
-    class_rows,
     group_table,
     instance_rows,
     instance_table,
@@ -77,7 +76,6 @@ def test_classes_that_occur_or_were_predicted_have_a_row() -> None:
         ["b", "common", "4", "3", "40.00", "66.67", "50.00"],
     ]
     assert len(table.header) == 7
-    assert class_rows(EVALUATION.vertex, absent=True).rows[2] == ["c", "tail", "0", "0", "-", "-", "-"]
 
 
 def test_a_vocabulary_without_groups_has_only_the_column_all() -> None:

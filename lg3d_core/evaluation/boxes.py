@@ -91,8 +91,9 @@ def find_strays(points: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
         return stray
     angles = np.arange(STRAY_DIRECTIONS) * np.pi / STRAY_DIRECTIONS
     directions = [*zip(np.cos(angles), np.sin(angles), np.zeros(STRAY_DIRECTIONS), strict=True), (0.0, 0.0, 1.0)]
+    places = points.astype(np.float64)
     for direction in directions:
-        along = points.astype(np.float64) @ np.array(direction)
+        along = places @ np.array(direction)
         low, high = np.quantile(along, [STRAY_SHARE, 1 - STRAY_SHARE])
         margin = STRAY_MARGIN * (high - low)
         stray |= (along < low - margin) | (along > high + margin)

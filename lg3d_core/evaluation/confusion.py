@@ -53,7 +53,10 @@ class ConfusionMatrix:
         self.counts += np.bincount(truth * (size + 1) + guess, minlength=self.counts.size).reshape(self.counts.shape)
 
     def class_counts(self) -> npt.NDArray[np.int64]:
-        """Return correct points, points by truth and points by prediction of each class, shape `(3, classes)`."""
+        """Return correct points, points by truth and points by prediction of each class, shape `(3, classes)`.
+
+        A prediction outside the vocabulary counts by truth alone.
+        """
         inside = self.counts[:, : self.num_classes]
         return np.stack([np.diagonal(inside), self.counts.sum(axis=1), inside.sum(axis=0)])
 

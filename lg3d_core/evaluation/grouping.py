@@ -24,6 +24,9 @@ FloatArray = npt.NDArray[np.float64]
 
 MAX_PRODUCTS = 1 << 20
 """Maximum number of point distances in memory at once."""
+MAX_INSIDE = 0.5
+"""Maximum fraction of a kept candidate's points that belong to a better one of its class. It removes small fragments of
+an object, whose IoU with the whole object is low."""
 
 
 class Proposals(NamedTuple):
@@ -147,19 +150,16 @@ def propose_instances(
     return Proposals(joined, starts, classes[joined[starts[:-1]]].astype(np.int64), scores)
 
 
-def suppress_overlaps(
-    proposals: Proposals, *, num_points: int, max_iou: float = 0.3, max_inside: float = 0.5
-) -> PredictedInstances:
+def suppress_overlaps(proposals: Proposals, *, num_points: int, max_iou: float = 0.3) -> PredictedInstances:
     """Keep the best-scored candidates that overlap little with every better kept one of their class.
 
-    Among equal scores, later candidates are preferred: `propose_instances` puts those at shifted positions last.
+    A candidate of which more than `MAX_INSIDE` belongs to a better one is dropped as well. Among equal scores, later
+    candidates are preferred: `propose_instances` puts those at shifted positions last.
 
     Args:
         proposals: Candidates of one scene.
         num_points: Number of points of the scene.
         max_iou: Maximum IoU of two kept candidates of one class.
-        max_inside: Maximum fraction of a kept candidate's points that belong to a better one of its class. It removes
-            small fragments of an object, whose IoU with the whole object is low.
     """
     sizes = np.diff(proposals.starts)
     number = np.repeat(np.arange(len(sizes)), sizes)
@@ -169,7 +169,7 @@ def suppress_overlaps(
     shared = (membership @ membership.T).tocoo()
     iou = shared.data / (sizes[shared.row] + sizes[shared.col] - shared.data)
     # The candidate of the column is dropped if that of the row is kept and better.
-    near = ((iou > max_iou) | (shared.data > max_inside * sizes[shared.col])) & (shared.row != shared.col)
+    near = ((iou > max_iou) | (shared.data > MAX_INSIDE * sizes[shared.col])) & (shared.row != shared.col)
     near &= proposals.classes[shared.row] == proposals.classes[shared.col]
     rivals: dict[int, list[int]] = {}
     for first, second in zip(shared.row[near].tolist(), shared.col[near].tolist(), strict=True):

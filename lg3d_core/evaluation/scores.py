@@ -157,21 +157,16 @@ def score_confusion(confusion: ConfusionMatrix, vocabulary: Vocabulary) -> Score
     """
     if confusion.num_classes != len(vocabulary):
         raise ShapeError(f"expected a matrix of {len(vocabulary)} classes, got {confusion.num_classes}")
-    counts = confusion.counts
-    size = confusion.num_classes
-    inside = counts[:, :size]  # a prediction outside the vocabulary counts in `support` but in no class's `predicted`
-    correct = np.diagonal(inside).copy()
-    support = counts.sum(axis=1)
-    predicted = inside.sum(axis=0)
+    correct, support, predicted = confusion.class_counts()
     predicted_in_group = predicted.copy()
     for members in vocabulary.groups.values():
-        predicted_in_group[members] = inside[np.ix_(members, members)].sum(axis=0)
+        predicted_in_group[members] = confusion.counts[np.ix_(members, members)].sum(axis=0)
     iou = _divide(correct, support + predicted - correct)
     precision, recall = _divide(correct, predicted), _divide(correct, support)
     precision_paper = _divide_as_torchmetrics(correct, predicted_in_group, counted=support + predicted_in_group > 0)
     recall_paper = _divide_as_torchmetrics(correct, support, counted=support + predicted_in_group > 0)
     per_class = np.stack([iou, precision, recall, precision_paper, recall_paper])
-    everything = np.ones(size, dtype=np.bool_)
+    everything = np.ones(len(vocabulary), dtype=np.bool_)
     return Scores(
         vocabulary=vocabulary,
         support=support,

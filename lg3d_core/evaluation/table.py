@@ -66,17 +66,10 @@ def per_class_table(evaluation: "Evaluation") -> Table:
     return class_rows(evaluation.vertex)
 
 
-def class_rows(scores: Scores, *, absent: bool = False) -> Table:
-    """Return one row per class in index order. A class without ground truth has no scores.
-
-    Args:
-        scores: Scores at vertices or at voxels.
-        absent: Whether to include classes that neither occur nor were predicted.
-    """
+def class_rows(scores: Scores) -> Table:
+    """Return IoU, precision and recall of each class that occurs or was predicted, in percent."""
     values = {METRICS[metric]: getattr(scores, metric) for metric in METRICS}
-    return _class_table(
-        scores.vocabulary, {"Points": scores.support, "Predicted": scores.predicted}, values, absent=absent
-    )
+    return _class_table(scores.vocabulary, {"Points": scores.support, "Predicted": scores.predicted}, values)
 
 
 def instance_table(scores: InstanceScores) -> Table:
@@ -108,14 +101,12 @@ def _class_table(
     vocabulary: Vocabulary,
     counts: Mapping[str, npt.NDArray[np.integer]],
     values: Mapping[str, npt.NDArray[np.floating]],
-    *,
-    absent: bool = False,
 ) -> Table:
-    """Return one row per class in index order. A class without ground truth, the first count, has no values."""
+    """Return one row per class with a count. A class without ground truth, the first count, has no values."""
     rows = []
     for category in vocabulary.categories:
         numbers = [int(own[category.index]) for own in counts.values()]
-        if absent or any(numbers):
+        if any(numbers):
             scores = (float(own[category.index]) if numbers[0] else math.nan for own in values.values())
             rows.append([category.name, category.group or "-", *map(str, numbers), *map(percent, scores)])
     return Table(["Category", "Group", *counts, *values], rows)

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,7 +198,7 @@ class _Groups(NamedTuple):
 def _group_voxels(voxels: ScanVoxels, found: VoxelLabels, vocabulary: Vocabulary) -> _Groups:
     """Group voxels by class, leave out groups on walls and floors, and give each voxel to one group."""
     background = [k for k, name in enumerate(vocabulary.names) if name in UNSCORED_NAMES]
-    grouping = replace(Grouping.for_voxels(voxels.voxel_size), min_points=1)
+    grouping = Grouping.for_voxels(voxels.voxel_size, min_points=1)
     groups = find_objects(
         found, voxels.centres, np.arange(len(voxels.keys)), without_instances=background, grouping=grouping
     )

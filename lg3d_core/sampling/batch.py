@@ -73,7 +73,6 @@ def collate(
     samples: Sequence[Sample],
     *,
     rng: np.random.Generator | None = None,
-    max_shift: int = MAX_SHIFT,
     with_instances: bool = False,
 ) -> Batch:
     """Concatenate samples and add batch indices.
@@ -82,7 +81,6 @@ def collate(
         samples: At least one sample.
         rng: Random generator of one translation of the whole batch's coordinates, so that strided layers see all grid
             offsets during training. None disables the translation.
-        max_shift: Upper limit (exclusive) of the translation along each axis, in voxels.
         with_instances: Whether the batch has instance ids.
 
     Raises:
@@ -95,7 +93,7 @@ def collate(
     coordinates[:, 0] = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), torch.tensor(sizes))
     torch.cat([sample.cells for sample in samples], out=coordinates[:, 1:])
     if rng is not None:
-        coordinates[:, 1:] += torch.from_numpy(rng.integers(0, max_shift, size=3, dtype=np.int32))
+        coordinates[:, 1:] += torch.from_numpy(rng.integers(0, MAX_SHIFT, size=3, dtype=np.int32))
     return Batch(
         scene_ids=tuple(sample.scene_id for sample in samples),
         coordinates=coordinates,

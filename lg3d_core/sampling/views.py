@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.sampling.augment import Augmentation
-from lg3d_core.sampling.batch import MAX_SHIFT, collate, renumber
+from lg3d_core.sampling.batch import collate, renumber
 from lg3d_core.sampling.crop import crop_scene, cropping_generator
 from lg3d_core.sampling.dataset import Sample, SeededScenes, sample_scene
 from lg3d_core.sampling.voxels import voxelize
@@ -150,22 +150,19 @@ def _nearest_share(
     return np.sort(np.argpartition(distance, number - 1)[:number])
 
 
-def collate_views(
-    pairs: Sequence[ViewPair], *, rng: np.random.Generator | None = None, max_shift: int = MAX_SHIFT
-) -> ViewBatch:
+def collate_views(pairs: Sequence[ViewPair], *, rng: np.random.Generator | None = None) -> ViewBatch:
     """Concatenate the views of several scenes and offset their matches.
 
     Args:
         pairs: At least one pair.
         rng: Random generator of one translation of the whole batch's coordinates; None disables the translation.
-        max_shift: Upper limit (exclusive) of the translation along each axis, in voxels.
 
     Raises:
         ShapeError: `pairs` is empty.
     """
     if not pairs:
         raise ShapeError("expected at least one pair of views per batch, got none")
-    batch = collate([view for pair in pairs for view in (pair.first, pair.second)], rng=rng, max_shift=max_shift)
+    batch = collate([view for pair in pairs for view in (pair.first, pair.second)], rng=rng)
     ends = np.cumsum([0, *batch.scene_sizes])
     starts = torch.from_numpy(ends[:-1].reshape(-1, 2))
     return ViewBatch(

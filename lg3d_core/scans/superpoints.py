@@ -22,10 +22,7 @@ def segment_points(
     rgb: npt.NDArray[np.uint8] | None = None,
     normals: npt.NDArray[np.floating] | None = None,
     *,
-    neighbours: int = NEIGHBOURS,
-    threshold: float = THRESHOLD,
     min_points: int = MIN_POINTS,
-    color_weight: float = COLOR_WEIGHT,
 ) -> IntArray:
     """Segment points by the similarity of neighbouring normals and colours; no mesh is needed.
 
@@ -33,10 +30,7 @@ def segment_points(
         xyz: Positions in metres, shape `(points, 3)`.
         rgb: Colours, shape `(points, 3)`; None uses normals only.
         normals: Unit normals, shape `(points, 3)`; None fits a plane to each point's neighbours.
-        neighbours: Number of nearest points that each point is connected to.
-        threshold: Scale of observation.
         min_points: Minimum size; smaller superpoints are merged with their most similar neighbour, if any.
-        color_weight: Weight of colour differences.
 
     Returns:
         Superpoint of each point, contiguous from 0 in order of first appearance, shape `(points,)`.
@@ -48,7 +42,7 @@ def segment_points(
     if count < 2:
         return np.zeros(count, dtype=np.int64)
     places = xyz.astype(np.float64)
-    _, near = cKDTree(places).query(places, k=min(neighbours, count - 1) + 1)
+    _, near = cKDTree(places).query(places, k=min(NEIGHBOURS, count - 1) + 1)
     if normals is None:
         normals = _fit_normals(places, near)
     first = np.repeat(np.arange(count), near.shape[1] - 1)
@@ -57,24 +51,25 @@ def segment_points(
     weights = 1 - np.abs(np.einsum("ij,ij->i", normals[edges[:, 0]], normals[edges[:, 1]]))
     if rgb is not None:
         step = np.abs(rgb[edges[:, 0]].astype(np.float64) - rgb[edges[:, 1]]).mean(axis=1) / 255
-        weights = weights + color_weight * step
-    return _merge(count, edges, weights, threshold=threshold, min_points=min_points)
+        weights = weights + COLOR_WEIGHT * step
+    return _merge(count, edges, weights, min_points=min_points)
 
 
 def _fit_normals(xyz: FloatArray, near: IntArray) -> FloatArray:
     """Return the direction of least variance of each point's neighbours, with arbitrary sign."""
-    around = xyz[near] - xyz[near].mean(axis=1, keepdims=True)
+    around = xyz[near]
+    around -= around.mean(axis=1, keepdims=True)
     _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
     normals: FloatArray = vectors[:, :, 0]
     return normals
 
 
-def _merge(count: int, edges: IntArray, weights: FloatArray, *, threshold: float, min_points: int) -> IntArray:
+def _merge(count: int, edges: IntArray, weights: FloatArray, *, min_points: int) -> IntArray:
     """Join the ends of edges in ascending order of weight while the weight is within both components' tolerance."""
     order = np.argsort(weights, kind="stable")
     parent = list(range(count))
     size = [1] * count
-    tolerance = [threshold] * count
+    tolerance = [THRESHOLD] * count
     left: list[tuple[int, int]] = []
     for (a, b), weight in zip(edges[order].tolist(), weights[order].tolist(), strict=True):
         while parent[a] != a:
@@ -88,7 +83,7 @@ def _merge(count: int, edges: IntArray, weights: FloatArray, *, threshold: float
                 a, b = b, a
             parent[b] = a
             size[a] += size[b]
-            tolerance[a] = weight + threshold / size[a]
+            tolerance[a] = weight + THRESHOLD / size[a]
         else:
             left.append((a, b))
     for a, b in left:

@@ -203,7 +203,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._refuse()
             return
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit() and int(length[:9]) <= MAX_QUESTION_BYTES):
+        if not (length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= MAX_QUESTION_BYTES):
             self._send(413, b"413: expected a phrase of at most 500 characters\n", "text/plain")
             return
         phrase = self.rfile.read(int(length)).decode("utf-8", "replace").strip()
