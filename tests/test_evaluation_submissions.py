@@ -98,6 +98,8 @@ def test_ids_outside_the_vocabulary_are_no_class(tmp_path: Path) -> None:
         ({"scene0000_00.txt": "1\n1\n1\n"}, "3 values, the scene has 4 vertices"),
         ({"scene0000_00.txt": "1\n1\n1\n1\n1\n"}, "5 values, the scene has 4 vertices"),
         ({"scene0000_00.txt": "1\n1\n1\n1.5\n"}, "'1.5' as value 4: expected integers, without decimals"),
+        ({"scene0000_00.txt": "1\n1\n1_0\n1\n"}, "'1_0' as value 3: expected integers, without decimals"),
+        ({"scene0000_00.txt": "1\n1\n" + "1" * 40 + "\n1\n"}, "1' as value 3: expected integers"),
         ({"scene0000_00.txt": "1\nchair\n1\n1\n"}, "'chair' as value 2: expected integers"),
         ({"scene0000_00.txt": "1\n1\n1\n99999999999999999999\n"}, "'99999999999999999999' as value 4"),
         ({"scene0000_00.txt": "1\n1\n-3\n1\n"}, "the class id -3 for vertex 2: expected 0 or more"),

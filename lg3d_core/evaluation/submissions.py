@@ -20,7 +20,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Self
 
@@ -45,6 +45,7 @@ MAX_PREDICTIONS = 10_000
 MAX_UNCOUNTED = 1 << 26
 """Maximum number of values in a file of a scene whose number of vertices is unknown."""
 MASK_LINE = re.compile(r"(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d{1,18})\s+(?P<confidence>\S+)")
+INTEGER = re.compile(rb"[+-]?\d{1,18}")
 DAMAGED = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """What zipfile raises for a damaged, encrypted or unsupported entry."""
 ZERO, ONE = (np.frombuffer(text, dtype=np.uint16)[0] for text in (b"0\n", b"1\n"))
@@ -291,14 +292,13 @@ class Submission:
                 f"{self.path}: {name} has {len(tokens)} values, the scene has {count} vertices: expected one per "
                 "vertex of <scene>_vh_clean_2.ply, in its order"
             )
-        try:
-            return np.array(tokens, dtype=np.bytes_).astype(np.int64) if tokens else np.zeros(0, dtype=np.int64)
-        except (ValueError, OverflowError):
-            number, token = next((k, token) for k, token in enumerate(tokens, start=1) if not _is_integer(token))
-            shown = token[:40].decode("utf-8", errors="replace")
-            raise DataError(
-                f"{self.path}: {name} has {shown!r} as value {number}: expected integers, without decimals"
-            ) from None
+        # An array of text has the width of its longest entry, and numpy accepts underscores.
+        if max(map(len, tokens), default=0) <= MAX_LINE and b"_" not in data:
+            with suppress(ValueError, OverflowError):
+                return np.array(tokens, dtype=np.bytes_).astype(np.int64) if tokens else np.zeros(0, dtype=np.int64)
+        number, token = next((k, token) for k, token in enumerate(tokens, start=1) if not INTEGER.fullmatch(token))
+        shown = token[:40].decode("utf-8", errors="replace")
+        raise DataError(f"{self.path}: {name} has {shown!r} as value {number}: expected integers, without decimals")
 
     def _require_not_negative(self, values: npt.NDArray[np.integer], name: str, what: str, *, hint: str = "") -> None:
         if len(values) and values.min() < 0:
@@ -401,14 +401,6 @@ def _zeros_and_ones(data: bytes) -> npt.NDArray[np.uint8] | None:
     inside = lines == ONE
     usual = np.count_nonzero(inside) + np.count_nonzero(lines == ZERO) == len(lines)
     return inside.view(np.uint8) if usual else None
-
-
-def _is_integer(token: bytes) -> bool:
-    try:
-        np.array([token], dtype=np.bytes_).astype(np.int64)
-    except (ValueError, OverflowError):
-        return False
-    return True
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
