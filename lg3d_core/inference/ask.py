@@ -24,6 +24,7 @@ from lg3d_core.inference.objects import (
     ScanObjects,
     find_scan_objects,
     object_rows,
+    round_values,
     wants_objects,
 )
 from lg3d_core.inference.scan_voxels import ScanVoxels, VertexRows, voxelize_scan
@@ -341,10 +342,10 @@ class Conversation:
         counts = np.bincount(self._nearest[region.rows], minlength=len(self._anchors.names))
         top = [int(k) for k in np.argsort(-counts, kind="stable")[:3] if counts[k]]
         return Place(
-            centre=_rounded(frame.from_metres(region.centre[None])[0]),
-            low=_rounded(corners.min(axis=0)),
-            high=_rounded(corners.max(axis=0)),
-            size=_rounded(region.high - region.low),
+            centre=round_values(frame.from_metres(region.centre[None])[0]),
+            low=round_values(corners.min(axis=0)),
+            high=round_values(corners.max(axis=0)),
+            size=round_values(region.high - region.low),
             heat=round(region.heat, 4),
             voxels=region.voxels,
             names=[(self._anchors.names[k], round(float(counts[k] / region.voxels), 4)) for k in top],
@@ -500,10 +501,6 @@ def _require_words(text: str) -> None:
 def _vocabulary_of(names: Sequence[str]) -> Vocabulary:
     """Return a vocabulary of names without raw ids."""
     return Vocabulary("anchors", "id", tuple(Category(k, k, name, "", True, (0, 0, 0)) for k, name in enumerate(names)))
-
-
-def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
-    return [round(float(value), 4) for value in values]
 
 
 def file_part(text: str) -> str:

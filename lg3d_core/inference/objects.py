@@ -79,10 +79,10 @@ class FoundObject:
             "name": self.name,
             "label": self.label,
             "confidence": round(self.confidence, 4),
-            "centre": _rounded(frame.from_metres(self.box.centre[None])[0]),
-            "size": _rounded(self.box.size),
+            "centre": round_values(frame.from_metres(self.box.centre[None])[0]),
+            "size": round_values(self.box.size),
             "yaw": round(yaw_in_file(self.box, frame), 4),
-            "corners": [_rounded(corner) for corner in frame.from_metres(self.box.corners)],
+            "corners": [round_values(corner) for corner in frame.from_metres(self.box.corners)],
             "points": self.points,
             "names": [{"name": name, "probability": round(share, 4)} for name, share in self.names],
         }
@@ -356,5 +356,6 @@ def write_objects(
     return files
 
 
-def _rounded(values: npt.NDArray[np.float64]) -> list[float]:
+def round_values(values: npt.NDArray[np.float64]) -> list[float]:
+    """Return numbers for JSON, rounded to four decimals."""
     return [round(float(value), 4) for value in values]
