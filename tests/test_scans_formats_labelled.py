@@ -159,7 +159,18 @@ def test_class_names_may_be_json_in_the_usual_forms(raw: Path, room: Room, value
     np.testing.assert_array_equal(stored(raw).label, room.label)
 
 
-@pytest.mark.parametrize("value", [3, [], {}, ["a", "a"], [{"id": 1}], {"a": "b"}, [{"id": 0, "name": ""}], [[1]]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(3, [], {}, ["a", "a"], [{"id": 1}], {"a": "b"}, [{"id": 0, "name": ""}], [[1]]),
+        *(
+            {"9" * 20: "a"},
+            [{"id": 1e30, "name": "a"}],
+            [{"id": float("inf"), "name": "a"}],
+            [{"id": 1.7, "name": "a"}],
+        ),
+    ],
+)
 def test_other_json_is_one_clear_line(raw: Path, value: object) -> None:
     (raw / "classes.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match=r"class names .*classes\.json: expected a list of names"):

@@ -223,15 +223,17 @@ def test_a_vertex_of_replica_belongs_to_the_object_of_most_of_its_faces(tmp_path
     np.testing.assert_array_equal(scene.rgb, np.tile([10, 200, 30], (8, 1)))
 
 
-def test_a_damaged_description_of_replica_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [{}, {"class_name": "chair", "id": 2**31}, {"class_name": "chair", "id": -2}])
+def test_a_damaged_description_of_replica_is_one_line(tmp_path: Path, numbers: dict[str, object]) -> None:
     raw = tmp_path / "raw"
     for name in ("room_0", "room_1"):
         write_replica_scene(raw / name)
     info = raw / "room_1/habitat/info_semantic.json"
-    write_json(info, {"classes": [{"id": 3, "name": "chair"}], "objects": [{"id": 4}]})
+    write_json(info, {"classes": [{"id": 3, "name": "chair"}], "objects": [{"id": 4} | numbers]})
     report = prepare(raw, scale="m")
     assert report.prepared == ["room_0"]
-    assert report.failed == {"room_1": f"{info}: expected a list objects with id, class_id and class_name"}
+    expected = f"{info}: expected a list objects with id (up to 2147483646), class_id and class_name"
+    assert report.failed == {"room_1": expected}
 
 
 # ARKitScenes

@@ -10,7 +10,7 @@ from lg3d_core.scans.files import read_file
 from lg3d_core.scans.scannet import SCENE_ID
 from lg3d_core.vocabulary import Category, Vocabulary, load_vocabulary
 from lg3d_core.vocabulary.categories import fallback_color
-from lg3d_core.vocabulary.vocabulary_file import MAX_CATEGORIES, RESERVED_GROUP
+from lg3d_core.vocabulary.vocabulary_file import MAX_CATEGORIES, MAX_ID, RESERVED_GROUP
 
 NAME_FILES = ("classes.tsv", "classes.json")
 """Files of a raw folder that hold its class names."""
@@ -40,7 +40,7 @@ def _load_names(path: Path) -> Vocabulary:
     try:
         rows = _rows(_parse(path))
         return make_vocabulary(path.stem, rows)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"class names {path}: expected a list of names, an object of ids and names, or a list of objects with id "
             f"and name ({error})"
@@ -96,6 +96,10 @@ def make_vocabulary(name: str, rows: list[dict[str, Any]]) -> Vocabulary:
     """
     if not 0 < len(rows) <= MAX_CATEGORIES:
         raise ValueError(f"{len(rows)} classes, expected 1 to {MAX_CATEGORIES}")
+    ids = [row["id"] for row in rows]
+    wrong = [n for n in ids if (isinstance(n, float) and not n.is_integer()) or abs(int(n)) >= MAX_ID]
+    if wrong:
+        raise ValueError(f"the id {wrong[0]} is no whole number of 64 bits")
     rows = sorted(rows, key=lambda row: int(row["id"]))
     for key in ("id", "name"):
         if len({str(row[key]) for row in rows}) != len(rows):

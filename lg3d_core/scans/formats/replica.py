@@ -20,6 +20,7 @@ from lg3d_core.scans.formats.names import load_vocabularies, make_vocabulary
 from lg3d_core.scans.formats.raw_folder import RawFolder, RawScene
 from lg3d_core.scans.formats.splits import Place, place_of
 from lg3d_core.scans.ply import read_face_values
+from lg3d_core.scans.scannet import MAX_ID
 from lg3d_core.scans.surface import Surface
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.vocabulary import Vocabulary
@@ -73,9 +74,12 @@ def _object_names(info: dict[str, Any], path: Path) -> dict[int, str]:
     try:
         if not isinstance(objects, list):
             raise TypeError
-        return {int(one["id"]): str(one["class_name"]) if int(one.get("class_id", 0)) >= 0 else "" for one in objects}
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{path}: expected a list objects with id, class_id and class_name") from None
+        names = {int(one["id"]): str(one["class_name"]) if int(one.get("class_id", 0)) >= 0 else "" for one in objects}
+        if not all(NO_OBJECT <= number <= MAX_ID for number in names):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise DataError(f"{path}: expected a list objects with id (up to {MAX_ID}), class_id and class_name") from None
+    return names
 
 
 def _read_classes(paths: list[Path]) -> Vocabulary:
@@ -87,7 +91,7 @@ def _read_classes(paths: list[Path]) -> Vocabulary:
             if not isinstance(classes, list):
                 raise TypeError
             own = {int(one["id"]): str(one["name"]) for one in classes if int(one["id"]) >= 0}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(f"{path}: expected a list classes with id and name") from None
         for number, name in own.items():
             if found.setdefault(number, name) != name:
