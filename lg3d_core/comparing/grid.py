@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lg3d_core.errors import SettingsError
 from lg3d_core.settings import AnchorsSettings, FinetuneSettings, PretrainSettings, Settings
+from lg3d_core.settings.base import are_one_setting
 from lg3d_core.settings.fields import Field, fields_of
 
 PHASES: dict[str, type[Settings]] = {
@@ -61,6 +62,14 @@ def parse_assignment(text: str, *, option: str, field: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+def is_same_key(first: str, second: str) -> bool:
+    """Return whether two keys name the same setting: `voxel-size` and `voxel_size`, `finetune.from` and `.start`."""
+    (command, _, one), (other, _, two) = first.rpartition("."), second.rpartition(".")
+    phases = [phase for name, phase in PHASES.items() if command in ("", name)]
+    is_equal = one.replace("-", "_") == two.replace("-", "_")
+    return command == other and (is_equal or any(are_one_setting(phase, one, two) for phase in phases))
+
+
 def parse_value(text: str) -> Any:
     """Return the TOML value of a text; a text that is not TOML stands for itself."""
     try:
@@ -88,11 +97,11 @@ def grid_cells(grid: Sequence[str], changes: Sequence[str] = ()) -> list[Cell]:
                 f"--grid {entry}: {key} is not a setting of {', '.join(PHASES)}: see lg3d finetune --help",
                 fields=("grid",),
             )
-        if key in keys:
+        if any(is_same_key(key, other) for other in keys):
             raise SettingsError(f"--grid names {key} twice: pass all of its values in one option", fields=("grid",))
         keys[key] = values
     fixed = {parse_assignment(change, option="--set", field="changes")[0] for change in changes}
-    if both := sorted(fixed & set(keys)):
+    if both := sorted(key for key in keys if any(is_same_key(key, other) for other in fixed)):
         raise SettingsError(f"--grid and --set both set {both[0]}: pass one of them", fields=("grid", "changes"))
     return list(itertools.product(*keys.values()))
 

@@ -70,7 +70,7 @@ class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFiel
     ] = None
     name: Annotated[
         str | None,
-        Matches(lambda name: Path(name).name == name, "a plain folder name"),
+        Matches(lambda name: name not in ("", "..") and Path(name).name == name, "a plain folder name"),
         Doc("Name of the run's folder."),
         Option(panel=Panel.RUN, default="command and time"),
     ] = None
