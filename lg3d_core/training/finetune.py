@@ -25,6 +25,7 @@ from lg3d_core.training.batches import SceneBatches
 from lg3d_core.training.joint import JointLearner
 from lg3d_core.training.launch import open_run, train_run
 from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification, InstanceSegmentation, Learner
+from lg3d_core.training.run import Run
 from lg3d_core.training.run_anchors import load_all_anchors, trained_vocabularies
 from lg3d_core.training.scenes import ALL_LABELS, TrainingData
 from lg3d_core.vocabulary import Vocabulary
@@ -47,7 +48,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     """
     with open_run(settings, progress) as opened:
         settings, data = opened.settings, opened.data
-        start = _find_start(settings, opened.progress)
+        start = _find_start(settings, opened.run, opened.progress)
         info = None if start is None else read_info(start, final_relu=settings.final_relu)
         if start is not None and info is not None and opened.run is None:
             _require_no_leak(start, info, settings, data, opened.progress)
@@ -133,9 +134,12 @@ def _require_own_anchors(
             )
 
 
-def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
+def _find_start(settings: FinetuneSettings, run: Run | None, progress: Progress) -> Path | None:
+    """Return the checkpoint to start from, None for none; a resumed run whose start is gone has its own checkpoint."""
     if settings.start == SCRATCH:
         return None
+    if run is not None and not Path(settings.start).exists() and run.checkpoint.is_file():
+        return run.checkpoint
     if settings.start != LATEST:
         return find_model(settings.start, progress, final_relu=settings.final_relu)
     newest = newest_checkpoint(settings.runs, "pretrain")
