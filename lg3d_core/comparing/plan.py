@@ -201,7 +201,8 @@ def _fixed_fields(settings: CompareSettings, phase: type[Settings]) -> dict[str,
     fixed |= {"recipe": "RECIPES", "name": "--out", "resume": "--out"}
     epochs = "pretrain_epochs" if phase is PretrainSettings else "epochs"
     for field, option in (("epochs", epochs), *((name, name) for name in ("network", "voxel_size", "vocabulary"))):
-        if getattr(settings, option) is not None:
+        is_shared = field == "vocabulary" and phase is not AnchorsSettings
+        if is_shared or getattr(settings, option) is not None:
             fixed[field] = option_name(CompareSettings, option)
     return fixed
 
@@ -305,6 +306,11 @@ def _plan_run(
     }
     finetune = _read_phase(FinetuneSettings, table, cell, source, {**shared, "epochs": settings.epochs})
     pretrain = _read_phase(PretrainSettings, table, cell, source, {**shared, "epochs": settings.pretrain_epochs})
+    if settings.vocabulary is None and (pretrain.vocabulary or finetune.vocabulary):
+        raise SettingsError(
+            f"{source}: vocabulary = {(pretrain.vocabulary or finetune.vocabulary)!r}, but all rows are scored with "
+            "the labels of one vocabulary: remove the key, and pass --vocabulary"
+        )
     finetune = replace(finetune, allow_leak=finetune.allow_leak or settings.allow_leak)
     if pretrain.method == "csc":  # uses no labels, so that rows with any share of them have this pre-training in common
         pretrain = replace(pretrain, limited=None, limited_seed=PretrainSettings.limited_seed)
@@ -418,8 +424,8 @@ def _require_made_anchors(
     if settings.anchors is None and files:
         file = min(files)
         raise SettingsError(
-            f"{source}: anchors = {str(file)!r} is not used, because lg3d compare encodes the anchors of each recipe as "
-            f"its [anchors] table says: remove the key, or pass --anchors {file} for all recipes"
+            f"{source}: anchors = {str(file)!r} is not used, because lg3d compare encodes the anchors of each recipe: "
+            f"remove the key, or pass --anchors {file} for all recipes"
         )
 
 
