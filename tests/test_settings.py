@@ -57,6 +57,13 @@ def test_a_key_with_the_name_of_a_command_is_a_setting(tmp_path: Path) -> None:
         assert name in ("anchors", "vocabulary", "rooms", "export"), f"{name} needs a case above"
 
 
+def test_scene_contexts_reject_a_temperature_that_overflows_before_a_run_is_made() -> None:
+    with pytest.raises(SettingsError, match=r"--temperature must be at least 0\.05 with --method csc, got 0\.02"):
+        PretrainSettings(method="csc", temperature=0.02)
+    assert PretrainSettings(method="csc", temperature=0.05).temperature == 0.05
+    assert PretrainSettings(method="supcon", temperature=0.02).temperature == 0.02
+
+
 def test_the_recipe_itself_can_come_from_variable_or_file(tmp_path: Path) -> None:
     config = write(tmp_path / "lg3d.toml", "recipe = 'demo'\n")
     assert PretrainSettings.resolve(config=config, default_recipe="paper-34d").network == "14A"

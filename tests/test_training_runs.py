@@ -309,7 +309,9 @@ def test_a_diverging_run_names_its_scenes(store_path: Path, tmp_path: Path) -> N
 
 def test_a_label_budget_reaches_the_card_the_classes_and_the_training(store_path: Path, tmp_path: Path) -> None:
     full = finetune(scratch(store_path, tmp_path, "full", epochs=1), Progress())
-    limited = finetune(scratch(store_path, tmp_path, "limited", epochs=1, limited=0.05), Progress())
+    notes = Notes()
+    limited = finetune(scratch(store_path, tmp_path, "limited", epochs=1, limited=0.05), notes)
+    assert any(note.endswith("3 training scenes, 5 % of the labels") for note in notes.notes)
     cards = [json.loads((path.parent / "card.json").read_text()) for path in (full, limited)]
     assert cards[0]["label_budget"] is None
     assert cards[1]["label_budget"]["ratio"] == 0.05

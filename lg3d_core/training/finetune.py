@@ -175,11 +175,19 @@ def _require_objects(data: TrainingData, with_instances: npt.NDArray[np.bool_]) 
     Raises:
         DataError: No labelled point of a class with instances belongs to an object.
     """
+    found: set[int] = set()
     for scene_id in data.store.scene_ids("train"):
         scene = data.store.read(scene_id, budget=data.budget, for_training=True)
         labels = scene.label[(scene.instance > 0) & (scene.label >= 0)]
         if with_instances[labels].any():
             return
+        found.update(np.unique(labels).tolist())
+    if found:
+        names = ", ".join(data.store.vocabulary.names[number] for number in sorted(found))
+        raise DataError(
+            f"the objects in the training scenes of {data.store.path} are all of classes without instances ({names}): "
+            "--task instance needs other classes; --task semantic needs labels only"
+        )
     raise DataError(
         f"the training scenes of {data.store.path} have no objects: --task instance needs the object of each vertex "
         "(in ScanNet's files *.aggregation.json), prepared again; --task semantic needs labels only"
