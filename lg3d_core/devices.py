@@ -1,5 +1,6 @@
 """Devices and numeric precision."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -37,10 +38,20 @@ def copies_without_waiting(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def multiplies_bfloat16(gpu: torch.device) -> bool:
+    """Return whether a GPU has bfloat16 matrix products: compute capability 8.0 (Ampere) or newer."""
+    return _capability(gpu) >= (8, 0)
+
+
+@functools.cache
+def _capability(gpu: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(gpu)
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Return the precision of a name; `auto` is bf16 on CUDA and fp32 on the CPU."""
+    """Return the precision of a name; `auto` is bf16 on GPUs that multiply it, and fp32 otherwise."""
     if name == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
+        return "bf16" if device.type == "cuda" and multiplies_bfloat16(device) else "fp32"
     return name
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lg3d_core.comparing.grid import cell_label, grid_cells
 from lg3d_core.comparing.plan import Plan, parse_changes, plan_table
 from lg3d_core.errors import CheckpointError, SettingsError
 from lg3d_core.settings import (
@@ -208,6 +209,21 @@ def test_values_of_a_grid_may_be_texts_lists_and_anchors() -> None:
     assert [row.label for row in lists.rows] == ["Scratch, milestones=[0.5,0.75]", "Scratch, milestones=[0.9]"]
     milestones = [tuple(json.loads(step.settings)["milestones"]) for step in lists.steps]
     assert milestones == [(0.5, 0.75), (0.9,)]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ("scratch,/d/runs/a,/d/runs/b", ["scratch", "a", "b"]),
+        ("/d/runs/a/last.safetensors,/d/runs/b/last.safetensors", ["a/last.safetensors", "b/last.safetensors"]),
+        ("runs/a,/d/runs/b", ["runs/a", "/d/runs/b"]),
+        ("a,/d/a", ["a", "/d/a"]),
+    ],
+)
+def test_paths_of_a_grid_are_shown_without_their_common_folder(values: str, shown: list[str]) -> None:
+    cells = grid_cells([f"finetune.from={values}"])
+    assert [cell_label("Row", cell) for cell in cells] == [f"Row, finetune.from={text}" for text in shown]
+    assert [cell[0].value for cell in cells] == values.split(",")
 
 
 def test_the_command_of_a_key_precedes_all_commands() -> None:

@@ -236,8 +236,11 @@ def test_a_figure_is_drawn_and_an_invalid_one_is_rejected_before_any_run(
     pytest.importorskip("matplotlib", reason="not installed here")
     out = tmp_path / "out"
     arguments = ["compare", *recipes[:2], "--store", str(store_path), "--out", str(out), "--seeds", "1", "--plot"]
-    with pytest.raises(SettingsError, match=r"--plot curve\.bmp"):
+    with pytest.raises(SettingsError, match=r"--plot must be .*, got 'curve\.bmp'"):
         app([*arguments, "curve.bmp"], standalone_mode=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"--plot .*curve\.svg: .*file is not a folder"):
+        app([*arguments, str(tmp_path / "file" / "curve.svg")], standalone_mode=False)
     assert not out.exists()
     app([*arguments, str(tmp_path / "curve.svg"), "--markdown"], standalone_mode=False)
     assert (tmp_path / "curve.svg").read_text().startswith("<?xml")

@@ -1,13 +1,17 @@
 """Names of devices, and what is said about those that a machine lacks."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from lg3d_core.devices import resolve_device
+from lg3d_core import devices
+from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import SettingsError
 from lg3d_core.progress import Progress
 from lg3d_core.settings import EvalSettings
 from lg3d_core.settings.fields import fields_of
+from lg3d_core.sparse import backends, resolve_backend, trains_faster_in_bf16
 from lg3d_core.training.distributed import Launch, _choose_device
 
 
@@ -41,6 +45,23 @@ def test_the_error_on_a_gpu_that_is_missing_lists_those_that_exist(
     with pytest.raises(SettingsError, match=r"^--device cuda:1: PyTorch finds no CUDA device; use --device cpu"):
         resolve_device("cuda:1")
     assert two_gpus == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "backend"),
+    [((7, 5), "fp32", "torch"), ((8, 0), "bf16", "triton"), ((12, 0), "bf16", "triton")],
+)
+def test_gpus_without_bfloat16_run_in_fp32_and_without_triton(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str, backend: str
+) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(devices, "_capability", lambda _: capability)
+    monkeypatch.setattr(backends, "BACKENDS", backends.BACKENDS | {"triton": lambda: SimpleNamespace(name="triton")})
+    monkeypatch.setattr(backends, "_instances", {})
+    monkeypatch.setattr(backends, "find_spec", lambda _: object())
+    assert resolve_precision("auto", gpu) == precision
+    assert trains_faster_in_bf16("auto", gpu) == (precision == "bf16")
+    assert resolve_backend("auto", gpu).name == backend
 
 
 @pytest.mark.parametrize("name", ["cuda:", "cuda:-1", "cuda:x", "cuda:1234", "gpu", "cuda:١", "mps", "cuda:1 "])

@@ -11,6 +11,7 @@ from lg3d_core.settings import (
     COMMANDS,
     AnchorsSettings,
     AskSettings,
+    CompareSettings,
     EvalSettings,
     FinetuneSettings,
     PredictSettings,
@@ -19,6 +20,7 @@ from lg3d_core.settings import (
     RoomsSettings,
     ScoreSettings,
     Settings,
+    ViewSettings,
     recipe_names,
 )
 from lg3d_core.settings.fields import fields_of
@@ -186,6 +188,26 @@ def test_a_shard_is_read_as_numbers() -> None:
     assert PrepareSettings(raw=Path("x"), shard="2/4").shard_numbers == (2, 4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "needed", "option", "file", "expected"),
+    [
+        (ViewSettings, {"scene": "a"}, "html", "room.png", ".html or .htm"),
+        (ViewSettings, {"scene": "a"}, "png", "room.html", ".png"),
+        (AskSettings, {"scan": "a.ply", "texts": ("chair",)}, "html", "room.txt", ".html or .htm"),
+        (CompareSettings, {"recipes": ("a",)}, "plot", "x.gif", ".png, .pdf or .svg"),
+        (AnchorsSettings, {}, "plot", "map", ".png, .pdf or .svg"),
+        (EvalSettings, {}, "submission", "room.7z", ".zip"),
+    ],
+)
+def test_an_output_file_has_the_suffix_of_its_format(
+    settings: type[Settings], needed: dict[str, Any], option: str, file: str, expected: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^--{option} must be a file name that ends in {expected}, got '?{file}"):
+        settings.resolve(**needed, **{option: Path(file)})
+    right = Path(file).with_suffix(expected.split()[-1].upper())
+    assert getattr(settings.resolve(**needed, **{option: right}), option) == right
+
+
 def test_a_prompt_needs_exactly_one_place_for_the_name() -> None:
     with pytest.raises(SettingsError, match=r"--prompt must be templates with exactly one \{\}"):
         AnchorsSettings(prompt=("a chair",))
@@ -284,15 +306,15 @@ def test_saved_settings_keep_their_command_and_recipe_but_not_how_it_reports() -
 def test_a_value_that_requires_another_option_is_ignored_without_it_unless_typed(
     cls: type[Settings], field: str, option: str, other: dict[str, Any], typed: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = write(tmp_path / "lg3d.toml", f"{field} = 'x'\n")
-    environ = {f"LG3D_{field.upper()}": "x"}
+    config = write(tmp_path / "lg3d.toml", f"{field} = 'x.html'\n")
+    environ = {f"LG3D_{field.upper()}": "x.html"}
     assert getattr(cls.resolve(config=config, **typed), field) is None
     assert getattr(cls.resolve(environ=environ, **typed), field) is None
-    assert getattr(cls.resolve(config=config, **typed, **other), field) == Path("x")
+    assert getattr(cls.resolve(config=config, **typed, **other), field) == Path("x.html")
     with pytest.raises(UsageError, match=f"{option}: pass it, or leave out"):
-        cls.resolve(**typed, **{field: "x"})
+        cls.resolve(**typed, **{field: "x.html"})
     with pytest.raises(SettingsError, match=option):
-        cls(**typed, **{field: Path("x")})
+        cls(**typed, **{field: Path("x.html")})
 
 
 def test_the_number_of_rooms_of_a_shared_file_does_not_concern_score(tmp_path: Path) -> None:

@@ -517,6 +517,7 @@ def test_tensors_on_the_cpu_are_refused_without_the_interpreter(monkeypatch: pyt
 
 
 def test_without_triton_the_error_has_the_install_command(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "multiplies_bfloat16", lambda _: True)
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
     monkeypatch.setattr(backends, "_instances", {})
     with pytest.raises(MissingDependencyError, match="pip install triton"), use_backend("triton"):
@@ -524,7 +525,8 @@ def test_without_triton_the_error_has_the_install_command(monkeypatch: pytest.Mo
     assert resolve_backend("auto", torch.device("cuda")).name == "torch"
 
 
-def test_on_cuda_the_kernels_are_what_auto_takes():
+def test_on_cuda_the_kernels_are_what_auto_takes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "multiplies_bfloat16", lambda _: True)
     assert resolve_backend("auto", torch.device("cuda")).name == "triton"
 
 

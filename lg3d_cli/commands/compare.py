@@ -17,12 +17,10 @@ def compare(settings: CompareSettings) -> None:
     Example: lg3d compare examples/tables/table1-*.toml --seeds 3 --network 14A --voxel-size 0.05 --epochs 30
     """
     from lg3d_core.comparing.compare import compare as run
+    from lg3d_core.files import require_file
 
     progress = console.progress(quiet=settings.quiet)
-    if settings.plot is not None:
-        from lg3d_core.reporting.style import figure_kind
-
-        figure_kind(settings.plot)  # checked before the runs, which take hours
+    require_file(settings.plot, "--plot")  # before the runs, which take hours
     comparison = run(settings, progress)
     if settings.plot is not None:
         from lg3d_core.comparing.figure import write_comparison_figure

@@ -32,7 +32,6 @@ def write_comparison_figure(comparison: Comparison, path: Path) -> Path:
     """Write the figure of a comparison atomically as a PNG, PDF or SVG file, by its suffix.
 
     Raises:
-        SettingsError: The file name has another suffix.
         DataError: The file cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """

@@ -1,6 +1,7 @@
 """Grid of a comparison: combinations of values of settings keys, each of them a row per recipe."""
 
 import itertools
+import os
 import tomllib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,10 +24,12 @@ class GridValue(NamedTuple):
     Attributes:
         key: Key as typed: a field of every phase, or `command.key`.
         value: Value as TOML has it; a list is a tuple.
+        shown: The value in the name of a row.
     """
 
     key: str
     value: Any
+    shown: str
 
     def field_of(self, phase: type[Settings]) -> Field | None:
         """Return the field of a phase that the key names, if any."""
@@ -91,7 +94,8 @@ def grid_cells(grid: Sequence[str], changes: Sequence[str] = ()) -> list[Cell]:
     keys: dict[str, list[GridValue]] = {}
     for entry in grid:
         key, text = parse_assignment(entry, option="--grid", field="grid")
-        values = [GridValue(key, value) for value in _parse_values(entry, text)]
+        parsed = _parse_values(entry, text)
+        values = [GridValue(key, value, shown) for value, shown in zip(parsed, _show_values(parsed), strict=True)]
         if not any(values[0].field_of(phase) for phase in PHASES.values()):
             raise SettingsError(
                 f"--grid {entry}: {key} is not a setting of {', '.join(PHASES)}: see lg3d finetune --help",
@@ -128,8 +132,22 @@ def cell_fields(cell: Cell, phase: type[Settings]) -> dict[str, Any]:
 
 def cell_label(label: str, cell: Cell, *, label_share: bool = True) -> str:
     """Return the name of a row from the recipe's label and a cell, optionally without the share of the labels."""
-    shown = [f"{own.key}={_show(own.value)}" for own in cell if label_share or not own.sets_label_share]
+    shown = [f"{own.key}={own.shown}" for own in cell if label_share or not own.sets_label_share]
     return ", ".join([label, *shown])
+
+
+def _show_values(values: Sequence[Any]) -> list[str]:
+    """Return the texts of a key's values; paths are shown without the folders that all of them have in common."""
+    whole = [_show(value) for value in values]
+    folders = [os.path.dirname(value) if isinstance(value, str) else "" for value in values]
+    absolute = [os.path.isabs(folder) for folder in folders if folder]
+    if not absolute or any(absolute) != all(absolute):
+        return whole
+    common = os.path.commonpath(list(filter(None, folders)))
+    short = [
+        text.removeprefix(common + os.sep) if folder else text for text, folder in zip(whole, folders, strict=True)
+    ]
+    return short if len(set(short)) == len(short) else whole
 
 
 def _show(value: Any) -> str:

@@ -171,7 +171,7 @@ def _require_effect(cells: Sequence[Cell], rows: Sequence[Row]) -> None:
         SettingsError: All values of a key give the same runs.
     """
     num_recipes = len(rows) // len(cells)
-    for column, (key, _) in enumerate(cells[0]):
+    for column, (key, *_) in enumerate(cells[0]):
         runs: dict[Any, set[tuple[Path, ...]]] = {}  # by recipe and values of the other keys
         for number, row in enumerate(rows):
             cell = cells[number // num_recipes]

@@ -12,7 +12,6 @@ from lg3d_core.reporting.style import (
     INSTALL,
     QUIET,
     drawing,
-    figure_kind,
     group_marks,
     new_figure,
     shorten,
@@ -34,16 +33,15 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
 
     Args:
         anchors: Anchors of at least two classes.
-        path: File to write, atomically.
+        path: File to write, atomically: `.png`, `.pdf` or `.svg`.
         vocabulary: Vocabulary whose groups colour the names, if it has the classes of the anchors.
         order: Order by similarity (hierarchical clusters, drawn beside the map), or by groups.
 
     Raises:
-        SettingsError: The suffix is unknown, or the order is by groups and the vocabulary has none.
+        SettingsError: The order is by groups and the vocabulary has none.
         DataError: The file cannot be written, or there is only one anchor.
         MissingDependencyError: matplotlib or scikit-learn is missing.
     """
-    figure_kind(path)
     groups = _groups_of(anchors, vocabulary)
     if order == "groups" and not any(groups):
         raise SettingsError(

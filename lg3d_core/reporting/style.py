@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lg3d_core.errors import MissingDependencyError, SettingsError
+from lg3d_core.errors import MissingDependencyError
 from lg3d_core.files import write_bytes
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ COLUMN = 3.4
 PAGE = 7.0
 """Width in inches of both columns."""
 DPI = 200
-KINDS = ("png", "pdf", "svg")
 INSTALL = "figures need matplotlib and scikit-learn, which are missing or broken: pip install matplotlib scikit-learn"
 
 # Okabe and Ito's colours, which are distinguishable with any kind of colour vision.
@@ -165,26 +164,13 @@ def write_figure(figure: "Figure", stem: Path, kinds: Sequence[str], *, dpi: int
     return encoded[0]
 
 
-def figure_kind(path: Path) -> str:
-    """Return the kind of a figure from its file's suffix: `png`, `pdf` or `svg`.
-
-    Raises:
-        SettingsError: The suffix is unknown.
-    """
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in KINDS:
-        raise SettingsError(f"--plot {path}: expected a file name with the suffix .png, .pdf or .svg", fields=("plot",))
-    return kind
-
-
 def write_figure_as(figure: "Figure", path: Path) -> Path:
-    """Write a figure atomically, in the format of its file's suffix.
+    """Write a figure atomically, in the format of its file's suffix: `.png`, `.pdf` or `.svg`.
 
     Raises:
-        SettingsError: The suffix is unknown.
         DataError: The file cannot be written.
     """
-    write_bytes(path, encode_figure(figure, figure_kind(path)))
+    write_bytes(path, encode_figure(figure, path.suffix.lower().removeprefix(".")))
     return path
 
 

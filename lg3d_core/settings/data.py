@@ -10,7 +10,7 @@ from annotated_doc import Doc
 from lg3d_core.errors import UsageError
 from lg3d_core.settings.base import CONFIG_NAME, Settings, option_name, recipe_names
 from lg3d_core.settings.choices import ClassTexts, Device, Order, Pooling, RawFormat, VocabularyAction
-from lg3d_core.settings.fields import Argument, Ge, Le, Lt, Matches, NonEmpty, Option, Panel
+from lg3d_core.settings.fields import Argument, Ge, Le, Lt, Matches, NonEmpty, Option, Panel, ends_in
 from lg3d_core.settings.shared import (
     AnchorsFields,
     AtLeastOne,
@@ -195,6 +195,7 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
     show: Annotated[bool, Doc("Print the 5 nearest classes of each one."), Option(panel=Panel.INSPECTION)] = False
     plot: Annotated[
         Path | None,
+        ends_in(".png", ".pdf", ".svg"),
         Doc("Draw the similarity of the anchors: a .png, .pdf or .svg file."),
         Option(panel=Panel.INSPECTION),
     ] = None

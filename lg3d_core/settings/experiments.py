@@ -20,7 +20,7 @@ from lg3d_core.settings.choices import (
     Split,
 )
 from lg3d_core.settings.data import RECIPES, RoomsSettings
-from lg3d_core.settings.fields import Argument, Ge, NonEmpty, Option, Panel
+from lg3d_core.settings.fields import Argument, Ge, NonEmpty, Option, Panel, ends_in
 from lg3d_core.settings.shared import (
     AtLeastOne,
     Countable,
@@ -138,6 +138,7 @@ class CompareSettings(StoreFields, LabelsFields, DeviceFields):
     markdown: Annotated[bool, Doc("Table as Markdown on stdout."), Option(panel=Panel.TABLE)] = False
     plot: Annotated[
         Path | None,
+        ends_in(".png", ".pdf", ".svg"),
         Doc("Figure of the mIoU to draw, over the share of labels if it varies: a .png, .pdf or .svg file."),
         Option(panel=Panel.TABLE),
     ] = None

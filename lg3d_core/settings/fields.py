@@ -61,6 +61,12 @@ class Matches:
     expected: str
 
 
+def ends_in(*suffixes: str) -> Matches:
+    """Accept paths of files with one of a few suffixes, such as `.png`, in upper or lower case."""
+    listed = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
+    return Matches(lambda path: path.suffix.lower() in suffixes, f"a file name that ends in {listed}")
+
+
 @dataclass(frozen=True)
 class Words:
     """The value is one of a few words, or matches a pattern, for which `shown` stands in help: `cuda:N`."""

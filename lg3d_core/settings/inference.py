@@ -9,7 +9,7 @@ from annotated_doc import Doc
 
 from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import CheckpointForm, HeatFormat, PredictionFormat, PredictionTask, Split
-from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel
+from lg3d_core.settings.fields import Argument, Ge, Gt, Lt, Matches, NonEmpty, Option, Panel, ends_in
 from lg3d_core.settings.shared import (
     AtLeastOne,
     BackendFields,
@@ -60,7 +60,7 @@ class EvalSettings(ClassifierFields, LabelsFields, NetworkFields, InferenceField
     export: Annotated[Path | None, Doc("Folder for one file of raw ids per scene, as the benchmark expects.")] = None
     submission: Annotated[
         Path | None,
-        Matches(lambda path: path.suffix.lower() == ".zip", "a file name that ends in .zip"),
+        ends_in(".zip"),
         Doc("Zip file of the predictions for the benchmark's server: objects if they are scored, else classes."),
     ] = None
     per_class: Annotated[bool, Doc("Table of the scores per class.")] = False
@@ -242,7 +242,7 @@ class ViewSettings(
     command: ClassVar[str] = "view"
 
     scene: Annotated[str, Doc("Scene id in the store, such as scene0011_00."), Argument(completes="scenes")]
-    png: Annotated[Path | None, Doc("Picture to write.")] = None
+    png: Annotated[Path | None, ends_in(".png"), Doc("Picture to write.")] = None
     layer: Annotated[
         tuple[str, ...],
         Doc("Layer of the picture, such as truth or prediction."),

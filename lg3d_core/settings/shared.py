@@ -9,7 +9,7 @@ from annotated_doc import Doc
 
 from lg3d_core.settings.base import Settings
 from lg3d_core.settings.choices import Backend, Device, Precision, Up
-from lg3d_core.settings.fields import Ge, Gt, Le, Matches, Option, Panel
+from lg3d_core.settings.fields import Ge, Gt, Le, Matches, Option, Panel, ends_in
 
 UNITS = ("auto", "m", "cm", "mm", "in", "ft")
 MOST = 2**31 - 1
@@ -132,7 +132,7 @@ class PrecisionFields(Settings):
 
     precision: Annotated[
         Precision,
-        Doc("Precision; auto: bf16 on CUDA and in training on CPUs with AVX512-BF16, else fp32."),
+        Doc("Precision; auto: bf16 on GPUs since Ampere and in training on CPUs with AVX512-BF16, else fp32."),
         Option(panel=Panel.COMPUTATION),
     ] = "auto"
 
@@ -177,6 +177,6 @@ class WeightsFields(Settings):
 class PageFields(Settings):
     """A page, written or served."""
 
-    html: Annotated[Path | None, Doc("Self-contained HTML page to write.")] = None
+    html: Annotated[Path | None, ends_in(".html", ".htm"), Doc("Self-contained HTML page to write.")] = None
     serve: Annotated[bool, Doc("Serve the page on this machine until Ctrl-C, for use over SSH.")] = False
     port: Annotated[Port, Doc("Port of the served page; 0: any free port.")] = 8731

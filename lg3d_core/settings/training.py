@@ -164,7 +164,7 @@ class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFiel
     ] = None
     precision: Annotated[
         Precision,
-        Doc("Precision; auto: bf16 on CUDA and on CPUs with AVX512-BF16 and a C compiler, else fp32."),
+        Doc("Precision; auto: bf16 on GPUs since Ampere and on CPUs with AVX512-BF16 and a C compiler, else fp32."),
         Option(panel=Panel.COMPUTATION),
     ] = PrecisionFields.precision
     deterministic: Annotated[

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, distributed, nn
 
+from lg3d_core.devices import multiplies_bfloat16
 from lg3d_core.errors import MissingDependencyError, SettingsError, UsageError
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.reference import ReferenceBackend
@@ -258,14 +259,15 @@ def current_backend(device: torch.device) -> Backend:
 def trains_faster_in_bf16(name: str, device: torch.device) -> bool:
     """Return whether a backend trains faster in bfloat16 than in float32.
 
-    On CUDA all do. On the CPU only the compiled kernels do, if the processor has bfloat16 instructions (AVX512-BF16).
+    GPUs that multiply bfloat16 do. On the CPU only the compiled kernels do, if the processor has bfloat16 instructions
+    (AVX512-BF16).
 
     Raises:
         UsageError: No backend has this name.
         MissingDependencyError: The backend is not installed.
     """
     if device.type != "cpu":
-        return True
+        return multiplies_bfloat16(device)
     backend = resolve_backend(name, device)
     return isinstance(backend, NarrowBackend) and backend.computes(torch.bfloat16)
 
@@ -287,7 +289,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def _fastest(device: torch.device) -> str:
-    if device.type == "cuda" and find_spec("triton") is not None:
+    if device.type == "cuda" and multiplies_bfloat16(device) and find_spec("triton") is not None:
         return "triton"
     return "native" if device.type == "cpu" and _can_compile() else "torch"
 
