@@ -18,6 +18,15 @@ LABEL_SHARE = "limited"
 """Field of the share of the labels that training uses."""
 
 
+def find_field(key: str, phase: type[Settings]) -> Field | None:
+    """Return the field of a phase that a key `name` or `command.name` means, if any."""
+    command, _, name = key.rpartition(".")
+    if command not in ("", phase.command):
+        return None
+    name = name.replace("-", "_")
+    return next((field for field in fields_of(phase).values() if name in (field.name, field.key)), None)
+
+
 class GridValue(NamedTuple):
     """One value of a key.
 
@@ -33,11 +42,7 @@ class GridValue(NamedTuple):
 
     def field_of(self, phase: type[Settings]) -> Field | None:
         """Return the field of a phase that the key names, if any."""
-        command, _, name = self.key.rpartition(".")
-        if command not in ("", phase.command):
-            return None
-        name = name.replace("-", "_")
-        return next((field for field in fields_of(phase).values() if name in (field.name, field.key)), None)
+        return find_field(self.key, phase)
 
     @property
     def sets_label_share(self) -> bool:

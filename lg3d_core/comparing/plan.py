@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar
 from lg3d_core.comparing.grid import (
     PHASES,
     Cell,
-    GridValue,
     cell_fields,
     cell_label,
+    find_field,
     grid_cells,
     is_same_key,
     parse_assignment,
@@ -220,7 +220,7 @@ def _require_changeable(settings: CompareSettings) -> None:
         found = [
             _fixed_fields(settings, phase).get(field.name)
             for phase in PHASES.values()
-            if (field := GridValue(key, None).field_of(phase)) is not None
+            if (field := find_field(key, phase)) is not None
         ]
         if not found:
             raise SettingsError(

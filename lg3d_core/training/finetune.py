@@ -163,6 +163,11 @@ def _load_start(
             f"{start} was trained with the vocabulary {info.vocabulary}: its features are used, and the classifier of "
             f"{data.store.vocabulary.name} is new"
         )
+    if info.voxel_size != settings.voxel_size:
+        progress.note(
+            f"{start} was trained with voxels of {info.voxel_size:g} m, this run has {settings.voxel_size:g} m: "
+            f"--voxel-size {info.voxel_size:g} keeps them"
+        )
     info = dataclasses.replace(info, offset_head=settings.task == "instance")
     network = info.build_network(num_classes=sum(data.sizes))
     load_weights(network, start, fresh_classifier=True)
