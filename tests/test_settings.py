@@ -59,6 +59,13 @@ def test_a_key_with_the_name_of_a_command_is_a_setting(tmp_path: Path) -> None:
         assert name in ("anchors", "vocabulary", "rooms", "export"), f"{name} needs a case above"
 
 
+def test_a_map_of_anchors_takes_a_vocabulary_for_its_groups_but_a_list_does_not() -> None:
+    options = {"plot": Path("map.png"), "vocabulary": "scannet20", "order": "groups"}
+    assert AnchorsSettings.resolve(**options).vocabulary == "scannet20"
+    with pytest.raises(UsageError, match="--show reads the anchors file as it is: leave out --vocabulary"):
+        AnchorsSettings.resolve(**options, show=True)
+
+
 def test_scene_contexts_reject_a_temperature_that_overflows_before_a_run_is_made() -> None:
     with pytest.raises(SettingsError, match=r"--temperature must be at least 0\.05 with --method csc, got 0\.02"):
         PretrainSettings(method="csc", temperature=0.02)
