@@ -312,8 +312,9 @@ def test_anchors_of_another_vocabulary_than_the_store_are_rejected_before_any_ru
     with pytest.raises(SettingsError, match=r"'scannet200', but .* one vocabulary: remove the key"):
         compare(settings, Progress())
     recipe.write_text("[finetune]\nfrom = 'scratch'\n")
-    with pytest.raises(SettingsError, match="pass --vocabulary instead"):
-        compare(dataclasses.replace(settings, changes=("vocabulary=scannet200",)), Progress())
+    for key, message in (("finetune.vocabulary", "pass --vocabulary instead"), ("vocabulary", "pass --vocabulary")):
+        with pytest.raises(SettingsError, match=message):
+            compare(dataclasses.replace(settings, changes=(f"{key}=scannet200",)), Progress())
     assert not (tmp_path / "out").exists()
 
 
