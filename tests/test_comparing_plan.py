@@ -187,7 +187,7 @@ def test_rows_of_a_grid_are_named_after_recipe_and_values_and_know_their_share()
 
 def test_several_grids_give_the_product_of_their_values() -> None:
     grid = ("finetune.loss=focal,cross-entropy", "batch-size=2,4")
-    found = plan("table1-7-ours", seeds=1, grid=grid, changes=("batch_size=16",))
+    found = plan("table1-7-ours", seeds=1, grid=grid)
     assert [row.label for row in found.rows] == [
         f"Ours, finetune.loss={loss}, batch-size={size}" for loss in ("focal", "cross-entropy") for size in (2, 4)
     ]
@@ -244,6 +244,8 @@ def test_the_command_of_a_key_precedes_all_commands() -> None:
         (("limited=0.1,2",), r"--grid: --limited must be above 0 and at most 1 \(0.05 is 5 %\), got 2"),
         (("limited=0.1,some",), "--grid: --limited must be a finite number, got 'some'"),
         (("limited=0.1", "limited=0.2"), "names limited twice"),
+        (("batch-size=1,2", "batch_size=2,4"), "names batch_size twice"),
+        (("finetune.from=scratch,latest", "finetune.start=a,b"), "names finetune.start twice"),
         (("limitd=0.1,0.2",), "limitd is not a setting of anchors, pretrain, finetune"),
         (("predict.device=cpu,cuda",), "is not a setting of anchors, pretrain, finetune"),
         (("compare.label=a,b",), "is not a setting of anchors, pretrain, finetune"),
@@ -260,6 +262,8 @@ def test_a_grid_that_cannot_be_planned_is_rejected(grid: tuple[str, ...], messag
 def test_a_grid_cannot_be_combined_with_another_option_for_the_same_key() -> None:
     with pytest.raises(SettingsError, match="--grid and --set both set limited"):
         plan("table1-1-scratch", seeds=1, grid=("limited=0.1,0.2",), changes=("limited=1",))
+    with pytest.raises(SettingsError, match="--grid and --set both set batch-size"):
+        plan("table1-1-scratch", seeds=1, grid=("batch-size=1,2",), changes=("batch_size=4",))
     with pytest.raises(SettingsError, match="--grid epochs: all values give the same runs"):
         plan("table1-1-scratch", seeds=1, grid=("epochs=1,2",), epochs=3)
 
@@ -311,6 +315,61 @@ def test_changes_reach_the_command_that_they_name_or_all() -> None:
         "a": 1,
         "b": {"c": [1, 2], "d": "text of mine"},
     }
+
+
+@pytest.mark.parametrize("key", ["voxel_size", "voxel-size"])
+@pytest.mark.parametrize("change", ["voxel_size=0.3", "voxel-size=0.3", "finetune.voxel-size=0.3"])
+def test_a_change_replaces_the_value_of_a_recipe_in_either_spelling(tmp_path: Path, key: str, change: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    for text in (f"{key} = 0.05\n[finetune]\n", f"[finetune]\n{key} = 0.05\n"):
+        recipe.write_text(f"{text}from = 'scratch'\n")
+        (step,) = plan(str(recipe), seeds=1, changes=(change,)).steps
+        assert json.loads(step.settings)["voxel_size"] == 0.3
+
+
+def test_a_change_replaces_the_start_of_a_recipe_under_the_name_of_the_field_and_of_the_option(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[finetune]\nfrom = 'scratch'\n[pretrain]\nmethod = 'csc'\n")
+    assert kinds(plan(str(recipe), seeds=1, changes=("start=latest",))) == ["pretrain", "finetune"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "message"),
+    [
+        (("seed=5",), {}, "--set seed: lg3d compare sets it for all runs: pass --seeds instead"),
+        (("finetune.store=other",), {}, "pass --store instead"),
+        (("device=cpu",), {}, "pass --device instead"),
+        (("anchors=mine.safetensors",), {}, "pass --anchors instead"),
+        (("pretrain.anchors=mine.safetensors",), {}, "pass --anchors instead"),
+        (("name=mine",), {}, "pass --out instead"),
+        (("finetune.epochs=3",), {"epochs": 2}, "pass --epochs instead"),
+        (("pretrain.epochs=3",), {"pretrain_epochs": 2}, "pass --pretrain-epochs instead"),
+        (("network=14A",), {"network": "34C"}, "pass --network instead"),
+        (("votes=4",), {}, "votes: not a setting of anchors, pretrain, finetune"),
+        (("eval.votes=4",), {}, "eval.votes: not a setting of anchors, pretrain, finetune"),
+        (("compare.resamples=100",), {}, "resamples applies to whole tables"),
+    ],
+)
+def test_a_change_without_an_effect_is_rejected(changes: tuple[str, ...], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        plan("table1-7-ours", seeds=1, changes=changes, **values)
+
+
+def test_a_change_that_one_phase_uses_is_accepted() -> None:
+    found = plan("table1-7-ours", seeds=1, changes=("epochs=3",), epochs=2)
+    epochs = {step.kind: json.loads(step.settings).get("epochs") for step in found.steps}
+    assert (epochs["pretrain"], epochs["finetune"]) == (3, 2)
+
+
+def test_a_recipe_with_an_anchors_file_is_rejected_because_its_anchors_would_be_others(tmp_path: Path) -> None:
+    file, recipe = tmp_path / "mine.safetensors", tmp_path / "recipe.toml"
+    file.write_bytes(b"")
+    recipe.write_text("[pretrain]\nanchors = 'mine.safetensors'\n")
+    with pytest.raises(SettingsError, match=r"anchors = 'mine.safetensors' is not used.*pass --anchors mine"):
+        plan(str(recipe), seeds=1)
+    assert kinds(plan(str(recipe), seeds=1, anchors=file)) == ["pretrain", "finetune"]
+    recipe.write_text("[pretrain]\nanchors = 'mine.safetensors'\n[finetune]\nfrom = 'scratch'\n")
+    assert kinds(plan(str(recipe), seeds=1)) == ["finetune"]  # without anchors
 
 
 @pytest.mark.parametrize("change", ["a", "=1", ".a=1", "a.=1"])

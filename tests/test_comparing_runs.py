@@ -24,8 +24,10 @@ from lg3d_core.comparing.plan import plan_table
 from lg3d_core.comparing.record import read_record
 from lg3d_core.errors import DataError, SettingsError
 from lg3d_core.progress import Progress, Task
-from lg3d_core.settings import CompareSettings
+from lg3d_core.settings import CompareSettings, PrepareSettings
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.store.scene_store import SceneStore
+from tests import box_rooms
 
 ROOT = Path(__file__).parents[1]
 PRETRAINED = '[compare]\nlabel = "Ours"\n[pretrain]\nmethod = "csc"\n'
@@ -255,8 +257,8 @@ def test_missing_scenes_and_damaged_scores_raise(store_path: Path, tmp_path: Pat
 
 
 SMALL = (
-    *("network=14A", "voxel_size=0.3", "batch_size=3", "jobs=0", "augment=false", "validate_every=0"),
-    *("epochs=1", "anchors.encoder=bundled", "device=cpu"),
+    *("voxel_size=0.3", "batch_size=3", "jobs=0", "augment=false", "validate_every=0"),
+    *("epochs=1", "anchors.encoder=bundled"),
 )
 
 
@@ -265,7 +267,13 @@ def test_real_steps_leave_scores_and_are_not_run_twice(store_path: Path, tmp_pat
     recipe = tmp_path / "real.toml"
     recipe.write_text("[pretrain]\nepochs = 1\n[finetune]\nepochs = 1\n")
     settings = CompareSettings(
-        recipes=(str(recipe),), store=store_path, out=tmp_path / "out", seeds=1, changes=SMALL, network="14A"
+        recipes=(str(recipe),),
+        store=store_path,
+        out=tmp_path / "out",
+        seeds=1,
+        changes=SMALL,
+        network="14A",
+        device="cpu",
     )
     plan = plan_table(settings, store_digest=SceneStore(store_path).digest)
     assert [step.kind for step in plan.steps] == ["anchors", "pretrain", "finetune"]
@@ -285,6 +293,29 @@ def test_real_steps_leave_scores_and_are_not_run_twice(store_path: Path, tmp_pat
     assert main(str(description)) == 0
     again = read_record(plan.rows[0].runs[0])
     assert (again.counts.correct == record.counts.correct).all()
+
+
+def test_anchors_of_another_vocabulary_than_the_store_are_rejected_before_any_run(tmp_path: Path) -> None:
+    box_rooms.write_dataset(tmp_path / "raw", train=1, val=1, objects=("chair",))
+    store = tmp_path / "data"
+    prepare_store(
+        PrepareSettings(raw=tmp_path / "raw", store=store, vocabulary=("scannet20", "scannet200"), jobs=1), Progress()
+    )
+    recipe = tmp_path / "ours.toml"
+    recipe.write_text("[pretrain]\nepochs = 1\n")
+    settings = CompareSettings(recipes=(str(recipe),), store=store, out=tmp_path / "out")
+    with pytest.raises(
+        SettingsError, match=r"vocabulary scannet200, and .* has labels of scannet20: pass --vocabulary"
+    ):
+        compare(settings, Progress())
+    recipe.write_text("[finetune]\nfrom = 'scratch'\nvocabulary = 'scannet200'\n")
+    with pytest.raises(SettingsError, match=r"'scannet200', but .* one vocabulary: remove the key"):
+        compare(settings, Progress())
+    recipe.write_text("[finetune]\nfrom = 'scratch'\n")
+    for key, message in (("finetune.vocabulary", "pass --vocabulary instead"), ("vocabulary", "pass --vocabulary")):
+        with pytest.raises(SettingsError, match=message):
+            compare(dataclasses.replace(settings, changes=(f"{key}=scannet200",)), Progress())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failing_step_reports_why_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,8 @@ from lg3d_core.language.anchors_file import load_anchors
 from lg3d_core.networks import NETWORK_PLANS, MinkUNet
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
+    TrainedVocabulary,
+    is_grounded,
     load_network,
     load_tensors,
     read_info,
@@ -139,7 +141,14 @@ def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, 
         vocabulary_digest="abc",
         anchors_digest="def",
         epoch=3,
+        settings='{"classifier": "fixed-anchors"}',
         final_relu=True,
+        labels_seen="all",
+        adapt=0.3,
+        vocabularies=(
+            TrainedVocabulary(name="scannet200", digest="abc", num_classes=150, anchors_digest="def"),
+            TrainedVocabulary(name="others", digest="ghi", num_classes=50, anchors_digest="jkl"),
+        ),
     )
     (tmp_path / "run").mkdir()
     save_checkpoint(tmp_path / "run" / "checkpoint.safetensors", network, info)
@@ -148,7 +157,8 @@ def test_ours_comes_back_from_there_and_back(network: MinkUNet, tmp_path: Path, 
     assert_same_tensors(
         load_tensors(tmp_path / "back.safetensors"), load_tensors(tmp_path / "run/checkpoint.safetensors")
     )
-    assert read_info(tmp_path / "back.safetensors") == info
+    assert read_info(tmp_path / name) == read_info(tmp_path / "back.safetensors") == info
+    assert is_grounded(read_info(tmp_path / name))
     theirs = MinkUNet("tiny", num_classes=200)
     state = torch.load(tmp_path / name, weights_only=True)
     if name.endswith(".pth"):  # its metadata are no hindrance to those who load it

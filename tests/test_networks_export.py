@@ -13,9 +13,11 @@ import torch
 
 from lg3d_core.errors import CheckpointError, MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.evaluation.predictor import Predictor
+from lg3d_core.inference.export import export
 from lg3d_core.networks import onnx_file, onnx_network, tables
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
+    TrainedVocabulary,
     load_network,
     load_tensors,
     read_info,
@@ -26,7 +28,9 @@ from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.networks.plain import PlainNetwork
 from lg3d_core.networks.tables import MAX_CELL, build_tables
 from lg3d_core.networks.torch_program import METADATA_NAME, build_program, write_program
+from lg3d_core.progress import Progress
 from lg3d_core.scans.ply import Mesh, write_ply
+from lg3d_core.settings import ExportSettings
 from lg3d_core.sparse import SparseTensor
 from lg3d_core.vocabulary import load_vocabulary
 from tests.scan_files import furnished_room, points_ply
@@ -355,3 +359,22 @@ def test_another_suffix_is_a_usage_error(tmp_path: Path) -> None:
     points_ply(tmp_path / "a.ply", np.zeros((1, 3)))
     done = lg3d("export", "model.safetensors", "model.trt", cwd=tmp_path, code=2)
     assert "OUT must be a file that ends in .onnx or .pt2, got model.trt" in done.stderr
+
+
+def test_a_vocabulary_of_joint_training_is_exported_by_name(tmp_path: Path) -> None:
+    other = load_vocabulary("scannet20")
+    network = MinkUNet("14A", num_classes=220)
+    vocabularies = tuple(
+        TrainedVocabulary(name=own.name, digest=own.digest, num_classes=len(own), anchors_digest="")
+        for own in (VOCABULARY, other)
+    )
+    save_checkpoint(tmp_path / "joint.safetensors", network, info_of(network, vocabularies=vocabularies))
+    for name, own in ((None, VOCABULARY), ("scannet20", other)):
+        settings = ExportSettings(
+            checkpoint=tmp_path / "joint.safetensors", exported=tmp_path / "own.onnx", vocabulary=name
+        )
+        export(settings, Progress())
+        model, info = onnx_file.read_onnx(tmp_path / "own.onnx")
+        assert (info.num_classes, info.vocabulary_digest) == (len(own), own.digest)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        assert json.loads(metadata["classes"]) == list(own.names)

@@ -20,6 +20,7 @@ from lg3d_core.inference import push as push_module
 from lg3d_core.inference.push import push
 from lg3d_core.language import questions
 from lg3d_core.models import names
+from lg3d_core.models.models import last_score
 from lg3d_core.models.models import models as list_models
 from lg3d_core.networks.checkpoint import read_info, resolve_checkpoint
 from lg3d_core.networks.hub import cached_models, download_checkpoint, parse_hub_name
@@ -38,7 +39,9 @@ INFO = dataclasses.replace(random_checkpoint.INFO, epoch=7)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = random_checkpoint.save_random(tmp_path_factory.mktemp("runs") / "f" / "checkpoint.safetensors", epoch=7)
-    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "val_miou_present": 0.25}, {"step": 4, "val_miou_present": 0.5}]
+    scores = {4: 0.25, 7: 0.5}
+    lines = [{"step": epoch, "epoch": epoch, "val_miou_present": score} for epoch, score in scores.items()]
+    lines.insert(0, {"step": 1, "epoch": 0, "loss": 2.0})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (path.parent / "metrics.jsonl").write_text(text + '{"step": 5, "val')  # being written
     return path
@@ -210,6 +213,12 @@ class FakeClient:
             files[entry.path_in_repo] = content if isinstance(content, bytes) else Path(content).read_bytes()  # type: ignore[attr-defined]
         self.calls.append(("commit", repository, files, options))
         return SimpleNamespace(commit_url=f"https://hub/{repository}/commit/1")
+
+
+def test_the_score_of_a_card_is_that_of_the_checkpoints_epoch(checkpoint: Path) -> None:
+    run = checkpoint.parent
+    assert [last_score(run, epoch=epoch) for epoch in (4, 5, 7)] == [0.25, None, 0.5]
+    assert last_score(run) == 0.5
 
 
 def test_a_push_uploads_the_checkpoint_and_a_card_in_one_commit(

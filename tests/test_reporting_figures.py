@@ -241,10 +241,18 @@ def test_the_map_of_anchors_puts_the_like_beside_the_like() -> None:
         assert [label.get_text() for label in grouped.axes[0].get_yticklabels()] == ["b", "d", "a", "c"]
 
 
+def test_a_map_has_the_groups_of_a_vocabulary_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tsv"
+    path.write_text("id\tname\tgroup\n1\tlamp\trare\n2\tchair\tfrequent\n")
+    anchors = make_anchors(np.eye(2), ("lamp", "chair"))
+    written = write_anchors_map(anchors, tmp_path / "map.svg", vocabulary=str(path), order="groups")
+    assert all(group in written.read_text() for group in ("rare", "frequent"))
+    with pytest.raises(DataError, match="no vocabulary 'none'"):
+        write_anchors_map(anchors, tmp_path / "map.svg", vocabulary="none")
+
+
 def test_a_map_that_cannot_be_is_refused(tmp_path: Path) -> None:
     anchors = make_anchors(np.eye(4), VOCABULARY.names)
-    with pytest.raises(SettingsError, match=r"the suffix \.png, \.pdf or \.svg"):
-        write_anchors_map(anchors, tmp_path / "map.jpeg", vocabulary="scannet200")
     with pytest.raises(SettingsError, match="has no groups"):
         write_anchors_map(anchors, tmp_path / "map.png", vocabulary="scannet200", order="groups")
     with pytest.raises(DataError, match="at least 2 anchors, got 1"):

@@ -23,6 +23,7 @@ from lg3d_core.settings import (
     ViewSettings,
     recipe_names,
 )
+from lg3d_core.settings.fields import fields_of
 
 
 def write(path: Path, text: str) -> Path:
@@ -45,6 +46,31 @@ def test_a_table_holds_for_its_command_alone(tmp_path: Path) -> None:
     assert PretrainSettings.resolve(config=config).epochs == 1
     assert FinetuneSettings.resolve(config=config).epochs == 7
     assert FinetuneSettings.resolve(config=config).start == "scratch"
+
+
+def test_a_key_with_the_name_of_a_command_is_a_setting(tmp_path: Path) -> None:
+    config = write(tmp_path / "lg3d.toml", "anchors = 'mine.safetensors'\nvocabulary = 'scannet20'\nrooms = 4\n")
+    anchors = AnchorsSettings.resolve(config=config)
+    assert (anchors.anchors, anchors.vocabulary) == (Path("mine.safetensors"), "scannet20")
+    assert PretrainSettings.resolve(config=config).anchors == Path("mine.safetensors")
+    assert RoomsSettings.resolve(config=config, out="raw").scenes == RoomsSettings.scenes
+    assert COMMANDS["report"].resolve(config=config, run=("a",)).rooms == 4
+    for name in {name for command in COMMANDS.values() for name in fields_of(command)} & COMMANDS.keys():
+        assert name in ("anchors", "vocabulary", "rooms", "export"), f"{name} needs a case above"
+
+
+def test_a_map_of_anchors_takes_a_vocabulary_for_its_groups_but_a_list_does_not() -> None:
+    options = {"plot": Path("map.png"), "vocabulary": "scannet20", "order": "groups"}
+    assert AnchorsSettings.resolve(**options).vocabulary == "scannet20"
+    with pytest.raises(UsageError, match="--show reads the anchors file as it is: leave out --vocabulary"):
+        AnchorsSettings.resolve(**options, show=True)
+
+
+def test_scene_contexts_reject_a_temperature_that_overflows_before_a_run_is_made() -> None:
+    with pytest.raises(SettingsError, match=r"--temperature must be at least 0\.05 with --method csc, got 0\.02"):
+        PretrainSettings(method="csc", temperature=0.02)
+    assert PretrainSettings(method="csc", temperature=0.05).temperature == 0.05
+    assert PretrainSettings(method="supcon", temperature=0.02).temperature == 0.02
 
 
 def test_the_recipe_itself_can_come_from_variable_or_file(tmp_path: Path) -> None:
@@ -126,6 +152,10 @@ def test_the_recipe_of_figure_7_trains_with_positives_only() -> None:
         (f"learning_rate = 1{'0' * 400}", "--learning-rate must be a finite number"),
         ("epochs = ", "is not TOML"),
         (f"epochs = 1{'0' * 5000}", "is not TOML: Exceeds the limit (4300 digits)"),
+        ("batch_size = 2\nbatch-size = 4", "'batch_size' and 'batch-size' are the same setting"),
+        ("[pretrain]\nbatch-size = 2\nbatch_size = 4", "[pretrain]: 'batch-size' and 'batch_size' are the same"),
+        ("name = '..'", "--name must be a plain folder name"),
+        ("name = ''", "--name must be a plain folder name"),
         (f"milestones = {'[' * 5000}", "is not TOML that can be read: it is nested too deeply"),
     ],
 )

@@ -21,8 +21,9 @@ from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch
-from lg3d_core.settings import EvalSettings, FinetuneSettings
+from lg3d_core.settings import EvalSettings, FinetuneSettings, PrepareSettings
 from lg3d_core.sparse import SparseTensor
+from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.store.scene_file import read_scene_header, write_scene_file
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.batches import SceneBatches, load_batches, plan_batches
@@ -32,7 +33,7 @@ from lg3d_core.training.learners import Classification, InstanceSegmentation
 from lg3d_core.training.scenes import TrainingData, open_training_data
 from lg3d_core.training.step import accumulate_gradients
 from lg3d_core.training.validation import Validation, gather_matches
-from tests import ranks
+from tests import box_rooms, ranks
 from tests.notes import Notes
 from tests.test_evaluation_table import EVALUATION, LETTERS
 from tests.test_training_methods import Stopper
@@ -418,6 +419,14 @@ def copy_without_objects(source: Path, target: Path) -> Path:
         scene = store.read(scene_id)
         write_scene_file(path, scene._replace(instance=np.zeros_like(scene.instance)), read_scene_header(path))
     return target
+
+
+def test_a_store_whose_objects_are_all_walls_and_floors_is_rejected_with_their_names(tmp_path: Path) -> None:
+    box_rooms.write_dataset(tmp_path / "raw", train=1, val=0, objects=())
+    prepare_store(PrepareSettings(raw=tmp_path / "raw", store=tmp_path / "data", jobs=1), Progress())
+    with pytest.raises(DataError, match=r"are all of classes without instances \((floor|wall|wall, floor)\)"):
+        finetune(settings(tmp_path / "data", tmp_path / "runs", "x"), Progress())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_store_without_objects_is_rejected_before_anything_is_written(

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lg3d_core.errors import CheckpointError, DataError, SettingsError
+from lg3d_core.errors import CheckpointError, DataError, Interrupted, SettingsError
 from lg3d_core.networks.checkpoint import read_info
-from lg3d_core.progress import Progress
+from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.launch import resolve_training_precision
@@ -213,6 +215,53 @@ def test_a_finished_run_resumes_to_itself(pretrained: Path) -> None:
     assert pretrained.read_bytes() == before
 
 
+def test_a_resume_that_fails_leaves_the_settings_of_the_run(store_path: Path, tmp_path: Path) -> None:
+    run = finetune(scratch(store_path, tmp_path, "kept", epochs=1), Progress()).parent
+    before = (run / "settings.json").read_bytes()
+    with pytest.raises(DataError, match="is not a scene store"):
+        finetune(FinetuneSettings(resume=run, store=tmp_path), Progress())
+    with Run.open(run).sole_writer(), pytest.raises(DataError, match="another lg3d process that trains this run"):
+        finetune(FinetuneSettings(resume=run, learning_rate=0.5), Progress())
+    assert (run / "settings.json").read_bytes() == before
+    finetune(FinetuneSettings(resume=run, learning_rate=0.5), Progress())
+    assert json.loads((run / "settings.json").read_text())["learning_rate"] == 0.5
+
+
+class StopAfter(Progress):
+    """Progress that asks the process to end after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    @contextmanager
+    def task(self, description: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
+        del description, total
+        outer = self
+
+        class Counted(Task):
+            def advance(self, steps: int = 1, *, status: str = "") -> None:
+                del status
+                outer.steps -= steps if unit == "step" else 0
+                if outer.steps == 0:
+                    outer.steps = -1
+                    signal.raise_signal(signal.SIGTERM)
+
+        yield Counted()
+
+
+def test_a_run_resumes_when_its_start_checkpoint_is_gone(pretrained: Path, store_path: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(pretrained.read_bytes())
+    settings = FinetuneSettings(store=store_path, runs=tmp_path, start=str(start), epochs=2, limited=None, **SMALL)
+    whole = finetune(dataclasses.replace(settings, name="whole"), Progress())
+    with pytest.raises(Interrupted):
+        finetune(dataclasses.replace(settings, name="stopped"), StopAfter(3))
+    start.unlink()
+    resumed = finetune(FinetuneSettings(resume=tmp_path / "stopped"), Progress())
+    assert equal_weights(whole, resumed)
+    assert dataclasses.replace(read_info(resumed), settings="") == dataclasses.replace(read_info(whole), settings="")
+
+
 def test_anchors_of_another_width_are_refused_with_the_command_that_helps(
     store_path: Path, anchors_path: Path, tmp_path: Path
 ) -> None:
@@ -260,7 +309,9 @@ def test_a_diverging_run_names_its_scenes(store_path: Path, tmp_path: Path) -> N
 
 def test_a_label_budget_reaches_the_card_the_classes_and_the_training(store_path: Path, tmp_path: Path) -> None:
     full = finetune(scratch(store_path, tmp_path, "full", epochs=1), Progress())
-    limited = finetune(scratch(store_path, tmp_path, "limited", epochs=1, limited=0.05), Progress())
+    notes = Notes()
+    limited = finetune(scratch(store_path, tmp_path, "limited", epochs=1, limited=0.05), notes)
+    assert any(note.endswith("3 training scenes, 5 % of the labels") for note in notes.notes)
     cards = [json.loads((path.parent / "card.json").read_text()) for path in (full, limited)]
     assert cards[0]["label_budget"] is None
     assert cards[1]["label_budget"]["ratio"] == 0.05

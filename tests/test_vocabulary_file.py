@@ -140,6 +140,11 @@ def test_from_store_groups_the_classes_by_their_labelled_training_points(store_p
     assert [category.in_validation for category in found.categories] == validated.tolist()
     with pytest.raises(SettingsError, match="exists: pass another --out"):
         run_vocabulary(settings)
+    other = tmp_path / "all.tsv"
+    for names in (("head", "All"), ("a\tb", "c")):
+        with pytest.raises(SettingsError, match=r"--groups: the group .* is not allowed"):
+            run_vocabulary(dataclasses.replace(settings, groups=names, out=other))
+        assert not other.exists()
     assert group_by_frequency(store, ()).groups == {}
     with pytest.raises(SettingsError, match="expected different names"):
         group_by_frequency(store, ("a", "a"))

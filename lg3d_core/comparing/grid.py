@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lg3d_core.errors import SettingsError
 from lg3d_core.settings import AnchorsSettings, FinetuneSettings, PretrainSettings, Settings
+from lg3d_core.settings.base import are_one_setting
 from lg3d_core.settings.fields import Field, fields_of
 
 PHASES: dict[str, type[Settings]] = {
@@ -15,6 +16,15 @@ PHASES: dict[str, type[Settings]] = {
 }
 LABEL_SHARE = "limited"
 """Field of the share of the labels that training uses."""
+
+
+def find_field(key: str, phase: type[Settings]) -> Field | None:
+    """Return the field of a phase that a key `name` or `command.name` means, if any."""
+    command, _, name = key.rpartition(".")
+    if command not in ("", phase.command):
+        return None
+    name = name.replace("-", "_")
+    return next((field for field in fields_of(phase).values() if name in (field.name, field.key)), None)
 
 
 class GridValue(NamedTuple):
@@ -32,11 +42,7 @@ class GridValue(NamedTuple):
 
     def field_of(self, phase: type[Settings]) -> Field | None:
         """Return the field of a phase that the key names, if any."""
-        command, _, name = self.key.rpartition(".")
-        if command not in ("", phase.command):
-            return None
-        name = name.replace("-", "_")
-        return next((field for field in fields_of(phase).values() if name in (field.name, field.key)), None)
+        return find_field(self.key, phase)
 
     @property
     def sets_label_share(self) -> bool:
@@ -62,6 +68,14 @@ def parse_assignment(text: str, *, option: str, field: str) -> tuple[str, str]:
             f"{option} {text!r}: expected key=value or command.key=value, such as finetune.epochs=20", fields=(field,)
         )
     return key.strip(), value.strip()
+
+
+def is_same_key(first: str, second: str) -> bool:
+    """Return whether two keys name the same setting: `voxel-size` and `voxel_size`, `finetune.from` and `.start`."""
+    (command, _, one), (other, _, two) = first.rpartition("."), second.rpartition(".")
+    phases = [phase for name, phase in PHASES.items() if command in ("", name)]
+    is_equal = one.replace("-", "_") == two.replace("-", "_")
+    return command == other and (is_equal or any(are_one_setting(phase, one, two) for phase in phases))
 
 
 def parse_value(text: str) -> Any:
@@ -92,11 +106,11 @@ def grid_cells(grid: Sequence[str], changes: Sequence[str] = ()) -> list[Cell]:
                 f"--grid {entry}: {key} is not a setting of {', '.join(PHASES)}: see lg3d finetune --help",
                 fields=("grid",),
             )
-        if key in keys:
+        if any(is_same_key(key, other) for other in keys):
             raise SettingsError(f"--grid names {key} twice: pass all of its values in one option", fields=("grid",))
         keys[key] = values
     fixed = {parse_assignment(change, option="--set", field="changes")[0] for change in changes}
-    if both := sorted(fixed & set(keys)):
+    if both := sorted(key for key in keys if any(is_same_key(key, other) for other in fixed)):
         raise SettingsError(f"--grid and --set both set {both[0]}: pass one of them", fields=("grid", "changes"))
     return list(itertools.product(*keys.values()))
 

@@ -9,7 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lg3d_core.comparing.grid import Cell, cell_fields, cell_label, grid_cells, parse_assignment, parse_value
+from lg3d_core.comparing.grid import (
+    PHASES,
+    Cell,
+    cell_fields,
+    cell_label,
+    find_field,
+    grid_cells,
+    is_same_key,
+    parse_assignment,
+    parse_value,
+)
 from lg3d_core.errors import SettingsError, UsageError
 from lg3d_core.models.names import find_model
 from lg3d_core.progress import Progress
@@ -23,6 +33,7 @@ from lg3d_core.settings import (
     PretrainSettings,
     Settings,
     Split,
+    option_name,
     read_recipe,
 )
 
@@ -130,6 +141,7 @@ def plan_table(settings: CompareSettings, *, store_digest: str, progress: Progre
         return path, _file_digest(path, "from")
 
     changes = parse_changes(settings.changes)
+    _require_changeable(settings)
     cells = grid_cells(settings.grid, settings.changes)
     rows: list[Row] = []
     steps: dict[Path, Step] = {}
@@ -174,7 +186,50 @@ def _require_effect(cells: Sequence[Cell], rows: Sequence[Row]) -> None:
 
 def _read_label(recipe: str, table: dict[str, Any]) -> str:
     own = {"compare": table.get("compare", {})}
-    return CompareSettings.from_table(own, source=f"recipe {recipe}", recipes=(recipe,)).label
+    label = CompareSettings.from_table(own, source=f"recipe {recipe}", recipes=(recipe,)).label
+    if others := [key for key in own["compare"] if key != "label"]:
+        raise SettingsError(
+            f"recipe {recipe}: [compare] {others[0]} applies to whole tables, and recipes only set label: pass the "
+            "option of lg3d compare, or set it in lg3d.toml"
+        )
+    return label
+
+
+def _fixed_fields(settings: CompareSettings, phase: type[Settings]) -> dict[str, str]:
+    """Return the fields of a phase that the comparison sets, with the option that determines them."""
+    fixed = {"store": "--store", "runs": "--out", "seed": "--seeds", "device": "--device", "anchors": "--anchors"}
+    fixed |= {"recipe": "RECIPES", "name": "--out", "resume": "--out"}
+    epochs = "pretrain_epochs" if phase is PretrainSettings else "epochs"
+    for field, option in (("epochs", epochs), *((name, name) for name in ("network", "voxel_size", "vocabulary"))):
+        is_shared = field == "vocabulary" and phase is not AnchorsSettings
+        if is_shared or getattr(settings, option) is not None:
+            fixed[field] = option_name(CompareSettings, option)
+    return fixed
+
+
+def _require_changeable(settings: CompareSettings) -> None:
+    """Check that every `--set` names a setting of a phase that the comparison does not set itself.
+
+    Raises:
+        SettingsError: A change would have no effect.
+    """
+    for change in settings.changes:
+        key, _ = parse_assignment(change, option="--set", field="changes")
+        if key.partition(".")[0] == CompareSettings.command:
+            continue
+        found = [
+            _fixed_fields(settings, phase).get(field.name)
+            for phase in PHASES.values()
+            if (field := find_field(key, phase)) is not None
+        ]
+        if not found:
+            raise SettingsError(
+                f"--set {key}: not a setting of {', '.join(PHASES)}: see lg3d finetune --help", fields=("changes",)
+            )
+        if all(found):
+            raise SettingsError(
+                f"--set {key}: lg3d compare sets it for all runs: pass {found[0]} instead", fields=("changes",)
+            )
 
 
 def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
@@ -184,12 +239,12 @@ def parse_changes(changes: tuple[str, ...]) -> dict[str, Any]:
         SettingsError: A change has another form, or a key is repeated.
     """
     table: dict[str, Any] = {}
-    seen: set[str] = set()
+    seen: list[str] = []
     for change in changes:
         key, text = parse_assignment(change, option="--set", field="changes")
-        if key.replace("-", "_") in seen:
+        if any(is_same_key(key, other) for other in seen):
             raise SettingsError(f"--set names {key} twice: pass one value", fields=("changes",))
-        seen.add(key.replace("-", "_"))
+        seen.append(key)
         command, _, name = key.rpartition(".")
         (table.setdefault(command, {}) if command else table)[name] = parse_value(text)
     return table
@@ -200,13 +255,27 @@ def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.items()}
     for key, value in sorted(changes.items(), key=lambda change: isinstance(change[1], dict)):  # commands last
         if isinstance(value, dict):
-            merged.setdefault(key, {}).update(value)
+            for name, own in value.items():
+                _assign(merged.setdefault(key, {}), name, own, prefix=f"{key}.")
             continue
-        merged[key] = value
-        for own in merged.values():
-            if isinstance(own, dict) and key in own:
-                own[key] = value
+        for command, own in merged.items():
+            if isinstance(own, dict) and _same_keys(own, key, prefix=f"{command}."):
+                _assign(own, key, value, prefix=f"{command}.")
+        _assign(merged, key, value)
     return merged
+
+
+def _assign(table: dict[str, Any], key: str, value: Any, *, prefix: str = "") -> None:
+    """Set a key of a table, in place of other keys of the same setting."""
+    for same in _same_keys(table, key, prefix=prefix):
+        del table[same]
+    table[key] = value
+
+
+def _same_keys(table: dict[str, Any], key: str, *, prefix: str) -> list[str]:
+    """Return the keys of a table that name the setting of a key; `prefix` is `command.` for the table of a command."""
+    values = (own for own, value in table.items() if not isinstance(value, dict))
+    return [own for own in values if is_same_key(f"{prefix}{own}", f"{prefix}{key}")]
 
 
 def _plan_run(
@@ -237,6 +306,11 @@ def _plan_run(
     }
     finetune = _read_phase(FinetuneSettings, table, cell, source, {**shared, "epochs": settings.epochs})
     pretrain = _read_phase(PretrainSettings, table, cell, source, {**shared, "epochs": settings.pretrain_epochs})
+    if settings.vocabulary is None and (pretrain.vocabulary or finetune.vocabulary):
+        raise SettingsError(
+            f"{source}: vocabulary = {(pretrain.vocabulary or finetune.vocabulary)!r}, but all rows are scored with "
+            "the labels of one vocabulary: remove the key, and pass --vocabulary"
+        )
     finetune = replace(finetune, allow_leak=finetune.allow_leak or settings.allow_leak)
     if pretrain.method == "csc":  # uses no labels, so that rows with any share of them have this pre-training in common
         pretrain = replace(pretrain, limited=None, limited_seed=PretrainSettings.limited_seed)
@@ -252,6 +326,7 @@ def _plan_run(
         anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors, "--anchors", "anchors")
         file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
         assert file is not None
+        _require_made_anchors(settings, pretrain, finetune, source)
         pretrain, finetune = replace(pretrain, anchors=file), replace(finetune, anchors=file)
     needs = tuple(step.folder for step in steps)
     if pretrains:
@@ -335,6 +410,23 @@ def _require_no_leak(earlier: PretrainSettings | FinetuneSettings, finetune: Fin
         f"{finetune.limited_seed}), so it would see labels that fine-tuning hides: set limited for both, at the top of "
         "the recipe or with --set limited=SHARE, or pass --allow-leak"
     )
+
+
+def _require_made_anchors(
+    settings: CompareSettings, pretrain: PretrainSettings, finetune: FinetuneSettings, source: str
+) -> None:
+    """Reject a recipe that names an anchors file, because the comparison makes the anchors of each recipe itself.
+
+    Raises:
+        SettingsError: A phase has another file than the default, and `--anchors` is not passed.
+    """
+    files = {pretrain.anchors, finetune.anchors} - {AnchorsSettings.anchors}
+    if settings.anchors is None and files:
+        file = min(files)
+        raise SettingsError(
+            f"{source}: anchors = {str(file)!r} is not used, because lg3d compare encodes the anchors of each recipe: "
+            f"remove the key, or pass --anchors {file} for all recipes"
+        )
 
 
 def _plan_anchors(

@@ -50,7 +50,8 @@ def export(settings: ExportSettings, progress: Progress) -> ExportReport:
     if suffix not in (ONNX_SUFFIX, PROGRAM_SUFFIX):
         raise UsageError(f"OUT must be a file that ends in {ONNX_SUFFIX} or {PROGRAM_SUFFIX}, got {settings.exported}")
     path = find_model(settings.checkpoint, progress, final_relu=settings.final_relu)
-    network, info = load_network(path, final_relu=settings.final_relu)
+    wanted = None if settings.vocabulary is None else Path(settings.vocabulary).stem
+    network, info = load_network(path, final_relu=settings.final_relu, vocabulary=wanted)
     classes = None
     if info.num_classes is not None:
         vocabulary = find_vocabulary(path, info, settings.vocabulary, settings.store)

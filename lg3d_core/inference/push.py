@@ -66,7 +66,10 @@ def push(settings: PushSettings, progress: Progress) -> PushReport:
     if is_torch_file(path) or is_onnx(path):
         raise CheckpointError(f"{path} is not a checkpoint of lg3d: pass a .safetensors file; lg3d convert writes one")
     info = read_info(path)
-    card = _read_card(settings.card) if settings.card is not None else write_card(hub, info, last_score(path.parent))
+    if settings.card is not None:
+        card = _read_card(settings.card)
+    else:
+        card = write_card(hub, info, last_score(path.parent, epoch=info.epoch))
     add = huggingface_hub.CommitOperationAdd
     operations = [add(CHECKPOINT_FILE, path), add(CARD_FILE, card.encode())]
     if settings.card is None:
@@ -99,7 +102,7 @@ def write_card(hub: HubName, info: CheckpointInfo, score: float | None) -> str:
     Args:
         hub: Name of the model.
         info: Metadata of the checkpoint.
-        score: Last validation mIoU over the present classes, 0..1, if known.
+        score: Validation mIoU of the checkpoint over the present classes, 0..1, if known.
     """
     classes = "no classifier" if info.num_classes is None else f"{info.num_classes} classes of {info.vocabulary}"
     rows = [

@@ -91,17 +91,23 @@ def models(settings: ModelsSettings, progress: Progress) -> list[ModelEntry]:
     return entries
 
 
-def last_score(run: Path) -> float | None:
-    """Return the last validation score in the folder of a run, or None if it has none."""
+def last_score(run: Path, *, epoch: int | None = None) -> float | None:
+    """Return the last validation score in the folder of a run, or None if it has none.
+
+    Args:
+        run: Folder of the run.
+        epoch: Epoch that was validated, from 1; None for any.
+    """
     try:
         lines = (run / METRICS_NAME).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return None
     for line in reversed(lines):
         try:
-            value = json.loads(line).get(VALIDATION)
+            record = json.loads(line)
+            value, validated = record.get(VALIDATION), record.get("epoch")
         except (ValueError, AttributeError):
             continue  # the end of a line that is being written
-        if isinstance(value, float):
+        if isinstance(value, float) and epoch in (None, validated):
             return value
     return None

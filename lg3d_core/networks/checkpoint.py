@@ -20,6 +20,7 @@ from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.files import recognise_foreign, write_bytes
 from lg3d_core.networks.hub import download_checkpoint, is_hub_name
 from lg3d_core.networks.minkowski_checkpoint import (
+    INFO_FACT,
     OFFSET_HEAD_PREFIX,
     STEM_SIZES,
     VOXEL_SIZE,
@@ -384,6 +385,11 @@ def describe_foreign(foreign: Foreign, match: Match, *, final_relu: bool | None 
         CheckpointError: Whether the last block ends with a ReLU is unknown.
     """
     facts = {name: value for name, value in foreign.facts.items() if isinstance(value, str)}
+    if INFO_FACT in facts:
+        info = parse_info(facts[INFO_FACT], foreign.file.path)
+        own, found = (info.network, info.num_classes, info.stem_size, info.offset_head), match[:4]
+        if own == found and final_relu in (None, info.final_relu):
+            return info
     tells_vocabulary = "vocabulary_digest" in facts and "vocabulary" in facts
     return CheckpointInfo(
         kind="pretrain" if match.num_classes is None else "finetune",

@@ -20,6 +20,7 @@ from lg3d_core.networks.checkpoint import (
     save_checkpoint,
 )
 from lg3d_core.networks.minkowski_checkpoint import (
+    INFO_FACT,
     OWN_FACTS,
     VOXEL_SIZE,
     Match,
@@ -239,9 +240,10 @@ def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointIn
     content: dict[str, Any] = OrderedDict((name, tensor.detach().cpu().contiguous()) for name, tensor in state.items())
     facts = {
         name: value
-        for name, value in json.loads(json.dumps(info.__dict__)).items()
-        if value is not None and name != "settings"
+        for name, value in json.loads(info.to_json()).items()
+        if value is not None and name not in ("settings", "vocabularies")
     }
+    facts[INFO_FACT] = info.to_json()
     if path.suffix.lower() != LIGHTNING_SUFFIX:
         content._metadata = OrderedDict({OWN_FACTS: facts})  # type: ignore[attr-defined]
     else:

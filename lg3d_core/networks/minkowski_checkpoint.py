@@ -25,6 +25,8 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
 SETTINGS_KEYS = ("hyper_parameters", "hparams", "config", "configs", "cfg", "conf", "args", "opt", "params", "settings")
 OWN_FACTS = "lg3d"
 """Key of lg3d's facts in the metadata of a state dict."""
+INFO_FACT = "lg3d_info"
+"""Key of all metadata of a checkpoint that lg3d converted, as JSON text."""
 ENDS_OPEN = frozenset(
     ("Res16UNet34D", "Res16UNet34Dv2", "Res16UNet34Dv3", "Res16UNet34CR", "Res16UNet34CR_Proj", "Res16UNet34C_P")
 )

@@ -17,7 +17,7 @@ from lg3d_core.reporting.style import (
     shorten,
     write_figure_as,
 )
-from lg3d_core.vocabulary import Vocabulary, load_vocabulary
+from lg3d_core.vocabulary import load_vocabulary
 from lg3d_core.vocabulary.categories import order_groups
 
 if TYPE_CHECKING:
@@ -39,13 +39,14 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
 
     Raises:
         SettingsError: The order is by groups and the vocabulary has none.
-        DataError: The file cannot be written, or there is only one anchor.
+        DataError: The vocabulary cannot be read, the file cannot be written, or there is only one anchor.
         MissingDependencyError: matplotlib or scikit-learn is missing.
     """
     groups = _groups_of(anchors, vocabulary)
     if order == "groups" and not any(groups):
         raise SettingsError(
-            "--order groups: the vocabulary of these anchors has no groups; omit the option",
+            f"--order groups: the vocabulary {vocabulary} has no groups for the classes of these anchors: pass their "
+            "vocabulary as --vocabulary, or omit the option",
             fields=("order",),
         )
     with drawing():
@@ -55,10 +56,7 @@ def write_anchors_map(anchors: Anchors, path: Path, *, vocabulary: str, order: O
 def _groups_of(anchors: Anchors, vocabulary: str) -> tuple[str, ...]:
     """Return the group of each anchor's class, "" if it is unknown."""
     for name in (vocabulary, "scannet200"):
-        try:
-            known: Vocabulary = load_vocabulary(name)
-        except DataError:
-            continue
+        known = load_vocabulary(name)
         if known.names == anchors.names:
             return tuple(category.group for category in known.categories)
     return ("",) * len(anchors.names)

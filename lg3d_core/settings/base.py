@@ -268,6 +268,7 @@ def _table_values(cls: type[Settings], table: dict[str, Any], *, source: str) ->
     every_field = {key: name for command in COMMANDS.values() for key, name in _names(command).items()}
     own = _names(cls)
     values: dict[str, Any] = {}
+    taken: dict[str, str] = {}
     for key, value in table.items():
         if isinstance(value, dict):
             if key not in COMMANDS:
@@ -280,9 +281,33 @@ def _table_values(cls: type[Settings], table: dict[str, Any], *, source: str) ->
                 )
         elif _plain(key) not in every_field:
             raise SettingsError(f"{source}: no setting {key!r}{_did_you_mean(key, every_field)}")
-        elif _plain(key) in own and not _belongs_to_others(fields_of(cls)[own[_plain(key)]], value, _Source(source)):
-            values[own[_plain(key)]] = value
-    return values | {own[_plain(name)]: value for name, value in table.get(cls.command, {}).items()}
+        elif _plain(key) in own:
+            name = _take_once(key, own, taken, source)
+            if not _belongs_to_others(fields_of(cls)[name], value, _Source(source)):
+                values[name] = value
+    of_command, taken = table.get(cls.command), {}
+    for key, value in of_command.items() if isinstance(of_command, dict) else ():
+        values[_take_once(key, own, taken, f"{source}: [{cls.command}]")] = value
+    return values
+
+
+def _take_once(key: str, names: Mapping[str, str], taken: dict[str, str], source: str) -> str:
+    """Return the field that a key names, and record the key in `taken`, by field.
+
+    Raises:
+        SettingsError: The table names the field with another key as well.
+    """
+    name = names[_plain(key)]
+    if name in taken:
+        raise SettingsError(f"{source}: {taken[name]!r} and {key!r} are the same setting: remove one of them")
+    taken[name] = key
+    return name
+
+
+def are_one_setting(cls: type[Settings], first: str, second: str) -> bool:
+    """Return whether two keys name the same field of a command: `voxel-size` and `voxel_size`, `from` and `start`."""
+    names = _names(cls)
+    return _plain(first) in names and names[_plain(first)] == names.get(_plain(second))
 
 
 def _belongs_to_others(field: Field, value: Any, source: _Source) -> bool:

@@ -217,6 +217,8 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
     def resolve(cls, **options: Any) -> Self:
         """Resolve as `Settings.resolve`; options of encoding cannot be combined with those of inspection.
 
+        `--plot` takes the groups of the classes from `--vocabulary`.
+
         Raises:
             UsageError: Both are passed, or `--order` without `--plot`.
             SettingsError: As `Settings.resolve`.
@@ -240,7 +242,8 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
                 "shuffled",
                 "device",
             )
-            typed = [name for name in encoding if options.get(name) is not None]
+            used = () if settings.show else ("vocabulary",)
+            typed = [name for name in encoding if name not in used and options.get(name) is not None]
             if typed:
                 names = ", ".join(option_name(cls, name) for name in typed)
                 raise UsageError(

@@ -51,6 +51,8 @@ Milestones = Annotated[
     Doc("Milestones of the step schedule, as fractions of all epochs."),
     Option(panel=Panel.ADVANCED),
 ]
+CSC_TEMPERATURE = 0.05
+"""Lowest temperature of scene contexts: below, the loss overflows float32."""
 FIT_MEMORY = ("micro_batch", "max_voxels")
 """Fields that decide how batches fit into memory."""
 RESUMABLE = (*FIT_MEMORY, "store", "anchors", "also_store", "also_anchors", "learning_rate", "wandb")
@@ -70,7 +72,7 @@ class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFiel
     ] = None
     name: Annotated[
         str | None,
-        Matches(lambda name: Path(name).name == name, "a plain folder name"),
+        Matches(lambda name: name not in ("", "..") and Path(name).name == name, "a plain folder name"),
         Doc("Name of the run's folder."),
         Option(panel=Panel.RUN, default="command and time"),
     ] = None
@@ -300,6 +302,8 @@ class PretrainSettings(TrainSettings, AnchorsFields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        is_safe = self.method != "csc" or self.temperature is None or self.temperature >= CSC_TEMPERATURE
+        self._require(is_safe, "temperature", f"at least {CSC_TEMPERATURE} with --method csc", "method")
         cosine = self.contrast == "margin" or self.distance == "cosine"
         self._require(cosine, "distance", "cosine with --contrast softmax", "contrast")
         joint = not self.also_store or self.method == "language"

@@ -13,7 +13,7 @@ from lg3d_core.files import write_text
 from lg3d_core.settings import VocabularySettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.vocabulary import Vocabulary, load_vocabulary
-from lg3d_core.vocabulary.vocabulary_file import Problem, format_vocabulary, read_vocabulary
+from lg3d_core.vocabulary.vocabulary_file import Problem, describe_group, format_vocabulary, read_vocabulary
 
 
 class VocabularyReport(NamedTuple):
@@ -61,11 +61,13 @@ def group_by_frequency(store: SceneStore, names: Sequence[str]) -> Vocabulary:
         names: Names of the groups, most frequent first; none removes the groups.
 
     Raises:
-        SettingsError: A name occurs twice, or there are more groups than classes.
+        SettingsError: A name occurs twice or is reserved, or there are more groups than classes.
     """
     vocabulary = store.vocabulary
     if len(set(names)) < len(names):
         raise SettingsError(f"--groups {','.join(names)}: expected different names", fields=("groups",))
+    if problem := next(filter(None, map(describe_group, names)), ""):
+        raise SettingsError(f"--groups: {problem}", fields=("groups",))
     if len(names) > len(vocabulary):
         raise SettingsError(
             f"--groups {','.join(names)}: {len(names)} groups for {len(vocabulary)} classes, expected at most one per "

@@ -25,6 +25,7 @@ from lg3d_core.training.batches import SceneBatches
 from lg3d_core.training.joint import JointLearner
 from lg3d_core.training.launch import open_run, train_run
 from lg3d_core.training.learners import WEIGHTED_LOSSES, Classification, InstanceSegmentation, Learner
+from lg3d_core.training.run import Run
 from lg3d_core.training.run_anchors import load_all_anchors, trained_vocabularies
 from lg3d_core.training.scenes import ALL_LABELS, TrainingData
 from lg3d_core.vocabulary import Vocabulary
@@ -47,7 +48,7 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     """
     with open_run(settings, progress) as opened:
         settings, data = opened.settings, opened.data
-        start = _find_start(settings, opened.progress)
+        start = _find_start(settings, opened.run, opened.progress)
         info = None if start is None else read_info(start, final_relu=settings.final_relu)
         if start is not None and info is not None and opened.run is None:
             _require_no_leak(start, info, settings, data, opened.progress)
@@ -133,9 +134,12 @@ def _require_own_anchors(
             )
 
 
-def _find_start(settings: FinetuneSettings, progress: Progress) -> Path | None:
+def _find_start(settings: FinetuneSettings, run: Run | None, progress: Progress) -> Path | None:
+    """Return the checkpoint to start from, None for none; a resumed run whose start is gone has its own checkpoint."""
     if settings.start == SCRATCH:
         return None
+    if run is not None and not Path(settings.start).exists() and run.checkpoint.is_file():
+        return run.checkpoint
     if settings.start != LATEST:
         return find_model(settings.start, progress, final_relu=settings.final_relu)
     newest = newest_checkpoint(settings.runs, "pretrain")
@@ -159,6 +163,11 @@ def _load_start(
             f"{start} was trained with the vocabulary {info.vocabulary}: its features are used, and the classifier of "
             f"{data.store.vocabulary.name} is new"
         )
+    if info.voxel_size != settings.voxel_size:
+        progress.note(
+            f"{start} was trained with voxels of {info.voxel_size:g} m, this run has {settings.voxel_size:g} m: "
+            f"--voxel-size {info.voxel_size:g} keeps them"
+        )
     info = dataclasses.replace(info, offset_head=settings.task == "instance")
     network = info.build_network(num_classes=sum(data.sizes))
     load_weights(network, start, fresh_classifier=True)
@@ -171,11 +180,19 @@ def _require_objects(data: TrainingData, with_instances: npt.NDArray[np.bool_]) 
     Raises:
         DataError: No labelled point of a class with instances belongs to an object.
     """
+    found: set[int] = set()
     for scene_id in data.store.scene_ids("train"):
         scene = data.store.read(scene_id, budget=data.budget, for_training=True)
         labels = scene.label[(scene.instance > 0) & (scene.label >= 0)]
         if with_instances[labels].any():
             return
+        found.update(np.unique(labels).tolist())
+    if found:
+        names = ", ".join(data.store.vocabulary.names[number] for number in sorted(found))
+        raise DataError(
+            f"the objects in the training scenes of {data.store.path} are all of classes without instances ({names}): "
+            "--task instance needs other classes; --task semantic needs labels only"
+        )
     raise DataError(
         f"the training scenes of {data.store.path} have no objects: --task instance needs the object of each vertex "
         "(in ScanNet's files *.aggregation.json), prepared again; --task semantic needs labels only"

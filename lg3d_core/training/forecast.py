@@ -321,7 +321,7 @@ def describe_forecast(found: Forecast) -> list[tuple[str, str]]:
 
 
 def _look_at_scenes(settings: TrainSettings) -> Scenes:
-    """Count the training scenes of the store, and load two of them; without a store, assume ScanNet's."""
+    """Count the training scenes of all stores, and load a few of the first; without a store, assume ScanNet's."""
     try:
         store = SceneStore(settings.store, settings.vocabulary)
         scene_ids = store.scene_ids("train")
@@ -345,7 +345,8 @@ def _look_at_scenes(settings: TrainSettings) -> Scenes:
         before = time.perf_counter()
         sizes.append(len(dataset[row].cells))
         seconds.append(time.perf_counter() - before)
-    return Scenes(len(scene_ids), sum(sizes) // len(few), min(seconds), False)
+    others = (len(SceneStore(path).scene_ids("train")) for path in settings.also_store)
+    return Scenes(len(scene_ids) + sum(others), sum(sizes) // len(few), min(seconds), False)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

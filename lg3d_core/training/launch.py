@@ -138,8 +138,6 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
             run = _find_run(settings, world, progress)
             if run is not None:
                 settings = _override(run, settings, {"store", "anchors", "also_store", "also_anchors", *FIT_MEMORY})
-        if run is not None:
-            _save_overrides(run, settings, world, progress)
         world.share_of(settings.batch_size)
         shared = [name for name in settings.saved_fields() if name not in OF_A_MACHINE]
         options = {option_name(type(settings), field): str(getattr(settings, field)) for field in shared}
@@ -168,7 +166,10 @@ def _override(run: Run, settings: S, fields: Collection[str]) -> S:
 
 
 def _save_overrides(run: Run, settings: S, world: World, progress: Progress) -> None:
-    """Write overridden settings to the run's folder, so that they apply from now on."""
+    """Write overridden settings to the run's folder, so that they apply from now on.
+
+    The run must be locked, and its saved state must fit them: a resume that fails leaves the settings as they were.
+    """
     if not world.leads:
         return
     own = run.read_settings(type(settings))
@@ -311,6 +312,8 @@ def train_run(
             precision=precision,
             progress=opened.progress,
         )
+        if opened.run is not None:
+            _save_overrides(run, settings, world, opened.progress)
         trainer.train()
     return run.checkpoint
 

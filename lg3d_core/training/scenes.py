@@ -81,7 +81,7 @@ def open_training_data(settings: TrainSettings, progress: Progress, *, num_proce
         + (f"{num_processes} processes, each " if num_processes > 1 else "")
         + f"{passes} forward pass{'es' if passes > 1 else ''} of {micro}), "
         f"{len(scenes)} training scenes{mixed}"
-        + (f", {settings.limited:.0%} of the labels" if data.budget is not None and settings.limited else "")
+        + (f", {100 * settings.limited:g} % of the labels" if data.budget is not None and settings.limited else "")
     )
     return data
 

@@ -45,7 +45,7 @@ class Validation:
 
     @property
     def logged(self) -> dict[str, float]:
-        """Scores for metrics and events, by name; undefined scores of groups and objects are left out."""
+        """Scores for metrics and events, by name; undefined scores are left out, because JSON has no nan."""
         vertex, voxel = self.evaluation.vertex, self.evaluation.voxel
         scores = {
             vertex.miou_name: vertex.miou_200,
@@ -53,8 +53,7 @@ class Validation:
             "voxel_miou_present": voxel.miou_present,
         }
         groups = {f"miou_present_{group}": score for group, score in self.group_scores.items() if group != "all"}
-        optional = groups | self.precisions
-        return scores | {name: score for name, score in optional.items() if math.isfinite(score)}
+        return {name: score for name, score in (scores | groups | self.precisions).items() if math.isfinite(score)}
 
     def describe(self, *, epoch: int, epochs: int) -> str:
         """Return the scores after an epoch in one line."""

@@ -211,6 +211,13 @@ def _find_repeated(rows: list[_Row], classes: list[tuple[int | None, _Row]], pro
                 )
 
 
+def describe_group(name: str) -> str:
+    """Return why a group cannot have this name; empty if it can."""
+    if name.casefold() == RESERVED_GROUP:
+        return f"the group {name[:40]!r} is not allowed: {RESERVED_GROUP} is the mean over all classes"
+    return "" if name.isprintable() else f"the group {name[:40]!r} is not allowed: it cannot be printed"
+
+
 def _parse_category(index: int, number: int | None, row: _Row, problems: list[Problem]) -> Category:
     fields = row.fields
 
@@ -222,8 +229,8 @@ def _parse_category(index: int, number: int | None, row: _Row, problems: list[Pr
     elif not fields["name"].isprintable():
         wrong("the name has characters that cannot be printed")
     group = fields.get("group") or fields.get("split") or ""
-    if group.casefold() == RESERVED_GROUP or not group.isprintable():
-        wrong(f"the group {group[:40]!r} is not allowed: {RESERVED_GROUP} is the mean over all classes")
+    if problem := describe_group(group):
+        wrong(problem)
     fallback = fallback_color(index)
     channels = [fields.get(channel) or str(fallback[k]) for k, channel in enumerate(RGB)]
     if not all(text.isascii() and text.isdecimal() and len(text) < 4 and int(text) <= 255 for text in channels):
