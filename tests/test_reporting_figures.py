@@ -1,5 +1,6 @@
 """The report's figures: what is in them, counted by hand, and that odd content can be drawn."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ pytest.importorskip("matplotlib", reason="not installed here")
 pytest.importorskip("sklearn", reason="not installed here")
 
 from lg3d_core.reporting.anchors_map import cosines_of, plot_anchors, write_anchors_map
-from lg3d_core.reporting.style import drawing, encode_figure, shorten, signed, write_figure
+from lg3d_core.reporting.style import RUN_MARKS, drawing, encode_figure, run_mark, shorten, signed, write_figure
 
 VOCABULARY = make_vocabulary("head", "head", "common", "tail")
 COUNTS = np.array(
@@ -204,6 +205,13 @@ def test_the_map_has_the_anchors_in_it_and_keeps_categories_together() -> None:
         assert {"a", "d", "text anchors"} <= words(figure)
         assert plot_embeddings([reported("run", measured(COUNTS))], VOCABULARY) is None
     assert measure_cohesion(measured(COUNTS)) is None
+
+
+def test_no_two_of_many_runs_look_alike() -> None:
+    marks = [run_mark(number) for number in range(40)]
+    assert tuple(marks[: len(RUN_MARKS)]) == RUN_MARKS
+    assert len({(mark.color, mark.marker) for mark in marks}) == 40
+    assert all(one.color != other.color for one, other in pairwise(marks))
 
 
 def test_names_that_look_like_formulas_or_have_no_letters_are_drawn(tmp_path: Path) -> None:
