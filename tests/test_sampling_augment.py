@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lg3d_core.sampling.augment import (
+    MAX_NODES,
     Augmentation,
     distort,
     interpolate,
@@ -87,6 +88,17 @@ def test_distortion_has_the_deviation_of_its_smoothing() -> None:
     spread = (distort(xyz, np.random.default_rng(1), granularity=0.2, magnitude=0.4) - xyz).std()
     at_nodes = 0.4 * math.sqrt((19 / 81) ** 3)
     assert 0.5 * at_nodes < spread < at_nodes
+
+
+def test_the_noise_of_a_large_extent_is_mirrored_instead_of_filling_memory() -> None:
+    granularity, length = 0.25, MAX_NODES - 1
+    along = np.array([0, 3, 40.5, length - 1, 2 * length - 2 - 40.5, 2 * length - 2 - 3], dtype=np.float32)
+    xyz = np.stack([along * granularity, np.zeros(6), np.zeros(6)], axis=1).astype(np.float32)
+    shift = distort(xyz, np.random.default_rng(2), granularity=granularity, magnitude=1) - xyz
+    np.testing.assert_allclose(shift[4:], shift[[2, 1]], atol=2e-5)
+    assert np.abs(np.diff(shift[:4], axis=0)).max(axis=1).min() > 0.01
+    stray = np.concatenate([xyz[:3], np.full((1, 3), 5000, dtype=np.float32)])  # 8e12 nodes without the limit
+    assert np.isfinite(distort(stray, np.random.default_rng(2), granularity=granularity, magnitude=1)).all()
 
 
 def test_a_single_point_can_be_distorted() -> None:
