@@ -226,6 +226,14 @@ def test_paths_of_a_grid_are_shown_without_their_common_folder(values: str, show
     assert [cell[0].value for cell in cells] == values.split(",")
 
 
+def test_slashes_in_other_texts_of_a_grid_are_shown() -> None:
+    cells = grid_cells(['anchors.prompt="a {} in a room/hall","a {} in a room/street"'])
+    assert [cell_label("Row", cell) for cell in cells] == [
+        "Row, anchors.prompt=a {} in a room/hall",
+        "Row, anchors.prompt=a {} in a room/street",
+    ]
+
+
 def test_the_command_of_a_key_precedes_all_commands() -> None:
     for values in ({"grid": ("finetune.epochs=3", "epochs=2")}, {"changes": ("finetune.epochs=3", "epochs=2")}):
         found = plan("table1-7-ours", seeds=1, **values)

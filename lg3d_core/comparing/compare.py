@@ -66,7 +66,7 @@ def _require_vocabulary(steps: Sequence[Step], store: SceneStore) -> None:
             name = AnchorsSettings.from_json(step.settings).vocabulary
             if load_vocabulary(name).digest != store.vocabulary.digest:
                 raise SettingsError(
-                    f"the anchors of the recipes are of the vocabulary {name}, and {store.path} has labels of "
+                    f"the anchors of the recipes belong to the vocabulary {name}, and {store.path} has labels of "
                     f"{store.vocabulary.name}: pass --vocabulary with the file of {store.vocabulary.name}",
                     fields=("vocabulary",),
                 )

@@ -19,7 +19,7 @@ LABEL_SHARE = "limited"
 
 
 def find_field(key: str, phase: type[Settings]) -> Field | None:
-    """Return the field of a phase that a key `name` or `command.name` means, if any."""
+    """Return the field of a phase that a key, `name` or `command.name`, names, if any."""
     command, _, name = key.rpartition(".")
     if command not in ("", phase.command):
         return None
@@ -40,14 +40,10 @@ class GridValue(NamedTuple):
     value: Any
     shown: str
 
-    def field_of(self, phase: type[Settings]) -> Field | None:
-        """Return the field of a phase that the key names, if any."""
-        return find_field(self.key, phase)
-
     @property
     def sets_label_share(self) -> bool:
         """Whether the key is the share of the labels."""
-        fields = [self.field_of(phase) for phase in PHASES.values()]
+        fields = [find_field(self.key, phase) for phase in PHASES.values()]
         return any(field is not None and field.name == LABEL_SHARE for field in fields)
 
 
@@ -100,15 +96,17 @@ def grid_cells(grid: Sequence[str], changes: Sequence[str] = ()) -> list[Cell]:
     for entry in grid:
         key, text = parse_assignment(entry, option="--grid", field="grid")
         parsed = _parse_values(entry, text)
-        values = [GridValue(key, value, shown) for value, shown in zip(parsed, _show_values(parsed), strict=True)]
-        if not any(values[0].field_of(phase) for phase in PHASES.values()):
+        if not any(find_field(key, phase) for phase in PHASES.values()):
             raise SettingsError(
                 f"--grid {entry}: {key} is not a setting of {', '.join(PHASES)}: see lg3d finetune --help",
                 fields=("grid",),
             )
         if any(is_same_key(key, other) for other in keys):
             raise SettingsError(f"--grid names {key} twice: pass all of its values in one option", fields=("grid",))
-        keys[key] = values
+        shown = [_show(value) for value in parsed]
+        if is_same_key(key, "finetune.from") or is_same_key(key, "from"):
+            shown = _without_common_folder(shown)
+        keys[key] = [GridValue(key, value, text) for value, text in zip(parsed, shown, strict=True)]
     fixed = {parse_assignment(change, option="--set", field="changes")[0] for change in changes}
     if both := sorted(key for key in keys if any(is_same_key(key, other) for other in fixed)):
         raise SettingsError(f"--grid and --set both set {both[0]}: pass one of them", fields=("grid", "changes"))
@@ -132,7 +130,7 @@ def _parse_values(entry: str, text: str) -> list[Any]:
 def cell_fields(cell: Cell, phase: type[Settings]) -> dict[str, Any]:
     """Return the values of a cell for one phase, by field name; a key with the phase's name precedes a general one."""
     ordered = sorted(cell, key=lambda own: "." in own.key)
-    return {field.name: own.value for own in ordered if (field := own.field_of(phase)) is not None}
+    return {field.name: own.value for own in ordered if (field := find_field(own.key, phase)) is not None}
 
 
 def cell_label(label: str, cell: Cell, *, label_share: bool = True) -> str:
@@ -141,18 +139,15 @@ def cell_label(label: str, cell: Cell, *, label_share: bool = True) -> str:
     return ", ".join([label, *shown])
 
 
-def _show_values(values: Sequence[Any]) -> list[str]:
-    """Return the texts of a key's values; paths are shown without the folders that all of them have in common."""
-    whole = [_show(value) for value in values]
-    folders = [os.path.dirname(value) if isinstance(value, str) else "" for value in values]
-    absolute = [os.path.isabs(folder) for folder in folders if folder]
-    if not absolute or any(absolute) != all(absolute):
-        return whole
-    common = os.path.commonpath(list(filter(None, folders)))
-    short = [
-        text.removeprefix(common + os.sep) if folder else text for text, folder in zip(whole, folders, strict=True)
-    ]
-    return short if len(set(short)) == len(short) else whole
+def _without_common_folder(paths: Sequence[str]) -> list[str]:
+    """Return paths without the folders that all of those with a folder have in common, if they stay distinct."""
+    folders = [os.path.dirname(path) for path in paths if os.path.dirname(path)]
+    try:
+        common = os.path.commonpath(folders)
+    except ValueError:  # none has a folder, or some are absolute and some are not
+        return list(paths)
+    short = [path.removeprefix(common + os.sep) for path in paths]
+    return short if len(set(short)) == len(short) else list(paths)
 
 
 def _show(value: Any) -> str:

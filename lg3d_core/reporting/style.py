@@ -111,7 +111,7 @@ def group_marks(groups: Iterable[str]) -> dict[str, Mark]:
 
 
 def run_mark(index: int) -> Mark:
-    """Return the mark of the run with a number; after the last colour, they repeat with other markers and lines."""
+    """Return the mark of the run with a number; colours repeat after the last one, with other markers and lines."""
     turn, place = divmod(index, len(RUN_MARKS))
     form = RUN_MARKS[(place + 3 * turn) % len(RUN_MARKS)]
     return form._replace(color=RUN_MARKS[place].color)
