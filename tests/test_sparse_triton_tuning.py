@@ -219,8 +219,28 @@ def test_the_error_on_a_damaged_file_names_it_with_advice(tmp_path: Path, conten
         read_blocks(path)
 
 
-def test_without_a_file_there_are_no_measured_blocks(tmp_path: Path):
+def test_without_a_file_there_are_no_measured_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert read_blocks(tmp_path / "none.json") == tuning.TunedBlocks({}, {})
+    (tmp_path / "file").touch()
+    assert read_blocks(tmp_path / "file" / "none.json") == tuning.TunedBlocks({}, {})
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError("the home folder of another user")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert read_blocks(tmp_path / "none.json") == tuning.TunedBlocks({}, {})
+
+
+def test_a_user_without_a_home_folder_has_the_default_blocks(monkeypatch: pytest.MonkeyPatch):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(tuning, "_max_width", lambda _: 256)
+    assert choose_convolution(LAYER, torch.device("cuda")) == default_convolution(LAYER, max_width=256)
+    with pytest.raises(DataError, match="no home folder for a cache: set XDG_CACHE_HOME"):
+        blocks_path(CPU)
 
 
 @pytest.mark.parametrize("default", [default_convolution(LAYER), default_convolution(LAYER._replace(channels_in=3))])
