@@ -258,6 +258,15 @@ def test_only_the_wanted_gradients_are_computed():
     assert features.grad is not None
 
 
+def test_a_second_derivative_raises_instead_of_being_zero():
+    features, weight = draw(63, 3).requires_grad_(), draw(27, 3, 4).requires_grad_()
+    with use_backend("torch"):
+        output = sparse_convolution(SparseTensor(features, scatter_voxels(63)), weight, kernel_size=3).features
+        (gradient,) = torch.autograd.grad(output.square().sum(), features, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
 def test_results_are_bit_equal_between_runs_and_numbers_of_threads(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch_backend, "CHUNK_ROWS", 100)
     monkeypatch.setattr(torch_backend, "MIN_SHARED_WORK", 0)

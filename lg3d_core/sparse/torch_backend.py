@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from lg3d_core.sparse import parallel
@@ -322,6 +323,7 @@ class _Convolve(torch.autograd.Function):
         return convolve_forward(features, weight, _plan(kernel_map, features), kernel_map.num_outputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
         grad_features, grad_weight = convolve_backward(

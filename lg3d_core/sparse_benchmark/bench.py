@@ -62,7 +62,8 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
         The measurements, which are also written to `settings.out`, if it is set, after every operation.
 
     Raises:
-        SettingsError: A name is unknown, or the device is not available.
+        UsageError: A name is unknown.
+        SettingsError: The device is not available.
         MissingDependencyError: A peer requested by name is not installed.
         DataError: A scene cannot be read, or a file cannot be written.
     """

@@ -315,11 +315,11 @@ def _describe_shared_memory(reason: str) -> str:
     """Return the error message for full shared memory."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
-        room = f", {usage.free >> 10} of {usage.total >> 10} KiB free"
+        free = f", {usage.free >> 10} of {usage.total >> 10} KiB free"
     except OSError:
-        room = ""
+        free = ""
     return (
-        f"shared memory is full ({SHARED_MEMORY}{room}): batches of worker processes do not fit ({reason}); pass "
+        f"shared memory is full ({SHARED_MEMORY}{free}): batches of worker processes do not fit ({reason}); pass "
         "--jobs 0, or give the container more shared memory (docker run --shm-size 8g)"
     )
 

@@ -113,7 +113,7 @@ class Trainer(Generic[B]):
         self.validator = _make_validator(learner, stores, settings, world=world, precision=precision, progress=progress)
         self.outlook = Outlook(
             settings,
-            steps=self.total_steps,
+            steps=self.total_steps - self.steps_done,
             on_cpu=world.device.type == "cpu",
             model=partial(model_step, settings.network, precision=precision, device=world.device),
             progress=progress,
@@ -163,6 +163,7 @@ class Trainer(Generic[B]):
         batches = self._load_batches()
         if self.position.step == self.per_epoch:  # stopped during the validation of an epoch
             self.end_epoch(log, stop)
+        self.meter.restart()
         parts: list[tuple[BatchPlan, B]] = []
         self.world.doing("loading scenes")
         for plan, batch in stop.at_once_in(self.meter.waiting_for(batches)):
