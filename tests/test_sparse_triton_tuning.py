@@ -115,7 +115,7 @@ def test_the_budget_goes_to_the_layers_with_most_work(monkeypatch: pytest.Monkey
     notes = Notes()
     blocks = read_blocks(tuning.tune([narrow, wide], CPU, notes, measure=lambda _: 1.0, budget=5))
     assert list(blocks.convolutions) == ["16 to 128, 27 offsets, float32, forth, 2^1"]
-    assert notes.notes[-1] == "the budget of 5 s is spent: 5 groups are left; run it again to go on"
+    assert notes.notes[-1] == "the budget of 5 s is spent: 5 groups are not measured yet; run it again to continue"
 
 
 def test_each_candidate_can_be_run():

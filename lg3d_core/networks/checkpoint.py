@@ -102,7 +102,7 @@ class CheckpointInfo:
     offset_head: bool = False
     """Whether the network predicts the vector from each voxel to the centre of its object."""
     adapt: float = 0.0
-    """Share of a scan's own statistics in batch normalisation, 0..1, unless a prediction is asked for another one."""
+    """Default share of a scan's own statistics in batch normalisation, 0..1."""
     vocabularies: tuple[TrainedVocabulary, ...] = ()
     """Vocabularies of joint training, in the order of their classes in the classifier; empty for a single one."""
 
@@ -190,7 +190,7 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
             metadata = file.metadata() or {}
         if metadata.get("format") not in (FORMAT, SEALED_FORMAT):
             raise CheckpointError(
-                f"{path} is not an lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})"
+                f"{path} is not an lg3d checkpoint (format {metadata.get('format')!r}, expected {SEALED_FORMAT!r})"
             )
         if metadata["format"] == SEALED_FORMAT and not is_sealed:
             raise CheckpointError(f"{path}: damaged: its checksum is missing; {AGAIN}")

@@ -23,7 +23,7 @@ from lg3d_core.stopping import leave_stopping_to_parent
 
 
 class TrainingBatch(Protocol):
-    """A batch as the training loop needs it, independent of what the loss reads."""
+    """Batch with what the training loop uses, independent of the loss."""
 
     @property
     def scene_ids(self) -> tuple[str, ...]:

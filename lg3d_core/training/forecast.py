@@ -163,9 +163,9 @@ def matrix_speed(device: torch.device, precision: str) -> float:
 
 
 def measured_step(network: str, voxels: int, *, device: torch.device, precision: str, backend: str) -> float:
-    """Return the seconds of a training step of so many voxels, from a smaller one that is taken on this device.
+    """Return the seconds of a training step with `voxels` voxels, extrapolated from a smaller step on this device.
 
-    Kernels are compiled, and memory is allocated, in steps that are not timed.
+    A first step, which compiles kernels and allocates memory, is not timed.
     """
     work = step_work(network)
     part = max(1000, min(voxels, int(MEASURED_FLOPS[device.type] / (PRODUCTS_PER_STEP * work.flops))))
@@ -189,7 +189,7 @@ def measured_step(network: str, voxels: int, *, device: torch.device, precision:
 
 
 def room_voxels(count: int) -> Tensor:
-    """Return about so many voxels of a room, shape `(voxels, 4)`, int32.
+    """Return about `count` voxels of a room, shape `(voxels, 4)`, int32.
 
     The floor is two voxels thick, ceiling and walls are one: on average a voxel then has as many neighbours as in
     furnished rooms.

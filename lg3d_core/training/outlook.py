@@ -20,7 +20,7 @@ class Outlook:
         settings: Settings of the run.
         steps: Optimiser steps that are left.
         on_cpu: Whether the run trains on a CPU.
-        model: Returns the modelled seconds and bytes of a step of so many voxels.
+        model: Returns the modelled seconds and bytes of a step with a given number of voxels.
         progress: Receives the reports.
     """
 

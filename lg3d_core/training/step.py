@@ -35,7 +35,7 @@ class StepResult(NamedTuple):
         losses: Loss first, then its parts.
         voxels: Number of voxels.
         facts: Counts that describe how the batch was made.
-        stopping: Whether any of several processes was asked to stop.
+        stopping: Whether a stop was requested in any of several processes.
     """
 
     losses: dict[str, float]

@@ -153,8 +153,8 @@ def tune(
 ) -> Path:
     """Measure block sizes for layers, forward and both gradients, and save the fastest in the device's file.
 
-    Each group is measured once, and the file is written after each, so that a run may end at any time: the next one
-    goes on with the groups that are missing. Layers with most work come first. Block sizes that fail are skipped.
+    Each group is measured once, and the file is written after each group. If the function is interrupted and called
+    again, it measures the groups that are missing. Layers with most work come first. Block sizes that fail are skipped.
 
     Args:
         calls: Layers, with kernel maps on the device.
@@ -202,7 +202,9 @@ def tune(
             write_text(path, json.dumps(content, indent=1) + "\n")
             _tuned.cache_clear()
     if left:
-        progress.note(f"the budget of {budget:g} s is spent: {left} groups are left; run it again to go on")
+        progress.note(
+            f"the budget of {budget:g} s is spent: {left} groups are not measured yet; run it again to continue"
+        )
     return path
 
 
