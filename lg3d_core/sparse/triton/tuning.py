@@ -88,10 +88,9 @@ def blocks_path(device: torch.device) -> Path:
     Raises:
         DataError: The user has no home folder.
     """
+    folder = cache_folder("triton")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return cache_folder("triton") / (
-        re.sub(r"[^a-z0-9.]+", "-", f"{name} triton {triton.__version__}".lower()) + ".json"
-    )
+    return folder / (re.sub(r"[^a-z0-9.]+", "-", f"{name} triton {triton.__version__}".lower()) + ".json")
 
 
 def read_blocks(path: Path) -> TunedBlocks:
