@@ -9,7 +9,7 @@ SHORTEST_FEATURE = 1e-12
 
 def feature_lengths(features: Tensor) -> Tensor:
     """Return the Euclidean length of each feature, shape `(voxels, 1)`; infinity for features without a direction."""
-    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     return lengths.masked_fill(lengths < SHORTEST_FEATURE, torch.inf)
 
 
