@@ -23,7 +23,7 @@ from lg3d_core.stopping import leave_stopping_to_parent
 
 
 class TrainingBatch(Protocol):
-    """Batch with what the training loop uses, independent of the loss."""
+    """Batch with what the training loop uses, independent of the loss. Batches are named tuples."""
 
     @property
     def scene_ids(self) -> tuple[str, ...]:
@@ -290,10 +290,9 @@ class _PlannedBatches(Dataset[_Loaded[B]], Generic[B]):
         return batch if plan.scenes else without_scenes(batch)
 
 
-def _tensors(batch: TrainingBatch) -> dict[str, Tensor]:
-    named: Any = batch
-    fields: dict[str, Any] = named._asdict() if isinstance(batch, tuple) else vars(batch)
-    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+def _tensors(batch: Any) -> dict[str, Tensor]:
+    """Return the tensors of a batch, a named tuple, by field."""
+    return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
 
 
 def _share(batch: TrainingBatch) -> None:

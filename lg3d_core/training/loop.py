@@ -151,7 +151,7 @@ class Trainer(Generic[B]):
             except Dropped:
                 self._save_unfinished()
                 raise Interrupted(
-                    f"stopped and saved; resume with: lg3d {settings.command} --resume {self.run.folder}"
+                    f"stopped and saved; resume with: lg3d {settings.command} {self.run.resume_option}"
                 ) from None
 
     def _train_epochs(self, log: TrainingLog, stop: Stop) -> None:
