@@ -70,8 +70,8 @@ class Snapshots:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
-                f"{self.run.resume_file} does not fit the settings of this run ({reason}): restore settings.json from a "
-                "copy, or start a new run"
+                f"{self.run.resume_file} does not fit the settings of this run ({reason}): restore settings.json, or "
+                "start a new run"
             ) from None
         epochs = self.settings.epochs
         in_range = 0 <= position.epoch <= epochs and 0 <= position.step <= per_epoch
