@@ -1,6 +1,7 @@
 """Sparse convolutions of every backend against dense convolutions, finite differences and the reference."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lg3d_core.sparse import (
     BACKENDS,
     SparseConvolution,
     SparseTensor,
+    parallel,
     resolve_backend,
     sparse_convolution,
     torch_backend,
@@ -235,6 +237,28 @@ def test_torch_backend_equals_the_reference_in_bfloat16_within_its_precision(mon
         assert ours.dtype == torch.bfloat16
         error = ((ours.float() - expected).norm() / expected.norm()).item()
         assert error < 1.2e-2  # bfloat16 keeps 8 bits: 2^-8 = 3.9e-3 per rounding, and three roundings meet
+
+
+def test_a_gpu_gets_a_few_large_chunks_with_the_same_results(monkeypatch: pytest.MonkeyPatch):
+    coordinates = scatter_voxels(3000, extent=16)
+    features, weight = draw(3000, 8), draw(27, 8, 8)
+    expected = run_layer("torch", LAYERS["3^3"], features, coordinates, weight)
+    rows: list[int] = []
+    plan_chunks = torch_backend.plan_chunks
+
+    def plan(kernel_map: Any, size: int, **choices: Any) -> Any:
+        rows.append(size)
+        return plan_chunks(kernel_map, size, **choices)
+
+    monkeypatch.setattr(torch_backend, "plan_chunks", plan)
+    for size in (None, 1000):  # one chunk of all voxels, and three
+        monkeypatch.setattr(parallel, "runs_on_workers", lambda _: False)
+        if size is not None:
+            monkeypatch.setattr(torch_backend, "CHUNK_ROWS_GPU", size)
+        ours = run_layer("torch", LAYERS["3^3"], features, coordinates, weight)
+        for value, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-9)
+    assert rows == [1 << 15, 1000]
 
 
 @pytest.mark.parametrize("size", [3, 5])
