@@ -238,8 +238,11 @@ def test_estimates_of_a_resumed_run_count_the_steps_that_are_left(
     assert counted == [steps, steps * 3 // 4]
 
 
-def test_a_finished_run_resumes_to_itself(pretrained: Path) -> None:
+def test_a_finished_run_resumes_to_itself_without_loading_scenes(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = pretrained.read_bytes()
+    monkeypatch.setattr(loop, "load_batches", pytest.fail)
     pretrain(PretrainSettings(resume=pretrained.parent), Progress())
     assert pretrained.read_bytes() == before
 

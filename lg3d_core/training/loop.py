@@ -160,9 +160,11 @@ class Trainer(Generic[B]):
         Raises:
             Dropped: A stop was requested.
         """
-        batches = self._load_batches()
         if self.position.step == self.per_epoch:  # stopped during the validation of an epoch
             self.end_epoch(log, stop)
+        if self.position.epoch == self.settings.epochs:
+            return
+        batches = self._load_batches()
         self.meter.restart()
         parts: list[tuple[BatchPlan, B]] = []
         self.world.doing("loading scenes")
