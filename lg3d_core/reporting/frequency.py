@@ -62,7 +62,7 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
                 counts[order][rows],
                 color=mark.color,
                 width=0.85,
-                label=group or None,
+                label=shorten(group) or None,
                 edgecolor="white",
                 linewidth=0.2,
             )
@@ -167,7 +167,7 @@ def plot_scatter(
             edgecolor="white",
             linewidth=0.4,
             alpha=0.9,
-            label=f"{group} ({len(members)})" if group else None,
+            label=f"{shorten(group)} ({len(members)})" if group else None,
             zorder=3,
         )
         low, high = np.quantile(x[members], [0, 1])

@@ -283,7 +283,7 @@ def plot_object_rooms(rows: Sequence[ObjectRow]) -> "Figure | None":
         axes = grid[k * lines : (k + 1) * lines].flat
         for column, (axis, (title, picture)) in enumerate(zip(axes, row.panels, strict=False)):
             axis.imshow(picture, interpolation="lanczos")
-            head = row.title if column == 0 else "\N{NO-BREAK SPACE}"
+            head = shorten(row.title, 28) if column == 0 else "\N{NO-BREAK SPACE}"
             axis.set_title(f"{head}\n{shorten(title, 28)}", fontsize=7, fontweight="normal", linespacing=1.15)
     return figure
 
