@@ -209,7 +209,7 @@ def test_long_names_end_within_the_picture(monkeypatch: pytest.MonkeyPatch) -> N
     panel = np.zeros((30, 300, 3), dtype=np.uint8)
     picture = compose(view, {"colours": panel, "truth": panel})
     assert sum(text.endswith("…") for text, _, _ in drawn) == 2
-    assert all(0 <= left and right <= picture.width for _, left, right in drawn)
+    assert all(left >= 0 and right <= picture.width for _, left, right in drawn)
 
 
 def test_the_title_of_a_text_of_two_lines_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ SCALE = 0.92
 
 
 def load_font(size: int) -> "Font":
-    """Return DejaVu Sans, which has Latin, Greek and Cyrillic letters; without matplotlib, Pillow's font, which has ASCII.
+    """Return DejaVu Sans, which has Latin, Greek and Cyrillic letters.
+
+    Without matplotlib, it is Pillow's own font, which has ASCII letters.
 
     Args:
         size: Height of a line in pixels.

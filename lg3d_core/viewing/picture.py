@@ -249,7 +249,7 @@ def _draw_note(
     font: "Font",
     unit: int,
 ) -> int:
-    """Draw the note of a layer, at most `available` pixels wide and flush right above its panel; return its left edge."""
+    """Draw the note of a layer flush right above its panel, which is `available` pixels wide; return its left edge."""
     right, top = corner
     key = view.key(layer)
     notes = [(color, name if share is None else f"{name} {_percent(share)}") for color, name, share in key.swatches]
