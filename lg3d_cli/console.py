@@ -317,7 +317,7 @@ class _WarningsOnly(Progress):
 
 
 class _Lines(_WarningsOnly):
-    """Progress for logs: a line at the start and end of a task, and one every few seconds in between."""
+    """Progress for logs: a line every few seconds, and one at the end of a task."""
 
     def note(self, message: str) -> None:
         notice(message)

@@ -16,8 +16,8 @@ import torch
 
 from lg3d_core.download import answers
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
-from lg3d_core.language import encoders as encoders_module
 from lg3d_core.language import Anchors, load_anchors, require_vocabulary
+from lg3d_core.language import encoders as encoders_module
 from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.language.encoder_names import EncoderKind, EncoderSpec, parse_encoder
 from lg3d_core.language.encoders import load_open_clip
