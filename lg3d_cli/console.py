@@ -19,7 +19,7 @@ import typer
 
 from lg3d_cli import start
 from lg3d_core.errors import Lg3dError, one_line, printable
-from lg3d_core.progress import Progress, Task, Topic
+from lg3d_core.progress import Progress, Task, Topic, whole_steps
 
 T = TypeVar("T")
 
@@ -347,19 +347,19 @@ class _LoggedTask(Task):
         self.description = description
         self.total = total
         self.unit = unit
-        self.done = 0
-        self.skipped = 0
+        self.done: float = 0
+        self.skipped: float = 0
         self.status = ""
         self.loss = ""
         self.start = self.logged = time.monotonic()
 
-    def advance(self, steps: int = 1, *, status: str = "") -> None:
+    def advance(self, steps: float = 1, *, status: str = "") -> None:
         self.done += steps
         self.status = status or self.status
         if time.monotonic() - self.logged >= LOG_EVERY_SECONDS:
             self.log()
 
-    def skip(self, steps: int) -> None:
+    def skip(self, steps: float) -> None:
         self.done += steps
         self.skipped += steps
 
@@ -372,7 +372,8 @@ class _LoggedTask(Task):
         """Write one line with the position, the elapsed and the remaining time."""
         self.logged = time.monotonic()
         seconds = self.logged - self.start
-        count = f"{self.done}/{self.total}" if self.total is not None else str(self.done)
+        done = whole_steps(self.done)
+        count = f"{done}/{self.total}" if self.total is not None else str(done)
         line = f"{self.description} {count} {self.unit}{'s' if self.unit else ''} in {seconds:.0f} s"
         fresh = self.done - self.skipped
         if not final and self.total and fresh:

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lg3d_core.errors import one_line
-from lg3d_core.progress import Progress, Task, Topic
+from lg3d_core.progress import Progress, Task, Topic, whole_steps
 
 REFRESHES_PER_SECOND = 4.0
 AVERAGED_STEPS = 20
@@ -123,19 +123,19 @@ class DrawnTask(Task):
         self.clock = clock
         self.start = clock()
         self.end: float | None = None
-        self.done = 0
-        self.skipped = 0
+        self.done: float = 0
+        self.skipped: float = 0
         self.status = ""
         self.topics: dict[Topic, dict[str, float]] = {}
         self.steps: tuple[tuple[float, float, float], ...] = ()
         self.curve = Curve()
         self.asked_to_stop = False
 
-    def advance(self, steps: int = 1, *, status: str = "") -> None:
+    def advance(self, steps: float = 1, *, status: str = "") -> None:
         self.done += steps
         self.status = one_line(status) or self.status
 
-    def skip(self, steps: int) -> None:
+    def skip(self, steps: float) -> None:
         self.done += steps
         self.skipped += steps
 
@@ -209,7 +209,8 @@ class DrawnTask(Task):
         return ProgressBar(total=self.total, completed=self.done, pulse=self.total is None and self.end is None)
 
     def _count(self) -> str:
-        count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
+        done = f"{whole_steps(self.done):,}"
+        count = done if self.total is None else f"{done}/{self.total:,}"
         return f"{count} {self.unit}s" if self.unit else count
 
     def _clock_text(self) -> str:

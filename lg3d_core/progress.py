@@ -1,6 +1,7 @@
 """Progress reports: the core never prints; it calls a `Progress`, and the command line decides what to show."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,13 +23,18 @@ class Topic(StrEnum):
 LOGGER = "lg3d"
 
 
+def whole_steps(done: float) -> int:
+    """Return the number of complete steps of a sum of parts, which may be a rounding error below a whole number."""
+    return math.floor(done + 1e-6)
+
+
 class Task:
     """A task counted in steps. This base class is silent."""
 
-    def advance(self, steps: int = 1, *, status: str = "") -> None:
-        """Count `steps` as done; `status` describes the latest one in a few words (an epoch, a scene id)."""
+    def advance(self, steps: float = 1, *, status: str = "") -> None:
+        """Count `steps`, or a part of one, as done; `status` describes the latest one (an epoch, a scene id)."""
 
-    def skip(self, steps: int) -> None:
+    def skip(self, steps: float) -> None:
         """Count `steps` as done before this task began; they do not enter the estimate of the remaining time."""
         self.advance(steps)
 

@@ -231,3 +231,16 @@ def test_a_status_in_a_log_is_a_line_a_second_at_most(
     with console.progress(quiet=True).status() as tell:
         tell("bed")
     assert capsys.readouterr().err == ""
+
+
+def test_parts_of_steps_enter_the_remaining_time_but_not_the_count() -> None:
+    clock = Clock()
+    task = DrawnTask("compare", 3, "run", clock=clock)
+    task.skip(1.25)  # one run was done, and a quarter of the second one
+    for _ in range(5):
+        task.advance(0.1)
+    clock.now = 60.0
+    assert task._count() == "1/3 runs"
+    assert task.left == pytest.approx(60 / 0.5 * 1.25)
+    task.advance(0.25)
+    assert task._count() == "2/3 runs"

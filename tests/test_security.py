@@ -373,7 +373,7 @@ def test_direct_dependencies_are_those_of_the_design_page() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {re.split(r"[<>=]", entry)[0] for entry in project["dependencies"]}
-    page = (ROOT / "docs/design/0020-bad-bytes-and-strangers.md").read_text()
+    page = (ROOT / "docs/design/0020-damaged-and-hostile-input.md").read_text()
     assert set(re.findall(r"^\| `([A-Za-z0-9_-]+)` \|", page, re.MULTILINE)) == named
 
 

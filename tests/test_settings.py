@@ -353,6 +353,7 @@ def test_a_shared_value_that_only_other_commands_have_is_ignored(tmp_path: Path,
         ('task = "panoptic"\n', "--task must be one of semantic, instance, got 'panoptic'"),
         ('[finetune]\ntask = "auto"\n', "--task must be one of semantic, instance, got 'auto'"),
         ("epochs = 0\n", "--epochs must be at least 1, got 0"),
+        ("voxel_size = [0.05]\n", "--voxel-size must be a finite number, got [0.05]"),  # lg3d bench accepts a list
     ],
 )
 def test_a_shared_value_that_no_command_has_or_a_commands_own_one_is_refused(

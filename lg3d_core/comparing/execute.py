@@ -20,7 +20,7 @@ from lg3d_core.evaluation.packed_matches import pack_matches
 from lg3d_core.files import atomic_path, lock_file, sweep_temporaries, write_text
 from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.networks.minkunet import NETWORK_PLANS
-from lg3d_core.progress import Progress, Task
+from lg3d_core.progress import Progress, Task, whole_steps
 from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, PretrainSettings
 from lg3d_core.stopping import end_with_parent
 from lg3d_core.training.finetune import finetune
@@ -66,16 +66,16 @@ class _PipedTask(Task):
     def __init__(self, pipe: int, total: int | None, unit: str) -> None:
         self._pipe = pipe
         self._of = ("" if total is None else f"/{total}") + (f" {unit}s" if unit else "")
-        self._done = 0
+        self._done = 0.0
         self._reported = 0.0
 
-    def advance(self, steps: int = 1, *, status: str = "") -> None:
+    def advance(self, steps: float = 1, *, status: str = "") -> None:
         del status
         self._done += steps
         if time.monotonic() - self._reported >= REPORT_SECONDS:
             self._reported = time.monotonic()
             with suppress(OSError):
-                os.write(self._pipe, f"{self._done}{self._of}\n".encode())
+                os.write(self._pipe, f"{whole_steps(self._done)}{self._of}\n".encode())
 
 
 def execute(step: Step, progress: Progress) -> None:

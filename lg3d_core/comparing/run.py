@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from types import FrameType
 from lg3d_core.comparing.plan import Step
 from lg3d_core.errors import DataError, Interrupted
 from lg3d_core.files import write_text
-from lg3d_core.progress import Progress
+from lg3d_core.progress import Progress, Task
 
 POLL_SECONDS = 0.1
 STATUS_SECONDS = 2.0
@@ -58,6 +59,7 @@ class _Running:
         self._name = step.folder.name
         self._status = ""
         self._unread = b""
+        self._counted = 0.0
 
     @property
     def status(self) -> str:
@@ -68,6 +70,25 @@ class _Running:
         if lines:
             self._status = " " + lines[-1].decode(errors="replace")
         return self._name + self._status
+
+    def count(self, task: Task) -> str:
+        """Count the training steps since the last call, as a share of the run, and return the status.
+
+        Steps before the first report are skipped, because a resumed run did them earlier.
+        """
+        status = self.status
+        if reported := re.fullmatch(r".* (\d+)/(\d+) steps", status):
+            share = int(reported[1]) / int(reported[2])
+            if self._counted:
+                task.advance(share - self._counted)
+            else:
+                task.skip(share)
+            self._counted = share
+        return status
+
+    def count_all(self, task: Task, *, done: bool) -> None:
+        """Count the rest of the run, or nothing of it if it failed."""
+        task.advance(float(done) - self._counted, status=self._name if done else "")
 
     def ended(self) -> bool:
         """Return whether the process has ended. If so, its pipe is closed."""
@@ -101,15 +122,16 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
                 if not running:
                     break  # the remaining steps need a failed one
                 for step in [step for step, run in running.items() if run.ended()]:
-                    if running.pop(step).process.returncode:
+                    run = running.pop(step)
+                    run.count_all(task, done=not run.process.returncode)
+                    if run.process.returncode:
                         failed.append(step)
                         progress.warn(_explain(step, out))
                     else:
                         finished.add(step.folder)
-                        task.advance(status=step.folder.name)
                 if time.monotonic() - shown_at >= STATUS_SECONDS:
                     shown_at = time.monotonic()
-                    task.advance(0, status=", ".join(run.status for run in running.values()))
+                    task.advance(0, status=", ".join([run.count(task) for run in running.values()]))
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             _stop(running)

@@ -311,7 +311,7 @@ def are_one_setting(cls: type[Settings], first: str, second: str) -> bool:
 
 
 def _belongs_to_others(field: Field, value: Any, source: _Source) -> bool:
-    """Return whether a value for every command fits other commands' settings of this name, but not this one's."""
+    """Return whether a choice for every command is one of other commands' settings of this name, but not this one's."""
     from lg3d_core.settings import COMMANDS
 
     def fits(other: Field) -> bool:
@@ -321,7 +321,7 @@ def _belongs_to_others(field: Field, value: Any, source: _Source) -> bool:
             return False
         return True
 
-    if fits(field):
+    if not field.choices or fits(field):
         return False
     others = (other for command in COMMANDS.values() for other in fields_of(command).values())
     return any({other.name, other.key} & {field.name, field.key} and fits(other) for other in others)
