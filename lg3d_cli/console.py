@@ -29,7 +29,6 @@ FIRST_COLUMN = 24
 """Minimum width of the first column of a table."""
 KEPT_WORD = 8
 """Length of words that a column does not break."""
-DEFAULT_COLUMNS = 80
 LEAST_COLUMNS = 20
 
 

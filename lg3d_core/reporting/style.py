@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-COLUMN = 3.4
-"""Width in inches of one column of a two-column paper."""
 PAGE = 7.0
-"""Width in inches of both columns."""
+"""Width in inches of both columns of a two-column paper."""
 DPI = 200
 INSTALL = "figures need matplotlib and scikit-learn, which are missing or broken: pip install matplotlib scikit-learn"
 
