@@ -72,9 +72,12 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
     absent = scores.support[order] == 0
     lower.plot(place[absent], np.zeros(int(absent.sum())), "|", color=FAINT, markersize=5, label="not in these scenes")
     for axes, counts in counted:
-        axes.set_yscale("log")
         some = counts[counts > 0]
-        axes.set_ylim(float(some.min()) / 2 if len(some) else 0.5)
+        if len(some):
+            axes.set_yscale("log")
+            axes.set_ylim(float(some.min()) / 2)
+        else:  # such as a store without annotated objects
+            axes.set_ylim(0, 1)
         count_axis(axes.yaxis)
         axes.tick_params(bottom=False)
         grid(axes, "y")
