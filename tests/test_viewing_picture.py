@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
+from lg3d_core.errors import DataError, MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.inference.heat_colors import HEAT_STOPS
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.fonts import load_font
 from lg3d_core.viewing.layers import RIGHT, WRONG, build_view
-from lg3d_core.viewing.open3d_buffers import import_open3d, quiet_output, render_buffers
+from lg3d_core.viewing.open3d_buffers import import_open3d, quiet_output, render_buffers, without_advice
 from lg3d_core.viewing.picture import (
     MAX_LEGEND,
     compose,
@@ -94,7 +94,7 @@ def test_more_triangles_than_two_bytes_keep_their_numbers() -> None:
 
 def test_more_triangles_than_three_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lg3d_core.viewing.open3d_buffers.MAX_PRIMITIVES", 2)
-    with pytest.raises(DataError, match="at most 2 triangles, got 3: pass --html"):
+    with pytest.raises(ShapeError, match="at most 2 triangles, got 3, or pass --html"):
         render_buffers(CORNERS, FACES, AHEAD, width=SIZE, height=SIZE, point_size=1, blends=[])
 
 
@@ -271,6 +271,15 @@ def test_without_open3d_the_message_names_the_remedy(monkeypatch: pytest.MonkeyP
     with pytest.raises(MissingDependencyError, match=r"open3d.*pip install 'lg3d\[view-cpu\]'.*--html FILE"):
         render_picture(build_view(make_room(spacing=0.3), VOCABULARY), tmp_path / "room.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_gets_the_message_without_an_option_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    with pytest.raises(MissingDependencyError) as raised:
+        import_open3d()
+    message = without_advice(raised.value)
+    assert "pip install 'lg3d[view-cpu]'" in message
+    assert "--html" not in message
 
 
 def test_without_libusb_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

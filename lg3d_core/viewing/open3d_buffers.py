@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError, MissingDependencyError
+from lg3d_core.errors import MissingDependencyError, ShapeError
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
 
 BY_PAGE = "or pass --html FILE, which does not need it"
+"""End of messages: advice for the command `view`."""
 MAX_PRIMITIVES = (1 << 24) - 1
 """Maximum number of triangles or points: a colour of three bytes identifies each one."""
 
@@ -60,6 +61,11 @@ def import_open3d() -> Any:
     return open3d
 
 
+def without_advice(error: Exception) -> str:
+    """Return the message of an error without the advice for the command `view`."""
+    return str(error).removesuffix(f", {BY_PAGE}")
+
+
 @contextlib.contextmanager
 def quiet_output(*, stderr: bool = True) -> Iterator[None]:
     """Discard what libraries write to stdout and stderr below Python, as stdout is reserved for results."""
@@ -104,13 +110,13 @@ def render_buffers(
         blends: Per-vertex quantities in 0..1 to interpolate, shape `(points, 3)` each.
 
     Raises:
-        DataError: There are more than `MAX_PRIMITIVES` triangles or points.
+        ShapeError: There are more than `MAX_PRIMITIVES` triangles or points.
         MissingDependencyError: open3d is missing, or cannot render off screen.
     """
     number = len(faces) or len(xyz)
     if number > MAX_PRIMITIVES:
         what = "triangles" if len(faces) else "points"
-        raise DataError(f"a picture shows at most {MAX_PRIMITIVES} {what}, got {number}: pass --html FILE instead")
+        raise ShapeError(f"a picture shows at most {MAX_PRIMITIVES} {what}, got {number}, {BY_PAGE}")
     o3d = import_open3d()
     corners = faces.reshape(-1) if len(faces) else np.arange(len(xyz))
     owner = np.repeat(np.arange(len(faces)), 3) if len(faces) else corners
