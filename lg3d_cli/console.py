@@ -329,13 +329,13 @@ class _Lines(_WarningsOnly):
 
     @contextmanager
     def status(self) -> Iterator[Callable[[str], None]]:
-        told, at = "", float("-inf")
+        shown, at = "", float("-inf")
 
         def tell(message: str) -> None:
-            nonlocal told, at
+            nonlocal shown, at
             now = time.monotonic()
-            if message and message != told and now - at >= STATUS_EVERY_SECONDS:
-                told, at = message, now
+            if message and message != shown and now - at >= STATUS_EVERY_SECONDS:
+                shown, at = message, now
                 self.note(message)
 
         yield tell

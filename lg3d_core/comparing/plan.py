@@ -442,10 +442,10 @@ def _require_no_leak(earlier: PretrainSettings | FinetuneSettings, finetune: Fin
     own, before = ((each.limited, each.limited_seed) for each in (finetune, earlier))
     if finetune.limited is None or own == before or finetune.allow_leak:
         return
-    had = "all labels" if earlier.limited is None else f"limited = {earlier.limited:g}"
+    labels = "all labels" if earlier.limited is None else f"limited = {earlier.limited:g}"
     run = "pre-training" if isinstance(earlier, PretrainSettings) else f"the run of {finetune.start}"
     raise SettingsError(
-        f"{source}: {run} has {had} and fine-tuning limited = {finetune.limited:g} (seed "
+        f"{source}: {run} has {labels} and fine-tuning limited = {finetune.limited:g} (seed "
         f"{finetune.limited_seed}), so it would see labels that fine-tuning hides: set limited for both, at the top of "
         "the recipe or with --set limited=SHARE, or pass --allow-leak"
     )

@@ -28,7 +28,7 @@ PANEL = 480
 SURROUNDINGS = 0.5
 """Distance in metres around an object that is drawn with it."""
 PALE = 0.35
-"""Saturation of what is not the object, relative to its own."""
+"""Saturation of the surroundings of an object, relative to their own."""
 Image = npt.NDArray[np.uint8]
 
 
@@ -107,7 +107,7 @@ def find_cases(
 def choose_cases(cases: Sequence[ObjectCase], number: int = MOST_CASES) -> list[ObjectCase]:
     """Return the objects of highest IoU and then those of lowest IoU, of different classes where possible.
 
-    Of equal ones, those with larger predictions are chosen. No object is chosen twice.
+    Among objects of equal IoU, those with larger predictions are chosen. No object is chosen twice.
     """
     ranked = sorted(cases, key=lambda case: (-case.iou, -len(case.rows), case.scene_id, case.instance))
     middle = len(ranked) - len(ranked) // 2
