@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from lg3d_core.errors import ShapeError
+from lg3d_core.objectives.directions import feature_directions
 from lg3d_core.objectives.validation import full_precision
 from lg3d_core.settings import Partition
 
@@ -96,7 +96,7 @@ def scene_contexts_loss(
         if len(first) == 0:
             return first.to(kind).sum() + second.to(kind).sum()
         num_partitions = NUM_PARTITIONS[partition]
-        one, two = normalize(first.to(kind), dim=1), normalize(second.to(kind), dim=1)
+        one, two = feature_directions(first.to(kind)), feature_directions(second.to(kind))
 
         def sum_rows(one: Tensor, two: Tensor, part: Tensor, start: int) -> Tensor:
             similar = one[start : start + len(part)] @ two.T / temperature

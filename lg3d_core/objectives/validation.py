@@ -30,6 +30,11 @@ def require_labels(rows: Tensor, labels: Tensor, *, num_classes: int) -> None:
             raise ShapeError(f"labels must be from -1 to {num_classes - 1}, got {lowest} to {highest}")
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a floating-point tensor in float32, or unchanged if it is float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def full_precision(tensor: Tensor) -> torch.autocast:
     """Return a context without autocast on the tensor's device, because exponentials and means need float32."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -27,7 +27,7 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 def runs_on_workers(tensor: Tensor) -> bool:
     """Return whether operations on a tensor are cut into pieces: on the CPU. Other devices are parallel themselves.
 
-    All code that treats the CPU in a special way asks here, so that tests can take the other way on a CPU.
+    All code that is specific to the CPU calls this function, so that tests can take the GPU's branches on a CPU.
     """
     return tensor.device.type == "cpu"
 
