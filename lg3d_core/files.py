@@ -232,12 +232,12 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file atomically, encoded as UTF-8.
+    """Replace a text file atomically, encoded as UTF-8; undecodable bytes of file names in the text are escaped.
 
     Raises:
         DataError: Writing failed. An existing file is unchanged.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _umask() -> int:
