@@ -29,7 +29,6 @@ FIRST_COLUMN = 24
 """Minimum width of the first column of a table."""
 KEPT_WORD = 8
 """Length of words that a column does not break."""
-DEFAULT_COLUMNS = 80
 LEAST_COLUMNS = 20
 
 
@@ -317,7 +316,7 @@ class _WarningsOnly(Progress):
 
 
 class _Lines(_WarningsOnly):
-    """Progress for logs: a line at the start and end of a task, and one every few seconds in between."""
+    """Progress for logs: a line every few seconds, and one at the end of a task."""
 
     def note(self, message: str) -> None:
         notice(message)
@@ -330,13 +329,13 @@ class _Lines(_WarningsOnly):
 
     @contextmanager
     def status(self) -> Iterator[Callable[[str], None]]:
-        told, at = "", float("-inf")
+        shown, at = "", float("-inf")
 
         def tell(message: str) -> None:
-            nonlocal told, at
+            nonlocal shown, at
             now = time.monotonic()
-            if message and message != told and now - at >= STATUS_EVERY_SECONDS:
-                told, at = message, now
+            if message and message != shown and now - at >= STATUS_EVERY_SECONDS:
+                shown, at = message, now
                 self.note(message)
 
         yield tell

@@ -60,13 +60,13 @@ class LiveProgress(Progress):
 
     @contextmanager
     def status(self) -> Iterator[Callable[[str], None]]:
-        told = ""
+        shown = ""
         with Live(console=self.console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
 
             def tell(message: str) -> None:
-                nonlocal told
-                if message != told:
-                    told = message
+                nonlocal shown
+                if message != shown:
+                    shown = message
                     line.update(Text(one_line(message), no_wrap=True, overflow="ellipsis"), refresh=True)
 
             yield tell

@@ -158,7 +158,8 @@ class SettingsCommand(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", "Options", *Panel)}
         for param in params:
             field, record = fields.get(param.name or ""), param.get_help_record(ctx)
-            if field is None or record is None:  # --help
+            assert record is not None  # no parameter is hidden
+            if field is None:  # --help
                 panel: str = Panel.OUTPUT
             elif field.is_argument:
                 panel, record = "Arguments", (metavar(field), record[1])
@@ -168,7 +169,7 @@ class SettingsCommand(TyperCommand):
                     record = (record[0].partition(" / --no-")[0], record[1])
             if panel != "Arguments" and len(params) <= MANY_OPTIONS:
                 panel = "Options"
-            sections[panel].append(record or ("", ""))
+            sections[panel].append(record)
         for title, records in sections.items():
             if records:
                 with formatter.section(title):

@@ -76,19 +76,20 @@ def demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
     make_anchors(AnchorsSettings.resolve(recipe=settings.recipe, anchors=anchors), progress)
 
     common: dict[str, Any] = {"store": store, "runs": runs, "seed": settings.seed, "device": settings.device}
-    typed = ("--recipe", settings.recipe, "--store", store, "--runs", runs, "--seed", settings.seed)
+    device = () if settings.device == DemoSettings.device else ("--device", settings.device)
+    typed = ("--recipe", settings.recipe, "--store", store, "--runs", runs, "--seed", settings.seed, *device)
     steps.begin("pretrain", *typed, "--anchors", anchors)
     pretrained = pretrain(PretrainSettings.resolve(recipe=settings.recipe, anchors=anchors, **common), progress)
 
     steps.begin("finetune", *typed, "--from", pretrained)
     tuned = finetune(FinetuneSettings.resolve(recipe=settings.recipe, start=str(pretrained), **common), progress)
 
-    steps.begin("eval", "--store", store, "--checkpoint", tuned)
+    steps.begin("eval", "--store", store, "--checkpoint", tuned, *device)
     evaluation = evaluate_checkpoint(EvalSettings(store=store, checkpoint=tuned, device=settings.device), progress)
 
     scene = SceneStore(store).scene_ids("val")[0]
     png, html = out / f"{scene}.png", out / f"{scene}.html"
-    steps.begin("view", scene, "--store", store, "--checkpoint", tuned, "--png", png, "--html", html)
+    steps.begin("view", scene, "--store", store, "--checkpoint", tuned, "--png", png, "--html", html, *device)
     files = show_scene(
         ViewSettings(scene=scene, store=store, checkpoint=tuned, png=png, html=html, device=settings.device), progress
     )

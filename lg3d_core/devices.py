@@ -12,7 +12,7 @@ from lg3d_core.errors import SettingsError
 def resolve_device(name: str) -> torch.device:
     """Return the device of a name; `auto` is CUDA if available, otherwise the CPU.
 
-    A numbered GPU becomes the current one, because libraries launch on that.
+    A numbered GPU also becomes PyTorch's current device, on which some libraries launch their kernels.
 
     Raises:
         SettingsError: CUDA was requested but is not available, or has no GPU of that number.
@@ -27,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
     if device.index is not None:
         count = torch.cuda.device_count()
         if device.index >= count:
-            others = "cuda:0 alone" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            others = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
             raise SettingsError(f"--device {name}: this machine has {count} GPU{'s' * (count > 1)}, {others}")
         torch.cuda.set_device(device)
     return device
@@ -57,10 +57,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 @contextmanager
 def training_products(device: torch.device, precision: str) -> Iterator[None]:
-    """Multiply float32 matrices as TF32 within a training step in bf16 on CUDA, forward and backward.
+    """Multiply float32 matrices in TF32 within the context, if it is a training step in bf16 on CUDA.
 
-    These are products of features with text anchors in a loss: bfloat16 features are exact in TF32, and anchors keep 10
-    bits. Scores of classes are not computed here and stay exact.
+    This concerns the products of features and text anchors in the losses, forward and backward: bfloat16 features are
+    exact in TF32, and anchors keep 10 bits. Class scores are computed outside the context and stay exact.
     """
     if device.type != "cuda" or precision != "bf16":
         yield

@@ -128,7 +128,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         DataError: Writing failed (full disk, no permission). `path` is unchanged.
     """
     temporary, mark = path, -1
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, it does not raise without permission to look
         raise DataError(f"cannot write {path}: it is a folder: pass the name of a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,12 +232,12 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file atomically, encoded as UTF-8.
+    """Replace a text file atomically, encoded as UTF-8; undecodable bytes of file names in the text are escaped.
 
     Raises:
         DataError: Writing failed. An existing file is unchanged.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _umask() -> int:
@@ -280,6 +280,18 @@ def sweep_temporaries(folder: Path, *, of: str | None = None, older_than: float 
             finally:
                 os.close(mark)
     return removed
+
+
+def cache_folder(name: str) -> Path:
+    """Return a folder for files that can be made again: `lg3d/NAME` in `XDG_CACHE_HOME`, by default `~/.cache`.
+
+    Raises:
+        DataError: The user has no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lg3d" / name
+    except RuntimeError:
+        raise DataError("this user has no home folder for a cache: set XDG_CACHE_HOME to a folder") from None
 
 
 def is_writable(folder: Path) -> bool:

@@ -1,6 +1,7 @@
-"""A working directory of one's own: what its settings file is made of, checked before it is written."""
+"""Settings file of a working directory: its values are checked before it is written."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +30,9 @@ from lg3d_core.vocabulary import load_vocabulary
 from lg3d_core.vocabulary.vocabulary_file import SHIPPED
 
 LIKELY_FOLDERS = (".", *FORMATS, "ScanNet", "raw", "scans", "rooms", "demo/rooms", "../scannet", "/data/scannet")
-"""Where raw scans are looked for before anybody is asked, relative to the working directory."""
+"""Folders that are searched for raw scans, relative to the working directory."""
 LOOSE_FORMATS = ("pointcept", "labelled")
-"""Formats that a folder of other files may resemble: such a folder is proposed only if it has class names."""
+"""Formats that a folder of other files may resemble; such a folder is proposed only if it has class names."""
 DEFAULT_VOCABULARY = AnchorsSettings.vocabulary
 STORED_VOCABULARY = str(VocabularySettings.out)
 """File that `lg3d vocabulary from-store` writes by default."""
@@ -42,7 +43,7 @@ vocabulary = {}
 
 
 class Project(NamedTuple):
-    """What a settings file says.
+    """Values of a settings file.
 
     Attributes:
         raw: Folder of the raw scans.
@@ -60,11 +61,11 @@ class Project(NamedTuple):
 
 
 class RawScans(NamedTuple):
-    """Folder of raw scans that was checked.
+    """Checked folder of raw scans.
 
     Attributes:
-        raw: The folder.
-        vocabulary: Its vocabulary, as in `Project`.
+        raw: Folder.
+        vocabulary: Vocabulary of the folder, as in `Project`.
         report: Result of the audit; None without one.
     """
 
@@ -74,7 +75,7 @@ class RawScans(NamedTuple):
 
 
 def propose_raw(folder: Path) -> Path | None:
-    """The first likely folder that holds scans, as a path from `folder`; None where there is none."""
+    """Return the first of `LIKELY_FOLDERS` that contains scans, relative to `folder`; None if there is none."""
     for name in LIKELY_FOLDERS:
         found, _ = recognise_format(folder / name)
         if found and (found not in LOOSE_FORMATS or find_names(folder / name) is not None):
@@ -83,19 +84,19 @@ def propose_raw(folder: Path) -> Path | None:
 
 
 def propose_recipe(device: Device) -> str:
-    """The paper's recipe where CUDA computes, the smallest one elsewhere: a CPU has weeks to do on the paper's."""
+    """Return the paper's recipe for CUDA, else the smallest one: the paper's takes weeks on a CPU."""
     return "paper-34d" if _computes_on_cuda(device) else "demo"
 
 
 def describe_device() -> str:
-    """What `auto` stands for on this machine, in a few words."""
+    """Return the device that `auto` selects on this machine, in a few words."""
     if _computes_on_cuda("auto"):
         return "CUDA"
-    return f"the CPU ({num_cores()} cores): this PyTorch sees no CUDA device"
+    return f"the CPU ({num_cores()} cores): PyTorch finds no CUDA device"
 
 
 def describe_recipes() -> list[tuple[str, str]]:
-    """Every shipped recipe with its first line, which says what it is for."""
+    """Return the name and the purpose of every shipped recipe."""
     return [(name, recipe_summary(name)) for name in recipe_names()]
 
 
@@ -103,7 +104,7 @@ def check_raw(text: str, *, audit: bool, jobs: int, progress: Progress) -> RawSc
     """Recognise and check a folder of raw scans.
 
     Args:
-        text: The folder; `~` is the user's home.
+        text: Folder; `~` is the user's home.
         audit: Whether to read every scan.
         jobs: Number of processes; 0 uses one per core.
         progress: Receives notes, warnings and one step per scene.
@@ -136,10 +137,11 @@ def _find_vocabulary(folder: RawFolder) -> str:
 
 
 def check_device(text: str) -> Device:
-    """Take a device that this machine has.
+    """Check the name of a device and return it.
 
     Raises:
-        SettingsError: No such name, or no such device here.
+        UsageError: The name is invalid.
+        SettingsError: This machine does not have the device.
     """
     field = fields_of(PretrainSettings)["device"]
     if not field.is_choice(text):
@@ -149,10 +151,10 @@ def check_device(text: str) -> Device:
 
 
 def check_recipe(text: str) -> str:
-    """Take a recipe whose every key and value is one that encoding and training know.
+    """Check all keys and values of a recipe and return its name.
 
     Raises:
-        SettingsError: No such recipe, or something in it makes no sense.
+        SettingsError: The recipe does not exist, or a key or value is invalid.
     """
     read_recipe(text)
     for command in (AnchorsSettings, PretrainSettings, FinetuneSettings):
@@ -161,22 +163,22 @@ def check_recipe(text: str) -> str:
 
 
 def require_free(path: Path, *, force: bool) -> None:
-    """Refuse to replace a settings file.
+    """Check that a settings file can be written without replacing another one.
 
     Raises:
-        SettingsError: It is there, and `force` is not given; or a folder has its name.
+        SettingsError: The file exists and `force` is not set, or a folder has its name.
     """
     if path.is_dir():
-        raise SettingsError(f"{path} is a folder: the settings file needs that name")
+        raise SettingsError(f"{path} is a folder, expected the settings file or nothing: rename the folder")
     if path.exists() and not force:
-        raise SettingsError(f"{path} exists: edit it, or replace it with --force")
+        raise SettingsError(f"{path} exists: edit it, or pass --force to replace it")
 
 
 def count_lost(report: AuditReport) -> int:
-    """Scans that `prepare` would leave out.
+    """Return the number of scans that `prepare` would skip.
 
     Raises:
-        DataError: Nothing would be left, since every scan or the folder as a whole is damaged.
+        DataError: All scans, or the folder as a whole, are damaged.
     """
     for problem in report.problems:
         if problem.fatal and problem.scene == "":
@@ -191,23 +193,23 @@ def count_lost(report: AuditReport) -> int:
 
 
 def settings_text(project: Project, report: AuditReport | None) -> str:
-    """The settings file, as `Settings.resolve` reads it.
+    """Return the text of the settings file, as `Settings.resolve` reads it.
 
     Raises:
-        SettingsError: A path that UTF-8 cannot spell.
+        SettingsError: A path is not UTF-8.
     """
     found = "" if report is None else f"  # {report.num_scenes} scans, {report.num_vertices:,} vertices"
     vocabulary = "" if project.vocabulary == DEFAULT_VOCABULARY else VOCABULARY_TABLE.format(_quote(project.vocabulary))
     return f"""\
-# Settings of this working directory: every lg3d command that is started here reads them.
-# An option beats a variable (LG3D_EPOCHS=10), a variable this file, this file the recipe.
+# Settings of this working directory: all lg3d commands that are started here read this file.
+# Options precede variables (LG3D_EPOCHS=10), variables precede this file, and this file precedes the recipe.
 
 raw = {_quote(str(project.raw))}{found}
 store = {_quote(str(project.store))}
 device = {_quote(project.device)}
 recipe = {_quote(project.recipe)}  # of anchors, pretrain and finetune
 
-# Any option of a command can stand here, for that command alone under its name:
+# Any option of a command can be set here; a table with the command's name is for that command only:
 # [finetune]
 # epochs = 60
 # limited = 0.05
@@ -215,17 +217,17 @@ recipe = {_quote(project.recipe)}  # of anchors, pretrain and finetune
 
 
 def init(project: Project, report: AuditReport | None, *, path: Path, force: bool) -> Path:
-    """Write the settings file, whole or not at all, and return its path.
+    """Write the settings file atomically and return its path.
 
     Args:
-        project: What it says.
-        report: What the audit found, for a comment.
+        project: Values of the file.
+        report: Result of the audit, for a comment.
         path: File to write.
-        force: Replace one that is there.
+        force: Whether to replace an existing file.
 
     Raises:
-        SettingsError: A file is there, or a path cannot be spelled.
-        DataError: The file system refused.
+        SettingsError: The file exists, or a path is not UTF-8.
+        DataError: The file cannot be written.
     """
     require_free(path, force=force)
     write_text(path, settings_text(project, report))
@@ -233,10 +235,11 @@ def init(project: Project, report: AuditReport | None, *, path: Path, force: boo
 
 
 def next_commands(project: Project) -> list[tuple[str, str]]:
-    """What to type next, in order, each with what it makes."""
+    """Return the next commands in order, each with its output."""
     encoder = AnchorsSettings.resolve(recipe=project.recipe).encoder
     download = ", after a download" if encoder.startswith(("open_clip:", "hf:")) else ""
-    from_store = (f"lg3d vocabulary from-store {project.store}", f"class names of the store to {STORED_VOCABULARY}")
+    store = shlex.quote(str(project.store))
+    from_store = (f"lg3d vocabulary from-store {store}", f"class names of the store to {STORED_VOCABULARY}")
     return [
         ("lg3d prepare", f"scans to the store {project.store}/"),
         *([from_store] if project.vocabulary == STORED_VOCABULARY else []),
@@ -256,9 +259,9 @@ def _computes_on_cuda(device: str) -> bool:
 
 
 def _quote(text: str) -> str:
-    """A basic string of TOML: that of JSON, but for one control character."""
+    """Return a basic string of TOML, which is a JSON string except for one control character."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SettingsError(f"{text!r} is not UTF-8, so {CONFIG_NAME} cannot hold it: rename the folder") from None
+        raise SettingsError(f"{text!r} is not UTF-8, so {CONFIG_NAME} cannot contain it: rename the folder") from None
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -18,10 +18,10 @@ from tests.test_cli import workplace as workplace  # the fixture
 FRAME = re.compile(r"[\s─━│┃┌┐└┘┏┓┗┛├┤┡┩╇┴┬┳┼╋]")
 TABLES = [
     (["doctor"], ["what", "found"], ["torch", "backend triton", "display"]),
-    (["anchors", "--show"], ["category", "nearest 5"], ["wall", "refrigerator", "telephone"]),
+    (["anchors", "--show"], ["class", "nearest 5"], ["wall", "refrigerator", "telephone"]),
     (["prepare", "RAW", "--check"], ["scene", "raw label"], []),
     (["prepare", "--verify", "--store", "DAMAGED"], ["scene", "reason"], ["scene9000_00"]),
-    (["eval", "--per-class"], ["Head", "Category", "Precision"], ["wall", "vertices, miou_present"]),
+    (["eval", "--per-class"], ["Head", "Class", "Precision"], ["wall", "vertices, miou_present"]),
     (
         ["bench", "--what", "maps", "--voxel-size", "0.2", "--repeats", "1", "--backends", "torch", "--peers", "none"],
         [],

@@ -148,6 +148,11 @@ def test_the_next_commands_say_what_needs_a_download() -> None:
     assert "download" not in dict(next_commands(a_project(recipe="demo")))["lg3d anchors"]
 
 
+def test_a_store_with_spaces_is_quoted_in_the_next_commands() -> None:
+    own = a_project()._replace(vocabulary="vocabulary.tsv", store=Path("my data"))
+    assert "lg3d vocabulary from-store 'my data'" in dict(next_commands(own))
+
+
 def test_labelled_scans_are_recognised_and_their_class_names_are_those_of_the_anchors(tmp_path: Path) -> None:
     room = labelled_room()
     for split in ("train", "val", "other"):

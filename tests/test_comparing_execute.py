@@ -109,6 +109,16 @@ def test_anchors_are_as_wide_as_the_networks_features(tmp_path: Path) -> None:
     assert (step.folder / ANCHORS_NAME).stat().st_mtime_ns == written  # done: not run again
 
 
+def test_anchors_like_others_have_their_width(tmp_path: Path) -> None:
+    first = read_step(describe(tmp_path, network="34D"))
+    execute(first, Progress())
+    like = AnchorsSettings(like=first.folder / ANCHORS_NAME).to_json()
+    step = read_step(describe(tmp_path, folder=str(tmp_path / "like"), settings=like))
+    execute(step, Progress())
+    shapes = [load_file(own.folder / ANCHORS_NAME)["anchors"].shape for own in (first, step)]
+    assert shapes[0] == shapes[1]
+
+
 def test_files_of_a_run_that_had_not_begun_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder without settings cannot be resumed."""
     settings = FinetuneSettings(runs=tmp_path, name="run", start="scratch")

@@ -100,3 +100,10 @@ def test_the_suffix_selects_the_format(tmp_path: Path) -> None:
     table = comparison(row("Scratch", {"head": (0.1,), "all": (0.1,)}))
     assert table.rows[0].scores["iou"]["all"] == Spread(0.1, pytest.approx(math.nan, nan_ok=True))
     assert write_comparison_figure(table, tmp_path / "x.PDF").read_bytes().startswith(b"%PDF")
+
+
+def test_a_label_with_an_underscore_at_the_start_is_in_the_legend() -> None:
+    rows = [row("_mine", {"head": (0.1,), "all": (0.1,)}, share) for share in (0.1, 1.0)]
+    with drawing():
+        figure = plot_comparison(comparison(*rows))
+    assert [text.get_text().strip("\u200b") for text in figure.legends[0].get_texts()] == ["_mine"]

@@ -353,6 +353,8 @@ def test_a_change_replaces_the_start_of_a_recipe_under_the_name_of_the_field_and
         (("finetune.epochs=3",), {"epochs": 2}, "pass --epochs instead"),
         (("pretrain.epochs=3",), {"pretrain_epochs": 2}, "pass --pretrain-epochs instead"),
         (("network=14A",), {"network": "34C"}, "pass --network instead"),
+        (("anchors.dim=64",), {}, "pass --network instead"),
+        (("encoder=bundled",), {"anchors": Path("mine.safetensors")}, "pass --anchors instead"),
         (("votes=4",), {}, "votes: not a setting of anchors, pretrain, finetune"),
         (("eval.votes=4",), {}, "eval.votes: not a setting of anchors, pretrain, finetune"),
         (("compare.resamples=100",), {}, "resamples applies to whole tables"),
@@ -378,6 +380,20 @@ def test_a_recipe_with_an_anchors_file_is_rejected_because_its_anchors_would_be_
     assert kinds(plan(str(recipe), seeds=1, anchors=file)) == ["pretrain", "finetune"]
     recipe.write_text("[pretrain]\nanchors = 'mine.safetensors'\n[finetune]\nfrom = 'scratch'\n")
     assert kinds(plan(str(recipe), seeds=1)) == ["finetune"]  # without anchors
+
+
+@pytest.mark.parametrize("key", ["anchors.prompt_file", "anchors.like", "pretrain.also_anchors"])
+def test_another_content_of_a_file_that_a_step_reads_gives_another_run(tmp_path: Path, key: str) -> None:
+    file, recipe, folders = tmp_path / "file", tmp_path / "recipe.toml", []
+    recipe.write_text("")
+    changes = [f"{key}={file}", *([f"pretrain.also_store={tmp_path}"] if "also" in key else [])]
+    for content in ("one", "two", "one"):
+        file.write_text(content)
+        folders.append(plan(str(recipe), seeds=1, changes=tuple(changes)).rows[0].runs[0])
+    assert folders[0] == folders[2] != folders[1]
+    file.unlink()
+    with pytest.raises(SettingsError, match=rf"{key.partition('.')[2]} = .*file cannot be read"):
+        plan(str(recipe), seeds=1, changes=tuple(changes))
 
 
 @pytest.mark.parametrize("change", ["a", "=1", ".a=1", "a.=1"])

@@ -48,6 +48,29 @@ def test_missing_or_truncated_matches_are_reported(tmp_path: Path, arrays: dict[
         read_record(tmp_path)
 
 
+def test_every_damaged_byte_of_a_run_is_reported_or_harmless(tmp_path: Path) -> None:
+    write_run(tmp_path, {"num_scenes": 2})
+    np.savez_compressed(tmp_path / "scenes.npz", **np.load(tmp_path / "scenes.npz"))
+    whole = (tmp_path / "scenes.npz").read_bytes()
+    messages = []
+    for k in range(0, len(whole), 3):
+        (tmp_path / "scenes.npz").write_bytes(whole[:k] + bytes([whole[k] ^ 0xFF]) + whole[k + 1 :])
+        try:
+            read_record(tmp_path)
+        except DataError as error:
+            messages.append(str(error))
+    assert len(messages) > len(whole) // 6
+    assert all("has no readable scores" in message for message in messages)
+
+
+@pytest.mark.parametrize("scores", ["1", "null", "[]", "{", "[" * 100_000])
+def test_scores_that_are_not_an_object_are_reported(tmp_path: Path, scores: str) -> None:
+    write_run(tmp_path, {})
+    (tmp_path / "scores.json").write_text(scores)
+    with pytest.raises(DataError, match="has no readable scores"):
+        read_record(tmp_path)
+
+
 def write_curve(folder: Path, start: str | None, *records: dict[str, float]) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "card.json").write_text(json.dumps({} if start is None else {"from": start}))

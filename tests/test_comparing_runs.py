@@ -88,7 +88,7 @@ def test_after_a_failed_run_the_others_continue_and_the_log_is_named(
 ) -> None:
     Path(recipes[0]).write_text(SCRATCH + "gamma = 7\n")
     settings = settings_of(store_path, tmp_path, recipes, seeds=1)
-    with pytest.raises(DataError, match=r"1 runs failed; the first: .*error: this loss is not for me \(log: .*\.log\)"):
+    with pytest.raises(DataError, match=r"1 run failed: .*error: this loss is not for me \(log: .*\.log\)"):
         compare(settings, Progress())
     assert len(order(tmp_path)) == 4
     Path(recipes[0]).write_text(SCRATCH)
@@ -102,9 +102,7 @@ def test_steps_that_need_a_failed_run_are_not_started(
 ) -> None:
     for recipe in recipes[1:]:
         Path(recipe).write_text(Path(recipe).read_text().replace("[pretrain]\n", "[pretrain]\nlearning_rate = 7.0\n"))
-    with pytest.raises(
-        DataError, match=r"1 runs failed, and 2 more depend on them; the first: pretrain-csc.*no output"
-    ):
+    with pytest.raises(DataError, match=r"1 run failed, and 2 more depend on it: pretrain-csc.*no output"):
         compare(settings_of(store_path, tmp_path, recipes, seeds=1), Progress())
     assert [line.split()[0] for line in order(tmp_path)] == ["finetune"]
 

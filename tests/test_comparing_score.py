@@ -460,6 +460,7 @@ def test_a_check_needs_no_store_but_a_list_of_scenes(store: SceneStore, tmp_path
         ("", "has no scenes"),
         ("scene0000_00 many\n", "line 1: expected a new scene id"),
         ("scene0000_00 1 2\n", "line 1: expected a new scene id"),
+        (f"scene0000_00 {5000 * '9'}\n", "line 1: expected a new scene id"),
         ("scene0000_00\nscene0000_00\n", "line 2: expected a new scene id"),
         ("../scene0000_00\n", "line 1: expected a new scene id"),
     ],
@@ -468,6 +469,16 @@ def test_a_malformed_list_of_scenes_is_rejected(tmp_path: Path, text: str, messa
     (tmp_path / "scenes.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         read_scenes(tmp_path / "scenes.txt")
+
+
+def test_a_list_of_scenes_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "scenes.txt").write_bytes(b"\xef\xbb\xbfscene0000_00 12\r\n")
+    assert read_scenes(tmp_path / "scenes.txt") == {"scene0000_00": 12}
+
+
+def test_a_missing_list_of_scenes_is_reported_with_its_option(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*: pass another --scene-list"):
+        read_scenes(tmp_path / "none.txt")
 
 
 def test_a_check_explains_files_that_are_no_submission(store: SceneStore, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tables of a comparison from stored scores."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,9 @@ def test_rows_without_scores_of_objects_are_left_open() -> None:
     comparison = compare([Record(COUNTS, {})], [record(None)])
     assert math.isnan(comparison.rows[0].scores["ap50"]["all"].mean)
     assert [row[3] for row in instance_summary(comparison).rows] == ["-", "-"]
+
+
+def test_a_label_is_one_cell_of_markdown() -> None:
+    found = compare([record(0.2)])
+    named = replace(found, rows=(replace(found.rows[0], label="a|b <script>\nc"),))
+    assert r"| a\|b \<script>\nc | 50.00 |" in to_markdown(named)

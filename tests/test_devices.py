@@ -39,7 +39,7 @@ def test_the_error_on_a_gpu_that_is_missing_lists_those_that_exist(
     with pytest.raises(SettingsError, match=r"^--device cuda:2: this machine has 2 GPUs, cuda:0 to cuda:1$"):
         resolve_device("cuda:2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SettingsError, match=r"^--device cuda:1: this machine has 1 GPU, cuda:0 alone$"):
+    with pytest.raises(SettingsError, match=r"^--device cuda:1: this machine has 1 GPU, only cuda:0$"):
         resolve_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match=r"^--device cuda:1: PyTorch finds no CUDA device; use --device cpu"):

@@ -29,6 +29,11 @@ def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
+def test_undecodable_bytes_of_a_file_name_are_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "scan caf\udce9 ä")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "scan caf\\udce9 ä"
+
+
 def test_a_full_disk_leaves_the_old_file_and_raises(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
 

@@ -325,6 +325,19 @@ def test_the_prompt_answers_line_after_line_until_an_empty_one(
     assert "'window' is closest to window 1.00" in shown.err
 
 
+def test_a_quiet_answer_is_on_stdout_alone(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    html, out = workplace / "door.html", workplace / "heat"
+    command.ask(scan="room.ply", texts=("door",), device="cpu", html=html, out=out, quiet=True)
+    assert html.is_file()
+    assert list(out.iterdir())
+    shown = capsys.readouterr()
+    assert shown.out.startswith("text\theat")
+    assert shown.err == ""
+
+
 def test_on_a_terminal_the_prompt_can_be_edited_and_ctrl_c_ends_it(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

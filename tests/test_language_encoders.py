@@ -16,11 +16,12 @@ import torch
 
 from lg3d_core.download import answers
 from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError, SettingsError
+from lg3d_core.language import Anchors, load_anchors, require_vocabulary
 from lg3d_core.language import encoders as encoders_module
-from lg3d_core.language import load_anchors, require_vocabulary
 from lg3d_core.language.anchors import anchors as make_anchors
 from lg3d_core.language.encoder_names import EncoderKind, EncoderSpec, parse_encoder
 from lg3d_core.language.encoders import load_open_clip
+from lg3d_core.language.questions import open_reader
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
 from lg3d_core.settings import AnchorsSettings
@@ -292,6 +293,23 @@ def test_offline_fails_at_once_with_advice(monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"HF_HUB_OFFLINE is set.*--checkpoint FILE.*--encoder bundled"):
         load("ViT-B-32", None, "openai")
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("option", ["--encoder-checkpoint", "--checkpoint"])
+@pytest.mark.usefixtures("empty_cache")
+def test_the_encoder_of_anchors_is_missed_with_the_option_of_the_command(monkeypatch, option):
+    """`lg3d ask` and `lg3d anchors --like` name the file differently, and neither can use another encoder."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    metadata = {"encoder": "open_clip:ViT-B-32", "prompt": "{}", "vocabulary_digest": "", "projection": "none"}
+    for weights, message in (
+        ("openai from local.pt", f"with weights from local.pt: pass {option} FILE$"),
+        ("openai", f"HF_HUB_OFFLINE is set: pass the weights with {option} FILE$"),
+    ):
+        anchors = Anchors(np.eye(3, dtype=np.float32), ("a", "b", "c"), metadata | {"weights": weights})
+        with pytest.raises(MissingDependencyError, match=message):
+            open_reader(
+                anchors, encoder=None, checkpoint=None, device=CPU, progress=Progress(), checkpoint_option=option
+            )
 
 
 @pytest.mark.parametrize("port", ["closed_port", "deaf_port"])

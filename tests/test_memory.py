@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,13 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory, "_find_mallopt", lambda: None)
     with memory.kept_memory():
         pass
+
+
+def test_the_limit_of_a_container_bounds_the_available_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    for groups, available in (((), 9000), (((4000, 1500), (5000, 100)), 2500), (((2000, 3000),), 0)):
+        monkeypatch.setattr(memory.control_groups, "memory_limits", lambda groups=groups: iter(groups))
+        assert memory.available_memory(CPU) == available
 
 
 def test_memory_that_pytorch_keeps_on_a_gpu_is_available(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -376,6 +376,76 @@ def test_values_that_are_not_finite_are_refused(network: MinkUNet, tmp_path: Pat
         convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
 
 
+def test_integers_in_place_of_weights_are_refused(network: MinkUNet, tmp_path: Path) -> None:
+    state = dict(network.state_dict()) | {"bn3.bn.bias": torch.zeros(8, dtype=torch.int64)}
+    torch.save(told(state), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"bn3\.bn\.bias is of type torch\.int64, expected torch\.float32"):
+        convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("count", [0, 32_768])
+def test_a_number_of_classes_that_no_checkpoint_may_have_is_refused(
+    network: MinkUNet, tmp_path: Path, count: int
+) -> None:
+    state = dict(network.state_dict()) | {"final.kernel": torch.zeros(8, count), "final.bias": torch.zeros(1, count)}
+    torch.save(told(state), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=rf"has {count} classes \(final\.kernel\), expected 1 to 32767"):
+        convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
+
+
+def test_a_vector_with_as_many_values_as_a_kernel_has_offsets_is_no_kernel(network: MinkUNet, tmp_path: Path) -> None:
+    state = dict(network.state_dict()) | {"block1.0.norm1.bn.weight": torch.ones(27)}
+    torch.save(told(state), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"1 of another shape \(first: block1\.0\.norm1\.bn\.weight\)"):
+        convert(tmp_path / "x.pth", tmp_path / "x.safetensors")
+
+
+class Saved(nn.Module):
+    """A module with any state dict."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.state = dict(state)
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:
+        return self.state
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out", "summary"),
+    [
+        ({}, "conv0p1s1.kernel", r"1 missing \(first: conv0p1s1\.kernel\)"),
+        ({"stem_size": 5}, "", r"1 of another shape \(first: conv0p1s1\.kernel\)"),
+        ({"num_classes": 5}, "", r"2 of another shape \(first: final\.kernel\)"),
+        ({"offset_head": True}, "", r"4 unexpected \(first: offset_head\.hidden\.bias\)"),
+    ],
+)
+def test_tensors_of_ours_are_compared_with_its_own_metadata(
+    tmp_path: Path, options: dict[str, Any], left_out: str, summary: str
+) -> None:
+    path, out = tmp_path / "own.safetensors", tmp_path / "x.pth"
+    state = MinkUNet("tiny", **{"num_classes": 4, **options}).state_dict()
+    info = CheckpointInfo(
+        kind="finetune", network="tiny", num_classes=4, voxel_size=0.1, vocabulary="v", vocabulary_digest="d"
+    )
+    save_checkpoint(path, Saved({name: tensor for name, tensor in state.items() if name != left_out}), info)
+    with pytest.raises(CheckpointError, match=rf"does not fit tiny: .*{summary}; pass --partial"):
+        convert(path, out)
+    assert not out.exists()
+    convert(path, out, partial=True)
+    assert load_network(out)[1].num_classes == 4
+
+
+def test_a_checkpoint_without_any_tensor_of_its_network_is_refused(tmp_path: Path) -> None:
+    info = CheckpointInfo(
+        kind="finetune", network="tiny", num_classes=4, voxel_size=0.1, vocabulary="v", vocabulary_digest="d"
+    )
+    save_checkpoint(tmp_path / "own.safetensors", Saved({"a": torch.zeros(1)}), info)
+    with pytest.raises(CheckpointError, match=r"has no tensor that fits tiny: nothing to convert"):
+        convert(tmp_path / "own.safetensors", tmp_path / "x.pth", partial=True)
+
+
 def test_a_checkpoint_of_minkowski_engine_0_4_is_named(network: MinkUNet, tmp_path: Path) -> None:
     """In its hybrid kernels the centre is offset 0, not 13; a trained centre is the heaviest."""
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -221,6 +221,12 @@ def test_the_score_of_a_card_is_that_of_the_checkpoints_epoch(checkpoint: Path) 
     assert last_score(run) == 0.5
 
 
+def test_a_score_that_is_not_a_number_is_skipped(tmp_path: Path) -> None:
+    scores = ("0.25", "NaN", "Infinity")
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": 1, "val_miou_present": {own}}}\n' for own in scores))
+    assert last_score(tmp_path) == 0.25
+
+
 def test_a_push_uploads_the_checkpoint_and_a_card_in_one_commit(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

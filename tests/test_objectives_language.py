@@ -224,6 +224,14 @@ def test_the_softmax_loss_without_labels_is_zero_with_zero_gradient():
     assert not features.grad.any()
 
 
+def test_a_zero_feature_in_the_softmax_loss_has_cosine_zero_and_gets_no_gradient():
+    features = torch.zeros(2, 3, requires_grad=True)
+    loss = language_softmax_loss(features, torch.tensor([0, 1]), ANCHORS, temperature=0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(len(ANCHORS)))  # all cosines are 0
+    assert torch.equal(features.grad, torch.zeros(2, 3))
+
+
 def test_the_softmax_loss_rejects_features_of_another_width():
     with pytest.raises(ShapeError, match="must have the same width"):
         language_softmax_loss(torch.ones(2, 4), torch.tensor([0, 1]), ANCHORS, temperature=0.1)

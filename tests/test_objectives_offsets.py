@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -40,6 +42,14 @@ def test_without_objects_the_loss_is_zero_and_has_a_gradient() -> None:
     assert loss.distance.item() == loss.direction.item() == 0
     assert predicted.grad is not None
     assert (predicted.grad == 0).all()
+
+
+def test_voxels_without_an_object_do_not_count_whatever_their_prediction() -> None:
+    predicted = torch.tensor([[math.inf] * 3, [math.nan] * 3, [1.0, 2.0, 3.0], [0.0] * 3], dtype=torch.bfloat16)
+    for objects in (torch.full((4,), -1), torch.tensor([-1, -1, 0, 0])):
+        loss = offset_loss(predicted, POSITIONS, objects)
+        assert loss.distance.dtype == loss.direction.dtype == torch.float32
+        assert torch.isfinite(loss.distance + loss.direction)
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:

@@ -139,6 +139,16 @@ def test_no_places_and_one_place_have_zero_loss_with_a_graph():
         assert torch.equal(first.grad, torch.zeros(number, 3))
 
 
+def test_a_zero_feature_has_cosine_zero_and_gets_no_gradient():
+    places = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+    first, second = torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3, requires_grad=True)
+    loss = scene_contexts_loss(first, second, places, temperature=0.4, **RADII)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2) / 8)  # one of 8 parts has another place, as similar as the match
+    assert torch.equal(first.grad, torch.zeros(2, 3))
+    assert torch.equal(second.grad, torch.zeros(2, 3))
+
+
 def test_precision_stays_float32_under_autocast():
     torch.manual_seed(3)
     first, second, places = torch.randn(20, 4), torch.randn(20, 4), torch.rand(20, 3)

@@ -14,7 +14,14 @@ from lg3d_core.language.anchors_file import METADATA_KEYS, Anchors
 from lg3d_core.reporting.confusions import most_confused, plot_confusions
 from lg3d_core.reporting.curves import plot_curves, smooth
 from lg3d_core.reporting.differences import compare_runs, plot_differences
-from lg3d_core.reporting.embedding import anchor_rows, embed, embedding_key, measure_cohesion, plot_embeddings
+from lg3d_core.reporting.embedding import (
+    anchor_rows,
+    can_embed,
+    embed,
+    embedding_key,
+    measure_cohesion,
+    plot_embeddings,
+)
 from lg3d_core.reporting.frequency import Frequency, plot_categories, plot_frequency
 from lg3d_core.reporting.measure import FeatureSample, Measurement, _Draw
 from lg3d_core.reporting.objects import ObjectRow, plot_object_rooms
@@ -205,6 +212,32 @@ def test_the_map_has_the_anchors_in_it_and_keeps_categories_together() -> None:
         assert {"a", "d", "text anchors"} <= words(figure)
         assert plot_embeddings([reported("run", measured(COUNTS))], VOCABULARY) is None
     assert measure_cohesion(measured(COUNTS)) is None
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        (np.eye(40)[:, :8] + 1, True),
+        (np.zeros((40, 8)), False),  # as of a network whose last layer is dead
+        (np.outer(np.arange(1, 41), np.ones(8)), False),  # one direction
+        (np.full((40, 8), np.nan), False),
+        (np.arange(40.0)[:, None], False),
+        (np.eye(19), False),
+    ],
+)
+def test_a_map_needs_features_of_different_directions(features: np.ndarray, expected: bool) -> None:
+    sample = FeatureSample(features.astype(np.float32), np.zeros(len(features), dtype=np.int16))
+    assert can_embed(measured(COUNTS, sample=sample)) == expected
+
+
+def test_a_store_without_objects_has_a_figure_of_its_classes() -> None:
+    scores = measured(COUNTS).evaluation
+    assert scores is not None
+    frequency = Frequency(np.array([1000, 100, 10, 0]), COUNTS.sum(axis=1), np.zeros(4, int))
+    with drawing():
+        figure = plot_categories(scores.vertex, frequency, "run")
+        assert [axes.get_yscale() for axes in figure.axes] == ["linear", "log", "linear"]
+        assert encode_figure(figure, "png").startswith(b"\x89PNG")
 
 
 def test_no_two_of_many_runs_look_alike() -> None:

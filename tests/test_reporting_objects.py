@@ -174,7 +174,7 @@ def test_tables_list_the_groups_and_the_classes_with_objects_or_predictions() ->
     ]
     table = class_precision_table(runs, frequency)
     assert table is not None
-    assert table.header == ["Category", "Group", "Training objects", "Objects here", "AP50 one", "AP50 two"]
+    assert table.header == ["Class", "Group", "Training objects", "Objects here", "AP50 one", "AP50 two"]
     chair = f"{100 * scores.ap50[CHAIR]:.2f}"
     name, group, cells = table.rows[0]
     assert (name, group, [cell.text for cell in cells]) == ("chair", "head", ["1,234", "2", chair, chair])

@@ -324,6 +324,16 @@ def test_a_damaged_line_is_skipped_with_a_warning(tmp_path: Path) -> None:
         read_curves(tmp_path / "none.jsonl", listener)
 
 
+def test_numbers_beyond_the_range_of_float_and_int64_are_skipped(tmp_path: Path) -> None:
+    huge = "1" + 400 * "0"
+    lines = [f'{{"step": 1, "loss": {huge}, "lr": 1}}', f'{{"step": {huge}, "loss": 1}}', '{"step": -1, "loss": 1}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    listener = Notes()
+    curves = read_curves(tmp_path / "metrics.jsonl", listener)
+    assert list(curves) == ["lr"]
+    assert "line 2 and 1 more lines cannot be read" in listener.warnings[0]
+
+
 def test_a_run_in_its_first_epoch_shows_its_curves(tuned: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tuned, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint*", "report*")))
     found = report(run)

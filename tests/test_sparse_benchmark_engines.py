@@ -260,7 +260,7 @@ def test_a_missing_peer_is_reported_with_its_install_command(monkeypatch: pytest
     assert set(missing) == {kind.title for kind in PEERS.values()}
     with pytest.raises(MissingDependencyError, match=r"--peers spconv: not installed \(pip install spconv"):
         find_peers(["spconv"], CPU)
-    with pytest.raises(SettingsError, match="--peers: expected all, none or some of minkowski"):
+    with pytest.raises(UsageError, match="--peers: expected all, none or some of minkowski"):
         find_peers(["cudnn"], CPU)
     assert find_peers(["none"], CPU) == ([], {})
 

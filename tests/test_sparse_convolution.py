@@ -1,6 +1,7 @@
 """Sparse convolutions of every backend against dense convolutions, finite differences and the reference."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lg3d_core.sparse import (
     BACKENDS,
     SparseConvolution,
     SparseTensor,
+    parallel,
     resolve_backend,
     sparse_convolution,
     torch_backend,
@@ -237,6 +239,28 @@ def test_torch_backend_equals_the_reference_in_bfloat16_within_its_precision(mon
         assert error < 1.2e-2  # bfloat16 keeps 8 bits: 2^-8 = 3.9e-3 per rounding, and three roundings meet
 
 
+def test_a_gpu_gets_a_few_large_chunks_with_the_same_results(monkeypatch: pytest.MonkeyPatch):
+    coordinates = scatter_voxels(3000, extent=16)
+    features, weight = draw(3000, 8), draw(27, 8, 8)
+    expected = run_layer("torch", LAYERS["3^3"], features, coordinates, weight)
+    rows: list[int] = []
+    plan_chunks = torch_backend.plan_chunks
+
+    def plan(kernel_map: Any, size: int, **choices: Any) -> Any:
+        rows.append(size)
+        return plan_chunks(kernel_map, size, **choices)
+
+    monkeypatch.setattr(torch_backend, "plan_chunks", plan)
+    for size in (None, 1000):  # one chunk of all voxels, and three
+        monkeypatch.setattr(parallel, "runs_on_workers", lambda _: False)
+        if size is not None:
+            monkeypatch.setattr(torch_backend, "CHUNK_ROWS_GPU", size)
+        ours = run_layer("torch", LAYERS["3^3"], features, coordinates, weight)
+        for value, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-9)
+    assert rows == [1 << 15, 1000]
+
+
 @pytest.mark.parametrize("size", [3, 5])
 def test_isolated_voxels_see_the_centre_of_the_kernel_only(backend: str, size: int):
     corners = torch.tensor([[0, x, y, z] for x in (-90, 90) for y in (-90, 90) for z in (-90, 90)], dtype=torch.int32)
@@ -256,6 +280,15 @@ def test_only_the_wanted_gradients_are_computed():
     features = draw(63, 3).requires_grad_()
     sparse_convolution(x.replace(features), weight.detach(), kernel_size=3).features.sum().backward()
     assert features.grad is not None
+
+
+def test_a_second_derivative_raises_instead_of_being_zero():
+    features, weight = draw(63, 3).requires_grad_(), draw(27, 3, 4).requires_grad_()
+    with use_backend("torch"):
+        output = sparse_convolution(SparseTensor(features, scatter_voxels(63)), weight, kernel_size=3).features
+        (gradient,) = torch.autograd.grad(output.square().sum(), features, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
 
 
 def test_results_are_bit_equal_between_runs_and_numbers_of_threads(monkeypatch: pytest.MonkeyPatch):

@@ -1,10 +1,14 @@
 """The compiled kernels against the reference, for every width of vectors that the compiler can make here."""
 
 import ctypes
+import errno
 import math
+import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -233,19 +237,24 @@ def test_a_damaged_library_is_named(tmp_path: Path):
         build.open_kernels(path)
 
 
-def test_a_machine_without_a_compiler_falls_back_to_plain_pytorch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setenv("PATH", "")
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No kernels are loaded yet; those of the test are forgotten afterwards."""
     monkeypatch.setattr(backends, "_instances", {})
     for cache in (build.load_kernels, backends._can_compile):
         cache.cache_clear()
-    try:
-        with pytest.raises(MissingDependencyError, match=r"C compiler.*apt install gcc.*--backend torch"):
-            resolve_backend("native", torch.device("cpu"))
-        assert resolve_backend("auto", torch.device("cpu")).name == "torch"
-    finally:
-        for cache in (build.load_kernels, backends._can_compile):
-            cache.cache_clear()
+    yield
+    for cache in (build.load_kernels, backends._can_compile):
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_a_machine_without_a_compiler_falls_back_to_plain_pytorch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingDependencyError, match=r"C compiler.*apt install gcc.*--backend torch"):
+        resolve_backend("native", torch.device("cpu"))
+    assert resolve_backend("auto", torch.device("cpu")).name == "torch"
 
 
 def test_a_compiler_that_fails_is_named_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -266,6 +275,53 @@ def test_a_compiler_that_fails_is_named_with_its_reason(tmp_path: Path, monkeypa
     monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(MissingDependencyError, match="did not run"):
         build.compile_kernels(str(broken), tmp_path / "kernels.so")
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_a_compiler_that_is_no_program_falls_back_to_plain_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "cc").write_text("not a program")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    with pytest.raises(MissingDependencyError, match=r"cc did not run .*: pass --backend torch"):
+        resolve_backend("native", torch.device("cpu"))
+    assert resolve_backend("auto", torch.device("cpu")).name == "torch"
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_a_user_without_a_home_folder_falls_back_to_plain_pytorch(monkeypatch: pytest.MonkeyPatch):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(MissingDependencyError, match=r"no home folder.*set XDG_CACHE_HOME .*--backend torch"):
+        resolve_backend("native", torch.device("cpu"))
+    assert resolve_backend("auto", torch.device("cpu")).name == "torch"
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_a_cache_folder_of_another_user_falls_back_to_plain_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As with `sudo -u` or in a container, where HOME may be that of root."""
+    real, real_mkdir = os.stat, os.mkdir
+
+    def stat(path: Any, *arguments: Any, **choices: Any) -> os.stat_result:
+        refuse(path)
+        return real(path, *arguments, **choices)
+
+    def mkdir(path: Any, *arguments: Any, **choices: Any) -> None:
+        refuse(path)
+        real_mkdir(path, *arguments, **choices)
+
+    def refuse(path: Any) -> None:
+        if str(path).startswith(str(tmp_path)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(MissingDependencyError, match=r"Permission denied.*XDG_CACHE_HOME sets the folder"):
+        resolve_backend("native", torch.device("cpu"))
+    assert resolve_backend("auto", torch.device("cpu")).name == "torch"
 
 
 def test_a_backend_that_does_not_exist_is_refused_with_those_that_do():

@@ -106,8 +106,12 @@ GOOD = rows((0, 0, 0, 0), (0, 0, 0, 1))
         (torch.zeros(2, 3), GOOD.index_fill(0, torch.tensor([1]), 0), "got 1 twice among 2"),
         (torch.zeros(1, 3), rows((0, MAX_COORDINATE + 1, 0, 0)), "within"),
         (torch.zeros(1, 3), rows((0, 0, 0, -MAX_COORDINATE - 1)), "within"),
-        (torch.zeros(1, 3), rows((MAX_BATCH + 1, 0, 0, 0)), "batch indices"),
-        (torch.zeros(1, 3), rows((-1, 0, 0, 0)), "batch indices"),
+        (
+            torch.zeros(1, 3),
+            rows((MAX_BATCH + 1, 0, 0, 0)),
+            r"in 0\.\.510, got 511\.\.511: compute fewer scenes at once",
+        ),
+        (torch.zeros(1, 3), rows((-1, 0, 0, 0)), r"batch indices in 0\.\.510, got -1\.\.-1\.$"),
         (torch.zeros(2, 3, device="meta"), GOOD, "one device"),
     ],
 )

@@ -115,7 +115,7 @@ def test_the_budget_goes_to_the_layers_with_most_work(monkeypatch: pytest.Monkey
     notes = Notes()
     blocks = read_blocks(tuning.tune([narrow, wide], CPU, notes, measure=lambda _: 1.0, budget=5))
     assert list(blocks.convolutions) == ["16 to 128, 27 offsets, float32, forth, 2^1"]
-    assert notes.notes[-1] == "the budget of 5 s is spent: 5 groups are left; run it again to go on"
+    assert notes.notes[-1] == "the budget of 5 s is spent: 5 groups are not measured yet; run it again to continue"
 
 
 def test_each_candidate_can_be_run():
@@ -219,8 +219,28 @@ def test_the_error_on_a_damaged_file_names_it_with_advice(tmp_path: Path, conten
         read_blocks(path)
 
 
-def test_without_a_file_there_are_no_measured_blocks(tmp_path: Path):
+def test_without_a_file_there_are_no_measured_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert read_blocks(tmp_path / "none.json") == tuning.TunedBlocks({}, {})
+    (tmp_path / "file").touch()
+    assert read_blocks(tmp_path / "file" / "none.json") == tuning.TunedBlocks({}, {})
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError("the home folder of another user")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert read_blocks(tmp_path / "none.json") == tuning.TunedBlocks({}, {})
+
+
+def test_a_user_without_a_home_folder_has_the_default_blocks(monkeypatch: pytest.MonkeyPatch):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(tuning, "_max_width", lambda _: 256)
+    assert choose_convolution(LAYER, torch.device("cuda")) == default_convolution(LAYER, max_width=256)
+    with pytest.raises(DataError, match="no home folder for a cache: set XDG_CACHE_HOME"):
+        blocks_path(CPU)
 
 
 @pytest.mark.parametrize("default", [default_convolution(LAYER), default_convolution(LAYER._replace(channels_in=3))])

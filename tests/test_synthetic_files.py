@@ -254,6 +254,10 @@ def test_synthetic_of_other_settings_are_refused_with_the_difference(tmp_path: P
     write_rooms(RoomsSettings(out=out, scenes=1, vertices=2_000, jobs=1), Progress())
     with pytest.raises(SettingsError, match="seed 0, not 1"):
         write_rooms(RoomsSettings(out=out, scenes=1, vertices=2_000, seed=1, jobs=1), Progress())
+    marker = json.loads((out / "rooms.json").read_text())
+    (out / "rooms.json").write_text(json.dumps(marker | {"spacing": 0.03}))  # as with --mesh-spacing
+    with pytest.raises(SettingsError, match=r"other settings \(spacing 0\.03, not none\): pass another folder"):
+        write_rooms(RoomsSettings(out=out, scenes=1, vertices=2_000, jobs=1), Progress())
     (out / "rooms.json").write_text("{")
     with pytest.raises(SettingsError, match="cannot be read"):
         write_rooms(RoomsSettings(out=out, scenes=1, vertices=2_000, jobs=1), Progress())

@@ -85,6 +85,11 @@ def test_an_entry_that_cannot_be_used_is_named_and_left_out(
     assert message in found.problems[0]
 
 
+def test_a_number_of_thousands_of_digits_is_no_model(tmp_path: Path) -> None:
+    path = write_library(tmp_path / "a.sh3f", [{"name": "Chair"}], header=f"name#{5000 * '9'}=Sofa\n")
+    assert [entry.name for entry in read_library(path).entries] == ["Chair"]
+
+
 def test_files_that_are_no_libraries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \.sh3f library there"):
         find_libraries(tmp_path)
@@ -116,6 +121,13 @@ def test_a_box_becomes_twelve_triangles_that_face_outwards() -> None:
     normal = np.cross(box.xyz[:, 1] - box.xyz[:, 0], box.xyz[:, 2] - box.xyz[:, 0])
     assert (((box.xyz.mean(axis=1) - 0.5) * normal).sum(axis=1) > 0).all()
     assert np.linalg.norm(normal, axis=1).sum() / 2 == pytest.approx(6.0)
+
+
+def test_tabs_separate_words_too() -> None:
+    tabs = parse("v\t0 0 0\n v\t1\t0\t0\nv 0 1 0\nmtllib\ta.mtl\nusemtl\tred\nf\t1\t2\t3\n")
+    assert tabs.xyz.tolist() == [[[0, 0, 0], [1, 0, 0], [0, 1, 0]]]
+    assert tabs.materials[tabs.material[0]].rgb == (255.0, 0.0, 0.0)
+    assert parse_materials("newmtl\ta\n\tKd\t1 0 0\n") == {"a": Material((255.0, 0.0, 0.0))}
 
 
 def test_negative_indices_count_back_and_weights_are_left_out() -> None:

@@ -91,15 +91,16 @@ def test_the_room_of_a_measured_step_has_about_the_wanted_voxels_and_many_neighb
     assert 11 < float((neighbours >= 0).sum()) / len(coordinates) < 15  # furnished rooms: 12.8
 
 
-def test_a_forecast_takes_the_scenes_of_the_store(store_path: Path) -> None:
+def test_a_forecast_takes_the_scenes_of_the_store(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasts, "measured_step", lambda *_, **__: 0.5)
     settings = FinetuneSettings(
         store=store_path, network="14A", voxel_size=0.2, epochs=10, batch_size=2, device="cpu", precision="fp32", jobs=0
     )
-    found = forecast(settings, Progress(), measure=False)
+    found = forecast(settings, Progress())
     assert (found.scenes, found.steps) == (3, 20)  # three scenes, two steps an epoch
     assert found.hours == pytest.approx(20 * found.step_seconds / 3600)
-    assert found.step_seconds >= 0.05
-    assert found.basis == "modelled step, counted scenes"
+    assert found.step_seconds > 0.5  # with the scenes, which the training process loads
+    assert found.basis == "measured step, counted scenes"
     assert dict(describe_forecast(found))["training scenes"] == "3"
 
 

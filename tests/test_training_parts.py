@@ -4,12 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.networks.checkpoint import CheckpointInfo
 from lg3d_core.settings import FinetuneSettings
 from lg3d_core.training.batches import plan_batches, steps_per_epoch
 from lg3d_core.training.optimisation import learning_rate_factor, make_optimiser, set_norm_momentum
 from lg3d_core.training.run import Run
+from lg3d_core.training.snapshots import Position, Snapshots
+
+INFO = CheckpointInfo(
+    kind="finetune", network="14A", num_classes=2, voxel_size=0.1, vocabulary="v", vocabulary_digest="d"
+)
 
 
 def factor(done: float, **changes: object) -> float:
@@ -101,6 +108,31 @@ def test_a_run_is_made_once(tmp_path: Path) -> None:
     assert FinetuneSettings.from_json((run.folder / "settings.json").read_text()) == settings(tmp_path)
     with pytest.raises(SettingsError, match="pass another --name, or resume it with --resume"):
         Run.create(settings(tmp_path))
+
+
+def test_the_option_that_resumes_a_run_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    assert Run(tmp_path / "my run").resume_option == f"--resume '{tmp_path}/my run'"
+    assert Run(tmp_path / "run").resume_option == f"--resume {tmp_path}/run"
+
+
+def test_the_error_on_a_damaged_card_names_what_a_resumed_run_accepts(tmp_path: Path) -> None:
+    run = Run.create(settings(tmp_path))
+    (run.folder / "card.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"card\.json is damaged .*restore it from a copy, or start a new run$"):
+        run.card()
+
+
+def test_a_state_of_another_network_is_reported_in_one_line(tmp_path: Path) -> None:
+    run = Run.create(settings(tmp_path))
+    for network in (nn.Linear(2, 3), nn.Linear(3, 2)):
+        optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+        snapshots = Snapshots(run, settings=settings(tmp_path), info=INFO, digests={}, leads=True)
+        if not run.resume_file.exists():
+            snapshots.save_state(network, optimiser, Position(0, 1, 0.0))
+            continue
+        with pytest.raises(CheckpointError, match=r"does not fit the settings of this run \(.*size mismatch") as caught:
+            snapshots.restore(network, optimiser, per_epoch=2)
+        assert "\n" not in str(caught.value)
 
 
 def test_two_unnamed_runs_of_one_second_have_separate_folders(tmp_path: Path) -> None:

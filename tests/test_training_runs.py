@@ -21,10 +21,14 @@ from lg3d_core.errors import CheckpointError, DataError, Interrupted, SettingsEr
 from lg3d_core.networks.checkpoint import read_info
 from lg3d_core.progress import Progress, Task
 from lg3d_core.settings import FinetuneSettings, PretrainSettings
+from lg3d_core.training import loop
 from lg3d_core.training.finetune import finetune
 from lg3d_core.training.launch import resolve_training_precision
+from lg3d_core.training.loop import Trainer
+from lg3d_core.training.outlook import Outlook
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.run import Run
+from lg3d_core.training.stop import Dropped
 from tests.finished_runs import equal_weights, read_losses, read_metrics
 from tests.notes import Notes
 
@@ -209,8 +213,36 @@ def test_a_stopped_run_continues_to_the_same_weights_and_losses(
     assert read_losses(resumed.parent) == read_losses(whole.parent)
 
 
-def test_a_finished_run_resumes_to_itself(pretrained: Path) -> None:
+def test_estimates_of_a_resumed_run_count_the_steps_that_are_left(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, counted = Trainer.save, []
+
+    def save_and_stop(self: Trainer[Any], epoch: int) -> None:
+        save(self, epoch)
+        raise Dropped
+
+    class Counting(Outlook):
+        def __init__(self, *arguments: Any, steps: int, **choices: Any) -> None:
+            counted.append(steps)
+            super().__init__(*arguments, steps=steps, **choices)
+
+    settings = scratch(store_path, tmp_path, "run", epochs=4)
+    monkeypatch.setattr(loop, "Outlook", Counting)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", save_and_stop)
+        with pytest.raises(Interrupted):
+            finetune(settings, Progress())
+    finetune(dataclasses.replace(settings, resume=tmp_path / "run"), Progress())
+    steps = len(read_losses(tmp_path / "run"))
+    assert counted == [steps, steps * 3 // 4]
+
+
+def test_a_finished_run_resumes_to_itself_without_loading_scenes(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = pretrained.read_bytes()
+    monkeypatch.setattr(loop, "load_batches", pytest.fail)
     pretrain(PretrainSettings(resume=pretrained.parent), Progress())
     assert pretrained.read_bytes() == before
 

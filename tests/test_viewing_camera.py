@@ -130,3 +130,12 @@ def test_a_few_outliers_do_not_make_the_room_a_dot() -> None:
     strayed[:3] = [[1e3, 0, 0], [0, -1e3, 5], [0, 0, 1e4]]
     usual = build_view(room, VOCABULARY).camera.distance
     assert build_view(room._replace(xyz=strayed), VOCABULARY).camera.distance == pytest.approx(usual, rel=0.1)
+
+
+@pytest.mark.parametrize("turn", range(0, 180, 20))
+def test_a_scan_of_a_single_wall_is_not_cut(turn: int) -> None:
+    along, up = np.meshgrid(np.linspace(0, 4, 41), np.linspace(0, 2.5, 26))
+    c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
+    xyz = np.stack([along * c, along * s, up], axis=-1).reshape(-1, 3).astype(np.float32)
+    normal = np.tile(np.array([-s, c, 0], dtype=np.float32), (len(xyz), 1))
+    assert not find_outward(xyz, normal, np.zeros(len(xyz), dtype=np.int32)).any()

@@ -95,6 +95,14 @@ def test_the_gallery_of_a_scan_without_annotation_shows_its_objects() -> None:
     assert not gallery.annotated
 
 
+def test_an_object_without_predicted_classes_is_not_in_the_gallery() -> None:
+    room = ROOM._replace(label=np.full_like(ROOM.label, -1), instance=np.zeros_like(ROOM.instance))
+    prediction = predict(ROOM)
+    prediction.label[ROOM.label == TABLE] = -1
+    objects = PredictedObjects([found(0, TABLE, 0.9)], np.where(ROOM.label == TABLE, 0, -1))
+    assert build_view(room, VOCABULARY, prediction, objects=objects).gallery.parts == ()
+
+
 @pytest.mark.parametrize("owner", [np.zeros(3), np.full(len(ROOM.xyz), 5), np.full(len(ROOM.xyz), -2)])
 def test_owners_of_another_scene_are_refused(owner: np.ndarray) -> None:
     with pytest.raises(ShapeError, match=r"expected the object of each of \d+ vertices, -1 to 0"):

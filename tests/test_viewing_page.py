@@ -158,6 +158,14 @@ def test_hostile_names_stay_text() -> None:
     assert "innerHTML" not in text
 
 
+def test_a_name_of_undecodable_bytes_makes_a_page(tmp_path: Path) -> None:
+    view = build_view(make_room(spacing=0.3)._replace(scene_id="caf\udce9"), VOCABULARY)
+    write_page(view, tmp_path / "page.html")
+    page = read_page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.title == "caf\\udce9 · lg3d"
+    assert json.loads(page.scripts["description"])["scene"] == "caf\udce9"
+
+
 def test_marks_of_the_template_in_names_do_no_harm() -> None:
     page = read_page(build_page(build_view(make_room(scene_id="__DATA__ __DESCRIPTION__"), VOCABULARY)))
     assert json.loads(page.scripts["description"])["scene"] == "__DATA__ __DESCRIPTION__"

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from lg3d_core.errors import DataError, MissingDependencyError, SettingsError
+from lg3d_core.errors import DataError, MissingDependencyError, SettingsError, ShapeError
 from lg3d_core.inference.heat_colors import HEAT_STOPS
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
+from lg3d_core.viewing.fonts import load_font
 from lg3d_core.viewing.layers import RIGHT, WRONG, build_view
-from lg3d_core.viewing.open3d_buffers import import_open3d, quiet_output, render_buffers
+from lg3d_core.viewing.open3d_buffers import import_open3d, quiet_output, render_buffers, without_advice
 from lg3d_core.viewing.picture import (
     MAX_LEGEND,
     compose,
@@ -89,6 +90,12 @@ def test_more_triangles_than_two_bytes_keep_their_numbers() -> None:
     faces = np.arange(len(corners), dtype=np.int32).reshape(-1, 3)
     seen = render_buffers(corners, faces, AHEAD, width=SIZE, height=SIZE, point_size=1, blends=[])
     assert seen.primitive[pixel(0.4, -0.4)] == copies
+
+
+def test_more_triangles_than_three_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lg3d_core.viewing.open3d_buffers.MAX_PRIMITIVES", 2)
+    with pytest.raises(ShapeError, match="at most 2 triangles, got 3, or pass --html"):
+        render_buffers(CORNERS, FACES, AHEAD, width=SIZE, height=SIZE, point_size=1, blends=[])
 
 
 @needs_open3d
@@ -176,6 +183,50 @@ def test_a_title_that_is_too_long_is_cut() -> None:
     assert font.getlength(cut) <= 120
 
 
+def drawn_texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
+    """Returns a list that receives the text, and the left and right edge, of everything that is written."""
+    from PIL import ImageDraw
+
+    drawn: list[tuple[str, float, float]] = []
+    write = ImageDraw.ImageDraw.text
+
+    def record(self: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, **options: object) -> None:
+        wide = options["font"].getlength(text)  # type: ignore[attr-defined]
+        left = xy[0] - wide if options.get("anchor") == "rm" else xy[0]
+        if self.im.size[0] > 1:
+            drawn.append((text, left, left + wide))
+        write(self, xy, text, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    return drawn
+
+
+def test_long_names_end_within_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = drawn_texts(monkeypatch)
+    long = Vocabulary("long", "id", (Category(0, 1, "name " * 60, "", True, (9, 9, 9)),))
+    room = make_room(spacing=0.3)._replace(scene_id="scene " * 60)
+    view = build_view(room._replace(label=np.zeros(len(room.xyz), dtype=np.int16)), long)
+    panel = np.zeros((30, 300, 3), dtype=np.uint8)
+    picture = compose(view, {"colours": panel, "truth": panel})
+    assert sum(text.endswith("…") for text, _, _ in drawn) == 2
+    assert all(left >= 0 and right <= picture.width for _, left, right in drawn)
+
+
+def test_the_title_of_a_text_of_two_lines_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = drawn_texts(monkeypatch)
+    room = make_room(spacing=0.3)
+    view = build_view(room, VOCABULARY, heat={"somewhere\nto sit": np.zeros(len(room.xyz))})
+    compose(view, {"heat-1": np.zeros((30, 900, 3), dtype=np.uint8)})
+    assert "“somewhere to sit”" in [text for text, _, _ in drawn]
+
+
+def test_letters_of_other_scripts_are_drawn() -> None:
+    font = load_font(20)
+    missing = bytes(font.getmask("\U0010fffd"))
+    assert all(bytes(font.getmask(letter)) != missing for letter in "äßéñøłΩжЯ")
+    assert len({bytes(font.getmask(letter)) for letter in "äßéñøłΩжЯ"}) == 9
+
+
 @needs_open3d
 def test_the_same_scene_gives_the_same_picture() -> None:
     view = build_view(make_room(spacing=0.15), VOCABULARY)
@@ -220,6 +271,15 @@ def test_without_open3d_the_message_names_the_remedy(monkeypatch: pytest.MonkeyP
     with pytest.raises(MissingDependencyError, match=r"open3d.*pip install 'lg3d\[view-cpu\]'.*--html FILE"):
         render_picture(build_view(make_room(spacing=0.3), VOCABULARY), tmp_path / "room.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_gets_the_message_without_an_option_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    with pytest.raises(MissingDependencyError) as raised:
+        import_open3d()
+    message = without_advice(raised.value)
+    assert "pip install 'lg3d[view-cpu]'" in message
+    assert "--html" not in message
 
 
 def test_without_libusb_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +355,6 @@ def test_a_title_leaves_out_nothing_for_the_note_beside_it(monkeypatch: pytest.M
     (title,) = [one for one in drawn if one[0] == "Augmentation"]
     notes = [one for one in drawn if one[0] in ("inserted", "shifted 0", "40 cm")]
     assert len(notes) == 3
-    font = ImageFont.load_default(round(max(12, round((width + 200) / 50)) * 1.25))
+    font = load_font(round(max(12, round((width + 200) / 50)) * 1.25))
     beside = [left for _, left, top in notes if abs(top - title[2]) < font.size]
     assert all(left > title[1] + font.getlength(title[0]) for left in beside)

@@ -82,6 +82,17 @@ def test_heat_of_texts_becomes_layers(store_path: Path, tmp_path: Path, monkeypa
     assert any("--heat is ignored" in line for line in notes.messages)
 
 
+def test_a_missing_encoder_of_heat_names_the_command_with_the_option(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MissingDependencyError("the encoder is missing: pass --encoder hf:FOLDER")
+
+    monkeypatch.setattr("lg3d_core.viewing.asked.Conversation", refuse)
+    with pytest.raises(MissingDependencyError, match=r"^--heat: .*hf:FOLDER; lg3d ask has this option"):
+        show.view(settings(store_path, tmp_path, html=tmp_path / "room.html", heat=("to sit",)), Progress())
+
+
 def shown_layers(page: Path) -> list[str]:
     """The layers that the page's own description lists."""
     _, _, rest = page.read_text().partition('id="description">')

@@ -53,4 +53,4 @@ def _show(settings: AnchorsSettings) -> None:
     width = max(len(nearby) for nearby in nearest.values())
     rows = [[name, *(f"{near.name} {near.cosine:.2f}" for near in nearby)] for name, nearby in nearest.items()]
     title = f"{settings.anchors}: {anchors.metadata['encoder']}, width {anchors.dim}"
-    console.result_table(title, ["category", *(f"nearest {k + 1}" for k in range(width))], rows)
+    console.result_table(title, ["class", *(f"nearest {k + 1}" for k in range(width))], rows)

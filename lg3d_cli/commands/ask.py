@@ -73,7 +73,8 @@ def _write_page(
 
     assert settings.html is not None
     write_page(view_answers(conversation, answers, progress), settings.html)
-    console.notice(f"wrote {settings.html}")
+    if not settings.quiet:
+        console.notice(f"wrote {settings.html}")
 
 
 def _serve(conversation: "Conversation", answers: "list[Answer]", settings: AskSettings, progress: Progress) -> None:
@@ -118,9 +119,8 @@ def _show(answers: "list[Answer]", *, threshold: float, quiet: bool) -> None:
         piped += [[answer.text, *row] for row in rows or [[f"{answer.highest:.2f}", "nowhere", "", ""]]]
     if not on_terminal:
         console.result_table("", header, piped)
-    for answer in answers:
-        for path in answer.files:
-            console.notice(f"wrote {path}")
+    for path in (path for answer in answers for path in answer.files if not quiet):
+        console.notice(f"wrote {path}")
 
 
 def _object_rows(answer: "Answer") -> list[list[str]]:

@@ -20,7 +20,11 @@ def doctor(settings: DoctorSettings) -> None:
     if settings.json:
         console.result_json(facts)
     else:
-        console.result_table("This machine", ["what", "found"], [[key, str(value)] for key, value in facts.items()])
+        console.result_table(
+            "This machine",
+            ["what", "found"],
+            [[key, "-" if value is None else str(value)] for key, value in facts.items()],
+        )
 
 
 def _show_plan(settings: DoctorSettings) -> None:

@@ -14,6 +14,9 @@ from lg3d_core.settings import ScoreSettings
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.vocabulary import SPLITS, Vocabulary, load_vocabulary
 
+MAX_DIGITS = 18
+"""Maximum number of digits of a number of vertices."""
+
 
 class CheckedPredictions(NamedTuple):
     """Problems of one submission.
@@ -107,10 +110,10 @@ def read_scenes(path: Path) -> dict[str, int | None]:
         DataError: The file cannot be read, has no scenes, or a line is malformed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise DataError(f"cannot read the scenes of {path} ({reason}): pass another --scenes") from None
+        raise DataError(f"cannot read the scenes of {path} ({reason}): pass another --scene-list") from None
     scenes: dict[str, int | None] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         values = line.split()
@@ -120,7 +123,7 @@ def read_scenes(path: Path) -> dict[str, int | None]:
             is_safe_path(values[0])
             and "/" not in values[0]
             and len(values) <= 2
-            and all(v.isdecimal() for v in values[1:])
+            and all(v.isdecimal() and len(v) <= MAX_DIGITS for v in values[1:])
         )
         if not is_valid or values[0] in scenes:
             raise DataError(

@@ -1,4 +1,4 @@
-"""`lg3d compare`: plan the runs, run what is missing, and write the table."""
+"""`lg3d compare`: plan the runs, execute the missing ones, and write the table."""
 
 import json
 from collections.abc import Sequence

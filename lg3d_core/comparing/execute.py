@@ -100,7 +100,8 @@ def execute(step: Step, progress: Progress) -> None:
 
 def _execute_anchors(step: Step, progress: Progress) -> None:
     settings = AnchorsSettings.from_json(step.settings)
-    width = NETWORK_PLANS[step.network].widths[-1]
+    # Anchors like others keep their width; training pads them to that of the features.
+    width = NETWORK_PLANS[step.network].widths[-1] if settings.like is None else None
     make_anchors(dataclasses.replace(settings, anchors=step.folder / ANCHORS_NAME, dim=width), progress)
 
 

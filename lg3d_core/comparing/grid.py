@@ -75,7 +75,7 @@ def is_same_key(first: str, second: str) -> bool:
 
 
 def parse_value(text: str) -> Any:
-    """Return the TOML value of a text; a text that is not TOML stands for itself."""
+    """Return the TOML value of a text; a text that is not TOML is returned unchanged."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

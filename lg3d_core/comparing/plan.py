@@ -36,6 +36,7 @@ from lg3d_core.settings import (
     option_name,
     read_recipe,
 )
+from lg3d_core.settings.fields import fields_of
 
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T", FinetuneSettings, PretrainSettings)
@@ -56,6 +57,8 @@ NOT_RESULTS = {
     "allow_leak",
 }
 """Settings that do not affect the result of a run, or files whose content is hashed separately."""
+READ_FILES = ("prompt_file", "like", "checkpoint", "also_anchors")
+"""Settings that name files whose content is hashed with the path: an edited file gives another run."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def plan_table(settings: CompareSettings, *, store_digest: str, progress: Progre
         path = find_model(name, progress or Progress(), final_relu=final_relu)
         return path, _file_digest(path, "from")
 
+    planner = _Planner(settings, store_digest, find_start)
     changes = parse_changes(settings.changes)
     _require_changeable(settings)
     cells = grid_cells(settings.grid, settings.changes)
@@ -150,7 +154,7 @@ def plan_table(settings: CompareSettings, *, store_digest: str, progress: Progre
         label = _read_label(recipe, table) or Path(recipe).stem
         runs = []
         for seed in range(settings.seeds):
-            own = _plan_run(settings, recipe, table, cell, seed=seed, store_digest=store_digest, find_start=find_start)
+            own = planner.plan_run(recipe, table, cell, seed=seed)
             steps |= {step.folder: step for step in own}
             runs.append(own[-1].folder)
         share = FinetuneSettings.from_json(own[-1].settings).limited
@@ -197,14 +201,21 @@ def _read_label(recipe: str, table: dict[str, Any]) -> str:
 
 def _fixed_fields(settings: CompareSettings, phase: type[Settings]) -> dict[str, str]:
     """Return the fields of a phase that the comparison sets, with the option that determines them."""
+    if phase is AnchorsSettings and settings.anchors is not None:
+        return dict.fromkeys(fields_of(phase), "--anchors")
     fixed = {"store": "--store", "runs": "--out", "seed": "--seeds", "device": "--device", "anchors": "--anchors"}
     fixed |= {"recipe": "RECIPES", "name": "--out", "resume": "--out"}
-    epochs = "pretrain_epochs" if phase is PretrainSettings else "epochs"
-    for field, option in (("epochs", epochs), *((name, name) for name in ("network", "voxel_size", "vocabulary"))):
-        is_shared = field == "vocabulary" and phase is not AnchorsSettings
-        if is_shared or getattr(settings, option) is not None:
-            fixed[field] = option_name(CompareSettings, option)
-    return fixed
+    if phase is AnchorsSettings:
+        fixed["dim"] = "--network"  # anchors are as wide as the features
+    else:
+        fixed["vocabulary"] = "--vocabulary"  # of the store, which all rows share
+    passed = {"epochs": "pretrain_epochs" if phase is PretrainSettings else "epochs"}
+    passed |= {name: name for name in ("network", "voxel_size", "vocabulary")}
+    return fixed | {
+        field: option_name(CompareSettings, option)
+        for field, option in passed.items()
+        if getattr(settings, option) is not None
+    }
 
 
 def _require_changeable(settings: CompareSettings) -> None:
@@ -278,86 +289,114 @@ def _same_keys(table: dict[str, Any], key: str, *, prefix: str) -> list[str]:
     return [own for own in values if is_same_key(f"{prefix}{own}", f"{prefix}{key}")]
 
 
-def _plan_run(
-    settings: CompareSettings,
-    recipe: str,
-    table: dict[str, Any],
-    cell: Cell,
-    *,
-    seed: int,
-    store_digest: str,
-    find_start: Callable[[str, bool | None], tuple[Path, str]],
-    later: tuple[str, ...] = (),
-) -> list[Step]:
-    """Return the steps of one row and seed; the last one is fine-tuning.
+@dataclass(frozen=True)
+class _Planner:
+    """Planner of the runs of a comparison.
 
-    `find_start` returns the path and the digest of a start checkpoint by its name. `later` are the recipes that start
-    from this one.
+    Attributes:
+        settings: Settings of the comparison.
+        store_digest: Digest of the scenes.
+        find_start: Function that returns the path and the digest of a start checkpoint by its name and `final_relu`.
     """
-    source = f"recipe {recipe}"
-    shared: dict[str, Any] = {
-        "store": settings.store,
-        "vocabulary": settings.vocabulary,
-        "runs": settings.out / "runs",
-        "network": settings.network,
-        "voxel_size": settings.voxel_size,
-        "device": settings.device,
-        "seed": seed,
-    }
-    finetune = _read_phase(FinetuneSettings, table, cell, source, {**shared, "epochs": settings.epochs})
-    pretrain = _read_phase(PretrainSettings, table, cell, source, {**shared, "epochs": settings.pretrain_epochs})
-    if settings.vocabulary is None and (pretrain.vocabulary or finetune.vocabulary):
-        raise SettingsError(
-            f"{source}: vocabulary = {(pretrain.vocabulary or finetune.vocabulary)!r}, but all rows are scored with "
-            "the labels of one vocabulary: remove the key, and pass --vocabulary"
-        )
-    finetune = replace(finetune, allow_leak=finetune.allow_leak or settings.allow_leak)
-    if pretrain.method == "csc":  # uses no labels, so that rows with any share of them have this pre-training in common
-        pretrain = replace(pretrain, limited=None, limited_seed=PretrainSettings.limited_seed)
-    finetune, pretrain = _all_labels(finetune), _all_labels(pretrain)
-    pretrains = finetune.start == LATEST
-    if pretrains and pretrain.method != "csc":
-        _require_no_leak(pretrain, finetune, source)
-    steps: list[Step] = []
-    before, grounded = SCRATCH, pretrains and pretrain.method == "language"
-    anchors = ""
-    if grounded or finetune.classifier != "fresh":
-        steps += _plan_anchors(settings, table, cell, finetune.network, source=source)
-        anchors = steps[-1].folder.name if steps else _file_digest(settings.anchors, "--anchors", "anchors")
-        file = steps[-1].folder / ANCHORS_NAME if steps else settings.anchors
-        assert file is not None
-        _require_made_anchors(settings, pretrain, finetune, source)
-        pretrain, finetune = replace(pretrain, anchors=file), replace(finetune, anchors=file)
-    needs = tuple(step.folder for step in steps)
-    if pretrains:
-        before = _digest(pretrain, store_digest, anchors if grounded else "")
-        folder = shared["runs"] / f"pretrain-{pretrain.method}-seed{seed}-{before}"
-        steps.append(_train_step(pretrain, folder, needs))
-        needs, finetune = (folder,), replace(finetune, start=str(folder))
-    elif finetune.start.endswith(RECIPE_SUFFIX):
-        first = _find_recipe(recipe, finetune.start, later)
-        steps += _plan_run(
-            settings,
-            first,
-            _merge(read_recipe(first), parse_changes(settings.changes)),
-            cell,
-            seed=seed,
-            store_digest=store_digest,
-            find_start=find_start,
-            later=(*later, recipe),
-        )
-        _require_no_leak(FinetuneSettings.from_json(steps[-1].settings), finetune, source)
-        folder = steps[-1].folder
-        before = folder.name.rpartition("-")[2]
-        needs, finetune = (*needs, folder), replace(finetune, start=str(folder))
-    elif finetune.start != SCRATCH:
-        start, before = find_start(finetune.start, finetune.final_relu)
-        finetune = replace(finetune, start=str(start))
-    used = [anchors] if finetune.classifier != "fresh" else []
-    digest = _digest(finetune, store_digest, before, settings.split, *used)
-    folder = shared["runs"] / f"finetune-{finetune.loss}-seed{seed}-{digest}"
-    steps.append(_train_step(finetune, folder, needs, split=settings.split))
-    return steps
+
+    settings: CompareSettings
+    store_digest: str
+    find_start: Callable[[str, bool | None], tuple[Path, str]]
+
+    def plan_run(
+        self, recipe: str, table: dict[str, Any], cell: Cell, *, seed: int, later: tuple[str, ...] = ()
+    ) -> list[Step]:
+        """Return the steps of one row and seed; the last one is fine-tuning.
+
+        Args:
+            recipe: Name or path of the recipe.
+            table: Content of the recipe, with the changes of `--set`.
+            cell: Values of the grid.
+            seed: Random seed of the runs.
+            later: Recipes that start from this one.
+        """
+        source = f"recipe {recipe}"
+        pretrain, finetune = self._read_phases(table, cell, seed, source)
+        pretrains, from_anchors = finetune.start == LATEST, finetune.classifier != "fresh"
+        grounded = pretrains and pretrain.method == "language"
+        if pretrains and pretrain.method != "csc":
+            _require_no_leak(pretrain, finetune, source)
+        steps: list[Step] = []
+        anchors = ""
+        if grounded or from_anchors:
+            _require_made_anchors(self.settings, pretrain, finetune, source)
+            steps, file, anchors = self._plan_anchors(table, cell, finetune.network, source)
+            pretrain, finetune = replace(pretrain, anchors=file), replace(finetune, anchors=file)
+        needs = tuple(step.folder for step in steps)
+        before = SCRATCH
+        if pretrains:
+            before = _digest(pretrain, self.store_digest, anchors if grounded else "")
+            folder = self._runs / f"pretrain-{pretrain.method}-seed{seed}-{before}"
+            steps.append(_train_step(pretrain, folder, needs))
+            needs, finetune = (folder,), replace(finetune, start=str(folder))
+        elif finetune.start.endswith(RECIPE_SUFFIX):
+            first = _find_recipe(recipe, finetune.start, later)
+            first_table = _merge(read_recipe(first), parse_changes(self.settings.changes))
+            steps += self.plan_run(first, first_table, cell, seed=seed, later=(*later, recipe))
+            _require_no_leak(FinetuneSettings.from_json(steps[-1].settings), finetune, source)
+            folder = steps[-1].folder
+            before = folder.name.rpartition("-")[2]
+            needs, finetune = (*needs, folder), replace(finetune, start=str(folder))
+        elif finetune.start != SCRATCH:
+            start, before = self.find_start(finetune.start, finetune.final_relu)
+            finetune = replace(finetune, start=str(start))
+        used = [anchors] if from_anchors else []
+        digest = _digest(finetune, self.store_digest, before, self.settings.split, *used)
+        folder = self._runs / f"finetune-{finetune.loss}-seed{seed}-{digest}"
+        return [*steps, _train_step(finetune, folder, needs, split=self.settings.split)]
+
+    @property
+    def _runs(self) -> Path:
+        return self.settings.out / "runs"
+
+    def _read_phases(
+        self, table: dict[str, Any], cell: Cell, seed: int, source: str
+    ) -> tuple[PretrainSettings, FinetuneSettings]:
+        """Return the settings of both phases of training.
+
+        Raises:
+            SettingsError: A value does not fit, or the recipe sets the vocabulary.
+        """
+        own = self.settings
+        shared: dict[str, Any] = {
+            "store": own.store,
+            "vocabulary": own.vocabulary,
+            "runs": self._runs,
+            "network": own.network,
+            "voxel_size": own.voxel_size,
+            "device": own.device,
+            "seed": seed,
+        }
+        finetune = _read_phase(FinetuneSettings, table, cell, source, {**shared, "epochs": own.epochs})
+        pretrain = _read_phase(PretrainSettings, table, cell, source, {**shared, "epochs": own.pretrain_epochs})
+        if own.vocabulary is None and (pretrain.vocabulary or finetune.vocabulary):
+            raise SettingsError(
+                f"{source}: vocabulary = {(pretrain.vocabulary or finetune.vocabulary)!r}, but all rows are scored "
+                "with the labels of one vocabulary: remove the key, and pass --vocabulary"
+            )
+        finetune = replace(finetune, allow_leak=finetune.allow_leak or own.allow_leak)
+        if pretrain.method == "csc":  # uses no labels, so rows with any share of them have this pre-training in common
+            pretrain = replace(pretrain, limited=None, limited_seed=PretrainSettings.limited_seed)
+        return _all_labels(pretrain), _all_labels(finetune)
+
+    def _plan_anchors(
+        self, table: dict[str, Any], cell: Cell, network: NetworkName, source: str
+    ) -> tuple[list[Step], Path, str]:
+        """Return the step that makes a recipe's anchors (none for `--anchors`), their file and its digest."""
+        own = self.settings
+        if own.anchors is not None:
+            return [], own.anchors, _file_digest(own.anchors, "--anchors", "anchors")
+        options = {"device": own.device, "vocabulary": own.vocabulary}
+        wanted = replace(_read_phase(AnchorsSettings, table, cell, source, options), dim=None)
+        folder = own.out / "anchors" / _digest(wanted, network)
+        wanted = replace(wanted, anchors=folder / ANCHORS_NAME)
+        step = Step("anchors", folder, wanted.to_json(), (), own.store, network=network)
+        return [step], wanted.anchors, folder.name
 
 
 def _find_recipe(recipe: str, start: str, later: tuple[str, ...]) -> str:
@@ -403,10 +442,10 @@ def _require_no_leak(earlier: PretrainSettings | FinetuneSettings, finetune: Fin
     own, before = ((each.limited, each.limited_seed) for each in (finetune, earlier))
     if finetune.limited is None or own == before or finetune.allow_leak:
         return
-    had = "all labels" if earlier.limited is None else f"limited = {earlier.limited:g}"
+    labels = "all labels" if earlier.limited is None else f"limited = {earlier.limited:g}"
     run = "pre-training" if isinstance(earlier, PretrainSettings) else f"the run of {finetune.start}"
     raise SettingsError(
-        f"{source}: {run} has {had} and fine-tuning limited = {finetune.limited:g} (seed "
+        f"{source}: {run} has {labels} and fine-tuning limited = {finetune.limited:g} (seed "
         f"{finetune.limited_seed}), so it would see labels that fine-tuning hides: set limited for both, at the top of "
         "the recipe or with --set limited=SHARE, or pass --allow-leak"
     )
@@ -429,23 +468,6 @@ def _require_made_anchors(
         )
 
 
-def _plan_anchors(
-    settings: CompareSettings, table: dict[str, Any], cell: Cell, network: NetworkName, *, source: str
-) -> list[Step]:
-    """Return the step that makes a recipe's anchors in the network's feature width; empty for anchors from a file."""
-    if settings.anchors is not None:
-        return []
-    wanted = replace(
-        _read_phase(
-            AnchorsSettings, table, cell, source, {"device": settings.device, "vocabulary": settings.vocabulary}
-        ),
-        dim=None,
-    )
-    folder = settings.out / "anchors" / _digest(wanted, network)
-    wanted = replace(wanted, anchors=folder / ANCHORS_NAME)
-    return [Step("anchors", folder, wanted.to_json(), (), settings.store, network=network)]
-
-
 def _train_step(
     settings: PretrainSettings | FinetuneSettings, folder: Path, needs: tuple[Path, ...], *, split: Split = "val"
 ) -> Step:
@@ -457,14 +479,23 @@ def _train_step(
 def _digest(settings: Settings, *others: str) -> str:
     """Return a digest of everything that affects a step's result."""
     values = {key: value for key, value in json.loads(settings.to_json()).items() if key not in NOT_RESULTS}
+    others += tuple(_file_digest(path, f"{name} =", name) for name, path in _read_files(settings))
     if values.get("vocabulary") is None:  # the digest of the store's scenes includes their vocabulary
         values.pop("vocabulary", None)
     text = json.dumps([settings.command, values, *others], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _file_digest(path: Path | None, option: str, *fields: str) -> str:
-    assert path is not None
+def _read_files(settings: Settings) -> list[tuple[str, Path]]:
+    """Return the files that a step reads, by their setting; only those whose digest is not computed otherwise."""
+    found = []
+    for name in READ_FILES:
+        value = getattr(settings, name, None) or ()
+        found += [(name, path) for path in (value if isinstance(value, tuple) else (value,))]
+    return found
+
+
+def _file_digest(path: Path, option: str, *fields: str) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:

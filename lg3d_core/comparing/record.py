@@ -1,16 +1,14 @@
 """Stored scores of finished runs."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from lg3d_core.errors import DataError
 from lg3d_core.evaluation.confusion import SceneCounts
 from lg3d_core.evaluation.instances import SceneMatches
 from lg3d_core.evaluation.packed_matches import unpack_matches
+from lg3d_core.evaluation.stored_arrays import read_arrays
 from lg3d_core.reporting.runs import Curve, read_validation
 
 COUNTS_NAME = "scenes.npz"
@@ -40,17 +38,19 @@ def read_record(folder: Path) -> Record:
         DataError: A file is missing or damaged.
     """
     try:
-        with np.load(folder / COUNTS_NAME) as stored:
-            counts = SceneCounts(
-                tuple(str(scene) for scene in stored["scene_ids"]),
-                stored["correct"],
-                stored["support"],
-                stored["predicted"],
-            )
-            scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
-            matches = None
-            if "instances" in scores:
-                matches = tuple(unpack_matches(stored["matches"], len(counts.scene_ids)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        stored = read_arrays(folder / COUNTS_NAME)
+        counts = SceneCounts(
+            tuple(str(scene) for scene in stored["scene_ids"]),
+            stored["correct"],
+            stored["support"],
+            stored["predicted"],
+        )
+        scores = json.loads((folder / SCORES_NAME).read_text(encoding="utf-8"))
+        if not isinstance(scores, dict):
+            raise ValueError(f"{SCORES_NAME} is not a JSON object")
+        matches = None
+        if "instances" in scores:
+            matches = tuple(unpack_matches(stored["matches"], len(counts.scene_ids)))
+    except (DataError, OSError, ValueError, KeyError, RecursionError) as error:
         raise DataError(f"{folder} has no readable scores ({error}): remove the folder and compare again") from None
     return Record(counts, scores, matches, read_validation(folder))

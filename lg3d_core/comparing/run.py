@@ -140,8 +140,10 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
             _stop(running)
             raise
     if failed:
-        left = f", and {len(waiting)} more depend on them" if waiting else ""
-        raise DataError(f"{len(failed)} runs failed{left}; the first: {_explain(failed[0], out)}")
+        several = len(failed) > 1
+        left = f", and {len(waiting)} more depend on {'them' if several else 'it'}" if waiting else ""
+        number = f"{len(failed)} runs failed{left}; the first" if several else f"1 run failed{left}"
+        raise DataError(f"{number}: {_explain(failed[0], out)}")
 
 
 def _environment() -> dict[str, str]:

@@ -189,8 +189,8 @@ def common_task(paths: Sequence[Path], task: str, store: SceneStore, split: str)
         name, own = next(iter(wrong.items()))
         raise DataError(f"{name} has predictions of the {own} task, expected {task}: pass --task {own}")
     if len(set(tasks.values())) > 1:
-        told = ", ".join(f"{path} {own}" for path, own in tasks.items())
-        raise DataError(f"the predictions are of different tasks ({told}): score them separately")
+        listed = ", ".join(f"{path} {own}" for path, own in tasks.items())
+        raise DataError(f"the predictions are of different tasks ({listed}): score them separately")
     return next(iter(tasks.values()))
 
 

@@ -1,6 +1,7 @@
 """The finished comparison as text, Markdown and JSON."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from lg3d_core.comparing.statistics import (
     scene_weights,
     spread,
 )
+from lg3d_core.errors import printable
 from lg3d_core.evaluation.scores import none_if_undefined
 from lg3d_core.evaluation.table import INSTANCE_METRICS, TITLES, Table
 from lg3d_core.progress import Progress
@@ -32,6 +34,8 @@ from lg3d_core.vocabulary import Vocabulary
 
 INSTANCE_TITLES = {"precision": "Precision", "iou": "mIoU", "ap50": "mAP@0.5", "ap": "mAP", "ap25": "mAP@0.25"}
 """Columns of the summary of instance segmentation; the first three are those of the paper's Table 3."""
+SPECIAL = re.compile(r"([|<])")
+"""Characters of a cell that Markdown would take for the end of the cell or an HTML tag."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +324,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 def _markdown(table: Table) -> list[str]:
     rule = ["---", *("---:" for _ in table.header[1:])]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in [table.header, rule, *table.rows]]
+    rows = [[SPECIAL.sub(r"\\\1", printable(cell)) for cell in row] for row in [table.header, rule, *table.rows]]
     return [f"| {' | '.join(row)} |" for row in rows]
 
 

@@ -109,4 +109,4 @@ def _class_table(
         if any(numbers):
             scores = (float(own[category.index]) if numbers[0] else math.nan for own in values.values())
             rows.append([category.name, category.group or "-", *map(str, numbers), *map(percent, scores)])
-    return Table(["Category", "Group", *counts, *values], rows)
+    return Table(["Class", "Group", *counts, *values], rows)

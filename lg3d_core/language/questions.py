@@ -74,6 +74,7 @@ def open_reader(
     checkpoint: Path | None,
     device: "torch.device",
     progress: Progress,
+    checkpoint_option: str = "--encoder-checkpoint",
 ) -> QuestionReader:
     """Load the text encoder that made the anchors, and check that it reproduces them.
 
@@ -83,13 +84,14 @@ def open_reader(
         checkpoint: Local weights of an open_clip encoder.
         device: Device of the encoder.
         progress: Reports a download.
+        checkpoint_option: Option of `checkpoint`, for messages.
 
     Raises:
         MissingDependencyError: The encoder is not available; the message describes how to install it.
         CheckpointError: The encoder is not that of the anchors, or cannot be read.
         UsageError: `encoder` is not a valid encoder.
     """
-    loaded = _load(anchors, encoder, checkpoint, device, progress)
+    loaded = _load(anchors, encoder, checkpoint, device, progress, checkpoint_option)
     prompts = tuple(anchors.metadata["prompt"].split(" | "))
     projection = anchors.projection
     is_projected = anchors.metadata["projection"] != "none"
@@ -124,22 +126,30 @@ def _other(anchors: Anchors, encoder: str, what: str) -> str:
 
 
 def _load(
-    anchors: Anchors, encoder: str | None, checkpoint: Path | None, device: "torch.device", progress: Progress
+    anchors: Anchors,
+    encoder: str | None,
+    checkpoint: Path | None,
+    device: "torch.device",
+    progress: Progress,
+    checkpoint_option: str,
 ) -> "OpenClipEncoder | HuggingFaceEncoder":
     """Load the encoder in the metadata, or the one that the user passed."""
-    spec = _find_recorded(anchors, checkpoint) if encoder is None else parse_encoder(encoder)
+    spec = _find_recorded(anchors, checkpoint, checkpoint_option) if encoder is None else parse_encoder(encoder)
     if spec.kind is EncoderKind.BUNDLED:
         spec = EncoderSpec(EncoderKind.HUGGING_FACE, str(find_bundled_encoder()), "")
     if spec.kind is EncoderKind.HUGGING_FACE:
         from lg3d_core.language.hugging_face import load_hugging_face
 
-        return load_hugging_face(spec.architecture, pooling=anchors.encoder.pooling, device=device, progress=progress)
+        pooling = anchors.encoder.pooling
+        return load_hugging_face(spec.architecture, pooling=pooling, device=device, progress=progress, fallback="")
     from lg3d_core.language.encoders import load_open_clip
 
-    return load_open_clip(spec, checkpoint=checkpoint, device=device, progress=progress)
+    return load_open_clip(
+        spec, checkpoint=checkpoint, device=device, progress=progress, option=checkpoint_option, fallback=""
+    )
 
 
-def _find_recorded(anchors: Anchors, checkpoint: Path | None) -> EncoderSpec:
+def _find_recorded(anchors: Anchors, checkpoint: Path | None, checkpoint_option: str) -> EncoderSpec:
     """Return the encoder in the metadata.
 
     Raises:
@@ -151,7 +161,7 @@ def _find_recorded(anchors: Anchors, checkpoint: Path | None) -> EncoderSpec:
         raise CheckpointError(f"the anchors were made by {made_by!r}, which this version cannot run: pass --encoder")
     if record.file and checkpoint is None:
         raise MissingDependencyError(
-            f"the anchors were made by {made_by} with weights from {record.file}: pass --encoder-checkpoint FILE"
+            f"the anchors were made by {made_by} with weights from {record.file}: pass {checkpoint_option} FILE"
         )
     if record.is_folder and not Path(record.name).is_dir():
         raise MissingDependencyError(

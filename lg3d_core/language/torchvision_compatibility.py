@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 
 from lg3d_core.errors import MissingDependencyError
+from lg3d_core.language.encoder_names import FALLBACK
 
 _UNREGISTERED = "operator torchvision::nms does not exist"
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -20,8 +21,11 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[torch.library.Library] = []
 
 
-def import_open_clip() -> ModuleType:
+def import_open_clip(*, fallback: str = FALLBACK) -> ModuleType:
     """Import `open_clip`; declare torchvision's operators first if they cannot be loaded.
+
+    Args:
+        fallback: End of the message about a missing package.
 
     Raises:
         MissingDependencyError: `open_clip_torch` is not installed, or cannot be imported.
@@ -31,7 +35,7 @@ def import_open_clip() -> ModuleType:
         import open_clip
     except ImportError as error:
         raise MissingDependencyError(
-            f"text encoders need open_clip ({error}): pip install open_clip_torch, or use --encoder bundled"
+            f"text encoders need open_clip ({error}): pip install open_clip_torch{fallback}"
         ) from None
     module: ModuleType = open_clip
     return module

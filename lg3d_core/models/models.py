@@ -1,6 +1,7 @@
 """`lg3d models`: the models on this machine."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,8 @@ def last_score(run: Path, *, epoch: int | None = None) -> float | None:
         try:
             record = json.loads(line)
             value, validated = record.get(VALIDATION), record.get("epoch")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             continue  # the end of a line that is being written
-        if isinstance(value, float) and epoch in (None, validated):
+        if isinstance(value, float) and math.isfinite(value) and epoch in (None, validated):
             return value
     return None

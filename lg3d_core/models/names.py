@@ -16,7 +16,7 @@ def find_model(name: str | PathLike[str], progress: Progress, *, final_relu: boo
 
     Args:
         name: `shipped` for the model of this package; else as for `resolve_checkpoint`.
-        progress: Receives a note on a download, and on what is assumed about foreign weights.
+        progress: Receives notes on downloads, and on assumptions about foreign weights.
         final_relu: As for `read_info`.
 
     Raises:

@@ -7,7 +7,7 @@ the assumptions.
 
 import dataclasses
 import json
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from lg3d_core.files import recognise_foreign, write_bytes
 from lg3d_core.networks.hub import download_checkpoint, is_hub_name
 from lg3d_core.networks.minkowski_checkpoint import (
     INFO_FACT,
+    MAX_CLASSES,
     OFFSET_HEAD_PREFIX,
     STEM_SIZES,
     VOXEL_SIZE,
@@ -41,8 +42,6 @@ FORMAT = "lg3d-checkpoint-1"
 """Format written by versions that did not seal checkpoints."""
 SEALED_FORMAT = "lg3d-checkpoint-2"
 AGAIN = "copy it again, or use another checkpoint of the run"
-MAX_CLASSES = 32_767
-"""Maximum class index of a label."""
 MAX_VOXEL_SIZE = 100.0
 """Metres."""
 FLOATS = (torch.bfloat16, torch.float16, torch.float64, torch.float32)
@@ -103,7 +102,7 @@ class CheckpointInfo:
     offset_head: bool = False
     """Whether the network predicts the vector from each voxel to the centre of its object."""
     adapt: float = 0.0
-    """Share of a scan's own statistics in batch normalisation, 0..1, unless a prediction is asked for another one."""
+    """Default share of a scan's own statistics in batch normalisation, 0..1."""
     vocabularies: tuple[TrainedVocabulary, ...] = ()
     """Vocabularies of joint training, in the order of their classes in the classifier; empty for a single one."""
 
@@ -191,7 +190,7 @@ def read_info(path: Path, *, final_relu: bool | None = None) -> CheckpointInfo:
             metadata = file.metadata() or {}
         if metadata.get("format") not in (FORMAT, SEALED_FORMAT):
             raise CheckpointError(
-                f"{path} is not an lg3d checkpoint (format {metadata.get('format')!r}, expected {FORMAT!r})"
+                f"{path} is not an lg3d checkpoint (format {metadata.get('format')!r}, expected {SEALED_FORMAT!r})"
             )
         if metadata["format"] == SEALED_FORMAT and not is_sealed:
             raise CheckpointError(f"{path}: damaged: its checksum is missing; {AGAIN}")
@@ -324,16 +323,30 @@ def load_weights(network: nn.Module, path: Path, *, fresh_classifier: bool = Fal
             f"{path} does not fit this network: {len(missing)} tensors missing"
             f"{_first(missing)}, {len(extra)} unexpected{_first(extra)}"
         )
+    require_values(tensors, own, path)
+    network.load_state_dict(tensors, strict=not fresh_classifier)
+
+
+def require_values(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    """Check shape, dtype and values of tensors before they are loaded.
+
+    Args:
+        tensors: Tensors of a checkpoint by name.
+        own: Tensors of the network, with at least these names.
+        path: Checkpoint, for messages.
+
+    Raises:
+        CheckpointError: A tensor has another shape or dtype than the network needs, or is not finite.
+    """
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             expected, came = list(own[name].shape), list(tensor.shape)
             raise CheckpointError(f"{path}: tensor {name} has shape {came}, this network needs {expected}")
-        wanted = FLOATS if own[name].is_floating_point() else (own[name].dtype,)
-        if tensor.dtype not in wanted:
-            raise CheckpointError(f"{path}: tensor {name} is of type {tensor.dtype}, expected {wanted[-1]}")
+        dtypes = FLOATS if own[name].is_floating_point() else (own[name].dtype,)
+        if tensor.dtype not in dtypes:
+            raise CheckpointError(f"{path}: tensor {name} is of type {tensor.dtype}, expected {dtypes[-1]}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: tensor {name} contains values that are not finite; the run diverged")
-    network.load_state_dict(tensors, strict=not fresh_classifier)
 
 
 def _is_loaded(name: str, in_both: Set[str]) -> bool:

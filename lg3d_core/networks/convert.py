@@ -16,6 +16,7 @@ from lg3d_core.networks.checkpoint import (
     describe_foreign,
     load_tensors,
     read_info,
+    require_values,
     resolve_checkpoint,
     save_checkpoint,
 )
@@ -25,7 +26,7 @@ from lg3d_core.networks.minkowski_checkpoint import (
     VOXEL_SIZE,
     Match,
     match_foreign,
-    match_network,
+    match_plan,
     read_foreign,
     read_tensors,
     voxel_size_of,
@@ -49,7 +50,7 @@ PREFIX = "model."
 
 
 class Comparison(NamedTuple):
-    """Comparison of a checkpoint with the network that it fits best."""
+    """Comparison of a checkpoint with its network: that of its metadata, or else the one that it fits best."""
 
     source: Path
     origin: str
@@ -125,7 +126,7 @@ def convert(
 def compare_checkpoint(
     settings: ConvertSettings, progress: Progress, *, vocabulary: tuple[str, str] | None = None
 ) -> Comparison:
-    """Read a checkpoint of either format and find the network that it fits.
+    """Read a checkpoint of either format and compare it with its network.
 
     Args:
         settings: Input file and the user's facts about it.
@@ -153,7 +154,8 @@ def _changed(info: CheckpointInfo, changes: dict[str, Any]) -> CheckpointInfo:
 
 def _compare_own(path: Path) -> Comparison:
     info, tensors = read_info(path), load_tensors(path)
-    match = match_network({name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    match = match_plan(shapes, info.network, info.num_classes, info.stem_size, info.offset_head)
     tensors = {name: tensors[name] for name in match.matched}
     return Comparison(path, "lg3d", match, info, tensors, outside=(), skipped=())
 
@@ -185,23 +187,25 @@ def write_conversion(comparison: Comparison, settings: ConvertSettings) -> Path:
     """Write a compared checkpoint in the requested format; with `--partial`, missing tensors keep their initial values.
 
     Raises:
-        CheckpointError: The match is not full and `--partial` was not passed, or values are not finite.
+        CheckpointError: The match is not full and `--partial` was not passed, no tensor matches, or a tensor has
+            another dtype than the network needs or is not finite.
         UsageError: The output would overwrite the input, or `--out` and `--to` name different formats.
         DataError: The output cannot be written.
     """
     match, path = comparison.match, settings.out
     if not match.is_full and not settings.partial:
+        closest = "" if comparison.origin == "lg3d" else ", the closest network"
         raise CheckpointError(
-            f"{comparison.source} does not fit {match.network}, the closest network: {match.summary}; "
+            f"{comparison.source} does not fit {match.network}{closest}: {match.summary}; "
             "pass --partial to convert the tensors that match"
         )
+    if not comparison.tensors:
+        raise CheckpointError(f"{comparison.source} has no tensor that fits {match.network}: nothing to convert")
     if path.exists() and path.samefile(comparison.source):
         raise UsageError(f"--out {path} is the input checkpoint: choose another name")
     network = comparison.info.build_network(num_classes=match.num_classes)
+    require_values(comparison.tensors, network.state_dict(), comparison.source)
     network.load_state_dict(comparison.tensors, strict=not settings.partial)
-    for name, tensor in network.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{comparison.source}: tensor {name} contains values that are not finite")
     target = choose_form(settings, comparison.origin)
     sweep_temporaries(path.parent, of=path.name)
     if target == "lg3d":

@@ -40,6 +40,8 @@ NAME_KEYS = ("model", "net", "network", "arch", "architecture", "backbone", "mod
 VOXEL_SIZE = 0.02
 """Voxel size in metres if the file does not contain it; the released weights were trained with it."""
 STEM_SIZES = {27: 3, 125: 5}
+MAX_CLASSES = 32_767
+"""Maximum number of classes of a classifier; class indices of labels have 16 bits."""
 CENTRE_FIRST_RATIO = 1.2
 CENTRE_FIRST_SHARE = 0.9
 OLD_ENGINE_SAMPLE = 27 * 64 * 64
@@ -181,7 +183,8 @@ def match_network(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Match:
         path: Path for messages.
 
     Raises:
-        CheckpointError: The stem does not fit lg3d's input, or the blocks are not basic blocks.
+        CheckpointError: The stem does not fit lg3d's input, the blocks are not basic blocks, or the number of classes
+            is not supported.
     """
     stem = shapes[STEM]
     if len(stem) != 3 or stem[0] not in STEM_SIZES or stem[2] != STEM_WIDTH:
@@ -193,14 +196,17 @@ def match_network(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Match:
         raise CheckpointError(f"{path} has bottleneck blocks; supported networks: {', '.join(NETWORK_PLANS)}")
     head = shapes.get("final.kernel")
     num_classes = head[-1] if head else None
+    if num_classes is not None and not 1 <= num_classes <= MAX_CLASSES:
+        raise CheckpointError(f"{path} has {num_classes} classes (final.kernel), expected 1 to {MAX_CLASSES}")
     offset_head = f"{OFFSET_HEAD_PREFIX}out.weight" in shapes
-    matches = [_match(shapes, plan, num_classes, STEM_SIZES[stem[0]], offset_head) for plan in NETWORK_PLANS]
+    matches = [match_plan(shapes, plan, num_classes, STEM_SIZES[stem[0]], offset_head) for plan in NETWORK_PLANS]
     return min(matches, key=lambda match: len(match.missing) + len(match.unexpected) + len(match.misshapen))
 
 
-def _match(
+def match_plan(
     shapes: Mapping[str, tuple[int, ...]], plan: str, num_classes: int | None, stem_size: int, offset_head: bool
 ) -> Match:
+    """Compare the shapes of a file's tensors with those of a network."""
     own = _shapes_of(NETWORK_PLANS[plan], plan, num_classes, stem_size, offset_head)
     common = [name for name in own if name in shapes]
     differing = [Reshaped(name, shapes[name], own[name]) for name in common if shapes[name] != own[name]]
@@ -298,6 +304,10 @@ def voxel_size_of(foreign: Foreign) -> float | None:
     return float(size) if isinstance(size, int | float) and 0 < size <= 1 else None
 
 
+def _is_small_kernel(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[0] == 27 and math.prod(shape) <= OLD_ENGINE_SAMPLE
+
+
 def _refuse_old_engine(foreign: Foreign) -> None:
     """Reject hybrid kernels with the offset order of MinkowskiEngine 0.4, in which the centre comes first.
 
@@ -306,7 +316,7 @@ def _refuse_old_engine(foreign: Foreign) -> None:
     small = {
         name: stored
         for name, stored in foreign.stored.items()
-        if name.startswith("block") and stored.shape[:1] == (27,) and math.prod(stored.shape) <= OLD_ENGINE_SAMPLE
+        if name.startswith("block") and _is_small_kernel(stored.shape)
     }
     norms = [
         kernel.float().flatten(1).norm(dim=1)

@@ -20,7 +20,7 @@ from lg3d_core.networks.minkunet import MinkUNet
 from lg3d_core.networks.plain import COLORS, FEATURES, OFFSETS, SCORES, Layer, fold_network, run_plain
 
 OPSET, IR_VERSION = 17, 8
-"""Of ONNX 1.12 (2022), which all current runtimes read."""
+"""Versions of ONNX 1.12 (2022), which all current runtimes support."""
 PRODUCER = "lg3d"
 INFO_KEY = "lg3d"
 GATHERED_CHANNELS = 288

@@ -142,7 +142,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def run_plain(shape: PlainShape, operations: Operations[T], inputs: Mapping[str, T]) -> dict[str, T]:
-    """Run a network, or write it down.
+    """Run a network, or record its operations.
 
     Args:
         shape: Structure.
@@ -188,7 +188,7 @@ def run_plain(shape: PlainShape, operations: Operations[T], inputs: Mapping[str,
 
 
 class TorchOperations:
-    """The operations with tensors of PyTorch."""
+    """Operations on PyTorch tensors."""
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         self._layers = layers

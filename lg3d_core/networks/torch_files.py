@@ -6,9 +6,9 @@ without behaviour. `torch.load(weights_only=True)` rejects a whole file that con
 settings of a training run; here only that object is lost, and its name is reported. Tensors are read lazily, so the
 state of an optimiser is never read.
 
-A pickle can also request more than it contains: memory by a number alone, or hours of hashing by nested keys. The C
-unpickler of `_pickle` grants such requests; this module builds on the Python one of `pickle` without those
-instructions.
+A pickle can also request more than it contains: a single number can demand terabytes of memory, and nested keys hours
+of hashing. The C unpickler of `_pickle` executes such instructions; this module builds on the Python unpickler of
+`pickle`, without them.
 """
 
 import io
@@ -279,7 +279,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: load
         for code, load in pickle._Unpickler.dispatch.items()
-        # Memory by a number alone, and buffers and codes of other programs. torch.save writes none of these.
+        # Allocations of any size, and buffers and codes of other programs. torch.save writes none of these.
         if code not in b"".join((pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER))
         and code not in b"".join((pickle.EXT1, pickle.EXT2, pickle.EXT4))
     }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.objectives.likelihood import log_likelihood, mean_over_labelled
-from lg3d_core.objectives.validation import full_precision, require_labels
+from lg3d_core.objectives.validation import at_least_float32, full_precision, require_labels
 
 # Lower bound of 1 - p: at 0 the derivative of its power is infinite for gamma below 1.
 SMALLEST_DOUBT = 1e-12
@@ -148,7 +148,7 @@ def _check(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if logits.ndim != 2:
         raise ShapeError(f"expected logits (voxels, classes), got shape {tuple(logits.shape)}")
     require_labels(logits, labels, num_classes=logits.shape[1])
-    return logits if logits.dtype == torch.float64 else logits.float(), labels.long()
+    return at_least_float32(logits), labels.long()
 
 
 def _read_counts(counts: Tensor | npt.NDArray[np.integer]) -> Tensor:

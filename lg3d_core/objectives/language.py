@@ -8,14 +8,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lg3d_core.errors import SettingsError, ShapeError
+from lg3d_core.objectives.directions import feature_directions, feature_lengths
 from lg3d_core.objectives.likelihood import log_likelihood, mean_over_labelled
-from lg3d_core.objectives.validation import full_precision, require_labels
+from lg3d_core.objectives.validation import at_least_float32, full_precision, require_labels
 from lg3d_core.settings import Distance, Hinge
 
 # Up to this number, sequential draws are cheaper than sorting one random number per class.
 MOST_SEQUENTIAL_DRAWS = 8
-# Shorter features have no direction: they have distance 1 to every anchor, and no gradient.
-SHORTEST_FEATURE = 1e-12
 
 
 class ContrastiveLoss(NamedTuple):
@@ -95,7 +94,7 @@ def language_contrastive_loss(
     with full_precision(features):
         rows = (labels >= 0).nonzero().squeeze(1)
         if len(rows) == 0:
-            zero = _at_least_float32(features[rows]).sum()
+            zero = at_least_float32(features[rows]).sum()
             return ContrastiveLoss(zero, zero, zero)
         own = labels[rows].long()
         if negatives is None:
@@ -139,10 +138,8 @@ def language_softmax_loss(features: Tensor, labels: Tensor, anchors: Tensor, *, 
     require_labels(features, labels, num_classes=len(anchors))
     with full_precision(features):
         rows = (labels >= 0).nonzero().squeeze(1)
-        features, labels = _at_least_float32(features[rows]), labels[rows].long()
-        normalize = torch.nn.functional.normalize
-        directions = normalize(anchors.to(features), dim=1, eps=SHORTEST_FEATURE)
-        cosines = normalize(features, dim=1, eps=SHORTEST_FEATURE) @ directions.T
+        features, labels = at_least_float32(features[rows]), labels[rows].long()
+        cosines = feature_directions(features) @ feature_directions(anchors.to(features)).T
         return mean_over_labelled(-log_likelihood(cosines / temperature, labels), labels)
 
 
@@ -163,10 +160,9 @@ def _cosine_distances(features: Tensor, rows: Tensor, anchors: Tensor, candidate
     """
     if 2 * len(rows) <= len(features):
         features, rows = features[rows], torch.arange(len(rows), device=rows.device)
-    features = _at_least_float32(features)
-    directions = torch.nn.functional.normalize(anchors.to(features), dim=1, eps=SHORTEST_FEATURE)
-    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    lengths = lengths.masked_fill(lengths < SHORTEST_FEATURE, torch.inf)
+    features = at_least_float32(features)
+    directions = feature_directions(anchors.to(features))
+    lengths = feature_lengths(features)
     columns = candidates.new_zeros(len(features), candidates.shape[1]).index_copy(0, rows, candidates)
     cosines: Tensor = (features @ directions.T).gather(1, columns) / lengths
     return 1.0 - cosines[rows]
@@ -204,7 +200,7 @@ def _reduce_differences(
     differences would take several gigabytes. The product form |f|^2 - 2 f t + |t|^2 is cheaper but inaccurate for small
     distances.
     """
-    features = _at_least_float32(features if len(rows) == len(features) else features[rows])
+    features = at_least_float32(features if len(rows) == len(features) else features[rows])
     anchors = anchors.to(features)
 
     def distance(features: Tensor, column: Tensor) -> Tensor:
@@ -238,10 +234,6 @@ def anchor_scores(features: Tensor, anchors: Tensor, *, distance: Distance = "co
 
 EXACT = "donot_use_mm_for_euclid_dist"
 """Mode of `torch.cdist` that takes differences; its matrix product mode is inaccurate for small distances."""
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def draw_negatives(

@@ -1,4 +1,4 @@
-"""Log probability of each voxel's class under a softmax, without arrays of the size of the logits on the way.
+"""Log probability of each voxel's class under a softmax, without intermediate arrays of the size of the logits.
 
     output[v] = logits[v, labels[v]] - log(sum over classes c of exp(logits[v, c]))
 

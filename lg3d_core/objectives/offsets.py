@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.objectives.validation import full_precision
+from lg3d_core.objectives.validation import at_least_float32, full_precision
 
 SHORTEST = 1e-4
 """Length in metres below which an offset has no direction."""
@@ -84,13 +84,12 @@ def offset_loss(predicted: Tensor, positions: Tensor, objects: Tensor) -> Offset
             f"expected offsets and positions of shape (voxels, 3) and one object each, got {tuple(predicted.shape)}, "
             f"{tuple(positions.shape)} and {tuple(objects.shape)}"
         )
-    own = objects >= 0
-    if not bool(own.any()):
-        nothing = predicted.sum() * 0
-        return OffsetLoss(nothing, nothing)
     with full_precision(predicted):
-        found = predicted[own]
-        found = found if found.dtype == torch.float64 else found.float()
+        own = objects >= 0
+        found = at_least_float32(predicted[own])
+        if len(found) == 0:
+            nothing = found.sum()
+            return OffsetLoss(nothing, nothing)
         truth = true_offsets(positions, objects)[own].to(found.dtype)
         distance = (found - truth).abs().sum(dim=1).mean()
         directed = truth.norm(dim=1) > SHORTEST

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from lg3d_core.errors import ShapeError
-from lg3d_core.objectives.validation import full_precision, require_labels
-
-SHORTEST_FEATURE = 1e-12
-"""Shorter features have no direction: their cosine with everything is 0."""
+from lg3d_core.objectives.directions import feature_lengths
+from lg3d_core.objectives.validation import at_least_float32, full_precision, require_floating_point
 
 
 class ContrastDraw(NamedTuple):
@@ -127,22 +125,19 @@ def supervised_contrastive_loss(features: Tensor, draw: ContrastDraw, *, tempera
     """
     if features.ndim != 2:
         raise ShapeError(f"expected features (voxels, D), got shape {tuple(features.shape)}")
-    require_labels(features, features.new_zeros(len(features), dtype=torch.int64), num_classes=1)
+    require_floating_point(features)
     if temperature <= 0:
         raise ShapeError(f"the temperature must be above 0, got {temperature}")
     with full_precision(features):
-        features = features if features.dtype == torch.float64 else features.float()
+        features = at_least_float32(features)
         if len(draw.sources) == 0:
             return features[draw.sources].sum()
         others = torch.cat([draw.positives, draw.negatives], dim=1)
-        lengths = torch.linalg.vector_norm(features, dim=1)
-        lengths = lengths.masked_fill(lengths < SHORTEST_FEATURE, torch.inf)
         # index_select: its backward pass accumulates in a fixed order on the CPU.
         compared = features.index_select(0, others.flatten()).view(*others.shape, -1)
         products = torch.einsum("sd,scd->sc", features.index_select(0, draw.sources), compared)
-        scale = lengths.index_select(0, draw.sources)[:, None] * lengths.index_select(0, others.flatten()).view_as(
-            products
-        )
+        lengths = feature_lengths(features)
+        scale = lengths.index_select(0, draw.sources) * lengths.index_select(0, others.flatten()).view_as(products)
         logits = products / scale / temperature
         positives = logits[:, : draw.positives.shape[1]].mean(dim=1)
         loss: Tensor = (logits.logsumexp(dim=1) - positives).mean()

@@ -170,7 +170,7 @@ def _draw_heading(figure: "Figure", anchors: Anchors, groups: tuple[str, ...], *
     known = order_groups(groups)
     if known:
         marks = group_marks(known)
-        handles = [Patch(color=_dark(marks[group].color), label=group) for group in known]
+        handles = [Patch(color=_dark(marks[group].color), label=shorten(group)) for group in known]
         figure.legend(
             handles=handles, loc="upper right", ncols=len(known), fontsize=8, handlelength=1, borderaxespad=0.3
         )

@@ -77,8 +77,11 @@ def measure_cohesion(measurement: Measurement) -> Cohesion | None:
 
 
 def can_embed(measurement: Measurement) -> bool:
-    """Return whether there are enough features for a map."""
-    return len(measurement.sample.label) >= MIN_POINTS
+    """Return whether there are enough features for a map, finite and of different directions."""
+    features = measurement.sample.features
+    if len(features) < MIN_POINTS or features.shape[1] < 2 or not np.isfinite(features).all():
+        return False
+    return float(np.ptp(_unit(features), axis=0).max()) > 1e-5  # above the rounding error
 
 
 def embedding_key(measurement: Measurement, *, seed: int) -> str:
@@ -90,7 +93,7 @@ def embed(measurement: Measurement, *, seed: int) -> npt.NDArray[np.float32]:
     """Compute positions of features and of their classes' anchors in the plane, by t-SNE on their directions.
 
     Args:
-        measurement: Measurement with at least `MIN_POINTS` features.
+        measurement: Measurement for which `can_embed` is true.
         seed: Random seed.
 
     Returns:

@@ -62,7 +62,7 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
                 counts[order][rows],
                 color=mark.color,
                 width=0.85,
-                label=group or None,
+                label=shorten(group) or None,
                 edgecolor="white",
                 linewidth=0.2,
             )
@@ -72,9 +72,12 @@ def plot_categories(scores: Scores, frequency: Frequency, title: str) -> "Figure
     absent = scores.support[order] == 0
     lower.plot(place[absent], np.zeros(int(absent.sum())), "|", color=FAINT, markersize=5, label="not in these scenes")
     for axes, counts in counted:
-        axes.set_yscale("log")
         some = counts[counts > 0]
-        axes.set_ylim(float(some.min()) / 2 if len(some) else 0.5)
+        if len(some):
+            axes.set_yscale("log")
+            axes.set_ylim(float(some.min()) / 2)
+        else:  # such as a store without annotated objects
+            axes.set_ylim(0, 1)
         count_axis(axes.yaxis)
         axes.tick_params(bottom=False)
         grid(axes, "y")
@@ -167,7 +170,7 @@ def plot_scatter(
             edgecolor="white",
             linewidth=0.4,
             alpha=0.9,
-            label=f"{group} ({len(members)})" if group else None,
+            label=f"{shorten(group)} ({len(members)})" if group else None,
             zorder=3,
         )
         low, high = np.quantile(x[members], [0, 1])

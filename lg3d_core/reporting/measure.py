@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from lg3d_core.evaluation.instances import SceneMatches, score_instances
 from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.evaluation.scores import score_confusion
+from lg3d_core.evaluation.stored_arrays import read_arrays
 from lg3d_core.files import write_bytes
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info
@@ -418,12 +417,10 @@ def _pack(measurement: Measurement) -> bytes:
 def _load(path: Path, key: str, store: SceneStore, anchors: Anchors | None) -> Measurement | None:
     """Load the measurement of an earlier report, if its inputs are the same and it is readable."""
     try:
-        # Read all bytes first: a damaged archive would leave the file open.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files} if str(file["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        arrays = read_arrays(path)
+    except DataError:
         return None
-    return None if arrays is None else _unpack(arrays, store, anchors)
+    return _unpack(arrays, store, anchors) if str(arrays.get("key")) == key else None
 
 
 def _unpack(arrays: dict[str, npt.NDArray[Any]], store: SceneStore, anchors: Anchors | None) -> Measurement:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from lg3d_core.errors import MissingDependencyError
+from lg3d_core.errors import MissingDependencyError, ShapeError
 from lg3d_core.progress import Progress
 from lg3d_core.reporting.figure_kinds import FigureKind, Plot
 from lg3d_core.reporting.frequency import Frequency
@@ -11,6 +11,7 @@ from lg3d_core.reporting.objects import ObjectRow, draw_cases, draw_object_rooms
 from lg3d_core.reporting.precision import ScoredObjects, plot_precision_over_frequency, plot_precision_recall
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.viewing.open3d_buffers import without_advice
 
 
 class ObjectPictures(NamedTuple):
@@ -62,8 +63,8 @@ def draw_objects(
             for scene in scenes
         }
         rooms = draw_object_rooms({scene: found for scene, found in shown.items() if found}, store, progress)
-    except MissingDependencyError as error:
-        progress.warn(f"cannot draw objects: {error}")
+    except (MissingDependencyError, ShapeError) as error:
+        progress.warn(f"cannot draw objects: {without_advice(error)}")
     return ObjectPictures(scored, rooms, cases)
 
 

@@ -47,7 +47,7 @@ def class_precision_table(runs: Sequence[ReportedRun], frequency: Frequency) -> 
     if not scored:
         return None
     first = scored[0][1]
-    header = ["Category", "Group", "Training objects", "Objects here", *(f"AP50 {name}" for name, _ in scored)]
+    header = ["Class", "Group", "Training objects", "Objects here", *(f"AP50 {name}" for name, _ in scored)]
     rows = []
     for category in first.vocabulary.categories:
         index = category.index

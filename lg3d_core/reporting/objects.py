@@ -28,7 +28,7 @@ PANEL = 480
 SURROUNDINGS = 0.5
 """Distance in metres around an object that is drawn with it."""
 PALE = 0.35
-"""Saturation of what is not the object, relative to its own."""
+"""Saturation of the surroundings of an object, relative to their own."""
 Image = npt.NDArray[np.uint8]
 
 
@@ -107,7 +107,7 @@ def find_cases(
 def choose_cases(cases: Sequence[ObjectCase], number: int = MOST_CASES) -> list[ObjectCase]:
     """Return the objects of highest IoU and then those of lowest IoU, of different classes where possible.
 
-    Of equal ones, those with larger predictions are chosen. No object is chosen twice.
+    Among objects of equal IoU, those with larger predictions are chosen. No object is chosen twice.
     """
     ranked = sorted(cases, key=lambda case: (-case.iou, -len(case.rows), case.scene_id, case.instance))
     middle = len(ranked) - len(ranked) // 2
@@ -283,7 +283,7 @@ def plot_object_rooms(rows: Sequence[ObjectRow]) -> "Figure | None":
         axes = grid[k * lines : (k + 1) * lines].flat
         for column, (axis, (title, picture)) in enumerate(zip(axes, row.panels, strict=False)):
             axis.imshow(picture, interpolation="lanczos")
-            head = row.title if column == 0 else "\N{NO-BREAK SPACE}"
+            head = shorten(row.title, 28) if column == 0 else "\N{NO-BREAK SPACE}"
             axis.set_title(f"{head}\n{shorten(title, 28)}", fontsize=7, fontweight="normal", linespacing=1.15)
     return figure
 

@@ -158,7 +158,7 @@ def _categories(content: PageContent) -> dict[str, Any] | None:
     scored = [(run.name, run.evaluation.vertex) for run in content.runs if run.evaluation is not None]
     if not scored or content.frequency is None:
         return None
-    header = ["Category", "Group", "Training vertices", "Vertices here", *(f"IoU {name}" for name, _ in scored)]
+    header = ["Class", "Group", "Training vertices", "Vertices here", *(f"IoU {name}" for name, _ in scored)]
     header += [f"{difference.name} − {difference.base}" for difference in content.differences]
     rows = []
     first = scored[0][1]

@@ -114,7 +114,7 @@ def plot_precision_recall(runs: Sequence[ScoredObjects]) -> "Figure | None":
             overlap, marks = float(OVERLAPS[at]), group_marks(run.scores.vocabulary.groups)
             for group, curve in mean_curves(run.matches, run.scores.vocabulary, overlap=overlap).items():
                 mark = marks.get(group, NO_GROUP)
-                axis.plot(100 * RECALLS, 100 * curve, color=mark.color, linestyle=mark.line, label=group)
+                axis.plot(100 * RECALLS, 100 * curve, color=mark.color, linestyle=mark.line, label=shorten(group))
             axis.set_title(f"{shorten(run.name, 30)}, IoU {overlap:.2f}")
             axis.set_xlim(0, 100)
             axis.set_ylim(0, 103)

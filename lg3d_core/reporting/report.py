@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lg3d_core import __version__
-from lg3d_core.errors import DataError, MissingDependencyError, SettingsError, UsageError
+from lg3d_core.errors import DataError, MissingDependencyError, SettingsError, ShapeError, UsageError
 from lg3d_core.evaluation.scores import none_if_undefined
 from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
@@ -25,6 +25,7 @@ from lg3d_core.reporting.style import drawing, write_figure
 from lg3d_core.reporting.subject import ReportedRun
 from lg3d_core.settings import ReportSettings
 from lg3d_core.store.scene_store import SceneStore
+from lg3d_core.viewing.open3d_buffers import without_advice
 
 PAGE_NAME = "report.html"
 
@@ -258,6 +259,6 @@ def _draw_rooms(
 ) -> list[RoomRow]:
     try:
         return draw_rooms(runs, store, scenes, progress)
-    except MissingDependencyError as error:
-        progress.warn(f"cannot draw rooms: {error}")
+    except (MissingDependencyError, ShapeError) as error:
+        progress.warn(f"cannot draw rooms: {without_advice(error)}")
         return []

@@ -141,7 +141,7 @@ def plot_rooms(rows: Sequence[RoomRow]) -> "Figure | None":
         for k, (axis, (title, note, picture)) in enumerate(zip(axes, row.panels, strict=False)):
             axis.imshow(picture, interpolation="lanczos")
             name = shorten(title, 28)
-            first, second = (row.scene, name.lower()) if k == 0 else (name, note or "\N{NO-BREAK SPACE}")
+            first, second = (shorten(row.scene, 28), name.lower()) if k == 0 else (name, note or "\N{NO-BREAK SPACE}")
             axis.set_title(f"{first}\n{second}", fontsize=7, fontweight="normal", linespacing=1.15)
     from matplotlib.patches import Patch
 

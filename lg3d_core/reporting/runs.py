@@ -15,6 +15,9 @@ from lg3d_core.networks.checkpoint import CARD_NAME, CHECKPOINT_NAME
 from lg3d_core.progress import Progress
 from lg3d_core.settings import SCRATCH
 
+MAX_STEP = (1 << 63) - 1
+"""Maximum of int64."""
+
 
 class Curve(NamedTuple):
     """Course of one logged value.
@@ -110,7 +113,7 @@ def read_curves(path: Path, progress: Progress) -> dict[str, Curve]:
             damaged.append(number)
             continue
         for name, value in record.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+            if name != "step" and _is_finite(value):
                 points.setdefault(name, {})[record["step"]] = float(value)
     if damaged:
         rest = f" and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
@@ -225,9 +228,16 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int) or not 0 <= record["step"] <= MAX_STEP:
         return None
     return record
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of float
+        return False
 
 
 def _read_object(path: Path) -> dict[str, Any]:

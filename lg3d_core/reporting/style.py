@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-COLUMN = 3.4
-"""Width in inches of one column of a two-column paper."""
 PAGE = 7.0
-"""Width in inches of both columns."""
+"""Width in inches of both columns of a two-column paper."""
 DPI = 200
 INSTALL = "figures need matplotlib and scikit-learn, which are missing or broken: pip install matplotlib scikit-learn"
 
@@ -177,8 +175,12 @@ def write_figure_as(figure: "Figure", path: Path) -> Path:
 
 
 def shorten(name: str, most: int = 22) -> str:
-    """Shorten a name with an ellipsis if it is too long."""
-    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+    """Return a name for a figure, shortened with an ellipsis if it is too long.
+
+    A zero-width space precedes an underscore at the start: matplotlib omits such labels from legends.
+    """
+    short = name if len(name) <= most else name[: most - 1].rstrip() + "…"
+    return f"\N{ZERO WIDTH SPACE}{short}" if short.startswith("_") else short
 
 
 def signed(value: float) -> str:
@@ -201,7 +203,7 @@ def count_axis(axis: "Axis") -> None:
 
 
 def halo(text: "Text") -> None:
-    """Return a white outline that separates text from the points below it."""
+    """Give text a white outline, which separates it from the points below it."""
     from matplotlib.patheffects import withStroke
 
     text.set_path_effects([withStroke(linewidth=1.6, foreground="white")])

@@ -80,9 +80,11 @@ class NarrowBackend(Protocol):
         ...
 
 
-@runtime_checkable
 class RoundingBackend(Protocol):
-    """Backend that accepts float32 weights with narrower features, and rounds them while reading."""
+    """Backend that accepts float32 weights with narrower features, and rounds them while reading.
+
+    Backends are asked for the attribute in every layer; `isinstance` with a protocol would be slow.
+    """
 
     rounds_weights: bool
 
@@ -149,9 +151,8 @@ class RowKernels(Protocol):
         ...
 
 
-@runtime_checkable
 class NormalizingBackend(Protocol):
-    """Backend with its own batch normalisation for training on a GPU."""
+    """Backend with its own batch normalisation for training on a GPU; found by the name of its method."""
 
     def normalize_rows(
         self,
@@ -280,7 +281,8 @@ def use_backend(name: str) -> Iterator[None]:
         UsageError: No backend has this name.
         MissingDependencyError: The backend is not installed.
     """
-    resolve_backend(name, torch.device("cpu"))
+    if name != "auto":  # which is resolved for each device, and would compile the CPU's kernels here
+        resolve_backend(name, torch.device("cpu"))
     token = _chosen.set(name)
     try:
         yield

@@ -38,7 +38,8 @@ def pack(coordinates: Tensor) -> Tensor:
         return torch.empty(0, dtype=torch.int64, device=coordinates.device)
     lowest, highest = torch.stack(torch.aminmax(coordinates, dim=0)).tolist()  # one synchronisation instead of two
     if lowest[0] < 0 or highest[0] > MAX_BATCH:
-        raise ShapeError(f"Expected batch indices in 0..{MAX_BATCH}, got {lowest[0]}..{highest[0]}.")
+        advice = ": compute fewer scenes at once (in training: --micro-batch)" if highest[0] > MAX_BATCH else ""
+        raise ShapeError(f"Expected batch indices in 0..{MAX_BATCH}, got {lowest[0]}..{highest[0]}{advice}.")
     if min(lowest[1:]) < -MAX_COORDINATE or max(highest[1:]) > MAX_COORDINATE:
         raise ShapeError(
             f"Expected voxel coordinates within +-{MAX_COORDINATE}, got {min(lowest[1:])}..{max(highest[1:])}: "

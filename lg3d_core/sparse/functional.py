@@ -146,7 +146,7 @@ def _find_map(x: SparseTensor, kernel_size: int, stride: int, transposed: bool) 
 
 
 def _rounds(backend: Backend) -> bool:
-    return bool(getattr(backend, "rounds_weights", False))  # `isinstance` with a protocol is slow
+    return bool(getattr(backend, "rounds_weights", False))
 
 
 def _same_dtype(features: Tensor, weight: Tensor, *, keeps_weight: bool = False) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@
 mean, variance: over all rows, per channel. Reference: `torch.nn.functional.batch_norm`, addition and ReLU separately.
 A piece is small enough to stay in a core's cache during its operations. Pieces depend only on the shape, and their sums
 are combined in float64 in a fixed order, so that results are bit-equal for any number of workers. bfloat16 rows use the
-compiled kernels of the current backend, if it has some.
-Distributed processes can normalise over the rows of all of them, forward and backward, on any device: each adds its
-sums in one `all_reduce`, float64 whatever the dtype of its rows, and none waits for a number from the device.
+compiled kernels of the current backend, if it has any.
+Distributed processes can normalise over the rows of all processes, on any device: forward and backward each add sums in
+one `all_reduce` in float64, whatever the dtype of the rows, and no number is read from the device.
 """
 
 from itertools import pairwise
@@ -64,7 +64,7 @@ def measure_together(features: Tensor, group: distributed.ProcessGroup) -> Toget
     total = sums[0]
     mean, square = torch.split(sums[1:] / total.clamp_min(1), channels)
     wide = _wide(features.dtype)
-    # Squares of the mean are subtracted in float64: float32 has lost nothing yet where the mean is 10^4 deviations.
+    # The square of the mean is subtracted in float64, which is accurate even if the mean is 10^4 standard deviations.
     return Together(Statistics(mean.to(wide), (square - mean.square()).clamp_min(0).to(wide)), total, group)
 
 
@@ -117,7 +117,8 @@ def normalize(
         eps: Value added to the variance.
         statistics_are_own: Whether they were measured on `features`, so that the gradient flows through them as well.
         together: Statistics over the features of all processes of a group; the backward pass then also sums over the
-            group, and every process has to run it. With fewer than two rows altogether, `statistics` count as given.
+            group, and every process has to run it. With fewer than two rows in all processes, `statistics` are
+            treated as constants.
         residual: Residual, shape and dtype of `features`.
         relu: Whether to apply a ReLU.
     """
@@ -172,9 +173,8 @@ class _Normalize(torch.autograd.Function):
         ctx.kernels = kernels
         ctx.eps, ctx.statistics_are_own, ctx.has_residual = eps, statistics_are_own, residual is not None
         ctx.num_rows, ctx.group = len(features), None
-        if (
-            together is not None
-        ):  # statistics of fewer than two rows were not measured on them: no gradient flows through
+        if together is not None:
+            # Statistics of fewer than two rows were not measured on them, and get no gradient.
             ctx.num_rows = torch.where(together.num_rows > 1, together.num_rows, torch.inf)
             ctx.group = together.group
         return output
@@ -309,7 +309,7 @@ def _combine_by_kernels(
 
 
 def _row_kernels(features: Tensor) -> RowKernels | None:
-    """Return the compiled kernels of the current backend, if it has some for these rows."""
+    """Return the compiled kernels of the current backend for these rows, or None."""
     # Not `isinstance`: with a protocol it takes as long as a small layer.
     kernels: RowKernels | None = getattr(current_backend(features.device), "row_kernels", None)
     return kernels if kernels is not None and kernels.dtype == features.dtype else None

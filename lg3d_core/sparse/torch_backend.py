@@ -5,7 +5,7 @@
 
 p: pairs of an input and an output voxel, v: output voxels. Reference: `lg3d_core.sparse.reference`.
 The sum reads each product once, needs no zeroed output and no atomics, and has a fixed order, so that repeated runs are
-bit-equal. Outputs are processed in chunks, so that the products fit into the caches.
+bit-equal. Outputs are processed in chunks, so that the products fit into the caches of a CPU, or the memory of a GPU.
 """
 
 import threading
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from lg3d_core.sparse import parallel
@@ -23,6 +24,7 @@ from lg3d_core.sparse.parallel import run_pieces
 
 CHUNK_ROWS = 2048  # 1024 fits the cache better, but needs more and smaller products: slower on two cores
 CHUNK_ROWS_PADDED = 4096  # fewer and larger products have less padding
+CHUNK_ROWS_GPU = 1 << 15  # each chunk takes some 60 kernel launches; at 96 channels its products take 160 MB in float32
 NUM_SLOTS = 8
 MAX_SLOT_BYTES = 32 << 20  # weights up to this, all slots together, are summed in more and finer slots
 MAX_KEPT_BYTES = 64 << 20
@@ -322,6 +324,7 @@ class _Convolve(torch.autograd.Function):
         return convolve_forward(features, weight, _plan(kernel_map, features), kernel_map.num_outputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
         grad_features, grad_weight = convolve_backward(
@@ -337,11 +340,12 @@ class _Convolve(torch.autograd.Function):
 
 
 def _plan(kernel_map: KernelMap, features: Tensor) -> tuple[Chunk, ...]:
-    pad = features.dtype != torch.float64 and features.dtype != torch.float32 and parallel.runs_on_workers(features)
+    on_cpu = parallel.runs_on_workers(features)
+    pad = on_cpu and features.dtype not in (torch.float64, torch.float32)
     wanted = ("torch", kernel_map.is_reversed, pad)
     plan = kernel_map.plans.get(wanted)
     if plan is None:
-        rows = CHUNK_ROWS_PADDED if pad else CHUNK_ROWS
+        rows = CHUNK_ROWS_GPU if not on_cpu else CHUNK_ROWS_PADDED if pad else CHUNK_ROWS
         plan = kernel_map.plans[wanted] = plan_chunks(kernel_map, rows, pad=pad)
     chunks: tuple[Chunk, ...] = plan
     return chunks

@@ -62,7 +62,8 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
         The measurements, which are also written to `settings.out`, if it is set, after every operation.
 
     Raises:
-        SettingsError: A name is unknown, or the device is not available.
+        UsageError: A name is unknown.
+        SettingsError: The device is not available.
         MissingDependencyError: A peer requested by name is not installed.
         DataError: A scene cannot be read, or a file cannot be written.
     """
@@ -283,9 +284,9 @@ class Upstream:
 
 def _record(settings: BenchSettings) -> dict[str, Any]:
     """Return the settings as plain values; files by name only, since results are shared and folders are not."""
-    asked: dict[str, Any] = json.loads(settings.to_json())
-    asked["scene"] = [Path(scene).name for scene in asked["scene"]]
-    return asked | {name: Path(asked[name]).name for name in ("out", "store") if asked[name] is not None}
+    values: dict[str, Any] = json.loads(settings.to_json())
+    values["scene"] = [Path(scene).name for scene in values["scene"]]
+    return values | {name: Path(values[name]).name for name in ("out", "store") if values[name] is not None}
 
 
 def _make_workloads(settings: BenchSettings, device: torch.device, progress: Progress) -> list[Workload]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lg3d_core.errors import MissingDependencyError, SettingsError
+from lg3d_core.errors import MissingDependencyError, UsageError
 from lg3d_core.networks import MinkUNet
 from lg3d_core.networks.blocks import ResidualBlock
 from lg3d_core.networks.placement import place_convolutions
@@ -421,12 +421,12 @@ def find_peers(wanted: Sequence[str], device: torch.device) -> tuple[list[Peer],
         device: Device to run on.
 
     Raises:
-        SettingsError: A name is unknown.
+        UsageError: A name is unknown.
         MissingDependencyError: A peer requested by name is not installed, or does not run on this device.
     """
     unknown = [name for name in wanted if name not in PEERS and name not in ("all", "none")]
     if unknown:
-        raise SettingsError(f"--peers: expected all, none or some of {', '.join(PEERS)}, got {unknown[0]!r}")
+        raise UsageError(f"--peers: expected all, none or some of {', '.join(PEERS)}, got {unknown[0]!r}")
     found, missing = [], {}
     for name, kind in PEERS.items():
         if name not in wanted and "all" not in wanted:

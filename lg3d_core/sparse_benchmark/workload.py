@@ -104,7 +104,7 @@ def gather_clouds(
 
 def _read_cloud(scene: str, store: Path) -> Cloud:
     path = Path(scene)
-    if path.suffix == ".ply":
+    if path.suffix.lower() == ".ply":
         mesh = read_ply(path)
         return Cloud(path.stem, mesh.xyz, mesh.rgb)
     if not (store / "store.json").is_file():

@@ -316,7 +316,7 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
         mine["furniture"] = catalog.digest
     marker = out / MARKER
     if out.exists() and not out.is_dir():
-        raise SettingsError(f"{out} is a file; expected a folder for the rooms: pass another --out")
+        raise SettingsError(f"{out} is a file; expected a folder for the rooms: pass another path")
     if marker.is_file():
         try:
             theirs = json.loads(marker.read_text(encoding="utf-8"))
@@ -325,12 +325,12 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
         if theirs != mine:
             raise SettingsError(
                 f"{out} contains rooms of other settings ({_differences(theirs, mine)}): "
-                "pass another --out, or remove the folder"
+                "pass another folder, or remove this one"
             )
         return
     if out.is_dir() and any(not TEMPORARY_NAME.fullmatch(entry.name) for entry in out.iterdir()):
         raise SettingsError(
-            f"{out} is not empty and was not written by lg3d rooms: pass another --out, or empty the folder"
+            f"{out} is not empty and was not written by lg3d rooms: pass another folder, or empty this one"
         )
     out.mkdir(parents=True, exist_ok=True)
     write_text(marker, json.dumps(mine, indent=1) + "\n")
@@ -339,4 +339,5 @@ def _claim(out: Path, settings: RoomsSettings, catalog: Catalog | None) -> None:
 def _differences(theirs: object, mine: dict[str, int | float | str]) -> str:
     if not isinstance(theirs, dict):
         return f"its {MARKER} cannot be read"
-    return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in mine.items() if theirs.get(key) != value)
+    keys = [key for key in dict.fromkeys([*mine, *theirs]) if theirs.get(key) != mine.get(key)]
+    return ", ".join(f"{key} {theirs.get(key, 'none')}, not {mine.get(key, 'none')}" for key in keys)

@@ -23,7 +23,7 @@ from lg3d_core.stopping import leave_stopping_to_parent
 
 
 class TrainingBatch(Protocol):
-    """A batch as the training loop needs it, independent of what the loss reads."""
+    """Batch with what the training loop uses, independent of the loss. Batches are named tuples."""
 
     @property
     def scene_ids(self) -> tuple[str, ...]:
@@ -290,10 +290,9 @@ class _PlannedBatches(Dataset[_Loaded[B]], Generic[B]):
         return batch if plan.scenes else without_scenes(batch)
 
 
-def _tensors(batch: TrainingBatch) -> dict[str, Tensor]:
-    named: Any = batch
-    fields: dict[str, Any] = named._asdict() if isinstance(batch, tuple) else vars(batch)
-    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+def _tensors(batch: Any) -> dict[str, Tensor]:
+    """Return the tensors of a batch, a named tuple, by field."""
+    return {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
 
 
 def _share(batch: TrainingBatch) -> None:
@@ -315,11 +314,11 @@ def _describe_shared_memory(reason: str) -> str:
     """Return the error message for full shared memory."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
-        room = f", {usage.free >> 10} of {usage.total >> 10} KiB free"
+        free = f", {usage.free >> 10} of {usage.total >> 10} KiB free"
     except OSError:
-        room = ""
+        free = ""
     return (
-        f"shared memory is full ({SHARED_MEMORY}{room}): batches of worker processes do not fit ({reason}); pass "
+        f"shared memory is full ({SHARED_MEMORY}{free}): batches of worker processes do not fit ({reason}); pass "
         "--jobs 0, or give the container more shared memory (docker run --shm-size 8g)"
     )
 

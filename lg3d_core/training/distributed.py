@@ -33,11 +33,11 @@ from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, LostProcess
 from lg3d_core.progress import Progress
 from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import share_statistics
-from lg3d_core.training.watch import BEAT_SECONDS, MISSED_BEATS, Watch, speaks_first
+from lg3d_core.training.watch import BEAT_SECONDS, MISSED_BEATS, Watch, claim_report
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 POLL_SECONDS = 0.05
-"""Seconds between checks whether the leader has called this process."""
+"""Seconds between checks whether the leader has stored the id of this process."""
 SLACK_SECONDS = 10.0
 """Seconds that PyTorch waits longer than the watch, because the message of the watch is more precise."""
 
@@ -377,8 +377,8 @@ def _end_together(world: World, watch: Watch, meeting: _Meeting) -> Iterator[Non
             yield
     except Lg3dError:
         _ignore_termination()
-        watch.speaks = not watch.heard and speaks_first(meeting.store)
-        if not watch.speaks:
+        watch.reports = not watch.reported_elsewhere and claim_report(meeting.store)
+        if not watch.reports:
             raise EndedElsewhere from None
         if meeting.hosts_store:
             time.sleep(MISSED_BEATS * BEAT_SECONDS)  # the store ends with this process: let the others read the reason
@@ -487,8 +487,8 @@ def _agree_on_attempt(store: Any, launch: Launch, timeout: datetime.timedelta) -
     """Return an id of this attempt, the same in all processes, that prefixes all keys of the attempt.
 
     The store may be older than this attempt and hold keys of ended processes. torchrun counts restarts per machine: if
-    one agent restarts its processes because another did, or is itself new, the counts differ. Therefore the leader
-    makes up the id, and a process accepts it when the leader calls it by the id of the process.
+    one agent restarts its processes because another did, or is new itself, the counts differ. Therefore the leader
+    generates the id, and a process accepts it once the leader has stored the process's own id under it.
 
     Raises:
         RuntimeError: A process did not answer.

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,55 +50,66 @@ def finetune(settings: FinetuneSettings, progress: Progress) -> Path:
     with open_run(settings, progress) as opened:
         settings, data = opened.settings, opened.data
         start = _find_start(settings, opened.run, opened.progress)
-        info = None if start is None else read_info(start, final_relu=settings.final_relu)
-        if start is not None and info is not None and opened.run is None:
-            _require_no_leak(start, info, settings, data, opened.progress)
-        if start is None or info is None:
-            network = MinkUNet(
-                settings.network,
-                num_classes=sum(data.sizes),
-                offset_head=settings.task == "instance",
-            )
-        else:
-            network = _load_start(start, info, settings, data, opened.progress)
+        if start is not None and opened.run is None:
+            _require_no_leak(start, settings, data, opened.progress)
+        network = _build_network(start, settings, data, opened.progress)
         vocabularies = [one.store.vocabulary for one in data.stores]
         anchors_digest = None
-        if info is not None:
-            anchors_digest = info.anchors_of(vocabularies[0].digest) or info.anchors_digest
+        if start is not None:
+            anchors_digest = start.info.anchors_of(vocabularies[0].digest) or start.info.anchors_digest
         anchors: list[Anchors] = []
         if settings.classifier != "fresh":
             anchors = load_all_anchors(settings, network, vocabularies)
-            if info is not None:
-                _require_own_anchors(info, settings, vocabularies, anchors)
-            _start_as_anchors(network, anchors, fixed=settings.classifier == "fixed-anchors")
+            if start is not None:
+                _require_own_anchors(start.info, settings, vocabularies, anchors)
+            _set_classifier_to_anchors(network, anchors, fixed=settings.classifier == "fixed-anchors")
             anchors_digest = anchors[0].digest
         if settings.linear_probe:
             network.freeze_features()
         # "latest" is resolved once, so that a resumed run starts from the same checkpoint.
-        settings = dataclasses.replace(settings, start=str(start) if start is not None else SCRATCH)
-        classifiers = _make_classifiers(settings, network.to(opened.device), data, opened.device)
-        semantic = classifiers[0]
-        learner: Learner[Batch] = semantic if len(classifiers) == 1 else JointLearner(classifiers, data.sizes)
-        if settings.task == "instance":
-            with_instances = scored_classes(data.store.vocabulary)
-            _require_objects(data, with_instances)
-            learner = InstanceSegmentation(
-                semantic,
-                with_instances=torch.from_numpy(with_instances),
-                voxel_size=settings.voxel_size,
-                offset_weight=settings.offset_weight,
-            )
+        settings = dataclasses.replace(settings, start=SCRATCH if start is None else str(start.path))
         return train_run(
             dataclasses.replace(opened, settings=settings),
-            learner,
+            _make_learner(settings, network.to(opened.device), data, opened.device),
             SceneBatches(
                 data.scenes(settings), max_voxels=settings.max_voxels, with_instances=settings.task == "instance"
             ),
             facts={"from": settings.start, "task": settings.task},
             anchors_digest=anchors_digest,
-            labels_before="" if info is None else _labels_seen(info, settings, data),
+            labels_before="" if start is None else _labels_seen(start.info, settings, data),
             vocabularies=trained_vocabularies(vocabularies, anchors),
         )
+
+
+class _Start(NamedTuple):
+    """Checkpoint that a run starts from."""
+
+    path: Path
+    info: CheckpointInfo
+
+
+def _make_learner(
+    settings: FinetuneSettings, network: MinkUNet, data: TrainingData, device: torch.device
+) -> Learner[Batch]:
+    """Return the learner of the task; it has one classifier per store.
+
+    Raises:
+        DataError: The task is `instance`, and the training scenes have no objects.
+    """
+    classifiers = _make_classifiers(settings, network, data, device)
+    if len(classifiers) > 1:
+        return JointLearner(classifiers, data.sizes)
+    (semantic,) = classifiers
+    if settings.task == "semantic":
+        return semantic
+    with_instances = scored_classes(data.store.vocabulary)
+    _require_objects(data, with_instances)
+    return InstanceSegmentation(
+        semantic,
+        with_instances=torch.from_numpy(with_instances),
+        voxel_size=settings.voxel_size,
+        offset_weight=settings.offset_weight,
+    )
 
 
 def _make_classifiers(
@@ -120,7 +132,7 @@ def _make_classifiers(
 def _require_own_anchors(
     info: CheckpointInfo, settings: FinetuneSettings, vocabularies: Sequence[Vocabulary], anchors: Sequence[Anchors]
 ) -> None:
-    """Reject anchors of which the start checkpoint had others.
+    """Reject anchors that differ from those of the start checkpoint.
 
     Raises:
         CheckpointError: The checkpoint was pre-trained with other anchors of a vocabulary.
@@ -134,10 +146,18 @@ def _require_own_anchors(
             )
 
 
-def _find_start(settings: FinetuneSettings, run: Run | None, progress: Progress) -> Path | None:
-    """Return the checkpoint to start from, None for none; a resumed run whose start is gone has its own checkpoint."""
+def _find_start(settings: FinetuneSettings, run: Run | None, progress: Progress) -> _Start | None:
+    """Return the checkpoint to start from, or None to start from scratch.
+
+    If the start checkpoint of a resumed run no longer exists, the run's own checkpoint takes its place.
+    """
     if settings.start == SCRATCH:
         return None
+    path = _find_start_path(settings, run, progress)
+    return _Start(path, read_info(path, final_relu=settings.final_relu))
+
+
+def _find_start_path(settings: FinetuneSettings, run: Run | None, progress: Progress) -> Path:
     if run is not None and not Path(settings.start).exists() and run.checkpoint.is_file():
         return run.checkpoint
     if settings.start != LATEST:
@@ -151,26 +171,34 @@ def _find_start(settings: FinetuneSettings, run: Run | None, progress: Progress)
     return newest
 
 
-def _load_start(
-    start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData, progress: Progress
+def _build_network(
+    start: _Start | None, settings: FinetuneSettings, data: TrainingData, progress: Progress
 ) -> MinkUNet:
+    """Return the network with a new classifier, and with the features of the start checkpoint if there is one.
+
+    Raises:
+        CheckpointError: The checkpoint has another network.
+    """
+    num_classes, offset_head = sum(data.sizes), settings.task == "instance"
+    if start is None:
+        return MinkUNet(settings.network, num_classes=num_classes, offset_head=offset_head)
+    path, info = start
     if info.network != settings.network:
         raise CheckpointError(
-            f"{start} holds a {info.network} network, not {settings.network}: pass --network {info.network}"
+            f"{path} holds a {info.network} network, not {settings.network}: pass --network {info.network}"
         )
     if not info.knows(data.store.vocabulary.digest):
         progress.note(
-            f"{start} was trained with the vocabulary {info.vocabulary}: its features are used, and the classifier of "
+            f"{path} was trained with the vocabulary {info.vocabulary}: its features are used, and the classifier of "
             f"{data.store.vocabulary.name} is new"
         )
     if info.voxel_size != settings.voxel_size:
         progress.note(
-            f"{start} was trained with voxels of {info.voxel_size:g} m, this run has {settings.voxel_size:g} m: "
+            f"{path} was trained with voxels of {info.voxel_size:g} m, this run has {settings.voxel_size:g} m: "
             f"--voxel-size {info.voxel_size:g} keeps them"
         )
-    info = dataclasses.replace(info, offset_head=settings.task == "instance")
-    network = info.build_network(num_classes=sum(data.sizes))
-    load_weights(network, start, fresh_classifier=True)
+    network = dataclasses.replace(info, offset_head=offset_head).build_network(num_classes=num_classes)
+    load_weights(network, path, fresh_classifier=True)
     return network
 
 
@@ -217,9 +245,7 @@ def _labels_seen(info: CheckpointInfo, settings: FinetuneSettings, data: Trainin
     return data.budget.digest if same and data.budget is not None else f"{earlier['limited']}"
 
 
-def _require_no_leak(
-    start: Path, info: CheckpointInfo, settings: FinetuneSettings, data: TrainingData, progress: Progress
-) -> None:
+def _require_no_leak(start: _Start, settings: FinetuneSettings, data: TrainingData, progress: Progress) -> None:
     """Reject a label budget if the start checkpoint was trained with labels outside the budget.
 
     Raises:
@@ -227,11 +253,11 @@ def _require_no_leak(
     """
     if data.budget is None or settings.allow_leak:
         return
-    seen = _labels_seen(info, settings, data)
+    seen = _labels_seen(start.info, settings, data)
     if seen is None:
         progress.warn(
-            f"{start} does not record which labels it was trained with: --limited {settings.limited:g} only limits the "
-            "labels of this run"
+            f"{start.path} does not record which labels it was trained with: --limited {settings.limited:g} only "
+            "limits the labels of this run"
         )
         return
     others = {*seen.split(",")} - {"", *(one.budget.digest for one in data.stores if one.budget is not None)}
@@ -239,13 +265,13 @@ def _require_no_leak(
         return
     what = "all labels" if ALL_LABELS in others else "another label budget"
     raise SettingsError(
-        f"{start} was trained with {what}, so --limited {settings.limited:g} would not hide labels that the network "
-        f"has already seen: start from a run with the same --limited {settings.limited:g} and --limited-seed "
+        f"{start.path} was trained with {what}, so --limited {settings.limited:g} would not hide labels that the "
+        f"network has already seen: start from a run with the same --limited {settings.limited:g} and --limited-seed "
         f"{settings.limited_seed}, or pass --allow-leak"
     )
 
 
-def _start_as_anchors(network: MinkUNet, anchors: Sequence[Anchors], *, fixed: bool) -> None:
+def _set_classifier_to_anchors(network: MinkUNet, anchors: Sequence[Anchors], *, fixed: bool) -> None:
     """Initialise the classifier with the anchors: the first logits are cosines times the norm of the feature.
 
     The classes of several vocabularies follow each other. A fixed classifier is not trained.

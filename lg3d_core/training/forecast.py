@@ -1,8 +1,8 @@
 """Forecast of a training run before it starts: hours, memory, and processes that load scenes.
 
 The work of a step follows from the network's convolutions and from how many voxels and neighbours the levels of indoor
-scans have. Its seconds are measured, on a small part of a step with the same network, device, backend and precision, or
-modelled from the speed of a matrix product.
+scans have. Its seconds are measured on a smaller step with the same network, device, backend and precision, or modelled
+from the speed of a matrix product, which takes no time.
 """
 
 import math
@@ -84,7 +84,7 @@ class Forecast(NamedTuple):
         hours: Hours of the whole run, without validation.
         memory: Memory of a step in bytes, at the mean number of voxels.
         jobs: Processes that load scenes as fast as the network takes them.
-        basis: `measured` or `modelled` seconds, and whether the scenes are those of a store or assumed.
+        basis: What the figures rest on: a measured step, and scenes of a store or assumed ones.
     """
 
     command: str
@@ -163,9 +163,9 @@ def matrix_speed(device: torch.device, precision: str) -> float:
 
 
 def measured_step(network: str, voxels: int, *, device: torch.device, precision: str, backend: str) -> float:
-    """Return the seconds of a training step of so many voxels, from a smaller one that is taken on this device.
+    """Return the seconds of a training step with `voxels` voxels, extrapolated from a smaller step on this device.
 
-    Kernels are compiled, and memory is allocated, in steps that are not timed.
+    A first step, which compiles kernels and allocates memory, is not timed.
     """
     work = step_work(network)
     part = max(1000, min(voxels, int(MEASURED_FLOPS[device.type] / (PRODUCTS_PER_STEP * work.flops))))
@@ -189,7 +189,7 @@ def measured_step(network: str, voxels: int, *, device: torch.device, precision:
 
 
 def room_voxels(count: int) -> Tensor:
-    """Return about so many voxels of a room, shape `(voxels, 4)`, int32.
+    """Return about `count` voxels of a room, shape `(voxels, 4)`, int32.
 
     The floor is two voxels thick, ceiling and walls are one: on average a voxel then has as many neighbours as in
     furnished rooms.
@@ -242,13 +242,12 @@ def choose_jobs(
     return needed_jobs(seconds, scenes, step, cores=cores)
 
 
-def forecast(settings: TrainSettings, progress: Progress, *, measure: bool = True) -> Forecast:
-    """Forecast a run with these settings on this machine.
+def forecast(settings: TrainSettings, progress: Progress) -> Forecast:
+    """Forecast a run with these settings on this machine, from a measured step.
 
     Args:
         settings: Settings of the run. If its store does not exist, ScanNet's scenes are assumed.
         progress: Receives a note while a step is measured.
-        measure: Whether to measure a step; otherwise it is modelled.
     """
     device = resolve_device(settings.device)
     precision = settings.precision
@@ -259,11 +258,8 @@ def forecast(settings: TrainSettings, progress: Progress, *, measure: bool = Tru
     in_pass = min(in_step, settings.micro_batch or in_step)
     in_memory = min(in_pass * scenes.voxels, settings.max_voxels or in_pass * scenes.voxels)
     voxels = in_step * scenes.voxels
-    if measure:
-        progress.note(f"measuring a training step of {settings.network} on {device}")
-        seconds = measured_step(settings.network, voxels, device=device, precision=precision, backend=settings.backend)
-    else:
-        seconds, _ = model_step(settings.network, voxels, precision=precision, device=device)
+    progress.note(f"measuring a training step of {settings.network} on {device}")
+    seconds = measured_step(settings.network, voxels, device=device, precision=precision, backend=settings.backend)
     steps = settings.epochs * steps_per_epoch(scenes.num_scenes, settings.batch_size)
     jobs = settings.jobs
     if jobs is None:
@@ -282,7 +278,7 @@ def forecast(settings: TrainSettings, progress: Progress, *, measure: bool = Tru
         hours=steps * per_step / 3600,
         memory=step_bytes(settings.network, in_memory, precision=precision, device=device),
         jobs=jobs,
-        basis=f"{'measured' if measure else 'modelled'} step, {'assumed' if scenes.assumed else 'counted'} scenes",
+        basis=f"measured step, {'assumed' if scenes.assumed else 'counted'} scenes",
     )
 
 

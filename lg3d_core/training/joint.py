@@ -109,7 +109,7 @@ class JointValidator:
         """Return the scores on all scenes; `show` receives the number of finished scenes.
 
         Raises:
-            Dropped: One of several processes was asked to stop.
+            Dropped: A stop was requested in one of several processes.
         """
         found, done = {}, 0
         for name, own in self.validators.items():

@@ -47,7 +47,7 @@ from lg3d_core.training.wandb_run import import_wandb
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 B = TypeVar("B", bound=TrainingBatch)
 
-OWN_OF_A_START = (
+MAY_CHANGE_ON_RESTART = (
     "recipe",
     "name",
     "runs",
@@ -63,7 +63,7 @@ OWN_OF_A_START = (
 )
 """Settings that may change when `torchrun` restarts and resumes an existing run."""
 
-OF_A_MACHINE = (
+MAY_DIFFER_BETWEEN_MACHINES = (
     "recipe",
     "store",
     "anchors",
@@ -79,7 +79,7 @@ OF_A_MACHINE = (
 )
 """Settings that may differ between the machines of a run: paths and the number of loading processes."""
 SEEN_SECONDS = 10.0
-"""Seconds that a network file system may take to show a folder that another machine has made."""
+"""Seconds that a network file system may take to show a folder that another machine has created."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class OpenedRun(Generic[S]):
     settings: S
     """Settings that were passed, or those of the resumed run."""
     run: Run | None
-    """Run to resume; None for a new run, whose folder is made after all checks have passed."""
+    """Run to resume; None for a new run, whose folder is created after all checks have passed."""
     world: World
     """Processes that train the run."""
     data: TrainingData
@@ -139,7 +139,7 @@ def open_run(settings: S, progress: Progress) -> Iterator[OpenedRun[S]]:
             if run is not None:
                 settings = _override(run, settings, {"store", "anchors", "also_store", "also_anchors", *FIT_MEMORY})
         world.share_of(settings.batch_size)
-        shared = [name for name in settings.saved_fields() if name not in OF_A_MACHINE]
+        shared = [name for name in settings.saved_fields() if name not in MAY_DIFFER_BETWEEN_MACHINES]
         options = {option_name(type(settings), field): str(getattr(settings, field)) for field in shared}
         world.require_equal(options, "use the same options, environment and lg3d.toml on all machines")
         with repeatable(settings):
@@ -194,7 +194,7 @@ def _open_data(settings: S, run: Run | None, progress: Progress, *, num_processe
 
 
 def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
-    """Return the run of this name if an earlier start of `torchrun` made it; the same in all processes.
+    """Return the run of this name if an earlier start of `torchrun` created it; the same in all processes.
 
     Raises:
         SettingsError: The run has other settings.
@@ -206,7 +206,7 @@ def _find_run(settings: S, world: World, progress: Progress) -> Run | None:
         return None
     run = _see_folder(folder, world)
     own = run.read_settings(type(settings))
-    fields = [name for name in settings.saved_fields() if name not in OWN_OF_A_START]
+    fields = [name for name in settings.saved_fields() if name not in MAY_CHANGE_ON_RESTART]
     other = [field for field in fields if getattr(own, field) != getattr(settings, field)]
     if other:
         values = ", ".join(f"{option_name(type(settings), field)} {getattr(own, field)}" for field in other)
@@ -230,7 +230,7 @@ def resolve_training_precision(
 
 
 def _see_folder(folder: Path, world: World) -> Run:
-    """Return the run in a folder that the leader has made.
+    """Return the run in a folder that the leader has created.
 
     Raises:
         SettingsError: This process cannot see the folder.
@@ -258,7 +258,7 @@ def train_run(
     labels_before: str | None = "",
     vocabularies: tuple[TrainedVocabulary, ...] = (),
 ) -> Path:
-    """Make the run's folder if it is new, train, and return the path of the last checkpoint.
+    """Create the folder of a new run, train, and return the path of the last checkpoint.
 
     Args:
         opened: Run from `open_run`.

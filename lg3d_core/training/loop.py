@@ -113,7 +113,7 @@ class Trainer(Generic[B]):
         self.validator = _make_validator(learner, stores, settings, world=world, precision=precision, progress=progress)
         self.outlook = Outlook(
             settings,
-            steps=self.total_steps,
+            steps=self.total_steps - self.steps_done,
             on_cpu=world.device.type == "cpu",
             model=partial(model_step, settings.network, precision=precision, device=world.device),
             progress=progress,
@@ -151,7 +151,7 @@ class Trainer(Generic[B]):
             except Dropped:
                 self._save_unfinished()
                 raise Interrupted(
-                    f"stopped and saved; resume with: lg3d {settings.command} --resume {self.run.folder}"
+                    f"stopped and saved; resume with: lg3d {settings.command} {self.run.resume_option}"
                 ) from None
 
     def _train_epochs(self, log: TrainingLog, stop: Stop) -> None:
@@ -160,9 +160,12 @@ class Trainer(Generic[B]):
         Raises:
             Dropped: A stop was requested.
         """
-        batches = self._load_batches()
         if self.position.step == self.per_epoch:  # stopped during the validation of an epoch
             self.end_epoch(log, stop)
+        if self.position.epoch == self.settings.epochs:
+            return
+        batches = self._load_batches()
+        self.meter.restart()
         parts: list[tuple[BatchPlan, B]] = []
         self.world.doing("loading scenes")
         for plan, batch in stop.at_once_in(self.meter.waiting_for(batches)):

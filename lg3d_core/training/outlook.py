@@ -18,9 +18,9 @@ class Outlook:
 
     Args:
         settings: Settings of the run.
-        steps: Optimiser steps of the whole run.
+        steps: Optimiser steps that are left.
         on_cpu: Whether the run trains on a CPU.
-        model: Returns the modelled seconds and bytes of a step of so many voxels.
+        model: Returns the modelled seconds and bytes of a step with a given number of voxels.
         progress: Receives the reports.
     """
 
@@ -36,7 +36,8 @@ class Outlook:
         self._settings = settings
         self._steps = steps
         self._progress = progress
-        self._speaks = on_cpu
+        self._on_cpu = on_cpu
+        self._is_measured = False
         self._model = model
         self._has_begun = False
         self._is_large = settings.network in LARGE_NETWORKS or settings.voxel_size < FINE_VOXELS
@@ -54,7 +55,7 @@ class Outlook:
                     f"{format_span(seconds * self._steps)} and {memory / 2**30:.0f} GiB of memory, by a model; "
                     "lg3d doctor --plan measures a step"
                 )
-        if not (self._speaks and self._is_large):
+        if not (self._on_cpu and self._is_large):
             return
         size = f"{self._settings.network} with {100 * self._settings.voxel_size:g} cm voxels"
         self._progress.note(
@@ -64,9 +65,9 @@ class Outlook:
 
     def after_step(self, *, seconds: float, left: int) -> None:
         """Report the remaining time estimated from the first step, and suggest a smaller run if it is long."""
-        if not self._speaks:
+        if self._is_measured or not self._on_cpu:
             return
-        self._speaks = False
+        self._is_measured = True
         total = seconds * left
         if total >= LONG_SECONDS:
             self._progress.warn(

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 import warnings
@@ -68,7 +69,7 @@ class Run:
                 if settings.name is None:  # another run was created in the same second
                     continue
                 raise SettingsError(
-                    f"{folder} exists: pass another --name, or resume it with --resume {folder}"
+                    f"{folder} exists: pass another --name, or resume it with {cls(folder).resume_option}"
                 ) from None
         return cls(folder)
 
@@ -82,6 +83,11 @@ class Run:
         if not (folder / SETTINGS_NAME).is_file():
             raise CheckpointError(f"--resume {folder}: no settings.json there, so it is not the folder of a run")
         return cls(folder)
+
+    @property
+    def resume_option(self) -> str:
+        """Option that resumes the run, as typed in a shell."""
+        return f"--resume {shlex.quote(str(self.folder))}"
 
     def card(self) -> dict[str, Any]:
         """Return the recorded facts on the start of the run; empty if the run has no card.
@@ -99,7 +105,7 @@ class Run:
         except (ValueError, RecursionError):
             card = None
         if not isinstance(card, dict):
-            raise CheckpointError(f"{path} is damaged (not a JSON object): restore it, or pass --precision")
+            raise CheckpointError(f"{path} is damaged (not a JSON object): restore it from a copy, or start a new run")
         return card
 
     def read_settings(self, kind: type[S]) -> S:
@@ -142,7 +148,7 @@ class Run:
         except OSError as error:
             raise DataError(
                 f"cannot write {self.metrics_file} ({error.strerror or error}): free disk space, then resume with "
-                f"--resume {self.folder}"
+                f"{self.resume_option}"
             ) from None
 
     def drop_metrics_after(self, step: int, *, validated: bool = True) -> None:

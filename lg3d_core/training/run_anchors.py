@@ -31,7 +31,7 @@ def load_all_anchors(
     """
     paths = (settings.anchors, *settings.also_anchors)
     found = [
-        load_fitting_anchors(settings, network, vocabulary, path=path)
+        _load_fitting_anchors(path, settings, network, vocabulary)
         for vocabulary, path in zip(vocabularies, paths, strict=True)
     ]
     for anchors, path in zip(found[1:], paths[1:], strict=True):
@@ -77,26 +77,15 @@ def trained_vocabularies(
     )
 
 
-def load_fitting_anchors(
-    settings: PretrainSettings | FinetuneSettings,
-    network: MinkUNet,
-    vocabulary: Vocabulary,
-    *,
-    path: Path | None = None,
+def _load_fitting_anchors(
+    path: Path, settings: PretrainSettings | FinetuneSettings, network: MinkUNet, vocabulary: Vocabulary
 ) -> Anchors:
-    """Load the anchors of a run; narrower anchors are padded with zeros to the width of the network's features.
-
-    Args:
-        settings: Settings of the run.
-        network: Network, whose width the anchors get.
-        vocabulary: Vocabulary of the anchors.
-        path: File of the anchors; None for that of the settings.
+    """Load anchors; narrower ones are padded with zeros to the width of the network's features.
 
     Raises:
         DataError: The anchors are missing, damaged, of another vocabulary, or have two equal rows.
         SettingsError: The anchors are wider than the network's features, or were projected to fewer dimensions.
     """
-    path = path or settings.anchors
     anchors = load_anchors(path)
     require_vocabulary(anchors, vocabulary)
     equal = find_equal(anchors)

@@ -68,7 +68,11 @@ class Snapshots:
                 optimiser.load_state_dict(state["optimiser"])
             position = Position(int(state["epoch"]), int(state["step"]), float(state["best"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-            raise CheckpointError(f"{self.run.resume_file} does not fit this run's settings: {error}") from None
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{self.run.resume_file} does not fit the settings of this run ({reason}): restore settings.json, or "
+                "start a new run"
+            ) from None
         epochs = self.settings.epochs
         in_range = 0 <= position.epoch <= epochs and 0 <= position.step <= per_epoch
         if not in_range or (position.epoch == epochs and position.step) or math.isnan(position.best):

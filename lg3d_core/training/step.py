@@ -35,7 +35,7 @@ class StepResult(NamedTuple):
         losses: Loss first, then its parts.
         voxels: Number of voxels.
         facts: Counts that describe how the batch was made.
-        stopping: Whether any of several processes was asked to stop.
+        stopping: Whether a stop was requested in any of several processes.
     """
 
     losses: dict[str, float]
@@ -272,7 +272,7 @@ def _describe_step(parts: list[tuple[BatchPlan, B]], settings: TrainSettings, ru
         return what, "pass a smaller --network, or use a machine with more memory"
     fewer = f"--max-voxels {voxels // 2000 * 1000}"
     or_scenes = f" or --micro-batch {len(scenes) // 2}" if len(scenes) > 1 else ""
-    again = f"lg3d {settings.command} --resume {run.folder} {fewer}"
+    again = f"lg3d {settings.command} {run.resume_option} {fewer}"
     return what, f"{fewer}{or_scenes} splits a batch into smaller passes; resume with: {again}"
 
 
@@ -280,7 +280,7 @@ def _describe_way_out(settings: TrainSettings, run: Run) -> str:
     """Return the advice for a run that diverges."""
     return (
         "lower --learning-rate, or set --clip-norm 1 in a new run; the last finite state is kept, resume it with: "
-        f"lg3d {settings.command} --resume {run.folder} --learning-rate {settings.learning_rate / 10:g}"
+        f"lg3d {settings.command} {run.resume_option} --learning-rate {settings.learning_rate / 10:g}"
     )
 
 

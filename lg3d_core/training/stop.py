@@ -17,7 +17,7 @@ class Dropped(BaseException):
 
 
 class Stop:
-    """Stop request, and whether the current work may be aborted for it.
+    """Stop request of the user or the scheduler, and whether it may abort the current work.
 
     With several processes, none may abort alone: they agree on a stop at the end of a step.
     """

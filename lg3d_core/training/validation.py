@@ -98,7 +98,7 @@ class Validator:
         processes, so it must be a sum, or have one row per scene.
 
         Raises:
-            Dropped: One of several processes was asked to stop.
+            Dropped: A stop was requested in one of several processes.
         """
         start = time.perf_counter()
         own = self._count_own(stop, show)

@@ -100,9 +100,9 @@ class Watch:
         self.passes_wait = passes_wait
         self.progress = progress or Progress()
         self.end = end
-        self.speaks = False
+        self.reports = False
         """Whether this process reports why the run ends."""
-        self.heard = False
+        self.reported_elsewhere = False
         """Whether another process has reported why the run ends."""
         self._connect = connect
         self._doing = _Activity("starting", time.monotonic(), is_pass=False)
@@ -204,17 +204,17 @@ class Watch:
             with suppress(RuntimeError):  # the store ends with torchrun, which then ends this process
                 store.set(f"sign/{self.rank}", json.dumps(self._sign(beat)))
                 self._look(store)
-                if not ending and store.check(["word"]):
-                    self.heard = not self.speaks
+                if not ending and store.check(["report"]):
+                    self.reported_elsewhere = not self.reports
                     ending = time.monotonic()
             now = time.monotonic()
             if ending:
-                if not self.speaks and now - ending > END_SECONDS:
+                if not self.reports and now - ending > END_SECONDS:
                     self.end(1)
                     return
             elif self._find_silent(self.patience) or self._waits_too_long(now):
-                if speaks_first(store):
-                    self.speaks = True
+                if claim_report(store):
+                    self.reports = True
                     self.progress.last_word(self._describe_late())
                 self.end(1)
                 return
@@ -252,11 +252,11 @@ class Watch:
         )
 
 
-def speaks_first(store: Any) -> bool:
-    """Return whether no other process has reported why the run ends; also true if the store does not answer."""
+def claim_report(store: Any) -> bool:
+    """Return whether this process is the first to report why the run ends; also true if the store does not answer."""
     with suppress(RuntimeError):
         store.set_timeout(datetime.timedelta(seconds=ANSWER_SECONDS))
-        return int(store.add("word", 1)) == 1
+        return int(store.add("report", 1)) == 1
     return True
 
 

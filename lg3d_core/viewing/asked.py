@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import CheckpointError, DataError, MissingDependencyError
 from lg3d_core.inference.ask import Answer, Conversation
 from lg3d_core.inference.input import Input
 from lg3d_core.progress import Progress
@@ -117,7 +117,11 @@ def heat_of_scene(settings: ViewSettings, progress: Progress) -> dict[str, npt.N
         device=settings.device,
         backend=settings.backend,
     )
-    conversation = Conversation(asked, progress)
+    try:
+        conversation = Conversation(asked, progress)
+    except (CheckpointError, MissingDependencyError) as error:
+        advice = "; lg3d ask has this option, and shows heat too" if "pass --" in str(error) else ""
+        raise type(error)(f"--heat: {error}{advice}") from None
     return {answer.text: conversation.at_vertices(answer) for answer in conversation.ask(asked.texts)}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
+from lg3d_core.viewing.fonts import load_font
 from lg3d_core.viewing.objects import ShownObject, place_objects
 
 if TYPE_CHECKING:
@@ -115,12 +116,12 @@ def project(xyz: npt.NDArray[np.floating], camera: Camera, *, width: int, height
 
 def write_names(panel: npt.NDArray[np.uint8], names: list[tuple[str, Color, float, float]]) -> npt.NDArray[np.uint8]:
     """Write names above their positions, nearest first, each only where it covers no other; return the new panel."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     picture = Image.fromarray(panel)
     draw = ImageDraw.Draw(picture)
     size = max(12, round(panel.shape[1] / 55))
-    font = ImageFont.load_default(size)
+    font = load_font(size)
     taken: list[tuple[float, float, float, float]] = []
     for name, color, x, y in names:
         half = font.getlength(name) / 2 + 3

@@ -27,7 +27,7 @@ def find_outward(
 
     Returns:
         Unit vectors out of the room, zeros for vertices that are never cut, shape `(points, 3)`. A vertex is hidden
-        while its vector points towards the camera.
+        while its vector points towards the camera. Nothing is cut from a scan that is thinner than 0.4 m.
     """
     outward = np.zeros((len(xyz), 3), dtype=np.float32)
     if len(xyz) < 3:
@@ -40,6 +40,8 @@ def find_outward(
     angles = np.arange(NUM_AZIMUTHS) * (2 * np.pi / NUM_AZIMUTHS)
     directions = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
     reach = np.percentile(sample[:, :2] @ directions, 99.8, axis=0).astype(np.float32)
+    if (reach + np.roll(reach, NUM_AZIMUTHS // 2)).min() < 2 * NEAR_HULL:  # a single wall has no inside
+        return outward
     # For each vertex: the closest part of the hull with a matching normal, and the closest part of all.
     facing_gap, facing, any_gap, closest = (
         np.full(len(xyz), np.inf, dtype=np.float32),

@@ -69,7 +69,7 @@ def find_gallery(view: "SceneView") -> Gallery:
     if annotated:
         category, number = view.label, np.where(view.label >= 0, view.instance, 0)
     elif view.predicted is not None and view.object_number is not None:
-        category, number = view.predicted, view.object_number
+        category, number = view.predicted, np.where(view.predicted >= 0, view.object_number, 0)
     elif view.predicted is not None:
         category = view.predicted
         number = _connect(view.xyz, category)

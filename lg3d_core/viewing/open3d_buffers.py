@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import MissingDependencyError
+from lg3d_core.errors import MissingDependencyError, ShapeError
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
 
 BY_PAGE = "or pass --html FILE, which does not need it"
+"""End of messages: advice for the command `view`."""
+MAX_PRIMITIVES = (1 << 24) - 1
+"""Maximum number of triangles or points: a colour of three bytes identifies each one."""
 
 
 class Buffers(NamedTuple):
@@ -56,6 +59,11 @@ def import_open3d() -> Any:
         ) from None
     open3d.utility.set_verbosity_level(open3d.utility.VerbosityLevel.Error)
     return open3d
+
+
+def without_advice(error: Exception) -> str:
+    """Return the message of an error without the advice for the command `view`."""
+    return str(error).removesuffix(f", {BY_PAGE}")
 
 
 @contextlib.contextmanager
@@ -102,8 +110,13 @@ def render_buffers(
         blends: Per-vertex quantities in 0..1 to interpolate, shape `(points, 3)` each.
 
     Raises:
+        ShapeError: There are more than `MAX_PRIMITIVES` triangles or points.
         MissingDependencyError: open3d is missing, or cannot render off screen.
     """
+    number = len(faces) or len(xyz)
+    if number > MAX_PRIMITIVES:
+        what = "triangles" if len(faces) else "points"
+        raise ShapeError(f"a picture shows at most {MAX_PRIMITIVES} {what}, got {number}, {BY_PAGE}")
     o3d = import_open3d()
     corners = faces.reshape(-1) if len(faces) else np.arange(len(xyz))
     owner = np.repeat(np.arange(len(faces)), 3) if len(faces) else corners

@@ -69,6 +69,7 @@ def build_page(view: SceneView, *, live: bool = False, asks: bool = False) -> st
     manifest, data = pack_arrays(page_arrays(view))
     described = describe(view) | {"arrays": manifest, "asks": asks}
     description = json.dumps(described, ensure_ascii=True, allow_nan=False)
+    name = view.scene_id.encode("utf-8", "backslashreplace").decode()  # undecodable bytes of a file name are escaped
     nonce = secrets.token_urlsafe(18)
     connect = "; connect-src 'self'" if live else ""
     policy = (
@@ -78,7 +79,7 @@ def build_page(view: SceneView, *, live: bool = False, asks: bool = False) -> st
     parts, rest = [], _part("page.html")
     for mark, text in (  # in the template's order, so that inserted text is never replaced again
         ("__POLICY__", policy),
-        ("__TITLE__", html.escape(f"{view.scene_id} · lg3d")),
+        ("__TITLE__", html.escape(f"{name} · lg3d")),
         ("__NONCE__", nonce),
         ("__STYLE__", _part("page.css")),
         ("__DESCRIPTION__", description.replace("<", "\\u003c")),

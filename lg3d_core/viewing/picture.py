@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import MissingDependencyError, SettingsError
+from lg3d_core.errors import MissingDependencyError, SettingsError, printable
 from lg3d_core.files import atomic_path
 from lg3d_core.inference.heat_colors import ramp_colors
 from lg3d_core.viewing.box_lines import BOX_LAYERS, boxes_in_sight, draw_lines, write_names
 from lg3d_core.viewing.camera import ASPECT, FIELD_OF_VIEW, Camera
 from lg3d_core.viewing.cutaway import hidden_from
+from lg3d_core.viewing.fonts import load_font
 from lg3d_core.viewing.layers import NEUTRAL, SceneView
 from lg3d_core.viewing.open3d_buffers import render_buffers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont
-    from PIL.ImageFont import ImageFont as PlainFont
+
+    from lg3d_core.viewing.fonts import Font
 
 PICTURE_LAYERS = ("colours", "truth", "prediction", "errors")
 SAMPLE_LAYERS = ("colours", "truth", "instances", "augmentation")
@@ -190,18 +191,22 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
         MissingDependencyError: Pillow is not installed.
     """
     try:
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
     except ImportError:
         raise MissingDependencyError("pictures need Pillow: pip install pillow, or pass --html FILE") from None
     height, width = next(iter(panels.values())).shape[:2]
     unit = max(12, round((width + 200) / 50))  # size of text and gaps, proportional to the picture
-    font, bold = ImageFont.load_default(unit), ImageFont.load_default(round(unit * 1.25))
+    font, bold = load_font(unit), load_font(round(unit * 1.25))
     columns = len(panels) if len(panels) <= 3 else 2
     rows = -(-len(panels) // columns)
     gap = unit
     scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    noted = {name: width - _draw_note(scratch, view, name, (width, 0), font=font, unit=unit) for name in panels}
-    stacked = any(bold.getlength(view.title(name)) + noted[name] + unit > width for name in panels)
+    noted = {
+        name: width - _draw_note(scratch, view, name, (width, 0), available=width, font=font, unit=unit)
+        for name in panels
+    }
+    titles = {name: " ".join(view.title(name).split()) for name in panels}  # a text may have several lines
+    stacked = any(bold.getlength(titles[name]) + noted[name] + unit > width for name in panels)
     note_top = round(1.75 * unit) if stacked else 0  # below the titles if a title leaves no space
     title_height = 2 * unit + note_top
     page_width = columns * width + (columns + 1) * gap
@@ -213,18 +218,19 @@ def compose(view: SceneView, panels: dict[str, npt.NDArray[np.uint8]]) -> "Image
     draw = ImageDraw.Draw(picture)
     for k, (name, panel) in enumerate(panels.items()):
         left, top = gap + k % columns * (width + gap), gap + k // columns * (title_height + height)
-        _draw_note(draw, view, name, (left + width, top + note_top), font=font, unit=unit)
-        draw.text((left, top), shorten(view.title(name), bold, width), font=bold, fill=INK)
+        corner = (left + width, top + note_top)
+        _draw_note(draw, view, name, corner, available=width, font=font, unit=unit)
+        draw.text((left, top), shorten(titles[name], bold, width), font=bold, fill=INK)
         picture.paste(Image.fromarray(panel), (left, top + title_height))
     # Column by column, as a sorted legend is read.
     per_column = -(-len(entries) // per_row)
     for k, (color, name, note) in enumerate(entries):
         left, top = gap + k // max(per_column, 1) * cell, grid_bottom + gap + k % max(per_column, 1) * line
-        _draw_entry(draw, (left, top), color, name, note, font=font, unit=unit)
+        _draw_entry(draw, (left, top), color, name, note, available=cell, font=font, unit=unit)
     return picture
 
 
-def shorten(text: str, font: "FreeTypeFont | PlainFont", available: float) -> str:
+def shorten(text: str, font: "Font", available: float) -> str:
     """Shorten a text with an ellipsis if it is too wide."""
     if font.getlength(text) <= available:
         return text
@@ -239,14 +245,15 @@ def _draw_note(
     layer: str,
     corner: tuple[int, int],
     *,
-    font: "FreeTypeFont | PlainFont",
+    available: int,
+    font: "Font",
     unit: int,
 ) -> int:
-    """Draw the note of a layer, flush right above its panel, and return its left edge."""
+    """Draw the note of a layer flush right above its panel, which is `available` pixels wide; return its left edge."""
     right, top = corner
     key = view.key(layer)
     notes = [(color, name if share is None else f"{name} {_percent(share)}") for color, name, share in key.swatches]
-    plain = {"colours": view.scene_id}
+    plain = {"colours": printable(view.scene_id)}
     if view.scores is not None:
         plain["prediction"] = f"mIoU {100 * view.scores.miou:.1f}"
 
@@ -267,7 +274,7 @@ def _draw_note(
         _draw_swatch(draw, (right, top + unit // 4), color, unit)
         right -= unit
     if layer in plain:
-        right = write(plain[layer], right) - unit
+        right = write(shorten(plain[layer], font, available), right) - unit
     return right
 
 
@@ -293,7 +300,7 @@ def _percent(share: float) -> str:
     return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def _cell_width(entries: list[LegendLine], font: "FreeTypeFont | PlainFont", unit: int, available: int) -> int:
+def _cell_width(entries: list[LegendLine], font: "Font", unit: int, available: int) -> int:
     """Return the width of the widest entry, extended so that whole columns fill the line."""
     longest = max((font.getlength(name) + font.getlength(note) for _, name, note in entries), default=0)
     wanted = longest + 4.5 * unit
@@ -307,10 +314,12 @@ def _draw_entry(
     name: str,
     note: str,
     *,
-    font: "FreeTypeFont | PlainFont",
+    available: int,
+    font: "Font",
     unit: int,
 ) -> None:
     left, top = corner
+    name = shorten(name, font, available - 2.1 * unit - font.getlength(note))
     if color is not None:
         _draw_swatch(draw, corner, color, unit)
     ink = QUIET if color is None else INK

@@ -30,7 +30,7 @@ class Problem(NamedTuple):
 
     Attributes:
         line: Line of the file, from 1.
-        text: What is wrong, and what is expected.
+        text: Description, and the expected value.
         is_error: Whether the file cannot be used; otherwise it is a warning.
     """
 

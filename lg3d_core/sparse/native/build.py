@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lg3d_core.errors import DataError, MissingDependencyError
-from lg3d_core.files import atomic_path
+from lg3d_core.files import atomic_path, cache_folder
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "normalization.c"))
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC", "-shared")
@@ -27,7 +27,8 @@ def load_kernels() -> ctypes.CDLL:
     and processor, because home folders are often shared between different machines.
 
     Raises:
-        MissingDependencyError: There is no C compiler (`CC`, or else cc, gcc, clang), or the compilation failed.
+        MissingDependencyError: There is no C compiler (`CC`, or else cc, gcc, clang), it does not run, the compilation
+            failed, or the kernels cannot be cached.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -35,8 +36,11 @@ def load_kernels() -> ctypes.CDLL:
             "backend native needs a C compiler, but neither CC nor cc, gcc or clang was found: install one "
             "(Debian: apt install gcc), or pass --backend torch"
         )
-    path = _cache_folder() / f"kernels-{_fingerprint(compiler)}.so"
-    if not path.exists():
+    try:
+        path = cache_folder("native") / f"kernels-{_fingerprint(compiler)}.so"
+    except DataError as error:
+        raise MissingDependencyError(f"backend native: {error}, or pass --backend torch") from None
+    if not os.path.exists(path):  # unlike Path.exists, it does not raise without permission to look
         compile_kernels(compiler, path)
     return open_kernels(path)
 
@@ -86,15 +90,24 @@ def compile_kernels(compiler: str, path: Path, tunings: Sequence[str] = TUNINGS)
     except DataError as error:
         raise MissingDependencyError(f"{error.args[0]}; XDG_CACHE_HOME sets the folder of compiled kernels") from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingDependencyError(f"{compiler} did not run ({error}): pass --backend torch") from None
+        raise _cannot_run(compiler, error) from None
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lg3d" / "native"
+def _cannot_run(compiler: str, error: Exception) -> MissingDependencyError:
+    return MissingDependencyError(f"{compiler} did not run ({error}): pass --backend torch")
 
 
 def _fingerprint(compiler: str) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=COMPILE_SECONDS).stdout
+    """Return a name for kernels that this compiler makes on this processor.
+
+    Raises:
+        MissingDependencyError: The compiler does not run.
+    """
+    command = [compiler, "--version"]
+    try:
+        version = subprocess.run(command, capture_output=True, check=False, timeout=COMPILE_SECONDS).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _cannot_run(compiler, error) from None
     parts = (*(source.read_bytes() for source in SOURCES), " ".join(FLAGS).encode(), version, _processor())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 

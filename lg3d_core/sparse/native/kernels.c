@@ -1,13 +1,13 @@
 /* Sparse convolution on CPU: gathers, products and sums in one pass over the pairs of voxels.
 
-   A pair joins an input row with an output row under a kernel offset. Pairs lie sorted by chunk of outputs, then by
+   A pair joins an input row with an output row under a kernel offset. Pairs are sorted by chunk of outputs, then by
    offset, then by output. For each (chunk, panel of output channels, offset) the panel of weights is packed once, then
-   groups of pairs are multiplied: the accumulators of a group stay in registers for the whole depth, inputs are read
-   where they lie and sums go where they belong, so that nothing is gathered or scattered on its own.
+   groups of pairs are multiplied: the accumulators of a group stay in registers for the whole depth, inputs are read in
+   place and sums are written in place, so that there are no separate gather and scatter steps.
 
-   Every output is summed in one order (offset by offset, channel by channel), whatever the chunks and the threads.
+   Every output is summed in one order (offset by offset, channel by channel), independent of chunks and threads.
 
-   Vectors are those of GCC and Clang, so that the file compiles for any processor; bfloat16 is for AVX512-BF16. */
+   Vectors are the extension of GCC and Clang, so that the file compiles for any processor; bfloat16 needs AVX512-BF16. */
 
 #include <stdint.h>
 #include <string.h>
@@ -27,8 +27,8 @@
 #define MAX_ROWS 8
 #define DEPTH 128       /* channels of a packed panel: 32 KiB of weights at most */
 #define DEPTH_BF16 192  /* likewise, 24 KiB */
-#define PAIRS 128       /* pairs that a weight gradient takes in at a time */
-#define PAIRS_BF16 256  /* likewise; not more than 2 * PAIRS, which `scratch` has room for */
+#define PAIRS 128       /* pairs per step of a weight gradient */
+#define PAIRS_BF16 256  /* likewise; at most 2 * PAIRS, for which `scratch` is large enough */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vector __attribute__((vector_size(LANES * 4)));
@@ -45,7 +45,7 @@ struct convolution {
     const int32_t *target;  /* output row of each pair */
     const int64_t *bounds;  /* (chunks * offsets + 1): where the pairs of a chunk's offset begin */
     const int64_t *rows;    /* (chunks + 1): where the output rows of a chunk begin */
-    const float *scale;     /* what follows, where not null: output = relu(output * scale + shift + residual) */
+    const float *scale;     /* optional, as are shift and residual: output = relu(output * scale + shift + residual) */
     const float *shift;
     const void *residual;
     int64_t relu;
@@ -335,7 +335,7 @@ INLINE __m512i load_rounded(const void *weight, int64_t at, int64_t is_f32) {
     return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from));
 }
 
-/* Columns of two channels each interleaved, as the products want them. */
+/* Columns of two channels each, interleaved as the products need them. */
 static void pack_panel_bf16(uint16_t *panel, const void *weight, const struct convolution *c, int64_t k0, int64_t depth,
                             int64_t column, int64_t width) {
     if (c->transposed) {
@@ -556,8 +556,8 @@ INLINE void multiply_outer_bf16(float *output, int64_t width, const uint32_t *in
             }
 }
 
-/* Columns [0, width) of the rows of a run of pairs, interleaved: rows of `block` columns go to one place after another,
-   `far` values apart. */
+/* Columns [0, width) of the rows of a run of pairs, interleaved: blocks of `block` columns are written `far` values
+   apart. */
 INLINE void pack_rows_bf16(uint32_t *to, const uint16_t *from, int64_t stride, const int32_t *rows, int64_t pairs,
                            int64_t width, int64_t block, int64_t far) {
     for (int64_t pair = 0; pair < pairs; pair += 2) {

@@ -8,8 +8,8 @@
 
 Reference: `lg3d_core.sparse.normalization`. Rows are divided into parts, each summed by one program in float32, as mean
 and squared deviations, so that a large mean costs no digits. Parts are added in a fixed order in float64, over all
-processes in one `all_reduce`. Nothing waits for the host. The number of channels C is no constant, so that layers share
-kernels.
+processes in one `all_reduce`. Nothing waits for the host. The number of channels C is not a compile-time constant, so
+that layers share kernels.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from lg3d_core.sparse.triton.launch import ceil_div, device_of
 MAX_PARTS = 512  # enough for four programs per processor of an H100 in each block of channels
 BLOCK_VALUES = 4096
 MAX_CHANNELS = 128  # per program
-ADDED_PARTS, ADDED_COLUMNS = 64, 32  # read at once: 512 parts one by one are 512 waits for memory, 0.2 ms per layer
+ADDED_PARTS, ADDED_COLUMNS = 64, 32  # per block: reading 512 parts one by one waits 512 times for memory, 0.2 ms
 
 
 class Running(NamedTuple):
@@ -246,7 +246,7 @@ def _combine_rows(
     inverse = tl.load(statistics + C + channel, mask=channel < C, other=0)
     scale = tl.load(statistics + 2 * C + channel, mask=channel < C, other=0)
     rows = tl.load(moments)
-    share = tl.where(rows > 1, 1 / tl.maximum(rows, 1), 0)  # statistics that were given pass no gradient on
+    share = tl.where(rows > 1, 1 / tl.maximum(rows, 1), 0)  # running statistics get no gradient
     mean_plain = (tl.load(sums + channel, mask=channel < C, other=0) * share).to(tl.float32)
     mean_by_features = (tl.load(sums + C + channel, mask=channel < C, other=0) * share).to(tl.float32)
     slope = -scale * inverse * mean_by_features

@@ -7,7 +7,6 @@ measures: no process of a distributed run ever waits for the measurements of ano
 
 import json
 import math
-import os
 import re
 import statistics
 import time
@@ -22,7 +21,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from lg3d_core.errors import DataError, SettingsError
-from lg3d_core.files import write_text
+from lg3d_core.files import cache_folder, write_text
 from lg3d_core.progress import Progress
 from lg3d_core.sparse.kernel_maps import KernelMap
 from lg3d_core.sparse.triton.configs import (
@@ -61,6 +60,9 @@ class TunedBlocks(NamedTuple):
     weight_gradients: dict[str, WeightGradientConfig]
 
 
+NOT_TUNED = TunedBlocks({}, {})
+
+
 def choose_convolution(layer: Layer, device: torch.device) -> ConvolutionConfig:
     """Return the block sizes measured for a layer's group on this device, or else the default ones."""
     tuned = _tuned(device).convolutions.get(layer_class(layer))
@@ -81,14 +83,18 @@ def layer_class(layer: Layer) -> str:
 
 
 def blocks_path(device: torch.device) -> Path:
-    """Return the path of a device's file, in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`)."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lg3d" / "triton"
+    """Return the path of a device's file, in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`).
+
+    Raises:
+        DataError: The user has no home folder.
+    """
+    folder = cache_folder("triton")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return folder / (re.sub(r"[^a-z0-9.]+", "-", f"{name} triton {triton.__version__}".lower()) + ".json")
 
 
 def read_blocks(path: Path) -> TunedBlocks:
-    """Read a device's file; empty if it does not exist.
+    """Read a device's file; empty if it does not exist, or its folder is not accessible.
 
     Raises:
         DataError: The file is damaged.
@@ -101,8 +107,8 @@ def read_blocks(path: Path) -> TunedBlocks:
             {name: ConvolutionConfig(*_sizes(sizes)) for name, sizes in content["convolutions"].items()},
             {name: WeightGradientConfig(*_sizes(sizes)) for name, sizes in content["weight gradients"].items()},
         )
-    except FileNotFoundError:
-        return TunedBlocks({}, {})
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return NOT_TUNED
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"cannot use the measured blocks in {path}: {error}; delete the file to use the defaults"
@@ -126,7 +132,13 @@ def _max_width(device: torch.device) -> int:
 
 @cache
 def _tuned(device: torch.device) -> TunedBlocks:
-    return read_blocks(blocks_path(device)) if device.type == "cuda" else TunedBlocks({}, {})
+    if device.type != "cuda":
+        return NOT_TUNED
+    try:
+        path = blocks_path(device)
+    except DataError:  # without a home folder, nothing was measured
+        return NOT_TUNED
+    return read_blocks(path)
 
 
 def tune(
@@ -140,8 +152,8 @@ def tune(
 ) -> Path:
     """Measure block sizes for layers, forward and both gradients, and save the fastest in the device's file.
 
-    Each group is measured once, and the file is written after each, so that a run may end at any time: the next one
-    goes on with the groups that are missing. Layers with most work come first. Block sizes that fail are skipped.
+    Each group is measured once, and the file is written after each group. If the function is interrupted and called
+    again, it measures the groups that are missing. Layers with most work come first. Block sizes that fail are skipped.
 
     Args:
         calls: Layers, with kernel maps on the device.
@@ -189,7 +201,9 @@ def tune(
             write_text(path, json.dumps(content, indent=1) + "\n")
             _tuned.cache_clear()
     if left:
-        progress.note(f"the budget of {budget:g} s is spent: {left} groups are left; run it again to go on")
+        progress.note(
+            f"the budget of {budget:g} s is spent: {left} groups are not measured yet; run it again to continue"
+        )
     return path
 
 

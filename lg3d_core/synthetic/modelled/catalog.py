@@ -74,8 +74,8 @@ class Catalog:
     def split(self, seed: int) -> dict[str, frozenset[str]]:
         """Return the keys of the models of each split; the only model of a thing is in both splits.
 
-        Of a thing's n >= 2 models, max(1, round(0.3 n)) are used for validation only, in a random order that depends on
-        the seed and the thing's name.
+        If a thing has n >= 2 models, max(1, round(0.3 n)) are used for validation only, in a random order that
+        depends on the seed and the thing's name.
         """
         by_thing: dict[str, list[str]] = {}
         for model in self.models:

@@ -17,7 +17,7 @@ LICENCE_NAMES = ("LICENSE.TXT", "LICENSE.txt", "LICENSE", "COPYING")
 LARGEST_MEMBER = 64 << 20
 """Maximum unpacked size of a member in bytes."""
 CENTIMETRE = 0.01
-FIELD = re.compile(r"(\w+)#(\d+)")
+FIELD = re.compile(r"(\w+)#([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)

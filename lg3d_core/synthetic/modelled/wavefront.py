@@ -66,7 +66,7 @@ def parse_wavefront(text: str, read_materials: Callable[[str], dict[str, Materia
     seen: list[tuple[int, int]] = []
     current = 0
     for line in text.replace("\\\n", " ").splitlines():
-        word, _, rest = line.lstrip().partition(" ")
+        word, rest = split_word(line)
         if word == "vn":
             pass
         elif word == "v":
@@ -78,9 +78,9 @@ def parse_wavefront(text: str, read_materials: Callable[[str], dict[str, Materia
             owners.append(current)
             seen.append((len(positions), len(texture)))
         elif word == "usemtl":
-            current = rows.get(rest.strip(), 0)
+            current = rows.get(rest, 0)
         elif word == "mtllib":
-            for name, material in read_materials(rest.strip()).items():
+            for name, material in read_materials(rest).items():
                 rows[name] = len(materials)
                 materials.append(material)
     if not polygons:
@@ -103,6 +103,12 @@ def parse_wavefront(text: str, read_materials: Callable[[str], dict[str, Materia
     )
 
 
+def split_word(line: str) -> tuple[str, str]:
+    """Return the first word of a line and the rest; spaces and tabs separate words."""
+    word, *rest = line.split(None, 1) or [""]
+    return word, rest[0].rstrip() if rest else ""
+
+
 def parse_materials(text: str) -> dict[str, Material]:
     """Return the materials of an MTL file by name, with defaults for missing values.
 
@@ -112,8 +118,7 @@ def parse_materials(text: str) -> dict[str, Material]:
     found: dict[str, Material] = {}
     name, rgb, opacity, texture = "", PLAIN, 1.0, ""
     for line in [*text.splitlines(), "newmtl"]:
-        word, _, rest = line.strip().partition(" ")
-        rest = rest.strip()
+        word, rest = split_word(line)
         if word == "newmtl":
             if name:
                 found[name] = Material(rgb, opacity, texture)

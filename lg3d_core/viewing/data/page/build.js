@@ -14,7 +14,7 @@ function buildPanel() {
   $("name").textContent = scene.scene;
   const count = number => number.toLocaleString("en");
   $("counts").textContent = `${count(scene.points)} vertices` + (scene.faces ? ` · ${count(scene.faces)} faces` : "");
-  if (scene.scores) $("scores").textContent = `accuracy ${(scene.scores.accuracy * 100).toFixed(1)} % · mIoU ${(scene.scores.miou * 100).toFixed(1)} (${scene.scores.num_categories} categories)`;
+  if (scene.scores) $("scores").textContent = `accuracy ${(scene.scores.accuracy * 100).toFixed(1)} % · mIoU ${(scene.scores.miou * 100).toFixed(1)} (${scene.scores.num_categories} classes)`;
   $("compare").append(new Option("nothing beside", ""));
   for (const layer of scene.layers) addLayer(layer);
   $("both").onclick = showBoth;
@@ -25,7 +25,7 @@ function buildPanel() {
   $("tabs").hidden = TABS.filter(hasTab).length < 2;
   fillObjects();
   $("least").oninput = event => { state.least = Number(event.target.value); fillObjects(); refresh({ colors: false }); };
-  $("tab-gallery").title = scene.gallery.annotated ? "Every annotated object" : "Every region of one predicted category";
+  $("tab-gallery").title = scene.gallery.annotated ? "Every annotated object" : "Every region of one predicted class";
   state.group = GROUPS[0] ?? "";
   for (const group of GROUPS) {
     const button = element("button", "", `${group || "all"} ${parts.filter(part => part.group === group).length}`);
