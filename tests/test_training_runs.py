@@ -294,6 +294,19 @@ def test_a_run_resumes_when_its_start_checkpoint_is_gone(pretrained: Path, store
     assert dataclasses.replace(read_info(resumed), settings="") == dataclasses.replace(read_info(whole), settings="")
 
 
+def test_a_run_resumes_on_another_device_with_another_number_of_workers(store_path: Path, tmp_path: Path) -> None:
+    whole = finetune(scratch(store_path, tmp_path, "whole", epochs=2), Progress())
+    with pytest.raises(Interrupted):
+        finetune(scratch(store_path, tmp_path, "stopped", epochs=2), StopAfter(3))
+    saved = tmp_path / "stopped/settings.json"
+    saved.write_text(saved.read_text().replace('"device": "cpu"', '"device": "cuda:7"'))  # as if it began on a GPU
+    settings = FinetuneSettings.resolve(resume=tmp_path / "stopped", device="cpu", jobs=1, rank_timeout=60)
+    resumed = finetune(settings, Progress())
+    own = json.loads(saved.read_text())
+    assert (own["device"], own["jobs"], own["rank_timeout"]) == ("cpu", 1, 60)
+    assert equal_weights(whole, resumed)
+
+
 def test_anchors_of_another_width_are_refused_with_the_command_that_helps(
     store_path: Path, anchors_path: Path, tmp_path: Path
 ) -> None:

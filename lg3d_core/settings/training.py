@@ -55,9 +55,20 @@ CSC_TEMPERATURE = 0.05
 """Lowest temperature of scene contexts: below, the loss overflows float32."""
 FIT_MEMORY = ("micro_batch", "max_voxels")
 """Fields that decide how batches fit into memory."""
-RESUMABLE = (*FIT_MEMORY, "store", "anchors", "also_store", "also_anchors", "learning_rate", "wandb")
-"""Fields that a resumed run may override: an equal store or equal anchors may be elsewhere, and a run that diverged
-resumes with a lower rate."""
+RESUMABLE = (
+    *FIT_MEMORY,
+    "store",
+    "anchors",
+    "also_store",
+    "also_anchors",
+    "learning_rate",
+    "wandb",
+    "device",
+    "jobs",
+    "rank_timeout",
+)
+"""Fields that a resumed run may override: those that do not affect results, equal data in another place, and a lower
+learning rate for a run that diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
