@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from lg3d_core import control_groups
 from lg3d_core.errors import MemoryLimitError
 
 ALLOCATION_FAILED = re.compile(
@@ -19,15 +20,6 @@ ALLOCATION_FAILED = re.compile(
     re.IGNORECASE,
 )
 """Message texts of PyTorch, CUDA libraries and compiled code; on the CPU PyTorch raises a plain RuntimeError."""
-
-CONTROL_GROUPS = (
-    (Path("/sys/fs/cgroup"), "", "memory.max", "memory.current"),
-    (Path("/sys/fs/cgroup/memory"), "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
-"""Mount of the control groups, the controller, and the files with limit and usage of memory, for versions 2 and 1."""
-OWN_GROUPS = Path("/proc/self/cgroup")
-"""Lines `number:controllers:path` of the control groups that this process belongs to."""
-PAGE_CACHE = re.compile(r"^(\w*active_file) (\d+)$", re.MULTILINE)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of `mallopt`."""
@@ -90,7 +82,7 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
-    in_groups = (max(0, limit - used) for limit, used in _control_groups())
+    in_groups = (max(0, limit - used) for limit, used in control_groups.memory_limits())
     return min([int(psutil.virtual_memory().available), *in_groups])
 
 
@@ -101,42 +93,13 @@ def peak_resident() -> int:
 
 def _total_memory() -> int | None:
     """Return the memory of this machine or of the process's control group in bytes."""
-    limits = [limit for limit, _ in _control_groups()]
+    limits = [limit for limit, _ in control_groups.memory_limits()]
     try:
         table = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return min(limits, default=None)
     found = re.search(r"MemTotal:\s+(\d+) kB", table)
     return min([*limits, *([int(found[1]) * 1024] if found else [])], default=None)
-
-
-def _control_groups() -> Iterator[tuple[int, int]]:
-    """Yield memory limit and use in bytes, without page cache, of this process's control groups and their parents."""
-    for mount, controller, limit_file, usage_file in CONTROL_GROUPS:
-        parts = _own_group(controller)
-        for folder in (mount.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)):
-            try:
-                limit = int((folder / limit_file).read_text(encoding="ascii"))
-                used = int((folder / usage_file).read_text(encoding="ascii"))
-                statistics = (folder / "memory.stat").read_text(encoding="ascii")
-            except (OSError, ValueError):
-                continue  # no such group, or no limit ("max")
-            cache = {name: int(size) for name, size in PAGE_CACHE.findall(statistics)}
-            total = "total_" if "total_active_file" in cache else ""  # in version 1, with the groups below
-            yield limit, used - cache.get(f"{total}active_file", 0) - cache.get(f"{total}inactive_file", 0)
-
-
-def _own_group(controller: str) -> list[str]:
-    """Return the names along the path of this process's control group; empty for the root, and in most containers."""
-    try:
-        lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            return [name for name in path.split("/") if name]
-    return []
 
 
 @contextmanager

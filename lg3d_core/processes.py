@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
+from lg3d_core.control_groups import core_limits
 from lg3d_core.errors import DataError, Lg3dError
 from lg3d_core.stopping import leave_stopping_to_parent
 
@@ -37,8 +39,9 @@ _workers: "set[_Worker]" = set()
 
 
 def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and the limit of a container or job."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *(max(1, math.ceil(limit)) for limit in core_limits())])
 
 
 class _Worker:

@@ -243,37 +243,11 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch):
         pass
 
 
-V2, V1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
-
-
-@pytest.mark.parametrize(
-    ("files", "limit", "statistics", "available"),
-    [
-        (V2, "4000", "anon 5\nactive_file 1000\ninactive_file 500\n", 2500),  # 3000 used, of them 1500 page cache
-        (V1, "4000", "active_file 7\ninactive_file 8\ntotal_active_file 1000\ntotal_inactive_file 500\n", 2500),
-        (V2, "2000", "active_file 0\ninactive_file 0\n", 0),  # a limit that was lowered below the use
-        (V2, "max\n", "active_file 1000\n", 9000),  # no limit: the memory of the machine
-        (V1, "9223372036854771712", "total_active_file 1000\n", 9000),
-    ],
-)
-def test_the_limit_of_a_container_bounds_the_available_memory(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    files: tuple[str, str],
-    limit: str,
-    statistics: str,
-    available: int,
-) -> None:
-    controller = "" if files == V2 else "memory"
-    own = tmp_path / "jobs" / "a: 7"
-    (tmp_path / "groups").write_text("3:cpu,cpuacct:/x\n2:memory:/jobs/a: 7/step\n0::/jobs/a: 7/step\n")
-    own.mkdir(parents=True)
-    for name, text in (*zip(files, (limit, "3000"), strict=True), ("memory.stat", statistics)):
-        (own / name).write_text(text)
-    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(memory, "CONTROL_GROUPS", ((tmp_path / "none", "", *V1), (tmp_path, controller, *files)))
+def test_the_limit_of_a_container_bounds_the_available_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
-    assert memory.available_memory(CPU) == available
+    for groups, available in (((), 9000), (((4000, 1500), (5000, 100)), 2500), (((2000, 3000),), 0)):
+        monkeypatch.setattr(memory.control_groups, "memory_limits", lambda groups=groups: iter(groups))
+        assert memory.available_memory(CPU) == available
 
 
 def test_memory_that_pytorch_keeps_on_a_gpu_is_available(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.objectives.directions import feature_directions
-from lg3d_core.objectives.validation import full_precision
+from lg3d_core.objectives.validation import full_precision, require_floating_point
 from lg3d_core.settings import Partition
 
 NUM_PARTITIONS: dict[Partition, int] = {"directions": 8, "fast": 4}
@@ -87,8 +87,8 @@ def scene_contexts_loss(
             f"expected features (places, D) of two views and places (places, 3), got {tuple(first.shape)}, "
             f"{tuple(second.shape)} and {tuple(places.shape)}"
         )
-    if not (first.is_floating_point() and second.is_floating_point()):
-        raise ShapeError(f"features must be floating point, got {first.dtype} and {second.dtype}")
+    require_floating_point(first)
+    require_floating_point(second)
     if temperature < 0.05:
         raise ShapeError(f"the temperature must be at least 0.05, got {temperature}")
     with full_precision(first):

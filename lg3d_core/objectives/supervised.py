@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lg3d_core.errors import ShapeError
 from lg3d_core.objectives.directions import feature_lengths
-from lg3d_core.objectives.validation import at_least_float32, full_precision, require_labels
+from lg3d_core.objectives.validation import at_least_float32, full_precision, require_floating_point
 
 
 class ContrastDraw(NamedTuple):
@@ -125,7 +125,7 @@ def supervised_contrastive_loss(features: Tensor, draw: ContrastDraw, *, tempera
     """
     if features.ndim != 2:
         raise ShapeError(f"expected features (voxels, D), got shape {tuple(features.shape)}")
-    require_labels(features, features.new_zeros(len(features), dtype=torch.int64), num_classes=1)
+    require_floating_point(features)
     if temperature <= 0:
         raise ShapeError(f"the temperature must be above 0, got {temperature}")
     with full_precision(features):

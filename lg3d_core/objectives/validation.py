@@ -6,6 +6,16 @@ from torch import Tensor
 from lg3d_core.errors import ShapeError
 
 
+def require_floating_point(rows: Tensor) -> None:
+    """Check the dtype of features or logits.
+
+    Raises:
+        ShapeError: `rows` is not floating point.
+    """
+    if not rows.is_floating_point():
+        raise ShapeError(f"features and logits must be floating point, got {rows.dtype}")
+
+
 def require_labels(rows: Tensor, labels: Tensor, *, num_classes: int) -> None:
     """Check that each row of features or logits has one valid label.
 
@@ -16,8 +26,7 @@ def require_labels(rows: Tensor, labels: Tensor, *, num_classes: int) -> None:
     Raises:
         ShapeError: `rows` is not floating point, or `labels` has another shape, dtype or range.
     """
-    if not rows.is_floating_point():
-        raise ShapeError(f"features and logits must be floating point, got {rows.dtype}")
+    require_floating_point(rows)
     if labels.ndim != 1 or len(labels) != len(rows):
         raise ShapeError(
             f"expected one label for each of {len(rows)} voxels, got labels of shape {tuple(labels.shape)}"

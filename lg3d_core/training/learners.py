@@ -105,12 +105,10 @@ class LanguageGrounding:
             self.anchors,
             distance=self.distance,
             hinge=self.hinge,
-            num_negatives=self.negatives,
-            replacement=self.replacement,
             positive_margin=self.positive_margin,
             negative_margin=self.negative_margin,
             negative_weight=self.negative_weight,
-            negatives=torch.cat(negatives) if negatives else None,
+            negatives=torch.cat(negatives) if negatives else None,  # without scenes, none are drawn
         )
         return (LossParts(loss.total, {"positive": loss.positive, "negative": loss.negative}),)
 
