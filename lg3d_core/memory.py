@@ -5,6 +5,7 @@ import functools
 import re
 import resource
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,9 @@ KEPT_BLOCK = 128 << 20
 ADAPTED_BLOCK = 32 << 20
 """Threshold after `kept_memory`: that of glibc itself, once it has freed a block of this size."""
 
+_lock = threading.Lock()
 _keepers = 0
+"""Number of contexts of `kept_memory` that are open, in all threads."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -111,14 +114,16 @@ def kept_memory() -> Iterator[None]:
     are unchanged. Works with glibc and changes nothing elsewhere. Contexts can be nested.
     """
     global _keepers
-    _keepers += 1
-    _set_thresholds(mmap=KEPT_BLOCK, trim=-1)  # never trim
+    with _lock:
+        _keepers += 1
+        _set_thresholds(mmap=KEPT_BLOCK, trim=-1)  # never trim
     try:
         yield
     finally:
-        _keepers -= 1
-        if not _keepers:
-            _set_thresholds(mmap=ADAPTED_BLOCK, trim=2 * ADAPTED_BLOCK)
+        with _lock:
+            _keepers -= 1
+            if not _keepers:
+                _set_thresholds(mmap=ADAPTED_BLOCK, trim=2 * ADAPTED_BLOCK)
 
 
 def _set_thresholds(*, mmap: int, trim: int) -> None:

@@ -106,6 +106,37 @@ def test_threads_come_back_after_an_error(num_threads: int):
     assert (torch.get_num_threads(), num_workers()) == (num_threads, num_threads)
 
 
+def test_contexts_of_two_threads_that_overlap_leave_nothing_behind():
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    def enter_first() -> None:
+        torch.set_num_threads(3)
+        with owned_threads():
+            first_is_in.set()
+            assert second_is_in.wait(10)
+        first_is_out.set()
+
+    def enter_second() -> None:
+        torch.set_num_threads(3)
+        assert first_is_in.wait(10)
+        with owned_threads():
+            second_is_in.set()
+            assert first_is_out.wait(10)
+
+    before = torch.get_num_threads()
+    threads = [threading.Thread(target=target) for target in (enter_first, enter_second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert first_is_out.is_set()
+    try:
+        torch.set_num_threads(1)
+        assert num_workers() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_fewer_than_one_worker_is_refused():
     with pytest.raises(SettingsError, match="at least one worker"):
         set_num_workers(0)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ MAX_WORKERS = 8  # more workers are limited by the interpreter lock
 
 _lock = threading.Lock()
 _chosen_workers: int | None = None
+_owned_workers: ContextVar[int | None] = ContextVar("lg3d_owned_workers", default=None)
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
@@ -49,7 +51,8 @@ def set_num_workers(count: int | None) -> None:
 
 def num_workers() -> int:
     """Return the number of threads that share a convolution."""
-    return min(MAX_WORKERS, torch.get_num_threads() if _chosen_workers is None else _chosen_workers)
+    chosen = _chosen_workers if _owned_workers.get() is None else _owned_workers.get()
+    return min(MAX_WORKERS, torch.get_num_threads() if chosen is None else chosen)
 
 
 @contextmanager
@@ -58,19 +61,18 @@ def owned_threads() -> Iterator[None]:
 
     PyTorch's threads spin for a while after each operation, and so take cores from the workers, which do the heavy
     work. Use it around training and prediction on the CPU. Results are the same with and without it. Contexts can be
-    nested; if PyTorch already has one thread, nothing changes.
+    nested, and several threads can be in one each; if PyTorch already has one thread, nothing changes.
     """
-    global _chosen_workers
     num_threads = torch.get_num_threads()
     if num_threads == 1:
         yield
         return
-    before, _chosen_workers = _chosen_workers, num_workers()
+    token = _owned_workers.set(num_workers())
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        _chosen_workers = before
+        _owned_workers.reset(token)
         torch.set_num_threads(num_threads)
 
 
