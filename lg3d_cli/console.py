@@ -213,6 +213,11 @@ def follows() -> bool:
     return start.follows()
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with its noun, in the singular for 1."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def error(message: str) -> None:
     """Print an error as one line on stderr."""
     write_err(f"lg3d: error: {one_line(message)}\n")

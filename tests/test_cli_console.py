@@ -230,3 +230,8 @@ def test_what_the_file_system_refuses_is_one_line(
     found = capsys.readouterr().err
     assert found.startswith(f"lg3d: error: {line}")
     assert found.count("\n") == 1
+
+
+def test_a_vocabulary_of_one_class_is_counted_in_the_singular(tmp_path: Path) -> None:
+    (tmp_path / "one class.tsv").write_text('id\tname\n1\tsofa <b> "x" 椅子\n', encoding="utf-8")
+    assert "one class.tsv: 1 class, 0 warnings" in lg3d("vocabulary", "check", "one class.tsv", cwd=tmp_path).stderr

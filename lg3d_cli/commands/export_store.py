@@ -15,5 +15,6 @@ def export_store(settings: ExportStoreSettings) -> None:
 
     progress = console.progress(quiet=settings.quiet)
     report = run(settings, progress)
-    progress.note(f"{len(report.written)} scenes written, {len(report.skipped)} already done")
+    written = console.counted(len(report.written), "scene", "scenes")
+    progress.note(f"{written} written, {len(report.skipped)} already done")
     console.outcome({"out": report.out}, as_json=settings.json, details=report._asdict())

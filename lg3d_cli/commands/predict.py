@@ -54,8 +54,8 @@ def _show_found(report: "PredictReport") -> None:
         more = len(rows) - SHOWN
         if more > 0:
             rows = [*rows[:SHOWN], [f"... {more} more", "", "", ""]]
-        vertices = _counted(labels.num_vertices, "vertex", "vertices")
-        console.notice(f"{labels.scan}: {vertices}, {_counted(len(labels.found), 'class', 'classes')}")
+        vertices = console.counted(labels.num_vertices, "vertex", "vertices")
+        console.notice(f"{labels.scan}: {vertices}, {console.counted(len(labels.found), 'class', 'classes')}")
         console.note_table("", ["found", "vertices", "share", "confidence"], rows)
         if labels.objects is not None:
             _show_objects(labels)
@@ -64,10 +64,6 @@ def _show_found(report: "PredictReport") -> None:
 def _show_objects(labels: "ScanLabels") -> None:
     names = Counter(found.name for found in labels.objects or ())
     rows = [[name, str(count)] for name, count in sorted(names.items(), key=lambda one: (-one[1], one[0]))]
-    console.notice(f"{labels.scan}: {_counted(names.total(), 'object', 'objects')}")
+    console.notice(f"{labels.scan}: {console.counted(names.total(), 'object', 'objects')}")
     if rows:
         console.note_table("", ["object", "count"], rows)
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -32,9 +32,8 @@ def _prepare(settings: PrepareSettings) -> None:
 
     progress = console.progress(quiet=settings.quiet)
     report = prepare_store(settings, progress)
-    progress.note(
-        f"{len(report.prepared)} scenes prepared, {len(report.skipped)} already done, {len(report.failed)} failed"
-    )
+    prepared = console.counted(len(report.prepared), "scene", "scenes")
+    progress.note(f"{prepared} prepared, {len(report.skipped)} already done, {len(report.failed)} failed")
     _finish(report._asdict(), report.store, report.failed, as_json=settings.json)
 
 
@@ -43,7 +42,9 @@ def _merge(settings: PrepareSettings) -> None:
 
     progress = console.progress(quiet=settings.quiet)
     report = merge_shards(settings, progress)
-    progress.note(f"{len(report.scenes)} scenes of {report.shards} shards, {len(report.failed)} failed")
+    scenes = console.counted(len(report.scenes), "scene", "scenes")
+    shards = console.counted(report.shards, "shard", "shards")
+    progress.note(f"{scenes} of {shards}, {len(report.failed)} failed")
     _finish(report._asdict(), report.store, report.failed, as_json=settings.json)
 
 
@@ -60,7 +61,8 @@ def _verify(settings: PrepareSettings) -> None:
 
     progress = console.progress(quiet=settings.quiet)
     report = verify_store(settings, progress)
-    progress.note(f"{len(report.whole)} scenes intact, {len(report.damaged)} damaged or missing")
+    whole = console.counted(len(report.whole), "scene", "scenes")
+    progress.note(f"{whole} intact, {len(report.damaged)} damaged or missing")
     if report.unsealed:
         progress.note(
             f"{len(report.unsealed)} of them have no checksum of the whole file, as older versions wrote none: "

@@ -47,9 +47,9 @@ def _show_problems(settings: VocabularySettings, report: "VocabularyReport") -> 
         console.result_table("", ["line", "kind", "problem"], rows)
     if report.vocabulary is None:
         raise typer.Exit(1)
-    console.progress(quiet=settings.quiet).note(
-        f"{settings.source}: {len(report.vocabulary)} classes, {len(report.problems)} warnings"
-    )
+    classes = console.counted(len(report.vocabulary), "class", "classes")
+    warnings = console.counted(len(report.problems), "warning", "warnings")
+    console.progress(quiet=settings.quiet).note(f"{settings.source}: {classes}, {warnings}")
 
 
 def _show_classes(found: "Vocabulary", *, as_json: bool) -> None:
@@ -72,4 +72,4 @@ def _show_classes(found: "Vocabulary", *, as_json: bool) -> None:
         for category in found.categories
     ]
     sizes = "".join(f", {size} {group}" for group, size in groups.items())
-    console.result_table(f"{found.name}: {len(found)} classes{sizes}", HEADER, rows)
+    console.result_table(f"{found.name}: {console.counted(len(found), 'class', 'classes')}{sizes}", HEADER, rows)
