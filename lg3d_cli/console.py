@@ -316,7 +316,7 @@ class _WarningsOnly(Progress):
     def warn(self, message: str) -> None:
         warn(message)
 
-    def last_word(self, message: str) -> None:
+    def fatal(self, message: str) -> None:
         error(message)
 
 

@@ -38,7 +38,7 @@ class LiveProgress(Progress):
             f"warning: {one_line(message)}", markup=False, highlight=False, style="yellow", soft_wrap=True
         )
 
-    def last_word(self, message: str) -> None:
+    def fatal(self, message: str) -> None:
         self.console.print(f"lg3d: error: {one_line(message)}", markup=False, highlight=False, soft_wrap=True)
         self.console.show_cursor()
 

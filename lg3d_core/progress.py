@@ -65,7 +65,7 @@ class Progress:
     def warn(self, message: str) -> None:
         """Warn the user of something that is probably unintended."""
 
-    def last_word(self, message: str) -> None:
+    def fatal(self, message: str) -> None:
         """Show why this process ends now without unwinding, so that no exception reports it."""
 
 
@@ -78,5 +78,5 @@ class LoggedProgress(Progress):
     def warn(self, message: str) -> None:
         logging.getLogger(LOGGER).warning(message)
 
-    def last_word(self, message: str) -> None:
+    def fatal(self, message: str) -> None:
         logging.getLogger(LOGGER).error(message)

@@ -9,6 +9,7 @@ import pytest
 
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
+from lg3d_core.scans.formats.arrays import read_npz
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.store import PrepareReport, SceneStore, prepare_store
 from tests.labelled_scans import NAMES, Room, labelled_room, write_names, write_room_ply
@@ -295,3 +296,13 @@ def test_arrays_of_another_length_fail_their_scene_alone(raw: Path, room: Room, 
         f"{raw}/val/hall.npz: {name}: expected {len(room.xyz)} values, one per point, found an array "
         f"({len(room.xyz) - 5},)"
     )
+
+
+def test_a_damaged_compressed_npz_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npz"
+    np.savez_compressed(path, xyz=np.random.default_rng(0).random((500, 3)))
+    whole = path.read_bytes()
+    for position in range(100, len(whole) - 200, 97):
+        path.write_bytes(whole[:position] + bytes(16) + whole[position + 16 :])
+        with pytest.raises(DataError, match=r"scan\.npz: cannot be read as npz"):
+            read_npz(path)

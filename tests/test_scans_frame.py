@@ -116,6 +116,16 @@ def test_sparse_floors_with_low_walls_keep_all_points(num_points: int, size: tup
     assert len(core) == num_points + len(walls) + 2 * (num_points < 100)  # few points have no strays
 
 
+@pytest.mark.parametrize("num_points", [2000, 3200, 5000, 10_000, 20_000, 50_000, 100_000])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_a_floor_and_one_wall_of_any_share_keep_all_points(num_points: int, share: float) -> None:
+    rng = np.random.default_rng(num_points)
+    floor, wall = rng.random((int(num_points * share), 3)), rng.random((num_points - int(num_points * share), 3))
+    floor[:, 2], wall[:, 0] = 0, 0
+    _, _, core = find_bulk(4 * np.concatenate([floor, wall]))
+    assert len(core) == num_points
+
+
 def test_positions_that_are_not_finite_are_counted_and_none_at_all_is_an_error() -> None:
     broken = XYZ.copy()
     broken[:7, 1] = np.nan

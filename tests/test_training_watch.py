@@ -48,7 +48,7 @@ class Told(Progress):
     def warn(self, message: str) -> None:
         self.lines.append(message)
 
-    def last_word(self, message: str) -> None:
+    def fatal(self, message: str) -> None:
         self.lines.append(message)
 
 

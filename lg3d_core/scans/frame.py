@@ -303,12 +303,14 @@ def find_bulk(sample: Array) -> tuple[Array, Array, Array]:
             continue
         flat = ((index[:, 0] + 1) * (edge + 2) + index[:, 1] + 1) * (edge + 2) + index[:, 2] + 1
         count = np.bincount(flat, minlength=(edge + 2) ** 3).reshape((edge + 2,) * 3)
+        empty = 1 - np.count_nonzero(count) / edge**3
         for axis in range(3):  # sum over each cell and its neighbours
             count = count + np.roll(count, 1, axis) + np.roll(count, -1, axis)
         expected = 9 * len(core) / (6 * edge**2)
         least = expected / 2
         if len(core) >= MANY_POINTS:  # most may be strays: more than 6 deviations above uniform ones is not random
-            scattered = 27 * len(core) / edge**3
+            # Uniform points leave a cell empty with probability exp(-density); points on surfaces fill few cells.
+            scattered = -27 * math.log(max(empty, edge**-3))
             least = max(least, scattered + 6 * math.sqrt(scattered))
         dense = count.reshape(-1)[flat] >= least
         if not dense.any():

@@ -215,7 +215,7 @@ class Watch:
             elif self._find_silent(self.patience) or self._waits_too_long(now):
                 if claim_report(store):
                     self.reports = True
-                    self.progress.last_word(self._describe_late())
+                    self.progress.fatal(self._describe_late())
                 self.end(1)
                 return
 

@@ -1,6 +1,8 @@
 """Reading of numpy arrays from files: memory-mapped, never pickled, with errors that name the file."""
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ from lg3d_core.scans.files import MAX_FILE_BYTES
 
 MAX_INFLATION = 1100
 """Maximum compression ratio of deflate; an archive that exceeds it is damaged or malicious."""
-_DAMAGED = (OSError, ValueError, EOFError, MemoryError, OverflowError, KeyError, TypeError, SyntaxError)
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, MemoryError, OverflowError, KeyError, TypeError, SyntaxError),
+    *(zlib.error, tokenize.TokenError),
+)
 
 
 def read_npy(path: Path) -> npt.NDArray[Any]:
