@@ -61,7 +61,7 @@ def show(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProces
 def test_the_command_prints_a_table_and_json_and_writes_nothing(tmp_path):
     save_anchors(tmp_path / "anchors.safetensors", FAN)
     rows = show(tmp_path).stdout.splitlines()
-    assert rows[0] == "category\tnearest 1\tnearest 2\tnearest 3"
+    assert rows[0] == "class\tnearest 1\tnearest 2\tnearest 3"
     assert rows[1] == "east\tsixty 0.50\tnorth 0.00\twest -1.00"
     assert len(rows) == 5
     told = json.loads(show(tmp_path, "--json").stdout)
