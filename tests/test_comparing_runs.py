@@ -145,6 +145,21 @@ def test_the_status_of_every_run_is_reported_and_finished_runs_count_as_skipped(
     assert not [status for status in told.statuses if "130" in status]  # a line that was never ended
 
 
+@pytest.mark.usefixtures("fake")
+def test_what_a_failed_run_has_done_is_not_taken_back(
+    store_path: Path, tmp_path: Path, recipes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "STATUS_SECONDS", 0.0)
+    Path(recipes[2]).write_text(SCRATCH.replace("Scratch", "Fails") + "gamma = 9\nclip_norm = 9\n")
+    told = Told()
+    with pytest.raises(DataError, match="1 run failed"):
+        compare(settings_of(store_path, tmp_path, recipes[:3:2], seeds=1), told)
+    assert (told.skipped, told.done) == (
+        120 / 480,
+        1,
+    )  # the other run is done; a negative sum would give a negative time
+
+
 def test_a_signal_stops_every_run_and_the_same_command_resumes(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...]
 ) -> None:

@@ -7,9 +7,9 @@ import laspy
 import numpy as np
 import pytest
 
+from lg3d_core.arrays import read_npz
 from lg3d_core.errors import DataError
 from lg3d_core.progress import Progress
-from lg3d_core.scans.formats.arrays import read_npz
 from lg3d_core.settings import PrepareSettings
 from lg3d_core.store import PrepareReport, SceneStore, prepare_store
 from tests.labelled_scans import NAMES, Room, labelled_room, write_names, write_room_ply

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lg3d_core.arrays import read_npz
 from lg3d_core.errors import DataError
 from lg3d_core.evaluation.confusion import SceneCounts
 from lg3d_core.evaluation.instances import SceneMatches
 from lg3d_core.evaluation.packed_matches import unpack_matches
-from lg3d_core.evaluation.stored_arrays import read_arrays
 from lg3d_core.reporting.runs import Curve, read_validation
 
 COUNTS_NAME = "scenes.npz"
@@ -38,7 +38,7 @@ def read_record(folder: Path) -> Record:
         DataError: A file is missing or damaged.
     """
     try:
-        stored = read_arrays(folder / COUNTS_NAME)
+        stored = read_npz(folder / COUNTS_NAME)
         counts = SceneCounts(
             tuple(str(scene) for scene in stored["scene_ids"]),
             stored["correct"],

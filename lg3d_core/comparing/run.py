@@ -86,9 +86,9 @@ class _Running:
             self._counted = share
         return status
 
-    def count_all(self, task: Task, *, done: bool) -> None:
-        """Count the rest of the run, or nothing of it if it failed."""
-        task.advance(float(done) - self._counted, status=self._name if done else "")
+    def count_rest(self, task: Task) -> None:
+        """Count the rest of a finished run."""
+        task.advance(1 - self._counted, status=self._name)
 
     def ended(self) -> bool:
         """Return whether the process has ended. If so, its pipe is closed."""
@@ -123,12 +123,12 @@ def run_steps(steps: Sequence[Step], out: Path, *, jobs: int, progress: Progress
                     break  # the remaining steps need a failed one
                 for step in [step for step, run in running.items() if run.ended()]:
                     run = running.pop(step)
-                    run.count_all(task, done=not run.process.returncode)
                     if run.process.returncode:
                         failed.append(step)
                         progress.warn(_explain(step, out))
                     else:
                         finished.add(step.folder)
+                        run.count_rest(task)
                 if time.monotonic() - shown_at >= STATUS_SECONDS:
                     shown_at = time.monotonic()
                     task.advance(0, status=", ".join([run.count(task) for run in running.values()]))

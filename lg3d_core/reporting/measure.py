@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lg3d_core.arrays import read_npz
 from lg3d_core.devices import resolve_device, resolve_precision
 from lg3d_core.errors import CheckpointError, DataError
 from lg3d_core.evaluation.confusion import ConfusionMatrix, SceneCounts
@@ -22,7 +23,6 @@ from lg3d_core.evaluation.instances import SceneMatches, score_instances
 from lg3d_core.evaluation.objects import Grouping
 from lg3d_core.evaluation.predictor import Prediction, Predictor
 from lg3d_core.evaluation.scores import score_confusion
-from lg3d_core.evaluation.stored_arrays import read_arrays
 from lg3d_core.files import write_bytes
 from lg3d_core.language.anchors_file import Anchors, load_anchors
 from lg3d_core.networks.checkpoint import CheckpointInfo, read_info
@@ -417,7 +417,7 @@ def _pack(measurement: Measurement) -> bytes:
 def _load(path: Path, key: str, store: SceneStore, anchors: Anchors | None) -> Measurement | None:
     """Load the measurement of an earlier report, if its inputs are the same and it is readable."""
     try:
-        arrays = read_arrays(path)
+        arrays = read_npz(path)
     except DataError:
         return None
     return _unpack(arrays, store, anchors) if str(arrays.get("key")) == key else None

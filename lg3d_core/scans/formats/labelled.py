@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lg3d_core.arrays import read_npz
 from lg3d_core.errors import DataError, UsageError
 from lg3d_core.scans.colors import colors_as_bytes
-from lg3d_core.scans.files import digest_files
-from lg3d_core.scans.formats.arrays import read_npz
+from lg3d_core.scans.files import MAX_FILE_BYTES, digest_files
 from lg3d_core.scans.formats.assembly import (
     MappedLabels,
     SceneArrays,
@@ -199,7 +199,7 @@ def _open(path: Path) -> _File:
 
 
 def _open_npz(path: Path) -> _File:
-    arrays = read_npz(path)
+    arrays = read_npz(path, max_bytes=MAX_FILE_BYTES)
     columns = {name: held_column(values) for name, values in arrays.items()}
 
     def find(names: Sequence[str], kinds: str) -> npt.NDArray[Any] | None:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lg3d_core.arrays import read_npy
 from lg3d_core.errors import DataError
 from lg3d_core.scans.colors import colors_as_bytes
 from lg3d_core.scans.files import digest_files
-from lg3d_core.scans.formats.arrays import read_npy
 from lg3d_core.scans.formats.assembly import (
     MappedLabels,
     SceneArrays,

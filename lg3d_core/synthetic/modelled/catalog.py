@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lg3d_core.arrays import read_npz
 from lg3d_core.errors import DataError
 from lg3d_core.files import atomic_path
 from lg3d_core.synthetic.modelled.library import CatalogEntry, Library, find_libraries, read_library
@@ -224,7 +224,7 @@ def _load(library: Path, entry: CatalogEntry, digest: str, spacing: float, cache
         _write(path, sample_model(library, entry, spacing=spacing))
     try:
         return _read(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # truncated by a full disk
+    except (DataError, KeyError):  # damaged, for example by a full disk
         _write(path, sample_model(library, entry, spacing=spacing))
     return _read(path)
 
@@ -245,10 +245,10 @@ def _write(path: Path, sampled: SampledModel) -> None:
 
 
 def _read(path: Path) -> SampledModel:
-    with path.open("rb") as stream, np.load(stream) as stored:
-        xyz, normal, rgb = (stored[key].astype(np.float64) for key in ("xyz", "normal", "rgb"))
-        mesh = SampledMesh(xyz, normal, rgb, stored["faces"])
-        return SampledModel(mesh, stored["low"], stored["high"], stored["tops"])
+    stored = read_npz(path)
+    xyz, normal, rgb = (stored[key].astype(np.float64) for key in ("xyz", "normal", "rgb"))
+    mesh = SampledMesh(xyz, normal, rgb, stored["faces"])
+    return SampledModel(mesh, stored["low"], stored["high"], stored["tops"])
 
 
 def _digest(path: Path) -> str:

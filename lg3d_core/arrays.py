@@ -1,5 +1,6 @@
-"""Reading of numpy arrays from files: memory-mapped, never pickled, with errors that name the file."""
+"""Reading of numpy arrays from files that may be damaged: nothing is unpickled, and errors name the file."""
 
+import lzma
 import tokenize
 import zipfile
 import zlib
@@ -10,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lg3d_core.errors import DataError
-from lg3d_core.scans.files import MAX_FILE_BYTES
 
 MAX_INFLATION = 1100
 """Maximum compression ratio of deflate; an archive that exceeds it is damaged or malicious."""
 _DAMAGED = (
-    *(OSError, ValueError, EOFError, MemoryError, OverflowError, KeyError, TypeError, SyntaxError),
-    *(zlib.error, tokenize.TokenError),
+    *(OSError, ValueError, EOFError, MemoryError, OverflowError, KeyError, TypeError, SyntaxError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
 )
+"""Exceptions of `np.load` for a damaged file."""
 
 
 def read_npy(path: Path) -> npt.NDArray[Any]:
@@ -37,21 +38,28 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
     return values
 
 
-def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read the arrays of a `.npz` file of at most 1 GiB.
+def read_npz(path: Path, *, max_bytes: int | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Read all arrays of a `.npz` file.
+
+    Args:
+        path: File.
+        max_bytes: Maximum size of the unpacked arrays in bytes; None for no limit.
 
     Raises:
         DataError: The file is missing, damaged, too large, or contains pickled objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            size = sum(entry.file_size for entry in entries)
-            if size > MAX_FILE_BYTES or size > MAX_INFLATION * max(path.stat().st_size, 1):
-                raise DataError(f"{path}: unpacks to {size} bytes, expected at most {MAX_FILE_BYTES}")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (*_DAMAGED, zipfile.BadZipFile, NotImplementedError) as error:
+        with path.open("rb") as stream:  # `np.load` does not close a damaged file that it has opened itself
+            with zipfile.ZipFile(stream) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            most = MAX_INFLATION * path.stat().st_size
+            most = most if max_bytes is None else min(most, max_bytes)
+            if size > most:
+                raise DataError(f"{path}: unpacks to {size} bytes, expected at most {most}")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except _DAMAGED as error:
         raise DataError(f"{path}: cannot be read as npz ({_reason(error)})") from None
 
 
