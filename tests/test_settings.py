@@ -225,6 +225,20 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
         RoomsSettings.resolve(recipe="papr", out="x")
 
 
+@pytest.mark.parametrize(
+    ("command", "field", "expected"),
+    [
+        (FinetuneSettings, "start", "--from must be a checkpoint, latest or scratch, got ''"),
+        (FinetuneSettings, "store", "--store must be a path, got ''"),
+        (EvalSettings, "checkpoint", "--checkpoint must be a path, got ''"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(command: type[Settings], field: str, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        command.resolve(**{field: ""})  # `--from "$ckpt"` after a command that failed
+    assert str(caught.value) == expected
+
+
 def test_saved_settings_of_another_kind_are_refused() -> None:
     text = json.dumps({"epochs": 3, "warp": 9})
     with pytest.raises(SettingsError, match="saved settings do not fit PretrainSettings"):

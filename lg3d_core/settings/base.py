@@ -421,6 +421,8 @@ def _convert_item(value: Any, field: Field, source: _Source) -> Any:
         return _convert_number(value, field, source)
     if not isinstance(value, str | Path) and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise source.fail(field, "a path" if kind is Path else "text", value)
+    if kind is Path and value == "":  # such as an empty variable of the shell; `Path("")` is the working directory
+        raise source.fail(field, "a path", value)
     return kind(str(value))
 
 

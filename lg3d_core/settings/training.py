@@ -340,6 +340,7 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
     ] = "semantic"
     start: Annotated[
         str,
+        Matches(bool, "a checkpoint, latest or scratch"),
         Doc(
             "Checkpoint, run folder, hf:OWNER/NAME or shipped; latest: the newest pre-training run; scratch: no "
             "pre-training."
