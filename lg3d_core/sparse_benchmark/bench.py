@@ -95,7 +95,7 @@ def bench(settings: BenchSettings, progress: Progress) -> Report:
         for workload in workloads:
             progress.note(f"{workload.describe()}: {', '.join(dict.fromkeys(workload.names))}")
             operations = plan_operations(settings.what, settings.networks, workload, seed=settings.seed)
-            with progress.task("operations", unit="operation") as task:
+            with progress.task("bench", unit="operation") as task:
                 for operation in operations:
                     result = time_operation(
                         operation,
