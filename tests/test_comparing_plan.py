@@ -8,7 +8,7 @@ import pytest
 
 from lg3d_core.comparing.grid import cell_label, grid_cells
 from lg3d_core.comparing.plan import Plan, parse_changes, plan_table
-from lg3d_core.errors import CheckpointError, SettingsError
+from lg3d_core.errors import CheckpointError, DataError, SettingsError
 from lg3d_core.settings import (
     AnchorsSettings,
     CompareSettings,
@@ -383,10 +383,12 @@ def test_a_recipe_with_an_anchors_file_is_rejected_because_its_anchors_would_be_
 
 
 @pytest.mark.parametrize("key", ["anchors.prompt_file", "anchors.like", "pretrain.also_anchors"])
-def test_another_content_of_a_file_that_a_step_reads_gives_another_run(tmp_path: Path, key: str) -> None:
+def test_another_content_of_a_file_that_a_step_reads_gives_another_run(
+    tmp_path: Path, key: str, store_path: Path
+) -> None:
     file, recipe, folders = tmp_path / "file", tmp_path / "recipe.toml", []
     recipe.write_text("")
-    changes = [f"{key}={file}", *([f"pretrain.also_store={tmp_path}"] if "also" in key else [])]
+    changes = [f"{key}={file}", *([f"pretrain.also_store={store_path}"] if "also" in key else [])]
     for content in ("one", "two", "one"):
         file.write_text(content)
         folders.append(plan(str(recipe), seeds=1, changes=tuple(changes)).rows[0].runs[0])
@@ -394,6 +396,23 @@ def test_another_content_of_a_file_that_a_step_reads_gives_another_run(tmp_path:
     file.unlink()
     with pytest.raises(SettingsError, match=rf"{key.partition('.')[2]} = .*file cannot be read"):
         plan(str(recipe), seeds=1, changes=tuple(changes))
+
+
+def test_other_scenes_in_a_further_store_give_another_run(
+    tmp_path: Path, store_path: Path, furnished_store_path: Path
+) -> None:
+    recipe, folders = tmp_path / "recipe.toml", []
+    recipe.write_text("")
+    (tmp_path / "anchors").write_text("")
+    changes = (f"pretrain.also_store={tmp_path / 'other'}", f"pretrain.also_anchors={tmp_path / 'anchors'}")
+    for target in (store_path, furnished_store_path):
+        (tmp_path / "other").unlink(missing_ok=True)
+        (tmp_path / "other").symlink_to(target)
+        folders.append(plan(str(recipe), seeds=1, changes=changes).rows[0].runs[0])
+    assert folders[0] != folders[1]
+    (tmp_path / "other").unlink()
+    with pytest.raises(DataError, match="other"):
+        plan(str(recipe), seeds=1, changes=changes)
 
 
 @pytest.mark.parametrize("change", ["a", "=1", ".a=1", "a.=1"])

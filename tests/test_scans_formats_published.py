@@ -89,6 +89,19 @@ def test_a_line_of_s3dis_with_a_control_character_is_dropped_with_a_warning(tmp_
     assert len(SceneStore(report.store).read("Area_5_hallway_6").xyz) == len(room.xyz) - 1
 
 
+def test_lines_of_s3dis_of_five_and_seven_numbers_are_dropped(tmp_path: Path, room: Room) -> None:
+    raw = tmp_path / "raw"
+    write_s3dis_room(raw / "Area_5/hallway_6", room)
+    path = next((raw / "Area_5/hallway_6/Annotations").glob("chair_*.txt"))
+    lines = [line.split() for line in path.read_text().splitlines()]
+    lines[4].append(lines[3].pop())  # as many numbers as before
+    path.write_text("\n".join(map(" ".join, lines)))
+    listener = Notes()
+    report = prepare(raw, listener)
+    assert listener.warnings == [f"{path}: 2 lines are not 6 numbers: they are dropped"]
+    assert len(SceneStore(report.store).read("Area_5_hallway_6").xyz) == len(room.xyz) - 2
+
+
 def test_an_unknown_class_of_s3dis_is_counted(tmp_path: Path, room: Room) -> None:
     raw = tmp_path / "raw"
     write_s3dis_room(raw / "Area_1/office_1", room)

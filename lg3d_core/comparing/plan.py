@@ -37,6 +37,7 @@ from lg3d_core.settings import (
     read_recipe,
 )
 from lg3d_core.settings.fields import fields_of
+from lg3d_core.store.scene_store import SceneStore
 
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T", FinetuneSettings, PretrainSettings)
@@ -480,6 +481,7 @@ def _digest(settings: Settings, *others: str) -> str:
     """Return a digest of everything that affects a step's result."""
     values = {key: value for key, value in json.loads(settings.to_json()).items() if key not in NOT_RESULTS}
     others += tuple(_file_digest(path, f"{name} =", name) for name, path in _read_files(settings))
+    others += tuple(SceneStore(path).digest for path in getattr(settings, "also_store", ()))
     if values.get("vocabulary") is None:  # the digest of the store's scenes includes their vocabulary
         values.pop("vocabulary", None)
     text = json.dumps([settings.command, values, *others], sort_keys=True)
