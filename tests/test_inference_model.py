@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import subprocess
 import sys
 import zlib
@@ -258,6 +259,18 @@ def test_threads_that_share_a_model_get_the_labels_of_single_calls(tmp_path: Pat
     for k, scan in enumerate(scans):
         np.testing.assert_array_equal(found[k].scores, alone.predict(scan).scores)
         np.testing.assert_array_equal(shared[0].predict(scan).scores, alone.predict(scan).scores)
+
+
+def test_a_model_is_pickled_without_its_last_scan(grounded: Path, classifier: Path) -> None:
+    model = lg3d.load_model(classifier)
+    labels = model.predict((XYZ, RGB, FACES)).labels
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict((XYZ, RGB, FACES)).labels, labels)
+    model = lg3d.load_model(grounded)
+    heat = model.ask("chair", (XYZ, RGB, FACES)).heat
+    copied = pickle.loads(pickle.dumps(model))
+    with pytest.raises(SettingsError, match="no scan to search"):
+        copied.ask("chair")
+    np.testing.assert_array_equal(copied.ask("chair", (XYZ, RGB, FACES)).heat, heat)
 
 
 def test_changes_of_arrays_and_results_do_not_affect_later_calls(grounded: Path, classifier: Path) -> None:

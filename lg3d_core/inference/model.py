@@ -135,6 +135,10 @@ class Model:
         self._grounded: Grounded | None = None
         self._conversation: Conversation | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for pickle and copies, without the last scan: it may be an open file."""
+        return vars(self) | {"_scan": None, "_conversation": None}
+
     def __repr__(self) -> str:
         return f"Model({str(self.checkpoint)!r}, {self.info.network}, voxels of {100 * self.voxel_size:g} cm)"
 
