@@ -245,7 +245,7 @@ def test_a_damaged_description_of_replica_is_one_line(tmp_path: Path, numbers: d
     write_json(info, {"classes": [{"id": 3, "name": "chair"}], "objects": [{"id": 4} | numbers]})
     report = prepare(raw, scale="m")
     assert report.prepared == ["room_0"]
-    expected = f"{info}: expected a list objects with id (up to 2147483646), class_id and class_name"
+    expected = f"{info}: expected a list objects with id (up to 2000000000), class_id and class_name"
     assert report.failed == {"room_1": expected}
 
 

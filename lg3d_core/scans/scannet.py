@@ -30,7 +30,8 @@ SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 BENCHMARK_ID = re.compile(r"scene[0-9]{4}_[0-9]{2}")
 MAX_COORDINATE = 1000.0
 """Maximum coordinate in metres; larger values indicate damage."""
-MAX_ID = 2**31 - 2
+MAX_ID = 2_000_000_000
+"""Largest id of an object or superpoint; instance sampling numbers its objects from there on, as int32."""
 
 
 @dataclass(frozen=True)
