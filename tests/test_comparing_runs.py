@@ -146,6 +146,17 @@ def test_the_status_of_every_run_is_reported_and_finished_runs_count_as_skipped(
 
 
 @pytest.mark.usefixtures("fake")
+def test_anchors_do_not_enter_the_estimate_of_the_time_left(
+    store_path: Path, tmp_path: Path, recipes: tuple[str, ...]
+) -> None:
+    anchors = '[anchors]\nencoder = "bundled"\n'
+    Path(recipes[0]).write_text(f'{anchors}{SCRATCH}classifier = "anchors"\n')
+    told = Told()
+    compare(settings_of(store_path, tmp_path, recipes[:1], seeds=1), told)
+    assert (told.skipped, told.done) == (1, 1)
+
+
+@pytest.mark.usefixtures("fake")
 def test_what_a_failed_run_has_done_is_not_taken_back(
     store_path: Path, tmp_path: Path, recipes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ class _Running:
         finally:
             os.close(reporting)
         self._name = step.folder.name
+        self._takes_time = step.kind != "anchors"
         self._status = ""
         self._unread = b""
         self._counted = 0.0
@@ -87,8 +88,11 @@ class _Running:
         return status
 
     def count_rest(self, task: Task) -> None:
-        """Count the rest of a finished run."""
-        task.advance(1 - self._counted, status=self._name)
+        """Count the rest of a finished run. Anchors take seconds, so they do not enter the estimate of the time left."""
+        if self._takes_time:
+            task.advance(1 - self._counted, status=self._name)
+        else:
+            task.skip(1)
 
     def ended(self) -> bool:
         """Return whether the process has ended. If so, its pipe is closed."""
