@@ -88,7 +88,7 @@ class _Running:
         return status
 
     def count_rest(self, task: Task) -> None:
-        """Count the rest of a finished run. Anchors take seconds, so they do not enter the estimate of the time left."""
+        """Count the rest of a finished run; anchors take seconds and do not enter the estimate of the time left."""
         if self._takes_time:
             task.advance(1 - self._counted, status=self._name)
         else:
