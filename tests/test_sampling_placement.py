@@ -17,6 +17,7 @@ from lg3d_core.sampling.placement import (
     open_pasting,
     place_instances,
 )
+from lg3d_core.scans.scannet import MAX_ID
 from lg3d_core.store.budgets import ensure_budget
 from lg3d_core.store.scene_file import Scene
 from lg3d_core.store.scene_store import SceneStore
@@ -92,6 +93,14 @@ def test_placed_objects_come_after_the_scene_with_their_label_and_a_new_instance
     assert furnished.instance[len(FLOOR) :].tolist() == [42] * 9 + [43] * 4 + [0] * 5
     assert furnished.part.tolist() == [0] * 9 + [1] * 9
     assert furnished.rgb[-1].tolist() == [200] * 3
+
+
+def test_ids_of_placed_objects_follow_the_largest_id_that_scans_may_have() -> None:
+    floor = level_surface((0, 4), (0, 4), 0)
+    table = level_surface((1, 2), (1, 2), 0.7)
+    scene = place(make_scene(floor, table, instance=[0, MAX_ID], label=[2, 5]), *[make_block((0.3, 0.3, 0.3))] * 3)
+    assert scene.placed == 3
+    assert np.unique(scene.instance[scene.num_own :]).tolist() == [MAX_ID + 1, MAX_ID + 2, MAX_ID + 3]
 
 
 def test_objects_avoid_earlier_ones_and_are_skipped_without_free_space() -> None:

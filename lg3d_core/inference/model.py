@@ -136,7 +136,7 @@ class Model:
         self._conversation: Conversation | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for pickle and copies, without the last scan: it may be an open file."""
+        """Return the state for pickle, without the last scan, which may hold an open file."""
         return vars(self) | {"_scan": None, "_conversation": None}
 
     def __repr__(self) -> str:

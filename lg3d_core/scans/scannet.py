@@ -31,7 +31,7 @@ BENCHMARK_ID = re.compile(r"scene[0-9]{4}_[0-9]{2}")
 MAX_COORDINATE = 1000.0
 """Maximum coordinate in metres; larger values indicate damage."""
 MAX_ID = 2_000_000_000
-"""Largest id of an object or superpoint; instance sampling numbers its objects from there on, as int32."""
+"""Largest id of an object or superpoint. It leaves int32 ids for the objects that instance sampling adds."""
 
 
 @dataclass(frozen=True)

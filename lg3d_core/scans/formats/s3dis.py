@@ -98,16 +98,16 @@ def _read_table(path: Path) -> tuple[npt.NDArray[np.float64], int]:
             numbers = np.fromstring(data, dtype=np.float64, sep=" ")
         except (DeprecationWarning, ValueError):
             numbers = np.zeros(1)
-    lines = [words for line in data.splitlines() if (words := line.split())]
-    if len(numbers) == NUM_COLUMNS * len(lines) and all(len(words) == NUM_COLUMNS for words in lines):
+    lines = [line for line in data.splitlines() if line.strip()]
+    if len(numbers) == NUM_COLUMNS * len(lines) and all(len(line.split()) == NUM_COLUMNS for line in lines):
         return numbers.reshape(-1, NUM_COLUMNS), 0
-    rows = [row for words in lines if (row := _parse_line(words)) is not None]
+    rows = [row for line in lines if (row := _parse_line(line)) is not None]
     return np.array(rows).reshape(-1, NUM_COLUMNS), len(lines) - len(rows)
 
 
-def _parse_line(words: list[bytes]) -> list[float] | None:
+def _parse_line(line: bytes) -> list[float] | None:
     try:
-        row = [float(word) for word in words]
+        row = [float(word) for word in line.split()]
     except ValueError:
         return None
     return row if len(row) == NUM_COLUMNS else None
