@@ -31,17 +31,17 @@ KIT ?=
 gpu-kit: $(VENV)/.installed
 	PYTHONPATH=. $(BIN)/python -m benchmarks.gpu.kit $(KIT)
 
-# Bad bytes, ten thousand files of every format: half an hour or more of a processor. FUZZ="--cases 500 --format ply" takes less.
+# Reads 10,000 damaged files per format: half an hour of CPU time or more. FUZZ="--cases 500 --format ply" takes less.
 FUZZ ?= --cases 10000
 test-fuzz: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -m tests.fuzz_runner $(FUZZ)
 
-# Commands killed at 200 random instants, and stopped at 40, gone on with and held against undisturbed ones: half an hour.
+# Kills commands at 200 random times, stops them at 40, resumes, and compares with uninterrupted runs: half an hour.
 test-kill: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interruption --kills 200 --stops 40
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.interruption_of_ranks --kills 6
 
-# The wheel alone, in an environment of its own: what `pip install lg3d` gives.
+# Tests the wheel in a clean environment, as after `pip install lg3d`.
 test-wheel: $(VENV)/.installed
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
@@ -126,7 +126,7 @@ define install_packages
 	fi
 endef
 
-# What Debian must give: venv for the environment; libusb, EGL and GL for open3d's pictures and window.
+# Debian packages: venv for the environment; libusb, EGL and GL for open3d's pictures and window.
 system:
 	@packages=""; \
 	$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || packages="$$packages python3-venv"; \

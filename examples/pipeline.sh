@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From raw scans to scores and a page, in the working directory. Usage: pipeline.sh RAW [RECIPE]
-# RAW holds scans/ and scannetv2-labels.combined.tsv, as ScanNet is downloaded. Give the share of labels as LIMITED=0.05.
+# RAW holds scans/ and scannetv2-labels.combined.tsv, as ScanNet is downloaded. LIMITED=0.05 trains on 5 % of the labels.
 set -euo pipefail
 raw=${1:?usage: pipeline.sh RAW [RECIPE]}
 export LG3D_RECIPE=${2:-paper-34d}

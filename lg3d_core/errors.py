@@ -34,7 +34,7 @@ def explain_os_error(error: OSError) -> str:
     """Return a message for a failed file operation, with advice."""
     name, reason = error.filename or "a file", error.strerror or str(error)
     if error.errno in DISK_FULL:
-        return f"cannot write {error.filename or 'the output'} ({reason}): make room, then run again"
+        return f"cannot write {error.filename or 'the output'} ({reason}): free some space, then run again"
     if isinstance(error, PermissionError):
         return f"cannot open {name} ({reason}): change its permissions, or name another path"
     return f"cannot use {name} ({reason})"

@@ -1,4 +1,4 @@
-"""Commands that are killed at random instants and gone on with; their end is held against that of undisturbed runs.
+"""Commands that are killed at random times and resumed; their results are compared with those of uninterrupted runs.
 
     python -m tests.interruption --kills 200 --stops 40
 
@@ -58,13 +58,13 @@ QUICK = ("prepare", "predict", "rooms")
 
 @dataclass(frozen=True)
 class Case:
-    """A command, what it starts from, and how it is gone on with.
+    """A command, its input, and how it is resumed.
 
     Attributes:
         name: In the table.
         words: Of the command line, run in a folder of the attempt's own.
         copies: What is copied into that folder before.
-        run: Folder of a training run, which is gone on with by `--resume`.
+        run: Folder of a training run, which is resumed by `--resume`.
     """
 
     name: str
@@ -395,7 +395,7 @@ class Harness:
         return tally, whole
 
     def disturb(self, case: Case, tally: Tally, whole: dict[str, str], *, stop: bool, budget: int = 3) -> None:
-        """One attempt: killed or stopped up to so many times, gone on with, and held against the undisturbed run."""
+        """One attempt: killed or stopped up to so many times, resumed, and compared with the uninterrupted run."""
         folder, log = self._fresh(case)
         tally.attempts += 1
         disturbances = 1

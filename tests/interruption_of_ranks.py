@@ -111,7 +111,7 @@ def measure(kills: int, seed: int) -> int:
         faults += fault
         log = (folder / "job.log").read_text()
         goes_on = log.count("resuming ")
-        sys.stdout.write(f"job {number}: {own} kills, {goes_on} times gone on with, exit code {code}, ")
+        sys.stdout.write(f"job {number}: {own} kills, {goes_on} resumes, exit code {code}, ")
         sys.stdout.write(f"differ {different}, left {left}: {log[-1500:]}\n" if fault else "equal\n")
         sys.stdout.flush()
         if not fault:

@@ -168,13 +168,16 @@ def test_bytes_that_are_no_text_come_back_as_they_were(workplace: Path, tmp_path
     assert (done.returncode, done.stdout, done.stderr) == (0, b"k\xfcche.labelled.ply\n", b"")
 
 
+FULL = b"lg3d: error: cannot write stdout (No space left on device): free some space, then run again\n"
+
+
 @pytest.mark.parametrize(
     ("shell", "code", "error"),
     [
         (">&-", 0, b""),
         ("2>&-", 0, b""),
         (">&- 2>&- <&-", 0, b""),
-        (">/dev/full", 1, b"lg3d: error: cannot write stdout (No space left on device): make room, then run again\n"),
+        (">/dev/full", 1, FULL),
         ("2>/dev/full", 0, b""),
         ("| true", 1, b""),
         ("--json | head -c 1", 1, b""),
@@ -211,7 +214,7 @@ def test_a_closed_stream_is_no_file_that_is_written_later(workplace: Path, tmp_p
             "cannot open raw/scans (Permission denied): change its",
         ),
         (IsADirectoryError(21, "Is a directory", "a\x1b"), "cannot use a\\x1b (Is a directory)"),
-        (OSError(28, "No space left on device"), "cannot write the output (No space left on device): make room"),
+        (OSError(28, "No space left on device"), "cannot write the output (No space left on device): free some space"),
         (OSError("odd"), "cannot use a file (odd)"),
     ],
 )

@@ -163,7 +163,7 @@ def test_labelled_scans_are_recognised_and_their_class_names_are_those_of_the_an
     write_names(tmp_path / "my scans")
     done = lg3d(*words, cwd=tmp_path)
     assert "my scans is read as labelled: it has other/other_hall.ply" in done.stderr
-    assert "lg3d: warning: scenes in no split, which go to train: 1 (other_other_hall)" in done.stderr
+    assert "lg3d: warning: scenes without a split, used for training: 1 (other_other_hall)" in done.stderr
     assert "from-store" not in done.stderr
     assert tomllib.loads((tmp_path / "lg3d.toml").read_text())["anchors"] == {"vocabulary": "my scans/classes.tsv"}
     assert COMMANDS["anchors"].resolve(config=tmp_path / "lg3d.toml").vocabulary == "my scans/classes.tsv"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Runs of a comparison: one after another or together, failed, stopped and gone on with; real ones at the end."""
+"""Runs of a comparison: sequential or parallel, failed, stopped and resumed; real ones at the end."""
 
 import dataclasses
 import json

@@ -408,7 +408,7 @@ def test_very_large_scans_are_shown_in_part(workplace: Path, monkeypatch: pytest
     shown = scene_of_scan(scan, notes)
     assert len(shown.rows) == -(-len(XYZ) // 4)
     assert (shown.rows % 4 == 0).all()
-    assert any("every 4th is shown" in note for note in notes.notes)
+    assert any("1 in 4 is shown" in note for note in notes.notes)
 
 
 def two_toilets(*args: Any, **_: Any) -> Iterator[tuple[np.ndarray, torch.Tensor, None]]:

@@ -188,7 +188,7 @@ def test_a_scan_in_centimetres_with_y_up_is_converted_and_told(raw: Path, room: 
     assert np.ptp(scene.xyz[:, 2]) == pytest.approx(2, abs=0.01)
     mixed = [text for text in listener.warnings if text.startswith("mixed units")]
     assert mixed == [
-        "mixed units: 1 scenes have a unit of 0.01 m (hall), the other scenes of 1 m; each is converted by its own: "
+        "mixed units: 1 scenes have a unit of 0.01 m (hall), the other scenes of 1 m; each uses its own unit: "
         "pass --scale if all have the same unit"
     ]
 
@@ -224,7 +224,7 @@ def test_scenes_in_no_split_go_to_train_with_a_warning(raw: Path, room: Room) ->
     prepare(raw, listener)
     assert SceneStore(raw.parent / "data").split_of("attic") == "train"
     assert listener.warnings[0].startswith(
-        "scenes in no split, which go to train: 1 (attic): put them into the folders"
+        "scenes without a split, used for training: 1 (attic): put them into the folders"
     )
 
 

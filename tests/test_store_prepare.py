@@ -161,7 +161,7 @@ def test_a_scene_in_no_split_goes_to_train_with_a_warning(raw: Path, tmp_path: P
     (raw / "scannetv2_val.txt").unlink()
     listener = Notes()
     prepare(raw, tmp_path / "data", listener)
-    assert f"scenes in no split, which go to train: 1 ({IDS[3]})" in listener.warnings[0]
+    assert f"scenes without a split, used for training: 1 ({IDS[3]})" in listener.warnings[0]
     assert SceneStore(tmp_path / "data").split_of(IDS[3]) == "train"
 
 

@@ -188,7 +188,7 @@ def test_parts_of_a_job_cut_another_way_are_forgotten(raw: Path, sharded: Path) 
     with pytest.raises(DataError, match=r"1 of 2 shards are not done: run --shard 2/2"):
         merge(sharded)
     (sharded / "shards/1-of-3.json").write_text("{}")
-    with pytest.raises(DataError, match="mixes shards of jobs of 2 and 3 shards"):
+    with pytest.raises(DataError, match="mixes jobs with 2 and 3 shards"):
         merge(sharded)
 
 

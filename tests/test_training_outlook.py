@@ -60,7 +60,7 @@ def test_a_run_that_a_model_finds_long_is_announced_before_its_first_step(on_cpu
     told.before_step(scenes=2, voxels=100_000)
     (note,) = notes.notes
     assert note.startswith(
-        "400 steps of 14A will take about 11 hours and 3 GiB of memory, by a model; lg3d doctor --plan"
+        "400 steps of 14A will take about 11 hours and 3 GiB of memory (estimate); lg3d doctor --plan"
     )
 
 

@@ -21,7 +21,7 @@ OBJECT_HEADER = ["text", "heat", "position", "size in m", "object"]
 def ask(settings: AskSettings) -> None:
     """Find the objects or places that a text describes. Shows them as heat from 0 to 1.
 
-    Heat compares the text with the vocabulary's names: at 0.5 it fits a place as well as they do on average.
+    At a heat of 0.5, the text matches a place as well as the class names do on average.
 
     Without a text, a terminal prompts for one after the other.
 

@@ -7,9 +7,9 @@ from lg3d_core.settings import BenchSettings
 
 @settings_command(BenchSettings)
 def bench(settings: BenchSettings) -> None:
-    """Time the sparse engine beside other engines. Results are compared first.
+    """Compare the sparse engine's speed with other engines, after a check that the results agree.
 
-    Ratios are best / median; below 1 is faster.
+    Ratios: best time, then median; below 1, lg3d is faster.
 
     Example: lg3d bench --networks 34C --what train --scene scan.ply --repeats 5 --peers minkowski
     """

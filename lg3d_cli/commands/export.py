@@ -7,7 +7,7 @@ from lg3d_core.settings import ExportSettings
 
 @settings_command(ExportSettings)
 def export(settings: ExportSettings) -> None:
-    """Write a checkpoint as ONNX or for torch.export. It has standard operators and any number of voxels.
+    """Write a checkpoint as ONNX or for torch.export. It uses standard operators and accepts any number of voxels.
 
     Examples: lg3d export runs/finetune-20260101-120000 model.onnx
 

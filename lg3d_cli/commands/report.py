@@ -9,7 +9,7 @@ from lg3d_core.settings import ReportSettings
 def report(settings: ReportSettings) -> None:
     """Write a page of one run, or of several side by side.
 
-    Learning curves, scores, IoU per class, confusions, a map of the features, scenes, and how the run was made.
+    Learning curves, scores, IoU per class, confusions, a map of the features, scenes, and the run's settings.
 
     Examples: lg3d report runs/finetune-20260101-120000
 

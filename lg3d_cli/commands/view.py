@@ -9,7 +9,7 @@ from lg3d_core.settings import ViewSettings
 def view(settings: ViewSettings) -> None:
     """Show a scene with its labels, prediction and objects.
 
-    With a display, a window opens: point at an object for its class in the terminal, H for the keys.
+    With a display, a window opens: hover to print a class in the terminal, press H for the keys.
     Without one, a picture and a page are written.
 
     Examples: lg3d view scene0011_00 --html room.html

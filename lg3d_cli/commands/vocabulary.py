@@ -17,9 +17,9 @@ HEADER = ["index", "id", "name", "group", "validation", "colour", "synonyms"]
 
 @settings_command(VocabularySettings)
 def vocabulary(settings: VocabularySettings) -> None:
-    """Show or check a vocabulary, or write that of a store.
+    """Show or check a vocabulary, or write a store's.
 
-    A vocabulary that is written has groups by frequency.
+    from-store groups the classes by frequency.
 
     Examples: lg3d vocabulary show scannet200
 

@@ -91,7 +91,7 @@ class TextMatch:
     Attributes:
         text: Text.
         heat: Similarity of every vertex to the text relative to the names of the vocabulary, 0..1, shape
-            `(vertices,)`, float32; 0.5 fits as well as they do on average.
+            `(vertices,)`, float32; at 0.5 the text fits as well as the names on average.
         places: Best regions, hottest first, in the scan's own units and axes; empty if none reaches the threshold.
         objects: Objects whose mean heat reaches the threshold, with this heat, hottest first; None for a model without
             an offset head.

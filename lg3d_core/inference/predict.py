@@ -298,8 +298,8 @@ def find_vocabulary(path: Path, info: CheckpointInfo, name: str | None, store: P
     if name is not None:
         raise CheckpointError(
             f"--vocabulary {name}: {path} predicts {info.num_classes} classes of the vocabulary "
-            f"{info.vocabulary or 'of unknown name'}, {candidates[0].name} has {len(candidates[0])} other ones: leave "
-            "--vocabulary out, or pass the file of the checkpoint's vocabulary"
+            f"{info.vocabulary or 'of unknown name'}, {candidates[0].name} has {len(candidates[0])} other classes: "
+            "omit --vocabulary, or pass the file of the checkpoint's vocabulary"
         )
     raise CheckpointError(
         f"{path} predicts {info.num_classes} classes of the vocabulary {info.vocabulary or 'of unknown name'}, which "

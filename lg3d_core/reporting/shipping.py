@@ -36,8 +36,7 @@ PLACES = ("store", "runs", "anchors", "recipe", "name", "resume", "start")
 
 
 SCORES_TEXT = (
-    "mIoU over the classes that occur and accuracy at vertices, and average precision of objects without superpoints, "
-    "in percent."
+    "In percent: mIoU over the classes that occur, accuracy at vertices, and AP of objects without superpoints."
 )
 
 
@@ -214,7 +213,7 @@ def _class_line(scores: Scores) -> str:
 
 def _limits(measured: Sequence[Measured]) -> str:
     text = (
-        "Trained on simulated scans of synthetic rooms alone, never on real ones. Expect walls, floors, ceilings and "
+        "Trained on simulated scans of synthetic rooms, never on real ones. Expect walls, floors, ceilings and "
         "large common furniture to be found, and many small or rare objects to be missed or confused. "
     )
     for test in measured:

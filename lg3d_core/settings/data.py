@@ -45,7 +45,7 @@ class InitSettings(WorkerFields, StoreFields):
         Doc(f"Recipe: {RECIPES}."),
         Option(default="asked for; with --yes by the device", completes="recipes"),
     ] = None
-    yes: Annotated[bool, Doc("No questions: the defaults."), Option(short="-y")] = False
+    yes: Annotated[bool, Doc("Use the defaults without asking."), Option(short="-y")] = False
     audit: Annotated[bool, Doc("Audit of every scan before the file is written.")] = True
     force: Annotated[bool, Doc(f"Replace an existing {CONFIG_NAME}.")] = False
 
@@ -69,7 +69,7 @@ class PrepareSettings(StoreCheckSettings, FrameFields):
     format: Annotated[RawFormat, Doc("Format of the folder; auto: by its files."), Option(panel=Panel.SCAN)] = "auto"
     vocabulary: Annotated[
         tuple[str, ...],
-        Doc("Vocabulary: scannet200, scannet20, or a TSV or JSON file of ids and names; several are stored together."),
+        Doc("Vocabulary: a name such as scannet20, or a TSV or JSON file of ids and names; repeat to store several."),
         Option(panel=Panel.DATA, default="that of the format"),
     ] = ()
     labels: Annotated[
@@ -189,7 +189,7 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
     ] = False
     shuffled: Annotated[
         Seed | None,
-        Doc("Random seed of a shuffle that assigns each anchor to another class: a control without meaning."),
+        Doc("Random seed for assigning each anchor to another class, as a control experiment."),
         Option(panel=Panel.ENCODING, default="off"),
     ] = None
     show: Annotated[bool, Doc("Print the 5 nearest classes of each one."), Option(panel=Panel.INSPECTION)] = False
@@ -260,17 +260,17 @@ class VocabularySettings(Settings):
 
     action: Annotated[
         VocabularyAction,
-        Doc(
-            "show a vocabulary, check a file, or write the vocabulary of a store with groups by frequency: from-store."
-        ),
+        Doc("show: print a vocabulary; check: validate a file; from-store: write a store's, grouped by frequency."),
         Argument(),
     ]
     source: Annotated[
-        str, Doc("scannet200, scannet20, or a TSV file; for from-store the folder of the scene store."), Argument()
+        str,
+        Doc("scannet200, scannet20, s3dis, arkitscenes, or a TSV file; for from-store, the folder of the scene store."),
+        Argument(),
     ]
     groups: Annotated[
         tuple[str, ...],
-        Doc("Groups of from-store, most frequent first: the classes by labelled training points, in equal parts."),
+        Doc("Names of equal-sized groups of from-store; the first has the classes with most labelled training points."),
         Option(commas=True),
     ] = ("head", "common", "tail")
     out: Annotated[Path, Doc("File that from-store writes.")] = Path("vocabulary.tsv")
@@ -307,7 +307,7 @@ class RoomsSettings(SeedFields, WorkerFields):
     def __post_init__(self) -> None:
         super().__post_init__()
         allowed = not self.scanned or self.spacing is None
-        self._require(allowed, "spacing", "left out with --scanned, whose cameras differ in it")
+        self._require(allowed, "spacing", "left out with --scanned, which varies the spacing")
 
     @property
     def mesh_spacing(self) -> float | None:

@@ -29,7 +29,6 @@ from lg3d_core.settings.shared import (
     Metres,
     NetworkFields,
     NotNegative,
-    PrecisionFields,
     RunsFields,
     SeedFields,
     StoreFields,
@@ -45,7 +44,7 @@ class DemoSettings(SeedFields, DeviceFields):
 
     out: Annotated[Path, Doc("Working folder.")] = Path("demo")
     recipe: Annotated[str, Doc(f"Recipe of anchors and training: {RECIPES}."), Option(completes="recipes")] = "demo"
-    scenes: Annotated[int, Ge(2), Doc("Number of rooms, one of them or more for validation.")] = RoomsSettings.scenes
+    scenes: Annotated[int, Ge(2), Doc("Number of rooms, at least one for validation.")] = RoomsSettings.scenes
     vertices: Annotated[int, Ge(2_000), Countable, Doc("Approximate number of mesh vertices per room.")] = (
         RoomsSettings.vertices
     )
@@ -53,8 +52,8 @@ class DemoSettings(SeedFields, DeviceFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings(SeedFields, DeviceFields, PrecisionFields, StoreFields):
-    """`lg3d bench`: speed of the sparse engine on this machine, beside other engines."""
+class BenchSettings(SeedFields, DeviceFields, StoreFields):
+    """`lg3d bench`: speed of the sparse engine on this machine, compared with other engines."""
 
     command: ClassVar[str] = "bench"
 
@@ -85,6 +84,11 @@ class BenchSettings(SeedFields, DeviceFields, PrecisionFields, StoreFields):
     patience: Annotated[
         float, Ge(0), Doc("Maximum seconds to wait before each pass while other processes use the machine.")
     ] = 0.0
+    precision: Annotated[
+        Precision,
+        Doc("Precision; auto: bf16 on GPUs since Ampere and in training on CPUs with AVX512-BF16, else fp32."),
+        Option(panel=Panel.COMPUTATION),
+    ] = "auto"
     out: Annotated[Path | None, Doc("JSON file to write.")] = None
 
     def __post_init__(self) -> None:
@@ -170,7 +174,7 @@ class ScoreSettings(StoreFields, WorkerFields):
     ] = None
     vocabulary: Annotated[
         str | None,
-        Doc("Vocabulary of the labels; with --scene-list: scannet200, scannet20, or a TSV file."),
+        Doc("Vocabulary of the labels; with --scene-list: a name such as scannet20, or a TSV file."),
         Option(panel=Panel.DATA, default="the first of the store; with --scene-list scannet200"),
     ] = None
     per_class: Annotated[bool, Doc("Table of the scores per class."), Option(panel=Panel.TABLE)] = False

@@ -95,7 +95,7 @@ class Panel(StrEnum):
     NETWORK = "Network"
     LOSS = "Loss"
     OPTIMISATION = "Optimisation"
-    OVERRIDES = "Values instead of the recipes'"
+    OVERRIDES = "Overrides of the recipes"
     TABLE = "Table"
     COMPUTATION = "Computation"
     ADVANCED = "Advanced"

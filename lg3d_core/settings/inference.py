@@ -28,7 +28,7 @@ from lg3d_core.settings.shared import (
     is_positive,
 )
 
-SCAN_FILES = "PLY, PCD, OBJ, GLB, LAS, LAZ or E57 file, or scene id of the store."
+SCAN_FILES = "PLY, PCD, OBJ, GLB, glTF, LAS, LAZ or E57 file, or scene id of the store."
 Text = Annotated[str, Matches(lambda text: text.strip() != "", "a text such as 'somewhere to sit'")]
 
 
@@ -84,7 +84,7 @@ class ConvertSettings(WeightsFields):
     ] = None
     vocabulary: Annotated[
         str | None,
-        Doc("Vocabulary of the classifier: scannet200, scannet20, or a TSV file."),
+        Doc("Vocabulary of the classifier: a name such as scannet20, or a TSV file."),
         Option(default="as recorded in the file"),
     ] = None
     partial: Annotated[bool, Doc("Load the tensors that match; the others keep their initial values.")] = False
@@ -249,7 +249,7 @@ class ViewSettings(
         Option(default="the usual layers"),
     ] = ()
     heat: Annotated[
-        tuple[Text, ...], Doc("Text whose heat is shown, by the newest language-grounded run, else shipped.")
+        tuple[Text, ...], Doc("Text to show as heat, by the newest language-grounded run, else shipped.")
     ] = ()
     augmented: Annotated[bool, Doc("Show a training sample of the scene instead."), Option(panel=Panel.SAMPLE)] = False
     voxel_size: Annotated[Metres, Doc("Voxel edge of the sample in metres."), Option(panel=Panel.SAMPLE)] = (

@@ -82,7 +82,7 @@ class AnchorsFields(Settings):
 class VocabularyFields(Settings):
     """The vocabulary."""
 
-    vocabulary: Annotated[str, Doc("Vocabulary: scannet200, scannet20, or a TSV file with columns id and name.")] = (
+    vocabulary: Annotated[str, Doc("Vocabulary: a name such as scannet20, or a TSV file with columns id and name.")] = (
         "scannet200"
     )
 
@@ -127,19 +127,12 @@ class BackendFields(DeviceFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecisionFields(Settings):
-    """The precision of the network."""
+class NetworkFields(BackendFields):
+    """How a network is run."""
 
     precision: Annotated[
-        Precision,
-        Doc("Precision; auto: bf16 on GPUs since Ampere and in training on CPUs with AVX512-BF16, else fp32."),
-        Option(panel=Panel.COMPUTATION),
+        Precision, Doc("Precision; auto: bf16 on GPUs since Ampere, else fp32."), Option(panel=Panel.COMPUTATION)
     ] = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkFields(BackendFields, PrecisionFields):
-    """How a network is run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,6 @@ from lg3d_core.settings.shared import (
     Metres,
     NetworkFields,
     NotNegative,
-    PrecisionFields,
     RunsFields,
     Seed,
     SeedFields,
@@ -165,19 +164,19 @@ class TrainSettings(RunsFields, StoreFields, LabelsFields, VoxelFields, SeedFiel
     max_voxels: Annotated[
         int | None,
         Ge(1000),
-        Doc("Voxels per forward pass; larger batches and scenes are split. Bounds memory."),
+        Doc("Voxels per forward pass; larger batches and scenes are split to limit memory."),
         Option(panel=Panel.COMPUTATION, default="no limit"),
     ] = None
     jobs: Annotated[
         NotNegative | None,
-        Doc("Processes that load scenes; 0: the training process; auto: as many as the network keeps busy."),
+        Doc("Processes that load scenes; 0: the training process; auto: enough to keep the network busy."),
         Option(panel=Panel.COMPUTATION, default="auto"),
     ] = None
     precision: Annotated[
         Precision,
         Doc("Precision; auto: bf16 on GPUs since Ampere and on CPUs with AVX512-BF16 and a C compiler, else fp32."),
         Option(panel=Panel.COMPUTATION),
-    ] = PrecisionFields.precision
+    ] = NetworkFields.precision
     deterministic: Annotated[
         bool, Doc("Deterministic algorithms only: equal results on one device."), Option(panel=Panel.COMPUTATION)
     ] = False

@@ -201,7 +201,7 @@ def _warn_of_units(headers: list[SceneHeader], progress: Progress) -> None:
             some = ", ".join(scenes[:3]) + (", ..." if len(scenes) > 3 else "")
             progress.warn(
                 f"mixed units: {len(scenes)} scenes have a unit of {unit:g} m ({some}), the other scenes of "
-                f"{usual:g} m; each is converted by its own: pass --scale if all have the same unit"
+                f"{usual:g} m; each uses its own unit: pass --scale if all have the same unit"
             )
 
 

@@ -138,7 +138,7 @@ def read_shards(store: Path) -> Shards:
     counts = sorted({count for _, count in files.values()})
     if len(counts) > 1:
         some = " and ".join(map(str, counts))
-        raise DataError(f"{store / SHARDS_FOLDER} mixes shards of jobs of {some} shards: run all shards of one of them")
+        raise DataError(f"{store / SHARDS_FOLDER} mixes jobs with {some} shards: run all shards of one job")
     done = {index for index, _ in files.values()}
     missing = [f"{index}/{counts[0]}" for index in range(1, min(counts[0], len(done) + 10) + 1) if index not in done]
     if missing:

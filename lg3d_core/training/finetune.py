@@ -195,7 +195,7 @@ def _build_network(
     if info.voxel_size != settings.voxel_size:
         progress.note(
             f"{path} was trained with voxels of {info.voxel_size:g} m, this run has {settings.voxel_size:g} m: "
-            f"--voxel-size {info.voxel_size:g} keeps them"
+            f"pass --voxel-size {info.voxel_size:g} to match"
         )
     network = dataclasses.replace(info, offset_head=offset_head).build_network(num_classes=num_classes)
     load_weights(network, path, fresh_classifier=True)

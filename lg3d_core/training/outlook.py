@@ -52,7 +52,7 @@ class Outlook:
             if seconds * self._steps >= LONG_SECONDS:
                 self._progress.note(
                     f"{self._steps:,} steps of {self._settings.network} will take about "
-                    f"{format_span(seconds * self._steps)} and {memory / 2**30:.0f} GiB of memory, by a model; "
+                    f"{format_span(seconds * self._steps)} and {memory / 2**30:.0f} GiB of memory (estimate); "
                     "lg3d doctor --plan measures a step"
                 )
         if not (self._on_cpu and self._is_large):

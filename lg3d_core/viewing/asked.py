@@ -45,7 +45,7 @@ def scene_of_scan(scan: Input, progress: Progress) -> ShownScan:
     """
     step = -(-scan.surface.num_vertices // MOST_POINTS)
     if step > 1:
-        progress.note(f"{scan.name}: {scan.surface.num_vertices} vertices: every {step}th is shown, as points")
+        progress.note(f"{scan.name}: {scan.surface.num_vertices} vertices: 1 in {step} is shown, as points")
     rows, xyz, rgb = [], [], []
     for start, stop in scan.surface.chunks():
         raw = scan.surface.positions(start, stop)

@@ -99,7 +99,7 @@ def make_vocabulary(name: str, rows: list[dict[str, Any]]) -> Vocabulary:
     ids = [row["id"] for row in rows]
     wrong = [n for n in ids if (isinstance(n, float) and not n.is_integer()) or abs(int(n)) >= MAX_ID]
     if wrong:
-        raise ValueError(f"the id {wrong[0]} is no whole number of 64 bits")
+        raise ValueError(f"the id {wrong[0]} is not a 64-bit integer")
     rows = sorted(rows, key=lambda row: int(row["id"]))
     for key in ("id", "name"):
         if len({str(row[key]) for row in rows}) != len(rows):

@@ -118,7 +118,7 @@ def open_scannet(raw: Path, vocabularies: tuple[Vocabulary, ...]) -> RawFolder:
     unknown = [files.scene_id for files in scans if not files.is_test and files.scene_id not in known]
     some = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
     warning = (
-        f"scenes in no split, which go to train: {len(unknown)} ({some}): "
+        f"scenes without a split, used for training: {len(unknown)} ({some}): "
         f"list them in {raw}/scannetv2_train.txt, scannetv2_val.txt or scannetv2_test.txt"
     )
     return RawFolder(

@@ -85,8 +85,8 @@ def assign_splits(raw: Path, places: Collection[Place], split_files: Mapping[str
         splits.append(split or "train")
     some = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
     warning = (
-        f"scenes in no split, which go to train: {len(unknown)} ({some}): put them into the folders {raw}/train and "
-        f"{raw}/val, or list them in {raw}/train.txt and {raw}/val.txt"
+        f"scenes without a split, used for training: {len(unknown)} ({some}): put them into the folders {raw}/train "
+        f"and {raw}/val, or list them in {raw}/train.txt and {raw}/val.txt"
     )
     missing = describe_missing(listed, [place.scene_id for place in places], raw)
     return Assignment(splits, problems, [*([warning] if unknown else []), *missing])

@@ -116,7 +116,7 @@ def read_catalog(folder: Path, names: Names) -> Catalog:
     """
     libraries = tuple(read_library(path) for path in find_libraries(folder))
     if len({library.name for library in libraries}) < len(libraries):
-        raise DataError(f"--furniture {folder}: two libraries have one name")
+        raise DataError(f"--furniture {folder}: two libraries share a name")
     models: list[NamedModel] = []
     unnamed = 0
     for library in libraries:
