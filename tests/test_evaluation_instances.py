@@ -63,6 +63,11 @@ def test_an_object_without_prediction_scores_zero_and_a_class_without_object_is_
     assert scores.mean("ap") == 0.5  # chair 1, table 0
 
 
+def test_huge_instance_ids_do_not_overflow() -> None:
+    scores = Room((TABLE, 1 << 61, 200), (CHAIR, 7, 300)).predict(TABLE, 0, 200).predict(CHAIR, 200, 500).score()
+    assert scores.by_overlap[[TABLE, CHAIR]].tolist() == [[1.0] * 10] * 2
+
+
 def test_an_iou_equal_to_the_threshold_is_no_match() -> None:
     scores = Room((CHAIR, 1, 200)).predict(CHAIR, 0, 100).score()  # IoU 100 / 200
     assert scores.ap50[CHAIR] == 0.0
@@ -206,9 +211,14 @@ def test_random_overlapping_predictions_score_as_by_a_slow_reference(seed: int) 
             predictions.append((mask, int(rng.choice([WALL, CHAIR, TABLE])), float(rng.integers(1, 6) / 5)))
         scenes.append((labels, instances, predictions))
     matches = [
-        match_scene(labels, instances, PredictedInstances.from_masks(*map(list, zip(*p, strict=True))), scored=SCORED)
-        if p
-        else match_scene(labels, instances, PredictedInstances.from_masks([], [], []), scored=SCORED)
+        match_scene(
+            labels,
+            instances,
+            PredictedInstances.from_rows(
+                [np.flatnonzero(mask) for mask, _, _ in p], [c for _, c, _ in p], [s for *_, s in p]
+            ),
+            scored=SCORED,
+        )
         for labels, instances, p in scenes
     ]
     scores = score_instances(matches, VOCABULARY)

@@ -145,11 +145,12 @@ def test_invalid_instances_are_rejected(tmp_path: Path, line: str, message: str)
 
 
 def test_a_scene_has_a_maximum_number_of_predictions(tmp_path: Path) -> None:
-    line = f"predicted_masks/a.txt {CHAIR_ID} 0.5\n\n"  # empty lines do not count
-    files = {"scene0000_00.txt": line * MAX_PREDICTIONS, "predicted_masks/a.txt": "1\n0\n0\n1\n"}
+    names = [f"predicted_masks/{number}.txt" for number in range(MAX_PREDICTIONS)]
+    lines = [f"{name} {CHAIR_ID} 0.5\n\n" for name in names]  # empty lines do not count
+    files = {"scene0000_00.txt": "".join(lines), **dict.fromkeys(names, "1\n0\n0\n1\n")}
     with Submission(write_zip(tmp_path / "most.zip", files)) as submission:
         assert len(submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)) == MAX_PREDICTIONS
-    files["scene0000_00.txt"] += line
+    files["scene0000_00.txt"] += lines[0]
     message = r"more.zip: scene0000_00.txt has more than 10,000 predictions: remove those of low confidence"
     with Submission(write_zip(tmp_path / "more.zip", files)) as submission:
         with pytest.raises(DataError, match=message):
@@ -162,9 +163,10 @@ def test_a_scene_has_a_maximum_number_of_predictions(tmp_path: Path) -> None:
 
 def test_many_large_masks_are_matched_one_at_a_time(tmp_path: Path) -> None:
     size, number = 50_000, 200
+    names = [f"predicted_masks/{number}.txt" for number in range(number)]
     files = {
-        "scene0000_00.txt": f"predicted_masks/a.txt {CHAIR_ID} 0.5\n" * number,
-        "predicted_masks/a.txt": "1\n" * size,
+        "scene0000_00.txt": "".join(f"{name} {CHAIR_ID} 0.5\n" for name in names),
+        **dict.fromkeys(names, "1\n" * size),
     }
     labels, instances = np.full(size, CHAIR), np.ones(size, dtype=np.int64)
     tracemalloc.start()
@@ -206,15 +208,16 @@ def test_a_check_reports_missing_files_extra_files_and_a_top_level_folder(tmp_pa
 
 def test_a_check_reports_wrong_lengths_and_classes_without_instances(tmp_path: Path) -> None:
     files = {
-        "scene0000_00.txt": f"predicted_masks/a.txt 1 0.5\npredicted_masks/a.txt {CHAIR_ID} 0.5\n",
+        "scene0000_00.txt": f"predicted_masks/a.txt 1 0.5\npredicted_masks/b.txt {CHAIR_ID} 0.5\n",
         "predicted_masks/a.txt": "1\n0\n2\n0\n",
+        "predicted_masks/b.txt": "1\n0\n2\n0\n",
         "scene0001_00.txt": f"predicted_masks/a.txt {CHAIR_ID} 0.5\n",
     }
     with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
         problems = check_submission(submission, SCENES, VOCABULARY, task="instance")
     assert [(problem.scene_id, problem.message.split(":")[0]) for problem in problems] == [
         ("scene0000_00", "predicted_masks/a.txt has values other than 0 and 1"),
-        ("scene0000_00", "predicted_masks/a.txt has values other than 0 and 1"),
+        ("scene0000_00", "predicted_masks/b.txt has values other than 0 and 1"),
         ("scene0000_00", "class ids that the benchmark does not have"),
         ("scene0001_00", "predicted_masks/a.txt has 4 values, the scene has 3 vertices"),
     ]
@@ -227,3 +230,61 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         writer.add_instances("scene0000_00", PredictedInstances.from_rows([np.array([4])], [0], [1]), num_vertices=4)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["s.zip"]
+
+
+def test_the_last_of_several_lines_with_one_mask_counts(tmp_path: Path) -> None:
+    """The benchmark's reader stores predictions by the path of their mask."""
+    files = {
+        "scene0000_00.txt": (
+            f"m/a.txt {CHAIR_ID} 0.9\nm/b.txt {CHAIR_ID}.0 0.8\nm/./a.txt {VOCABULARY.ids[TABLE]} 0.1\n"
+        ),
+        "m/a.txt": "1\n0\n0\n1\n",
+        "m/b.txt": "0\n1\n0\n0\n",
+        "scene0001_00.txt": "",
+    }
+    with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
+        found = submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)
+        problems = check_submission(submission, SCENES, VOCABULARY, task="instance")
+    assert [rows.tolist() for rows in found.mask_rows()] == [[0, 3], [1]]
+    assert found.classes.tolist() == [TABLE, CHAIR]
+    assert found.confidences.tolist() == [0.1, 0.8]
+    assert [problem.message for problem in problems] == [
+        "line 3: the mask m/a.txt is listed again: only its last line counts"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "mask", "message"),
+    [
+        (
+            "m/a.txt\t2 0.5\n",
+            "1\n0\n0\n1\n",
+            "line 1: expected a mask path, a class id and a confidence with one space",
+        ),
+        (
+            "m/a.txt 2  0.5\n",
+            "1\n0\n0\n1\n",
+            "line 1: expected a mask path, a class id and a confidence with one space",
+        ),
+        (
+            "m/a.txt 2 0.5 \n",
+            "1\n0\n0\n1\n",
+            "line 1: expected a mask path, a class id and a confidence with one space",
+        ),
+        (
+            "\nm/a.txt 2 0.5\n",
+            "1\n0\n0\n1\n",
+            "line 1: expected a mask path, a class id and a confidence with one space",
+        ),
+        ("m/a.txt 2 0.5\n", "1 0 0 1\n", "m/a.txt has 4 values in line 1: expected one per line"),
+        ("m/a.txt 2 0.5\n", "1\n0\n\n0\n1\n", "m/a.txt has 0 values in line 3: expected one per line"),
+    ],
+)
+def test_a_check_reports_spacing_that_the_benchmark_rejects(
+    tmp_path: Path, lines: str, mask: str, message: str
+) -> None:
+    files = {"scene0000_00.txt": lines, "m/a.txt": mask, "scene0001_00.txt": ""}
+    with Submission(write_zip(tmp_path / "s.zip", files)) as submission:
+        assert len(submission.read_instances("scene0000_00", VOCABULARY, num_vertices=4)) == 1
+        (problem,) = check_submission(submission, SCENES, VOCABULARY, task="instance")
+    assert problem.message.startswith(message)

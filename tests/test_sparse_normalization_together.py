@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lg3d_core.sparse import SparseBatchNorm, share_statistics, use_backend
+from lg3d_core.sparse import SparseBatchNorm, parallel, share_statistics, use_backend
 from tests import ranks
 
 CHANNELS = 16
@@ -134,6 +134,28 @@ class CountReads(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.reads += func.overloadpacket.__name__ in ("_local_scalar_dense", "is_nonzero")
         return func(*args, **(kwargs or {}))
+
+
+class NormalizationOfCuda(TorchDispatchMode):
+    """Gradients of batch normalisation from the saved mean and deviation, which CUDA's operator needs."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.native_batch_norm_backward.default:
+            gradient, features, weight, _, _, mean, inverse_deviation, train, eps, mask = args
+            args = (gradient, features, weight, mean, inverse_deviation**-2 - eps, None, None, train, eps, mask)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_gradients_are_right_with_the_values_that_cuda_reads(monkeypatch: pytest.MonkeyPatch):
+    expected = train(make_norm(), slice(0, 9), 9, torch.float32, "torch")
+    monkeypatch.setattr(distributed, "all_reduce", lambda *_, **__: None)
+    monkeypatch.setattr(parallel, "runs_on_workers", lambda _: False)
+    norm = make_norm()
+    norm.group = object()  # type: ignore[assignment]
+    with NormalizationOfCuda():
+        found = train(norm, slice(0, 9), 9, torch.float32, "torch")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

@@ -89,7 +89,7 @@ def test_a_missing_encoder_of_heat_names_the_command_with_the_option(
         raise MissingDependencyError("the encoder is missing: pass --encoder hf:FOLDER")
 
     monkeypatch.setattr("lg3d_core.viewing.asked.Conversation", refuse)
-    with pytest.raises(MissingDependencyError, match=r"^--heat: .*hf:FOLDER; lg3d ask has this option"):
+    with pytest.raises(MissingDependencyError, match=r"^--heat: .*hf:FOLDER \(lg3d ask shows heat too"):
         show.view(settings(store_path, tmp_path, html=tmp_path / "room.html", heat=("to sit",)), Progress())
 
 

@@ -120,7 +120,8 @@ def _check_labels(
 ) -> Iterator[str]:
     """Collect the raw ids of a scene's vertices."""
     del masks
-    found.update(np.unique(submission.read_values(f"{scene_id}.txt", num_vertices=num_vertices)).tolist())
+    values = submission.read_values(f"{scene_id}.txt", num_vertices=num_vertices, strict=True)
+    found.update(np.unique(values).tolist())
     yield from ()
 
 
@@ -128,32 +129,34 @@ def _check_instances(
     submission: Submission, scene_id: str, num_vertices: int | None, masks: set[str], found: set[int]
 ) -> Iterator[str]:
     """Yield the problems of a scene's predicted objects; collect their masks and raw ids."""
-    checked: dict[str, list[str]] = {}
-    for number, text in submission.list_lines(scene_id):
+    for number, text in enumerate(submission.list_lines(scene_id), start=1):
+        has_three = len(text.split(" ")) == 3  # as the benchmark splits it
+        if not has_three:
+            yield (
+                f"line {number}: expected a mask path, a class id and a confidence with one space between them, "
+                f"got {text[:80]!r}"
+            )
         try:
             line = submission.parse_line(scene_id, number, text)
         except DataError as error:
-            yield _shorten(error, submission)
+            if has_three:
+                yield _shorten(error, submission)
             continue
         found.add(line.raw_id)
+        if line.mask in masks:
+            yield f"line {number}: the mask {line.mask} is listed again: only its last line counts"
+            continue
         masks.add(line.mask)
         if "/" not in line.mask:
             yield f"line {number}: the mask {line.mask} is at the root: expected a path like {MASK_FOLDER}/{line.mask}"
-        if any(character.isspace() for character in line.mask):
-            yield f"line {number}: the mask {line.mask!r} has a space in its path: expected none"
-        if line.mask in checked:
-            yield from checked[line.mask]
-            continue
-        checked[line.mask] = []
         try:
-            values = submission.read_values(line.mask, num_vertices=num_vertices)
+            values = submission.read_values(line.mask, num_vertices=num_vertices, strict=True)
         except DataError as error:
-            checked[line.mask] = [_shorten(error, submission)]
-        else:
-            num_vertices = len(values)  # the masks of a scene have one length
-            if len(values) and not 0 <= values.min() <= values.max() <= 1:
-                checked[line.mask] = [f"{line.mask} has values other than 0 and 1"]
-        yield from checked[line.mask]
+            yield _shorten(error, submission)
+            continue
+        num_vertices = len(values)  # the masks of a scene have one length
+        if len(values) and not 0 <= values.min() <= values.max() <= 1:
+            yield f"{line.mask} has values other than 0 and 1"
 
 
 def _shorten(error: DataError, submission: Submission) -> str:

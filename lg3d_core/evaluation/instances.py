@@ -66,13 +66,6 @@ class PredictedInstances(NamedTuple):
             yield self.rows[start:end]
 
     @classmethod
-    def from_masks(
-        cls, masks: Sequence[npt.NDArray[np.bool_]], classes: Sequence[int], confidences: Sequence[float]
-    ) -> Self:
-        """Collect boolean masks over the vertices of a scene, each of shape `(vertices,)`."""
-        return cls.from_rows([np.flatnonzero(mask) for mask in masks], classes, confidences)
-
-    @classmethod
     def from_rows(
         cls, rows: Sequence[npt.NDArray[np.integer]], classes: Sequence[int], confidences: Sequence[float]
     ) -> Self:
@@ -400,9 +393,12 @@ def _find_objects(
     evaluated = (labels >= 0) & (instances > 0)
     evaluated &= scored[np.where(evaluated, labels, 0)]
     rows = np.flatnonzero(evaluated)
-    highest = int(instances[rows].max(initial=0)) + 1
+    numbers = instances[rows].astype(np.int64)
+    if numbers.max(initial=0) > 1 << 40:  # the keys would overflow
+        numbers = np.unique(numbers, return_inverse=True)[1]
+    highest = int(numbers.max(initial=0)) + 1
     keys, inverse, sizes = np.unique(
-        labels[rows].astype(np.int64) * highest + instances[rows], return_inverse=True, return_counts=True
+        labels[rows].astype(np.int64) * highest + numbers, return_inverse=True, return_counts=True
     )
     object_of_vertex = np.full(len(labels), -1, dtype=np.int64)
     object_of_vertex[rows] = inverse

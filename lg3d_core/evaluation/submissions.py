@@ -44,7 +44,7 @@ MAX_PREDICTIONS = 10_000
 """Maximum number of predicted objects of a scene. The benchmark states no limit; a room has far fewer objects."""
 MAX_UNCOUNTED = 1 << 26
 """Maximum number of values in a file of a scene whose number of vertices is unknown."""
-MASK_LINE = re.compile(r"(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d{1,18})\s+(?P<confidence>\S+)")
+MASK_LINE = re.compile(r"\s*(?P<path>\S.*\S|\S)\s+(?P<id>[+-]?\d{1,18})(\.0*)?\s+(?P<confidence>\S+)\s*")
 INTEGER = re.compile(rb"[+-]?\d{1,18}")
 DAMAGED = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """What zipfile raises for a damaged, encrypted or unsupported entry."""
@@ -194,12 +194,13 @@ class Submission:
     ) -> Iterator[tuple[IntArray, int, float]]:
         """Yield vertices, class index and confidence of the predicted objects of a scene, one mask in memory at a time.
 
-        The class index is -1 for ids outside the vocabulary.
+        The class index is -1 for ids outside the vocabulary. Of several lines with the same mask only the last one
+        counts, as in the benchmark, which stores them by path.
 
         Raises:
             DataError: The list or a mask is missing or malformed, an id is negative, or a confidence is not finite.
         """
-        lines = list(self.read_lines(scene_id))
+        lines = list({line.mask: line for line in self.read_lines(scene_id)}.values())
         index = class_indices(np.array([line.raw_id for line in lines], dtype=np.int64), vocabulary)
         for line, class_ in zip(lines, index.tolist(), strict=True):
             yield self.read_mask(line.mask, num_vertices=num_vertices), class_, line.confidence
@@ -210,27 +211,24 @@ class Submission:
         Raises:
             DataError: The file is missing or too large, it has too many lines, or a line is malformed.
         """
-        for number, line in self.list_lines(scene_id):
-            yield self.parse_line(scene_id, number, line)
+        for number, line in enumerate(self.list_lines(scene_id), start=1):
+            if line.strip():
+                yield self.parse_line(scene_id, number, line)
 
-    def list_lines(self, scene_id: str) -> list[tuple[int, str]]:
-        """Return number and text of the lines of a scene's list of predicted objects, without empty ones.
+    def list_lines(self, scene_id: str) -> list[str]:
+        """Return the lines of a scene's list of predicted objects, without line ends.
 
         Raises:
             DataError: The file is missing or too large, or it has too many lines.
         """
         text = self._read(f"{scene_id}.txt", limit=MAX_INSTANCE_FILE).decode("utf-8", errors="replace")
-        found: list[tuple[int, str]] = []
-        for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-            if not line.strip():
-                continue
-            if len(found) == MAX_PREDICTIONS:
-                raise DataError(
-                    f"{self.path}: {scene_id}.txt has more than {MAX_PREDICTIONS:,} predictions: remove those of low "
-                    "confidence"
-                )
-            found.append((number, line.strip()))
-        return found
+        lines = io.StringIO(text, newline=None).read().removesuffix("\n").split("\n")
+        if sum(bool(line.strip()) for line in lines) > MAX_PREDICTIONS:
+            raise DataError(
+                f"{self.path}: {scene_id}.txt has more than {MAX_PREDICTIONS:,} predictions: remove those of low "
+                "confidence"
+            )
+        return lines if text else []
 
     def parse_line(self, scene_id: str, number: int, line: str) -> PredictedLine:
         """Return the mask, id and confidence of a line.
@@ -269,20 +267,21 @@ class Submission:
         self._require_not_negative(values, name, "the value")
         return np.flatnonzero(values)
 
-    def read_values(self, name: str, *, num_vertices: int | None) -> npt.NDArray[np.integer]:
+    def read_values(self, name: str, *, num_vertices: int | None, strict: bool = False) -> npt.NDArray[np.integer]:
         """Return the integers of a file with one per line.
 
         Args:
             name: Path in the submission.
             num_vertices: Expected number of values; None accepts any.
+            strict: Whether to reject empty lines and lines of several values, as the benchmark does.
 
         Raises:
             DataError: The file is missing or does not have that many integers.
         """
         limit = MAX_UNCOUNTED if num_vertices is None else num_vertices
-        return self._parse(name, self._read(name, limit=limit * MAX_LINE + MAX_LINE), num_vertices)
+        return self._parse(name, self._read(name, limit=limit * MAX_LINE + MAX_LINE), num_vertices, strict=strict)
 
-    def _parse(self, name: str, data: bytes, count: int | None) -> npt.NDArray[np.integer]:
+    def _parse(self, name: str, data: bytes, count: int | None, *, strict: bool) -> npt.NDArray[np.integer]:
         mask = _zeros_and_ones(data)
         if mask is not None and count in (None, len(mask)):
             return mask
@@ -292,6 +291,10 @@ class Submission:
                 f"{self.path}: {name} has {len(tokens)} values, the scene has {count} vertices: expected one per "
                 "vertex of <scene>_vh_clean_2.ply, in its order"
             )
+        sizes = [len(line.split()) for line in data.splitlines()] if strict else []
+        wrong = next((number for number, size in enumerate(sizes, start=1) if size != 1), None)
+        if wrong is not None:
+            raise DataError(f"{self.path}: {name} has {sizes[wrong - 1]} values in line {wrong}: expected one per line")
         # An array of text has the width of its longest entry, and numpy accepts underscores.
         if max(map(len, tokens), default=0) <= MAX_LINE and b"_" not in data:
             with suppress(ValueError, OverflowError):

@@ -220,8 +220,8 @@ class _Normalize(torch.autograd.Function):
                 weight,
                 mean,
                 variance,
-                None,
-                None,
+                mean,  # these two are for CUDA, which does not compute them from mean and variance
+                inverse_deviation,
                 False,
                 ctx.eps,
                 [False, True, True],
@@ -310,6 +310,8 @@ def _combine_by_kernels(
 
 def _row_kernels(features: Tensor) -> RowKernels | None:
     """Return the compiled kernels of the current backend for these rows, or None."""
+    if not features.is_cpu:
+        return None
     # Not `isinstance`: with a protocol it takes as long as a small layer.
     kernels: RowKernels | None = getattr(current_backend(features.device), "row_kernels", None)
     return kernels if kernels is not None and kernels.dtype == features.dtype else None

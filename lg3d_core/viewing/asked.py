@@ -120,8 +120,7 @@ def heat_of_scene(settings: ViewSettings, progress: Progress) -> dict[str, npt.N
     try:
         conversation = Conversation(asked, progress)
     except (CheckpointError, MissingDependencyError) as error:
-        advice = "; lg3d ask has this option, and shows heat too" if "pass --" in str(error) else ""
-        raise type(error)(f"--heat: {error}{advice}") from None
+        raise type(error)(f"--heat: {error} (lg3d ask shows heat too, and has more options)") from None
     return {answer.text: conversation.at_vertices(answer) for answer in conversation.ask(asked.texts)}
 
 
