@@ -116,6 +116,16 @@ def _require_permission(folder: Path, subject: str, option: str) -> None:
         raise SettingsError(f"{subject}: no permission to write into {folder}: pass another {option}")
 
 
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _read_umask()
+"""The process's mask of permissions, read once: reading it changes it for an instant, also for other threads."""
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it.
@@ -135,7 +145,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary, mark = _make_temporary(path)
         yield temporary
         with temporary.open("rb+") as stream:
-            os.fchmod(stream.fileno(), 0o666 & ~_umask())  # some writers create files that only their owner can read
+            os.fchmod(stream.fileno(), 0o666 & ~UMASK)  # some writers create files that only their owner can read
             os.fsync(stream.fileno())
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -238,12 +248,6 @@ def write_text(path: Path, text: str) -> None:
         DataError: Writing failed. An existing file is unchanged.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sweep_temporaries(folder: Path, *, of: str | None = None, older_than: float = 0.0) -> int:

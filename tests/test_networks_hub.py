@@ -22,7 +22,7 @@ from lg3d_core.language import questions
 from lg3d_core.models import names
 from lg3d_core.models.models import last_score
 from lg3d_core.models.models import models as list_models
-from lg3d_core.networks.checkpoint import read_info, resolve_checkpoint
+from lg3d_core.networks.checkpoint import load_tensors, read_info, resolve_checkpoint
 from lg3d_core.networks.hub import cached_models, download_checkpoint, parse_hub_name
 from lg3d_core.progress import Progress
 from lg3d_core.settings import ModelsSettings, PushSettings
@@ -38,7 +38,11 @@ INFO = dataclasses.replace(random_checkpoint.INFO, epoch=7)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = random_checkpoint.save_random(tmp_path_factory.mktemp("runs") / "f" / "checkpoint.safetensors", epoch=7)
+    path = random_checkpoint.save_random(
+        tmp_path_factory.mktemp("runs") / "f" / "checkpoint.safetensors",
+        epoch=7,
+        settings=json.dumps({"store": "/home/me/data", "also_store": ["/home/me/more"], "batch_size": 2}),
+    )
     scores = {4: 0.25, 7: 0.5}
     lines = [{"step": epoch, "epoch": epoch, "val_miou_present": score} for epoch, score in scores.items()]
     lines.insert(0, {"step": 1, "epoch": 0, "loss": 2.0})
@@ -237,8 +241,15 @@ def test_a_push_uploads_the_checkpoint_and_a_card_in_one_commit(
     assert created == {"private": True, "exist_ok": True}
     assert options["revision"] is None
     assert list(files) == ["checkpoint.safetensors", "README.md"]
-    assert files["checkpoint.safetensors"] == checkpoint.read_bytes()
+    pushed = tmp_path / "pushed.safetensors"
+    pushed.write_bytes(files["checkpoint.safetensors"])
+    info, own = read_info(pushed), read_info(checkpoint)
+    assert json.loads(info.settings) == {"batch_size": 2}
+    assert dataclasses.replace(info, settings=own.settings) == own
+    torch.testing.assert_close(load_tensors(pushed), load_tensors(checkpoint), rtol=0, atol=0)
     card = files["README.md"].decode()
+    assert "batch_size" in card
+    assert "/home/me" not in card
     assert "| validation mIoU, present classes | 50.0 % |" in card
     assert "lg3d predict scan.ply --checkpoint hf:me/rooms" in card
     (tmp_path / "card.md").write_text("# mine")

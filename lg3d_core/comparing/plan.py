@@ -484,6 +484,8 @@ def _digest(settings: Settings, *others: str) -> str:
     others += tuple(SceneStore(path).digest for path in getattr(settings, "also_store", ()))
     if values.get("vocabulary") is None:  # the digest of the store's scenes includes their vocabulary
         values.pop("vocabulary", None)
+    if values.get("wandb"):
+        values["wandb"] = False  # not left out, so that runs of earlier versions keep their digest
     text = json.dumps([settings.command, values, *others], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

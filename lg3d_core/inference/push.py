@@ -11,7 +11,14 @@ from lg3d_core.inference.ask import find_anchors
 from lg3d_core.language.anchors_file import save_anchors
 from lg3d_core.models.models import last_score
 from lg3d_core.models.names import find_model
-from lg3d_core.networks.checkpoint import CheckpointInfo, is_grounded, is_onnx, read_info
+from lg3d_core.networks.checkpoint import (
+    CheckpointInfo,
+    is_grounded,
+    is_onnx,
+    load_tensors,
+    read_info,
+    save_tensors,
+)
 from lg3d_core.networks.hub import (
     ANCHORS_FILE,
     CHECKPOINT_FILE,
@@ -51,6 +58,8 @@ class PushReport:
 def push(settings: PushSettings, progress: Progress) -> PushReport:
     """Upload a checkpoint in one commit; the repository is created if it does not exist.
 
+    Settings that name files of this machine are removed from the uploaded metadata and card.
+
     Raises:
         UsageError: The name of the repository is invalid.
         CheckpointError: The checkpoint cannot be read or is not lg3d's, its anchors are missing, or the hub refuses it.
@@ -69,13 +78,15 @@ def push(settings: PushSettings, progress: Progress) -> PushReport:
     if settings.card is not None:
         card = _read_card(settings.card)
     else:
-        card = write_card(hub, info, last_score(path.parent, epoch=info.epoch))
+        card = write_card(hub, info.without_paths(), last_score(path.parent, epoch=info.epoch))
     add = huggingface_hub.CommitOperationAdd
-    operations = [add(CHECKPOINT_FILE, path), add(CARD_FILE, card.encode())]
     if settings.card is None:
         progress.note("the card is generated: pass --card FILE to describe the training data, scores and limits")
     api = huggingface_hub.HfApi(endpoint=site_of_hub())
     with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / CHECKPOINT_FILE
+        save_tensors(checkpoint, load_tensors(path), info.without_paths())
+        operations = [add(CHECKPOINT_FILE, checkpoint), add(CARD_FILE, card.encode())]
         if is_grounded(info):
             anchors = Path(folder) / ANCHORS_FILE
             first = info.select(None)[0] if info.vocabularies else info  # a download is used with its anchors

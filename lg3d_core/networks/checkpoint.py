@@ -49,6 +49,8 @@ CHECKPOINT_NAME = "checkpoint.safetensors"
 BEST_NAME = "best.safetensors"
 CARD_NAME = "card.json"
 ONNX_SUFFIX, PROGRAM_SUFFIX = ".onnx", ".pt2"
+PATHS = ("store", "also_store", "runs", "anchors", "also_anchors", "recipe", "name", "resume", "start")
+"""Settings that name files of the machine of a training."""
 
 
 def is_onnx(path: Path) -> bool:
@@ -137,6 +139,11 @@ class CheckpointInfo:
         )
         return info, slice(first, first + own.num_classes)
 
+    def without_paths(self) -> "CheckpointInfo":
+        """Return the metadata without the settings that name files of the machine, to publish a checkpoint."""
+        settings = {name: value for name, value in json.loads(self.settings).items() if name not in PATHS}
+        return dataclasses.replace(self, settings=json.dumps(settings))
+
     def to_json(self) -> str:
         """Return the metadata as JSON; a single vocabulary is written as by earlier versions."""
         values = dataclasses.asdict(self)
@@ -159,7 +166,16 @@ def save_checkpoint(path: Path, network: nn.Module, info: CheckpointInfo) -> Non
     Raises:
         DataError: The file cannot be written; an existing file of that name is unchanged.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_tensors(path, network.state_dict(), info)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: CheckpointInfo) -> None:
+    """Write weights by name and metadata atomically.
+
+    Raises:
+        DataError: The file cannot be written; an existing file of that name is unchanged.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Serialised in memory: when writing to a path, a killed safetensors leaves a temporary file behind.
     metadata = {"format": SEALED_FORMAT, "info": info.to_json(), SEAL_KEY: NO_SEAL}
     write_bytes(path, seal_safetensors(save(tensors, metadata)))

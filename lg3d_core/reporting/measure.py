@@ -213,7 +213,7 @@ def find_anchors(
 
 
 def _recorded_anchors(run: RunRecord) -> Path | None:
-    if run.kind == "pretrain" or run.settings.get("classifier") == "anchors":
+    if run.kind == "pretrain" or run.settings.get("classifier") in ("anchors", "fixed-anchors"):
         return _file(find_recorded(run.folder, str(run.settings.get("anchors", "")) or "anchors.safetensors"))
     start = find_recorded(run.folder, str(run.card.get("from", "")))
     folder = start if start is None or start.is_dir() else start.parent

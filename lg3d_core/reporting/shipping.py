@@ -31,10 +31,6 @@ from lg3d_core.progress import Progress
 from lg3d_core.reporting.runs import find_earlier_runs
 from lg3d_core.store.scene_store import SceneStore
 
-PLACES = ("store", "runs", "anchors", "recipe", "name", "resume", "start")
-"""Settings that name files of the machine of the training."""
-
-
 SCORES_TEXT = (
     "In percent: mIoU over the classes that occur, accuracy at vertices, and AP of objects without superpoints."
 )
@@ -103,7 +99,7 @@ def ship_model(
         raise CheckpointError(f"the anchors of {path} are not those that it was trained with")
     cost = measure_cost(run)
     out = folder / CHECKPOINT_NAME
-    info = dataclasses.replace(without_places(info), adapt=adapt)
+    info = dataclasses.replace(info.without_paths(), adapt=adapt)
     save_checkpoint(out, halve(network), info)
     save_anchors(folder / ANCHORS_NAME, anchors)
     measured = [_measure(out, *test, votes=votes, progress=progress) for test in tests]
@@ -117,12 +113,6 @@ def halve(network: nn.Module) -> nn.Module:
     for parameter in network.parameters():
         parameter.data = parameter.data.half()
     return network
-
-
-def without_places(info: CheckpointInfo) -> CheckpointInfo:
-    """Return the metadata without the settings that name files of a machine."""
-    settings = {name: value for name, value in json.loads(info.settings).items() if name not in PLACES}
-    return dataclasses.replace(info, settings=json.dumps(settings))
 
 
 def measure_cost(run: Path) -> TrainingCost:

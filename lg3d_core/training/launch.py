@@ -55,6 +55,7 @@ MAY_CHANGE_ON_RESTART = (
     "start",
     "jobs",
     "rank_timeout",
+    "wandb",
     "store",
     "anchors",
     "also_store",
@@ -76,8 +77,9 @@ MAY_DIFFER_BETWEEN_MACHINES = (
     "jobs",
     "device",
     "rank_timeout",
+    "wandb",
 )
-"""Settings that may differ between the machines of a run: paths and the number of loading processes."""
+"""Settings that may differ between the machines of a run: paths, loading processes and logging."""
 SEEN_SECONDS = 10.0
 """Seconds that a network file system may take to show a folder that another machine has created."""
 

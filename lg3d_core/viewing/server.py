@@ -209,9 +209,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         phrase = self.rfile.read(int(length)).decode("utf-8", "replace").strip()
         self._deadline.cancel()
         try:
-            self._send(200, f"{one_line(self._owner.answer(phrase))}\n".encode(), "text/plain")
+            status, line = 200, one_line(self._owner.answer(phrase))
         except Lg3dError as error:
-            self._send(422, f"{error}\n".encode(), "text/plain")
+            status, line = 422, str(error)
+        except Exception as error:  # noqa: BLE001 - the page shows it; otherwise it would wait without an answer
+            status, line = 500, one_line(f"{type(error).__name__}: {error}")
+        self._send(status, f"{line}\n".encode(), "text/plain")
 
     def _answer(self, *, body: bool) -> None:
         if not self._is_local(body=body):
