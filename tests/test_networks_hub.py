@@ -33,15 +33,14 @@ from tests.scan_files import furnished_room, points_ply
 from tests.test_cli import lg3d
 from tests.test_inference_model import WordEncoder, write_grounded
 
-INFO = dataclasses.replace(random_checkpoint.INFO, epoch=7)
+SETTINGS = json.dumps({"store": "/home/me/data", "also_store": ["/home/me/more"], "batch_size": 2})
+INFO = dataclasses.replace(random_checkpoint.INFO, epoch=7, settings=SETTINGS)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = random_checkpoint.save_random(
-        tmp_path_factory.mktemp("runs") / "f" / "checkpoint.safetensors",
-        epoch=7,
-        settings=json.dumps({"store": "/home/me/data", "also_store": ["/home/me/more"], "batch_size": 2}),
+        tmp_path_factory.mktemp("runs") / "f" / "checkpoint.safetensors", epoch=7, settings=SETTINGS
     )
     scores = {4: 0.25, 7: 0.5}
     lines = [{"step": epoch, "epoch": epoch, "val_miou_present": score} for epoch, score in scores.items()]
