@@ -34,8 +34,8 @@ def run_pipeline(raw: Path, work: Path, recipe: str = "demo", limited: float = 0
         progress.warn(f"{scene}: {reason}")
     make_anchors(AnchorsSettings.resolve(recipe=recipe, anchors=anchors), progress)
 
-    common = {"recipe": recipe, "store": store, "runs": runs, "limited": limited}
-    pretrained = pretrain(PretrainSettings.resolve(anchors=anchors, **common), progress)
+    common = {"recipe": recipe, "store": store, "anchors": anchors, "runs": runs, "limited": limited}
+    pretrained = pretrain(PretrainSettings.resolve(**common), progress)
     tuned = finetune(FinetuneSettings.resolve(start=str(pretrained), **common), progress)
 
     evaluation = evaluate_checkpoint(EvalSettings(store=store, checkpoint=tuned), progress)

@@ -81,8 +81,10 @@ def demo(settings: DemoSettings, progress: Progress) -> DemoOutcome:
     steps.begin("pretrain", *typed, "--anchors", anchors)
     pretrained = pretrain(PretrainSettings.resolve(recipe=settings.recipe, anchors=anchors, **common), progress)
 
-    steps.begin("finetune", *typed, "--from", pretrained)
-    tuned = finetune(FinetuneSettings.resolve(recipe=settings.recipe, start=str(pretrained), **common), progress)
+    steps.begin("finetune", *typed, "--anchors", anchors, "--from", pretrained)
+    tuned = finetune(
+        FinetuneSettings.resolve(recipe=settings.recipe, anchors=anchors, start=str(pretrained), **common), progress
+    )
 
     steps.begin("eval", "--store", store, "--checkpoint", tuned, *device)
     evaluation = evaluate_checkpoint(EvalSettings(store=store, checkpoint=tuned, device=settings.device), progress)

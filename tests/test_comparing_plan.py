@@ -398,6 +398,16 @@ def test_another_content_of_a_file_that_a_step_reads_gives_another_run(
         plan(str(recipe), seeds=1, changes=tuple(changes))
 
 
+def test_another_content_of_a_vocabulary_file_gives_other_anchors(tmp_path: Path) -> None:
+    file, recipe, steps = tmp_path / "classes.tsv", tmp_path / "recipe.toml", []
+    recipe.write_text("")
+    for content in ("one", "two"):
+        file.write_text(content)
+        steps.append(plan(str(recipe), seeds=1, changes=(f"anchors.vocabulary={file}",)).steps)
+    first, second = ({step.folder for step in own if step.kind == "anchors"} for own in steps)
+    assert first != second
+
+
 def test_other_scenes_in_a_further_store_give_another_run(
     tmp_path: Path, store_path: Path, furnished_store_path: Path
 ) -> None:

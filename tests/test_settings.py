@@ -377,3 +377,25 @@ def test_a_shared_value_that_no_command_has_or_a_commands_own_one_is_refused(
     with pytest.raises(SettingsError) as caught:
         FinetuneSettings.resolve(config=config)
     assert str(caught.value) == f"{config}: {message}"
+
+
+def test_only_options_and_its_own_table_change_the_recipes_of_compare(tmp_path: Path) -> None:
+    config = tmp_path / "lg3d.toml"
+    config.write_text("voxel_size = 0.07\njobs = 8\n[compare]\nepochs = 4\n")
+    settings = CompareSettings.resolve(config=config, environ={"LG3D_NETWORK": "14A"}, recipes=("a",))
+    assert (settings.voxel_size, settings.jobs, settings.network, settings.epochs) == (None, 1, None, 4)
+    assert CompareSettings.resolve(config=config, environ={}, recipes=("a",), epochs=2).epochs == 2
+
+
+def test_anchors_like_others_ignore_the_projection_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[anchors]\ndim = 96\ncentred = true\n")
+    recipe = str(tmp_path / "mine.toml")
+    settings = AnchorsSettings.resolve(recipe=recipe, environ={}, like=Path("a.safetensors"))
+    assert (settings.dim, settings.centred, settings.shuffled) == (None, False, None)
+    with pytest.raises(SettingsError, match="--like must be passed without --dim"):
+        AnchorsSettings.resolve(recipe=recipe, environ={}, like=Path("a.safetensors"), dim=3)
+
+
+def test_a_resumed_joint_run_may_have_its_other_stores_in_another_place() -> None:
+    settings = FinetuneSettings.resolve(environ={}, resume=Path("run"), also_store=(Path("moved"),))
+    assert settings.also_store == (Path("moved"),)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from lg3d_core.settings import AnchorsSettings, EvalSettings, FinetuneSettings, 
 from lg3d_core.store.prepare import prepare as prepare_store
 from lg3d_core.store.scene_store import SceneStore
 from lg3d_core.training.finetune import finetune
-from lg3d_core.training.joint import JointLearner
+from lg3d_core.training.joint import JointLearner, JointValidation
 from lg3d_core.training.learners import Classification, LanguageGrounding, LanguageSoftmax, Learner
 from lg3d_core.training.pretrain import pretrain
 from lg3d_core.training.scenes import open_training_data
@@ -305,3 +306,9 @@ def test_options_that_do_not_fit_several_stores_are_refused(
         PretrainSettings(**training(stores, tmp_path, **changes))
     with pytest.raises(SettingsError, match="left out without --classifier fixed-anchors"):
         FinetuneSettings(**training(stores, tmp_path))
+
+
+def test_scores_of_the_second_store_have_its_name_even_if_the_first_one_has_none() -> None:
+    own = SimpleNamespace(logged={"miou_present": 0.5})
+    assert JointValidation(None, {"store2": own}).logged == {"store2/miou_present": 0.5}  # type: ignore[arg-type, dict-item]
+    assert JointValidation(None, {"store1": own}).logged == {"miou_present": 0.5}  # type: ignore[arg-type, dict-item]

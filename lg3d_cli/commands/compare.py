@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 def compare(settings: CompareSettings) -> None:
     """Train, score and compare recipes, one row each. Finished runs are reused.
 
+    Variables and top-level keys of lg3d.toml do not change recipes; options and the table [compare] do.
+
     Example: lg3d compare examples/tables/table1-*.toml --seeds 3 --network 14A --voxel-size 0.05 --epochs 30
     """
     from lg3d_core.comparing.compare import compare as run

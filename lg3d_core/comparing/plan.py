@@ -58,7 +58,7 @@ NOT_RESULTS = {
     "allow_leak",
 }
 """Settings that do not affect the result of a run, or files whose content is hashed separately."""
-READ_FILES = ("prompt_file", "like", "checkpoint", "also_anchors")
+READ_FILES = ("prompt_file", "like", "checkpoint", "also_anchors", "vocabulary")
 """Settings that name files whose content is hashed with the path: an edited file gives another run."""
 
 
@@ -496,7 +496,7 @@ def _read_files(settings: Settings) -> list[tuple[str, Path]]:
     for name in READ_FILES:
         value = getattr(settings, name, None) or ()
         found += [(name, path) for path in (value if isinstance(value, tuple) else (value,))]
-    return found
+    return [(name, Path(path)) for name, path in found if name != "vocabulary" or Path(path).is_file()]
 
 
 def _file_digest(path: Path, option: str, *fields: str) -> str:

@@ -102,6 +102,10 @@ class Settings:
     reads_config: ClassVar[bool] = True
     """Whether the command takes values from the settings file."""
 
+    own_names: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are set by the option or the command's table of the settings file, not by a key or variable for all
+    commands."""
+
     only_with: ClassVar[Mapping[str, str]] = {}
     """Fields that require another one. Where it has no value, only a typed value of such a field is an error."""
 
@@ -156,7 +160,7 @@ class Settings:
             if "recipe" in known:
                 found.values["recipe"] = chosen.name
         found.take(_table_values(cls, table, source=str(config)), _Source(str(config)))
-        for field in known.values():
+        for field in (own for own in known.values() if own.name not in cls.own_names):
             for variable in (f"LG3D_{key.upper()}" for key in (field.name, field.key)):
                 source = _Source(variable, is_variable=True)
                 if variable in environ and not _belongs_to_others(field, environ[variable], source):
@@ -283,7 +287,8 @@ def _table_values(cls: type[Settings], table: dict[str, Any], *, source: str) ->
             raise SettingsError(f"{source}: no setting {key!r}{_did_you_mean(key, every_field)}")
         elif _plain(key) in own:
             name = _take_once(key, own, taken, source)
-            if not _belongs_to_others(fields_of(cls)[name], value, _Source(source)):
+            is_own = name in cls.own_names
+            if not is_own and not _belongs_to_others(fields_of(cls)[name], value, _Source(source)):
                 values[name] = value
     of_command, taken = table.get(cls.command), {}
     for key, value in of_command.items() if isinstance(of_command, dict) else ():

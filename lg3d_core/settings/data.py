@@ -223,7 +223,9 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
             UsageError: Both are passed, or `--order` without `--plot`.
             SettingsError: As `Settings.resolve`.
         """
-        settings = super().resolve(**options)
+        ignored = {"dim": "the encoder's width", "centred": False, "shuffled": "off"}  # of a recipe, with --like
+        typed = {name: value for name, value in options.items() if value is not None}
+        settings = super().resolve(**(ignored if "like" in typed else {}) | typed)
         if options.get("order") is not None and settings.plot is None:
             raise UsageError("--order requires --plot FILE: pass it, or leave out --order", fields=("order",))
         if settings.show or settings.plot is not None:

@@ -102,6 +102,9 @@ class CompareSettings(StoreFields, LabelsFields, DeviceFields):
     """`lg3d compare`: recipes that are trained, scored and compared, one row of the table each."""
 
     command: ClassVar[str] = "compare"
+    own_names: ClassVar[frozenset[str]] = frozenset(
+        {"jobs", "network", "voxel_size", "epochs", "anchors", "changes", "grid", "allow_leak"}
+    )
 
     recipes: Annotated[
         tuple[str, ...],

@@ -389,7 +389,8 @@ class FinetuneSettings(TrainSettings, AnchorsFields, WeightsFields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        joint = not self.also_store or (self.classifier == "fixed-anchors" and self.task == "semantic")
+        may_be_joint = self.classifier == "fixed-anchors" and self.task == "semantic"
+        joint = not self.also_store or may_be_joint or self.resume is not None  # a resumed run has its own classifier
         expected = "left out without --classifier fixed-anchors, or with --task instance"
         self._require(joint, "also_store", expected, "classifier", "task")
         probes = not self.linear_probe or (self.classifier != "fixed-anchors" and self.task == "semantic")

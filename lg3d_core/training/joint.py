@@ -13,6 +13,9 @@ from lg3d_core.training.learners import Learner, LossParts
 from lg3d_core.training.stop import Stop
 from lg3d_core.training.validation import Validation, Validator
 
+FIRST_STORE = "store1"
+"""Name of the store whose scores are logged without its name."""
+
 
 class JointLearner:
     """Mean of the losses of several vocabularies over all labelled voxels of a batch.
@@ -82,10 +85,10 @@ class JointValidation(Validation):
 
     @property
     def logged(self) -> dict[str, float]:
-        """Scores of all stores; from the second one on, with the name of the store."""
+        """Scores of all stores; those of other stores than the first one with the name of the store."""
         found: dict[str, float] = {}
-        for number, (name, own) in enumerate(self.validations.items()):
-            found |= {f"{name}/{key}" if number else key: value for key, value in own.logged.items()}
+        for name, own in self.validations.items():
+            found |= {key if name == FIRST_STORE else f"{name}/{key}": value for key, value in own.logged.items()}
         return found
 
     def describe(self, *, epoch: int, epochs: int) -> str:
