@@ -52,7 +52,7 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(CORE).parts[0].removesuffix(".py")
 
 
@@ -65,17 +65,17 @@ MODULES = sorted(CORE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CORE)))
-def test_a_module_imports_only_rooms_below_its_own(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
+def test_a_module_imports_only_packages_below_its_own(path: Path) -> None:
+    package = package_of(path)
+    if package == "__init__":
         return
-    used = {name.split(".")[1] for name in imported_modules(path) if name.startswith("lg3d_core.")} - {room}
-    allowed = FOUNDATIONS if room in FOUNDATIONS else FOUNDATIONS | MAY_IMPORT[room]
+    used = {name.split(".")[1] for name in imported_modules(path) if name.startswith("lg3d_core.")} - {package}
+    allowed = FOUNDATIONS if package in FOUNDATIONS else FOUNDATIONS | MAY_IMPORT[package]
     assert used <= allowed, f"{path.relative_to(ROOT)} imports {sorted(used - allowed)}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in TORCH_FREE], ids=str)
-def test_synthetic_that_only_handle_files_never_import_torch(path: Path) -> None:
+@pytest.mark.parametrize("path", [p for p in MODULES if package_of(p) in TORCH_FREE], ids=str)
+def test_packages_that_only_handle_files_never_import_torch(path: Path) -> None:
     heavy = {"torch", "open3d", "h5py", "open_clip"}
     if path == CORE / "synthetic" / "camera" / "raycasting.py":
         heavy -= {"open3d"}  # the simulated camera casts rays; this module loads open3d only when it scans

@@ -55,9 +55,7 @@ def test_the_stored_record_holds(scale: ModuleType, capsys: pytest.CaptureFixtur
         assert "1000 scenes" in capsys.readouterr().out
 
 
-def test_synthetic_are_copied_under_new_ids_with_their_splits(
-    scale: ModuleType, tmp_path: Path, raw_rooms: Path
-) -> None:
+def test_scenes_are_copied_under_new_ids_with_their_splits(scale: ModuleType, tmp_path: Path, raw_rooms: Path) -> None:
     from lg3d_core.progress import Progress
     from lg3d_core.settings import PrepareSettings
     from lg3d_core.store import SceneStore, prepare_store

@@ -110,7 +110,7 @@ def test_check_writes_nothing_and_finds_nothing_wrong(raw_rooms: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_synthetic_come_in_the_raw_format(tmp_path: Path) -> None:
+def test_rooms_come_in_the_raw_format(tmp_path: Path) -> None:
     done = lg3d("rooms", "rooms", "--scenes", "2", "--vertices", "5000", "--validation", "0.5", cwd=tmp_path)
     assert done.stdout == "rooms\n"
     assert lg3d("prepare", "rooms", "--check", "--quiet", cwd=tmp_path).returncode == 0

@@ -225,7 +225,7 @@ def test_a_run_without_names_for_voxels_has_features_and_no_scores(store_path: P
     assert report(run).to_dict() == found.to_dict()
 
 
-def test_synthetic_are_drawn_and_later_ones_added(tuned: Path, store_path: Path, tmp_path: Path) -> None:
+def test_scenes_are_drawn_and_later_ones_added(tuned: Path, store_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("open3d")
     first, second = SceneStore(store_path).scene_ids("val")
     copy = Path(shutil.copytree(tuned, tmp_path / "copy"))

@@ -49,7 +49,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def test_synthetic_become_a_store_with_their_splits(raw: Path, tmp_path: Path) -> None:
+def test_rooms_become_a_store_with_their_splits(raw: Path, tmp_path: Path) -> None:
     report = prepare(raw, tmp_path / "data")
     assert report == (tmp_path / "data", IDS, [], {}, {})
     store = SceneStore(tmp_path / "data")

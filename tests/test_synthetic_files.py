@@ -249,7 +249,7 @@ def test_folders_of_others_are_refused_and_left_alone(tmp_path: Path) -> None:
         write_rooms(RoomsSettings(out=tmp_path / "thesis.txt", scenes=1), Progress())
 
 
-def test_synthetic_of_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
+def test_rooms_of_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     out = tmp_path / "raw"
     write_rooms(RoomsSettings(out=out, scenes=1, vertices=2_000, jobs=1), Progress())
     with pytest.raises(SettingsError, match="seed 0, not 1"):

@@ -82,7 +82,7 @@ def test_things_stay_within_the_walls_and_out_of_each_other(kind: str) -> None:
                 assert depth.min(axis=2).max() < 0.01
 
 
-def test_synthetic_of_a_kind_differ_and_equal_seeds_repeat() -> None:
+def test_rooms_of_a_kind_differ_and_equal_seeds_repeat() -> None:
     def labels(seed: int) -> list[str]:
         return [thing.label for thing in furnish(KINDS["office"], rng=np.random.default_rng(seed), turn=seed).things]
 
