@@ -223,9 +223,10 @@ class AnchorsSettings(AnchorsFields, DeviceFields, VocabularyFields):
             UsageError: Both are passed, or `--order` without `--plot`.
             SettingsError: As `Settings.resolve`.
         """
-        ignored = {"dim": "the encoder's width", "centred": False, "shuffled": "off"}  # of a recipe, with --like
-        typed = {name: value for name, value in options.items() if value is not None}
-        settings = super().resolve(**(ignored if "like" in typed else {}) | typed)
+        # A recipe's width and centring do not apply with --like.
+        no_projection: dict[str, Any] = {"dim": "the encoder's width", "centred": False, "shuffled": "off"}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        settings = super().resolve(**(no_projection if "like" in given else {}) | given)
         if options.get("order") is not None and settings.plot is None:
             raise UsageError("--order requires --plot FILE: pass it, or leave out --order", fields=("order",))
         if settings.show or settings.plot is not None:
