@@ -384,14 +384,16 @@ def test_a_check_lists_every_kind_of_problem(store: SceneStore, tmp_path: Path) 
     folder = tmp_path / "bad"
     (folder / "masks").mkdir(parents=True)
     spoil(folder, "masks/a.txt", "1\n0\n" * (n // 2) + "1\n" * (n % 2))
+    for name in ("b", "c"):
+        spoil(folder, f"masks/{name}.txt", "1\n" * n)
     spoil(folder, "masks/two.txt", "2\n" * n)
     spoil(folder, "masks/short.txt", "1\n")
     spoil(folder, "masks/unused.txt", "1\n")
     spoil(folder, "root.txt", "1\n" * n)
     lines = [
         "masks/a.txt 2 0.5",
-        "masks/a.txt 1 0.5",
-        "masks/a.txt 9999 0.5",
+        "masks/b.txt 1 0.5",
+        "masks/c.txt 9999 0.5",
         "masks/a.txt 2 nan",
         "masks/a.txt -2 0.5",
         "masks/a.txt 2",
@@ -409,7 +411,8 @@ def test_a_check_lists_every_kind_of_problem(store: SceneStore, tmp_path: Path) 
         "masks/unused.txt is not expected",
         f"{scene_id}: {scene_id}.txt, line 4: expected a finite confidence, got nan",
         f"{scene_id}: {scene_id}.txt, line 5: the class id -2 is negative: expected an id of the vocabulary",
-        f"{scene_id}: {scene_id}.txt, line 6: expected a mask path, a class id and a confidence, got 'masks/a.txt 2'",
+        f"{scene_id}: line 6: expected a mask path, a class id and a confidence with one space between them, got "
+        "'masks/a.txt 2'",
         f"{scene_id}: {scene_id}.txt, line 7: the mask '/masks/a.txt' is outside the submission: expected a path such "
         f"as predicted_masks/{scene_id}_000.txt",
         f"{scene_id}: {scene_id}.txt, line 8: the mask '../a.txt' is outside the submission: expected a path such "

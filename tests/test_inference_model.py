@@ -311,7 +311,9 @@ def test_texts_scans_and_options_of_other_types_are_described(grounded: Path, cl
 def test_a_vocabulary_that_does_not_exist_is_reported_on_loading(classifier: Path) -> None:
     with pytest.raises(SettingsError, match="no vocabulary 'nope'"):
         lg3d.load_model(classifier, device="cpu", vocabulary="nope")
-    other = r"--vocabulary scannet20: .* predicts 200 classes of the vocabulary scannet200, scannet20 has 20 other ones"
+    other = (
+        r"--vocabulary scannet20: .* predicts 200 classes of the vocabulary scannet200, scannet20 has 20 other classes"
+    )
     with pytest.raises(CheckpointError, match=other):
         lg3d.load_model(classifier, device="cpu", vocabulary="scannet20")
 

@@ -7,9 +7,9 @@ from lg3d_core.settings import BenchSettings
 
 @settings_command(BenchSettings)
 def bench(settings: BenchSettings) -> None:
-    """Compare the sparse engine's speed with other engines, after a check that the results agree.
+    """Compare the sparse engine's speed with other engines.
 
-    Ratios: best time, then median; below 1, lg3d is faster.
+    The results are checked for agreement. Ratios: best times, then medians, each divided by the other engine's.
 
     Example: lg3d bench --networks 34C --what train --scene scan.ply --repeats 5 --peers minkowski
     """
