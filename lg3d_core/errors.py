@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where the message is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def one_line(text: str) -> str:
     """Return text as one printable line, also if parts of it come from a hostile file.
 

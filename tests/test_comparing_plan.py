@@ -296,7 +296,7 @@ def test_the_folder_name_depends_on_exactly_the_settings_that_affect_the_result(
 
     base = folder()
     assert folder(device="cpu") == folder(jobs=2) == base
-    assert all(folder(changes=(change,)) == base for change in ("jobs=4", "rank_timeout=9"))
+    assert all(folder(changes=(change,)) == base for change in ("jobs=4", "rank_timeout=9", "wandb=true"))
     others = [
         folder(network="14A"),
         folder(epochs=3),

@@ -19,6 +19,8 @@ epochs = 1
 [anchors]
 encoder = "bundled"
 dim = 96
+[finetune]
+classifier = "anchors"
 """
 
 

@@ -179,6 +179,25 @@ def test_a_tuned_network_is_shown_with_the_anchors_of_the_run_it_started_from(
         find_anchors(run, replace(info, anchors_digest="0" * 16, num_classes=None), anchors_path)
 
 
+@pytest.mark.parametrize("classifier", ["anchors", "fixed-anchors"])
+def test_the_anchors_of_an_anchored_classifier_are_those_of_its_settings(
+    anchors_path: Path, store_path: Path, tmp_path: Path, classifier: str
+) -> None:
+    tuned = write_run(tmp_path / "f", store_path)
+    settings = json.loads((tuned / "settings.json").read_text()) | {
+        "classifier": classifier,
+        "anchors": str(anchors_path),
+        "from": "scratch",
+    }
+    (tuned / "settings.json").write_text(json.dumps(settings))
+    (run,) = read_runs([tuned], tmp_path, Progress())
+    assert run.checkpoint is not None
+    info = replace(read_info(run.checkpoint), anchors_digest=load_anchors(anchors_path).digest)
+    found = find_anchors(run, info, None)
+    assert found is not None
+    assert found.digest == info.anchors_digest
+
+
 def test_anchors_are_found_after_a_move_and_missed_aloud(anchors_path: Path, store_path: Path, tmp_path: Path) -> None:
     old, new = tmp_path / "old place", tmp_path / "new place"
     anchors = old / "anchors.safetensors"

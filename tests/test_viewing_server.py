@@ -252,6 +252,14 @@ def test_a_phrase_is_answered_for_those_who_know_the_token_alone() -> None:
         assert len(asked) == 3
 
 
+def test_an_unexpected_error_is_an_answer_of_one_line() -> None:
+    def answer(_: str) -> str:
+        raise RuntimeError("out of\nmemory")
+
+    with PageServer(PAGE, answer=answer) as server:
+        assert question(server, b"a chair") == (500, b"RuntimeError: out of\\nmemory\n")
+
+
 def test_a_slow_sender_is_dropped_however_steadily_it_sends(
     server: PageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

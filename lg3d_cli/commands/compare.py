@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def compare(settings: CompareSettings) -> None:
     """Train, score and compare recipes, one row each. Finished runs are reused.
 
-    Variables and top-level keys of lg3d.toml do not change recipes; options and the table [compare] do.
+    LG3D_EPOCHS, or epochs in lg3d.toml, does not change the recipes: pass --epochs, or set it in the table [compare].
+    The same holds for network, voxel_size, anchors, allow_leak and jobs.
 
     Example: lg3d compare examples/tables/table1-*.toml --seeds 3 --network 14A --voxel-size 0.05 --epochs 30
     """

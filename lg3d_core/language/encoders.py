@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.download import answers, is_offline
-from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
+from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError, first_line
 from lg3d_core.language.encoder_names import FALLBACK, UNNAMED, EncoderSpec
 from lg3d_core.language.torchvision_compatibility import import_open_clip
 from lg3d_core.progress import Progress
@@ -160,7 +160,7 @@ def _find_weights(
         if isinstance(error, pickle.UnpicklingError):
             reason = "it contains Python objects other than tensors, which are never loaded"
         else:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
         raise MissingDependencyError(f"the weights {name} could not be downloaded ({reason}): {advice}") from None
 
 
@@ -211,7 +211,7 @@ def _read_text_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(error, pickle.UnpicklingError):
             reason = "it contains Python objects other than tensors, which are never loaded"
         else:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
         stored = stored["state_dict"]

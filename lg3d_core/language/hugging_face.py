@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lg3d_core.download import answers, is_offline
-from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
+from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError, first_line
 from lg3d_core.language.encoder_names import FALLBACK, UNNAMED
 from lg3d_core.language.torchvision_compatibility import import_torchvision
 from lg3d_core.progress import Progress
@@ -164,8 +164,7 @@ def _read(transformers: ModuleType, name: str, source: str, *, local: bool, advi
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
             model = transformers.AutoModel.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"--encoder hf:{name} cannot be read ({reason}): {advice}") from None
+        raise CheckpointError(f"--encoder hf:{name} cannot be read ({first_line(error)}): {advice}") from None
     finally:
         transformers.logging.set_verbosity(level)
     return model, tokenizer

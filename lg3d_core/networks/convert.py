@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lg3d_core.errors import CheckpointError, SettingsError, UsageError
+from lg3d_core.errors import CheckpointError, SettingsError, UsageError, first_line
 from lg3d_core.files import atomic_path, sweep_temporaries
 from lg3d_core.networks.checkpoint import (
     CheckpointInfo,
@@ -262,4 +262,4 @@ def _save_for_minkowski(path: Path, state: dict[str, Tensor], info: CheckpointIn
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # raised by torch.save for a full disk
-            raise OSError(str(error).partition("\n")[0]) from None
+            raise OSError(first_line(error)) from None

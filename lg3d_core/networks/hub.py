@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lg3d_core.download import answers, is_offline
-from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError
+from lg3d_core.errors import CheckpointError, MissingDependencyError, UsageError, first_line
 from lg3d_core.progress import Progress
 
 PREFIX = "hf:"
@@ -157,10 +157,10 @@ def hub_errors(hub: HubName, site: str) -> Iterator[None]:
     except errors.RemoteEntryNotFoundError:
         raise CheckpointError(f"{hub}: holds no {CHECKPOINT_FILE}: expected a model that lg3d push uploaded") from None
     except errors.HfHubHTTPError as error:
-        raise CheckpointError(f"{hub}: {site} refuses the request ({_first_line(error)}): try again later") from None
+        raise CheckpointError(f"{hub}: {site} refuses the request ({first_line(error)}): try again later") from None
     except (OSError, transport_error) as error:  # also LocalEntryNotFoundError: the connection was lost
         raise CheckpointError(
-            f"{hub}: the transfer failed ({_first_line(error)}): run the command again to resume"
+            f"{hub}: the transfer failed ({first_line(error)}): run the command again to resume"
         ) from None
 
 
@@ -176,10 +176,6 @@ def _without_bars() -> Iterator[None]:
         yield
     finally:
         utils.enable_progress_bars()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class CachedModel(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, first_line
 
 MAX_PICTURE_PIXELS = 1 << 28
 """Maximum pixels of one picture, e.g. 16384 x 16384."""
@@ -105,7 +105,7 @@ class Pictures:
                         raise DataError(f"{name} exceeds the limit of {MAX_PIXELS} pixels for all pictures together")
                     return _as_rgb(image)
         except UNREADABLE as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             if type(error).__name__ == "UnidentifiedImageError":
                 reason = "unknown format" if data else "empty file"
             raise DataError(f"{name} cannot be decoded ({reason})") from None

@@ -12,7 +12,7 @@ import difflib
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -102,9 +102,9 @@ class Settings:
     reads_config: ClassVar[bool] = True
     """Whether the command takes values from the settings file."""
 
-    own_names: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are set by the option or the command's table of the settings file, not by a key or variable for all
-    commands."""
+    own_names: ClassVar[Set[str]] = frozenset()
+    """Fields with another meaning than those of this name of other commands: a variable or a top-level key of the
+    settings file does not set them."""
 
     only_with: ClassVar[Mapping[str, str]] = {}
     """Fields that require another one. Where it has no value, only a typed value of such a field is an error."""

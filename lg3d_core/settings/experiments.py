@@ -103,7 +103,7 @@ class CompareSettings(StoreFields, LabelsFields, DeviceFields):
 
     command: ClassVar[str] = "compare"
     own_names: ClassVar[frozenset[str]] = frozenset(
-        {"jobs", "network", "voxel_size", "epochs", "anchors", "changes", "grid", "allow_leak"}
+        {"jobs", "network", "voxel_size", "epochs", "anchors", "allow_leak"}
     )
 
     recipes: Annotated[

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lg3d_core.devices import resolve_device, resolve_precision
-from lg3d_core.errors import Lg3dError
+from lg3d_core.errors import Lg3dError, first_line
 from lg3d_core.files import write_text
 from lg3d_core.progress import Progress
 from lg3d_core.settings import BenchSettings
@@ -216,8 +216,7 @@ def _reporting(engine: Engine, one: Measured) -> Iterator[None]:
     except PEER_FAILURES as error:
         if not engine.is_peer and not isinstance(error, torch.OutOfMemoryError):
             raise
-        first_line = str(error).splitlines()[0] if str(error) else ""
-        one.failure = f"failed: {type(error).__name__}: {first_line}"
+        one.failure = f"failed: {type(error).__name__}: {first_line(error)}"
 
 
 def _refusal(engine: Engine, operation: Operation) -> str | None:

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import DataError
+from lg3d_core.errors import DataError, first_line
 from lg3d_core.files import write_bytes
 from lg3d_core.seal import require_seal, seal
 from lg3d_core.vocabulary import SPLITS
@@ -315,7 +315,7 @@ def open_hdf5(path: Path, *, again: str = AGAIN) -> Iterator[h5py.File]:
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, AttributeError) as error:
         size = path.stat().st_size
         raise DataError(
-            f"{path}: damaged, not an intact HDF5 file ({size} bytes; {_first_line(error)}); {again}"
+            f"{path}: damaged, not an intact HDF5 file ({size} bytes; {first_line(error)[:120]}); {again}"
         ) from None
 
 
@@ -357,10 +357,6 @@ def read_column(column: h5py.Dataset, part: slice | tuple[()] = ()) -> npt.NDArr
     """Read a checked dataset, or a part of its rows; call it within `open_hdf5`."""
     values: npt.NDArray[Any] = column[part]
     return values
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:120]
 
 
 def _parse_header(file: h5py.File, path: Path) -> SceneHeader:

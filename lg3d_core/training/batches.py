@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lg3d_core.devices import copies_without_waiting
-from lg3d_core.errors import DataError, Lg3dError
+from lg3d_core.errors import DataError, Lg3dError, first_line
 from lg3d_core.progress import Progress
 from lg3d_core.sampling.batch import Batch, collate
 from lg3d_core.sampling.cut import crop_views, cut_sample, view_cropping_generator
@@ -307,7 +307,7 @@ def _share(batch: TrainingBatch) -> None:
         for value in _tensors(batch).values():
             value.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
-        raise DataError(_describe_shared_memory(str(error).partition("\n")[0])) from None
+        raise DataError(_describe_shared_memory(first_line(error))) from None
 
 
 def _describe_shared_memory(reason: str) -> str:

@@ -29,7 +29,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from lg3d_core.devices import resolve_device
-from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, LostProcessError, SettingsError
+from lg3d_core.errors import EndedElsewhere, Interrupted, Lg3dError, LostProcessError, SettingsError, first_line
 from lg3d_core.progress import Progress
 from lg3d_core.settings import TrainSettings
 from lg3d_core.sparse import share_statistics
@@ -354,7 +354,7 @@ def _meet(device: torch.device, launch: Launch, *, patience: float) -> tuple[_Me
     except RuntimeError as error:
         raise SettingsError(
             f"process {launch.rank} of {launch.size} could not connect to the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} within {patience:g} s: {_first_line(error)}"
+            f"{os.environ['MASTER_PORT']} within {patience:g} s: {_describe_failure(error)}"
         ) from None
 
     def open_again() -> Any:
@@ -458,12 +458,11 @@ def _lost_processes(watch: Watch) -> Iterator[None]:
             raise
         _ignore_termination()  # another machine may already restart, and torchrun would end this process for it
         timed_out = "timed out" in text or "timeout" in text
-        raise LostProcessError(f"{watch.describe_loss(timed_out=timed_out)} ({_first_line(error)})") from None
+        raise LostProcessError(f"{watch.describe_loss(timed_out=timed_out)} ({_describe_failure(error)})") from None
 
 
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().partition("\n")[0]
-    return re.sub(r"^\[\S+\] ", "", line).partition(". This is typically")[0]
+def _describe_failure(error: Exception) -> str:
+    return re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". This is typically")[0]
 
 
 def _ignore_termination() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lg3d_core import __version__
-from lg3d_core.errors import CheckpointError, DataError, SettingsError
+from lg3d_core.errors import CheckpointError, DataError, SettingsError, first_line
 from lg3d_core.files import atomic_folder, atomic_path, lock_file, sweep_temporaries, write_bytes, write_text
 from lg3d_core.networks.checkpoint import BEST_NAME, CARD_NAME, CHECKPOINT_NAME
 from lg3d_core.networks.torch_files import DAMAGE, read_torch_file
@@ -217,8 +217,7 @@ class Run:
         except DataError as error:
             raise CheckpointError(str(error)) from None
         except (CheckpointError, RuntimeError, OSError, *DAMAGE) as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(f"{self.resume_file} is damaged: {reason or type(error).__name__}") from None
+            raise CheckpointError(f"{self.resume_file} is damaged: {first_line(error)}") from None
         if not isinstance(state, dict):
             raise CheckpointError(f"{self.resume_file} is damaged: expected a dict, got {type(state).__name__}")
         return state

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lg3d_core.errors import MissingDependencyError, ShapeError
+from lg3d_core.errors import MissingDependencyError, ShapeError, first_line
 from lg3d_core.viewing.camera import FIELD_OF_VIEW, Camera
 
 BY_PAGE = "or pass --html FILE, which does not need it"
@@ -53,9 +53,8 @@ def import_open3d() -> Any:
             f"(or 'lg3d[view]' where there is no open3d-cpu), {BY_PAGE}"
         ) from None
     except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise MissingDependencyError(
-            f"open3d cannot load ({reason}): apt-get install libusb-1.0-0 libgl1 libegl1, {BY_PAGE}"
+            f"open3d cannot load ({first_line(error)}): apt-get install libusb-1.0-0 libgl1 libegl1, {BY_PAGE}"
         ) from None
     open3d.utility.set_verbosity_level(open3d.utility.VerbosityLevel.Error)
     return open3d

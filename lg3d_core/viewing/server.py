@@ -212,7 +212,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status, line = 200, one_line(self._owner.answer(phrase))
         except Lg3dError as error:
             status, line = 422, str(error)
-        except Exception as error:  # noqa: BLE001 - the page shows it; otherwise it would wait without an answer
+        except Exception as error:  # noqa: BLE001 - the page shows it instead of a lost connection
             status, line = 500, one_line(f"{type(error).__name__}: {error}")
         self._send(status, f"{line}\n".encode(), "text/plain")
 

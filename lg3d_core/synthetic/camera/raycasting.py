@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lg3d_core.errors import MissingDependencyError
+from lg3d_core.errors import MissingDependencyError, first_line
 from lg3d_core.synthetic.shapes import Array, IntArray
 
 
@@ -20,9 +20,8 @@ def import_open3d() -> Any:
             "(or 'lg3d[view]' where there is no open3d-cpu), or omit --scanned"
         ) from None
     except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise MissingDependencyError(
-            f"open3d cannot load ({reason}): apt-get install libusb-1.0-0 libgl1 libegl1, or omit --scanned"
+            f"open3d cannot load ({first_line(error)}): apt-get install libusb-1.0-0 libgl1 libegl1, or omit --scanned"
         ) from None
     open3d.utility.set_verbosity_level(open3d.utility.VerbosityLevel.Error)
     return open3d
